@@ -95,7 +95,7 @@ docs: install
 
 # The parse table saved beside the grammar, after a change of the grammar.
 table: install
-	PYTHONHASHSEED=0 $(BIN)/python -m policyengine.syntax.table
+	PYTHONHASHSEED=0 $(BIN)/python -m policyengine.syntax.parse_table
 
 # The peers that `bench` measures us against are another half minute, once. make bench WHAT="decide paper serve"
 WHAT ?= decide paper serve

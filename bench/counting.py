@@ -12,8 +12,8 @@ from bench.trial import number
 from bench.workload import workload
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Answer
-from policyengine.server.measuring import rules_of
-from policyengine.server.tally import Count, Tally, Turns, always, now_and_then
+from policyengine.server.telemetry.counters import Count, Tally, Turns, always, now_and_then
+from policyengine.server.telemetry.process_metrics import rules_of
 
 RULES = 1_000
 ROUNDS = 25

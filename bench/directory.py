@@ -19,10 +19,10 @@ from typing import Any
 from bench.report import Section, Target
 from bench.trial import number
 from policyengine import Engine
-from policyengine.directory.entities import Directory
-from policyengine.directory.sources import Sources
-from policyengine.kinds import EntityRef
+from policyengine.entities.sources import Sources
+from policyengine.entities.store import Directory
 from policyengine.runtime.entities import EntityData
+from policyengine.typesystem import EntityRef
 
 TEAMS, USERS, DEPTH = 10_000, 100_000, 5
 LOADS = 3

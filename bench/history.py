@@ -9,7 +9,7 @@ from bench.rates import CALLS, ROUNDS, Ask, Say, turns
 from bench.report import Section, Target
 from bench.trial import number
 from policyengine import Engine
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 
 EVENTS = 1_000  # of one key, within the window
 HEAD = """language 1

@@ -19,16 +19,16 @@ from bench.measure import anew, duel
 from bench.report import Section, Target
 from bench.trial import number
 from policyengine import Engine
-from policyengine.identity.chains import reader_of
-from policyengine.identity.configuration import Configuration
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.keys import FileKeys, new_ring, write_ring
-from policyengine.identity.keysets import VerifyingKey
-from policyengine.identity.opening import OwnKeys
-from policyengine.identity.proved import UNBOUND
-from policyengine.identity.sharing import Sharing
-from policyengine.identity.tokens import TokenVerifier, trusted_issuers
-from policyengine.stores.marks import MemoryMarks
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.config.issuer_factory import OwnKeys
+from policyengine.identity.config.model import Configuration
+from policyengine.identity.keys.jwks import VerifyingKey
+from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
+from policyengine.identity.shared_credentials import Sharing
+from policyengine.identity.verified import UNBOUND
+from policyengine.identity.verify.chains import reader_of
+from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
+from policyengine.stores.credential_marks import MemoryMarks
 
 NOW = int(time())
 URL, AUDIENCE = "https://login.acme.example", "payments-api"

@@ -15,9 +15,9 @@ from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
 from bench.report import Section, Target
 from bench.trial import number
-from policyengine.identity.dpop import Proofs, header_of
-from policyengine.identity.proved import Request
-from policyengine.stores.marks import MemoryMarks
+from policyengine.identity.proof.dpop import Proofs, header_of
+from policyengine.identity.verified import Request
+from policyengine.stores.credential_marks import MemoryMarks
 
 NOW, URL = 1_800_000_000, "https://api.acme.example/v1/invoices/42"
 ROUNDS = 15

@@ -20,7 +20,7 @@ from bench.report import Section, Target
 from bench.trial import number
 from bench.workload import workload
 from policyengine import Engine, __version__
-from policyengine.compiler.bundle import write_bundle
+from policyengine.compiler.bundle.file import write_bundle
 
 SIZES = (100, 1_000, 10_000)
 SECONDS = 90.0  # what takes longer to load is not waited for; counting memory takes up to four times as long

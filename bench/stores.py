@@ -24,8 +24,8 @@ from bench.rates import FEW, HEAD, MANY, Ask, Say, admits, question
 from bench.report import Section, Target
 from bench.trial import number
 from policyengine import Engine
-from policyengine.stores.marks import Marks
-from policyengine.stores.urls import open_store
+from policyengine.stores.credential_marks import Marks
+from policyengine.stores.open import open_store
 
 CALLS, ROUNDS = 1_000, 15
 BATCH = 1_000

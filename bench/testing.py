@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from bench.report import Section, Target
 from bench.trial import number
-from policyengine.loading import load_sources
-from policyengine.semantics.check import Checked, check
+from policyengine.check import Checked, check
+from policyengine.policy_files import load_sources
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
 from policyengine.testing.coverage import measure

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from policyengine import vocabulary
 from policyengine.cli.app import COMMANDS
-from policyengine.cli.settings import SETTINGS, Setting
-from policyengine.codes import CODES, RULES
-from policyengine.codes.code import Code
-from policyengine.identity.settings import settings as of_identity
-from policyengine.identity.unissued import KNOWN as UNISSUED
-from policyengine.kinds import Type
-from policyengine.runtime.refusals import KNOWN
-from policyengine.semantics.examples.details import MEMBERS
-from policyengine.semantics.logic import DECIDED
+from policyengine.cli.settings.table import SETTINGS, Setting
+from policyengine.diagnostics.catalog import CODES, RULES
+from policyengine.diagnostics.catalog.entry import Code
+from policyengine.identity.config.docs import settings as of_identity
+from policyengine.identity.issue.errors import KNOWN as UNISSUED
+from policyengine.lint.dead_rules import DECIDED
+from policyengine.runtime.credential_errors import KNOWN
+from policyengine.testcases.details import MEMBERS
+from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent
 
@@ -83,7 +83,7 @@ def identity_settings() -> str:
 def diagnostics() -> str:
     head = (
         "# Diagnostics\n\nEvery finding of the checker has a stable code. E is an error, W a warning; "
-        "`policyengine explain-code CODE` prints the same page. Generated from `policyengine/codes/`.\n"
+        "`policyengine explain-code CODE` prints the same page. Generated from `policyengine/diagnostics/catalog/`.\n"
     )
     return head + "".join(page(CODES[code]) for code in sorted(CODES))
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from policyengine.diagnostics import Diagnostic, PolicyError
-    from policyengine.directory.errors import EntitiesError
+    from policyengine.diagnostics.model import Diagnostic, PolicyError
     from policyengine.engine import Engine
+    from policyengine.entities.errors import EntitiesError
+    from policyengine.explain.explanation import Explanation
     from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Principal, Reason, Remedy
     from policyengine.runtime.request import Request
-    from policyengine.runtime.shape import RequestError
-    from policyengine.semantics.explain import Explanation
+    from policyengine.runtime.structure_checks import RequestError
 
 # Where each name lives. They load when asked for, so that `policyengine --version` loads none.
 _HOMES = {
@@ -34,12 +34,12 @@ _HOMES = {
     "Remedy": "runtime.decision",
     "Obligation": "runtime.decision",
     "Principal": "runtime.decision",
-    "Explanation": "semantics.explain",
+    "Explanation": "explain.explanation",
     "Request": "runtime.request",
-    "RequestError": "runtime.shape",
-    "EntitiesError": "directory.errors",
-    "PolicyError": "diagnostics",
-    "Diagnostic": "diagnostics",
+    "RequestError": "runtime.structure_checks",
+    "EntitiesError": "entities.errors",
+    "PolicyError": "diagnostics.model",
+    "Diagnostic": "diagnostics.model",
 }
 
 __all__ = [

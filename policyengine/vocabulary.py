@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from policyengine.kinds import Enum, Field, List, Record, Ref, Scalar, Set, Type
+from policyengine.typesystem import Enum, Field, List, Record, Ref, Scalar, Set, Type
 
 
 class Origin(StrEnum):

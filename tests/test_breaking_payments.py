@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.diagnostics import Diagnostic
-from policyengine.semantics.check import check
+from policyengine.check import check
+from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 

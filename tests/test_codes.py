@@ -8,10 +8,10 @@ import pytest
 
 import policyengine
 from policyengine import syntax
-from policyengine.codes import CODES, Code
-from policyengine.codes.syntax import CODES as SYNTAX
-from policyengine.diagnostics import Diagnostic
-from policyengine.semantics.check import check_text, lint_text
+from policyengine.check import check_text, lint_text
+from policyengine.diagnostics.catalog import CODES, Code
+from policyengine.diagnostics.catalog.syntax import CODES as SYNTAX
+from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
@@ -91,9 +91,9 @@ def reported_in(files: Iterable[Path]) -> set[str]:
 
 
 def test_syntax_reports_no_code_that_is_not_documented() -> None:
-    assert reported_in(Path(syntax.__file__).parent.glob("*.py")) == {code.code for code in SYNTAX}
+    assert reported_in(Path(syntax.__file__).parent.rglob("*.py")) == {code.code for code in SYNTAX}
 
 
 def test_no_code_is_reported_that_is_not_documented() -> None:
     package = Path(policyengine.__file__).parent
-    assert reported_in(f for f in package.rglob("*.py") if f.parent.name != "codes") <= set(CODES)
+    assert reported_in(f for f in package.rrglob("*.py") if f.parent.name != "catalog") <= set(CODES)

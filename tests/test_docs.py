@@ -13,9 +13,9 @@ from runpy import run_path
 
 import pytest
 
+from policyengine.check import Checked, check, lint_text
 from policyengine.runtime.request import Request
-from policyengine.semantics.check import Checked, check, lint_text
-from policyengine.server.authzen import read
+from policyengine.server.authzen.adapter import read
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from policyengine import engine as module
-from policyengine.asking import new_id
 from policyengine.compiler import evaluator
-from policyengine.diagnostics import PolicyError
-from policyengine.directory.entities import Directory
-from policyengine.directory.errors import EntitiesError
+from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
+from policyengine.engine import engine as module
+from policyengine.engine.request_input import new_id
+from policyengine.entities.errors import EntitiesError
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
-from policyengine.stores.memory import MemoryStore
-from tests.semantics.deciding import row
+from policyengine.stores.memory.store import MemoryStore
+from tests.spec.deciding import row
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from policyengine.cli.check import check_files
+from policyengine.check import Checked
+from policyengine.cli.commands.check import check_files
 from policyengine.engine import Engine
+from policyengine.kernel import Confirm, Deny
 from policyengine.runtime.decision import Decision, Gate, Outcome
-from policyengine.semantics.check import Checked
-from policyengine.semantics.kernel import Confirm, Deny
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
 from policyengine.testing import Report, collect, run

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.check import Checked, check
 from policyengine.engine import Engine
-from policyengine.loading import load_sources
-from policyengine.semantics.check import Checked, check
+from policyengine.policy_files import load_sources
 from policyengine.source import Source, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse

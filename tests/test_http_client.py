@@ -14,11 +14,11 @@ import httpx
 import msgspec
 import pytest
 
-from policyengine.client import encode
+from policyengine.client.base import PAUSE, Circuit, Unanswered, encodable
+from policyengine.client.http import AsyncPolicyClient, PolicyClient
+from policyengine.client.socket import encode
 from policyengine.engine import Engine
-from policyengine.exchange import PAUSE, Circuit, Unanswered, encodable
-from policyengine.http_client import AsyncPolicyClient, PolicyClient
-from policyengine.runtime import wire
+from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
@@ -100,7 +100,7 @@ def test_what_has_no_value_arrives_as_unknown_with_its_reason(served: str, ask: 
         assert told.outcome == "deny"
         assert told.answer == engine.evaluate(question).answer
         assert {one.why for one in told.unknown} in ({"a number that some round"}, {"the body was sent as `x`"})
-    (sent,) = wire.from_msgpack(encode(encodable([rounded])))  # type: ignore[misc]
+    (sent,) = decode.from_msgpack(encode(encodable([rounded])))  # type: ignore[misc]
     assert (sent.why, sent.given) == (rounded.why, rounded.given)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from policyengine import loading
-from policyengine.loading import MAX_BYTES, load_sources, sets_of
+from policyengine import policy_files
+from policyengine.policy_files import MAX_BYTES, load_sources, sets_of
 
 
 @pytest.fixture(autouse=True)
@@ -221,13 +221,13 @@ def test_imports_and_labels_begin_at_the_marked_root() -> None:
 
 def test_a_file_that_somebody_writes_while_it_is_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.policy", "anyone { may GET /a }\n")
-    read = loading.read_source
+    read = policy_files.read_source
 
     def slow(name: str, data: bytes) -> object:
         write("a.policy", "anyone { may GET /a }\nanyone { may GET /b }\n")
         return read(name, data)
 
-    monkeypatch.setattr(loading, "read_source", slow)
+    monkeypatch.setattr(policy_files, "read_source", slow)
     assert told("a.policy") == [("E152", "a.policy", "this file changed while it was read")]
     monkeypatch.undo()
 
@@ -235,14 +235,14 @@ def test_a_file_that_somebody_writes_while_it_is_read_is_told(monkeypatch: pytes
 def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a rename: whoever has it open reads all of the old one."""
     write("a.policy", "anyone { may GET /a }\n")
-    read = loading.read_source
+    read = policy_files.read_source
 
     def slow(name: str, data: bytes) -> object:
         write("b", "anyone { may GET /b }\n")
         os.replace("b", "a.policy")
         return read(name, data)
 
-    monkeypatch.setattr(loading, "read_source", slow)
+    monkeypatch.setattr(policy_files, "read_source", slow)
     assert told("a.policy") == []
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from policyengine import Decision, Engine, RequestError
 from policyengine.audit import DecisionLog, read_records
-from policyengine.observing import Observe, ObserveError
-from policyengine.runtime.claims import Once
-from policyengine.server.deciding import Semantics, batch_of, decided_in_turn
-from policyengine.server.framed import answer_to
-from policyengine.server.gateways import told
-from policyengine.server.media import Form
+from policyengine.engine.observe_mode import Observe, ObserveError
+from policyengine.runtime.idempotency_key import Once
+from policyengine.server.adapters.responses import told
+from policyengine.server.content_negotiation import Form
+from policyengine.server.decide_requests import Semantics, batch_of, decided_in_turn
+from policyengine.server.socket_protocol import answer_to
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 END = NOW + timedelta(days=7)
@@ -141,7 +141,7 @@ def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine
 
 def test_who_asks_over_http_reads_it(observing: Engine) -> None:
     httpx = pytest.importorskip("httpx")
-    from policyengine.http_client import PolicyClient
+    from policyengine.client.http import PolicyClient
 
     written = observing.decide(asked("/v1/shut")).to_msgpack()
     answering = httpx.MockTransport(
@@ -153,7 +153,7 @@ def test_who_asks_over_http_reads_it(observing: Engine) -> None:
 
 def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(observing: Engine) -> None:
     pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
-    from policyengine.server.envoy_grpc import response_of
+    from policyengine.server.adapters.envoy_grpc import response_of
 
     for path, would_be in (("/v1/shut", "deny"), ("/v1/x", "allow")):
         found = response_of(told(observing.decide(asked(path))), ())

@@ -12,17 +12,17 @@ from types import SimpleNamespace
 import pytest
 
 from policyengine.audit.log import DecisionLog, LogError
-from policyengine.cli.configuration import configuration_of
-from policyengine.cli.failures import CommandError
-from policyengine.compiler.keys import KeyFileError, _contents
-from policyengine.identity.api_keys import lines_of
-from policyengine.identity.configuration import IdentityError, read_configuration
-from policyengine.identity.directories import read_file
+from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import configuration_of
+from policyengine.compiler.bundle.signature import KeyFileError, _contents
+from policyengine.identity.config.model import IdentityError, read_configuration
+from policyengine.identity.keys.agent_directories import read_file
+from policyengine.identity.proof.spiffe import read_bundle
 from policyengine.identity.secrets import read_private
-from policyengine.identity.spiffe import read_bundle
-from policyengine.server.tokens import TokenError, read_token_file
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import StoreError
+from policyengine.identity.verify.api_keys import lines_of
+from policyengine.server.bearer_tokens import TokenError, read_token_file
+from policyengine.stores.base import StoreError
+from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.trusted_files import MOST_LINKS, UntrustedPathError, read_trusted, trusted_path
 from tests.stores.charges import START, asks, rate
 

@@ -22,7 +22,7 @@ from bench.serving.servers import POLICYENGINE, NotStarted, Process, cpu_seconds
 from bench.serving.socket_floor import HEADER
 from bench.trial import number
 from bench.workload import Workload, workload
-from policyengine.client import SocketClient, SocketError
+from policyengine.client.socket import SocketClient, SocketError
 
 RULES = 1_000
 MANY = 64

@@ -1,8 +1,8 @@
 """What can be said of whole policies: what changes for requests between two of them."""
 
-from policyengine.analysis.answers import Direction
-from policyengine.analysis.changes import Diff, Difference
-from policyengine.analysis.comparing import compare
-from policyengine.analysis.replaying import replay
+from policyengine.analysis.diff.answers import Direction
+from policyengine.analysis.diff.compare import compare
+from policyengine.analysis.diff.model import Diff, Difference
+from policyengine.analysis.replay import replay
 
 __all__ = ["Diff", "Difference", "Direction", "compare", "replay"]

@@ -16,20 +16,20 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic, time
 
+from policyengine import kernel as k
+from policyengine.audit.encoder import Writer, encode
+from policyengine.audit.fsync import EVERY, Sync, Syncing
+from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set_aside, tidy_apart
-from policyengine.audit.secrets import Redaction
-from policyengine.audit.syncing import EVERY, Sync, Syncing
 from policyengine.audit.tokens import What
-from policyengine.audit.writing import Writer, encode
-from policyengine.directory.entities import Found
-from policyengine.kinds import EntityRef
+from policyengine.entities.store import Found
+from policyengine.http.trace_context import current
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
-from policyengine.runtime.tracing import current
-from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import Facts
+from policyengine.spec.facts import Facts
 from policyengine.trusted_files import UntrustedPathError, open_trusted
+from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
 NEAR = 1_048_576  # bytes

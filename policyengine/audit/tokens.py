@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from policyengine.audit.secrets import Redacted
+from policyengine.audit.redaction import Redacted
 
 
 class What(StrEnum):

@@ -16,8 +16,8 @@ from typer.main import get_command
 
 from policyengine import __version__
 from policyengine.cli import INTERRUPTED
-from policyengine.cli.failures import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
-from policyengine.cli.terminal import Format
+from policyengine.cli.errors import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
+from policyengine.cli.output.terminal import Format
 from policyengine.control_characters import one_line
 
 USAGE = 2
@@ -78,7 +78,7 @@ class Commands(MutableMapping[str, Callable[..., int]]):
     def __getitem__(self, name: str) -> Callable[..., int]:
         if name not in self._loaded:
             module, function = self._names[name].split(".")
-            self._loaded[name] = getattr(import_module(f"policyengine.cli.{module}"), function)
+            self._loaded[name] = getattr(import_module(f"policyengine.cli.commands.{module}"), function)
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: Callable[..., int]) -> None:
@@ -139,8 +139,8 @@ def _invoke(arguments: list[str]) -> int | None:
 def configured(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
-    from policyengine.cli.configuration import Configuration, configuration_of, shown
-    from policyengine.cli.settings import BY_OPTION
+    from policyengine.cli.settings.file import Configuration, configuration_of, shown
+    from policyengine.cli.settings.table import BY_OPTION
 
     def tell_unread(found: Configuration) -> None:
         if found.unread is not None and found.file is None:
@@ -226,7 +226,7 @@ def _without_traceback(arguments: list[str]) -> list[str]:
 @contextmanager
 def _configuration_named(arguments: list[str]) -> Iterator[list[str]]:
     """The arguments without `--config`, which is the same as the environment variable, wherever it stands."""
-    from policyengine.cli.configuration import NAMED
+    from policyengine.cli.settings.file import NAMED
 
     before = os.environ.get(NAMED)
     file, rest = _named_in(arguments)
@@ -274,7 +274,7 @@ def _tell_usage(error: Exception, as_json: bool) -> int:
 
 def _tell_unexpected(error: Exception, as_json: bool) -> int:
     """The rules of a bundle are read when they are needed, and may prove wrong as late as that."""
-    from policyengine.diagnostics import PolicyError
+    from policyengine.diagnostics.model import PolicyError
 
     if isinstance(error, PolicyError):
         return tell(policy_error(error), as_json=as_json)

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.tree import Node, Numbers, Tree
 from policyengine.runtime.letter_case import fold
-from policyengine.semantics import kernel as k
-from policyengine.semantics.matching import folding_for
+from policyengine.spec.match import folding_for
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch

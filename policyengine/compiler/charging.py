@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.lines import Text
-from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.limits import Key, Limited, Meter
 from policyengine.runtime.values import Value
-from policyengine.semantics import kernel as k
-from policyengine.semantics import spending
-from policyengine.semantics import walk as w
+from policyengine.spec import limits as spending
+from policyengine.spec import trace as w
+from policyengine.typesystem import EntityRef, Scalar
 
 
 def meter_of(limit: k.Limit) -> Meter | None:

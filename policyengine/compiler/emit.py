@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from policyengine import kinds
+from policyengine import kernel as k
+from policyengine import typesystem
 from policyengine.compiler import pasts, reads
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.membership import MembershipLines
 from policyengine.compiler.pending import surely_absent
-from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.letter_case import fold
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import OF_CLIENTS
 from policyengine.runtime.values import LARGEST_INT, SMALLEST_INT
-from policyengine.semantics import kernel as k
-from policyengine.semantics.kleene import describe
+from policyengine.spec.kleene import describe
+from policyengine.typesystem import EntityRef, Scalar
 
 # What every generated function is given; see `driver.py`.
 PARAMETERS = "q, parts, agent, issuer, user, subject, scopes, moment"
@@ -96,7 +96,7 @@ class Writer(MembershipLines):
                 return self._sure(f'calculated("{operator}", {sides})')
             case k.Negative(operand):
                 return self._sure(f"negated({self.value(operand).code})")
-            case k.Apply(_, (id_,), kinds.Ref() as type) if len(type.entities) == 1:
+            case k.Apply(_, (id_,), typesystem.Ref() as type) if len(type.entities) == 1:
                 code = self.value(id_).code
                 self.unless(f"type({code}) is str and {code} and {code}.isascii()")
                 return Text(code, next(iter(type.entities)))
@@ -149,15 +149,15 @@ class Writer(MembershipLines):
         names = next((found for type in types if (found := self.setting.claimed.get((type, node.name)))), None)
         if names is None:
             return None
-        plain = isinstance(getattr(node.type, "element", node.type), Scalar | kinds.Enum)
+        plain = isinstance(getattr(node.type, "element", node.type), Scalar | typesystem.Enum)
         if base.code != base.of or node.inherited or not plain:
             self.unless(f"{self.raw(('credential', 'claims'))} is None")  # it may be the caller, by another way
             return None
         return names
 
-    def _only(self, type: kinds.Type) -> str | None:
+    def _only(self, type: typesystem.Type) -> str | None:
         """The one type of entity that a reference can be of: then its id is enough."""
-        return next(iter(type.entities)) if isinstance(type, kinds.Ref) and len(type.entities) == 1 else None
+        return next(iter(type.entities)) if isinstance(type, typesystem.Ref) and len(type.entities) == 1 else None
 
     def _default(self, node: k.Default) -> Text:
         name = self.name()
@@ -292,13 +292,13 @@ class Writer(MembershipLines):
     def _compare(self, node: k.Compare) -> str:
         left, right = node.left, node.right
         types = [getattr(side, "type", None) for side in (left, right)]
-        if any(isinstance(one, kinds.Record | kinds.List) for one in types):
+        if any(isinstance(one, typesystem.Record | typesystem.List) for one in types):
             raise NotQuick("a comparison of lists or objects")
         if node.operator not in ("==", "!="):
-            ranks = next((one for one in types if isinstance(one, kinds.Enum)), None)
+            ranks = next((one for one in types if isinstance(one, typesystem.Enum)), None)
             a, b = (self._rank(side, ranks) if ranks else self.value(side).code for side in (left, right))
             return self.put(f"{a} {node.operator} {b}")
-        if any(isinstance(one, kinds.Set) for one in types):
+        if any(isinstance(one, typesystem.Set) for one in types):
             return self.put(f"{self.as_set(left)} {node.operator} {self.as_set(right)}")
         one, other = self.value(left), self.value(right)
         if one.of is not None and other.of is not None:
@@ -306,7 +306,7 @@ class Writer(MembershipLines):
             return self.put(f"{one.code} {node.operator} {other.code}") if same_type else str(node.operator == "!=")
         return self.put(f"{self.reference(one)} {node.operator} {self.reference(other)}")
 
-    def _rank(self, node: k.Expr, ranks: kinds.Enum) -> str:
+    def _rank(self, node: k.Expr, ranks: typesystem.Enum) -> str:
         if isinstance(node, k.Constant):
             return str(ranks.values.index(str(node.value)))
         return f"{self.word(ranks.values)}.index({self.value(node).code})"
@@ -338,7 +338,7 @@ class Writer(MembershipLines):
         domain = self.value(node.domain).code
         name, one, stop = self.put(str(node.word == "all")), self.name(), "" if node.word == "any" else "not "
         element = getattr(getattr(node.domain, "type", None), "element", None)
-        if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
+        if not isinstance(element, Scalar | typesystem.Enum | typesystem.Ref):
             raise NotQuick("elements that are no plain values")
         self.read_before(node.condition)
         with self.block(f"for {one} in {domain}:"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time_ns
 
+from policyengine import kernel as k
 from policyengine.compiler.charging import Take
 from policyengine.compiler.facts import Recall
 from policyengine.compiler.leaves import Leaves
@@ -22,15 +23,14 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.extent import extent, is_large
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import Meter
-from policyengine.runtime.plan import Needs
+from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Looking, Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import MOST_HOPS
-from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.reference import decide
-from policyengine.semantics.remembering import windows
-from policyengine.semantics.work import STEPS_AT_ONCE, hop_steps, who_steps
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.facts import MOST_HOPS
+from policyengine.spec.history_records import windows
+from policyengine.spec.reference import decide
+from policyengine.spec.work import STEPS_AT_ONCE, hop_steps, who_steps
 
 
 class Evaluator:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from policyengine import kinds
+from policyengine import kernel as k
+from policyengine import typesystem
 from policyengine.compiler.lines import Lines, NotQuick, Text
 from policyengine.compiler.reads import Column
-from policyengine.kinds import Scalar
 from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import LARGEST_INT, LONGEST_STRING, SMALLEST_INT, names_an_id
-from policyengine.semantics import kernel as k
+from policyengine.typesystem import Scalar
 from policyengine.vocabulary import NEUTRAL
 
 Path: TypeAlias = tuple[str, ...]
@@ -44,7 +44,7 @@ class Bound:
 
 
 class Recall(Protocol):
-    """What a store in this process tells of its histories at once; see `stores/recalling.py`."""
+    """What a store in this process tells of its histories at once; see `stores/memory/history_view.py`."""
 
     def changes(self) -> int: ...
     def looking(self, watch: str, within: int, place: int | None) -> Callable[..., object]: ...
@@ -109,7 +109,7 @@ class FactLines(Lines):
         if any(path[:length] in self.setting.bound for length in range(2, len(path))):
             raise NotQuick("inside of what is bound")
         match path:
-            case ("agent",) | ("user",) if isinstance(node.type, kinds.Ref):
+            case ("agent",) | ("user",) if isinstance(node.type, typesystem.Ref):
                 return Text(self._there(path[0]), path[0])
             case ("agent" | "user", "id"):
                 return Text(self._there(path[0]))
@@ -161,7 +161,7 @@ class FactLines(Lines):
     def _endpoint(self, node: k.Fact) -> Text:
         match (path := node.path), self.setting.kind:
             case ("tool",), "tool":
-                return Text("parts", "tool" if isinstance(node.type, kinds.Ref) else None)  # its qualified name
+                return Text("parts", "tool" if isinstance(node.type, typesystem.Ref) else None)  # its qualified name
             case ("request", "path"), "http":
                 raw = self.raw(path)  # plain, as the walk has seen: but for a last slash it is as it is decided
                 return Text(self.put(f'{raw}[:-1] if {raw}[-1] == "/" and {raw} != "/" else {raw}'))
@@ -188,24 +188,24 @@ class FactLines(Lines):
             case expression:
                 return self._given(expression, node)
 
-    def _reference(self, code: str, entity: str, type: kinds.Type) -> Text:
-        if not isinstance(type, kinds.Ref) or entity not in type.entities:
+    def _reference(self, code: str, entity: str, type: typesystem.Type) -> Text:
+        if not isinstance(type, typesystem.Ref) or entity not in type.entities:
             raise NotQuick("another entity than is declared")
         return Text(code, entity)
 
     def _given(self, expression: k.Expr, node: k.Fact) -> Text:
         """What `with` says, in a setting where nothing is bound yet."""
-        if getattr(expression, "type", None) != node.type and not isinstance(node.type, kinds.Ref):
+        if getattr(expression, "type", None) != node.type and not isinstance(node.type, typesystem.Ref):
             raise NotQuick("bound to another type")
         before, seen = self.setting, self._seen
         self.setting, self._seen = replace(before, bound={}), {}
         found = self.value(expression)
         self.setting, self._seen = before, seen
-        if isinstance(node.type, kinds.Ref) and found.of not in node.type.entities:
+        if isinstance(node.type, typesystem.Ref) and found.of not in node.type.entities:
             raise NotQuick("another entity than is declared")
         return found
 
-    def _checked(self, raw: str, type: kinds.Type, path: Path) -> str:
+    def _checked(self, raw: str, type: typesystem.Type, path: Path) -> str:
         """The raw fact, once it is sure to be a value of its type; what is odd but usable is made one."""
         match type:
             case Scalar.BOOL:
@@ -217,24 +217,24 @@ class FactLines(Lines):
                 empty = f"{raw} and " if names_an_id(path[-1]) else ""
                 plain = f"type({raw}) is str and {empty}{raw}.isascii() and len({raw}) <= {LONGEST_STRING}"
                 return self._odd(raw, plain, type, path)
-            case kinds.Enum():
+            case typesystem.Enum():
                 self.unless(f"type({raw}) is str and {raw} in {self.word(type.values)}")
                 return raw
             case Scalar.DURATION:
                 return self._sure(f"duration({raw})").code
-            case kinds.Set(element=Scalar.STRING) | kinds.List(element=Scalar.STRING):
+            case typesystem.Set(element=Scalar.STRING) | typesystem.List(element=Scalar.STRING):
                 return self._strings(raw, path)
-            case kinds.Set(element=kinds.Ref()) | kinds.List(element=kinds.Ref()):
+            case typesystem.Set(element=typesystem.Ref()) | typesystem.List(element=typesystem.Ref()):
                 return self._sure(f"things({raw}, {self.word(type)}, {self.word(path[-1])})").code
-            case kinds.Record():
+            case typesystem.Record():
                 self.unless(f"record({raw})")
                 return raw
-            case kinds.Ref():
+            case typesystem.Ref():
                 raise NotQuick("a reference in the request")
             case _:
                 return self._sure(f"known({raw}, {self.word(type)}, {self.word(path[-1])})").code
 
-    def _odd(self, raw: str, plain: str, type: kinds.Type, path: Path) -> str:
+    def _odd(self, raw: str, plain: str, type: typesystem.Type, path: Path) -> str:
         with self.block(f"if not ({plain}):"):
             self.line(f"{raw} = known({raw}, {self.word(type)}, {self.word(path[-1])})")
             self.unless(f"{raw} is not None")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler import reads
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.charging import LimitWriter, Take, Taker, by_agent_alone, plain_meters
@@ -31,10 +32,9 @@ from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoin
 from policyengine.runtime.limits import Meter
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
-from policyengine.semantics import kernel as k
-from policyengine.semantics.remembering import histories
-from policyengine.semantics.tasks import RESOURCE, bounds
-from policyengine.semantics.walk import Block
+from policyengine.spec.history_records import histories
+from policyengine.spec.tasks import RESOURCE, bounds
+from policyengine.spec.trace import Block
 
 Meters: TypeAlias = tuple[Meter, ...]
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.

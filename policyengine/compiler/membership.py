@@ -6,19 +6,19 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policyengine import kinds
+from policyengine import kernel as k
+from policyengine import typesystem
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.pasts import PastLines
-from policyengine.kinds import EntityRef, Scalar
-from policyengine.semantics import kernel as k
-from policyengine.semantics.work import is_fixed
+from policyengine.spec.work import is_fixed
+from policyengine.typesystem import EntityRef, Scalar
 
 # Large numbers and networks can be made to share a hash.
 HARD_TO_HASH = frozenset({Scalar.NUMBER, Scalar.CIDR})
 
 
 def is_set(node: k.Expr) -> bool:
-    return isinstance(getattr(node, "type", None), kinds.Set)
+    return isinstance(getattr(node, "type", None), typesystem.Set)
 
 
 def surely_read(node: k.Expr) -> Iterator[k.Expr]:
@@ -49,7 +49,7 @@ class MembershipLines(PastLines):
         """An attribute that is there; see `emit.py`."""
 
     @abstractmethod
-    def _only(self, type: kinds.Type) -> str | None:
+    def _only(self, type: typesystem.Type) -> str | None:
         """The one type of entity that a reference can be of."""
 
     @property
@@ -85,7 +85,7 @@ class MembershipLines(PastLines):
                     sides = left, right
                 case k.Compare("==" | "!=", left, right) if is_set(left) and is_set(right):
                     sides = left, right
-                case k.Fact(type=kinds.Set() | kinds.List()):
+                case k.Fact(type=typesystem.Set() | typesystem.List()):
                     self.value(node)
                     continue
                 case _:
@@ -97,7 +97,7 @@ class MembershipLines(PastLines):
     def _read_whole(self, node: k.Expr) -> str:
         type = getattr(node, "type", None)
         element = getattr(type, "element", None)
-        if not isinstance(element, Scalar | kinds.Enum | kinds.Ref):
+        if not isinstance(element, Scalar | typesystem.Enum | typesystem.Ref):
             raise NotQuick("elements that are no plain values")
         match node:
             case k.Constant(tuple() as items):
@@ -113,13 +113,13 @@ class MembershipLines(PastLines):
         while isinstance(collection, k.Named):
             collection = collection.expression
         item = self.value(node.item)
-        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), kinds.Ref)):
+        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), typesystem.Ref)):
             kin, code = self._kin("within", item), self._known_part(collection)
             return self._found(f"not {kin}.isdisjoint({code})", collection, code)
         if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:
             code = self._attribute(collection, as_set=True, ids=True).code
             return self._found(f"{item.code} in {code}", collection, code)
-        if isinstance(collection, k.Fact) and isinstance(collection.type, kinds.Set | kinds.List):
+        if isinstance(collection, k.Fact) and isinstance(collection.type, typesystem.Set | typesystem.List):
             found = None if self.in_loop else self._in_strings(collection, item)
             if found is not None:
                 return found
@@ -160,11 +160,11 @@ class MembershipLines(PastLines):
                 return self.reference(self.value(node))
 
     def _only_element(self, node: k.Attribute) -> str | None:
-        return self._only(node.type.element) if isinstance(node.type, kinds.Set | kinds.List) else None
+        return self._only(node.type.element) if isinstance(node.type, typesystem.Set | typesystem.List) else None
 
     def _in_strings(self, fact: k.Fact, item: Text) -> str | None:
         """Where a string is found in a raw list, the other elements do not matter."""
-        plain = fact.type in (kinds.Set(Scalar.STRING), kinds.List(Scalar.STRING))
+        plain = fact.type in (typesystem.Set(Scalar.STRING), typesystem.List(Scalar.STRING))
         if not plain or fact.path in self.setting.bound or fact.path[0] in ("chain", "params") or item.of is not None:
             return None
         raw = self.raw(fact.path)

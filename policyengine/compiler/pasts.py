@@ -12,21 +12,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from policyengine import kinds
+from policyengine import kernel as k
+from policyengine import typesystem
 from policyengine.compiler.facts import FactLines, Recall
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.reads import named
-from policyengine.kinds import EntityRef, Scalar
 from policyengine.runtime.history import Record, kept
 from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.values import Unknown, Value
-from policyengine.semantics import kernel as k
-from policyengine.semantics.count_keys import is_address, network_of
-from policyengine.semantics.counting import micros
-from policyengine.semantics.kleene import describe
-from policyengine.semantics.path_texts import of_path
-from policyengine.semantics.recalling import conjuncts, joined, reads_past
-from policyengine.semantics.remembering import awaits
+from policyengine.spec.count_keys import is_address, network_of
+from policyengine.spec.history import conjuncts, joined, reads_past
+from policyengine.spec.history_records import awaits
+from policyengine.spec.kleene import describe
+from policyengine.spec.path_texts import of_path
+from policyengine.spec.rate_units import micros
+from policyengine.typesystem import EntityRef, Scalar
 
 MOST_KEYS = 10_000  # of which the text is remembered, for each condition
 SHORT = 40  # characters that are never too many to be kept
@@ -84,7 +84,7 @@ class PastLines(FactLines):
     @abstractmethod
     def _maybe(self, node: k.Expr) -> tuple[str, Callable[[], Text] | None]: ...
     @abstractmethod
-    def _only(self, type: kinds.Type) -> str | None: ...
+    def _only(self, type: typesystem.Type) -> str | None: ...
 
     # ── Conditions ────────────────────────────────────────────────────────────────────────────
 
@@ -180,7 +180,7 @@ class PastLines(FactLines):
         for part in conjuncts(event.where):
             match part:
                 case k.Compare("==", k.Past(fact), other) | k.Compare("==", other, k.Past(fact)) if fact in event.facts:
-                    known = other.type is Scalar.STRING or isinstance(other.type, kinds.Ref | kinds.Enum)
+                    known = other.type is Scalar.STRING or isinstance(other.type, typesystem.Ref | typesystem.Enum)
                     if known and not reads_past(other):
                         return event.facts.index(fact), f", {self.reference(self.value(other))}"
         return None, ""
@@ -305,8 +305,8 @@ class PastLines(FactLines):
         return name
 
 
-def only_plain(type: kinds.Type | None) -> kinds.Type:
-    if not isinstance(type, Scalar | kinds.Enum | kinds.Ref):
+def only_plain(type: typesystem.Type | None) -> typesystem.Type:
+    if not isinstance(type, Scalar | typesystem.Enum | typesystem.Ref):
         raise NotQuick("a fact that is no plain value")
     return type
 

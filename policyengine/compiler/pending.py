@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from policyengine.runtime.request import OTHERS_PENDING, pending_path
-from policyengine.runtime.shape import RequestError
+from policyengine.runtime.structure_checks import RequestError
 
 Path: TypeAlias = tuple[str, ...]
 # A path of a fact, and whether all members of it are meant that are not given.

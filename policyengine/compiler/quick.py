@@ -23,8 +23,8 @@ from policyengine.runtime.history import Record
 from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
 from policyengine.runtime.values import MOST_ELEMENTS
-from policyengine.semantics.issuer_users import speaks_for
-from policyengine.semantics.saying import FOR_THE_GATEWAY
+from policyengine.spec.issuer_users import speaks_for
+from policyengine.spec.reason_texts import FOR_THE_GATEWAY
 
 Answered: TypeAlias = Callable[[Question], Any]
 

@@ -11,19 +11,19 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
-from policyengine import kinds
-from policyengine.kinds import EntityRef, Scalar
-from policyengine.runtime import arithmetic, functions, windows, wire
+from policyengine import kernel as k
+from policyengine import typesystem
+from policyengine.runtime import arithmetic, decode, functions, windows
 from policyengine.runtime.header_names import in_another_spelling
 from policyengine.runtime.host_names import host_of
 from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import HttpEndpoint, Request, in_another_case
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import Invalid, Unknown, Value, coerce
-from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import Facts
-from policyengine.semantics.kleene import is_absent
-from policyengine.semantics.meaning import in_networks
+from policyengine.spec.evaluate import in_networks
+from policyengine.spec.facts import Facts
+from policyengine.spec.kleene import is_absent
+from policyengine.typesystem import EntityRef, Scalar
 
 Members: TypeAlias = Mapping[str, object]
 
@@ -48,11 +48,11 @@ def hashed(values: tuple[Value, ...]) -> frozenset[Value] | None:
     return frozenset(values)
 
 
-def known(raw: object, type: kinds.Type, fact: str) -> object:
+def known(raw: object, type: typesystem.Type, fact: str) -> object:
     """A raw fact as a value of its type; absent, pending and unusable ones are None."""
     try:
-        return settled(coerce(wire.from_python(raw), type, fact))
-    except wire.WireError:
+        return settled(coerce(decode.from_python(raw), type, fact))
+    except decode.WireError:
         return None
 
 
@@ -89,12 +89,12 @@ def host(raw: object) -> str | None:
     return found if type(found) is str else None
 
 
-def things(raw: object, type_: kinds.Collection, fact: str) -> object:
+def things(raw: object, type_: typesystem.Collection, fact: str) -> object:
     """References by type and id, as most are written; others as `known` has them."""
     if (
         (type(raw) is not list and type(raw) is not tuple)
         or len(raw) >= LONG
-        or not isinstance(type_.element, kinds.Ref)
+        or not isinstance(type_.element, typesystem.Ref)
     ):
         return known(raw, type_, fact)
     found: dict[EntityRef, None] = {}
@@ -103,7 +103,7 @@ def things(raw: object, type_: kinds.Collection, fact: str) -> object:
         if type(name) is not str or name not in type_.element.entities or not named(id_):
             return known(raw, type_, fact)
         found[EntityRef(name, id_)] = None  # type: ignore[arg-type]  # a name is a text
-    return tuple(found) if len(found) == len(raw) or isinstance(type_, kinds.Set) else known(raw, type_, fact)
+    return tuple(found) if len(found) == len(raw) or isinstance(type_, typesystem.Set) else known(raw, type_, fact)
 
 
 def header(request: Members, name: str) -> object:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from policyengine import kinds
+from policyengine import kernel as k
+from policyengine import typesystem
 from policyengine.compiler.lines import NotQuick
-from policyengine.kinds import Scalar
-from policyengine.semantics import kernel as k
+from policyengine.typesystem import Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ def condition_of(requirement: k.Requirement, trust: Trust) -> k.Expr:
     """What the presenter must prove, as a condition on facts."""
     span = requirement.span
 
-    def fact(name: str, type: kinds.Type, root: str = "credential") -> k.Fact:
+    def fact(name: str, type: typesystem.Type, root: str = "credential") -> k.Fact:
         return k.Fact((root, name), type, span=span)
 
     def at_most(one: k.Fact, limit: object) -> k.Expr:
         return k.Compare("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
 
     def among(one: k.Fact, values: Sequence[str]) -> k.Expr:
-        constant = k.Constant(tuple(values), kinds.Set(one.type), span=span)
+        constant = k.Constant(tuple(values), typesystem.Set(one.type), span=span)
         return k.Contains(constant, one, False, span=span)
 
     match requirement:

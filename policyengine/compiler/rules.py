@@ -10,16 +10,16 @@ from datetime import timedelta
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler.emit import NAMESPACE, PARAMETERS, Writer
 from policyengine.compiler.facts import Setting
 from policyengine.compiler.lines import UNSURE, NotQuick
 from policyengine.compiler.requirements import Trust, condition_of, is_proof
-from policyengine.kinds import Scalar
 from policyengine.runtime.patterns import PatternError
-from policyengine.semantics import kernel as k
-from policyengine.semantics.saying import PROOFS
-from policyengine.semantics.tasks import Bound
-from policyengine.semantics.walk import Block
+from policyengine.spec.reason_texts import PROOFS
+from policyengine.spec.tasks import Bound
+from policyengine.spec.trace import Block
+from policyengine.typesystem import Scalar
 
 Rule: TypeAlias = Callable[..., Any]
 ACTS_FOR = "(subject is None or subject == agent or subject == user)"

@@ -10,15 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from policyengine import kernel as k
 from policyengine.runtime.extent import extent
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import MOST_ELEMENTS
-from policyengine.semantics import kernel as k
-from policyengine.semantics import work
-from policyengine.semantics.facts import MOST_HOPS
-from policyengine.semantics.walk import Block
-from policyengine.semantics.work import STEPS_AT_ONCE, hop_steps, who_steps
-from policyengine.semantics.worst_case import (
+from policyengine.solver.worst_case import (
     ANY_SIZE,
     NONE,
     Sizes,
@@ -32,6 +28,10 @@ from policyengine.semantics.worst_case import (
     steps_of_guard,
     steps_of_part,
 )
+from policyengine.spec import work
+from policyengine.spec.facts import MOST_HOPS
+from policyengine.spec.trace import Block
+from policyengine.spec.work import STEPS_AT_ONCE, hop_steps, who_steps
 
 LONGEST_CAPTURE = 128  # in steps
 PAST = (256,)  # bytes that are kept of a fact

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TypeGuard
 
+from policyengine import kernel as k
 from policyengine.compiler.leaf import Covering
 from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.tree import Numbers, Principals
-from policyengine.kinds import Scalar
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import coerce
-from policyengine.semantics import kernel as k
-from policyengine.semantics.remembering import histories
+from policyengine.spec.history_records import histories
+from policyengine.typesystem import Scalar
 
 MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules that tell them apart
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from policyengine.semantics import kernel as k
-from policyengine.semantics.walk import Block
+from policyengine import kernel as k
+from policyengine.spec.trace import Block
 
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # what a segment begins and ends with; ("", "") is any segment

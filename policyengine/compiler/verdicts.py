@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.rules import Act, OutsideTask
 from policyengine.runtime.decision import Answer, Gate, Obligation, Outcome, Reason, Remedy
-from policyengine.semantics import kernel as k
-from policyengine.semantics.saying import FOR_THE_OPERATOR, NO_BLOCK, NO_SCOPE, NO_USER_BLOCK, NOTHING_OPENS
+from policyengine.spec.reason_texts import FOR_THE_OPERATOR, NO_BLOCK, NO_SCOPE, NO_USER_BLOCK, NOTHING_OPENS
 
 # Whether a block stands, whether the door is open, the scopes that would have opened it, whether the user's is.
 Doors: TypeAlias = tuple[bool, bool, tuple[str, ...], bool]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from policyengine.identity.configuration import SAFE_ALGORITHMS
-from policyengine.identity.identity import Identity
+from policyengine.identity.authenticator import Identity
+from policyengine.identity.config.model import SAFE_ALGORITHMS
+from policyengine.runtime.credential_errors import KNOWN, OAuthError, Refusal
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.refusals import KNOWN, OAuthError, Refusal
 
 Lines = tuple[tuple[str, str], ...]
 REALM = 'realm="agents"'

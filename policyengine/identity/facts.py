@@ -9,9 +9,9 @@ from hashlib import sha256
 from typing import cast
 from urllib.parse import quote
 
-from policyengine.identity.proved import Binding, Hop, Token, Who
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.runtime.wire import WireError, from_python
+from policyengine.identity.verified import Binding, Hop, Token, Who
+from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.decode import WireError, from_python
 
 LINKS = "links"  # a claim of our own tokens
 MOST_LINKS = 200

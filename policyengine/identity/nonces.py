@@ -9,9 +9,9 @@ from hmac import digest as hmac
 from re import compile as regex
 from secrets import token_bytes
 
-from policyengine.identity.encoding import b64url
-from policyengine.identity.proved import Seconds
-from policyengine.stores.marks import Marks
+from policyengine.identity.base64url import b64url
+from policyengine.identity.verified import Seconds
+from policyengine.stores.credential_marks import Marks
 
 LIFETIME = 300  # seconds
 TIME, CHANCE, TAG = 8, 16, 18  # bytes of a nonce

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from threading import Lock
 
-from policyengine.identity.proved import Seconds
-from policyengine.stores.store import StoreError
+from policyengine.identity.verified import Seconds
+from policyengine.stores.base import StoreError
 
 MOST_CLIENTS = 10_000  # that are counted at a time
 MOST_ENDED, HOUR = 10_000, 3_600  # what one client may end within an hour, by each process

@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
-from policyengine.identity.configuration import IdentityError
-from policyengine.identity.references import InBao, InEnvironment, InFile, place_of
+from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.secret_references import InBao, InEnvironment, InFile, place_of
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 LARGEST_SECRET = 65_536  # bytes

@@ -8,10 +8,10 @@ from time import time
 from typing import TypeAlias
 
 from policyengine.extras import install_command
-from policyengine.identity.configuration import Configuration, IdentityError, read_configuration
-from policyengine.identity.identity import Identity
-from policyengine.semantics.kernel import Kernel
-from policyengine.stores.store import Store
+from policyengine.identity.authenticator import Identity
+from policyengine.identity.config.model import Configuration, IdentityError, read_configuration
+from policyengine.kernel import Kernel
+from policyengine.stores.base import Store
 
 Verifying: TypeAlias = Path | str | Configuration
 INSTALL = install_command("identity")
@@ -22,7 +22,7 @@ def identity_of(given: Verifying, kernel: Kernel, store: Store, clock: Callable[
     says when a nonce is given out, in seconds since 1970. Raises IdentityError."""
     configuration = given if isinstance(given, Configuration) else read_configuration(given)
     try:
-        from policyengine.identity.building import built
+        from policyengine.identity.config.authenticator_factory import built
     except ImportError as error:
         raise IdentityError(f"the package `{error.name}` is not installed", INSTALL) from None
     return built(configuration, kernel, store.marks, clock)

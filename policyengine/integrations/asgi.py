@@ -9,9 +9,13 @@ from typing import Any, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.identity.authenticator import Identity
 from policyengine.identity.challenges import challenges_of
-from policyengine.identity.identity import Identity
-from policyengine.integrations.asking import (
+from policyengine.integrations.body_needs import looks_into_bodies
+from policyengine.integrations.credentials import digested, with_content
+from policyengine.integrations.denial_messages import STATUSES, as_data, in_words
+from policyengine.integrations.enforcement_point import (
     NOBODY,
     NONE,
     Decides,
@@ -23,13 +27,9 @@ from policyengine.integrations.asking import (
     refusal,
     reported,
 )
-from policyengine.integrations.bodies import looks_into_bodies
-from policyengine.integrations.credentials import digested, with_content
 from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path, unread_body
-from policyengine.integrations.telling import STATUSES, as_data, in_words
 from policyengine.runtime.decision import Decision, Gate
-from policyengine.runtime.headers import rate_headers
-from policyengine.runtime.observing import challenged
+from policyengine.runtime.observe import challenged
 
 DECISION = "policyengine.decision"  # where an application finds it in its scope
 TITLES = {401: "Unauthorized", 403: "Forbidden", 413: "Content Too Large", 429: "Too Many Requests"}

@@ -8,10 +8,10 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from policyengine.integrations.asking import Facts
+from policyengine.http.client_credentials import credentials_of
+from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.http_facts import several
 from policyengine.runtime.credentials import digests_of
-from policyengine.runtime.presented import credentials_of
 
 DIGEST = b"content-digest"
 

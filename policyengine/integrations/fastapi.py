@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from policyengine.identity.identity import Identity
+from policyengine.identity.authenticator import Identity
 from policyengine.integrations.asgi import identity_of, problem_of, told
-from policyengine.integrations.asking import (
+from policyengine.integrations.credentials import with_content
+from policyengine.integrations.enforcement_point import (
     NOBODY,
     NONE,
     Decides,
@@ -24,7 +25,6 @@ from policyengine.integrations.asking import (
     refusal,
     reported,
 )
-from policyengine.integrations.credentials import with_content
 from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, body_facts
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid

@@ -8,11 +8,11 @@ from urllib.parse import quote, unquote
 
 from starlette.types import Message, Receive, Scope
 
-from policyengine.integrations.asking import Facts
-from policyengine.runtime.form_fields import query_fields
+from policyengine.http.body import body_members
+from policyengine.http.client_credentials import SECRET
+from policyengine.http.form_fields import query_fields
+from policyengine.integrations.enforcement_point import Facts
 from policyengine.runtime.header_names import IN_TWO_SPELLINGS, ambiguous_names, fold
-from policyengine.runtime.http_body import body_members
-from policyengine.runtime.presented import SECRET
 from policyengine.vocabulary import SECRET_HEADERS
 
 LARGEST_BODY = 1024 * 1024

@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType, NoneType
 from typing import TypeAlias
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.values import Invalid, Missing, Unknown
+from policyengine.typesystem import EntityRef
 
 # What is left out of an object: by the name of a member, what is left out of that; all of it where that is nothing.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import sha256, sha512
 from typing import Any
 
-from policyengine.runtime.shape import RequestError, object_at, only, text_at
+from policyengine.runtime.structure_checks import RequestError, object_at, only, text_at
 
 LARGEST = 65_536  # characters of one of them: certificates come in chains
 HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from policyengine.runtime.claims import Claim
 from policyengine.runtime.history import Record, WindowKey
+from policyengine.runtime.idempotency_key import Claim
 from policyengine.runtime.ids import Stamp, ulid
 from policyengine.runtime.limits import Limited, Stood
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.runtime import paths
-from policyengine.runtime.shape import RequestError, id_at, object_at, text_at, wrong_kind
+from policyengine.runtime.decode import DUPLICATE_KEY
+from policyengine.runtime.structure_checks import RequestError, id_at, object_at, text_at, wrong_kind
 from policyengine.runtime.values import Invalid
-from policyengine.runtime.wire import DUPLICATE_KEY
 
 ENDPOINTS = "`request.method` and `request.path`, or `tool`, or `action` with `resource`"
 Facts: TypeAlias = dict[str, dict[str, object]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policyengine.kinds import EntityRef
-from policyengine.runtime.shape import RequestError, flag_at, id_at, items_at, object_at, only, quoted
+from policyengine.runtime.structure_checks import RequestError, flag_at, id_at, items_at, object_at, only, quoted
+from policyengine.typesystem import EntityRef
 
 ROW = ("type", "id", "attributes", "in", "partial")
 REFERENCE = ("type", "id")

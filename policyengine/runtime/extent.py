@@ -8,8 +8,8 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.values import Invalid, Missing
+from policyengine.typesystem import EntityRef
 
 CHARACTERS = 64  # of a text, which take about as long as a step
 MANY = 2_000  # parts of a question, which take a while to read

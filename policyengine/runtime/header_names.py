@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from policyengine.runtime.shape import RequestError
+from policyengine.runtime.structure_checks import RequestError
 from policyengine.runtime.values import Invalid
 
 OTHER: Final = re.compile(r"[^a-z0-9]")

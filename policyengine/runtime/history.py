@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from typing import Literal as Word
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
+from policyengine.typesystem import EntityRef
 
 WindowKey: TypeAlias = tuple[str, str]  # the name of a watch, and a key as one text
 Reported: TypeAlias = Word["first", "again"]

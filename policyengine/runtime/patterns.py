@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine.extras import install_command
-from policyengine.runtime.linear import proved_linear
-from policyengine.runtime.shape import quoted
+from policyengine.runtime.regex_linearity import proved_linear
+from policyengine.runtime.structure_checks import quoted
 
 try:
     import re2  # type: ignore[import-untyped]

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
 
-from policyengine.runtime import wire
+from policyengine.runtime import decode as wire
 from policyengine.runtime.credentials import Credentials, read_credentials
 from policyengine.runtime.endpoints import (
     ActionEndpoint,
@@ -23,7 +23,7 @@ from policyengine.runtime.endpoints import (
 from policyengine.runtime.entities import EntityData, entity_rows
 from policyengine.runtime.header_names import IN_ANOTHER_SPELLING, in_another_spelling
 from policyengine.runtime.host_names import host_of
-from policyengine.runtime.shape import (
+from policyengine.runtime.structure_checks import (
     RequestError,
     did_you_mean,
     flag_at,

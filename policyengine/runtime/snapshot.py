@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
+from policyengine.typesystem import EntityRef
 
 NOT_ANSWERED = "the directory did not answer"
 NO_ROW = Invalid("there is no row for its entity")

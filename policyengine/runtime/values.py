@@ -15,8 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import NoneType
 from typing import Final, TypeAlias, assert_never
 
-from policyengine import kinds
-from policyengine.kinds import EntityRef
+from policyengine import typesystem
 from policyengine.runtime.literals import (
     parse_cidr,
     parse_duration,
@@ -27,6 +26,7 @@ from policyengine.runtime.literals import (
     to_utc,
 )
 from policyengine.runtime.value_keys import key_of
+from policyengine.typesystem import EntityRef
 
 MOST_ELEMENTS = 10_000
 LONGEST_STRING = 65_536
@@ -136,7 +136,7 @@ Value: TypeAlias = Known | Unknown
 # ── Raw facts to values ───────────────────────────────────────────────────────────────────────
 
 
-def coerce(raw: object, type: kinds.Type, fact: str) -> Value:
+def coerce(raw: object, type: typesystem.Type, fact: str) -> Value:
     """The raw fact as a value of the type, or Unknown; `fact` is what reasons call it (`body.amount`)."""
     if not isinstance(raw, NO_VALUES):
         return coerce_present(raw, type, fact)
@@ -154,19 +154,19 @@ def coerce(raw: object, type: kinds.Type, fact: str) -> Value:
 NO_VALUES = (NoneType, Missing, Invalid, Unknown)
 
 
-def coerce_present(raw: object, type: kinds.Type, fact: str) -> Value:
+def coerce_present(raw: object, type: typesystem.Type, fact: str) -> Value:
     match type:
-        case kinds.Scalar():
+        case typesystem.Scalar():
             return SCALARS[type](raw, fact)
-        case kinds.Enum():
+        case typesystem.Enum():
             return coerce_enum(raw, type, fact)
-        case kinds.Ref():
+        case typesystem.Ref():
             return coerce_ref(raw, type, fact)
-        case kinds.Set() | kinds.List():
+        case typesystem.Set() | typesystem.List():
             return coerce_elements(raw, type, fact)
-        case kinds.Record():
+        case typesystem.Record():
             return raw if isinstance(raw, Mapping) else mismatch("object", raw, fact)
-        case kinds.Unresolved():
+        case typesystem.Unresolved():
             return Unknown.of(fact, "its type is not known")
         case _:
             assert_never(type)
@@ -177,7 +177,7 @@ def coerce_bool(raw: object, fact: str) -> Value:
 
 
 def coerce_duration(raw: object, fact: str) -> Value:
-    return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, kinds.Scalar.DURATION, fact)
+    return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, typesystem.Scalar.DURATION, fact)
 
 
 def coerce_int(raw: object, fact: str) -> Value:
@@ -252,7 +252,7 @@ def text_hazard(text: str) -> str | None:
     return None
 
 
-def coerce_enum(raw: object, type: kinds.Enum, fact: str) -> Value:
+def coerce_enum(raw: object, type: typesystem.Enum, fact: str) -> Value:
     if not isinstance(raw, str):
         return mismatch(type, raw, fact)
     return str.__str__(raw) if raw in type.values else Unknown.of(fact, f"no value of {type}")
@@ -260,7 +260,7 @@ def coerce_enum(raw: object, type: kinds.Enum, fact: str) -> Value:
 
 def coerce_time(raw: object, fact: str) -> Value:
     if not isinstance(raw, datetime):
-        return spelled(raw, parse_time, kinds.Scalar.TIME, fact)
+        return spelled(raw, parse_time, typesystem.Scalar.TIME, fact)
     if raw.utcoffset() is None:
         return Unknown.of(fact, "a time without a zone")
     try:
@@ -271,29 +271,29 @@ def coerce_time(raw: object, fact: str) -> Value:
 
 def coerce_ip(raw: object, fact: str) -> Value:
     if not isinstance(raw, IPv4Address | IPv6Address):
-        return spelled(raw, parse_ip, kinds.Scalar.IP, fact)
+        return spelled(raw, parse_ip, typesystem.Scalar.IP, fact)
     return plain_address(raw) or Unknown.of(fact, "an address with a scope")
 
 
 def coerce_cidr(raw: object, fact: str) -> Value:
     if not isinstance(raw, IPv4Network | IPv6Network):
-        return spelled(raw, parse_cidr, kinds.Scalar.CIDR, fact)
+        return spelled(raw, parse_cidr, typesystem.Scalar.CIDR, fact)
     return plain_network(raw)
 
 
-SCALARS: dict[kinds.Scalar, Callable[[object, str], Value]] = {
-    kinds.Scalar.BOOL: coerce_bool,
-    kinds.Scalar.INT: coerce_int,
-    kinds.Scalar.NUMBER: coerce_number,
-    kinds.Scalar.STRING: coerce_string,
-    kinds.Scalar.DURATION: coerce_duration,
-    kinds.Scalar.TIME: coerce_time,
-    kinds.Scalar.IP: coerce_ip,
-    kinds.Scalar.CIDR: coerce_cidr,
+SCALARS: dict[typesystem.Scalar, Callable[[object, str], Value]] = {
+    typesystem.Scalar.BOOL: coerce_bool,
+    typesystem.Scalar.INT: coerce_int,
+    typesystem.Scalar.NUMBER: coerce_number,
+    typesystem.Scalar.STRING: coerce_string,
+    typesystem.Scalar.DURATION: coerce_duration,
+    typesystem.Scalar.TIME: coerce_time,
+    typesystem.Scalar.IP: coerce_ip,
+    typesystem.Scalar.CIDR: coerce_cidr,
 }
 
 
-def spelled(raw: object, parse: Callable[[str], Known | None], type: kinds.Scalar, fact: str) -> Value:
+def spelled(raw: object, parse: Callable[[str], Known | None], type: typesystem.Scalar, fact: str) -> Value:
     """A value that travels as text."""
     if not isinstance(raw, str):
         return mismatch(type, raw, fact)
@@ -301,7 +301,7 @@ def spelled(raw: object, parse: Callable[[str], Known | None], type: kinds.Scala
     return Unknown.of(fact, f"not a valid {type}") if value is None else value
 
 
-def coerce_ref(raw: object, type: kinds.Ref, fact: str) -> Value:
+def coerce_ref(raw: object, type: typesystem.Ref, fact: str) -> Value:
     match raw:
         case EntityRef(name, id):
             return referred(name, id, type, fact)
@@ -313,7 +313,7 @@ def coerce_ref(raw: object, type: kinds.Ref, fact: str) -> Value:
             return mismatch(type, raw, fact)
 
 
-def referred(name: object, id: object, type: kinds.Ref, fact: str) -> EntityRef | Unknown:
+def referred(name: object, id: object, type: typesystem.Ref, fact: str) -> EntityRef | Unknown:
     if isinstance(name, str) and name in type.entities:
         return entity(str.__str__(name), id, fact)
     return Unknown.of(fact, f"expected {type}, got another entity")
@@ -321,7 +321,7 @@ def referred(name: object, id: object, type: kinds.Ref, fact: str) -> EntityRef 
 
 def entity(type: str, id: object, fact: str) -> EntityRef | Unknown:
     """`invoice(args.invoice_id)`: a reference from a raw id; an empty id is absent."""
-    known = coerce(id, kinds.Scalar.STRING, fact)
+    known = coerce(id, typesystem.Scalar.STRING, fact)
     if isinstance(known, str):
         known = coerce_id(known, fact)
     match known:
@@ -337,14 +337,14 @@ COLLECTIONS = (list, tuple, Set)
 UNHASHABLE = (tuple, Mapping)
 
 
-def coerce_elements(raw: object, type: kinds.Collection, fact: str) -> Value:
+def coerce_elements(raw: object, type: typesystem.Collection, fact: str) -> Value:
     if not isinstance(raw, COLLECTIONS):
         return mismatch(type, raw, fact)
     if len(raw) > MOST_ELEMENTS:
         return Unknown.of(fact, TOO_MANY_ELEMENTS)
     items = sorted(raw, key=repr) if isinstance(raw, Set) else raw
     elements = tuple(coerce(item, type.element, fact) for item in items)
-    return distinct(elements) if isinstance(type, kinds.Set) else elements
+    return distinct(elements) if isinstance(type, typesystem.Set) else elements
 
 
 def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:

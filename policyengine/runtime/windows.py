@@ -16,7 +16,7 @@ from typing import TypeAlias, assert_never
 from zoneinfo import ZoneInfo
 
 from policyengine.runtime.literals import parse_time, to_utc
-from policyengine.runtime.shape import did_you_mean, quoted
+from policyengine.runtime.structure_checks import did_you_mean, quoted
 from policyengine.vocabulary import DAYS
 
 MINUTES_A_DAY = 24 * 60

@@ -14,30 +14,31 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
+from policyengine.executor import Requester, enter_requester
 from policyengine.fair_queue import WorkRefused
-from policyengine.reloading import Reloading
+from policyengine.http.gateway_headers import Vouched
+from policyengine.http.host_check import AllowedHosts, names_of
+from policyengine.reload import Reloading
 from policyengine.runtime.caller import current_caller
-from policyengine.runtime.claims import KeyProblem
-from policyengine.runtime.hosts import AllowedHosts, names_of
+from policyengine.runtime.idempotency_key import KeyProblem
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.vouched import Vouched
-from policyengine.server import authzen_schema, schema, statuses
-from policyengine.server.authzen import Translators
-from policyengine.server.draining import Drain
-from policyengine.server.frame import Frame
+from policyengine.server.authzen import schema as authzen_schema
+from policyengine.server.authzen.adapter import Translators
+from policyengine.server.authzen.denials import Refusals
+from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.connections.http_connection import address_of
+from policyengine.server.content_negotiation import SLOWEST_BODY
+from policyengine.server.fast_path import HotPath
 from policyengine.server.handlers import DecisionApi, on_problem
-from policyengine.server.hosts import HostCheck
-from policyengine.server.hot import HotPath
-from policyengine.server.http_connection import address_of
-from policyengine.server.identity_routes import add_identity
-from policyengine.server.measuring import rules_of
-from policyengine.server.media import SLOWEST_BODY
+from policyengine.server.host_check import HostCheck
+from policyengine.server.middleware import Frame
+from policyengine.server.openapi import schema, statuses
 from policyengine.server.problems import Problem
-from policyengine.server.refusals import Refusals
 from policyengine.server.routes import add_routes
-from policyengine.server.tally import Tally
-from policyengine.server.tokens import Tokens
-from policyengine.threads import Requester, enter_requester
+from policyengine.server.shutdown import Drain
+from policyengine.server.telemetry.counters import Tally
+from policyengine.server.telemetry.process_metrics import rules_of
+from policyengine.server.token_service.routes import add_identity
 
 
 class DecisionApp(FastAPI):

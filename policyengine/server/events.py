@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from policyengine.runtime import wire
+from policyengine.runtime import decode
 from policyengine.runtime.history import Report
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.shape import flag_at, id_at, object_at, only, wrong_kind
-from policyengine.server.counted import Decides
-from policyengine.server.media import Form
+from policyengine.runtime.structure_checks import flag_at, id_at, object_at, only, wrong_kind
+from policyengine.server.content_negotiation import Form
 from policyengine.server.problems import Problem
-from policyengine.stores.store import StoreError
+from policyengine.server.telemetry.metered_engine import Decides
+from policyengine.stores.base import StoreError
 
 MEMBERS = ("decision", "status", "latency_ms", "output", "refund")
 
@@ -28,8 +28,8 @@ class Event:
 def event_of(body: bytes, form: Form) -> Event:
     """Raises RequestError."""
     try:
-        return event_in(wire.from_json(body) if form is Form.JSON else wire.from_msgpack(body))
-    except wire.WireError as error:
+        return event_in(decode.from_json(body) if form is Form.JSON else decode.from_msgpack(body))
+    except decode.WireError as error:
         raise RequestError("", str(error)) from None
 
 

@@ -15,32 +15,32 @@ from starlette.responses import HTMLResponse
 from policyengine.engine import Engine
 from policyengine.extras import install_command
 from policyengine.fair_queue import WorkRefused
-from policyengine.reloading import Reloading
+from policyengine.http.completeness import Adapter
+from policyengine.http.gateway_headers import Vouched
+from policyengine.reload import Reloading
 from policyengine.runtime.caller import current_caller, enter_caller
-from policyengine.runtime.claims import KeyProblem, Once
-from policyengine.runtime.completeness import Adapter
+from policyengine.runtime.idempotency_key import KeyProblem, Once
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.shape import quoted
-from policyengine.runtime.vouched import Vouched
-from policyengine.server import authzen
-from policyengine.server.authzen import Asked, Authzen, Translators
-from policyengine.server.counted import Counted, CountedDoor
-from policyengine.server.deciding import apart, batch_of, decided_and_limited, decided_in_turn, question_of
-from policyengine.server.draining import Drain
-from policyengine.server.envoy_http import EnvoyHttp
+from policyengine.runtime.structure_checks import quoted
+from policyengine.server.adapters.envoy_http import EnvoyHttp
+from policyengine.server.adapters.forward_auth import ForwardAuth, response_for_nginx, response_of
+from policyengine.server.adapters.responses import Told
+from policyengine.server.authzen import adapter as authzen
+from policyengine.server.authzen.adapter import Asked, Authzen, Translators
+from policyengine.server.authzen.denials import Refusals
+from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.content_negotiation import Form, answer, form_of_body, parsed, problem_answer, read_body
+from policyengine.server.decide_requests import apart, batch_of, decided_and_limited, decided_in_turn, question_of
 from policyengine.server.events import event_of, reported
-from policyengine.server.forward_auth import ForwardAuth, response_for_nginx, response_of
-from policyengine.server.gateways import Told
-from policyengine.server.hosts import HostCheck
-from policyengine.server.measuring import publish
-from policyengine.server.media import Form, answer, form_of_body, parsed, problem_answer, read_body
-from policyengine.server.once import once_of, refused
-from policyengine.server.page import POLICY, page_of
+from policyengine.server.host_check import HostCheck
+from policyengine.server.idempotency import once_of, refused
+from policyengine.server.openapi.page import POLICY, page_of
 from policyengine.server.problems import Problem
-from policyengine.server.refusals import Refusals
-from policyengine.server.tally import Tally, now_and_then
-from policyengine.server.tokens import Tokens
+from policyengine.server.shutdown import Drain
+from policyengine.server.telemetry.counters import Tally, now_and_then
+from policyengine.server.telemetry.metered_engine import Counted, CountedDoor
+from policyengine.server.telemetry.process_metrics import publish
 
 MILLISECOND = timedelta(milliseconds=1)
 INSTALL_METRICS = install_command("metrics")
@@ -168,7 +168,7 @@ class DecisionApi:
     async def metrics_for_anybody(self, http: Request) -> Response:
         """The same on a port of its own, where whoever reaches it may read."""
         try:
-            from policyengine.server.metrics import written
+            from policyengine.server.telemetry.metrics import written
         except ImportError:
             raise Problem(501, "the package `prometheus-client` is not installed", hint=INSTALL_METRICS) from None
         publish(self.tally, self.reloading)

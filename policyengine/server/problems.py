@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from policyengine.fair_queue import WorkRefused
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.shape import quoted
+from policyengine.runtime.structure_checks import quoted
 
 # Spelt out: the names in `http` differ between versions of Python.
 TITLES = {

@@ -7,9 +7,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from policyengine.server import authzen, authzen_schema, examples, gateway_statuses, schema, statuses
-from policyengine.server.envoy_http import PREFIX
+from policyengine.server.adapters.envoy_http import PREFIX
+from policyengine.server.authzen import adapter
+from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.handlers import DecisionApi
+from policyengine.server.openapi import examples, gateway_statuses, schema, statuses
 
 
 def add_routes(app: FastAPI, api: DecisionApi) -> None:
@@ -47,8 +49,8 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
 def add_authzen(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
     for path, handler, taken, responses in (
-        (authzen.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
-        (authzen.EVALUATIONS, api.evaluations, authzen_schema.EVALUATIONS, authzen_schema.EVALUATED_MANY),
+        (adapter.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
+        (adapter.EVALUATIONS, api.evaluations, authzen_schema.EVALUATIONS, authzen_schema.EVALUATED_MANY),
     ):
         app.add_api_route(
             path,
@@ -60,14 +62,14 @@ def add_authzen(app: FastAPI, api: DecisionApi) -> None:
             tags=["AuthZEN"],
         )
     app.add_api_route(
-        authzen.METADATA,
+        adapter.METADATA,
         api.authzen_configuration,
         methods=["GET"],
         response_class=Response,
         responses=authzen_schema.CONFIGURED,
         tags=["AuthZEN"],
     )
-    app.add_api_route(f"{authzen.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
+    app.add_api_route(f"{adapter.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
 
 
 def add_gateways(app: FastAPI, api: DecisionApi) -> None:

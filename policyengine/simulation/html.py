@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from policyengine.simulation.instants import stamp, words
+from policyengine.simulation.result import Limit, Played, outcomes
 from policyengine.simulation.series import Line
 from policyengine.simulation.svg import CLASSES, STYLE, inline, panels, text
-from policyengine.simulation.told import Limit, Played, outcomes
+from policyengine.simulation.time_units import stamp, words
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 PAGE_STYLE = """

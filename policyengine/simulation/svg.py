@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from policyengine.simulation.instants import DAY, instant
+from policyengine.simulation.result import Limit, Played, outcomes
 from policyengine.simulation.series import total
 from policyengine.simulation.text import fold, line_of
-from policyengine.simulation.told import Limit, Played, outcomes
+from policyengine.simulation.time_units import DAY, instant
 
 WIDTH, LEFT, RIGHT = 720, 76, 12
 TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26

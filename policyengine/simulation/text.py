@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from policyengine.runtime.show import duration
-from policyengine.simulation.instants import MICROSECOND, words
+from policyengine.runtime.format_values import duration
+from policyengine.simulation.result import Limit, Played, outcomes
 from policyengine.simulation.series import Line, total
-from policyengine.simulation.told import Limit, Played, outcomes
+from policyengine.simulation.time_units import MICROSECOND, words
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"

@@ -10,13 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.audit.records import is_log_line, read_records
-from policyengine.runtime import wire
+from policyengine.audit.reader import is_log_line, read_records
+from policyengine.runtime import decode
+from policyengine.runtime.fast_decode import json_question
 from policyengine.runtime.literals import parse_time
-from policyengine.runtime.quick import json_question
 from policyengine.runtime.request import Request, RequestError, read_request
 from policyengine.runtime.values import Invalid
-from policyengine.simulation.instants import microseconds
+from policyengine.simulation.time_units import microseconds
 
 Question: TypeAlias = dict[str, Any] | Request
 
@@ -111,8 +111,8 @@ def tree_of(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
     if (quick := json_question(line)) is not None:
         return quick, True
     try:
-        tree = wire.from_json(line.strip())
-    except wire.WireError as error:
+        tree = decode.from_json(line.strip())
+    except decode.WireError as error:
         raise TrafficError(number, str(error).replace(" at line 1, column", " at column")) from None
     if not isinstance(tree, dict):
         raise TrafficError(

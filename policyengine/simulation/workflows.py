@@ -11,7 +11,7 @@ from random import Random
 from typing import TypeAlias
 
 from policyengine.simulation.callers import Callers
-from policyengine.simulation.instants import DAY
+from policyengine.simulation.time_units import DAY
 from policyengine.simulation.traffic import SECOND, Event
 
 Arrival: TypeAlias = tuple[int, int]  # when, and which of the callers: 0 is the first

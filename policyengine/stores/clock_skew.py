@@ -8,8 +8,8 @@ from datetime import timedelta
 from threading import Lock
 from time import monotonic, time_ns
 
-from policyengine.runtime.show import duration
-from policyengine.stores.store import StoreError
+from policyengine.runtime.format_values import duration
+from policyengine.stores.base import StoreError
 
 MAX_SKEW = 5_000_000  # microseconds
 AGREES_WITHIN = 0.8  # of the bound: once it was exceeded, the clocks have to come closer than that

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from policyengine.diagnostics import PolicyError
+from policyengine.diagnostics.model import PolicyError
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.columns import Line, aligned
+from policyengine.syntax.align import Line, aligned
 from policyengine.syntax.parse import parse, tokens
 from policyengine.syntax.tokens import Token
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from policyengine.diagnostics import Diagnostic
+from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.bounds import within_bounds
-from policyengine.syntax.errors import explain
-from policyengine.syntax.machine import Machine, Unreadable
-from policyengine.syntax.pause import uncollected
-from policyengine.syntax.recover import Reader, tables
-from policyengine.syntax.text import bad_escapes, unfit
+from policyengine.syntax.errors.explain import explain
+from policyengine.syntax.errors.recovery import Reader, tables
+from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.parser import Machine, Unreadable
+from policyengine.syntax.size_limits import within_bounds
+from policyengine.syntax.text_checks import bad_escapes, unfit
 from policyengine.syntax.tokens import Token
 
 MAX_ERRORS = 25

@@ -6,19 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from policyengine.testing.asking import Policy
+    from policyengine.testing.pytest.fixture import Policy
     from policyengine.testing.report import Report, Result, Status
     from policyengine.testing.runner import run
-    from policyengine.testing.selecting import Selection, collect
+    from policyengine.testing.selection import Selection, collect
 
 # Where each name lives. They load when asked for: every pytest imports this package, to see whether it is wanted.
 _HOMES = {
-    "Policy": "asking",
+    "Policy": "pytest.fixture",
     "Report": "report",
     "Result": "report",
-    "Selection": "selecting",
+    "Selection": "selection",
     "Status": "report",
-    "collect": "selecting",
+    "collect": "selection",
     "run": "runner",
 }
 

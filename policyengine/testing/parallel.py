@@ -8,9 +8,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import groupby
 from multiprocessing import cpu_count, get_context
 
+from policyengine import kernel as k
 from policyengine.child_processes import safe_spawning
-from policyengine.semantics import kernel as k
-from policyengine.semantics.examples import Case
+from policyengine.testcases import Case
 from policyengine.testing.report import Result
 from policyengine.testing.runner import results_of
 

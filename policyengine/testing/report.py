@@ -10,13 +10,13 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from policyengine.control_characters import one_line
-from policyengine.diagnostics import place, underlined
+from policyengine.diagnostics.model import place, underlined
+from policyengine.explain.explanation import Explanation, headline
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.show import shown
-from policyengine.semantics.examples import Case
-from policyengine.semantics.explain import Explanation, headline
+from policyengine.runtime.format_values import shown
 from policyengine.source import Span
-from policyengine.testing.meets import Difference
+from policyengine.testcases import Case
+from policyengine.testing.expectations import Difference
 
 
 class Status(StrEnum):

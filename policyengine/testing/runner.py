@@ -10,31 +10,31 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, TypeAlias
 
+from policyengine import kernel as k
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.quick import Quick
 from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.tree import Tree, tree_of
-from policyengine.directory.entities import Directory
-from policyengine.kinds import EntityRef, Ref
+from policyengine.entities.store import Directory
+from policyengine.explain.explanation import explain
 from policyengine.runtime.decision import Answer, Asker, Decision, Effects
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import Limited, Standing, limited
-from policyengine.runtime.plan import Needs
+from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics.examples import Case, GivenApproval
-from policyengine.semantics.explain import explain
-from policyengine.semantics.facts import Facts
-from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.reference import conclude, walk
-from policyengine.semantics.remembering import histories, windows
-from policyengine.semantics.walk import Walk
-from policyengine.syntax.pause import uncollected
-from policyengine.testing.meets import differences, meets
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.facts import Facts
+from policyengine.spec.history_records import histories, windows
+from policyengine.spec.reference import conclude, walk
+from policyengine.spec.trace import Walk
+from policyengine.syntax.gc_pause import uncollected
+from policyengine.testcases import Case, GivenApproval
+from policyengine.testing.expectations import differences, meets
 from policyengine.testing.report import Report, Result, Status
 from policyengine.testing.sequence import Sequence
+from policyengine.typesystem import EntityRef, Ref
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+from policyengine.runtime.apply_limits import settled
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.history import Report as HowItCameOut
 from policyengine.runtime.limits import Limited, Standing
-from policyengine.runtime.settling import settled
-from policyengine.semantics.examples import Case
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.testcases import Case
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

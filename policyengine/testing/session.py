@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from policyengine.diagnostics import Diagnostic
+from policyengine.check import Checked
+from policyengine.checker.names.symbols import MAIN
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.explain.explanation import Explanation, explain
+from policyengine.explain.lines import Line, Mark
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
-from policyengine.semantics.check import Checked
-from policyengine.semantics.examples import Case
-from policyengine.semantics.explain import Explanation, explain
-from policyengine.semantics.lines import Line, Mark
-from policyengine.semantics.symbols import MAIN
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
-from policyengine.testing.meets import meets
-from policyengine.testing.properties.writing import text as quoted
+from policyengine.testcases import Case
+from policyengine.testing.adhoc import Scratch
+from policyengine.testing.expectations import meets
+from policyengine.testing.properties.render_test import text as quoted
 from policyengine.testing.runner import Asked, CannotAsk, Runner
-from policyengine.testing.scratch import Scratch
 
 HEAD = 'test "session" {\n'
 # One of these begins a request: a method, `TOOL`, `ACTION`; the clock may move before it.

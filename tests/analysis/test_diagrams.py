@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.analysis.diagrams import Diagram, Diagrams
+from policyengine.analysis.diff.decision_diagrams import Diagram, Diagrams
 
 FACTS = 3
 STATES = 3

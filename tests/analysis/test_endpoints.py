@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.analysis.endpoints import bare, classes
-from policyengine.analysis.rewriting import NOWHERE
+from policyengine import kernel as k
+from policyengine.analysis.diff.endpoint_classes import bare, classes
+from policyengine.analysis.diff.specialize import NOWHERE
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.semantics import kernel as k
-from policyengine.semantics.matching import match_pattern
+from policyengine.spec.match import match_pattern
 
 texts = st.sampled_from(["a", "b", "ab", "a.b", "x", "pre-x", "x-post", "pre-post", "pre-x-post", "aa"])
 spelled = texts | st.sampled_from(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policyengine.analysis import Diff, compare
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
+from policyengine.entities.store import Directory
 
 POLICY = """
 entity folder { blocked: set<user> inherited LEVELS } in folder

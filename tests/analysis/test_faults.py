@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
 from policyengine.engine import Engine
-from policyengine.semantics import kernel as k
 from tests.analysis.example_edits import EDITS, Edit
 from tests.analysis.faults import BASE, FAULTS, HARMLESS, Fault, harmless_text, verdict
 

@@ -10,18 +10,18 @@ from random import Random
 
 import pytest
 
+from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.answers import Answer, answer_of
-from policyengine.analysis.asking import pending_duties
-from policyengine.analysis.endpoints import classes, patterns_of
-from policyengine.directory.entities import Directory
+from policyengine.analysis.diff.answers import Answer, answer_of
+from policyengine.analysis.diff.endpoint_classes import classes, patterns_of
+from policyengine.analysis.diff.oracle import pending_duties
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Gate, Reason
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics.matching import match_pattern
-from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.reference import conclude, decide, walk
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.match import match_pattern
+from policyengine.spec.reference import conclude, decide, walk
 from tests.analysis.mutating import mutated
 from tests.generate import kernel_of
 from tests.generate.asking import Setting, askings, setting

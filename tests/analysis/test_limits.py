@@ -3,8 +3,8 @@
 import pytest
 
 from policyengine.analysis import compare
-from policyengine.analysis.showing import markdown, text
-from tests.semantics.deciding import kernel
+from policyengine.analysis.diff.render import markdown, text
+from tests.spec.deciding import kernel
 
 BASE = """
 language 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.analysis import compare
-from policyengine.analysis.showing import markdown, text
+from policyengine.analysis.diff.render import markdown, text
 from policyengine.cli import main
 from policyengine.engine import Engine
 from tests.pages import EXAMPLES

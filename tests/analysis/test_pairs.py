@@ -6,10 +6,10 @@ from functools import cache
 
 import pytest
 
+from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Outcome
-from policyengine.semantics import kernel as k
 
 SAMPLES = 100
 BASE = """

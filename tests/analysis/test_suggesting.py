@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.analysis import suggested
-from policyengine.analysis.suggested import Suggested, Suggesting
+from policyengine.analysis.suggest import policy as suggested
+from policyengine.analysis.suggest.policy import Suggested, Suggesting
 from policyengine.audit import DecisionLog
-from policyengine.observing import Observe
-from policyengine.semantics.check import check, lint_text
+from policyengine.check import check, lint_text
+from policyengine.engine.observe_mode import Observe
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.analysis.answers import Direction
-from policyengine.analysis.trust import trust_changes
+from policyengine.analysis.diff.answers import Direction
+from policyengine.analysis.diff.trust import trust_changes
 from policyengine.engine import Engine
 
 ISSUER = 'issuer acme {{ url "https://login.acme.example"   {} }}\nanyone {{ may GET /x }}\n'

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.asking import Asked
-from policyengine.analysis.showing import text
-from policyengine.analysis.texts import text_for
+from policyengine.analysis.diff.oracle import Asked
+from policyengine.analysis.diff.render import text
+from policyengine.analysis.diff.texts import text_for
 from policyengine.engine import Engine
-from policyengine.kinds import Scalar
-from policyengine.semantics import kernel as k
 from policyengine.source import Source, Span
+from policyengine.typesystem import Scalar
 
 BASE = """
 enum plan = free < team < enterprise

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from policyengine.analysis.replaying import replay
-from policyengine.audit import CannotRepeat, DecisionLog, Record, decided_again, pasts, read_records
+from policyengine.analysis.replay import replay
+from policyengine.audit import CannotRepeat, DecisionLog, Record, decided_again, history_fields, read_records
 from policyengine.engine import Engine
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 HEAD = """
@@ -116,7 +116,7 @@ def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
 def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pasts, "MOST", 3)
+    monkeypatch.setattr(history_fields, "MOST", 3)
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when count of GET /secret within 1h > 9 }}')
     for _ in range(4):
         playing.ask("GET /secret")

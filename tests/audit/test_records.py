@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import CannotRepeat, DecisionLog, LogError, Record, decided_again, read_records
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
-from policyengine.kinds import EntityRef
+from policyengine.entities.store import Directory
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING
+from policyengine.typesystem import EntityRef
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 from tests.generate.specified import said

@@ -15,11 +15,11 @@ import pytest
 
 from policyengine.audit import DecisionLog, Rotation, log, read_records, rotation
 from policyengine.audit.files import files_of
-from policyengine.audit.records import entries_in
+from policyengine.audit.reader import entries_in
 from policyengine.audit.rotation import compress, set_aside_before, tidied
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
-from tests.semantics.deciding import row
+from policyengine.entities.store import Directory
+from tests.spec.deciding import row
 
 POLICY = "anyone { may GET /health }"
 OPEN = {"request": {"method": "GET", "path": "/health"}}

@@ -17,7 +17,7 @@ from policyengine.audit import DecisionLog, Record, Rotation, TokenEvent, What, 
 from policyengine.audit.files import files_of
 from policyengine.audit.rotation import compress, tidied
 from policyengine.engine import Engine
-from policyengine.runtime.tracing import trace_of, within
+from policyengine.http.trace_context import trace_of, within
 from policyengine.runtime.values import Invalid
 
 POLICY = "anyone { may GET /health }"

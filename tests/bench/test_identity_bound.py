@@ -3,9 +3,9 @@
 from joserfc.jwk import ECKey
 
 from bench.identity_bound import NOW, TOKEN, URL, by_library, duel, proof
-from policyengine.identity.dpop import Proofs
-from policyengine.identity.proved import Request
-from policyengine.stores.marks import MemoryMarks
+from policyengine.identity.proof.dpop import Proofs
+from policyengine.identity.verified import Request
+from policyengine.stores.credential_marks import MemoryMarks
 
 
 def test_both_sides_see_the_same_key_and_claims() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.observing import Observe
+from policyengine.engine.observe_mode import Observe
 
 # What is seen, and what has a meaning to some format.
 SIGNS = "</script><script>alert(1)</script>|`]]>&'\"\\n -->#%0A*_[x](y)::error::x"

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from policyengine.cli.absences import MOST_SHOWN, HiddenAbsences
+from policyengine.cli.absence_warnings import MOST_SHOWN, HiddenAbsences
 from policyengine.engine import Engine
-from policyengine.runtime.completeness import Adapter
-from policyengine.runtime.vouched import Vouched
+from policyengine.http.completeness import Adapter
+from policyengine.http.gateway_headers import Vouched
 from tests.cli.test_serve import serving  # noqa: F401  # a fixture
 
 RULES = """

@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from policyengine.compiler.bundle import write_bundle
+from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
 from tests.compiler.hostile import bundled, members_of
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.directory.conftest import sqlite_of
+from tests.entities.conftest import sqlite_of
 
 POLICY = """language 1
 package docs

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from policyengine.compiler.bundle import read_bundle
+from policyengine.compiler.bundle.file import read_bundle
 from policyengine.engine import Engine
 
 

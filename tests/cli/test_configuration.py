@@ -4,16 +4,16 @@ import os
 
 import pytest
 
-from policyengine.cli.configuration import (
+from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import (
     CHECKING,
     Configuration,
     CoverageConfiguration,
     TestConfiguration,
     configuration_of,
 )
-from policyengine.cli.failures import CommandError
-from policyengine.cli.settings import SECTIONS
-from policyengine.runtime.vouched import Vouched
+from policyengine.cli.settings.table import SECTIONS
+from policyengine.http.gateway_headers import Vouched
 
 PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
 

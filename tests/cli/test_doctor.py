@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import pytest
 from joserfc.jwk import ECKey
 
-from policyengine.cli import checkups
-from policyengine.cli.checkups import EXTRAS, FEWEST_FILES
-from policyengine.cli.findings import Plan, Status
+from policyengine.cli.doctor import checks as checkups
+from policyengine.cli.doctor.checks import EXTRAS, FEWEST_FILES
+from policyengine.cli.doctor.findings import Plan, Status
 from policyengine.extras import install_command
-from policyengine.identity.keys import new_ring, write_ring
+from policyengine.identity.keys.signing_keys import new_ring, write_ring
 from policyengine.stores import clock_skew
-from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.servers import running
 
 LIMITED = 'language 1\npackage p\nanyone { may GET /a }\nrate "r" per request.path on GET /a { 5/1m }\n'

@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.audit import files
 from policyengine.cli import main
-from policyengine.cli.terminal import json_text
+from policyengine.cli.output.terminal import json_text
 
 ZERO = "/dev/zero"
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from policyengine.cli.decide import EXIT_CODES
+from policyengine.cli.commands.decide import EXIT_CODES
 from tests import forking
-from tests.directory.conftest import sqlite_of
-from tests.directory.shop import POLICY, READ, SQL, TEAM, USER, mapped, tables
+from tests.entities.conftest import sqlite_of
+from tests.entities.shop import POLICY, READ, SQL, TEAM, USER, mapped, tables
 
 ASK = json.dumps(READ).encode()
 

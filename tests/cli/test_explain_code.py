@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.codes import CODES
+from policyengine.diagnostics.catalog import CODES
 
 
 def test_a_page_has_the_title_the_explanation_and_both_examples(run):

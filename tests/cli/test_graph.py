@@ -193,7 +193,7 @@ class Terminal(StringIO):
 
 
 def shown_on(screen: Terminal, monkeypatch: pytest.MonkeyPatch, policy: Path) -> str:
-    from policyengine.cli.graph import graph
+    from policyengine.cli.commands.graph import graph
 
     monkeypatch.setattr(sys, "stdout", screen)
     assert graph([policy]) == 0

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from policyengine.cli import terminal
 from policyengine.cli.app import COMMANDS
+from policyengine.cli.output import terminal
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from tests.cli import hostile

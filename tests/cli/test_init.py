@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.cli.init import FILES
+from policyengine.cli.commands.init import FILES
 from policyengine.engine import Engine
 
 

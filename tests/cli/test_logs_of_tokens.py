@@ -80,7 +80,7 @@ def test_why_tells_it_as_data(run, project, log):
 
 
 def test_what_is_kept_of_tokens_while_looking_is_bounded(run, log, monkeypatch):
-    from policyengine.cli import why
+    from policyengine.cli.commands import why
 
     monkeypatch.setattr(why, "MOST_TOKENS", 0)
     assert "by a token" not in run("why", ids(log)[0], "--log", log).out

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.cli.failures import CommandError
-from policyengine.cli.reload_rules import reload_rules, settings_file
-from policyengine.reloading import Refused
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.reload_rules import reload_rules, settings_file
+from policyengine.reload import Refused
 
 REVISION = "sha256:" + "a" * 64
 

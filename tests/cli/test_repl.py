@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from policyengine.cli import repl
-from policyengine.semantics.check import check
+from policyengine.check import check
+from policyengine.cli.commands import repl
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.session import Mistakes, Session, is_whole

@@ -12,10 +12,10 @@ import urllib.request
 import pytest
 
 from policyengine.cli import main
-from policyengine.cli.configuration import configuration_of
-from policyengine.cli.loaded import load_engine
-from policyengine.cli.observing import Asked, observe
-from policyengine.client import SocketClient
+from policyengine.cli.load_engine import load_engine
+from policyengine.cli.options.observe import Asked, observe
+from policyengine.cli.settings.file import configuration_of
+from policyengine.client.socket import SocketClient
 from tests import forking
 
 

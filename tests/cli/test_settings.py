@@ -12,9 +12,9 @@ import pytest
 
 from policyengine.cli import app
 from policyengine.cli.app import COMMANDS
-from policyengine.cli.configuration import Configuration, configuration_of
-from policyengine.cli.failures import CommandError
-from policyengine.cli.settings import BY_OPTION, BY_VARIABLE, SETTINGS, is_meant
+from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import Configuration, configuration_of
+from policyengine.cli.settings.table import BY_OPTION, BY_VARIABLE, SETTINGS, is_meant
 from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 

@@ -7,7 +7,7 @@ import pytest
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.observing import Observe
+from policyengine.engine.observe_mode import Observe
 
 
 @pytest.fixture
@@ -106,11 +106,11 @@ def test_it_writes_nothing_but_policies(run, shop, log, name):
 
 
 def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, monkeypatch):
-    from policyengine.analysis import suggested
+    from policyengine.analysis.suggest import policy
 
-    lines_of = suggested.lines_of
+    lines_of = policy.lines_of
     wide = "anyone { may GET /v1/** }"
-    monkeypatch.setattr(suggested, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
+    monkeypatch.setattr(policy, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
     ended = run("suggest", shop, "--log", log, "-o", "observed.policy")
     assert ended.code == 3
     assert ended.out.splitlines()[-2] == "no proof: 1 of 1 flip that were meant, and 1 others"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from policyengine.cli.terminal import Screen, busy
+from policyengine.cli.output.terminal import Screen, busy
 from policyengine.control_characters import printable
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
@@ -80,7 +80,7 @@ def test_a_table_in_a_pipe_is_aligned(capsys):
 
 
 def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
-    monkeypatch.setattr("policyengine.cli.terminal.PATIENCE", 0)
+    monkeypatch.setattr("policyengine.cli.output.terminal.PATIENCE", 0)
     with busy("thinking"):
         pass
     assert capsys.readouterr().err == ""
@@ -88,7 +88,7 @@ def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
 
 WAITING = """
 import sys, threading
-from policyengine.cli import terminal
+from policyengine.cli.output import terminal
 terminal.PATIENCE = float(sys.argv[1])
 shown = threading.Event()
 start = terminal._Spinner.start

@@ -96,7 +96,7 @@ def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
 def test_it_says_what_was_only_observed(run, project, log):
     from datetime import UTC, datetime, timedelta
 
-    from policyengine.observing import Observe
+    from policyengine.engine.observe_mode import Observe
 
     engine = Engine.load(project, entities=project / "entities.json", log=DecisionLog(log))
     engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))

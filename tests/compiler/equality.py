@@ -9,18 +9,18 @@ from datetime import datetime
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.asking import read
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
-from policyengine.kinds import EntityRef
+from policyengine.engine.request_input import read
 from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.decode import DEEPEST
 from policyengine.runtime.history import Report
-from policyengine.runtime.plan import Needs
+from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import text_hazard
-from policyengine.runtime.wire import DEEPEST
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.typesystem import EntityRef
 from tests.generate.asking import Asking, Setting, askings, setting
 from tests.generate.cases import Case, shrunk
 from tests.generate.properties import near_misses

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
-from policyengine.compiler import bundle
-from policyengine.compiler.bundle import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.payload import PARTS, codec, whole
+from policyengine.compiler.bundle import file
+from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import PARTS, codec, whole
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
 from tests.generate import cases, directory
@@ -43,8 +43,8 @@ def repacked(parts: Any) -> Any:
 
 def sealed(payload: bytes) -> bytes:
     """The payload with its digest."""
-    digest = bundle.digest_of(bundle.FORMAT, "0.1.0", codec().shape, payload)
-    found: bytes = msgpack.packb([bundle.MAGIC, bundle.FORMAT, "0.1.0", codec().shape, digest, payload, []])
+    digest = file.digest_of(file.FORMAT, "0.1.0", codec().shape, payload)
+    found: bytes = msgpack.packb([file.MAGIC, file.FORMAT, "0.1.0", codec().shape, digest, payload, []])
     return found
 
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.compiler import bundle
-from policyengine.compiler.bundle import BundleError, decode_bundle, read_bundle, write_bundle
-from policyengine.compiler.payload import Parts, codec, whole
+from policyengine import kernel as k
+from policyengine.compiler.bundle import file
+from policyengine.compiler.bundle.file import BundleError, decode_bundle, read_bundle, write_bundle
+from policyengine.compiler.bundle.payload import Parts, codec, whole
 from policyengine.compiler.tree import Tree, tree_of
-from policyengine.diagnostics import PolicyError
+from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.semantics import kernel as k
-from policyengine.semantics.revision import revision
+from policyengine.kernel.fingerprint import revision
 from tests.generate import Case, cases, checked_policy, directory, kernel_of
 
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
@@ -193,7 +193,7 @@ def test_a_part_that_is_wrong_denies_when_it_is_needed(small: bytes, tmp_path: P
 def packed_again(data: bytes, members: object) -> bytes:
     magic, number, made_by, shape, _, _, signatures = msgpack.unpackb(data)
     inner = msgpack.packb(members)
-    digest = bundle.digest_of(number, made_by, shape, inner)
+    digest = file.digest_of(number, made_by, shape, inner)
     return msgpack.packb([magic, number, made_by, shape, digest, inner, signatures])  # type: ignore[no-any-return]
 
 
@@ -224,7 +224,7 @@ def test_a_bundle_with_any_byte_changed_is_refused(small: bytes) -> None:
 
 
 def test_a_newer_format_names_the_version_that_writes_it(small: bytes) -> None:
-    newer = msgpack.packb([bundle.MAGIC, 2, "7.5.1", {"all": "else"}])
+    newer = msgpack.packb([file.MAGIC, 2, "7.5.1", {"all": "else"}])
     error = refused(newer)
     assert error.code == "E161"
     assert "format 2, of policyengine 7.5.1; this one reads 1" in error.message
@@ -233,14 +233,14 @@ def test_a_newer_format_names_the_version_that_writes_it(small: bytes) -> None:
 
 def test_a_bundle_with_rules_stored_otherwise_names_the_version_that_wrote_it() -> None:
     shape, inner = "0123456789abcdef", msgpack.packb({})
-    digest = bundle.digest_of(bundle.FORMAT, "9.9.9", shape, inner)
-    error = refused(msgpack.packb([bundle.MAGIC, bundle.FORMAT, "9.9.9", shape, digest, inner, []]))
+    digest = file.digest_of(file.FORMAT, "9.9.9", shape, inner)
+    error = refused(msgpack.packb([file.MAGIC, file.FORMAT, "9.9.9", shape, digest, inner, []]))
     assert error.code == "E161"
     assert "9.9.9" in error.message
 
 
 def test_a_version_that_is_none_is_not_shown(small: bytes) -> None:
-    error = refused(msgpack.packb([bundle.MAGIC, 2, "\x1b[31m evil"]))
+    error = refused(msgpack.packb([file.MAGIC, 2, "\x1b[31m evil"]))
     assert "evil" not in error.message
 
 
@@ -272,7 +272,7 @@ def test_a_file_that_is_no_bundle_is_refused(name: str, code: str, tmp_path: Pat
 
 def test_a_file_that_is_too_large_is_refused(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.policybundle").write_bytes(small)
-    monkeypatch.setattr(bundle, "LARGEST", 10)
+    monkeypatch.setattr(file, "LARGEST", 10)
     with pytest.raises(BundleError, match="the limit is 10") as found:
         read_bundle(tmp_path / "a.policybundle")
     assert found.value.code == "E166"

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine import kernel as k
 from policyengine.compiler import tree
-from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
-from policyengine.compiler.payload import codec, whole
+from policyengine.compiler.bundle.file import Bundle, BundleError, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import codec, whole
 from policyengine.engine import Engine
-from policyengine.kinds import Field
 from policyengine.runtime import windows
-from policyengine.semantics import kernel as k
+from policyengine.typesystem import Field
 from tests.compiler.hostile import bundled, members_of, places_in, refused_or_sound, sealed
 
 POLICY = """language 1

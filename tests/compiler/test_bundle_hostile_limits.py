@@ -9,15 +9,15 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
+from policyengine import kernel as k
 from policyengine.compiler import tree
-from policyengine.compiler.bundle import Bundle, BundleError, decode_bundle, write_bundle
-from policyengine.compiler.payload import codec, whole
+from policyengine.compiler.bundle.file import Bundle, BundleError, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import codec, whole
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.semantics import kernel as k
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from tests.compiler.hostile import bundled, members_of, mutated
-from tests.semantics.deciding import NOW
+from tests.spec.deciding import NOW
 
 POLICY = """language 1
 package acme

@@ -7,11 +7,11 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from policyengine.compiler.bundle import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.payload import codec, whole
+from policyengine import kernel as k
+from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import codec, whole
 from policyengine.engine import Engine
-from policyengine.semantics import kernel as k
-from policyengine.server.authzen import FAILED, Authzen, read
+from policyengine.server.authzen.adapter import FAILED, Authzen, read
 from tests.compiler.hostile import bundled, members_of
 
 POLICY = """language 1

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from policyengine.compiler.bundle import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.keys import DOMAIN, KeyFileError, SigningKey, TrustedKey, key_id
+from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
+from policyengine.compiler.bundle.signature import DOMAIN, KeyFileError, SigningKey, TrustedKey, key_id
 from policyengine.engine import Engine
 from policyengine.extras import install_command
 
@@ -195,8 +195,8 @@ def test_without_the_library_the_message_says_what_to_install(ours: Pair, used: 
     program = f"""
 import sys
 sys.modules["cryptography"] = None
-from policyengine.compiler.bundle import decode_bundle
-from policyengine.compiler.keys import KeyFileError, SigningKey, TrustedKey
+from policyengine.compiler.bundle.file import decode_bundle
+from policyengine.compiler.bundle.signature import KeyFileError, SigningKey, TrustedKey
 decode_bundle(open("bundle", "rb").read())
 try:
     {used}

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.asking import read
+from policyengine import kernel as k
 from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
+from policyengine.engine.request_input import read
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
-from policyengine.semantics import kernel as k
 from tests.compiler.equality import Pair, hold
 from tests.generate import vocabulary as v
 from tests.generate.asking import Asking, Setting, askings, chosen, complete, setting

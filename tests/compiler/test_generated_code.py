@@ -70,7 +70,7 @@ def test_the_door_of_an_agent_is_a_few_lines_that_refute_what_is_cheapest_first(
 
 
 def test_the_code_is_the_same_whatever_the_seed_of_hashes() -> None:
-    script = f"from policyengine.engine import Engine; print(Engine.from_text({POLICY!r}).generated_code())"
+    script = f"from policyengine.engine.engine import Engine; print(Engine.from_text({POLICY!r}).generated_code())"
     shown = {
         subprocess.run(
             [sys.executable, "-c", script],

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from policyengine.compiler.graph.asked import AskedError, reach_of, read_endpoint
 from policyengine.compiler.graph.box import Box, Kind
 from policyengine.compiler.graph.draw import draw, natural
+from policyengine.compiler.graph.selection import AskedError, reach_of, read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
+from policyengine.explain.explanation import endpoint_words
+from policyengine.kernel import InGroup, Kernel
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.show import shown
-from policyengine.semantics.explain import endpoint_words
-from policyengine.semantics.kernel import InGroup, Kernel
-from policyengine.semantics.matching import match_pattern, place_covers
+from policyengine.runtime.format_values import shown
+from policyengine.spec.match import match_pattern, place_covers
 from tests.generate.cases import cases
 
 EXAMPLES = Path(__file__).parent.parent.parent / "policies" / "examples"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.compiler.graph.box import Box, Kind
+from policyengine.compiler.graph.collapse import MOST, folded
 from policyengine.compiler.graph.draw import draw
-from policyengine.compiler.graph.fold import MOST, folded
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.semantics.kernel import Kernel
+from policyengine.kernel import Kernel
 
 HEAD = 'issuer idp { url "https://login.example" scopes none }\nusers unrestricted\n'
 

@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.engine import Engine
 from tests.generate.specified import said
-from tests.semantics.deciding import directory
+from tests.spec.deciding import directory
 
 POLICY = """
 entity team { }

@@ -7,9 +7,9 @@ from datetime import timedelta
 from functools import lru_cache
 from random import Random
 
+from policyengine import kernel as k
 from policyengine.runtime.decision import Outcome
-from policyengine.semantics import kernel as k
-from policyengine.semantics.remembering import histories
+from policyengine.spec.history_records import histories
 from tests.compiler.equality import Pair, Tally
 from tests.generate.asking import Asking, Setting, fitting, lean, posted, varied
 from tests.generate.cases import checked_policy, kernel_of

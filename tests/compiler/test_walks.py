@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from policyengine.compiler import branches
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
+from policyengine.entities.store import Directory
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics.reference import decide
+from policyengine.spec.reference import decide
 
 CROSSING = "\n".join(
     f'guard "{"".join(way)}" on GET /{"/".join(way)} {{ warn message "{"".join(way)}" }}'

@@ -11,12 +11,12 @@ from policyengine.compiler.sizes import SizeLimit
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.extent import extent
-from policyengine.semantics import work
-from policyengine.semantics.worst_case import Unlimited, at, steps_of_part
+from policyengine.solver.worst_case import Unlimited, at, steps_of_part
+from policyengine.spec import work
 from tests.compiler import equality
 from tests.compiler.equality import hold
-from tests.semantics.deciding import NOW, bot, decide, kernel, question
-from tests.semantics.test_work import HEAD, PAIRS, asked, guard, ints, steps
+from tests.spec.deciding import NOW, bot, decide, kernel, question
+from tests.spec.test_work import HEAD, PAIRS, asked, guard, ints, steps
 
 SEEDS, QUESTIONS = 3, 40
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import atheris
 
 with atheris.instrument_imports(include=["policyengine"]):
-    from policyengine.runtime.linear import proved_linear
+    from policyengine.check import check_text
     from policyengine.runtime.paths import Canonical, canonical
     from policyengine.runtime.patterns import PatternError, compile_regex
+    from policyengine.runtime.regex_linearity import proved_linear
     from policyengine.runtime.request import Request, RequestError
-    from policyengine.semantics.check import check_text
 
 SLOW = 5.0  # seconds for one small input, instrumented, on a busy machine
 

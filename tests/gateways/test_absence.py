@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from policyengine.audit import decided_again, read_records
-from policyengine.cli.configuration import configuration_of
+from policyengine.cli.settings.file import configuration_of
 from policyengine.engine import Engine
 from policyengine.runtime.paths import OVERRIDE_HEADERS
 from tests.gateways.conftest import ABSENCE, SITE

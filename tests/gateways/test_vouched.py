@@ -7,10 +7,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.runtime.completeness import Adapter, HandsOn
+from policyengine.http.completeness import Adapter, HandsOn
+from policyengine.http.gateway_headers import (
+    AS_TEXT,
+    Target,
+    Vouched,
+    given_headers,
+    query_of,
+    question_of,
+    spiffe_facts,
+)
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING, Invalid
-from policyengine.runtime.vouched import AS_TEXT, Target, Vouched, given_headers, query_of, question_of, spiffe_facts
 
 TARGET = Target("GET", "/things/7?page=2", "api.example")
 FORM = "application/x-www-form-urlencoded"

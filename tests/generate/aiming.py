@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from policyengine.semantics import kernel as k
+from policyengine import kernel as k
 from tests.generate.requests import AS_NAMES, Question, ago
 
 CAPTURED = ("7", "north", "d1", "m1", "alice")

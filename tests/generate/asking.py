@@ -15,12 +15,12 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from policyengine.directory.entities import Directory
+from policyengine import kernel as k
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics.reference import decide
+from policyengine.spec.reference import decide
 from tests.generate import vocabulary as v
 from tests.generate.aiming import aimed
 from tests.generate.cases import checked_policy, kernel_of, twinned

@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import lru_cache
 from random import Random
 
+from policyengine import kernel as k
+from policyengine.check import check
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics import reference
-from policyengine.semantics.check import check
 from policyengine.source import Source
+from policyengine.spec import reference
 from policyengine.syntax.parse import parse
 from tests.generate.aiming import aimed
 from tests.generate.policies import Policy, policy, with_twins

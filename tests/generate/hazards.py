@@ -15,7 +15,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from policyengine.kinds import EntityRef
+from policyengine.typesystem import EntityRef
 from tests.generate import vocabulary as v
 from tests.generate.requests import NOW, PATHS, WRONG, Question, ago, rows
 from tests.security.paths import MALFORMED, READ

@@ -14,7 +14,7 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.kinds import EntityRef
+from policyengine.typesystem import EntityRef
 from tests.generate.requests import Question
 
 Place: TypeAlias = tuple[str | int, ...]

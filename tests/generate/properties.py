@@ -12,10 +12,10 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
+from policyengine import kernel as k
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
-from policyengine.semantics import kernel as k
 from tests.generate.cases import Case, kernel_of
 from tests.generate.hazards import copied
 from tests.generate.requests import Question, approved, directory, pendable

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeAlias
 
-from policyengine.directory.entities import Directory
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.decode import from_python
 from policyengine.runtime.entities import entity_rows
-from policyengine.runtime.wire import from_python
 from tests.generate import vocabulary as v
 from tests.generate.policies import SCOPES
 

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import NamedTuple
 
-from policyengine.asking import read
-from policyengine.directory.entities import Directory
-from policyengine.identifying import no_identity
+from policyengine import kernel as k
+from policyengine.engine.authenticate import no_identity
+from policyengine.engine.request_input import read
+from policyengine.entities.store import Directory
+from policyengine.runtime.apply_limits import settled
 from policyengine.runtime.decision import (
     Decision,
     Effects,
@@ -25,13 +27,11 @@ from policyengine.runtime.decision import (
 )
 from policyengine.runtime.history import History, Listed, WindowKey
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.settling import settled
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics import reference
-from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.remembering import histories, windows
-from policyengine.stores.memory import MemoryStore
+from policyengine.spec import reference
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.history_records import histories, windows
+from policyengine.stores.memory.store import MemoryStore
 
 CONSUME = Obligation("consume", (), rule="approval", at="")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from policyengine import kernel as k
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.history import Happening, History, Listed, Record, Report, WindowKey, told
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics import reference
-from policyengine.semantics.counting import microseconds
-from tests.semantics.deciding import NOW, Rows, bot, directory, kernel, question, verdict
+from policyengine.spec import reference
+from policyengine.spec.rate_units import microseconds
+from tests.spec.deciding import NOW, Rows, bot, directory, kernel, question, verdict
 
 HEAD = """entity user { roles: set<string> }
 issuer acme { scopes none }

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from policyengine.compiler.bundle import write_bundle
+from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.limits import Settled
 from policyengine.runtime.request import RequestError
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, user
-from tests.semantics.deciding import NOW, bot, question, verdict
+from tests.spec.deciding import NOW, bot, question, verdict
 
 SHUT = 'deny by "g"'
 AFTER_REVIEW = 'guard "g" on POST /pay { require after POST /review within 1h }'

@@ -2,9 +2,9 @@
 
 import pytest
 
-from policyengine.semantics.check import check
-from policyengine.semantics.explain import explain
-from policyengine.semantics.lines import Line
+from policyengine.check import check
+from policyengine.explain.explanation import explain
+from policyengine.explain.lines import Line
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.runner import Runner

@@ -9,11 +9,11 @@ from threading import Lock
 
 import pytest
 
+from policyengine.checker.memory_estimate import Footprint, footprints, size
 from policyengine.engine import Engine
 from policyengine.runtime.history import MOST_EVENTS
-from policyengine.semantics.footprint import Footprint, footprints, size
-from policyengine.stores.fullness import Fullness
-from policyengine.stores.memories import Memories
+from policyengine.stores.memory.capacity import Fullness
+from policyengine.stores.memory.history import Memories
 from tests.history.plainly import HEAD, Trace
 
 TYPES = """facts on POST /a {

@@ -10,13 +10,13 @@ import pytest
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
 from policyengine.runtime.history import MOST_EVENTS, Report
-from policyengine.runtime.plan import Needs
+from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.recalling import AT_ONCE
+from policyengine.stores.memory.history_view import AT_ONCE
+from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Trace, user
 from tests.history.test_engine import Playing
-from tests.semantics.deciding import NOW, bot, question, verdict
+from tests.spec.deciding import NOW, bot, question, verdict
 
 FACTS = "facts on POST /doc/{id}/pay, POST /doc/{id}/review { body.amount: number?   body.note: string? }\n"
 REVIEWED = "POST /doc/{id}/review"

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from policyengine.semantics.counting import microseconds
+from policyengine.spec.rate_units import microseconds
 from tests.history.plainly import Trace, user
-from tests.semantics.deciding import NOW, bot, codes, kernel, unknown
+from tests.spec.deciding import NOW, bot, codes, kernel, unknown
 
 SHUT = 'deny by "g"'
 

@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import Report
-from policyengine.semantics.counting import microseconds
-from policyengine.stores.memory import MemoryStore
+from policyengine.spec.rate_units import microseconds
+from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Everything, Trace, user
-from tests.semantics.deciding import NOW, bot, kernel, question
+from tests.spec.deciding import NOW, bot, kernel, question
 
 RULES = (
     HEAD

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.semantics.check import check
+from policyengine.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import run

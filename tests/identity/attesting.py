@@ -14,16 +14,16 @@ from joserfc.jwk import ECKey
 from joserfc.jws import JWSRegistry
 
 from policyengine.engine import Engine
-from policyengine.identity.attesting import attesting
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.keysets import VerifyingKey
+from policyengine.identity.attestation import attesting
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.nonces import AttestationNonces
-from policyengine.identity.proved import Binding, Request, Token, Who
+from policyengine.identity.verified import Binding, Request, Token, Who
+from policyengine.kernel import Attester, Kernel
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.semantics.kernel import Attester, Kernel
-from policyengine.stores.marks import Marks, MemoryMarks
+from policyengine.stores.credential_marks import Marks, MemoryMarks
 
 NOW = 1_800_000_000
 END = NOW + 3_600

@@ -24,16 +24,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.api_keys import hashed
-from policyengine.identity.bound import BoundParts, bound_parts
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.proved import Proved, Request, Token, Who
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.proof.key_confirmation import BoundParts, bound_parts
+from policyengine.identity.verified import Proved, Request, Token, Who
+from policyengine.identity.verify.api_keys import hashed
+from policyengine.kernel import Issuer
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials, digests_of, read_digests
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.semantics.kernel import Issuer
 from policyengine.source import Source, Span
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.credential_marks import MemoryMarks
 
 NOW = 1_800_000_000
 URL = "https://api.acme.example/v1/invoices/42?full=yes"

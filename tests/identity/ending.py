@@ -16,12 +16,12 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from cryptography import x509
 
-from policyengine.identity.api_keys import hashed
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys import new_ring, read_ring, rotate, write_ring
-from policyengine.identity.spiffe import key_thumbprint
-from policyengine.stores.step import digest_of
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
+from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate, write_ring
+from policyengine.identity.proof.spiffe import key_thumbprint
+from policyengine.identity.verify.api_keys import hashed
+from policyengine.stores.transition import digest_of
 from tests.identity.bound_world import field_of, workload, x5t
 from tests.identity.issuing import GONE, b64, changed, ec, signed
 from tests.identity.providing import Faulty, Handling

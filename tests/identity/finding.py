@@ -7,10 +7,10 @@ from time import monotonic
 
 import pytest
 
-from policyengine.identity.fetching import Fetcher
-from policyengine.identity.keysets import KeySource
-from policyengine.identity.providers import AtUrl, RemoteKeys
-from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.identity.http_fetch import Fetcher
+from policyengine.identity.keys.issuer_keys import AtUrl, RemoteKeys
+from policyengine.identity.keys.jwks import KeySource
+from policyengine.runtime.credential_errors import Refusal, Refused
 from tests.identity.providing import Faulty
 
 SHORT = 0.1  # seconds, where there will be no answer

@@ -15,16 +15,16 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from policyengine import Engine
-from policyengine.identity.chains import Reader
-from policyengine.identity.configuration import IssuerSettings
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.keysets import VerifyingKey
-from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
-from policyengine.identity.tokens import TokenVerifier, Trusted
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.config.model import IssuerSettings
+from policyengine.identity.keys.jwks import VerifyingKey
+from policyengine.identity.verified import UNBOUND, Binding, Request, Token, Who
+from policyengine.identity.verify.chains import Reader
+from policyengine.identity.verify.tokens import TokenVerifier, Trusted
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.credential_marks import MemoryMarks
 
 NOW = 1_800_000_000
 TIME = [NOW]

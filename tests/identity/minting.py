@@ -13,21 +13,21 @@ from typing import Any
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.chains import Reader
-from policyengine.identity.clients import ASSERTION_TYPE, Clients, clients_of, confirmed
-from policyengine.identity.configuration import IssuerSettings, configuration_of
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT, asked_of
-from policyengine.identity.handing import Handing
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.issuing import Issued, Issuing
-from policyengine.identity.keys import FileKeys, new_ring, write_ring
-from policyengine.identity.keysets import VerifyingKey, read_keys
-from policyengine.identity.proved import Binding, Request, Token
-from policyengine.identity.tokens import TokenVerifier, Trusted
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.config.model import IssuerSettings, configuration_of
+from policyengine.identity.issue.clients import ASSERTION_TYPE, Clients, clients_of, confirmed
+from policyengine.identity.issue.delegation_check import Handing
+from policyengine.identity.issue.issuer import Issued, Issuing
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT, asked_of
+from policyengine.identity.keys.jwks import VerifyingKey, read_keys
+from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
+from policyengine.identity.verified import Binding, Request, Token
+from policyengine.identity.verify.chains import Reader
+from policyengine.identity.verify.tokens import TokenVerifier, Trusted
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.stores.marks import Marks, MemoryMarks
+from policyengine.stores.credential_marks import Marks, MemoryMarks
 from tests.identity.issuing import GONE, Known, changed, ec, nobody, public, signed
 
 NOW = 1_800_000_000

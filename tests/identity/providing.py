@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from policyengine.semantics.kernel import Issuer
+from policyengine.kernel import Issuer
 from policyengine.source import Source, Span
 
 HERE = Path(__file__).parent

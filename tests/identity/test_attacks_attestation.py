@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.identity.proved import UNBOUND, Binding
+from policyengine.identity.verified import UNBOUND, Binding
 from tests.identity.attesting import DIGEST, END, MINE, MODEL, NOW, URL, US, Lab, key, part, token
 
 OTHER = key("other")

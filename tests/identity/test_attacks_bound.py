@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey
 
-from policyengine.identity.bound import bound_parts
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.dpop import Nonces
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.proof.dpop import Nonces
+from policyengine.identity.proof.key_confirmation import bound_parts
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.refusals import Refused
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.attacks import Attack, named
 from tests.identity.bound_world import (
     API_KEY,

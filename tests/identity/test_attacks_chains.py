@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.configuration import IssuerSettings
+from policyengine.identity.config.model import IssuerSettings
 from policyengine.identity.facts import facts_of
-from policyengine.identity.proved import UNBOUND, Hop, Token, Who
+from policyengine.identity.verified import UNBOUND, Hop, Token, Who
+from policyengine.runtime.credential_errors import Refusal as R
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.decision import Gate, Outcome
-from policyengine.runtime.refusals import Refusal as R
-from policyengine.runtime.refusals import Refused
-from policyengine.server.authzen_questions import Evaluation, Translator
+from policyengine.server.authzen.questions import Evaluation, Translator
 from tests.identity.issuing import ACME, BOT, GONE, NOW, OTHER, US, WORKLOAD, Door, ec, policy, token
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.exchange import ID_TOKEN, JWT
-from policyengine.identity.unissued import NotIssued, TokenError, Unissued
-from policyengine.stores.store import StoreError
+from policyengine.identity.issue.errors import NotIssued, TokenError, Unissued
+from policyengine.identity.issue.request import ID_TOKEN, JWT
+from policyengine.stores.base import StoreError
 from tests.identity.issuing import GONE, b64, ec, signed
 from tests.identity.minting import ACME, DESK, NOW, OTHER, TOKEN_URL, Desk, assertion, key_of, subject
 

@@ -17,15 +17,15 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from policyengine.identity.fetching import Fetcher
-from policyengine.identity.identity import Identity, Parts
-from policyengine.identity.introspection import Client, Endpoint, Introspection
-from policyengine.identity.keysets import MOST_KEYS, MOST_TRIED, SMALL_ORDER, KeySource
-from policyengine.identity.proved import UNBOUND, Binding, Request, Token, Who
-from policyengine.identity.providers import Discovered, RemoteKeys
+from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.http_fetch import Fetcher
+from policyengine.identity.keys.issuer_keys import Discovered, RemoteKeys
+from policyengine.identity.keys.jwks import MOST_KEYS, MOST_TRIED, SMALL_ORDER, KeySource
+from policyengine.identity.verified import UNBOUND, Binding, Request, Token, Who
+from policyengine.identity.verify.introspection import Client, Endpoint, Introspection
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity import providing
 from tests.identity.keys import jwks, public, signed
 from tests.identity.providing import Faulty, Page, answers, redirects_to

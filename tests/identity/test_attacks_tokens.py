@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jws import JWSRegistry
 
-from policyengine.identity.configuration import IssuerSettings
+from policyengine.identity.config.model import IssuerSettings
+from policyengine.runtime.credential_errors import Refusal as R
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.refusals import Refusal as R
-from policyengine.runtime.refusals import Refused
 from tests.identity.issuing import (
     ACME,
     AUDIENCE,

@@ -17,8 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.attesting import DEEPEST, MOST_NONCES, MOST_SUBMODULES
-from policyengine.identity.configuration import configuration_of
+from policyengine.identity.attestation import DEEPEST, MOST_NONCES, MOST_SUBMODULES
+from policyengine.identity.config.model import configuration_of
 from policyengine.identity.nonces import LIFETIME
 from policyengine.server.app import create_app
 from tests.identity.bound_world import ec_key, proof

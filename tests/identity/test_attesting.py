@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.identity.attesting import attesting
-from policyengine.identity.configuration import IdentityError, configuration_of
+from policyengine.identity.attestation import attesting
+from policyengine.identity.config.model import IdentityError, configuration_of
 from policyengine.identity.nonces import AttestationNonces
-from policyengine.runtime.refusals import Refused
-from policyengine.semantics.kernel import Attester
-from policyengine.stores.marks import MemoryMarks
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import StoreError
+from policyengine.kernel import Attester
+from policyengine.runtime.credential_errors import Refused
+from policyengine.stores.base import StoreError
+from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.identity.attesting import DIGEST, MODEL, NOW, URL, Keys, Lab, kernel, key, token
 
 TIME = datetime.fromtimestamp(NOW, UTC)

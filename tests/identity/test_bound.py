@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.identity.api_keys import hashed
-from policyengine.identity.bound import Bound, bound_parts
-from policyengine.identity.building import built
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.dpop import Nonces
-from policyengine.identity.proved import UNBOUND, Binding, Request
-from policyengine.identity.spiffe import key_thumbprint
-from policyengine.identity.urls import normal_url
+from policyengine.identity.config.authenticator_factory import built
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.proof.dpop import Nonces
+from policyengine.identity.proof.key_confirmation import Bound, bound_parts
+from policyengine.identity.proof.spiffe import key_thumbprint
+from policyengine.identity.url_compare import normal_url
+from policyengine.identity.verified import UNBOUND, Binding, Request
+from policyengine.identity.verify.api_keys import hashed
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.refusals import Refused
-from policyengine.stores.marks import MemoryMarks
-from policyengine.stores.store import StoreError
+from policyengine.stores.base import StoreError
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.attacks import alone, mtls
 from tests.identity.bound_world import (
     API_KEY,

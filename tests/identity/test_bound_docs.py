@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.cli.configuration import read
+from policyengine.cli.settings.file import read
 from policyengine.engine import Engine
-from policyengine.identity.bound import bound_parts
-from policyengine.identity.configuration import configuration_of
-from policyengine.stores.marks import MemoryMarks
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.proof.key_confirmation import bound_parts
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.bound_world import API_KEY, hashed, write_files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bound-credentials.md").read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ from urllib.request import Request as Asked
 
 from joserfc import jws
 
-from policyengine.identity.configuration import Configuration
-from policyengine.identity.keysets import KeySource
-from policyengine.identity.proved import Token
-from policyengine.identity.providers import KeySources
+from policyengine.identity.config.model import Configuration
+from policyengine.identity.keys.issuer_keys import KeySources
+from policyengine.identity.keys.jwks import KeySource
+from policyengine.identity.verified import Token
 from policyengine.runtime.credentials import Credentials
 from tests.identity.bound_world import World, ec_key, proof
 from tests.identity.providing import DIRECT, PATIENCE, OpenIdProvider, issuer

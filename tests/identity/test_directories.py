@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.directories import MEDIA_TYPE, WELL_KNOWN, AtOrigin, directories, is_origin
-from policyengine.identity.documents import DocumentError
-from policyengine.identity.fetching import Fetcher
-from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.http_fetch import Fetcher
+from policyengine.identity.issuer_documents import DocumentError
+from policyengine.identity.keys.agent_directories import MEDIA_TYPE, WELL_KNOWN, AtOrigin, directories, is_origin
+from policyengine.runtime.credential_errors import Refusal, Refused
 from tests.identity.bound_world import NOW, Message, World, directory_of, ec_key, ed_key, issuer
 from tests.identity.providing import Faulty, Handling, hangs
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.unissued import NotIssued, Unissued
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.errors import NotIssued, Unissued
 from policyengine.server.app import create_app
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.sqlite import SqliteStore
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.identity.minting import ARCHIVE, NOW, OTHER, Desk, assertion, ec, key_of, signed, subject
 from tests.stores.conftest import ANY_SKEW, of_server
 

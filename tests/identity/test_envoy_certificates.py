@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from policyengine.identity.certificates import connection_of
+from policyengine.identity.proof.certificates import connection_of
 from policyengine.runtime.credentials import Credentials
 from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, engine, free_port, upstream, wheel
 from tests.identity.bound_world import (

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.configuration import Configuration, IdentityError, configuration_of
-from policyengine.identity.fetching import Fetcher, FetchError, fetcher_of, fresh_for, url_of
-from policyengine.identity.keysets import FileKeys, KeySource
-from policyengine.identity.providers import AtUrl, KeySources, RemoteKeys
-from policyengine.runtime.refusals import Refusal
-from policyengine.semantics.kernel import Issuer
+from policyengine.identity.config.model import Configuration, IdentityError, configuration_of
+from policyengine.identity.http_fetch import Fetcher, FetchError, fetcher_of, fresh_for, url_of
+from policyengine.identity.keys.issuer_keys import AtUrl, KeySources, RemoteKeys
+from policyengine.identity.keys.jwks import FileKeys, KeySource
+from policyengine.kernel import Issuer
+from policyengine.runtime.credential_errors import Refusal
 from tests.identity import providing
 from tests.identity.finding import LONG, at_url, refusal
 from tests.identity.keys import jwks, public

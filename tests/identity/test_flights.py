@@ -6,8 +6,8 @@ from threading import Thread
 
 import pytest
 
-from policyengine.identity import flights
-from policyengine.identity.flights import Flights, Unanswered
+from policyengine.identity import single_flight
+from policyengine.identity.single_flight import Flights, Unanswered
 from tests.identity.finding import LONG
 
 
@@ -20,7 +20,7 @@ def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytes
             seen.append(asked.start("key", lambda: "from another"))
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(flights, "Thread", Lacking)
+    monkeypatch.setattr(single_flight, "Thread", Lacking)
     seen.append(asked.start("key", lambda: "from one"))
     for flight in seen:
         with pytest.raises(Unanswered, match="no thread is left"):

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.asking import read
-from policyengine.audit.writing import raw_of
-from policyengine.identifying import identified
-from policyengine.identity.identity import LONGEST, RECHECK, Identity, Parts
-from policyengine.identity.proved import Binding, Proved, Request, Token, Who
+from policyengine.audit.encoder import raw_of
+from policyengine.engine.authenticate import identified
+from policyengine.engine.request_input import read
+from policyengine.identity.authenticator import LONGEST, RECHECK, Identity, Parts
+from policyengine.identity.verified import Binding, Proved, Request, Token, Who
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.refusals import Refusal, Refused
 from policyengine.runtime.request import Request as Question
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.marks import MemoryMarks
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import Store
-from policyengine.stores.urls import open_store
+from policyengine.stores.base import Store
+from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.identity import issuing
 from tests.stores.servers import Server, running
 

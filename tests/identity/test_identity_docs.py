@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-from policyengine.identity.configuration import configuration_of
+from policyengine.identity.config.model import configuration_of
+from policyengine.runtime.credential_errors import Refusal
 from policyengine.runtime.credentials import NAMES
-from policyengine.runtime.refusals import Refusal
 from tests.pages import CHECKOUT, blocks
 
 PAGE = CHECKOUT / "docs" / "identity.md"

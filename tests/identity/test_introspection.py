@@ -15,10 +15,10 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.fetching import Fetcher
-from policyengine.identity.flights import MOST_WAITING
-from policyengine.identity.introspection import (
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.http_fetch import Fetcher
+from policyengine.identity.single_flight import MOST_WAITING
+from policyengine.identity.verify.introspection import (
     AT_ONCE,
     Client,
     Endpoint,
@@ -26,7 +26,7 @@ from policyengine.identity.introspection import (
     endpoints_of,
     signing_key,
 )
-from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.runtime.credential_errors import Refusal, Refused
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, wait_for
 from tests.identity.keys import key, private

@@ -17,25 +17,25 @@ from hypothesis import strategies as st
 from joserfc.jws import JWSRegistry
 
 from policyengine import Engine
-from policyengine.directory.entities import Directory
-from policyengine.directory.looking import Lookups
-from policyengine.identity.clients import Clients, Sent, clients_of
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.exchange import JWT
-from policyengine.identity.handing import ANYTHING, Answer, HandedOn, Handing, samples
-from policyengine.identity.issuing import Issued
-from policyengine.identity.proved import Binding, Token, Who
-from policyengine.identity.revoking import looked_at
-from policyengine.identity.telling import MOST, Telling
-from policyengine.identity.unissued import KNOWN, NotIssued, Unissued
-from policyengine.kinds import EntityRef
+from policyengine import kernel as k
+from policyengine.entities.lookup import Lookups
+from policyengine.entities.store import Directory
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.issue.clients import Clients, Sent, clients_of
+from policyengine.identity.issue.delegation_check import ANYTHING, Answer, HandedOn, Handing, samples
+from policyengine.identity.issue.errors import KNOWN, NotIssued, Unissued
+from policyengine.identity.issue.issuer import Issued
+from policyengine.identity.issue.request import JWT
+from policyengine.identity.log_throttle import MOST, Telling
+from policyengine.identity.revocation import looked_at
+from policyengine.identity.verified import Binding, Token, Who
+from policyengine.runtime.credential_errors import KNOWN as REFUSALS
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, ToolEndpoint
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.refusals import KNOWN as REFUSALS
-from policyengine.semantics import kernel as k
-from policyengine.stores.marks import MemoryMarks
-from policyengine.stores.store import StoreError
-from tests.directory.test_looking import Clock, Table
+from policyengine.stores.base import StoreError
+from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.typesystem import EntityRef
+from tests.entities.test_looking import Clock, Table
 from tests.identity.issuing import b64
 from tests.identity.minting import (
     ACME,
@@ -493,7 +493,7 @@ def test_codes_are_one_table_and_none_is_that_of_a_credential():
 
 
 def test_keys_that_rotate_leave_what_was_issued_in_force(tmp_path: Path):
-    from policyengine.identity.keys import rotate
+    from policyengine.identity.keys.signing_keys import rotate
 
     desk = Desk(tmp_path)
     issued = desk.exchange(scope=READ)

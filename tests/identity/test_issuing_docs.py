@@ -21,13 +21,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.exchange import GRANT, KNOWN
-from policyengine.identity.opening import open_issuing, open_keys, open_secrets
-from policyengine.identity.transit import TransitKeys
-from policyengine.identity.unissued import NotIssued
+from policyengine.identity.config.issuer_factory import open_issuing, open_keys, open_secrets
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.issue.errors import NotIssued
+from policyengine.identity.issue.request import GRANT, KNOWN
+from policyengine.identity.keys.openbao_signer import TransitKeys
 from policyengine.server.app import create_app
-from policyengine.server.journal import LogFormat, journal
+from policyengine.server.telemetry.server_log import LogFormat, journal
 from tests.identity.minting import DESK, NOW, Desk, assertion, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao, binary
 from tests.pages import CHECKOUT, Block, blocks

@@ -16,9 +16,10 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from policyengine.identity.bao import Bao
-from policyengine.identity.configuration import BaoSettings, IdentityError
-from policyengine.identity.keys import (
+from policyengine.identity.config.model import BaoSettings, IdentityError
+from policyengine.identity.config.secret_references import InTransit
+from policyengine.identity.keys.openbao_signer import TransitKeys
+from policyengine.identity.keys.signing_keys import (
     LONGEST,
     FileKeys,
     KeyRing,
@@ -29,9 +30,8 @@ from policyengine.identity.keys import (
     rotate,
     write_ring,
 )
-from policyengine.identity.references import InTransit
+from policyengine.identity.openbao import Bao
 from policyengine.identity.secrets import Secrets
-from policyengine.identity.transit import TransitKeys
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")

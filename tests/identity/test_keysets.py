@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.identity.documents import DocumentError, json_object
-from policyengine.identity.keysets import MOST_KEYS, MOST_TRIED, FileKeys, Keys, read_keys
-from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.identity.issuer_documents import DocumentError, json_object
+from policyengine.identity.keys.jwks import MOST_KEYS, MOST_TRIED, FileKeys, Keys, read_keys
+from policyengine.runtime.credential_errors import Refusal, Refused
 from tests.identity.keys import jwks, key, private, public
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.keys import new_ring, write_ring
-from policyengine.identity.looking import strangers
-from policyengine.identity.settings import WORDS, settings
+from policyengine.identity.config.docs import WORDS, settings
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.config.preflight import strangers
+from policyengine.identity.keys.signing_keys import new_ring, write_ring
 
 POLICY = """
 language 1

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine import Engine
-from policyengine.identity.configuration import configuration_of
+from policyengine.identity.config.model import configuration_of
 from policyengine.runtime.decision import Decision, Outcome
 from tests.identity.bound_world import (
     API_KEY,

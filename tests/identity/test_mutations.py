@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from policyengine.runtime.credential_errors import KNOWN
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.refusals import KNOWN
 from tests.identity.issuing import CLAIMS, HEADER, Door, as_json, b64, ed, rsa, token
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.building import types_of_who
+from policyengine.identity.config.authenticator_factory import types_of_who
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from tests.identity.issuing import ACME, AUDIENCE, BOT, NOW, Door, token

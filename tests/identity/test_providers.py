@@ -12,14 +12,14 @@ import pytest
 from joserfc import jwt
 from joserfc.jws import extract_compact
 
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.fetching import Fetcher
-from policyengine.identity.flights import MOST_WAITING
-from policyengine.identity.introspection import Introspection, endpoints_of
-from policyengine.identity.keysets import Keys, KeySource
-from policyengine.identity.providers import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
-from policyengine.identity.tokens import TokenVerifier, Trusted
-from policyengine.runtime.refusals import Refusal, Refused
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.http_fetch import Fetcher
+from policyengine.identity.keys.issuer_keys import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
+from policyengine.identity.keys.jwks import Keys, KeySource
+from policyengine.identity.single_flight import MOST_WAITING
+from policyengine.identity.verify.introspection import Introspection, endpoints_of
+from policyengine.identity.verify.tokens import TokenVerifier, Trusted
+from policyengine.runtime.credential_errors import Refusal, Refused
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
 from tests.identity.keys import jwks, public

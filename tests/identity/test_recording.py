@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 
 from policyengine import Engine
 from policyengine.audit import DecisionLog, Entry, Record, TokenEvent, What, log, read_log
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
-from policyengine.reloading import Reloading
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
+from policyengine.reload import Reloading
 from policyengine.server.app import create_app
 from tests.identity.minting import POLICY, Desk, assertion, policy, subject
 
@@ -384,7 +384,7 @@ def test_asking_again_puts_on_record_what_had_ended_before(world: World, room: l
 def test_a_store_that_does_not_answer_ends_nothing_and_nothing_is_on_record(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from policyengine.stores.store import StoreError
+    from policyengine.stores.base import StoreError
 
     def fails(*_: object, **__: object) -> None:
         raise StoreError("down")

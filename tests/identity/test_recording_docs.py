@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policyengine.audit import Record, What
-from policyengine.identity.exchange import ACCESS_TOKEN
+from policyengine.identity.issue.request import ACCESS_TOKEN
 from tests.identity.minting import Desk, subject
 from tests.identity.test_recording import OPERATOR, PROOF, World
 from tests.pages import CHECKOUT, Block, blocks

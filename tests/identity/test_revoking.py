@@ -10,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog
-from policyengine.identity.clients import Actor
+from policyengine.identity.audit_events import Operator
 from policyengine.identity.facts import raw_names
-from policyengine.identity.proved import Binding, Proved, Token
+from policyengine.identity.issue.clients import Actor
 from policyengine.identity.quotas import MOST_CLIENTS, ClientQuotas
-from policyengine.identity.recording import Operator
-from policyengine.identity.revoking import FOR_GOOD, LEEWAY, LONGEST_TASK, Ended, NotEnded, Revoking, end_of_unverified
+from policyengine.identity.revocation import (
+    FOR_GOOD,
+    LEEWAY,
+    LONGEST_TASK,
+    Ended,
+    NotEnded,
+    Revoking,
+    end_of_unverified,
+)
+from policyengine.identity.verified import Binding, Proved, Token
 from tests.identity.minting import ACME, AUDIENCE, NOW, Desk, signed, subject
 
 NAMES = (

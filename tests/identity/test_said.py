@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.said import said
+from policyengine.identity.token_debug import said
 from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
 
 HERE = "here it is 2027-01-15T08:00:00Z"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.identity.bao import AGAIN, Bao
-from policyengine.identity.configuration import BaoSettings, IdentityError, configuration_of
-from policyengine.identity.references import place_of
+from policyengine.identity.config.model import BaoSettings, IdentityError, configuration_of
+from policyengine.identity.config.secret_references import place_of
+from policyengine.identity.openbao import AGAIN, Bao
 from policyengine.identity.secrets import LARGEST_SECRET, Secret, Secrets
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 from tests.identity.providing import Faulty, drips_body, faulty
@@ -259,7 +259,7 @@ def test_openbao_that_talks_on_is_waited_for_no_longer_either(server: Faulty):
 
 def test_an_openbao_that_hangs_takes_few_threads(server: Faulty, monkeypatch: pytest.MonkeyPatch):
     server.pages["/v1/secret/data/app"] = drips_body
-    monkeypatch.setattr("policyengine.identity.bao.AT_ONCE", 1)
+    monkeypatch.setattr("policyengine.identity.openbao.AT_ONCE", 1)
     secrets = secrets_in(server.url, timeout="50ms")
     for why in ("did not answer within", "cannot be asked now: too much is asked for already"):
         with pytest.raises(IdentityError, match=why):
@@ -323,7 +323,7 @@ def test_its_token_goes_to_no_other_server():
 
 def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
     """One asks again; the others take what is known."""
-    from policyengine.identity.bao import Kept
+    from policyengine.identity.openbao import Kept
 
     entered, go = threading.Event(), threading.Event()
     answers = iter(["first", "second"])

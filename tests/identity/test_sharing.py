@@ -6,8 +6,8 @@ from threading import Barrier, Thread
 
 import pytest
 
-from policyengine.identity.proved import Proved
-from policyengine.identity.sharing import Sharing
+from policyengine.identity.shared_credentials import Sharing
+from policyengine.identity.verified import Proved
 from policyengine.runtime.credentials import Credentials
 from tests.generate.impostors import Agreeable
 from tests.identity.bound_world import API_KEY, NOW, World, jkt, proof

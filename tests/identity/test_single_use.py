@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
 from tests.identity.issuing import signed
 from tests.identity.minting import AUDIENCE, DESK, IDENTITY, assertion, fresh, key_of, subject, write_desk
 from tests.identity.test_token_endpoint import dpop

@@ -18,20 +18,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.api_keys import hashed
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.identity import RECHECK
-from policyengine.identity.keys import FileKeys, new_ring, rotate, write_ring
-from policyengine.identity.opening import OwnKeys
-from policyengine.identity.proved import Request, Token
-from policyengine.identity.recording import Operator
-from policyengine.identity.revoking import Ended, Revoking
-from policyengine.identity.sharing import Sharing
-from policyengine.identity.spiffe import STALE
+from policyengine.identity.audit_events import Operator
+from policyengine.identity.authenticator import RECHECK
+from policyengine.identity.config.issuer_factory import OwnKeys
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.keys.signing_keys import FileKeys, new_ring, rotate, write_ring
+from policyengine.identity.proof.spiffe import STALE
+from policyengine.identity.revocation import Ended, Revoking
+from policyengine.identity.shared_credentials import Sharing
+from policyengine.identity.verified import Request, Token
+from policyengine.identity.verify.api_keys import hashed
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision, Outcome
-from policyengine.runtime.refusals import Refused
-from policyengine.stores.store import StoreError
+from policyengine.stores.base import StoreError
 from tests.identity.attacks import alone
 from tests.identity.bound_world import API_KEY, Message, World, der, ed_key, workload, write_files, x5t
 from tests.identity.issuing import BOT, NOW, USER, Door, Known, b64, ec, known, signed, token

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from policyengine.identity.telling import MOST, WINDOW, Telling
+from policyengine.identity.log_throttle import MOST, WINDOW, Telling
 from tests.identity.issuing import Door, ec, token
 
 

@@ -20,21 +20,21 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.directory.entities import Directory
-from policyengine.identity.building import built
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.configuration import IdentityError, IssuerSettings, configuration_of
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys import FileKeys, new_ring, write_ring
+from policyengine.entities.store import Directory
+from policyengine.http.gateway_headers import Vouched
+from policyengine.identity.config.authenticator_factory import built
+from policyengine.identity.config.issuer_factory import open_issuing, open_keys, open_secrets
+from policyengine.identity.config.model import IdentityError, IssuerSettings, configuration_of
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
+from policyengine.identity.keys.openbao_signer import TransitKeys
+from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
 from policyengine.identity.nonces import AttestationNonces
-from policyengine.identity.opening import open_issuing, open_keys, open_secrets
-from policyengine.identity.transit import TransitKeys
-from policyengine.runtime.refusals import Refusal, Refused
-from policyengine.runtime.vouched import Vouched
+from policyengine.runtime.credential_errors import Refusal, Refused
 from policyengine.server.app import create_app
-from policyengine.server.identity_routes import IdentityRoutes
-from policyengine.server.token_endpoint import LARGEST_FORM
-from policyengine.stores.marks import MemoryMarks
+from policyengine.server.token_service.endpoint import LARGEST_FORM
+from policyengine.server.token_service.routes import IdentityRoutes
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
 from tests.identity.minting import (
     ACME,

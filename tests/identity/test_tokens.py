@@ -7,14 +7,14 @@ from collections.abc import Collection
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.chains import reader_of
-from policyengine.identity.configuration import Configuration, configuration_of
-from policyengine.identity.proved import Token, Who
-from policyengine.identity.tokens import TokenVerifier, trusted_issuers
+from policyengine.identity.config.model import Configuration, configuration_of
+from policyengine.identity.verified import Token, Who
+from policyengine.identity.verify.chains import reader_of
+from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
+from policyengine.runtime.credential_errors import Refusal as R
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.refusals import Refusal as R
-from policyengine.runtime.refusals import Refused
-from policyengine.stores.marks import MemoryMarks
+from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.issuing import ACME, AUDIENCE, BOT, GONE, MESH, NOW, Door, known, token
 
 TWINS = f"""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 
-from policyengine.identity.chains import MOST_ACTORS
-from policyengine.identity.configuration import configuration_of
-from policyengine.identity.identity import RECHECK
-from policyengine.identity.jose import LARGEST
-from policyengine.identity.proved import Hop, Who
-from policyengine.identity.strict import DEEPEST
-from policyengine.identity.tokens import REQUIRED
+from policyengine.identity.authenticator import RECHECK
+from policyengine.identity.config.model import configuration_of
+from policyengine.identity.verified import Hop, Who
+from policyengine.identity.verify.chains import MOST_ACTORS
+from policyengine.identity.verify.jws import LARGEST
+from policyengine.identity.verify.strict_json import DEEPEST
+from policyengine.identity.verify.tokens import REQUIRED
 from tests.identity.issuing import Door, token
 from tests.identity.test_vendors import SETTINGS
 from tests.pages import CHECKOUT, blocks

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from policyengine.runtime.shape import RequestError
-from policyengine.runtime.vouched import Target, with_credentials
+from policyengine.http.gateway_headers import Target, with_credentials
+from policyengine.runtime.structure_checks import RequestError
 from tests.identity.bound_world import field_of, pem, workload
 
 TARGET = Target("GET", "/v1/notes", "api.acme.example")
@@ -43,7 +43,7 @@ def test_envoy_over_grpc_says_itself_whose_certificate_it_saw() -> None:
 
     from envoy.service.auth.v3 import attribute_context_pb2
 
-    from policyengine.server.envoy_grpc import SEEN, given_of
+    from policyengine.server.adapters.envoy_grpc import SEEN, given_of
 
     http = attribute_context_pb2.AttributeContext.HttpRequest()
     http.headers["client-cert"] = FORGED

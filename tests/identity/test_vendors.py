@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.chains import Reader, reader_of
-from policyengine.identity.configuration import IssuerSettings, configuration_of
+from policyengine.identity.config.model import IssuerSettings, configuration_of
 from policyengine.identity.facts import facts_of, names_of
-from policyengine.identity.keysets import read_keys
-from policyengine.identity.proved import UNBOUND, Hop, Token, Who
-from policyengine.identity.tokens import TokenVerifier, trusted_issuers
+from policyengine.identity.keys.jwks import read_keys
+from policyengine.identity.verified import UNBOUND, Hop, Token, Who
+from policyengine.identity.verify.chains import Reader, reader_of
+from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
+from policyengine.runtime.credential_errors import Refusal as R
+from policyengine.runtime.credential_errors import Refused
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.refusals import Refusal as R
-from policyengine.runtime.refusals import Refused
 from tests.identity.issuing import GONE, NOW, Door, changed, rsa, signed, token
 
 KEYCLOAK, OKTA = "https://sso.acme.example/realms/acme", "https://acme.okta.com/oauth2/default"

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from policyengine.identity.clients import Sent, clients_of
-from policyengine.identity.configuration import IdentityError, configuration_of
-from policyengine.identity.introspection import signing_key
-from policyengine.identity.keysets import SMALL_ORDER
-from policyengine.identity.proved import UNBOUND, Request
-from policyengine.identity.unissued import NotIssued, Unissued
-from policyengine.runtime.refusals import Refused
+from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.issue.clients import Sent, clients_of
+from policyengine.identity.issue.errors import NotIssued, Unissued
+from policyengine.identity.keys.jwks import SMALL_ORDER
+from policyengine.identity.verified import UNBOUND, Request
+from policyengine.identity.verify.introspection import signing_key
+from policyengine.runtime.credential_errors import Refused
 from tests.identity.attacks import alone, mtls
 from tests.identity.bound_world import NOW, SVID, World, at, authority, named, write_files
 from tests.identity.issuing import b64

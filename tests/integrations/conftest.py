@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from policyengine.asking import Question
 from policyengine.engine import Engine
+from policyengine.engine.request_input import Question
 from policyengine.runtime.decision import Decision
 
 POLICY = """

@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
-from policyengine.integrations.mcp_gateway import Gateway, Upstream, http_app
-from policyengine.integrations.mcp_methods import UNCONFIRMED
+from policyengine.integrations.mcp.gateway import Gateway, Upstream, http_app
+from policyengine.integrations.mcp.methods import UNCONFIRMED
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving
 

@@ -17,12 +17,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from policyengine.engine import Engine
 from policyengine.integrations.asgi import DECISION, PolicyMiddleware
-from policyengine.integrations.asking import Duties
-from policyengine.integrations.bodies import looks_into_bodies
+from policyengine.integrations.body_needs import looks_into_bodies
+from policyengine.integrations.enforcement_point import Duties
 from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
 from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, request_facts, route_path, unread_body
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.shape import RequestError
+from policyengine.runtime.structure_checks import RequestError
 from policyengine.runtime.values import Invalid
 from tests.generate.impostors import Agreeable, Changing, impostor
 from tests.integrations.conftest import Watched

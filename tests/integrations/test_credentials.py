@@ -28,14 +28,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from policyengine import Engine
-from policyengine.integrations import fastmcp as for_fastmcp
-from policyengine.integrations import mcp_sdk
+from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.asgi import PolicyMiddleware
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
-from policyengine.observing import Observe
-from policyengine.reloading import Reloading
-from policyengine.reloading.current import Current
+from policyengine.integrations.mcp import fastmcp as for_fastmcp
+from policyengine.integrations.mcp import sdk
+from policyengine.reload import Reloading
+from policyengine.reload.live_engine import Current
 from policyengine.runtime.decision import Decision
 from tests import forking
 from tests.identity import bound_world
@@ -184,7 +184,7 @@ class Proving(httpx2.Auth):
 
 
 def sdk_app(engine: Engine) -> Any:
-    policy = mcp_sdk.PolicyMiddleware(engine, server="billing", identify=mcp_sdk.by_credentials())
+    policy = sdk.PolicyMiddleware(engine, server="billing", identify=sdk.by_credentials())
     server = MCPServer("billing", middleware=[policy])
     add_tools(server.tool())
     return server.streamable_http_app()

@@ -9,17 +9,17 @@ import pytest
 from policyengine.cli import main
 
 MODULES = [
-    ("policyengine.integrations.mcp_sdk", "mcp", "mcp"),
-    ("policyengine.integrations.mcp_relay", "mcp", "mcp"),
-    ("policyengine.integrations.mcp_gateway", "mcp", "mcp"),
-    ("policyengine.integrations.fastmcp", "fastmcp", "fastmcp"),
-    ("policyengine.http_client", "httpx", "httpx"),
+    ("policyengine.integrations.mcp.sdk", "mcp", "mcp"),
+    ("policyengine.integrations.mcp.relay", "mcp", "mcp"),
+    ("policyengine.integrations.mcp.gateway", "mcp", "mcp"),
+    ("policyengine.integrations.mcp.fastmcp", "fastmcp", "fastmcp"),
+    ("policyengine.client.http", "httpx", "httpx"),
 ]
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """As if it were not installed, and nothing of ours that needs it were loaded."""
-    ours = ("policyengine.integrations", "policyengine.http_client", "policyengine.exchange")
+    ours = ("policyengine.integrations", "policyengine.client.http", "policyengine.client.base")
     for name in list(sys.modules):
         if name == package or name.startswith((f"{package}.", *ours)):
             monkeypatch.delitem(sys.modules, name)

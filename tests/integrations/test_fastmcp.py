@@ -17,8 +17,8 @@ from fastmcp.server.auth.providers.jwt import JWTVerifier, RSAKeyPair
 from fastmcp.server.providers.addressing import hashed_backend_name
 from mcp.shared.exceptions import MCPError
 
-from policyengine.integrations.fastmcp import PolicyDenied, PolicyMiddleware, always, by_token
-from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND
+from policyengine.integrations.mcp.fastmcp import PolicyDenied, PolicyMiddleware, always, by_token
+from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
 
@@ -260,7 +260,7 @@ def test_over_http_the_verified_token_says_who_asks(watched: Watched, clock: Clo
 STDIO = """
 from fastmcp import FastMCP
 from policyengine import Engine
-from policyengine.integrations.fastmcp import PolicyMiddleware, always
+from policyengine.integrations.mcp.fastmcp import PolicyMiddleware, always
 from tests.integrations.conftest import BOT, POLICY
 
 engine = Engine.from_text(POLICY)

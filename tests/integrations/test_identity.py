@@ -9,7 +9,7 @@ import pytest
 from mcp.server.auth.provider import AccessToken
 
 from policyengine import Engine
-from policyengine.integrations.identity import IdentityError, facts_of_token, issuers_of
+from policyengine.integrations.token_facts import IdentityError, facts_of_token, issuers_of
 
 POLICY = """
 language 1

@@ -23,12 +23,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 
 from policyengine.cli import main
-from policyengine.integrations import mcp_gateway
-from policyengine.integrations.mcp_gateway import Gateway, Upstream, facts_of_words, from_headers, http_app
-from policyengine.integrations.mcp_methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp_relay import GONE
-from policyengine.integrations.mcp_sdk import always
-from policyengine.integrations.mcp_sessions import SessionTable
+from policyengine.integrations.mcp import gateway as mcp_gateway
+from policyengine.integrations.mcp.gateway import Gateway, Upstream, facts_of_words, from_headers, http_app
+from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
+from policyengine.integrations.mcp.relay import GONE
+from policyengine.integrations.mcp.sdk import always
+from policyengine.integrations.mcp.sessions import SessionTable
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving

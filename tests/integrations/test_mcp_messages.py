@@ -18,10 +18,10 @@ import pytest
 from mcp.server import MCPServer
 from mcp.server.stdio import stdio_server
 
-from policyengine.integrations import fastmcp as of_fastmcp
-from policyengine.integrations import mcp_sdk
-from policyengine.integrations.mcp_gateway import Gateway, Lines, RawMessages, Upstream, http_app
-from policyengine.integrations.mcp_messages import AmbiguousMessage, params_elsewhere, params_here
+from policyengine.integrations.mcp import fastmcp as of_fastmcp
+from policyengine.integrations.mcp import sdk
+from policyengine.integrations.mcp.gateway import Gateway, Lines, RawMessages, Upstream, http_app
+from policyengine.integrations.mcp.messages import AmbiguousMessage, params_elsewhere, params_here
 from policyengine.runtime.values import Invalid
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.serving import serving
@@ -127,7 +127,7 @@ def door(request: pytest.FixtureRequest, watched: Watched) -> Iterator[httpx.Cli
     """A session over HTTP, by hand."""
     match request.param:
         case "mcp":
-            policy = mcp_sdk.PolicyMiddleware(watched, server="billing", identify=mcp_sdk.always(BOT))
+            policy = sdk.PolicyMiddleware(watched, server="billing", identify=sdk.always(BOT))
             app = with_tools(MCPServer("billing", middleware=[policy])).streamable_http_app()
             with serving(app) as url, session(url) as client:
                 yield client
@@ -138,7 +138,7 @@ def door(request: pytest.FixtureRequest, watched: Watched) -> Iterator[httpx.Cli
                 yield client
         case _:
             with serving(with_tools(MCPServer("behind")).streamable_http_app()) as upstream:
-                gateway = Gateway(watched, "billing", mcp_sdk.always(BOT), Upstream(f"{upstream}/mcp", {}, {}, 20.0))
+                gateway = Gateway(watched, "billing", sdk.always(BOT), Upstream(f"{upstream}/mcp", {}, {}, 20.0))
                 with serving(http_app(gateway)) as url, session(url) as client:
                     yield client
 
@@ -202,7 +202,7 @@ def test_over_stdio_a_repeated_argument_opens_nothing(tmp_path: Path, watched: W
         with (tmp_path / "in").open() as given, (tmp_path / "out").open("w") as told:
             lines = Lines(given)
             async with stdio_server(lines, anyio.wrap_file(told)) as (client, to_client), client, to_client:
-                await Gateway(watched, "billing", mcp_sdk.always(BOT), upstream).session(
+                await Gateway(watched, "billing", sdk.always(BOT), upstream).session(
                     Lasting(RawMessages(client, lines), tmp_path / "out"), to_client
                 )
 

@@ -20,8 +20,8 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.shared.exceptions import MCPError
 
 from policyengine.engine import Engine
-from policyengine.integrations.asking import Duties
-from policyengine.integrations.mcp_methods import (
+from policyengine.integrations.enforcement_point import Duties
+from policyengine.integrations.mcp.methods import (
     DENIED,
     LISTS,
     METHOD_NOT_FOUND,
@@ -30,7 +30,7 @@ from policyengine.integrations.mcp_methods import (
     question,
     visible,
 )
-from policyengine.integrations.mcp_sdk import PolicyMiddleware, always, by_token
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, always, by_token
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
 
@@ -430,7 +430,7 @@ def test_over_http_the_verified_token_of_each_request_says_who_asks(watched: Wat
 STDIO = """
 from mcp.server import MCPServer
 from policyengine import Engine
-from policyengine.integrations.mcp_sdk import PolicyMiddleware, always
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
 from tests.integrations.conftest import BOT, POLICY
 
 engine = Engine.from_text(POLICY)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from policyengine.integrations.mcp_sessions import LINE_SECONDS, NOBODY, SessionTable, owner_of
+from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, owner_of
 
 
 class Held:

@@ -20,8 +20,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 
 from policyengine.engine import Engine
-from policyengine.integrations import fastmcp, mcp_sdk
-from policyengine.integrations.mcp_uris import canonical_template, canonical_uri
+from policyengine.integrations.mcp import fastmcp, sdk
+from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.paths import Malformed
 
 POLICY = """
@@ -68,7 +68,7 @@ def by_fastmcp(folder: Path) -> Client[Any]:
 
 
 def by_sdk(folder: Path) -> SdkClient:
-    policy = mcp_sdk.PolicyMiddleware(Engine.from_text(POLICY), server="notes", identify=mcp_sdk.always(READER))
+    policy = sdk.PolicyMiddleware(Engine.from_text(POLICY), server="notes", identify=sdk.always(READER))
     server = MCPServer("notes", middleware=[policy])
     server.resource(TEMPLATE)(note)
     return SdkClient(server)

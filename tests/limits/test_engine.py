@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import StoreError
-from tests.semantics.deciding import row
+from policyengine.stores.base import StoreError
+from policyengine.stores.memory.store import MemoryStore
+from tests.spec.deciding import row
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 HEAD = """language 1

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from policyengine.runtime.decision import Effects, OpenedApproval
 from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Meter, Take, unit_of
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from tests.limits.plain import PlainStore
 from tests.stores.conftest import ANY_SKEW
 

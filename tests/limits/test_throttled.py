@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from policyengine.compiler.charging import MOST_CALLERS, Charged, charged
 from policyengine.engine import Engine
-from policyengine.runtime import settling
+from policyengine.runtime import apply_limits
+from policyengine.runtime.apply_limits import settled
 from policyengine.runtime.decision import Decision, Effects, Obligation, Outcome
 from policyengine.runtime.limits import Limited, Meter, Settled
 from policyengine.runtime.request import Request
-from policyengine.runtime.settling import settled
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import StoreError
-from tests.semantics.deciding import NOW
+from policyengine.stores.base import StoreError
+from policyengine.stores.memory.store import MemoryStore
+from tests.spec.deciding import NOW
 from tests.stores.charges import SECOND, START, asks, rate
 
 METERS = tuple(
@@ -101,8 +101,8 @@ def test_a_refusal_tells_its_own_rule_and_its_own_wait() -> None:
 
 
 def test_what_is_said_is_forgotten_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "MOST_SAID", 3)
-    settling._said.clear()
+    monkeypatch.setattr(apply_limits, "MOST_SAID", 3)
+    apply_limits._said.clear()
     limit = asks(rate()).limits
     for wait in range(20):
         told = MemoryStore().commit(Effects(limits=limit), "", START)
@@ -110,7 +110,7 @@ def test_what_is_said_is_forgotten_before_it_is_too_much(monkeypatch: pytest.Mon
         [stands] = told.standings
         refused = stands._replace(admitted=False, retry=wait * 1_000)
         settled(Decision.of(Outcome.ALLOW), limit, (refused,))
-        assert len(settling._said) <= 3
+        assert len(apply_limits._said) <= 3
 
 
 def test_an_answer_that_is_gone_is_not_taken_for_one_that_came_to_its_place() -> None:

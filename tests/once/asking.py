@@ -11,8 +11,8 @@ import random
 import sys
 
 from policyengine.engine import Engine
-from policyengine.runtime.claims import KeyUnderWay
-from policyengine.stores.urls import open_store
+from policyengine.runtime.idempotency_key import KeyUnderWay
+from policyengine.stores.open import open_store
 from tests.once.shop import POLICY, once, report
 
 KEYS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.runtime.claims import Once
+from policyengine.runtime.idempotency_key import Once
 
 POLICY = """
 language 1

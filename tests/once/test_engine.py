@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.runtime.claims import KEPT, LEASE, Claim, Found, KeyUnderWay, KeyUsed, Once
+from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.kernel import Kernel
 from policyengine.runtime.decision import Decision, Effects
-from policyengine.runtime.headers import rate_headers
+from policyengine.runtime.idempotency_key import KEPT, LEASE, Claim, Found, KeyUnderWay, KeyUsed, Once
 from policyengine.runtime.limits import Settled
 from policyengine.runtime.request import RequestError
-from policyengine.semantics.kernel import Kernel
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import StoreError
-from policyengine.stores.urls import open_store
+from policyengine.stores.base import StoreError
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
 

@@ -14,12 +14,12 @@ from random import Random
 import cedarpy
 import pytest
 
-from policyengine.diagnostics import PolicyError
+from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics.reference import decide
+from policyengine.spec.reference import decide
 from tests.generate.requests import NOW, directory
 from tests.oracle.policies import Policy, policy
 from tests.oracle.questions import Question, World, question, world

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from policyengine.runtime.form_fields import query_fields
-from policyengine.runtime.http_body import FORM, body_members
+from policyengine.http.body import FORM, body_members
+from policyengine.http.form_fields import query_fields
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 from tests.readers.bodies import Heads

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime import arithmetic
 from policyengine.runtime.arithmetic import add, equal, mul, neg, sub
 from policyengine.runtime.values import Unknown
+from policyengine.typesystem import EntityRef
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.canonical_form import canonical_bytes
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown
+from policyengine.typesystem import EntityRef
 
 APART: list[object] = [
     None, ABSENT, PENDING, True, False, 0, 1, -1, Decimal("0.0"), Decimal("-0.0"), Decimal("1.0"), Decimal("1.5"),

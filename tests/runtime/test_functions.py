@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.functions import call, host
 from policyengine.runtime.values import Unknown
+from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import FUNCTIONS
 
 HOUR = timedelta(hours=1)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.http.rate_limit_headers import rate_headers, text
 from policyengine.runtime.decision import Decision, Outcome, RateState
-from policyengine.runtime.headers import rate_headers, text
 
 BASE = "language 1\npackage shop\nfacts on /pay { body.tokens: number }\nanyone { may POST /pay }\n"
 STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.runtime.hosts import AllowedHostError, AllowedHosts, gateway_refusal, host_name, names_of
+from policyengine.http.host_check import AllowedHostError, AllowedHosts, gateway_refusal, host_name, names_of
 
 LOCAL = AllowedHosts()
 NAMED = AllowedHosts.of(["pdp.example", "*.sites.example", "10.0.0.5", "fd00::0:1"])

@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.runtime import form_fields as form_fields_module
-from policyengine.runtime import method_override
-from policyengine.runtime.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
-from policyengine.runtime.http_body import body_members
-from policyengine.runtime.method_override import MOST_NAMES, MOST_PARTS, names_method
+from policyengine.http import form_fields as form_fields_module
+from policyengine.http import method_override
+from policyengine.http.body import body_members
+from policyengine.http.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
+from policyengine.http.method_override import MOST_NAMES, MOST_PARTS, names_method
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 

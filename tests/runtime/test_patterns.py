@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyengine.runtime import patterns
-from policyengine.runtime.linear import complement, overlap, proved_linear, union
 from policyengine.runtime.patterns import Glob, PatternError, compile_regex, same_spaces
+from policyengine.runtime.regex_linearity import complement, overlap, proved_linear, union
 
 LONG = 50_000
 AT_ONCE = 2.0  # seconds; a quadratic matcher would need minutes

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime.request import (
     ActionEndpoint,
     Approval,
@@ -23,6 +22,7 @@ from policyengine.runtime.request import (
     ToolEndpoint,
 )
 from policyengine.runtime.values import ABSENT, PENDING, Invalid
+from policyengine.typesystem import EntityRef
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 TOOL = {"tool": {"server": "billing", "name": "refund"}}

@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.runtime.show import fact_name
+from policyengine.runtime.format_values import fact_name
 
 
 @pytest.mark.parametrize(

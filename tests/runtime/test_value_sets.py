@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.kinds import EntityRef, Scalar, Set
 from policyengine.runtime import arithmetic
 from policyengine.runtime.value_keys import key_of
 from policyengine.runtime.value_sets import ValueSet, family_of
 from policyengine.runtime.values import Unknown, Value, coerce
-from policyengine.semantics.kleene import conjunction, disjunction, lift
+from policyengine.spec.kleene import conjunction, disjunction, lift
+from policyengine.typesystem import EntityRef, Scalar, Set
 
 UNKNOWN = st.sampled_from([Unknown.of("body.a", "expected int, got string"), Unknown.missing("body.b")])
 NUMBERS = st.sampled_from(

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from policyengine.kinds import EntityRef, Enum, Field, List, Record, Ref, Scalar, Set, Unresolved
 from policyengine.runtime.literals import parse_duration, parse_time
 from policyengine.runtime.values import ABSENT, PENDING, Cause, Invalid, Unknown, coerce
+from policyengine.typesystem import EntityRef, Enum, Field, List, Record, Ref, Scalar, Set, Unresolved
 
 PLAN = Enum("plan", ("free", "team"))
 USER = Ref(frozenset({"user"}))

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.audit.again import decided_again
 from policyengine.audit.log import DecisionLog
-from policyengine.audit.records import read_records
-from policyengine.client import NUMBER_EXTENSION, encode
-from policyengine.directory.sources import Sources
+from policyengine.audit.reader import read_records
+from policyengine.audit.replay import decided_again
+from policyengine.check import check
+from policyengine.client.socket import NUMBER_EXTENSION, encode
 from policyengine.engine import Engine
-from policyengine.kinds import Scalar
+from policyengine.entities.sources import Sources
 from policyengine.runtime.arithmetic import equal
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import EXACT, Unknown, Value, coerce
-from policyengine.semantics.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
+from policyengine.typesystem import Scalar
 
 LONG = "12345678901234567890"
 DIGITS = 34

@@ -11,12 +11,12 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.diagnostics import Diagnostic, PolicyError
+from policyengine.check import check_text
+from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine import Engine
-from policyengine.loading import load_sources
+from policyengine.policy_files import load_sources
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request, RequestError
-from policyengine.semantics.check import check_text
 from policyengine.server import create_app
 
 MEBIBYTE = 1024 * 1024

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.diagnostics import PolicyError
+from policyengine.check import check_text
+from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.runtime.request import Request, RequestError
-from policyengine.semantics.check import check_text
 from policyengine.server import create_app
 from policyengine.source import Source
 from policyengine.syntax.format import format_module

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine import kernel as k
 from policyengine.runtime.decision import Gate, Outcome
-from policyengine.semantics import kernel as k
 from tests.generate import Case, approved, cases, checked_policy, kernel_of, policy, shrunk
 from tests.generate.properties import PROPERTIES
 

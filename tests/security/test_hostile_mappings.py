@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.integrations.asking import checked, decided, evaluated
+from policyengine.explain.explanation import Explanation
+from policyengine.integrations.enforcement_point import checked, decided, evaluated
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import RequestError
-from policyengine.semantics.explain import Explanation
 
 POLICY = """
 facts { body.amount: number?   context.zone: string? }

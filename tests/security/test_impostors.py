@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.engine import Engine
-from policyengine.kinds import EntityRef
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
+from policyengine.typesystem import EntityRef
 from tests.compiler.equality import Refusal, UnderTest, answer
 from tests.generate.asking import chosen, setting
 from tests.generate.impostors import ASKED, Agreeable, Changing, Elements, impostor, with_impostor

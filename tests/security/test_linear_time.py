@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import policyengine
-from policyengine.runtime.form_fields import form_fields
-from policyengine.runtime.http_body import body_members
+from policyengine.http.body import body_members
+from policyengine.http.form_fields import form_fields
 from policyengine.runtime.paths import canonical
 
 SMALL, TIMES = 512, 8

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.asking import Question
 from policyengine.engine import Engine
+from policyengine.engine.request_input import Question
+from policyengine.explain.explanation import Explanation
 from policyengine.runtime.decision import Decision
-from policyengine.semantics.explain import Explanation
 from policyengine.server import create_app
-from policyengine.stores.urls import open_store
+from policyengine.stores.open import open_store
 
 TOKEN = "a-token-of-the-gateway"
 OPEN = {"request": {"method": "GET", "path": "/health"}}

@@ -10,12 +10,12 @@ from contextlib import closing
 
 import pytest
 
-from policyengine.server.acceptor import Acceptor
-from policyengine.server.connection_limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.connection_table import ConnectionTable
+from policyengine.server.connections.acceptor import Acceptor
+from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
+from policyengine.server.connections.table import ConnectionTable
 from policyengine.server.listeners import bound
-from policyengine.server.tally import Tally
-from policyengine.server.worker_board import WorkerBoard
+from policyengine.server.telemetry.counters import Tally
+from policyengine.server.workers.board import WorkerBoard
 
 
 class Greeting(asyncio.Protocol):

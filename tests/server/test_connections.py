@@ -17,14 +17,14 @@ import httpx
 import msgspec
 import pytest
 
-from policyengine.client import HEADER, SocketClient
+from policyengine.client.socket import HEADER, SocketClient
 from policyengine.server import ServeError
-from policyengine.server.connection_limits import ConnectionBounds, ConnectionLimits, open_files
-from policyengine.server.connection_table import SPARE, CloseReason, ConnectionTable, Stage
-from policyengine.server.http1 import LONGEST_PIPELINE
-from policyengine.server.http_connection import address_of
-from policyengine.server.tally import Tally
-from policyengine.server.worker_board import WorkerBoard
+from policyengine.server.connections.http1 import LONGEST_PIPELINE
+from policyengine.server.connections.http_connection import address_of
+from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits, open_files
+from policyengine.server.connections.table import SPARE, CloseReason, ConnectionTable, Stage
+from policyengine.server.telemetry.counters import Tally
+from policyengine.server.workers.board import WorkerBoard
 from tests.server.conftest import OPEN
 from tests.server.processes import started
 from tests.server.test_http1 import CHUNKED, CLOSE, LENGTH, post, statuses
@@ -35,9 +35,9 @@ import asyncio, json, resource, sys
 from pathlib import Path
 from fastapi import Request, Response
 from policyengine.server import serve
-from policyengine.server.connection_limits import ConnectionLimits
+from policyengine.server.connections.limits import ConnectionLimits
 from policyengine.server.handlers import DecisionApi
-from policyengine.server.journal import LogFormat, journal
+from policyengine.server.telemetry.server_log import LogFormat, journal
 from tests.server.conftest import small
 given = json.loads(sys.argv[2])
 if files := given.pop("files", 0):
@@ -243,12 +243,12 @@ def test_bytes_of_half_bodies_are_bounded_and_leave_room_for_others(connect: Con
 def test_bounds_leave_files_for_all_else(
     monkeypatch: pytest.MonkeyPatch, files: int, given: ConnectionLimits, bounds: ConnectionBounds
 ) -> None:
-    monkeypatch.setattr("policyengine.server.connection_limits.open_files", lambda: files)
+    monkeypatch.setattr("policyengine.server.connections.limits.open_files", lambda: files)
     assert given.bounds() == bounds
 
 
 def test_where_envoy_is_answered_by_grpc_it_has_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.server.connection_limits.open_files", lambda: 1_024)
+    monkeypatch.setattr("policyengine.server.connections.limits.open_files", lambda: 1_024)
     assert ConnectionLimits().bounds(listens_for_envoy=True) == ConnectionBounds(448, 112)
 
 

@@ -17,15 +17,15 @@ import msgpack
 import pytest
 
 from policyengine.audit import decided_again, read_records
-from policyengine.client import HEADER
+from policyengine.client.socket import HEADER
 from policyengine.engine import Engine
-from policyengine.identity.configuration import SAFE_ALGORITHMS
-from policyengine.observing import Observe
-from policyengine.reloading import Reloading, ReloadRules
+from policyengine.engine.observe_mode import Observe
+from policyengine.http.gateway_headers import Vouched
+from policyengine.identity.config.model import SAFE_ALGORITHMS
+from policyengine.reload import Reloading, ReloadRules
 from policyengine.runtime.credentials import digests_of
-from policyengine.runtime.vouched import Vouched
 from policyengine.server import create_app
-from policyengine.server.framed import answer_to
+from policyengine.server.socket_protocol import answer_to
 from tests.identity import bound_world
 from tests.identity.proving import BOT, HOST, POLICY, SVID, USER, Doors, asking, url
 from tests.server.conftest import TOKEN, client_of
@@ -78,15 +78,15 @@ def test_what_was_proved_is_answered_at_once_and_to_the_byte_as_before(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[object] = []
-    from policyengine.server import deciding
+    from policyengine.server import decide_requests
 
-    real = deciding.run_in_threadpool
+    real = decide_requests.run_in_threadpool
 
     async def watched(work: Any) -> Any:
         threads.append(work)
         return await real(work)
 
-    monkeypatch.setattr(deciding, "run_in_threadpool", watched)
+    monkeypatch.setattr(decide_requests, "run_in_threadpool", watched)
     question = asking(doors.bearer())
     careful, quick, again = asked(doors, question, question, question)
     assert len(threads) == 1
@@ -238,8 +238,8 @@ def test_who_asks_again_by_its_key_gets_its_decision_and_no_refusal(tmp_path: Pa
 
 
 def test_what_could_not_be_asked_for_is_not_kept_by_its_key(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    from policyengine.identity.tokens import TokenVerifier
-    from policyengine.runtime.refusals import Refusal, Refused
+    from policyengine.identity.verify.tokens import TokenVerifier
+    from policyengine.runtime.credential_errors import Refusal, Refused
 
     real, question = TokenVerifier.verify, asking(doors.bearer())
 
@@ -389,8 +389,8 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
 
 
 def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
-    from policyengine.runtime.completeness import HandsOn
-    from policyengine.runtime.vouched import Target, given_headers, question_of, with_credentials
+    from policyengine.http.completeness import HandsOn
+    from policyengine.http.gateway_headers import Target, given_headers, question_of, with_credentials
 
     def digests(*more: tuple[bytes, bytes], content: bytes = b"{}") -> object:
         given = given_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])

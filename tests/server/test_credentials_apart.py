@@ -15,15 +15,15 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client import HEADER
+from policyengine.client.socket import HEADER
 from policyengine.engine import Engine
-from policyengine.reloading import Reloading
+from policyengine.executor import MOST
+from policyengine.reload import Reloading
 from policyengine.server import ServeError
-from policyengine.server.connection_table import CloseReason
-from policyengine.server.framed import FramedProtocol
-from policyengine.server.workers import check_workers
-from policyengine.stores.urls import open_store
-from policyengine.threads import MOST
+from policyengine.server.connections.table import CloseReason
+from policyengine.server.socket_protocol import FramedProtocol
+from policyengine.server.workers.pool import check_workers
+from policyengine.stores.open import open_store
 from tests.identity import bound_world, issuing
 from tests.identity.providing import Faulty, faulty, hangs
 from tests.identity.proving import POLICY, Doors, asking, proof, token, url, written
@@ -159,8 +159,8 @@ def test_nobody_waits_for_the_issuer_of_somebody_else(tmp_path: Path, slow: Faul
 def test_more_threads_are_there_than_may_wait() -> None:
     import anyio.to_thread
 
-    from policyengine.identity.flights import MOST_IN_ALL, MOST_WAITING
-    from policyengine.server.envoy_grpc import THREADS
+    from policyengine.identity.single_flight import MOST_IN_ALL, MOST_WAITING
+    from policyengine.server.adapters.envoy_grpc import THREADS
 
     async def theirs() -> float:
         return anyio.to_thread.current_default_thread_limiter().total_tokens

@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from bench.serving.connections import POLICY, RunningServer, stop
-from policyengine.client import SocketClient
-from policyengine.server.connection_table import Stage
-from policyengine.server.draining import QUIET, SETTLING, SILENT, Drain
+from policyengine.client.socket import SocketClient
+from policyengine.server.connections.table import Stage
+from policyengine.server.shutdown import QUIET, SETTLING, SILENT, Drain
 from tests.gateways.servers import free_port
 from tests.server.conftest import OPEN
 from tests.server.processes import started
@@ -31,7 +31,7 @@ SERVE = f"""
 import sys
 from pathlib import Path
 from policyengine.audit import DecisionLog
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 log, workers, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 serve(Engine.from_text({FREE!r}, log=DecisionLog(log / "log")), port=0, path=log / "sock", workers=workers,

@@ -14,13 +14,13 @@ grpc = pytest.importorskip("grpc")
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
 
 from policyengine.engine import Engine  # noqa: E402
-from policyengine.reloading import Reloading  # noqa: E402
-from policyengine.runtime.completeness import HandsOn  # noqa: E402
-from policyengine.runtime.vouched import Vouched  # noqa: E402
-from policyengine.server.connection_limits import ConnectionBounds, ConnectionLimits  # noqa: E402
-from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address, given_of, hands_on_of  # noqa: E402
+from policyengine.http.completeness import HandsOn  # noqa: E402
+from policyengine.http.gateway_headers import Vouched  # noqa: E402
+from policyengine.reload import Reloading  # noqa: E402
+from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address, given_of, hands_on_of  # noqa: E402
+from policyengine.server.bearer_tokens import Tokens  # noqa: E402
+from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
-from policyengine.server.tokens import Tokens  # noqa: E402
 from tests.gateways.servers import free_port  # noqa: E402
 from tests.server.conftest import TOKEN  # noqa: E402
 

@@ -14,13 +14,13 @@ import msgpack
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import StoreError
-from policyengine.stores.urls import open_store
+from policyengine.stores.base import StoreError
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import GuardedStore
 from tests.history.plainly import HEAD
-from tests.semantics.deciding import bot, question
 from tests.server.conftest import TOKEN, client_of
+from tests.spec.deciding import bot, question
 from tests.stores.servers import running
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)

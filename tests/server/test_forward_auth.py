@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from policyengine.http.gateway_headers import Vouched
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.vouched import Vouched
-from policyengine.server.gateways import LONGEST_PROBLEM, plain, told
+from policyengine.server.adapters.responses import LONGEST_PROBLEM, plain, told
 from tests.server.conftest import TOKEN, Watched, client_of
 
 Call = Callable[..., httpx.Response]

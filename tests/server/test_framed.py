@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.client import HEADER, LARGEST_ANSWER, LARGEST_QUESTION, SocketClient, SocketError
-from policyengine.server import framed
+from policyengine.client.socket import HEADER, LARGEST_ANSWER, LARGEST_QUESTION, SocketClient, SocketError
+from policyengine.server import socket_protocol
 from tests.server.conftest import OPEN, ORDER, SHUT, Watched, small
 from tests.server.processes import started
 
@@ -188,7 +188,7 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
 
 def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
-    answer, _ = framed.answer_to(engine, msgpack.packb([5, "decide", OPEN]))
+    answer, _ = socket_protocol.answer_to(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (5, 500, "the server failed and gives no answer")
     assert b"secret" not in answer
@@ -208,8 +208,8 @@ FRAMES = st.recursive(
     payload=st.binary(max_size=40) | FRAMES.map(msgpack.packb) | FRAMES.map(lambda q: msgpack.packb([1, "decide", q]))
 )
 def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
-    with suppress(framed.Unreadable):
-        answer, _ = framed.answer_to(ENGINE, payload)
+    with suppress(socket_protocol.Unreadable):
+        answer, _ = socket_protocol.answer_to(ENGINE, payload)
         _, status, content = msgpack.unpackb(answer)
         assert status in (200, 400)
         assert isinstance(content, (dict, list))
@@ -261,8 +261,8 @@ def test_the_client_sends_numbers_that_stay_exact_and_times_as_times(tmp_path: P
 
 def test_the_client_brings_nothing_of_the_engine_and_no_framework() -> None:
     seen = "print(*(name for name in sys.modules if name.split('.')[0] in ('policyengine', 'fastapi', 'pydantic')))"
-    with started(f"import sys, policyengine.client; {seen}", fresh=True) as (modules, _):
-        assert modules == "policyengine policyengine.client"
+    with started(f"import sys, policyengine.client.socket; {seen}", fresh=True) as (modules, _):
+        assert modules == "policyengine policyengine.client policyengine.client.socket"
 
 
 def test_threads_may_share_a_client(client: SocketClient) -> None:

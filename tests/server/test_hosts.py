@@ -14,11 +14,11 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from policyengine.engine import Engine
-from policyengine.runtime.hosts import AllowedHostError, AllowedHosts
+from policyengine.http.host_check import AllowedHostError, AllowedHosts
 from policyengine.server import create_app, serve
-from policyengine.server.hosts import PAUSE, HostCheck
-from policyengine.server.status import status_app
-from policyengine.server.tally import Tally
+from policyengine.server.host_check import PAUSE, HostCheck
+from policyengine.server.telemetry.counters import Tally
+from policyengine.server.telemetry.metrics_app import status_app
 from tests.gateways.servers import free_port
 from tests.server.conftest import BY_ENVOY, OPEN, TOKEN, Watched
 from tests.server.processes import started

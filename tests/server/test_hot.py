@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from policyengine.reloading import Reloading
-from policyengine.runtime.hosts import AllowedHosts
+from policyengine.http.host_check import AllowedHosts
+from policyengine.reload import Reloading
 from policyengine.server import create_app
 from policyengine.server.app import DecisionApp
-from policyengine.server.hot import HotPath
-from policyengine.server.media import LARGEST_BODY
-from policyengine.server.tokens import Tokens
+from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.content_negotiation import LARGEST_BODY
+from policyengine.server.fast_path import HotPath
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, Watched, small
 
 ENGINE = small()

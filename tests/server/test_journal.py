@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.journal import LogFormat, journal
-from policyengine.stores.breaker import Breaker
-from policyengine.stores.store import StoreError
+from policyengine.server.telemetry.server_log import LogFormat, journal
+from policyengine.stores.base import StoreError
+from policyengine.stores.circuit_breaker import Breaker
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 from tests.server.test_log import SERVE

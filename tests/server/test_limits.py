@@ -17,7 +17,7 @@ from tests.server.conftest import client_of
 from tests.server.processes import started
 
 LIMITED = """
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 from tests.server.test_limits import POLICY
 serve(Engine.from_text(POLICY), port=0, listening=lambda url: print(url, flush=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.audit import read_records
-from policyengine.client import SocketClient
+from policyengine.client.socket import SocketClient
 from tests.server.processes import started
 
 SERVE = "import sys; from policyengine.cli import main; sys.exit(main(sys.argv[1:]))"

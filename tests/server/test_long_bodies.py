@@ -14,9 +14,9 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client import HEADER
-from policyengine.runtime import wire
-from policyengine.server.media import LONG_BODY
+from policyengine.client.socket import HEADER
+from policyengine.runtime import decode
+from policyengine.server.content_negotiation import LONG_BODY
 from tests.server.conftest import BY_ENVOY, OPEN, Watched, client_of
 from tests.server.processes import started
 from tests.server.test_connections import SERVE
@@ -33,13 +33,13 @@ EVALUATION = {
 def readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the threads in which JSON was read."""
     found: list[str] = []
-    read = wire.json_tree
+    read = decode.json_tree
 
     def watched(data: bytes) -> object:
         found.append(threading.current_thread().name)
         return read(data)
 
-    monkeypatch.setattr(wire, "json_tree", watched)
+    monkeypatch.setattr(decode, "json_tree", watched)
     return found
 
 

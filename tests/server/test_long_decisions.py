@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from policyengine.client import HEADER, SocketClient
+from policyengine.client.socket import HEADER, SocketClient
 from tests.server.processes import started
 
 POLICY = """

@@ -21,15 +21,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from policyengine.engine import Engine
-from policyengine.observing import Observe
-from policyengine.reloading import Reloading, ReloadRules
+from policyengine.engine.observe_mode import Observe
+from policyengine.reload import Reloading, ReloadRules
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
-from policyengine.server.measuring import publish
-from policyengine.server.metrics import Metrics, written
-from policyengine.server.tally import MOST_RULES, ROOM, Region, Tally
-from policyengine.stores.store import StoreError
-from policyengine.stores.urls import open_store
+from policyengine.server.telemetry.counters import MOST_RULES, ROOM, Region, Tally
+from policyengine.server.telemetry.metrics import Metrics, written
+from policyengine.server.telemetry.process_metrics import publish
+from policyengine.stores.base import StoreError
+from policyengine.stores.open import open_store
 from tests.pages import CHECKOUT, blocks
 from tests.server.conftest import OPEN, ORDER, POLICY, SHUT, TOKEN, client_of
 from tests.server.processes import started
@@ -346,7 +346,7 @@ def test_a_time_falls_below_the_first_bound_that_it_does_not_reach(took: int, bo
 
 SERVE = f"""
 import sys
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 serve(Engine.from_text({FREE!r}), port=0, workers=2, metrics=int(sys.argv[1]),
       listening=lambda url: print(url, flush=True))
@@ -439,7 +439,7 @@ def test_a_port_in_use_is_told_by_its_option(small_engine: Engine) -> None:
 
 
 def test_without_the_package_it_is_said_what_to_install(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.server.serving.find_spec", lambda name: None)
+    monkeypatch.setattr("policyengine.server.run.find_spec", lambda name: None)
     with pytest.raises(ServeError, match="prometheus-client") as error:
         serve(small_engine, port=0, metrics=1, listening=lambda url: pytest.fail("it listens"))
     assert error.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[metrics]'`"

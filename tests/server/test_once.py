@@ -18,12 +18,12 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client import SocketClient, SocketError
+from policyengine.client.socket import SocketClient, SocketError
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import Settled
-from policyengine.server import framed, once
-from policyengine.stores.memory import MemoryStore
+from policyengine.server import idempotency, socket_protocol
+from policyengine.stores.memory.store import MemoryStore
 from tests.server.conftest import TOKEN, client_of
 from tests.server.processes import started
 from tests.stores.servers import wait_for
@@ -40,9 +40,9 @@ OTHER = {"request": {"method": "GET", "path": "/other"}}
 SERVE = f"""
 import sys
 from pathlib import Path
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
-from policyengine.stores.urls import open_store
+from policyengine.stores.open import open_store
 serve(Engine.from_text({POLICY!r}, store=open_store(sys.argv[1])), port=0, path=Path(sys.argv[2]),
       token={TOKEN!r}, workers=int(sys.argv[3]), listening=lambda url: print(url, flush=True))
 """
@@ -203,7 +203,7 @@ def test_a_wrong_token_gets_no_answer_that_somebody_else_got(ask: Ask) -> None:
 def test_a_key_of_somebody_unknown_is_passed_over_and_the_operator_told_once(
     ask: Ask, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(once, "_warned", threading.Event())
+    monkeypatch.setattr(idempotency, "_warned", threading.Event())
     with caplog.at_level(logging.WARNING):
         answers = [ask(key=key, token=None, tokens=None) for key in ("key", "key", "no key")]
     assert [one.status_code for one in answers] == [200, 200, 200]
@@ -320,14 +320,14 @@ def test_a_frame_with_a_key_is_accounted_once(path: Path) -> None:
 
 @pytest.mark.parametrize("key", [5, "", "two words", "x" * 129, [], {"a": 1}])
 def test_a_frame_with_what_is_no_key_is_a_problem_of_that_frame(engine: Engine, key: object) -> None:
-    answer, _ = framed.answer_to(engine, msgpack.packb([7, "decide", REPORT, key]))
+    answer, _ = socket_protocol.answer_to(engine, msgpack.packb([7, "decide", REPORT, key]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (7, 400, "this is no key to be asked by once")
 
 
 def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
     def told(id: int) -> list[str]:
-        answer, many = framed.answer_to(engine, msgpack.packb([id, "decide", [REPORT, OTHER], "key"]))
+        answer, many = socket_protocol.answer_to(engine, msgpack.packb([id, "decide", [REPORT, OTHER], "key"]))
         assert many == 2
         return [one["id"] for one in msgpack.unpackb(answer)[2]]
 
@@ -338,14 +338,14 @@ def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
 def test_a_frame_that_asks_while_the_same_is_decided_is_told_to_wait(engine: Engine, store: Hooked) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     seen: list[bytes] = []
-    store.before = lambda: seen.append(framed.answer_to(engine, frame)[0])
-    assert msgpack.unpackb(framed.answer_to(engine, frame)[0])[1] == 200
+    store.before = lambda: seen.append(socket_protocol.answer_to(engine, frame)[0])
+    assert msgpack.unpackb(socket_protocol.answer_to(engine, frame)[0])[1] == 200
     assert msgpack.unpackb(seen[0])[1:] == [409, {**msgpack.unpackb(seen[0])[2], "code": "key_under_way"}]
 
 
 def test_an_evaluation_by_a_key_spends_nothing_and_uses_none(engine: Engine) -> None:
     for question in (REPORT, OTHER):
-        answer, _ = framed.answer_to(engine, msgpack.packb([1, "evaluate", question, "key"]))
+        answer, _ = socket_protocol.answer_to(engine, msgpack.packb([1, "evaluate", question, "key"]))
         assert msgpack.unpackb(answer)[1] == 200
     assert left(engine) == 50
 
@@ -353,15 +353,15 @@ def test_an_evaluation_by_a_key_spends_nothing_and_uses_none(engine: Engine) -> 
 def test_users_of_the_socket_have_keys_of_their_own(engine: Engine) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     for gateway in ("user 1000", "user 1001"):
-        framed.answer_to(engine, frame, gateway)
+        socket_protocol.answer_to(engine, frame, gateway)
     assert left(engine) == 48
 
 
 def test_the_system_says_who_is_at_the_other_end() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
-        assert framed.gateway_of(one) == f"user {os.getuid()}"
-    assert framed.gateway_of(None) == "socket"
+        assert socket_protocol.gateway_of(one) == f"user {os.getuid()}"
+    assert socket_protocol.gateway_of(None) == "socket"
 
 
 @contextmanager
@@ -420,7 +420,7 @@ def test_a_client_waits_for_who_is_deciding(tmp_path: Path) -> None:
                     busy = (id, 409, {"status": 409, "detail": "wait", "code": "key_under_way"})
                     decision = Engine(KERNEL).decide(REPORT).to_dict()
                     payload = msgpack.packb(busy if len(asked) == 1 else (id, 200, decision))
-                    connection.sendall(framed.HEADER.pack(len(payload)) + payload)
+                    connection.sendall(socket_protocol.HEADER.pack(len(payload)) + payload)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

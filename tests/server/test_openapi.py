@@ -16,7 +16,7 @@ from fastapi.openapi.models import OpenAPI
 from policyengine.runtime.credentials import HASHES, NAMES
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import APPROVAL, HOP, OPTIONS, OTHERS, ROOTS, Request
-from policyengine.server import examples, schema
+from policyengine.server.openapi import examples, schema
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
 Call = Callable[..., httpx.Response]

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from policyengine.audit import read_records
-from policyengine.client import SocketClient
+from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
-from policyengine.reloading import Reloading, prepared
-from policyengine.reloading.origin import Origin
-from policyengine.server.crew import Crew, Line, Listener
-from tests.reloading.conftest import ASK, OPEN, SHUT
+from policyengine.reload import Reloading, prepared
+from policyengine.reload.origin import Origin
+from policyengine.server.workers.reload import Crew, Line, Listener
+from tests.reload.conftest import ASK, OPEN, SHUT
 from tests.server.processes import started
 from tests.server.test_log import SERVE
 from tests.server.test_workers import workers_of
@@ -32,8 +32,8 @@ OUTCOMES = {Engine.from_text(OPEN).revision: "allow", Engine.from_text(SHUT).rev
 SWAPPING = f"""
 import sys, threading, time
 from pathlib import Path
-from policyengine.engine import Engine
-from policyengine.reloading import Reloading
+from policyengine.engine.engine import Engine
+from policyengine.reload import Reloading
 from policyengine.server import serve
 texts = {[SHUT, OPEN]!r}
 kernels = [Engine.from_text(text).kernel for text in texts]

@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.client import SocketClient
+from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
-from policyengine.reloading import Reloading
+from policyengine.http.gateway_headers import Vouched
+from policyengine.reload import Reloading
 from policyengine.runtime.caller import SEPARATOR, called_by, outcome_key
 from policyengine.runtime.ids import ulid
-from policyengine.runtime.vouched import Vouched
-from policyengine.server.tokens import Tokens
-from policyengine.stores.store import Store
-from policyengine.stores.urls import open_store
+from policyengine.server.bearer_tokens import Tokens
+from policyengine.stores.base import Store
+from policyengine.stores.open import open_store
 from tests.gateways.servers import free_port
 from tests.server.conftest import client_of
 from tests.server.processes import started
@@ -155,7 +155,7 @@ def test_a_gateway_reports_what_it_asked_by_grpc(server: Server) -> None:
     grpc = pytest.importorskip("grpc")
     from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
-    from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
+    from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address
 
     address = checked_address("127.0.0.1", free_port(), True)
     door = EnvoyGrpc(Reloading(server.engine), Vouched(), Tokens.of(TOKENS), address).started()
@@ -177,10 +177,10 @@ def test_a_gateway_reports_what_it_asked_by_grpc(server: Server) -> None:
 SERVE = f"""
 import sys
 from pathlib import Path
-from policyengine.engine import Engine
-from policyengine.reloading import Reloading
+from policyengine.engine.engine import Engine
+from policyengine.reload import Reloading
 from policyengine.server import serve
-from policyengine.stores.urls import open_store
+from policyengine.stores.open import open_store
 engine = Engine.from_text({POLICY!r}, store=open_store(sys.argv[2]))
 serve(engine, port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, flush=True))
 """

@@ -14,15 +14,16 @@ import httpx
 import pytest
 
 import policyengine.server
-from policyengine import threads
+from policyengine import executor
 from policyengine.engine import Engine
 from policyengine.fair_queue import FairQueue
 from policyengine.runtime.caller import called_by
-from policyengine.runtime.claims import KeyUnderWay, KeyUsed
 from policyengine.runtime.decision import Decision, Gate, Outcome
-from policyengine.server import create_app, statuses
-from policyengine.server.tokens import Tokens
-from policyengine.stores.store import StoreError
+from policyengine.runtime.idempotency_key import KeyUnderWay, KeyUsed
+from policyengine.server import create_app
+from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.openapi import statuses
+from policyengine.stores.base import StoreError
 from tests.server.conftest import TOKEN
 
 POLICY = """
@@ -102,7 +103,7 @@ def of_any_body(path: str, body: object) -> Iterator[int]:
         failing = Failing(decide_once=error)
         yield status(failing, "POST", path, content=right, headers={"idempotency-key": "key"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+        patch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
         yield status(Failing(), "POST", path, content=right + b" " * 40_000)
 
 
@@ -130,7 +131,7 @@ def of_metrics() -> Iterator[int]:
     yield status(Failing(), "GET", "/metrics")
     yield status(Failing(), "GET", "/metrics", headers={"authorization": "Bearer nobody"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "policyengine.server.metrics", None)
+        patch.setitem(sys.modules, "policyengine.server.telemetry.metrics", None)
         yield status(Failing(), "GET", "/metrics")
 
 
@@ -204,7 +205,7 @@ def test_without_a_token_every_route_documents_that_a_foreign_host_is_refused() 
 def test_every_status_that_the_server_can_say_is_documented_somewhere() -> None:
     """As its source has them: a new one is noticed before anybody is given it."""
     folder = Path(policyengine.server.__file__).parent
-    said = {one for file in folder.glob("*.py") for one in statuses_in(ast.parse(file.read_text()))}
+    said = {one for file in folder.rglob("*.py") for one in statuses_in(ast.parse(file.read_text()))}
     assert said - ROUTING == {one for known in documented().values() for one in known if one != 200} - ROUTING
 
 

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.measuring import inspect_store
-from policyengine.stores.guarding import INSPECTS_EVERY, GuardedStore
-from policyengine.stores.memory import MemoryStore
+from policyengine.server.telemetry.process_metrics import inspect_store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
 from tests.pages import CHECKOUT, blocks
 from tests.server.conftest import client_of
 from tests.server.processes import started

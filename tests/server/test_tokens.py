@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.server import TokenError, create_app, read_token_file
-from policyengine.server.tokens import Tokens
+from policyengine.server.bearer_tokens import Tokens
 from tests.server.conftest import TOKEN, Watched
 
 
@@ -89,7 +89,7 @@ def test_every_token_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch)
         compared.append(other)
         return one == other
 
-    monkeypatch.setattr("policyengine.server.tokens.compare_digest", compare)
+    monkeypatch.setattr("policyengine.server.bearer_tokens.compare_digest", compare)
     tokens = Tokens.of((TOKEN, "the-token-that-comes-next"))
     assert tokens.accept(f"Bearer {TOKEN}")
     assert compared == list(tokens.digests)

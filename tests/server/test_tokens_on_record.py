@@ -16,8 +16,8 @@ import pytest
 
 from policyengine.audit import Record, TokenEvent, What, read_log
 from policyengine.audit.files import files_of
-from policyengine.identity.clients import ASSERTION_TYPE
-from policyengine.identity.exchange import ACCESS_TOKEN, GRANT
+from policyengine.identity.issue.clients import ASSERTION_TYPE
+from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
 from tests.identity.minting import assertion, subject, write_desk
 from tests.identity.test_token_endpoint import dpop
 from tests.server.processes import started

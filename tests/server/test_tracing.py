@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from policyengine.audit import DecisionLog
-from policyengine.audit.records import read_records
+from policyengine.audit.reader import read_records
 from policyengine.engine import Engine
-from policyengine.runtime.tracing import current, trace_of, within
+from policyengine.http.trace_context import current, trace_of, within
 from tests.server.conftest import OPEN, POLICY, client_of
 from tests.server.processes import started
 
@@ -142,7 +142,7 @@ def test_the_decision_log_says_what_the_answer_said(tmp_path: Path, path: str) -
 SERVE = f"""
 import sys
 from policyengine.audit import DecisionLog
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 serve(Engine.from_text({POLICY!r}, log=DecisionLog(sys.argv[1])), port=0, listening=lambda url: print(url, flush=True))
 """

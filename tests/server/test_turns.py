@@ -14,13 +14,14 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine import threads
-from policyengine.deciding import TakesLong
+from policyengine import executor
 from policyengine.engine import Engine
+from policyengine.engine.decider import TakesLong
 from policyengine.fair_queue import FairQueue, WorkRefused
-from policyengine.server import framed, gateways
-from policyengine.server.deciding import MOST_IN_A_ROW, decided_together
-from policyengine.stores.urls import open_store
+from policyengine.server import socket_protocol
+from policyengine.server.adapters import responses
+from policyengine.server.decide_requests import MOST_IN_A_ROW, decided_together
+from policyengine.stores.open import open_store
 from tests.server.conftest import client_of
 
 LONG_THREAD = "policyengine-long"
@@ -144,7 +145,7 @@ def test_no_gateway_waits_there_for_an_issuer(
 ) -> None:
     spied: Any = Spied(Engine.from_text(POLICY))
     monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
-    told = gateways.told_in_turn(spied, asked) if in_thread else asyncio.run(gateways.told_of(spied, asked))
+    told = responses.told_in_turn(spied, asked) if in_thread else asyncio.run(responses.told_of(spied, asked))
     assert told.status in (200, 403)
     assert LONG_THREAD not in spied.threads
 
@@ -152,7 +153,7 @@ def test_no_gateway_waits_there_for_an_issuer(
 @pytest.mark.parametrize("in_thread", [True, False])
 def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: bool, shared: Engine) -> None:
     spied: Any = Spied(shared)
-    told = gateways.told_in_turn(spied, LONG) if in_thread else asyncio.run(gateways.told_of(spied, LONG))
+    told = responses.told_in_turn(spied, LONG) if in_thread else asyncio.run(responses.told_of(spied, LONG))
     assert told.status in (200, 403)
     assert spied.threads == [LONG_THREAD]
 
@@ -163,7 +164,7 @@ def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: boo
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has asked for so much that nothing more waits."""
-    monkeypatch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+    monkeypatch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
 
 
 @pytest.mark.usefixtures("full")
@@ -188,10 +189,10 @@ def test_who_asks_for_too_much_is_told_when_to_ask_again(path: str, asked: dict[
 
 
 def test_a_gateway_that_has_no_turn_denies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_long", FairQueue("policyengine-full", most_of_caller=0))
+    monkeypatch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
     threads_of_grpc = copy_context()
-    threads_of_grpc.run(threads.enter_requester, threads.Requester(lambda: "ipv4:127.0.0.1", lambda: False))
-    told = threads_of_grpc.run(gateways.told_in_turn, Engine.from_text(POLICY), LONG)
+    threads_of_grpc.run(executor.enter_requester, executor.Requester(lambda: "ipv4:127.0.0.1", lambda: False))
+    told = threads_of_grpc.run(responses.told_in_turn, Engine.from_text(POLICY), LONG)
     assert (told.status, dict(told.headers)) == (503, {"Retry-After": "1"})
 
 
@@ -232,10 +233,10 @@ def payload(asked: object) -> bytes:
     return bytes(msgpack.packb([7, "decide", asked]))
 
 
-@pytest.mark.parametrize("asked", [[SMALL] * (framed.MOST_AT_ONCE + 1), [SMALL, LONG]])
+@pytest.mark.parametrize("asked", [[SMALL] * (socket_protocol.MOST_AT_ONCE + 1), [SMALL, LONG]])
 def test_a_list_that_takes_long_is_not_decided_by_the_event_loop(asked: list[object]) -> None:
     with pytest.raises(TakesLong):
-        framed.answer_to(Engine.from_text(POLICY), payload(asked), at_once=True)
+        socket_protocol.answer_to(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
 @pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
@@ -243,10 +244,10 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
     policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[object] = []
-    begin = framed.begin
-    monkeypatch.setattr(framed, "begin", lambda *work, **given: begun.append(work) or begin(*work, **given))
+    begin = socket_protocol.begin
+    monkeypatch.setattr(socket_protocol, "begin", lambda *work, **given: begun.append(work) or begin(*work, **given))
     asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
-    _, status, answers = msgpack.unpackb(framed.answer_to(Engine.from_text(policy), payload(asked))[0])
+    _, status, answers = msgpack.unpackb(socket_protocol.answer_to(Engine.from_text(policy), payload(asked))[0])
     assert (status, len(begun)) == (200, pieces)
     assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
     assert answers[38]["error"]["member"].startswith("[38]")
@@ -255,5 +256,5 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
 def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, shared: Engine) -> None:
     spied: Any = Spied(shared)
-    framed.answer_to(spied, payload(asked))
+    socket_protocol.answer_to(spied, payload(asked))
     assert set(spied.threads) == {LONG_THREAD}

@@ -16,14 +16,14 @@ import pytest
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
 from policyengine.audit.log import DecisionLog
-from policyengine.audit.records import read_records
-from policyengine.client import SocketClient, SocketError
+from policyengine.audit.reader import read_records
+from policyengine.client.socket import SocketClient, SocketError
 from policyengine.engine import Engine
-from policyengine.reloading import Reloading
+from policyengine.http.gateway_headers import Vouched
+from policyengine.reload import Reloading
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.vouched import Vouched
-from policyengine.server import framed, hot
-from policyengine.server.envoy_grpc import EnvoyGrpc, checked_address
+from policyengine.server import fast_path, socket_protocol
+from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_http1 import post, spoken, statuses
@@ -124,7 +124,7 @@ def test_what_was_decided_is_on_record_once(tmp_path: Path, monkeypatch: pytest.
     log = DecisionLog(tmp_path / "decisions.jsonl")
     engine = Engine.from_text(POLICY, log=log)
     with monkeypatch.context() as patch:
-        patch.setitem(hot.CODECS, hot.JSON.media_type, replace(hot.JSON, write=failing))
+        patch.setitem(fast_path.CODECS, fast_path.JSON.media_type, replace(fast_path.JSON, write=failing))
         assert three_times(engine, "/decide", json=PAY)[0].status_code == 500
     assert [record.decision["outcome"] for record in read_records(tmp_path / "decisions.jsonl")] == [
         "allow", "allow", "throttle",
@@ -167,6 +167,6 @@ def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
 
 def test_many_in_one_frame_are_decided_once_each() -> None:
     engine = unwritable()
-    answers = [framed.answer_to(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
+    answers = [socket_protocol.answer_to(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
     assert [msgpack.unpackb(one)[1] for one in answers] == [500, 200, 200]
     assert [msgpack.unpackb(one)[2][0]["outcome"] for one in answers[1:]] == ["allow", "throttle"]

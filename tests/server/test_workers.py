@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.client import SocketClient
+from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
 from policyengine.server import ServeError, serve
-from policyengine.server.workers import check_workers
-from policyengine.stores.urls import open_store
+from policyengine.server.workers.pool import check_workers
+from policyengine.stores.open import open_store
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 
@@ -25,7 +25,7 @@ FREE = POLICY[: POLICY.index("guard")]
 SERVE = f"""
 import sys
 from pathlib import Path
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 try:
     serve(Engine.from_text({FREE!r}), port=0, path=Path(sys.argv[1]), workers=2,

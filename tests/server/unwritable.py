@@ -6,9 +6,9 @@ from collections.abc import Callable
 from datetime import datetime
 from itertools import count
 
-from policyengine.asking import new_id
 from policyengine.engine import Engine
-from policyengine.stores.urls import open_store
+from policyengine.engine.request_input import new_id
+from policyengine.stores.open import open_store
 
 POLICY = """
 language 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from policyengine.engine import Engine
 from policyengine.simulation import Callers, Event, Plan, Played, Series, VirtualClock, play, traffic_of
-from policyengine.simulation.told import Limit
+from policyengine.simulation.result import Limit
 
 START = 1_798_761_600_000_000  # the beginning of 2027, in microseconds
 SECOND = 1_000_000

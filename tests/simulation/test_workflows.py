@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from policyengine.simulation import WORKFLOWS, expected
-from policyengine.simulation.instants import DAY
+from policyengine.simulation.time_units import DAY
 from tests.simulation.playing import SECOND, START, flow, plan
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import Store
+from policyengine.stores.base import Store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.servers import Server, cluster, running
 
 ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
@@ -59,15 +59,15 @@ def with_another_number(module: str, script: str, old: str, new: str, monkeypatc
     assert old in known.text
     changed = type(known).saying(known.text.replace(old, new))
     monkeypatch.setattr(found, script, changed)
-    if module == "redis":
+    if module == "redis.store":
         monkeypatch.setattr(found, "SCRIPTS", (*found.SCRIPTS, changed))
-        monkeypatch.setattr("policyengine.stores.cluster.STEP", changed)
+        monkeypatch.setattr("policyengine.stores.redis.cluster.STEP", changed)
 
 
 def of_server(server: Server) -> Iterator[Fresh]:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     client = redis.Redis(port=server.port, protocol=2)
 
@@ -82,7 +82,7 @@ def of_server(server: Server) -> Iterator[Fresh]:
 def of_cluster(servers: list[Server]) -> Iterator[Fresh]:
     import redis
 
-    from policyengine.stores.cluster import ClusterStore
+    from policyengine.stores.redis.cluster import ClusterStore
 
     client = redis.RedisCluster(host="127.0.0.1", port=servers[0].port, protocol=2)
 

@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import Store
+from policyengine.stores.base import Store
+from policyengine.stores.sqlite.store import SqliteStore
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 BEGUN = NOW - timedelta(hours=2)
@@ -28,8 +28,8 @@ def opened(kind: str, where: str) -> Store:
         return SqliteStore(where, patience=30)
     import redis
 
-    from policyengine.stores.cluster import ClusterStore
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.cluster import ClusterStore
+    from policyengine.stores.redis.store import RedisStore
 
     port = int(where)
     if kind == "cluster":

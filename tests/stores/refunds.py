@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any
 
 from policyengine.audit import DecisionLog
-from policyengine.directory.entities import Directory
 from policyengine.engine import Engine
-from policyengine.runtime.claims import Once
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Decision
-from policyengine.stores.store import Store
-from tests.semantics.deciding import row
+from policyengine.runtime.idempotency_key import Once
+from policyengine.stores.base import Store
+from tests.spec.deciding import row
 from tests.stores import paying
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.runtime.claims import KEPT, LEASE, OF_GATEWAY, Claim, Found, Once
 from policyengine.runtime.decision import Decision, Effects, Outcome
+from policyengine.runtime.idempotency_key import KEPT, LEASE, OF_GATEWAY, Claim, Found, Once
+from policyengine.runtime.idempotent_decision import drafted
 from policyengine.runtime.limits import Settled
-from policyengine.runtime.once import drafted
-from policyengine.stores.claims import FORGETS_AT_ONCE
-from policyengine.stores.store import Store
+from policyengine.stores.base import Store
+from policyengine.stores.idempotency import FORGETS_AT_ONCE
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 

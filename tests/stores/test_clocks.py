@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.again import decided_again
+from policyengine.audit.replay import decided_again
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
-from policyengine.stores.breaker import PAUSE
+from policyengine.stores.base import Store
+from policyengine.stores.circuit_breaker import PAUSE
 from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew, ClockSkewError
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import Store
-from policyengine.stores.urls import open_store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.charges import SECOND, START, asks, budget, rate
 from tests.stores.servers import Server
 from tests.stores.test_failing import Time
@@ -84,7 +84,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize("shift", SHIFTS, ids=str)
 def test_what_just_happened_is_known_whatever_the_clock_of_a_server_says(client: redis.Redis, shift: timedelta) -> None:
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     engine = Engine.from_text(POLICY, clock=Shifted(shift), store=RedisStore(client))
     begun_long_ago(engine, client)
@@ -97,8 +97,8 @@ def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
 ) -> None:
     import redis
 
-    from policyengine.stores.cluster import ClusterStore
-    from policyengine.stores.slots import all_begun
+    from policyengine.stores.redis.cluster import ClusterStore
+    from policyengine.stores.redis.cluster_history import all_begun
 
     with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
         client.flushall(target_nodes=client.PRIMARIES)
@@ -107,7 +107,7 @@ def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
             for watch in engine.kernel.watches:
                 from msgspec import msgpack
 
-                from policyengine.stores.past import watch_of
+                from policyengine.stores.history_rows import watch_of
 
                 client.hset(begun, watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
         assert outcomes(engine, "POST /pay/7", "POST /pay/7", "POST /late") == ["allow", "deny", "allow"]
@@ -129,7 +129,7 @@ def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
 
 
 def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client: redis.Redis) -> None:
-    from policyengine.stores.redis import NAMES, RedisStore
+    from policyengine.stores.redis.store import NAMES, RedisStore
 
     store = RedisStore(client)
     store.begin(["paid"], 0)
@@ -144,7 +144,7 @@ def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client
 
 
 def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: redis.Redis, server: Server) -> None:
-    from policyengine.stores.redis import NAMES
+    from policyengine.stores.redis.store import NAMES
 
     engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
     client.set(NAMES.clock, time_ns() // 1_000 + HOUR)
@@ -155,8 +155,8 @@ def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: re
 def test_a_slot_of_a_cluster_never_judges_by_an_earlier_time(redis_cluster: list[Server]) -> None:
     import redis
 
-    from policyengine.stores.cluster import ClusterStore
-    from policyengine.stores.slots import names_of
+    from policyengine.stores.redis.cluster import ClusterStore
+    from policyengine.stores.redis.cluster_history import names_of
 
     with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
         client.flushall(target_nodes=client.PRIMARIES)
@@ -192,7 +192,7 @@ def test_the_quick_way_looks_by_the_clock_of_the_store() -> None:
 
 
 def test_what_is_on_record_is_decided_again_by_the_clock_of_then(client: redis.Redis, tmp_path: Path) -> None:
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     log = DecisionLog(tmp_path / "log")
     engine = Engine.from_text(POLICY, clock=Shifted(timedelta(minutes=5)), store=RedisStore(client), log=log)
@@ -236,8 +236,8 @@ def test_once_the_clocks_agree_the_store_is_asked_again(
     if kind != "sqlite":
         import redis
 
-        from policyengine.stores.cluster import ClusterStore
-        from policyengine.stores.redis import RedisStore
+        from policyengine.stores.redis.cluster import ClusterStore
+        from policyengine.stores.redis.store import RedisStore
 
         servers = request.getfixturevalue("redis_cluster" if kind == "cluster" else "redis_server")
         for one in servers if kind == "cluster" else [servers]:
@@ -324,7 +324,7 @@ def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, se
 
 
 def test_marks_tell_the_clock_of_their_server(client: redis.Redis) -> None:
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     store = RedisStore(client)
     store.skew.clock = lambda: time_ns() // 1_000 - 20 * SECOND

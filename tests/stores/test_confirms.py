@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.again import decided_again
+from policyengine.audit.replay import decided_again
 from policyengine.runtime.decision import Decision
 from tests.limits.plain import PlainStore
 from tests.stores import paying

@@ -18,12 +18,12 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
-from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE, Breaker
+from policyengine.stores.base import StoreError
+from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE, Breaker
 from policyengine.stores.clock_skew import ClockSkew
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import StoreError
-from policyengine.stores.urls import CLUSTER_TIMEOUT, TIMEOUT, _manner, address_of, open_store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import CLUSTER_TIMEOUT, TIMEOUT, _manner, address_of, open_store
+from policyengine.stores.resilient_store import GuardedStore
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.servers import Server, running, wait_for
 

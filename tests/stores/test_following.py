@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.history import History, Report
-from policyengine.stores import following
+from policyengine.stores.redis import history_cache
 from tests.stores.charges import SECOND, START
 from tests.stores.servers import Server
 from tests.stores.test_histories import LINE, happens, past, record
 
 if TYPE_CHECKING:
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
 Opened = Callable[[], "RedisStore"]
 
@@ -28,9 +28,9 @@ def opened(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
     """Stores on one server, each as of a process of its own, that follow all lines."""
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
-    monkeypatch.setattr(following, "FEWEST", 1)
+    monkeypatch.setattr(history_cache, "FEWEST", 1)
     with redis.Redis(port=redis_server.port, protocol=2) as client:
 
         def store() -> RedisStore:
@@ -132,7 +132,7 @@ def test_threads_follow_one_line_together(opened: Opened) -> None:
 
 
 def test_no_more_than_so_many_events_are_kept_here(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "MOST", 50)
+    monkeypatch.setattr(history_cache, "MOST", 50)
     store = opened()
     for key in "abcdefgh":
         for number in range(10):

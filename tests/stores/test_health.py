@@ -19,11 +19,11 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import Settled
 from policyengine.server import create_app
-from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE
-from policyengine.stores.guarding import INSPECTS_EVERY, GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Asked, Committed, StoreError, StoreLossError, WriteRefusedError
-from policyengine.stores.urls import open_store
+from policyengine.stores.base import Asked, Committed, StoreError, StoreLossError, WriteRefusedError
+from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, cluster, running, wait_for
 from tests.stores.test_failing import POLICY, Time, ask, decided

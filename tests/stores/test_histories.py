@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from policyengine.kinds import EntityRef
 from policyengine.runtime import history
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, Record, Report, WindowKey
 from policyengine.runtime.limits import Charge
 from policyengine.runtime.values import Unknown, Value
-from policyengine.stores.store import Store
+from policyengine.stores.base import Store
+from policyengine.typesystem import EntityRef
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh, with_another_number
 
@@ -241,9 +241,9 @@ def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Stor
 
 
 def test_of_one_key_no_more_than_so_many_are_kept(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memories", "lines"):
+    for module in ("memory.history", "sqlite.history"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MOST_EVENTS", 20)
-    for module, script in (("redis", "STEP"), ("slots", "LINES")):
+    for module, script in (("redis.store", "STEP"), ("redis.cluster_history", "LINES")):
         with_another_number(module, script, MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20", monkeypatch)
     store = fresh()
     store.begin(["paid"], START)
@@ -272,5 +272,5 @@ def test_all_that_is_kept_of_a_key_comes_in_order(begun: Store) -> None:
 
 def test_the_most_events_are_the_same_everywhere() -> None:
     pytest.importorskip("redis")
-    past = import_module("policyengine.stores.past")
-    assert f"{MOST_EVENTS}, {past.SLACK}, {past.NEVER}" in import_module("policyengine.stores.redis").STEP.text
+    past = import_module("policyengine.stores.history_rows")
+    assert f"{MOST_EVENTS}, {past.SLACK}, {past.NEVER}" in import_module("policyengine.stores.redis.store").STEP.text

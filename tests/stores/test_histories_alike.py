@@ -6,9 +6,10 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from policyengine.semantics.counting import microseconds
-from policyengine.stores import following, lines
-from policyengine.stores.sqlite import FORGETS_AT_ONCE, SqliteStore
+from policyengine.spec.rate_units import microseconds
+from policyengine.stores.redis import history_cache
+from policyengine.stores.sqlite import history
+from policyengine.stores.sqlite.store import FORGETS_AT_ONCE, SqliteStore
 from tests.history.test_stateful import Traffic
 from tests.stores.conftest import Fresh
 
@@ -24,14 +25,14 @@ def traffic(fresh: Fresh) -> type[Traffic]:
             """What happens now and then in a file, and in servers by itself: nothing that counts is lost."""
             if isinstance(self.store, SqliteStore):
                 with self.store._step() as asked:
-                    lines.forget(asked, microseconds(self.now), FORGETS_AT_ONCE)
+                    history.forget(asked, microseconds(self.now), FORGETS_AT_ONCE)
 
     return Elsewhere
 
 
 @pytest.fixture(autouse=True)
 def follow_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "FEWEST", 1)
+    monkeypatch.setattr(history_cache, "FEWEST", 1)
 
 
 def test_traffic_is_decided_as_the_specification_says(fresh: Fresh) -> None:

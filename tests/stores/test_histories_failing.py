@@ -11,13 +11,13 @@ import pytest
 from msgspec import msgpack
 
 from policyengine.engine import Engine
-from policyengine.stores.breaker import PAUSE
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.lines import forget
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.past import SLACK, watch_of
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.urls import open_store
+from policyengine.stores.circuit_breaker import PAUSE
+from policyengine.stores.history_rows import SLACK, watch_of
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.history import forget
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.charges import SECOND, START
 from tests.stores.servers import Server, running, wait_for
 from tests.stores.test_failing import Broken, Time
@@ -123,7 +123,7 @@ def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path
 def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import NAMES, RedisStore
+    from policyengine.stores.redis.store import NAMES, RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
@@ -140,7 +140,7 @@ def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server:
     """More than the shortest window that lines were kept for is not known."""
     import redis
 
-    from policyengine.stores.redis import NAMES, RedisStore
+    from policyengine.stores.redis.store import NAMES, RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()

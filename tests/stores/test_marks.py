@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from policyengine.stores.breaker import FAILS_BEFORE_OPEN, PAUSE
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.marks import LINGERS, Marks, MemoryMarks
-from policyengine.stores.marks_sqlite import FORGETS_AT_ONCE
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.sqlite import SqliteStore
-from policyengine.stores.store import Store, StoreError
-from policyengine.stores.urls import TIMEOUT, open_store
+from policyengine.stores.base import Store, StoreError
+from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE
+from policyengine.stores.credential_marks import LINGERS, Marks, MemoryMarks
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import TIMEOUT, open_store
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.credential_marks import FORGETS_AT_ONCE
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores import paying
 from tests.stores.servers import Server, running, wait_for
 
@@ -272,8 +272,8 @@ def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -
     """From when it is told, whatever its own clock says."""
     import redis
 
-    from policyengine.stores.marks_redis import marked_key, revoked_key
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.credential_marks import marked_key, revoked_key
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
@@ -289,7 +289,7 @@ def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -
 def test_many_names_are_asked_for_in_one_round_trip(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         store = RedisStore(client)

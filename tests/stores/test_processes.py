@@ -12,7 +12,7 @@ from time import time_ns
 
 import pytest
 
-from policyengine.stores.sqlite import FORGETS_EVERY, SqliteStore
+from policyengine.stores.sqlite.store import FORGETS_EVERY, SqliteStore
 from tests.stores import paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
@@ -183,7 +183,7 @@ def rows(store: SqliteStore) -> dict[str, int]:
 def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import RedisStore, state_key
+    from policyengine.stores.redis.store import RedisStore, state_key
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
@@ -203,7 +203,7 @@ def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Serve
 def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
@@ -219,7 +219,7 @@ def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
 def test_a_server_that_lost_its_scripts_is_given_them_again(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         store = RedisStore(client)

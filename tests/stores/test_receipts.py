@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.stores import receipts
-from policyengine.stores.receipts import Paid, Receipts
+from policyengine.stores.memory import receipts
+from policyengine.stores.memory.receipts import Paid, Receipts
 
 
 @pytest.fixture(autouse=True)

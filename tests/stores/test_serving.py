@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.client import SocketClient
+from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
 from policyengine.server import create_app
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store
-from policyengine.stores.urls import open_store
+from policyengine.stores.base import Store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
 from tests.server.processes import started
 from tests.stores.servers import Server
 
@@ -30,9 +30,9 @@ rate "reports" per request.path on GET /report { 20/1d }
 SERVE = f"""
 import sys
 from pathlib import Path
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
-from policyengine.stores.urls import open_store
+from policyengine.stores.open import open_store
 serve(Engine.from_text({POLICY!r}, store=open_store(sys.argv[1])), port=0, path=Path(sys.argv[2]), workers=2,
       listening=lambda url: print(url, flush=True))
 """

@@ -9,9 +9,9 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.limits import Charge, Settled
 from policyengine.runtime.values import Value
-from policyengine.semantics import spending
-from policyengine.semantics.walk import LimitedSeen
-from policyengine.stores.store import Store
+from policyengine.spec import limits as spending
+from policyengine.spec.trace import LimitedSeen
+from policyengine.stores.base import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh, with_another_number
 
@@ -163,7 +163,7 @@ def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) 
 
 def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.runtime.limits.MOST_ENTRIES", 3)
-    with_another_number("redis", "STEP", "MOST_ENTRIES = 1, 2, 10000", "MOST_ENTRIES = 1, 2, 3", monkeypatch)
+    with_another_number("redis.store", "STEP", "MOST_ENTRIES = 1, 2, 10000", "MOST_ENTRIES = 1, 2, 3", monkeypatch)
     store = fresh()
     for number in range(5):
         assert ask(store, budget(5), name=f"{number}").admitted
@@ -351,9 +351,9 @@ def test_what_a_confirm_took_of_a_slow_rate_counts_until_all_of_it_is_back(store
 def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("receipts", "sqlite"):
+    for module in ("memory.receipts", "sqlite.store"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MOST_RECEIPTS", 3)
-    with_another_number("redis", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
+    with_another_number("redis.store", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
     store = fresh()
     for number in range(4):
         store.commit(asks(rate(100), opens=(f"{number}",)), f"{number}", START + number)

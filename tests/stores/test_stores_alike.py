@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.limits import Charge
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 

@@ -16,10 +16,10 @@ from msgspec import msgpack
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
-from policyengine.server.framed import answer_to
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Asked, StoreError
-from policyengine.stores.urls import open_store
+from policyengine.server.socket_protocol import answer_to
+from policyengine.stores.base import Asked, StoreError
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import open_store
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.conftest import Fresh
 from tests.stores.servers import Server, running
@@ -163,7 +163,7 @@ def test_where_nobody_answers_each_is_what_its_rule_says(tmp_path: Path) -> None
 def test_what_one_of_many_cannot_do_is_told_of_that_one(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis import RedisStore, state_key
+    from policyengine.stores.redis.store import RedisStore, state_key
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()

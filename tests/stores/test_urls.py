@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.stores.guarding import GuardedStore
-from policyengine.stores.memory import MemoryStore
-from policyengine.stores.store import Store
-from policyengine.stores.urls import StoreUrlError, open_store
+from policyengine.stores.base import Store
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.open import StoreUrlError, open_store
+from policyengine.stores.resilient_store import GuardedStore
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, free_port, running
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policyengine.stores import wires
-from policyengine.stores.store import StoreError
+from policyengine.stores.base import StoreError
+from policyengine.stores.redis import connection
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.servers import Server
 
 if TYPE_CHECKING:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
 DAY = 86_400_000_000
 LIMIT = 100
@@ -38,7 +38,7 @@ def client(redis_server: Server) -> Iterator[redis.Redis]:
 def store(redis_server: Server) -> Iterator[RedisStore]:
     import redis
 
-    from policyengine.stores.redis import RedisStore
+    from policyengine.stores.redis.store import RedisStore
 
     store = RedisStore(redis.Redis(port=redis_server.port, protocol=2))
     yield store
@@ -77,7 +77,7 @@ def test_threads_ask_at_once_and_count_together(store: RedisStore, client: redis
 def test_a_connection_that_was_closed_while_nobody_asked_is_opened_again(
     store: RedisStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wires, "IDLE", 0)
+    monkeypatch.setattr(connection, "IDLE", 0)
     for _ in range(5):
         assert passes(store)
         cut(client)

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from policyengine.diagnostics import Diagnostic
+from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
-from policyengine.syntax.bounds import MAX_DECLARATIONS, MAX_DEPTH
 from policyengine.syntax.parse import MAX_ERRORS, parse
-from policyengine.syntax.text import MAX_BRACKETS, MAX_CHARACTERS, read_source
+from policyengine.syntax.size_limits import MAX_DECLARATIONS, MAX_DEPTH
+from policyengine.syntax.text_checks import MAX_BRACKETS, MAX_CHARACTERS, read_source
 
 
 def codes(text: str) -> list[str]:

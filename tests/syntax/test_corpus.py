@@ -9,9 +9,9 @@ from lark import Lark, Token
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.generate import WholeWords
 from policyengine.syntax.parse import parse
-from policyengine.syntax.table import GRAMMAR
+from policyengine.syntax.parse_table import GRAMMAR
+from policyengine.syntax.parse_table_generator import WholeWords
 
 CORPUS = sorted(Path(__file__).parent.glob("corpus/*.policy"))
 LEXEME = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[^\s"#]+')

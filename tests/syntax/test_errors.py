@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from policyengine.diagnostics import Diagnostic, suggest
+from policyengine.diagnostics.model import Diagnostic, suggest
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from policyengine.diagnostics import PolicyError
+from policyengine.diagnostics.model import PolicyError
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module

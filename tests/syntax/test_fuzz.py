@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.diagnostics import Diagnostic, render_all
+from policyengine.diagnostics.model import Diagnostic, render_all
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.syntax.text import read_source
+from policyengine.syntax.text_checks import read_source
 from tests.syntax.layouts import mistakes
 
 SIGNS = st.text(alphabet="abz \n\t\"\\'/{}()[]|=<>!&#,;:.0-9%@é*_-GET", max_size=80)

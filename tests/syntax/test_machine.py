@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from policyengine.source import Source
-from policyengine.syntax.machine import Machine, Unreadable
 from policyengine.syntax.parse import parse
+from policyengine.syntax.parser import Machine, Unreadable
 
 SOURCES = [Source(file.name, file.read_text()) for file in sorted(Path(__file__).parent.glob("corpus/*.policy"))]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from policyengine.semantics.check import check_text
-from policyengine.syntax.pause import uncollected
+from policyengine.check import check_text
+from policyengine.syntax.gc_pause import uncollected
 
 
 @pytest.fixture(autouse=True)

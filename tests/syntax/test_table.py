@@ -13,12 +13,12 @@ import pytest
 from lark import Lark, Token
 
 from policyengine.source import Source
-from policyengine.syntax import machine, table
-from policyengine.syntax.generate import WholeWords
+from policyengine.syntax import parse_table, parser
 from policyengine.syntax.parse import parse, tokens
+from policyengine.syntax.parse_table_generator import WholeWords
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.policy"))
-TEXT = table.GRAMMAR.read_text(encoding="utf-8")
+TEXT = parse_table.GRAMMAR.read_text(encoding="utf-8")
 
 corpus = pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
 
@@ -26,15 +26,15 @@ corpus = pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
 @pytest.fixture
 def by_grammar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No table is saved: it is built from the grammar."""
-    monkeypatch.setattr(table, "TABLE", tmp_path / "none")
+    monkeypatch.setattr(parse_table, "TABLE", tmp_path / "none")
     forget()
     yield
     forget()
 
 
 def forget() -> None:
-    table.parse_table.cache_clear()
-    machine.reductions.cache_clear()
+    parse_table.parse_table.cache_clear()
+    parser.reductions.cache_clear()
 
 
 def read(file: Path) -> Source:
@@ -49,11 +49,11 @@ def lark() -> Lark:
 
 
 def test_the_saved_table_was_made_from_the_grammar() -> None:
-    assert table.saved(TEXT) is not None, "run `make table`"
+    assert parse_table.saved(TEXT) is not None, "run `make table`"
 
 
 def test_another_grammar_is_not_read_by_the_saved_table() -> None:
-    assert table.saved(TEXT + "\n// changed") is None
+    assert parse_table.saved(TEXT + "\n// changed") is None
 
 
 @pytest.mark.usefixtures("by_grammar")
@@ -64,10 +64,10 @@ def test_without_a_saved_table_the_grammar_is_built() -> None:
 
 
 def test_the_saved_table_is_what_the_grammar_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = table.saved(TEXT)
-    monkeypatch.setattr(table, "TABLE", tmp_path / "anew")
-    table.TABLE.write_bytes(table.table(TEXT))
-    assert table.saved(TEXT) == saved, "run `make table`"
+    saved = parse_table.saved(TEXT)
+    monkeypatch.setattr(parse_table, "TABLE", tmp_path / "anew")
+    parse_table.TABLE.write_bytes(parse_table.table(TEXT))
+    assert parse_table.saved(TEXT) == saved, "run `make table`"
 
 
 @corpus
@@ -88,7 +88,7 @@ def test_a_text_has_the_tokens_that_lark_finds(file: Path) -> None:
 
 def test_reading_a_policy_does_not_load_lark() -> None:
     program = (
-        "import sys; from policyengine.semantics.check import check_text; "
+        "import sys; from policyengine.check import check_text; "
         "check_text('anyone { may GET /a }'); check_text('anyone { may'); sys.exit('lark' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

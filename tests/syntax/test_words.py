@@ -10,9 +10,9 @@ import pytest
 from lark import Lark, Token
 from lark.exceptions import LarkError
 
-from policyengine.syntax.generate import WholeWords
-from policyengine.syntax.table import GRAMMAR
-from policyengine.syntax.words import UNUSABLE
+from policyengine.syntax.parse_table import GRAMMAR
+from policyengine.syntax.parse_table_generator import WholeWords
+from policyengine.syntax.reserved_words import UNUSABLE
 
 CONDITION = "after all any count distinct false! no not sum true!"
 OPERAND = "count distinct false sum true"

@@ -1,6 +1,6 @@
 """A policy, and what its tests come to."""
 
-from policyengine.semantics.check import Checked, check
+from policyengine.check import Checked, check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import Report, Result, Status, collect, run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.semantics.check import check
+from policyengine.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import Report, collect, run

@@ -14,9 +14,9 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.semantics.examples import Compare, Detail, Expected
-from policyengine.semantics.examples.details import MEMBERS
-from policyengine.testing.meets import SAYS, differences, meets
+from policyengine.testcases import Compare, Detail, Expected
+from policyengine.testcases.details import MEMBERS
+from policyengine.testing.expectations import SAYS, differences, meets
 from policyengine.testing.report import Status
 from tests.testing.running import REFUND, report
 

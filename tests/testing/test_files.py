@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.compiler.bundle import read_bundle, write_bundle
+from policyengine.check import Checked, check
+from policyengine.compiler.bundle.file import read_bundle, write_bundle
 from policyengine.engine import Engine
-from policyengine.semantics.check import Checked, check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import Status, collect, run

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from policyengine.testing.formats import github, junit, tap
 from policyengine.testing.report import Report
+from policyengine.testing.report_formats import github, junit, tap
 from tests.testing.running import report
 
 TEXT = """package shop

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from policyengine.semantics.examples import Case
+from policyengine.testcases import Case
 from policyengine.testing import Report, collect
 from policyengine.testing.parallel import FEWEST, chunks, results_by
 from tests.testing.running import checked, written

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from policyengine.testing import asking, collecting
+from policyengine.testing.pytest import collect, fixture
 
 pytest_plugins = ["pytester"]
-LOADED = (asking, collecting)  # what a run in this process loads first it takes away again: the next would load it anew
+LOADED = (fixture, collect)  # what a run in this process loads first it takes away again: the next would load it anew
 
 POLICY = """package shop
 entity user { tenant: string }
@@ -42,7 +42,7 @@ test "health" { GET /health => allow }
 test "later" { skip "waits for the shop" GET /shop => allow }
 test "islands" { forall request where user.tenant != resource.tenant => not allow }
 """
-PLUGIN = ("-p", "policyengine.testing.plugin", "-p", "no:cacheprovider")
+PLUGIN = ("-p", "policyengine.testing.pytest.plugin", "-p", "no:cacheprovider")
 ITEMS = [
     'shop_test.policy::clerk\'s orders::1 GET /orders/1 { resource.tenant: "a" }',
     'shop_test.policy::clerk\'s orders::2 GET /orders/2 { resource.tenant: "b" }',
@@ -102,14 +102,16 @@ def test_a_file_without_tests_loads_no_policies(pytester: pytest.Pytester) -> No
 
 
 def test_the_plugin_itself_loads_nothing() -> None:
-    code = "import sys, pytest, policyengine.testing.plugin; print([m for m in sys.modules if m[:6] == 'policy'])"
+    code = (
+        "import sys, pytest, policyengine.testing.pytest.plugin; print([m for m in sys.modules if m[:6] == 'policy'])"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert loaded == "['policyengine', 'policyengine.testing', 'policyengine.testing.plugin']"
+    assert loaded == "['policyengine', 'policyengine.testing', 'policyengine.testing.pytest.plugin']"
 
 
 def test_whoever_installs_the_package_has_the_plugin() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    name = "policyengine.testing.plugin"
+    name = "policyengine.testing.pytest.plugin"
     assert project["entry-points"]["pytest11"] == {name: name}
 
 

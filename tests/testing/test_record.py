@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, Record, read_records
-from policyengine.directory.entities import Directory
+from policyengine.check import Checked, check
 from policyengine.engine import Engine
+from policyengine.entities.store import Directory
 from policyengine.runtime.decision import Outcome
+from policyengine.runtime.decode import from_python
 from policyengine.runtime.entities import entity_rows
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.wire import from_python
-from policyengine.semantics.check import Checked, check
 from policyengine.source import Source
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 from policyengine.testing import Report, run
-from policyengine.testing.record import Recorded, recorded
+from policyengine.testing.recording.tests import Recorded, recorded
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from policyengine.compiler.graph.asked import Reach, is_area
+from policyengine import kernel as k
+from policyengine.checker.patterns.overlap import PatternIndex, overlaps
 from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.standing import Standing, words
+from policyengine.compiler.graph.endpoint_view import Standing, words
+from policyengine.compiler.graph.selection import Reach, is_area
 from policyengine.compiler.tree import Affix, Node, Tree, Uses
-from policyengine.semantics import kernel as k
-from policyengine.semantics.coverage import PatternIndex, overlaps
 from policyengine.source import Source, Span
 
 Trail: TypeAlias = tuple[k.Segment, ...]  # the segments that lead to a node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build.leaves import Leaves, Part, unquote
+from policyengine.syntax.build.tokens import Leaves, Part, unquote
 from policyengine.syntax.tokens import Token
 
 

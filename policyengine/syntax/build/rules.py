@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build.leaves import Leaves, Part
+from policyengine.syntax.build.tokens import Leaves, Part
 from policyengine.syntax.tokens import Token
 
 

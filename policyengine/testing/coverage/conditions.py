@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from policyengine.kinds import Scalar
+from policyengine import kernel as k
+from policyengine.kernel.fingerprint import canonical
 from policyengine.runtime.values import Unknown, Value
-from policyengine.semantics import kernel as k
-from policyengine.semantics.facts import Facts
-from policyengine.semantics.formulas import Truth
-from policyengine.semantics.kleene import conjunction, disjunction, lift, negation
-from policyengine.semantics.meaning import value
-from policyengine.semantics.questions import Answers
-from policyengine.semantics.revision import canonical
+from policyengine.solver.answer_memo import Answers
+from policyengine.solver.symbolic import Truth
 from policyengine.source import Span
-from policyengine.testing.coverage.known import Known
+from policyengine.spec.evaluate import value
+from policyengine.spec.facts import Facts
+from policyengine.spec.kleene import conjunction, disjunction, lift, negation
+from policyengine.testing.coverage.always_known import Known
 from policyengine.testing.coverage.points import NAMES, TRUTHS, Kind, LeftOut, Point, digest, quoted
+from policyengine.typesystem import Scalar
 
 Place: TypeAlias = tuple[str, int, int]
 

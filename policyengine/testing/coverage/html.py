@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from policyengine.source import Source
-from policyengine.testing.coverage.marked import Line, Piece, State, lines_of, state_of
+from policyengine.testing.coverage.annotated_source import Line, Piece, State, lines_of, state_of
 from policyengine.testing.coverage.measure import Count, Coverage
 from policyengine.testing.coverage.points import Point
 from policyengine.testing.coverage.style import STYLE

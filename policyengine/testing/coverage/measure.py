@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from policyengine.diagnostics import location
+from policyengine import kernel as k
+from policyengine.diagnostics.model import location
 from policyengine.runtime.request import RequestError
-from policyengine.semantics import kernel as k
-from policyengine.semantics.examples import Case
 from policyengine.source import Source, Span
+from policyengine.testcases import Case
 from policyengine.testing.coverage.points import Kind, LeftOut, Point, in_text_order
-from policyengine.testing.coverage.sights import sights_of
-from policyengine.testing.coverage.watching import Watcher
+from policyengine.testing.coverage.policy_points import sights_of
+from policyengine.testing.coverage.recorder import Watcher
 from policyengine.testing.runner import CannotAsk, Runner
 
 CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TypeAlias
 
+from policyengine.runtime.format_values import duration
 from policyengine.runtime.literals import parse_duration
-from policyengine.runtime.show import duration
 from policyengine.syntax import nodes as ast
 from policyengine.testing.mutation.bounds import MOVE, durations_beside, numbers_beside
 from policyengine.testing.mutation.edits import Edit, cut, cut_span, put, word_in

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from policyengine.control_characters import one_line, printable
-from policyengine.testing.mutation.explained import Stale
+from policyengine.testing.mutation.accepted_survivors import Stale
 
 MOST_TESTS = 3  # that are named of those a survivor was asked
 NOT_ASKED = "no test asks this"

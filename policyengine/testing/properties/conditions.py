@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from policyengine.directory.entities import Directory
+from policyengine import kernel as k
+from policyengine.entities.store import Directory
 from policyengine.runtime.paths import Canonical, canonical
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.semantics import kernel as k
-from policyengine.semantics.examples import Property
-from policyengine.semantics.meaning import facts_of, value
-from policyengine.testing.properties.pools import compared
-from policyengine.testing.properties.spots import ANY_RUN, STRANGE_METHODS, Http, Site, Spot, blocks_of
+from policyengine.spec.evaluate import facts_of, value
+from policyengine.testcases import Property
+from policyengine.testing.properties.endpoints import ANY_RUN, STRANGE_METHODS, Http, Site, Spot, blocks_of
+from policyengine.testing.properties.value_pools import compared
 
 ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 from policyengine.control_characters import one_line
-from policyengine.diagnostics import place, underlined
-from policyengine.runtime.show import shown
-from policyengine.semantics.examples import Case, Property
-from policyengine.semantics.explain import headline
+from policyengine.diagnostics.model import place, underlined
+from policyengine.explain.explanation import headline
+from policyengine.runtime.format_values import shown
+from policyengine.testcases import Case, Property
 from policyengine.testing.report import Result, Status, reasons
 
 

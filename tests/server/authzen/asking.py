@@ -28,7 +28,7 @@ REFUSED: Free = {"subject": BOB, "action": WRITE, "resource": ACTIVE}
 
 SERVE = """
 import sys
-from policyengine.engine import Engine
+from policyengine.engine.engine import Engine
 from policyengine.server import serve
 folder, token = sys.argv[1], sys.argv[2] or None
 engine = Engine.load(folder, entities=f"{folder}/entities.json")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from policyengine.engine import Engine
-from policyengine.observing import Observe
-from policyengine.reloading import Reloading
-from policyengine.semantics.kernel import Kernel
+from policyengine.engine.observe_mode import Observe
+from policyengine.kernel import Kernel
+from policyengine.reload import Reloading
 from tests.server.authzen.asking import ALLOWED, MANY, ONE, REFUSED, Free, caller, decision, decisions
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.compiler.bundle import write_bundle
-from policyengine.directory.entities import Directory
+from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
-from policyengine.kinds import EntityRef
+from policyengine.entities.store import Directory
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
-from policyengine.server.authzen import Asked, Authzen, read
-from policyengine.server.authzen_questions import Translator, Unmapped
+from policyengine.server.authzen.adapter import Asked, Authzen, read
+from policyengine.server.authzen.questions import Translator, Unmapped
+from policyengine.typesystem import EntityRef
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import Free, example
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.refusals import PAUSE, Refusals
-from policyengine.server.tally import Tally
+from policyengine.server.authzen.denials import PAUSE, Refusals
+from policyengine.server.telemetry.counters import Tally
 from tests.server.authzen.asking import ALICE, MANY, ONE, caller
 from tests.server.test_metrics import of, samples
 

@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.server import TokenError, serve
-from policyengine.stores.memory import MemoryStore
+from policyengine.stores.memory.store import MemoryStore
 from tests.server.authzen.asking import MANY, ONE, TOKEN, Call, Free, caller, decision, decisions
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)

@@ -1,6 +1,6 @@
 """A small policy, and what tests show of it."""
 
-from policyengine.semantics.check import Checked
+from policyengine.check import Checked
 from policyengine.testing.coverage import Coverage, measure
 from tests.testing.running import checked
 

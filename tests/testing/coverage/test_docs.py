@@ -1,6 +1,6 @@
 """The page about coverage shows what its policy comes to."""
 
-from policyengine.semantics.check import check
+from policyengine.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.coverage.text import render_text

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from policyengine.source import Source, Span
 from policyengine.testing.coverage import Coverage, Kind, Point
+from policyengine.testing.coverage.annotated_source import lines_of
 from policyengine.testing.coverage.html import page_names, render_html
-from policyengine.testing.coverage.marked import lines_of
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
 from tests.testing.running import checked
 

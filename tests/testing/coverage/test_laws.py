@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.directory.entities import Directory
+from policyengine.entities.store import Directory
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown, Value
-from policyengine.semantics import walk as w
-from policyengine.semantics.meaning import facts_of
-from policyengine.semantics.reference import conclude, walk
 from policyengine.source import Source
+from policyengine.spec import trace as w
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.reference import conclude, walk
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
-from policyengine.testing.coverage import Coverage, Point, conditions, total, watching
+from policyengine.testing.coverage import Coverage, Point, conditions, recorder, total
 from policyengine.testing.coverage.conditions import Condition, Part
-from policyengine.testing.coverage.sights import sights_of
-from policyengine.testing.coverage.watching import Watcher
+from policyengine.testing.coverage.policy_points import sights_of
+from policyengine.testing.coverage.recorder import Watcher
 from policyengine.testing.runner import Asked
 from tests.generate import Case, cases, directory
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
@@ -158,7 +158,7 @@ def test_a_condition_is_observed_as_the_specification_saw_it(seeds: range, monke
         observed[id(condition)] = one
         return one
 
-    monkeypatch.setattr(watching, "observe", remembering)
+    monkeypatch.setattr(recorder, "observe", remembering)
     compared = 0
     for seed in seeds:
         every = list(cases(seed))

@@ -8,13 +8,13 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
-from policyengine.semantics import kernel as k
-from policyengine.semantics.check import Checked, check, unordered
+from policyengine import kernel as k
+from policyengine.check import Checked, check, unordered
 from policyengine.source import Source, is_test_file
 from policyengine.syntax.parse import parse
 from policyengine.testing.mutation.faults import Fault
+from policyengine.testing.mutation.lowering_cache import rules_only
 from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.workshop import rules_only
 from tests.pages import EXAMPLES
 
 EXAMPLE_NAMES = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())

@@ -8,10 +8,10 @@ import pytest
 
 from policyengine.testing import run
 from policyengine.testing.mutation import Fate, mutate
-from policyengine.testing.mutation.asking import Examiner
+from policyengine.testing.mutation.equivalent import decides_the_same
+from policyengine.testing.mutation.lowering_cache import Workshop
 from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.same import decides_the_same
-from policyengine.testing.mutation.workshop import Workshop
+from policyengine.testing.mutation.run_mutants import Examiner
 from tests.testing.mutation.faulty import checked, lines_with
 
 WORLD = """

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.check import Checked
 from policyengine.runtime.request import Request
-from policyengine.semantics.check import Checked
-from policyengine.testing.mutation.asking import Examiner
+from policyengine.testing.mutation.baseline import Answer, ask
+from policyengine.testing.mutation.equivalent import decides_the_same
 from policyengine.testing.mutation.faults import Fault
+from policyengine.testing.mutation.impact import touches
+from policyengine.testing.mutation.lowering_cache import Workshop
 from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.questions import Answer, ask
-from policyengine.testing.mutation.same import decides_the_same
-from policyengine.testing.mutation.touching import touches
-from policyengine.testing.mutation.workshop import Workshop
+from policyengine.testing.mutation.run_mutants import Examiner
 from policyengine.testing.runner import CannotAsk, run
 from policyengine.testing.sequence import Sequence
 from tests.generate import checked_policy

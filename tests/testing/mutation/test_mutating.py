@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from policyengine.testing.mutation import Fate, MutationReport, TestsFail, mutants, mutate, mutating
+from policyengine.testing.mutation import Fate, MutationReport, TestsFail, mutants, mutate, run
 from tests.testing.mutation.faulty import checked, example
 
 POLICY = """
@@ -240,7 +240,7 @@ def test_an_explanation_of_what_was_not_tried_is_not_stale() -> None:
 def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, done = example("delegation"), []
     alone = mutate(policy)
-    monkeypatch.setattr(mutating, "FEWEST", 1)
+    monkeypatch.setattr(run, "FEWEST", 1)
     together = mutate(policy, jobs=2, progress=lambda: done.append(1))
     assert together.to_dict() == alone.to_dict()
     assert len(done) == len(alone.outcomes)

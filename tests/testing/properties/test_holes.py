@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.semantics.examples import Case
+from policyengine.testcases import Case
 from policyengine.testing import Status, collect, run
 from policyengine.testing.properties import Verdict
 from tests.testing.properties.trials import (

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from policyengine.semantics.examples import Case
+from policyengine.testcases import Case
 from policyengine.testing import Status, collect, run
 from tests.generate import checked_policy
 from tests.testing.properties.trials import checked, tried

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.diagnostics import place
-from policyengine.semantics.examples import Case
+from policyengine.diagnostics.model import place
+from policyengine.testcases import Case
 from policyengine.testing import Status, collect, run
 from policyengine.testing.properties import NoHypothesis, PropertyResult, Verdict, try_properties
 from tests.testing.properties.trials import OF_PAYMENTS, PAYMENTS, checked, tried, with_hole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.semantics.check import Checked, check
+from policyengine.check import Checked, check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.properties import PropertyResult, try_properties

@@ -1,0 +1,1 @@
+"""What changes for requests between two policies."""

@@ -1,0 +1,128 @@
+"""What a decision comes to, and whether another one opens more or less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+from policyengine.analysis.diff.bound_parts import binds_no_less
+from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.literals import parse_duration
+from policyengine.spec.approval_digest import IN_ACTIONS, IN_CALLS, IN_HTTP, object_words
+
+# What an answer comes to: the outcome, each approval that a confirm asks for, the obligations. A confirm has those of
+# the allow that follows it; approvals are counted, as each is one person's word on one rule.
+Answer: TypeAlias = tuple[tuple[str, ...], ...]
+Item = TypeVar("Item")
+REASON, OBLIGE, CONFIRM = "reason", "oblige", "confirm"
+UNSAID = frozenset(tuple(map(object_words, one)) for one in (IN_CALLS, IN_ACTIONS, IN_HTTP))
+MOST_NAMED = 5  # rules of one doubt
+STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
+
+
+class Direction(StrEnum):
+    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` may be either: others are asked.
+
+    `reasons`: the answer is the same, for other reasons or with other words.
+    """
+
+    WIDENING = "widening"
+    CHANGED = "changed"
+    NARROWING = "narrowing"
+    REASONS = "reasons"
+
+
+def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Answer:
+    """What a decision comes to; the names of rules, their words and what would help are left out. `duties` are
+    obligations that the decision does not carry yet."""
+    carried = {(OBLIGE, one.kind, *one.arguments) for one in decision.obligations}.union(duties)
+    approvals = [one for one in decision.remedies if one.kind == "approval"]
+    asked = [(CONFIRM, one.by or "", one.within or "any time", *(one.bound or ())) for one in approvals]
+    stopped = [(str(decision.outcome),)] if decision.outcome in (Outcome.DENY, Outcome.THROTTLE) else []
+    return tuple(sorted((*stopped, *(() if stopped else asked), *carried)))
+
+
+def whole_answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Answer:
+    """The same with all reasons, remedies and obligations; places and digests are not."""
+    reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
+    remedies = (
+        (REASON, one.kind, one.rule or "", one.by or "", one.within or "", one.need or "", *(one.scopes or ()))
+        for one in decision.remedies
+    )
+    told = ((REASON, one.kind, *one.arguments, one.rule, one.message or "") for one in decision.obligations)
+    return (*answer_of(decision, duties), *sorted({*reasons, *remedies, *told}))
+
+
+def coming_to(answer: Answer) -> Answer:
+    return tuple(key for key in answer if key[0] != REASON)
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    kinds = {key[0] for key in answer}
+    return next((one for one in STRENGTH if str(one) in kinds), Outcome.ALLOW)
+
+
+def details_of(answer: Answer) -> tuple[str, ...]:
+    """Whom a confirm asks, what an allow demands."""
+
+    def words(key: tuple[str, ...]) -> str:
+        if key[0] == CONFIRM:
+            bound = f" bound to ({', '.join(key[3:])})" if key[3:] not in UNSAID else ""
+            return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}{bound}"
+        return " ".join(key[1:])
+
+    return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
+
+
+def in_words(outcome: Outcome, details: tuple[str, ...]) -> str:
+    return f"{outcome} ({'; '.join(details)})" if details else str(outcome)
+
+
+def direction_of(old: Answer, new: Answer) -> Direction:
+    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or an approval that lasts longer or
+    is bound to less."""
+    old, new = coming_to(old), coming_to(new)
+    before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
+    if old == new:
+        return Direction.REASONS
+    if before != after:
+        return Direction.WIDENING if after > before else Direction.NARROWING
+    if covers(new, old):
+        return Direction.NARROWING
+    return Direction.WIDENING if covers(old, new) or outcome_of(old) is not Outcome.CONFIRM else Direction.CHANGED
+
+
+def covers(answer: Answer, other: Answer) -> bool:
+    """Whether each obligation of the other is met, and for each of its approvals one is asked for that is no laxer."""
+    duties, others = ({key for key in one if key[0] != CONFIRM} for one in (answer, other))
+    asked, wanted = ([key for key in one if key[0] == CONFIRM] for one in (answer, other))
+    return others <= duties and all_met(wanted, asked)
+
+
+def all_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]]) -> bool:
+    """Whether each approval that is wanted has one of its own among those asked for."""
+    owner: dict[int, int] = {}
+
+    def met(number: int, tried: set[int]) -> bool:
+        for place, one in enumerate(asked):
+            if place not in tried and stricter(one, wanted[number]):
+                tried.add(place)
+                if place not in owner or met(owner[place], tried):
+                    owner[place] = number
+                    return True
+        return False
+
+    return all(met(number, set()) for number in range(len(wanted)))
+
+
+def stricter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """The same people are asked, and what they grant lasts no longer and is bound to no less."""
+    return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
+
+
+def lasts_no_longer(one: str, other: str) -> bool:
+    if one == other or other == "any time":
+        return True
+    lasts, longer = parse_duration(one), parse_duration(other)
+    return lasts is not None and longer is not None and lasts <= longer

@@ -1,0 +1,216 @@
+"""Two policies to what changes for requests: regions proved the same, differences with a witness, doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+from time import monotonic
+
+from policyengine import kernel as k
+from policyengine.analysis.diff.answers import Direction, answer_of, coming_to, direction_of, whole_answer_of
+from policyengine.analysis.diff.callers import Caller, callers
+from policyengine.analysis.diff.declarations import changed_rules, changed_setting
+from policyengine.analysis.diff.delegation_chains import Handing
+from policyengine.analysis.diff.endpoint_classes import Class, TooMany, classes, patterns_of
+from policyengine.analysis.diff.limits import limit_changes, rebound_limits
+from policyengine.analysis.diff.maps import map_changes
+from policyengine.analysis.diff.model import Diff, Difference, Doubt, Rule, unique
+from policyengine.analysis.diff.oracle import Asked
+from policyengine.analysis.diff.policy_view import Side
+from policyengine.analysis.diff.region_search import Found, RegionSearch, rules_apart
+from policyengine.analysis.diff.regions import Comparison
+from policyengine.analysis.diff.scope import Scope
+from policyengine.analysis.diff.specialize import Approvals, Reading, Settled
+from policyengine.analysis.diff.trust import trust_changes
+from policyengine.analysis.diff.units import Unit, counted, units_apart
+from policyengine.solver.value_partition import State
+from policyengine.spec.tasks import RESOURCE
+
+MOST_REGIONS = 4_000  # that are looked at one by one
+ALL_SAMPLES = 1_500  # requests to all regions where sameness is not proved
+WHOLE = "every endpoint"
+NOBODY = Settled(State.ABSENT, State.ABSENT)
+
+
+def compare(
+    old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = ALL_SAMPLES,
+    seconds: float | None = None,
+) -> Diff:  # fmt: skip
+    """What the new policy answers differently, region by region.
+
+    `reasons`: where the answer is the same, its reasons, words and remedies are compared as well. `samples` bounds the
+    requests that are tried where sameness is not proved; the same seed tries the same ones. What is not looked at
+    within `seconds` is not proved.
+    """
+    return Comparing(old, new, Random(seed), reasons, samples, seconds).run()
+
+
+@dataclass(eq=False)
+class Comparing:
+    old: k.Kernel
+    new: k.Kernel
+    random: Random
+    reasons: bool
+    samples: int
+    seconds: float | None = None
+    found: list[Found] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
+    same: int = 0
+    looked_at: int = 0
+    comparisons: dict[object, Comparison] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began = monotonic()
+        self.sides = (Side(self.old, "old"), Side(self.new, "new"))
+        of = whole_answer_of if self.reasons else answer_of
+        self.asked = (Asked(self.old, of), Asked(self.new, of))
+        self.issuers = frozenset(self.old.issuers) | frozenset(self.new.issuers)
+        self.types = frozenset(self.old.entities) | frozenset(self.new.entities)
+        of_old, of_new = ({(*path[:1], path[-1], name, claim) for name, one in kernel.issuers.items()
+                           for claim, path in one.claims} for kernel in (self.old, self.new))  # fmt: skip
+        self.claimed = frozenset((root, attribute) for root, attribute, *_ in of_old ^ of_new)
+
+    def run(self) -> Diff:
+        self.walk()
+        return self.result()
+
+    @property
+    def late(self) -> bool:
+        return self.seconds is not None and monotonic() - self.began > self.seconds
+
+    def walk(self) -> None:
+        """Every class of endpoints in turn. Whoever stops it half-way has the result of what was looked at by then."""
+        if self.old.revision == self.new.revision and self.old.revision:
+            return
+        try:
+            scope = Scope(None, patterns_of(self.old, self.new)) if self.reasons else Scope.of(self.old, self.new)
+            for at in classes(scope.patterns):
+                if self.late:
+                    self.doubt_all(f"not everything was looked at within {self.seconds:g} s")
+                    return
+                if scope.holds(at):
+                    self.look_at(at)
+                else:
+                    self.same += 1
+        except TooMany:
+            self.doubt_all("the patterns of the two policies cross in too many ways")
+
+    def doubt_all(self, why: str) -> None:
+        self.doubts.append(Doubt(WHOLE, "everybody", why, 0, changed_rules(self.old, self.new)))
+
+    def result(self) -> Diff:
+        return Diff(
+            self.old.revision, self.new.revision, tuple(gathered(self.found)), tuple(self.doubts), self.same,
+            len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),
+            limits=limit_changes(self.old, self.new, reasons=self.reasons), maps=map_changes(self.old, self.new),
+            trust=trust_changes(self.old, self.new),
+        )  # fmt: skip
+
+    def says(self, units: Sequence[Unit]) -> object:
+        """What rules come to; with their names and words, and in their order, where reasons count."""
+        return [unit.told for unit in units] if self.reasons else counted(units)
+
+    # ── One class of endpoints ────────────────────────────────────────────────────────────────
+
+    def look_at(self, at: Class) -> None:
+        """Where the same rules stand on both sides nothing can differ; else each kind of caller is looked at."""
+        old, new = (side.units(at) for side in self.sides)
+        settings = [side.setting(at) for side in self.sides]
+        settled = settings[0] == settings[1] and not self.claimed
+        if settled and self.says(old) == self.says(new):
+            self.same += 1
+            return
+        place = PlaceUnits(self, at, old, new, settled)
+        if not settled:
+            self.doubts += rebound_limits(self.old, self.new, at, *(side.bound(at) for side in self.sides))
+        kinds_of_callers, exact = callers(old, new)
+        for caller in kinds_of_callers:
+            if not self.look_at_caller(place, caller):
+                return
+        if not (exact and at.exact):
+            why = "rules ask for names in a way that no list of names stands for"
+            self.doubts.append(Doubt(at.words, "everybody", why, 0, place.rules))
+
+    def look_at_caller(self, place: PlaceUnits, caller: Caller) -> bool:
+        """Whether to go on."""
+        handing = Handing.of(caller, place.old, place.new, place.settled)
+        alike = place.settled and self.says(caller.old) == self.says(caller.new)
+        if (alike and (handing.none or handing.same)) or not (caller.doors or caller.notes):
+            self.same += 1
+            return True
+        if self.looked_at >= MOST_REGIONS or self.late:
+            why = f"within {self.seconds:g} s not every region was looked at" if self.late else "too many regions"
+            self.doubts.append(Doubt(place.at.words, caller.words, why, 0, place.rules))
+            return not self.late
+        self.looked_at += 1
+        RegionSearch(self, place, caller).look(handing)
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceUnits:
+    """What stands at one class of endpoints in either policy. `settled`: what is bound there, and whose word is taken,
+    is the same in both."""
+
+    comparing: Comparing
+    at: Class
+    old: tuple[Unit, ...]
+    new: tuple[Unit, ...]
+    settled: bool
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """What changed there, or else beside it: issuers, delegation, what patterns bind."""
+        removed, added = units_apart(self.old, self.new), units_apart(self.new, self.old)
+        found = rules_apart(self.comparing.sides, self.at, removed, added)
+        return unique((*found[0], *found[1])) or changed_setting(self.comparing.old, self.comparing.new)
+
+    def reading(self, settled: Settled) -> Reading:
+        """How conditions are read there, by both policies alike."""
+        old, new = self.comparing.sides
+        resources = [RESOURCE in side.bound(self.at) for side in (old, new)]
+        tasks = bool(old.kernel.advisory or new.kernel.advisory) or resources[0] is not resources[1]
+        past = old.remembered(self.at) != new.remembered(self.at)
+        return Reading(settled, self.comparing.claimed, tasks, self.comparing.types, self.approvals, past)
+
+    @cached_property
+    def likeness(self) -> object:
+        """Equal where conditions are read alike, at whichever endpoint."""
+        sides = list(zip(self.comparing.sides, (self.old, self.new), strict=True))
+        settled = any(side.reads(units, self.at.settled) for side, units in sides)
+        reading = self.reading(NOBODY)
+        here = (self.at.words,) if reading.tasks or settled or self.counted_by else ()
+        bound = [repr(sorted(side.bound(self.at, opening=one).items())) for side, _ in sides for one in (True, False)]
+        return here, reading, tuple(bound), self.settled
+
+    @cached_property
+    def counted_by(self) -> bool:
+        """Whether a limit there counts by who asks."""
+        return any(side.uncounted(self.at, NOBODY) for side in self.comparing.sides)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Whose approvals a condition speaks of."""
+        asked = [counted(unit for unit in units if unit.confirms) for units in (self.old, self.new)]
+        return "none" if not any(asked) else "shared" if asked[0] == asked[1] else "own"
+
+
+# ── Differences that are one ──────────────────────────────────────────────────────────────────
+
+
+def gathered(found: Iterable[Found]) -> Iterator[Difference]:
+    """Regions where the same rules changed and the answers did alike, together; what opens a door first."""
+    together: dict[object, list[Found]] = {}
+    for one in found:
+        key = (*map(coming_to, one.answers), one.removed, one.added)
+        together.setdefault(key, []).append(one)
+    differences = [
+        Difference(
+            direction_of(*several[0].answers), *several[0].verdicts, several[0].removed, several[0].added,
+            tuple(one.witness for one in several),
+        )
+        for several in together.values()
+    ]  # fmt: skip
+    yield from sorted(differences, key=lambda one: ([*Direction].index(one.direction), -len(one.witnesses)))

@@ -1,0 +1,204 @@
+"""Decision diagrams: what follows from the states of facts, as one value. Equal functions are the same object.
+
+A diagram asks facts by their numbers, in rising order, and ends in a value. Two policies are the same, as far as the
+states of facts can tell, exactly when their diagrams are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+from policyengine.solver.value_partition import Plain
+
+MOST_NODES = 20_000  # of one comparison; beyond it nothing is claimed
+
+
+class TooLarge(Exception):
+    """The diagrams of a comparison outgrow their bound."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """Where a diagram ends; ends of equal values are one object."""
+
+    number: int
+    value: object
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """The fact asked next, and what follows from each of its states."""
+
+    number: int
+    fact: int
+    branches: tuple[Diagram, ...]
+
+
+Diagram: TypeAlias = End | Ask
+Path: TypeAlias = dict[int, int]  # the state, by its place among the states, of each fact that was asked
+
+
+class Diagrams:
+    """Makes the diagrams of one comparison; `states` are those of each fact, by its number."""
+
+    def __init__(self, states: Callable[[int], Sequence[Plain]]) -> None:
+        self.states = states
+        self._ends: dict[object, End] = {}
+        self._asks: dict[tuple[int, ...], Ask] = {}
+        self._chosen: dict[tuple[int, int, int], Diagram] = {}
+        self._joined: dict[tuple[int, int], Diagram] = {}
+        self._pairs: dict[tuple[int, int], frozenset[tuple[object, object]]] = {}
+        self._made = 0
+        self.yes, self.no = self.end(True), self.end(False)
+
+    def end(self, value: object) -> End:
+        found = self._ends.get(value)
+        if found is None:
+            found = self._ends[value] = End(self._next(), value)
+        return found
+
+    def ask(self, fact: int, branches: Iterable[Diagram]) -> Diagram:
+        below = tuple(branches)
+        if all(one is below[0] for one in below):
+            return below[0]
+        key = (fact, *(one.number for one in below))
+        found = self._asks.get(key)
+        if found is None:
+            found = self._asks[key] = Ask(self._next(), fact, below)
+        return found
+
+    def _next(self) -> int:
+        self._made += 1
+        if self._made > MOST_NODES:
+            raise TooLarge
+        return self._made
+
+    # ── Putting diagrams together ─────────────────────────────────────────────────────────────
+
+    def choose(self, test: Diagram, then: Diagram, other: Diagram) -> Diagram:
+        """`then` where the test is true, else `other`."""
+        if test is self.yes or then is other:
+            return then
+        if test is self.no:
+            return other
+        key = (test.number, then.number, other.number)
+        found = self._chosen.get(key)
+        if found is None:
+            fact = min(one.fact for one in (test, then, other) if isinstance(one, Ask))
+            triples = zip(*(self.split(one, fact) for one in (test, then, other)), strict=True)
+            found = self._chosen[key] = self.ask(fact, (self.choose(*triple) for triple in triples))
+        return found
+
+    def split(self, diagram: Diagram, fact: int) -> Sequence[Diagram]:
+        """What the diagram comes to for each state of a fact that it asks first or not at all."""
+        if isinstance(diagram, Ask) and diagram.fact == fact:
+            return diagram.branches
+        return (diagram,) * len(self.states(fact))
+
+    def every(self, items: Iterable[Diagram]) -> Diagram:
+        return self.folded(items, self.yes, lambda one, other: self.choose(one, other, self.no))
+
+    def some(self, items: Iterable[Diagram]) -> Diagram:
+        return self.folded(items, self.no, lambda one, other: self.choose(one, self.yes, other))
+
+    def sum(self, items: Iterable[Diagram]) -> Diagram:
+        """What all of them end in, together; each ends in a sorted tuple."""
+        return self.folded(items, self.end(()), self.joined)
+
+    def folded(self, items: Iterable[Diagram], empty: Diagram, put: Callable[[Diagram, Diagram], Diagram]) -> Diagram:
+        """Two and two, so that none meets all that came before it."""
+        left = list(items)
+        while len(left) > 1:
+            pairs = [put(*pair) for pair in zip(left[::2], left[1::2], strict=False)]
+            left = [*pairs, *left[len(pairs) * 2 :]]
+        return left[0] if left else empty
+
+    def joined(self, one: Diagram, other: Diagram) -> Diagram:
+        if isinstance(one, End) and isinstance(other, End):
+            values = [item for each in (one, other) if isinstance(each.value, tuple) for item in each.value]
+            return self.end(tuple(sorted(values)))
+        nothing = self.end(())
+        if one is nothing or other is nothing:
+            return other if one is nothing else one
+        key = (one.number, other.number) if one.number < other.number else (other.number, one.number)
+        found = self._joined.get(key)
+        if found is None:
+            fact = min(each.fact for each in (one, other) if isinstance(each, Ask))
+            pairs = zip(self.split(one, fact), self.split(other, fact), strict=True)
+            found = self._joined[key] = self.ask(fact, (self.joined(*pair) for pair in pairs))
+        return found
+
+    # ── Looking into them ─────────────────────────────────────────────────────────────────────
+
+    def value(self, diagram: Diagram, path: Mapping[int, int]) -> object:
+        """Where it ends; facts that the path does not tell are in their first state."""
+        while isinstance(diagram, Ask):
+            diagram = diagram.branches[path.get(diagram.fact, 0)]
+        return diagram.value
+
+    def differences(self, old: Diagram, new: Diagram) -> dict[tuple[object, object], None]:
+        """What the two end in where they end differently."""
+        return dict.fromkeys(sorted(self._apart(old, new), key=repr))
+
+    def _apart(self, one: Diagram, other: Diagram) -> frozenset[tuple[object, object]]:
+        if one is other:
+            return frozenset()
+        key = (one.number, other.number)
+        found = self._pairs.get(key)
+        if found is None:
+            found = frozenset(pair for _, below in self._below(one, other) for pair in self._apart(*below))
+            if isinstance(one, End) and isinstance(other, End):
+                found = frozenset({(one.value, other.value)})
+            self._pairs[key] = found
+        return found
+
+    def _below(self, one: Diagram, other: Diagram) -> Iterator[tuple[int, tuple[Diagram, Diagram]]]:
+        asked = [each.fact for each in (one, other) if isinstance(each, Ask)]
+        if asked:
+            fact = min(asked)
+            yield from enumerate(zip(self.split(one, fact), self.split(other, fact), strict=True))
+
+    def paths(self, old: Diagram, new: Diagram, ends: tuple[object, object]) -> Iterator[Path]:
+        """The ways on which the two end like that; the first states of facts first."""
+        path: Path = {}
+
+        def walk(one: Diagram, other: Diagram) -> Iterator[Path]:
+            if ends not in self._apart(one, other):
+                return
+            if isinstance(one, End) and isinstance(other, End):
+                yield dict(path)
+                return
+            fact = min(each.fact for each in (one, other) if isinstance(each, Ask))
+            for state, pair in self._below(one, other):
+                path[fact] = state
+                yield from walk(*pair)
+            del path[fact]
+
+        yield from walk(old, new)
+
+    def path_to(self, diagram: Diagram, value: object) -> Path | None:
+        """A way on which it ends so; None where there is none."""
+        dead: set[int] = set()
+
+        def seek(one: Diagram) -> Path | None:
+            if isinstance(one, End):
+                return {} if one.value == value else None
+            for place, below in enumerate(one.branches):
+                if below.number not in dead and (found := seek(below)) is not None:
+                    return {one.fact: place, **found}
+            dead.add(one.number)
+            return None
+
+        return seek(diagram)
+
+    def some_path(self, old: Diagram, new: Diagram, ends: tuple[object, object], random: Random) -> Path:
+        """One of these ways, by chance."""
+        path: Path = {}
+        while not (isinstance(old, End) and isinstance(new, End)):
+            fact = min(each.fact for each in (old, new) if isinstance(each, Ask))
+            ways = [one for one in self._below(old, new) if ends in self._apart(*one[1])]
+            path[fact], (old, new) = random.choice(ways)
+        return path

@@ -1,0 +1,22 @@
+"""What of the maps of other protocols is another: told as it is written, for no request of ours shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from policyengine import kernel as k
+from policyengine.analysis.diff.model import MapChange, Rule
+
+NAME = "map authzen"
+
+
+def map_changes(old: k.Kernel, new: k.Kernel) -> MapChange | None:
+    removed, added = tuple(only(old.maps, new.maps)), tuple(only(new.maps, old.maps))
+    return MapChange(removed, added) if removed or added else None
+
+
+def only(these: Sequence[k.MapItem], those: Sequence[k.MapItem]) -> Iterator[Rule]:
+    others = frozenset(those)
+    for item in these:
+        if item not in others:
+            yield Rule(NAME, item.span.at, " ".join(item.span.text.split()))

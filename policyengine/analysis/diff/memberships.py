@@ -1,0 +1,152 @@
+"""What is in what, made to order: elements of sets and lists, and things that others are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from policyengine import kernel as k
+from policyengine import typesystem
+from policyengine.analysis.diff import witness_values
+from policyengine.kernel.expressions import rewritten
+from policyengine.solver.satisfiability import states_of, truth
+from policyengine.solver.symbolic import Space, Subject, read
+from policyengine.solver.value_partition import Plain
+from policyengine.typesystem import EntityRef
+
+if TYPE_CHECKING:
+    from policyengine.analysis.diff.witness import Filling
+
+Quantified: TypeAlias = tuple[k.Quantifier, bool]
+
+MOST_WORLDS = 2_000
+
+
+def refused(wanted: Mapping[Subject, Plain]) -> dict[k.Expr, list[Any]]:
+    """By set what it is not to hold, as far as that is a constant."""
+    found: dict[k.Expr, list[Any]] = {}
+    for subject, state in wanted.items():
+        if state is not False:
+            continue
+        match subject:
+            case k.Contains(collection, k.Constant(item)):
+                found.setdefault(collection, []).append(item)
+            case k.Overlaps(collection, k.Constant(tuple() as items)) | k.Overlaps(
+                k.Constant(tuple() as items), collection
+            ):
+                found.setdefault(collection, []).extend(items)
+            case _:
+                pass
+    return found
+
+
+def contain(filling: Filling, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
+    if isinstance(collection, k.Constant | k.Collection):
+        choices = filling.held(collection)
+        filling.give(item, choices[0] if wanted and choices else filling.fresh(item.type))
+        return
+    unsaid = not wanted and filling.held(collection) is None and witness_values.empty_unsaid(collection)
+    held, one = [] if unsaid else filling.known(collection), filling.known(item)
+    known = [*held] if isinstance(held, list | tuple) else []
+    if wanted and one not in known:
+        known.append(one)
+    elif not wanted:
+        known = [other for other in known if other != one]
+        if isinstance(one, EntityRef):
+            filling.row(one)
+    filling.leave_out(collection) if unsaid else filling.give(collection, known)
+
+
+def place(filling: Filling, item: EntityRef, ancestor: EntityRef, wanted: bool) -> None:
+    filling.row(item)
+    filling.row(ancestor)
+    if wanted and item != ancestor and ancestor not in filling.parents.setdefault(item, []):
+        filling.parents[item].append(ancestor)
+
+
+def overlap(filling: Filling, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+    one, other = filling.known(left), filling.known(right)
+    sides = ((left, one, other), (right, other, one))
+    if not wanted:
+        for side, held, against in sides:
+            if not isinstance(side, k.Constant) and held:
+                filling.give(side, [item for item in held if item not in against])
+                return
+    unwanted = [item for side in (left, right) for item in filling.refused.get(side, ())]
+    fitting = (item for item in (*other, *one, *some_of(filling, left)) if item not in unwanted)
+    common = next(fitting, None)
+    for side, held, _ in sides:
+        if wanted and common is not None and common not in held:
+            filling.give(side, [*held, common])
+
+
+def include(filling: Filling, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+    one, other = filling.known(left), filling.known(right)
+    if wanted:
+        filling.give(right, [*other, *(item for item in one if item not in other)])
+        if isinstance(right, k.Constant):
+            filling.give(left, [item for item in one if item in other])
+    else:
+        filling.give(left, [*one, *(item for item in some_of(filling, left) if item not in other)])
+
+
+def some_of(filling: Filling, collection: k.Expr) -> list[Any]:
+    type_ = collection.type
+    return [filling.fresh(type_.element)] if isinstance(type_, typesystem.Set | typesystem.List) else []
+
+
+# ── Elements for which conditions hold ────────────────────────────────────────────────────────
+
+
+def by_domain(wanted: Mapping[Subject, Plain]) -> Iterator[list[Quantified]]:
+    found: dict[k.Expr, list[Quantified]] = {}
+    for subject, state in wanted.items():
+        if isinstance(subject, k.Quantifier) and isinstance(state, bool):
+            found.setdefault(subject.domain, []).append((subject, state))
+    yield from found.values()
+
+
+def quantify(filling: Filling, several: Sequence[Quantified]) -> None:
+    """`any` is true, and `all` false, by one element, for which what is said of all of them is so, too."""
+    by_one = [one for one in several if one[1] != (one[0].word == "all")]
+    every = [one for one in several if one not in by_one]
+    domain = several[0][0].domain
+    held = filling.held(domain)
+    found = [element(filling, [one, *every]) for one in by_one]
+    more = len(held) - len(found) if isinstance(held, list | tuple) else 0
+    if more > 0:  # its size was asked for
+        found += [element(filling, every or several)] * more
+    filling.give(domain, found)
+
+
+def element(filling: Filling, asked: Sequence[Quantified]) -> Any:
+    """One for which all these conditions come out as wanted."""
+    quantifier, space = asked[0][0], Space()
+    formulas = [(read(named_alike(one.condition, one.variable, quantifier), space), state) for one, state in asked]
+    choices = [states_of(number, space) for number in range(len(space.subjects))]
+    worlds = islice(product(*choices), MOST_WORLDS)
+    world = next((one for one in worlds if all(truth(formula, one) is state for formula, state in formulas)), None)
+    filling.elements.pop(quantifier.variable, None)
+    if world is not None:
+        before = filling.refused, filling.constants
+        inner = {one: tuple(space.constants[place]) for place, one in enumerate(space.subjects)}
+        filling.constants = {**filling.constants, **inner}
+        filling.fill(dict(zip(space.subjects, world, strict=True)))
+        filling.refused, filling.constants = before
+    found = filling.elements.pop(quantifier.variable, None)
+    type_ = quantifier.domain.type
+    if found is None and isinstance(type_, typesystem.Set | typesystem.List):
+        return filling.fresh(type_.element)
+    return found
+
+
+def named_alike(condition: k.Expr, variable: str, other: k.Quantifier) -> k.Expr:
+    """The condition about the element as the other quantifier calls it."""
+
+    def renamed(part: k.Expr) -> k.Expr | None:
+        if isinstance(part, k.Variable) and part.name == variable != other.variable:
+            return k.Variable(other.variable, part.type, span=part.span)
+        return None
+
+    return rewritten(condition, renamed)

@@ -1,0 +1,284 @@
+"""What a diff comes to, as data: differences with their witnesses, changed trust, what was proved and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from policyengine.analysis.diff.answers import Direction, in_words
+from policyengine.runtime.decision import Outcome
+
+Item = TypeVar("Item")
+MOST_NAMED = 5  # rules of one doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule by its name and place; `text` as it is written."""
+
+    name: str
+    at: str
+    text: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"rule": self.name, "at": self.at, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of one policy to the witness, and the rules it rests on. `throttled` names the rates and budgets that
+    have no room for the request, however little was asked before."""
+
+    outcome: Outcome
+    details: tuple[str, ...]  # whom a confirm asks, what an allow demands
+    rules: tuple[Rule, ...]
+    throttled: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return in_words(self.outcome, self.details)
+
+    def to_dict(self) -> dict[str, Any]:
+        rules = [rule.to_dict() for rule in self.rules]
+        throttled = list(self.throttled)
+        return {"outcome": str(self.outcome), "details": list(self.details), "rules": rules, "throttled": throttled}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Who asks for what; `condition` is when the answers differ, as far as the changed rules tell."""
+
+    endpoint: str
+    caller: str
+    condition: str
+
+    @property
+    def words(self) -> str:
+        return " · ".join((self.endpoint, self.caller, *([f"when {self.condition}"] if self.condition else [])))
+
+    def to_dict(self) -> dict[str, str]:
+        return {"endpoint": self.endpoint, "caller": self.caller, "when": self.condition}
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A request to which both engines, old and new, were seen to give these answers."""
+
+    region: Region
+    question: Mapping[str, Any]
+    at: datetime
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """For `policyengine decide`: it is decided as of its time, and nothing is spent."""
+        return {**self.question, "options": {"at": written(self.at), "consume": False}}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One change of answers, wherever the same rules bring it about; `witnesses` hold one for each region."""
+
+    direction: Direction
+    old: Verdict
+    new: Verdict
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+    witnesses: tuple[Witness, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        first = self.witnesses[0]
+        return {
+            "direction": str(self.direction),
+            "regions": [one.region.to_dict() for one in self.witnesses],
+            "witness": first.request,
+            "old": self.old.to_dict(),
+            "new": self.new.to_dict(),
+            "removed": [rule.to_dict() for rule in self.removed],
+            "added": [rule.to_dict() for rule in self.added],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A rate or budget that was added (`old` is None), removed (`new` is None) or changed. It widens where it provably
+    lets more through, narrows where less, is `changed` where neither is certain; `reasons` is another name alone."""
+
+    direction: Direction
+    old: Rule | None
+    new: Rule | None
+
+    @property
+    def verb(self) -> str:
+        if self.direction is Direction.REASONS:
+            return "renamed"
+        changed = {Direction.WIDENING: "looser", Direction.NARROWING: "tighter"}
+        both = self.old is not None and self.new is not None
+        return changed.get(self.direction, "changed") if both else "removed" if self.new is None else "added"
+
+    def to_dict(self) -> dict[str, Any]:
+        old, new = (None if one is None else one.to_dict() for one in (self.old, self.new))
+        return {"direction": str(self.direction), "change": self.verb, "old": old, "new": new}
+
+
+@dataclass(frozen=True, slots=True)
+class MapChange:
+    """Items of maps that only one of both has: questions of other protocols become other ones. Which of them may then
+    pass is not said, so it counts as `changed`."""
+
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"removed": [one.to_dict() for one in self.removed], "added": [one.to_dict() for one in self.added]}
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    """An issuer or attester whose word is taken otherwise: no request shows it, as credentials are verified before."""
+
+    direction: Direction
+    name: str
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+
+    @property
+    def verb(self) -> str:
+        return "trusted otherwise" if self.removed and self.added else "added" if self.added else "removed"
+
+    def to_dict(self) -> dict[str, Any]:
+        removed, added = ([one.to_dict() for one in several] for several in (self.removed, self.added))
+        return {"direction": str(self.direction), "name": self.name, "removed": removed, "added": added}
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Where sameness was not proved: `rules` are those that changed there, `why` says what was too much. `sampled`
+    requests were tried and no further difference was found."""
+
+    endpoint: str
+    caller: str
+    why: str
+    sampled: int
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The place, the rules that changed there, and why nothing is proved."""
+        names = list(dict.fromkeys(place_text(rule) for rule in self.rules))
+        more = [f"{len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+        named = f": {', '.join([*names[:MOST_NAMED], *more])}" if names else ""
+        return f"{self.endpoint} · {self.caller}{named}: {self.why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        rules = [rule.to_dict() for rule in self.rules]
+        named = {"endpoint": self.endpoint, "caller": self.caller, "why": self.why}
+        return {**named, "rules": rules, "sampled": self.sampled}
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A recorded decision that the new policy would not make again. `recorded`: `old` is what was recorded, which the
+    old policy would not say again either."""
+
+    id: str
+    line: int
+    direction: Direction
+    old: str
+    new: str
+    recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A log decided again: how many records were, what flips, and those that could not be decided again."""
+
+    file: str
+    records: int
+    flips: tuple[Flip, ...]
+    unusable: int
+
+    def to_dict(self) -> dict[str, Any]:
+        flips = [
+            {
+                "id": one.id, "line": one.line, "direction": str(one.direction), "old": one.old, "new": one.new,
+                "recorded": one.recorded,
+            }
+            for one in self.flips
+        ]  # fmt: skip
+        return {"file": self.file, "records": self.records, "unusable": self.unusable, "flips": flips}
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """All of it. `same` and `differing` count regions: kinds of callers at classes of endpoints."""
+
+    old: str
+    new: str
+    differences: tuple[Difference, ...]
+    doubts: tuple[Doubt, ...]
+    same: int
+    differing: int
+    log: Replayed | None = None
+    limits: tuple[LimitChange, ...] = ()
+    maps: MapChange | None = None
+    trust: tuple[TrustChange, ...] = ()
+
+    @property
+    def proved(self) -> bool:
+        """Nothing differs but what is told."""
+        return not self.doubts
+
+    @property
+    def opens(self) -> bool:
+        """Whether a door was seen to open, or may: who is asked instead of others may say yes where those said no."""
+        found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
+        found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}
+        return self.maps is not None or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a changed rule stands where nothing is proved: until it is, it may open."""
+        return any(one.rules for one in self.doubts)
+
+    @property
+    def widens(self) -> bool:
+        """Whether something opens, or is not proved not to."""
+        return self.opens or self.suspects
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        return self.log.flips if self.log else ()
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.differences or self.limits or self.maps or self.trust or self.flips)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "old": self.old,
+            "new": self.new,
+            "same": not self.differs and self.proved,
+            "proved": self.proved,
+            "regions": {"same": self.same, "differing": self.differing, "sampled": len(self.doubts)},
+            "widens": self.widens,
+            "differences": [one.to_dict() for one in self.differences],
+            "limits": [one.to_dict() for one in self.limits],
+            "maps": None if self.maps is None else self.maps.to_dict(),
+            "trust": [one.to_dict() for one in self.trust],
+            "doubts": [one.to_dict() for one in self.doubts],
+            "log": None if self.log is None else self.log.to_dict(),
+        }
+
+
+def written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def place_text(rule: Rule) -> str:
+    return f"{rule.name} ({rule.at})" if rule.at else rule.name
+
+
+def unique(items: Iterable[Item]) -> tuple[Item, ...]:
+    return tuple(dict.fromkeys(items))

@@ -1,0 +1,90 @@
+"""The facts of one region: which of them others decide, and which of them differ between two policies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from policyengine import kernel as k
+from policyengine import typesystem
+from policyengine.analysis.diff.answers import Answer
+from policyengine.analysis.diff.policy_view import Said
+from policyengine.analysis.diff.specialize import RESOURCE
+from policyengine.analysis.diff.units import Key
+from policyengine.solver.symbolic import Pair, Subject, Truth
+from policyengine.solver.value_partition import Plain, State
+
+ON_TRUE: frozenset[Truth] = frozenset({True})
+UNLESS_FALSE: frozenset[Truth] = frozenset({True, None})
+DENY: Answer = (("deny",),)
+ASKED: Key = ("asked",)  # somebody is to approve
+# Where they are still facts, the caller is nobody, or nobody with a name: names that are known have become constants.
+WHO = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
+WITHOUT_VALUE = (State.ABSENT, State.BROKEN)
+STRICT = (
+    k.Contains, k.Below, k.InNetwork, k.InWindow, k.Like, k.Matches, k.Overlaps, k.Subset, k.Compare, k.Arithmetic,
+    k.Negative, k.Apply, k.HasRow, Pair,
+)  # fmt: skip
+NO_HOPS = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What a fact is, by the states of others."""
+
+    sources: tuple[int, ...]
+    of: Callable[..., Plain]
+
+
+def by_place(states: Sequence[Plain]) -> Callable[..., Plain]:
+    return lambda place: states[int(place)]
+
+
+def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., Plain]:
+    """Nobody handed the work on: known only where the issuer records chains."""
+    return lambda issuer: NO_HOPS if issuer in recorded else State.BROKEN
+
+
+def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
+    """What must have a value so that this has one."""
+    match subject:
+        case Pair(left, right):
+            return left, right
+        case k.Attribute(base, name) if name != "id" and not may_be_claimed(base):
+            return base, k.HasRow(base, span=base.span)
+        case k.Attribute(base) | k.Member(base):
+            return (base,)
+        case _ if isinstance(subject, STRICT):
+            return tuple(k.parts(subject))
+        case _:
+            return ()
+
+
+def may_be_claimed(holder: k.Expr) -> bool:
+    """Whether a credential may say what no row does: of an agent or a user."""
+    type_ = holder.type
+    return not isinstance(type_, typesystem.Ref) or not type_.entities.isdisjoint(("agent", "user"))
+
+
+def differing(one: Said, other: Said) -> Iterator[Key]:
+    """What of confirms and obligations is asked for otherwise."""
+    for key, conditions in one.confirms.items():
+        if Counter(conditions) != Counter(other.confirms.get(key, ())):
+            yield key
+    for key, conditions in one.duties.items():
+        if set(conditions) != set(other.duties.get(key, ())):
+            yield key
+
+
+def approvals_of(said: Said) -> tuple[k.Expr, ...]:
+    return tuple(one for several in said.confirms.values() for one in several)
+
+
+def is_root(subject: Subject, *path: str) -> bool:
+    return isinstance(subject, k.Fact) and subject.path[: len(path)] == path
+
+
+def is_segment_resource(subject: Subject) -> bool:
+    return isinstance(subject, k.Fact) and subject.path[0] == RESOURCE and len(subject.path) > 2

@@ -1,0 +1,372 @@
+"""One region: both policies' answers to one kind of caller, as functions of the same facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from fractions import Fraction
+from typing import assert_never
+
+from policyengine import kernel as k
+from policyengine.analysis.diff.answers import CONFIRM, OBLIGE, Answer, coming_to
+from policyengine.analysis.diff.correlated_conditions import Family, families, states_by_member
+from policyengine.analysis.diff.decision_diagrams import Diagram, Diagrams, Path, TooLarge
+from policyengine.analysis.diff.policy_view import Said
+from policyengine.analysis.diff.region_facts import (
+    ASKED,
+    DENY,
+    ON_TRUE,
+    STRICT,
+    UNLESS_FALSE,
+    WHO,
+    WITHOUT_VALUE,
+    Derived,
+    approvals_of,
+    by_place,
+    depth_by_issuer,
+    differing,
+    is_root,
+    is_segment_resource,
+    operands_of,
+)
+from policyengine.analysis.diff.specialize import DEPTH, ISSUER, SEGMENT, SOUND, UNSURE, Settled, fact
+from policyengine.analysis.diff.units import Key
+from policyengine.runtime.decision import FOR_THE_OPERATOR
+from policyengine.solver.satisfiability import answer, groups, mentioned, negated, states_of, value_of
+from policyengine.solver.symbolic import (
+    All,
+    Fixed,
+    Formula,
+    Leaf,
+    Negation,
+    Pair,
+    Some,
+    Space,
+    Subject,
+    Truth,
+    numbers_in,
+    read,
+)
+from policyengine.solver.value_partition import Plain, State
+
+
+class Comparison:
+    """Both policies' answers to one kind of caller, as functions of the same facts. Raises TooLarge.
+
+    Answers end in what can differ: that nothing passes, or whether anybody is to approve, and those approvals and
+    obligations that only one of the two asks for. What both policies deny by facts that nothing else reads is left
+    `aside`: it makes no difference, and a request is only to avoid it.
+    """
+
+    def __init__(
+        self, settled: Settled, old: Said, new: Said, issuers: Iterable[str], *, sound: bool | None, apart: bool = False
+    ) -> None:
+        """`sound`: whether chains can be sound at all (None: they can). `apart`: what both policies say alike is left
+        `beside`: then answers are those of what changed alone, and each path is to be `completed`."""
+        self.settled, self.sound = settled, sound
+        self.space = Space()
+        self._issuer = self.space.number(fact(ISSUER))
+        self.space.constants[self._issuer].update(issuers)
+        self.told = frozenset(key for one, other in ((old, new), (new, old)) for key in differing(one, other))
+        self._formulas: dict[k.Expr, Formula] = {}
+        for said in (old, new):
+            self._read(said)
+        self._states: dict[int, tuple[Plain, ...]] = {}
+        self.derived: dict[int, Derived] = {}
+        self.families: list[Family] = []
+        self._derive()
+        self.diagrams = Diagrams(self.states)
+        self._when: dict[tuple[k.Expr, frozenset[Truth]], Diagram] = {}
+        self.settled_on: Path = {}
+        self._facts: dict[int, frozenset[int]] = {}
+        common = self._common(old, new)
+        every = {*old.denies, *new.denies, *approvals_of(old), *approvals_of(new)}
+        self.aside: dict[int, int] = {}
+        self.beside: tuple[k.Expr, ...] = tuple(common) if apart else ()
+        self.opens = old.opens if apart and old.opens == new.opens else None
+        near = every - common if apart else self._near(every - common, common)
+        self.old, self.new = self._answer(old, near), self._answer(new, near)
+        self.shut = self.opens is not None and self._fulfilled([self.opens]) is None
+
+    def _read(self, said: Said) -> None:
+        others = (one for kept in (said.confirms, said.duties) for several in kept.values() for one in several)
+        for condition in (said.opens, *said.denies, *others):
+            if condition not in self._formulas:
+                self._formulas[condition] = read(condition, self.space)
+
+    # ── What makes no difference ──────────────────────────────────────────────────────────────
+
+    def _common(self, old: Said, new: Said) -> set[k.Expr]:
+        """The conditions of denies and confirms that both have alike, and of which nothing else depends."""
+        common = set(old.denies) & set(new.denies)
+        common |= {one for key, several in old.confirms.items() if key not in self.told for one in several}
+        common -= set(old.denies) ^ set(new.denies)
+        told = [
+            several.get(key, ()) for key in self.told for said in (old, new) for several in (said.confirms, said.duties)
+        ]
+        return common.difference(*told)
+
+    def _near(self, changed: set[k.Expr], common: set[k.Expr]) -> set[k.Expr]:
+        """The conditions that hang together with what changed; states of all other facts in which nothing acts are put
+        `aside`."""
+        main = {number for one in self._formulas if one not in common for number in self.facts_in(one)}
+        near = set(changed)
+        for several in self.together(common, frozenset()):
+            avoided = None if any(main & self.facts_in(one) for one in several) else self._avoided(several)
+            if avoided is None:
+                near |= set(several)
+            else:
+                self.aside |= avoided
+        return near
+
+    def together(self, conditions: Iterable[k.Expr], known: frozenset[int]) -> list[tuple[k.Expr, ...]]:
+        """Those that share facts, but for the known ones."""
+        ordered = sorted(conditions, key=lambda one: sorted(self.facts_in(one)))
+        return groups(ordered, lambda one: self.facts_in(one) - known)
+
+    def completed(self, path: Path) -> Path | None:
+        """The path with states of all other facts in which doors open and nothing else acts; None where there are none.
+
+        Where several answers are left to be told apart, one in which somebody else is to approve is as good."""
+        whole = {**self.aside, **path}
+        if not self.beside and self.opens is None:
+            return whole
+        before = self.diagrams, self._when, self.settled_on
+        self.diagrams, self._when, self.settled_on = Diagrams(self._narrowed(path)), {}, path
+        try:
+            wanted, known = [*self.beside, *([] if self.opens is None else [self.opens])], frozenset(path)
+            settled = [one for one in wanted if self.facts_in(one) <= known]
+            if settled and self._fulfilled(settled) is None:
+                return None
+            for several in self.together((one for one in wanted if not self.facts_in(one) <= known), known):
+                found = self._fulfilled(several)
+                if found is None:
+                    return None
+                whole |= {fact: place for fact, place in found.items() if fact not in path}
+            return whole
+        except TooLarge:
+            return None
+        finally:
+            self.diagrams, self._when, self.settled_on = before
+
+    def _narrowed(self, path: Path) -> Callable[[int], Sequence[Plain]]:
+        return lambda number: (self.states(number)[path[number]],) if number in path else self.states(number)
+
+    def _fulfilled(self, conditions: Sequence[k.Expr]) -> Path | None:
+        made = self.diagrams
+        acting = made.some(self.acts(one) for one in conditions if one is not self.opens)
+        opens = [self.when(self._formulas[one], ON_TRUE) for one in conditions if one is self.opens]
+        passes = made.choose(acting, made.no, made.every(opens))
+        return made.path_to(passes, True)
+
+    def _avoided(self, conditions: Sequence[k.Expr]) -> Path | None:
+        """States in which none of them acts; None where there are none."""
+        acting = self.diagrams.some(self.acts(one) for one in conditions)
+        return self.diagrams.path_to(acting, False)
+
+    def facts_in(self, condition: k.Expr) -> frozenset[int]:
+        """The facts that decide about a condition, each by the number that is asked for it."""
+        known = self._facts.get(id(condition))
+        if known is None:
+            numbers = set(mentioned(self._formulas[condition]))
+            known = self._facts[id(condition)] = frozenset(source for one in numbers for source in self.sources(one))
+        return known
+
+    # ── Answers ───────────────────────────────────────────────────────────────────────────────
+
+    def _answer(self, said: Said, near: AbstractSet[k.Expr]) -> Diagram:
+        made = self.diagrams
+        denied = made.some(self.acts(one) for one in said.denies if one in near)
+        opens = made.yes if self.opens is not None else self.when(self._formulas[said.opens], ON_TRUE)
+        passes = made.choose(denied, made.no, opens)
+        duties = {key: made.some(map(self.acts, said.duties.get(key, ()))) for key in self.told if key[0] == OBLIGE}
+        noted = [self._held(key, one) for key, one in sorted(duties.items()) if key[1] in FOR_THE_OPERATOR]
+        denying = made.sum([made.end(DENY), *noted])
+        asked = made.some(self.acts(one) for one in approvals_of(said) if one in near)
+        approvals = [
+            self._held(key, self.acts(one))
+            for key in sorted(self.told) if key[0] == CONFIRM
+            for one in said.confirms.get(key, ())
+        ]  # fmt: skip
+        held = [self._held(key, one) for key, one in sorted(duties.items())]
+        return made.choose(passes, made.sum([self._held(ASKED, asked), *approvals, *held]), denying)
+
+    def _held(self, key: Key, acts: Diagram) -> Diagram:
+        return self.diagrams.choose(acts, self.diagrams.end((key,)), self.diagrams.end(()))
+
+    def acts(self, condition: k.Expr) -> Diagram:
+        """As guards do, unless it is false."""
+        found = self._when.get((condition, UNLESS_FALSE))
+        if found is None:
+            found = self._when[condition, UNLESS_FALSE] = self.when(self._formulas[condition], UNLESS_FALSE)
+        return found
+
+    @property
+    def notes(self) -> bool:
+        """Whether something that operators hear of, be it a deny, can differ."""
+        return any(key[0] == OBLIGE and key[1] in FOR_THE_OPERATOR for key in self.told)
+
+    def end_of(self, answer: Answer) -> Answer:
+        """What of a whole answer the diagrams end in."""
+        answer = coming_to(answer)
+        kept = [key for key in answer if key in self.told or (key,) == DENY]
+        return tuple(sorted([*kept, *([ASKED] if any(key[0] == CONFIRM for key in answer) else [])]))
+
+    def _derive(self) -> None:
+        """What other facts decide: depths by the issuer, families together, comparisons by what they compare."""
+        for family in families(self.space):
+            if not any(self.missing(self.space.subjects[number]) for number in family.members):
+                self.families.append(family)
+                first = family.members[0]
+                self._states[first] = tuple(Fraction(place) for place in range(len(family.states)))
+                for number, states in states_by_member(family).items():
+                    self.derived[number] = Derived((first,), by_place(states))
+        for number, subject in enumerate(self.space.subjects):
+            if isinstance(subject, k.Fact) and subject.path[0] == DEPTH:
+                self.derived[number] = Derived((self._issuer,), depth_by_issuer(subject.path[1:]))
+            elif number not in self.derived and (asked := self._operands(subject)):
+                self.derived[number] = Derived((number, *asked), self._strictly(number, subject, asked))
+
+    def _operands(self, subject: Subject) -> tuple[int, ...]:
+        """The facts without which this one has no value, as far as they are asked for themselves."""
+        parts = operands_of(subject)
+        numbers = (self.space.numbers[part] for part in parts if part in self.space.numbers)
+        return tuple(number for number in numbers if number not in self.derived)
+
+    def _strictly(self, number: int, subject: Subject, asked: tuple[int, ...]) -> Callable[..., Plain]:
+        every = self.states(number)
+        parts = [part for part in operands_of(subject) if not isinstance(part, k.Constant)]
+        total = isinstance(subject, Pair) and len(asked) == len(parts)
+
+        rows = [place for place, one in enumerate(asked) if isinstance(self.space.subjects[one], k.HasRow)]
+        attribute = isinstance(subject, k.Attribute)
+
+        def of(own: Plain, *operands: Plain) -> Plain:
+            if attribute and any(operands[place] is False for place in rows):
+                return State.BROKEN  # without a row it is not even absent
+            if any(one in WITHOUT_VALUE for one in operands):
+                return own if own in WITHOUT_VALUE else State.BROKEN
+            return every[0] if total and own in WITHOUT_VALUE else own
+
+        return of
+
+    def state(self, number: int, path: Mapping[int, int]) -> Plain | None:
+        """The state of a fact on a path; None where the path tells nothing of it."""
+        derived = self.derived.get(number)
+        sources = (number,) if derived is None else derived.sources
+        if not any(source in path for source in sources):
+            return None
+        states = [self.states(source)[path.get(source, 0)] for source in sources]
+        return states[0] if derived is None else derived.of(*states)
+
+    # ── Formulas to diagrams ──────────────────────────────────────────────────────────────────
+
+    def when(self, formula: Formula, wanted: frozenset[Truth]) -> Diagram:
+        """Whether the formula has one of the wanted values, which are true or false, or either of them or unknown."""
+        made = self.diagrams
+        match formula:
+            case Fixed(value):
+                return made.yes if value in wanted else made.no
+            case Negation(inner):
+                return self.when(inner, frozenset(map(negated, wanted)))
+            case All(items):
+                return (made.every if True in wanted else made.some)(self.when(item, wanted) for item in items)
+            case Some(items):
+                return (made.some if True in wanted else made.every)(self.when(item, wanted) for item in items)
+            case Leaf():
+                return self.leaf(formula, wanted)
+            case _:
+                assert_never(formula)
+
+    def leaf(self, leaf: Leaf, wanted: frozenset[Truth]) -> Diagram:
+        numbers = sorted(set(numbers_in(leaf.term)))
+        asked = sorted({source for one in numbers for source in self.sources(one)})
+        if numbers == asked and len(asked) == 1 and asked[0] not in self.derived:
+            return self.about_one(leaf, numbers[0], wanted)
+        world: list[Plain] = [State.BROKEN] * len(self.space.subjects)
+
+        def below(path: dict[int, int]) -> Diagram:
+            if len(path) == len(asked):
+                for number in numbers:
+                    world[number] = self.state_on(number, path)
+                found = answer(value_of(leaf.term, world), leaf.word, leaf.constants)
+                return self.diagrams.yes if found in wanted else self.diagrams.no
+            fact = asked[len(path)]
+            return self.diagrams.ask(fact, [below({**path, fact: place}) for place in self.places(fact)])
+
+        return below({})
+
+    def places(self, number: int) -> Sequence[int]:
+        """The states that are tried, by their places: all, or the one that is settled."""
+        settled = self.settled_on.get(number)
+        return range(len(self.states(number))) if settled is None else (settled,)
+
+    def about_one(self, leaf: Leaf, number: int, wanted: frozenset[Truth]) -> Diagram:
+        yes, no = self.diagrams.yes, self.diagrams.no
+        world: list[Plain] = [State.BROKEN] * (number + 1)
+        branches: list[Diagram] = []
+        for place in self.places(number):
+            world[number] = self.states(number)[place]
+            found = answer(value_of(leaf.term, world), leaf.word, leaf.constants)
+            branches.append(yes if found in wanted else no)
+        return self.diagrams.ask(number, branches)
+
+    def values(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
+        """Values of operands for which all that families ask comes out as the path says."""
+        for family in self.families:
+            place = path.get(family.members[0])
+            if place is not None and family.values[place] is not None:
+                yield family.operand, family.values[place]
+
+    def sources(self, number: int) -> tuple[int, ...]:
+        derived = self.derived.get(number)
+        return (number,) if derived is None else derived.sources
+
+    def state_on(self, number: int, path: Mapping[int, int]) -> Plain:
+        """The state of a fact of which the path tells."""
+        state = self.state(number, path)
+        assert state is not None
+        return state
+
+    # ── The states that facts can have here ───────────────────────────────────────────────────
+
+    def states(self, number: int) -> Sequence[Plain]:
+        if number not in self._states:
+            subject, every = self.space.subjects[number], states_of(number, self.space)
+            states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
+            self._states[number] = states[::-1] if is_root(subject, UNSURE) else states  # first what a request may show
+        return self._states[number]
+
+    def possible(self, subject: Subject, state: Plain) -> bool:
+        without = state in WITHOUT_VALUE
+        if is_root(subject, SOUND[0], SOUND[1]):
+            return not without and (self.sound is not False or state is False)
+        if is_root(subject, SEGMENT) or is_segment_resource(subject):
+            return not without and state != ""
+        if (
+            isinstance(subject, k.Fact)
+            and subject.path in WHO
+            and self.space.numbers[subject] not in self.space.absence
+        ):
+            return without
+        if isinstance(subject, k.Fact) and subject.path in WHO:
+            return state is getattr(self.settled, subject.path[0])
+        if self.missing(subject):
+            return without
+        return not (without and isinstance(subject, k.InWindow) and is_root(subject.instant, "time"))
+
+    def missing(self, subject: Subject) -> bool:
+        """Surely without a value: it is, or asks about, somebody who is not there."""
+        match subject:
+            case k.Fact(path) if path[0] == "agent" and self.settled.agent is State.ABSENT:
+                return True
+            case k.Fact(path):
+                return path in WHO or path in (("approval", "by"), ("approval", "age"))
+            case k.Attribute(base) | k.Member(base):
+                return self.missing(base)
+            case Pair(left, right):
+                return self.missing(left) or self.missing(right)
+            case _ if isinstance(subject, STRICT):
+                return any(self.missing(part) for part in k.parts(subject))
+            case _:
+                return False

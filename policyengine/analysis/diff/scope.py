@@ -1,0 +1,103 @@
+"""Where two policies can differ: the places of what only one of them declares, and the patterns that matter there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.analysis.diff.endpoint_classes import Class, bare, folded, patterns_of
+from policyengine.analysis.diff.units import places_looked_back_at
+from policyengine.checker.patterns.overlap import overlaps
+from policyengine.kernel.fingerprint import Writers
+from policyengine.spec.match import match_pattern
+from policyengine.spec.trace import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """`places` are patterns of which one matches wherever anything changed; None where that may be everywhere."""
+
+    places: tuple[k.Pattern, ...] | None
+    patterns: tuple[k.Pattern, ...]  # all that tell endpoints apart there
+
+    @classmethod
+    def of(cls, old: k.Kernel, new: k.Kernel) -> Scope:
+        every, places = patterns_of(old, new), changed_places(old, new)
+        if places is None:
+            return cls(None, every)
+        loose = dict.fromkeys(folded(bare(one)) for one in places)
+        return cls(tuple(loose), tuple(one for one in every if any(overlaps(folded(one), place) for place in loose)))
+
+    def holds(self, at: Class) -> bool:
+        return self.places is None or any(match_pattern(one, at.endpoint) is not None for one in self.places)
+
+
+def changed_places(old: k.Kernel, new: k.Kernel) -> list[k.Pattern] | None:
+    """None where something changed that stands beside all rules: issuers, delegation."""
+    write = Writers()
+    if beside(old, write) != beside(new, write):
+        return None
+    sides = [[(text_of(part, kernel, write), part) for part in declared(kernel)] for kernel in (old, new)]
+    changed = [*without(*sides), *without(*sides[::-1])]
+    if any(isinstance(part, k.Binder) for part in changed):  # what happened before was found out by what is bound
+        changed += [guard for kernel in (old, new) for guard in kernel.guards if any(places_looked_back_at(guard))]
+    found: list[k.Pattern] = []
+    for part in changed:
+        patterns = patterns_in(part)
+        if patterns is None:
+            return None
+        found += patterns
+    return found
+
+
+def without(parts: Sequence[tuple[str, Declared]], others: Sequence[tuple[str, Declared]]) -> Iterator[Declared]:
+    left = Counter(text for text, _ in others)
+    for text, part in parts:
+        if left[text] > 0:
+            left[text] -= 1
+        else:
+            yield part
+
+
+def beside(kernel: k.Kernel, write: Writers) -> tuple[object, ...]:
+    issuers = kernel.issuers.values()
+    trust = sorted((one.name, one.records_chains, one.scopes_none, sorted(one.claims)) for one in issuers)
+    return trust, Counter(map(write, kernel.delegation))
+
+
+Declared: TypeAlias = Block | k.Guard | k.Binder
+
+
+def declared(kernel: k.Kernel) -> Iterator[Declared]:
+    yield from kernel.binders
+    yield from kernel.agents
+    yield from kernel.users
+    yield from kernel.anyones
+    yield from kernel.guards
+
+
+def text_of(part: Declared, kernel: k.Kernel, write: Writers) -> str:
+    """All that it says, but its name; what is said of its package, and attesters that it names, belong to it."""
+    if isinstance(part, k.Binder):
+        return write(part)
+    if isinstance(part, k.Guard):
+        return write(replace(part, name="", package=""))
+    waived = part.package in kernel.unrestricted, part.package in kernel.advisory
+    asked = () if isinstance(part, k.AnyoneBlock) else part.requirements
+    names = sorted(name for one in asked if isinstance(one, k.AttestedBy) for name in one.attesters)
+    trusted = [write(kernel.attesters[name]) for name in names]
+    return f"{write(replace(part, label='', package=''))} {waived} {trusted}"
+
+
+def patterns_in(part: Declared) -> list[k.Pattern] | None:
+    """Where it stands; None where that is everywhere."""
+    if isinstance(part, k.Binder):
+        return [part.pattern]
+    if isinstance(part, k.Guard):
+        return None if part.place.patterns is None else list(part.place.patterns)
+    found = [opening.pattern for grant in part.grants for opening in grant.openings]
+    handed = part.delegates if isinstance(part, k.AgentBlock) else ()
+    return [*found, *(pattern for one in handed for pattern in one.patterns)]

@@ -1,0 +1,1 @@
+"""Grants that recorded traffic needs, as a policy to review."""

@@ -1,0 +1,147 @@
+"""Suggested doors to the text of a policy: blocks for each agent and for people, and guards on what destroys."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from policyengine import kernel as k
+from policyengine.analysis.suggest.needs import Target, text
+from policyengine.runtime.format_values import duration
+
+OF_CREDENTIALS = (k.CredentialKind, k.CredentialLifetime, k.CredentialAge, k.CredentialBound)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One `may` for one agent, or, where `agent` is None, for people. `lines` are those of the decisions it is for."""
+
+    agent: str | None
+    issuer: str
+    target: Target
+    block: k.AgentBlock | None
+    lines: frozenset[int]
+    users: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    bound: bool = False
+    lifetime: timedelta | None = None
+    asks: bool = False  # with a guard that asks a person
+
+    @property
+    def who(self) -> str:
+        if self.agent is not None:
+            return f"agent {text(self.agent)}"
+        return f"user {text(self.users[0])}" if len(self.users) == 1 else f"{len(self.users)} users"
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """What is least to grant goes first."""
+        reads = self.target.place.startswith(("GET ", "OPTIONS "))
+        return self.target.destroys, not reads, self.target.wilds, -len(self.lines), self.who, self.target.may
+
+    def to_dict(self) -> dict[str, Any]:
+        who = {"agent": self.agent, "issuer": self.issuer} if self.agent is not None else {"users": list(self.users)}
+        return {**who, "may": self.target.may, "decisions": len(self.lines), "confirm": self.asks}
+
+
+def lines_of(doors: Sequence[Door], guards: set[str]) -> Iterator[str]:
+    yield from scopes_of(doors)
+    blocks: dict[tuple[object, ...], list[Door]] = defaultdict(list)
+    for door in doors:
+        key = (
+            door.agent,
+            door.issuer,
+            id(door.block),
+            *(() if door.block else (door.kinds, door.lifetime, door.bound, bool(door.users))),
+        )
+        blocks[key if door.agent is not None else (None, door.users)].append(door)
+    for some in blocks.values():
+        yield ""
+        yield from block_of(some)
+    yield from guards_of(doors, guards)
+
+
+def guards_of(doors: Sequence[Door], taken: set[str]) -> Iterator[str]:
+    """What destroys something asks a person: those whom the new doors let in, and nobody who came in before."""
+    places: dict[str, dict[str, None]] = defaultdict(dict)
+    for door in (one for one in doors if one.asks):
+        places[door.target.place][condition_of(door)] = None
+    number = 1
+    for place, conditions in places.items():
+        while f"suggested {number}" in taken:
+            number += 1
+        taken.add(f"suggested {number}")
+        yield ""
+        yield "# It destroys something. Fill in who may say yes: until then the person served is asked, each time."
+        yield f'guard "suggested {number}" on {place} {{'
+        yield f"  confirm by user within 15m when {' or '.join(conditions)}"
+        yield f'    message "this may destroy something: {asked_at(place)}"'
+        yield "}"
+
+
+def asked_at(place: str) -> str:
+    """What the person sees of what is asked for there; the arguments of a tool are the author's to name."""
+    word = place.partition(" ")[0]
+    return {"TOOL": "{tool.name}", "ACTION": "{resource.id}"}.get(word, "{request.path}")
+
+
+def condition_of(door: Door) -> str:
+    """`else ""`: who is nobody came in before, if at all."""
+    if door.agent is not None:
+        return f'agent.id else "" == {text(door.agent)}'
+    return people_of('user.id else ""', door.users)
+
+
+def people_of(fact: str, users: Sequence[str]) -> str:
+    if len(users) == 1:
+        return f"{fact} == {text(users[0])}"
+    return f"{fact} in [{', '.join(map(text, users))}]"
+
+
+def scopes_of(doors: Sequence[Door]) -> Iterator[str]:
+    """Scopes to declare, by what credentials call them."""
+    found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for door in doors:
+        if door.target.scope is not None:
+            found[door.target.may, door.target.scope][door.target.place] = None
+    for (name, alias), places in found.items():
+        yield f"scope {name} as {text(alias)} {{"
+        yield from (f"  {place}" for place in places)
+        yield "}"
+
+
+def block_of(doors: Sequence[Door]) -> Iterator[str]:
+    first = doors[0]
+    if first.agent is None:
+        one = text(first.users[0]) if len(first.users) == 1 else f"where {people_of('user.id', first.users)}"
+        yield f"user {one} {{"
+    else:
+        yield f"agent {text(first.agent)} {{"
+        yield from requirements_of(first)
+    seen: dict[str, int] = defaultdict(int)
+    for door in doors:
+        seen[door.target.may] += len(door.lines)
+    yield from (f"  may {may} # {count:,} recorded decision{'' if count == 1 else 's'}" for may, count in seen.items())
+    yield "}"
+
+
+def requirements_of(door: Door) -> Iterator[str]:
+    """No less than the block asks for that accepts the agent today; of a new agent what it showed."""
+    if door.block is not None:
+        of_credentials = [one for one in door.block.requirements if isinstance(one, OF_CREDENTIALS)]
+        yield from (one.span.text for one in door.block.requirements if not isinstance(one, OF_CREDENTIALS))
+        if of_credentials:
+            words = [one.span.text for one in of_credentials]
+            apart = "\n" if any("#" in one for one in words) else "   "  # a comment in one of them ends with its line
+            yield f"credential {{{apart}{apart.join(words)}{apart}}}"
+        return
+    yield f"  issued by {door.issuer}"
+    yield "  acts for any user" if door.users else "  acts alone"
+    shown = [f"kind in [{', '.join(door.kinds)}]"] * bool(door.kinds)
+    shown += [f"lifetime <= {duration(door.lifetime)}"] if door.lifetime else []
+    shown += ["bound"] * door.bound
+    if shown:
+        yield f"  credential {{ {'   '.join(shown)} }}"

@@ -1,0 +1,226 @@
+"""The whole check: modules in, a kernel and every finding out. Nothing here raises, whatever the modules hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from policyengine import kernel as k
+from policyengine import lint as lints
+from policyengine import testcases
+from policyengine.checker import confusable_text
+from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.expressions import check_definitions
+from policyengine.checker.lower.policy import lower
+from policyengine.checker.names.package_names import with_misspelled
+from policyengine.checker.names.symbols import MAIN, Program, Reporter, package_of, report_unused_imports
+from policyengine.checker.patterns import binders
+from policyengine.checker.patterns.overlap import forget_places
+from policyengine.checker.patterns.places import Places
+from policyengine.checker.types.entity_hierarchy import check_inherited
+from policyengine.checker.types.schema import Schema
+from policyengine.diagnostics.catalog import CODES, Code
+from policyengine.diagnostics.model import BoundExceeded, Diagnostic, in_order
+from policyengine.kernel.fingerprint import ordered
+from policyengine.lint import allowances, dead_limits, dead_rules, unbound_resource
+from policyengine.source import Source, Span
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.parse import parse
+
+LANGUAGE = "1"
+# What a declaration that could not be read may have said: told only once the syntax is right.
+NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split())
+# What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
+NEEDS_DOORS = frozenset({"W322", "W421", "W521", "W936"})
+
+
+class Depth(Enum):
+    """How much is sought: errors alone, warnings too, or what is only an opinion as well."""
+
+    ERRORS = 1
+    WARNINGS = 2
+    OPINIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` and
+    `properties` are of its tests."""
+
+    kernel: k.Kernel | None
+    diagnostics: tuple[Diagnostic, ...]
+    program: Program
+    schema: Schema
+    cases: tuple[testcases.Case, ...] = ()
+    properties: tuple[testcases.Property, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.kernel is not None
+
+
+@uncollected()
+def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> Checked:
+    """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
+    found = unordered(modules, syntax)
+    return replace(found, kernel=found.kernel and ordered(found.kernel))
+
+
+@uncollected()
+def lint(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()) -> Checked:
+    """The check, and what is only an opinion; `optional` are codes of rules that are told only where asked for."""
+    return unordered(modules, syntax, Depth.OPINIONS, optional)
+
+
+@uncollected()
+def compiled(
+    sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
+) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
+    """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
+
+    Nothing else is kept: trees and tables, larger than the kernel, are gone before it is put in order.
+    Without `advice` only errors are sought; if there is one, all is told.
+    """
+    kernel, found = read(sources, problems, advice)
+    return kernel and ordered(kernel), found
+
+
+def read(
+    sources: Iterable[Source], problems: Iterable[Diagnostic], advice: bool
+) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
+    parsed = [parse(source) for source in sources]
+    modules = [module for module, _ in parsed if module is not None]
+    found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
+    checked = unordered(modules, found, Depth.WARNINGS if advice else Depth.ERRORS)
+    if checked.kernel is None and not advice:
+        checked = unordered(modules, found)  # whoever has to mend it is told everything
+    return checked.kernel, checked.diagnostics
+
+
+def unordered(
+    modules: Sequence[ast.Module],
+    syntax: Sequence[Diagnostic],
+    depth: Depth = Depth.WARNINGS,
+    optional: Collection[str] = (),
+) -> Checked:
+    """The check, but for the kernel's order and revision."""
+    report = Reporter()
+    program = Program.of(modules, report)
+    places = Places(program)
+    schema = Schema.of(program, places)
+    try:
+        return _checked(modules, syntax, Sought(depth, optional), program, places, schema)
+    except BoundExceeded as beyond:
+        return Checked(None, in_order([*syntax, beyond.diagnostic]), program, schema)
+    finally:
+        forget_places()
+
+
+def _checked(
+    modules: Sequence[ast.Module],
+    syntax: Sequence[Diagnostic],
+    sought: Sought,
+    program: Program,
+    places: Places,
+    schema: Schema,
+) -> Checked:
+    """Raises BoundExceeded."""
+    report = program.report
+    places.check_scopes()
+    bound = binders.collect(program, places, schema)
+    check_definitions(program, schema)
+    check_inherited(program, schema)
+    draft = Draft.of(program, schema, places)
+    check_languages(modules, report)
+    kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
+    shown = testcases.Examples() if syntax else testcases.lower(program, schema)
+    report_unused_imports(program)
+    found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
+    found = with_misspelled(found, program, NEEDS_ALL)
+    found += [
+        *syntax,
+        *(finding for module in modules for finding in confusable_text.findings(module)),
+        *empty(modules, syntax),
+    ]
+    kept = in_order(concluded(found, kernel, modules, shown, sought))
+    return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
+
+
+def empty(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
+    """Files in which nothing is declared; one whose mistakes were not read as anything is told by these."""
+    mistaken = {id(one.span.source) for one in syntax}
+    for module in modules:
+        source = module.span.source
+        if not module.declarations and id(source) not in mistaken:
+            hint = "write what belongs in it, or remove the file"
+            yield Diagnostic("E155", "nothing is declared in this file", Span(source, 0, 0), hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """How much is sought; `optional` are the codes of optional rules that are."""
+
+    depth: Depth
+    optional: Collection[str]
+
+    @property
+    def rules(self) -> list[Code]:
+        return [code for code in CODES.values() if not code.optional or code.code in self.optional]
+
+
+def concluded(
+    found: list[Diagnostic],
+    kernel: k.Kernel,
+    modules: Sequence[ast.Module],
+    shown: testcases.Examples,
+    sought: Sought,
+) -> list[Diagnostic]:
+    """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
+    found = [*found, *allowances.problems(modules)]
+    if has_error(found):
+        return allowances.without_allowed((one for one in found if one.code not in NEEDS_DOORS), modules)
+    found += findings(kernel, modules, shown, sought)
+    if sought.depth is Depth.OPINIONS and not has_error(found):
+        found += allowances.stale(found, modules, sought.rules)
+    return allowances.without_allowed(found, modules)
+
+
+def findings(
+    kernel: k.Kernel, modules: Sequence[ast.Module], shown: testcases.Examples, sought: Sought
+) -> Iterator[Diagnostic]:
+    yield from unbound_resource.mistakes(kernel)
+    if sought.depth is Depth.ERRORS:
+        yield from dead_rules.mistakes(kernel)
+        yield from dead_limits.mistakes(kernel)
+        yield from lints.mistakes(kernel, modules)
+        return
+    yield from dead_rules.findings(kernel)
+    yield from dead_limits.findings(kernel)
+    yield from lints.findings(kernel, modules)
+    if sought.depth is Depth.OPINIONS:
+        yield from lints.opinions(kernel, modules, shown.cases, sought.optional)
+
+
+def has_error(found: Iterable[Diagnostic]) -> bool:
+    return any(diagnostic.is_error for diagnostic in found)
+
+
+def check_languages(modules: Sequence[ast.Module], report: Reporter) -> None:
+    for module in modules:
+        if module.language is not None and module.language.text != LANGUAGE:
+            message = f"language {module.language.text} is not known"
+            report("E150", message, module.language.span, f"write `language {LANGUAGE}`")
+
+
+def check_text(text_: str) -> list[Diagnostic]:
+    """Every finding about one policy, in the order of its text."""
+    module, found = parse(Source("policy", text_))
+    return list(check([module] if module else [], found).diagnostics)
+
+
+def lint_text(text_: str, optional: Collection[str] = ()) -> list[Diagnostic]:
+    """Every finding about one policy, opinions too."""
+    module, found = parse(Source("policy", text_))
+    return list(lint([module] if module else [], found, optional).diagnostics)

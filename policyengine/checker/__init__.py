@@ -1,0 +1,1 @@
+"""AST to kernel: names are resolved, types checked, patterns compared, and every rule lowered."""

@@ -1,0 +1,1 @@
+"""Checked declarations to kernel rules, one module for each kind."""

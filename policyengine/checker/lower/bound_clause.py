@@ -1,0 +1,125 @@
+"""`bound to (…)` of a confirm to kernel: what an approval is bound to, and what may change after it was granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from policyengine import kernel as k
+from policyengine.checker.lower.context import facts_read
+from policyengine.checker.lower.expressions import lower_value
+from policyengine.checker.names.scope import Context
+from policyengine.checker.type_names import listed
+from policyengine.kernel.fingerprint import canonical
+from policyengine.runtime.format_values import fact_name
+from policyengine.runtime.request import spelled
+from policyengine.spec.approval_digest import VOLATILE
+from policyengine.syntax import nodes as ast
+
+RESOURCE = ("resource",)
+OBJECTS = (("body",), ("args",), ("context",), ("request", "query"), ("request", "headers"))
+OBJECT_NAMES = listed(map(fact_name, OBJECTS), "or")
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseItem:
+    """An item: an object with what is left out of it, a fact, or the resource, which is neither and always bound."""
+
+    written: ast.BoundItem
+    path: tuple[str, ...]
+    object: k.BoundObject | None = None
+    fact: k.Expr | None = None
+
+
+def bound_clause(
+    written: ast.BoundTo | None, condition: k.Expr | None, said: k.Message | None, context: Context
+) -> k.BoundTo | None:
+    """What is wrong is reported, and then nothing is narrowed."""
+    if written is None:
+        return None
+    items = [item for one in written.items if (item := named(one, context)) is not None]
+    check_once(items, context)
+    check_left_out(items, list(read_by(condition, said)), context)
+    objects = sorted((one.object for one in items if one.object is not None), key=lambda one: one.path)
+    facts = sorted((one.fact for one in items if one.fact is not None), key=canonical)
+    return k.BoundTo(tuple(objects), tuple(facts))
+
+
+def named(item: ast.BoundItem, context: Context) -> ClauseItem | None:
+    path = path_of(item.of)
+    if path in OBJECTS:
+        return ClauseItem(item, path, k.BoundObject(path, tuple(sorted(map(path_of, item.excepts)))))
+    if item.excepts:
+        context.report(
+            "E517", f"nothing of `{fact_name(path)}` can be left out", item.of.span, f"`except` follows {OBJECT_NAMES}"
+        )
+        return None
+    if path == RESOURCE:
+        return ClauseItem(item, path)
+    found = lower_value(item.of, context)
+    return None if found is None or not is_bindable(found, item, context) else ClauseItem(item, path, fact=found)
+
+
+def is_bindable(found: k.Expr, item: ast.BoundItem, context: Context) -> bool:
+    written = fact_name(path_of(item.of))
+    if not isinstance(found, k.Fact | k.Attribute | k.Member):
+        context.report("E516", f"`{written}` is no fact", item.of.span, f"name a fact, or {OBJECT_NAMES}")
+        return False
+    if any(fact.path in VOLATILE for fact, _ in facts_read(found)):
+        hint = "remove it: `within 15m` says how long an approval lasts"
+        context.report("E516", f"`{written}` changes by itself", item.of.span, hint)
+        return False
+    return True
+
+
+def path_of(reference: ast.Reference) -> tuple[str, ...]:
+    return spelled((*reference.name.split("."), *(key.value for key in reference.keys)))
+
+
+def read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[tuple[str, ...]]:
+    """The facts that the rule and its message read."""
+    shown = [part.expression for part in said or () if isinstance(part, k.Shown)]
+    for expression in (condition, *shown):
+        if expression is not None:
+            yield from (fact.path for fact, _ in facts_read(expression))
+
+
+# ── What contradicts itself ───────────────────────────────────────────────────────────────────
+
+
+def check_once(items: Sequence[ClauseItem], context: Context) -> None:
+    for number, one in enumerate(items):
+        for other in items[:number]:
+            if one.path == other.path:
+                hint = "write it once"
+                context.report("E516", f"`{fact_name(one.path)}` is bound twice", one.written.span, hint)
+        holder = next((other for other in items if other.object and is_below(one.path, other.path)), None)
+        if holder is not None:
+            message = f"`{fact_name(one.path)}` is part of `{fact_name(holder.path)}`, which is bound as a whole"
+            context.report("E516", message, one.written.span, f"keep one: `{fact_name(one.path)}` alone binds less")
+
+
+def check_left_out(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: Context) -> None:
+    """Nothing is left out that is no part of the object, or that the rule reads: that is always bound."""
+    for item in items:
+        seen: set[tuple[str, ...]] = set()
+        for written in item.written.excepts:
+            path = path_of(written)
+            name, holder = fact_name(path), fact_name(item.path)
+            if not is_below(path, item.path):
+                hint = f"name a member of it: `{holder}.request_id`"
+                context.report("E517", f"`{name}` is no part of `{holder}`", written.span, hint)
+            elif any(meets(path, other) for other in seen):
+                context.report("E517", f"`{name}` is left out twice", written.span, "write it once")
+            elif found := next((one for one in read if meets(one, path)), None):
+                hint = "what the rule and its message read is always bound: read less, or leave less out"
+                context.report("E517", f"the rule reads `{fact_name(found)}`", written.span, hint)
+            seen.add(path)
+
+
+def meets(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return path == other or is_below(path, other) or is_below(other, path)
+
+
+def is_below(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return len(path) > len(other) and path[: len(other)] == other

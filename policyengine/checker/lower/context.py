@@ -1,0 +1,140 @@
+"""The kernel in the making: what lowering doors, guards and limits has in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TypeVar, cast
+
+from policyengine import kernel as k
+from policyengine.checker.lower.expressions import lower_condition
+from policyengine.checker.names.scope import Context
+from policyengine.checker.names.symbols import Program, Reporter
+from policyengine.checker.patterns.places import Places
+from policyengine.checker.types.constants import lower_literal
+from policyengine.checker.types.schema import FactsHere, Schema
+from policyengine.diagnostics.model import Related
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+Declaration = TypeVar("Declaration", bound=ast.Node)
+Rule = TypeVar("Rule")
+NO_KEY = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
+KEYLESS = re.compile("|".join(NO_KEY))
+NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoint exists there
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door.
+
+    `known` are rules that have been read already, by the id of their declaration.
+    """
+
+    program: Program
+    schema: Schema
+    places: Places
+    by_kind: Mapping[type[ast.Node], list[tuple[str, ast.Declaration]]]
+    keyless: bool
+    known: Mapping[int, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
+        by_kind: dict[type[ast.Node], list[tuple[str, ast.Declaration]]] = {}
+        for package, declaration in program.declarations():
+            by_kind.setdefault(type(declaration), []).append((package, declaration))
+        keyless = any(KEYLESS.search(declared.span.text) for _, declared in by_kind.get(ast.DefineDecl, ()))
+        return cls(program, schema, places, by_kind, keyless)
+
+    @property
+    def report(self) -> Reporter:
+        return self.program.report
+
+    def context(self, package: str, here: FactsHere) -> Context:
+        return Context(self.program, self.schema, package, here, {}, self.report)
+
+    def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
+        """Every declaration of a kind, with its package."""
+        yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
+
+    def rules(self, kind: type[Declaration], read: Callable[[Declaration, str], Rule | None]) -> tuple[Rule, ...]:
+        """What the declarations of a kind mean, but for those that were reported."""
+        found: list[Rule] = []
+        for package, declared in self.declared(kind):
+            rule = cast("Rule | None", self.known.get(id(declared))) or read(declared, package)
+            if rule is not None:
+                found.append(rule)
+        return tuple(found)
+
+    def condition(self, written: ast.Expr, package: str, here: FactsHere) -> k.Expr | None:
+        return lower_condition(written, self.context(package, here))
+
+    def duration(self, literal: ast.Literal, code: str) -> timedelta | None:
+        return positive_duration(literal, code, self.report)
+
+    def moment(self, literal: ast.Literal) -> datetime | None:
+        constant = lower_literal(literal, self.report)
+        return constant.value if constant and isinstance(constant.value, datetime) else None
+
+    def whole(self, literal: ast.Literal, least: int, code: str, what: str) -> int | None:
+        digits = literal.text.replace("_", "")
+        if digits.isdigit() and len(digits) <= 9 and int(digits) >= least:
+            return int(digits)
+        self.report(code, f"{what} is a whole number, {least} or more", literal.span, f"write `{least}` or more")
+        return None
+
+    def once(self, items: Iterable[tuple[str, Span]], code: str, hint: str) -> None:
+        """Each thing is said once; the first one is shown beside the second."""
+        first: dict[str, Span] = {}
+        for what, span in items:
+            where = first.setdefault(what, span)
+            if where is not span:
+                self.report(code, f"{what} is said twice", span, hint, [Related("first said here", where)])
+
+    def packages_that_say(self, kind: type[Declaration]) -> tuple[str, ...]:
+        """A line that holds for its whole package stands there once."""
+        said = [(package, f"`{words(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
+        packages = sorted({package for package, _, _ in said})
+        for package in packages:
+            own = [(what, span) for owner, what, span in said if owner == package]
+            self.once(own, "E405", "say it once in a package, where everybody sees it")
+        return tuple(packages)
+
+
+def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
+    """A limit of time; one of zero would let nothing through."""
+    constant = lower_literal(literal, report)
+    value = constant.value if constant else None
+    if value == timedelta(0):
+        report(code, f"`{literal.text}` lets nothing through", literal.span, "write a longer time: `15m`")
+        return None
+    return value if isinstance(value, timedelta) else None
+
+
+def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
+    """Each fact in the expression, and where the rule mentions it: for one inside a `define`, the use of its name."""
+    pending: list[tuple[k.Expr, Span | None]] = [(expression, None)]
+    while pending:
+        node, use = pending.pop()
+        if isinstance(node, k.Fact):
+            yield node, use or node.span
+        elif isinstance(node, k.Named):
+            pending.append((node.expression, use or node.span))
+        else:
+            pending += [(part, use) for part in reversed(list(k.parts(node)))]
+
+
+def words(span: Span) -> str:
+    """The text of a rule as written, on one line."""
+    return " ".join(span.text.split())
+
+
+def head_of(declaration: ast.Node, head: ast.Node) -> Span:
+    """`agent "x"`: a block's first words."""
+    return Span(declaration.span.source, declaration.span.start, max(head.span.end, declaration.span.start + 1))
+
+
+def first_of(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaration | None:
+    return next((item for item in items if isinstance(item, kind)), None)

@@ -1,0 +1,299 @@
+"""`map authzen { … }` to kernel: which subject is who, which action asks for what, which properties are which facts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal as Word
+from typing import assert_never
+
+from policyengine import kernel as k
+from policyengine.checker.lower.context import Draft
+from policyengine.checker.patterns.overlap import PatternIndex
+from policyengine.diagnostics.model import Related, suggest
+from policyengine.runtime.request import ROOTS
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.vocabulary import OPEN_ROOTS
+
+PROTOCOL = "authzen"
+WHO: Mapping[str, Word["user", "agent"]] = {"user": "user", "agent": "agent"}
+SOURCES = {
+    "subject": ("type", "id", "properties"),
+    "action": ("name", "properties"),
+    "resource": ("type", "id", "properties"),
+}
+OF_ENTITIES = ("subject", "resource")
+SOURCE_HINT = "write `subject.id`, `resource.properties.NAME`, `action.properties.NAME` or `context.NAME`"
+# What says which endpoint is asked for is told by `action`, and never by what a caller adds.
+OF_THE_ENDPOINT = {("request", "method"), ("request", "path")}
+ISSUER = ("credential", "issuer")
+ROOTS_OF_FACTS = ("request", "agent", "user", "chain", "credential", "attestation", "task")
+BRACES = re.compile(r"\{([^{}]*)\}")
+SEGMENT = re.compile(r"(?P<text>[^{}]*)(?:\{(?P<source>[^{}:]*)\}(?P<after>[^{}]*))?")
+ONE_QUESTION = "a question has one endpoint: name it, as in `GET /todos/{resource.id}`"
+
+
+def maps(draft: Draft) -> tuple[k.MapItem, ...]:
+    """Every item that could be read; the others are reported."""
+    items: list[k.MapItem] = []
+    for package, declared in draft.declared(ast.MapDecl):
+        if declared.protocol.text != PROTOCOL:
+            hint = f"write `map {PROTOCOL}`"
+            draft.report("E930", f"no protocol is called `{declared.protocol.text}`", declared.protocol.span, hint)
+            continue
+        reader = Reader(draft, package)
+        items += [item for written in declared.items if (item := reader.item(written)) is not None]
+    check_twice(items, draft)
+    vouched = [item for item in items if isinstance(item, k.MapSubject) and item.issuer is not None]
+    check_within((item for item in items if isinstance(item, k.MapFact)), vouched, draft)
+    for item in items:
+        check_within(item.facts if isinstance(item, k.MapAction) else (), vouched, draft)
+    return tuple(items)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the items of one block."""
+
+    draft: Draft
+    package: str
+
+    def item(self, written: ast.MapEntity | ast.MapAction | ast.MapFact) -> k.MapItem | None:
+        match written:
+            case ast.MapEntity("subject"):
+                return self.subject(written)
+            case ast.MapEntity():
+                entity = self.draft.program.find(self.package, "entity", written.entity)
+                return k.MapResource(written.foreign.value, entity.name, span=written.span) if entity else None
+            case ast.MapAction():
+                return self.action(written)
+            case ast.MapFact(fact, source):
+                return self.fact(fact, tuple(source.text.split(".")), source.span, written.span)
+            case _:
+                assert_never(written)
+
+    def subject(self, written: ast.MapEntity) -> k.MapSubject | None:
+        issuer = None
+        if written.issuer is not None:
+            issuer = self.draft.program.find(self.package, "issuer", written.issuer)
+        becomes = WHO.get(written.entity.text)
+        if becomes is None:
+            message = f"a subject is a `user` or an `agent`, not `{written.entity.text}`"
+            self.draft.report("E932", message, written.entity.span, "write `=> user` or `=> agent`")
+        if becomes is None or (written.issuer is not None and issuer is None):
+            return None
+        return k.MapSubject(written.foreign.value, becomes, issuer.name if issuer else None, span=written.span)
+
+    # ── Actions ───────────────────────────────────────────────────────────────────────────────
+
+    def action(self, written: ast.MapAction) -> k.MapAction | None:
+        endpoint = self.endpoint(written.endpoint)
+        facts = [self.binding(binding) for binding in written.bindings]
+        if endpoint is None or None in facts:
+            return None
+        on = None if written.on is None else written.on.value
+        given = sorted((one for one in facts if one is not None), key=lambda one: one.path)
+        return k.MapAction(written.action.value, on, endpoint, tuple(given), span=written.span)
+
+    def endpoint(self, written: ast.Endpoint) -> k.MapEndpoint | None:
+        match written:
+            case ast.Http():
+                return self.http(written)
+            case ast.Tool():
+                pattern = self.draft.places.pattern(written, self.package, opening=False)
+                return k.MapTool(pattern.glob, span=written.span) if isinstance(pattern, k.ToolPattern) else None
+            case ast.Action():
+                found = self.draft.places.pattern(written, self.package, opening=False)
+                return (
+                    k.MapVerb(found.verb, found.type, span=written.span) if isinstance(found, k.ActionPattern) else None
+                )
+            case ast.Reserved():
+                self.draft.places.pattern(written, self.package, opening=False)  # which says so
+                return None
+            case _:
+                assert_never(written)
+
+    def http(self, written: ast.Http) -> k.MapHttp | None:
+        if len(written.methods) != 1 or written.methods[0] == "ANY":
+            self.draft.report("E935", "this is more than one endpoint", written.span, ONE_QUESTION)
+            return None
+        plain = ast.Http(written.methods, BRACES.sub("x", written.path), span=written.span, path_span=written.path_span)
+        if "*" in plain.path:
+            self.draft.report("E935", "this is more than one endpoint", written.path_span, ONE_QUESTION)
+            return None
+        pattern = self.draft.places.pattern(plain, self.package, opening=False)
+        segments = [self.segment(text, written) for text in written.path[1:].split("/") if written.path != "/"]
+        if not isinstance(pattern, k.HttpPattern) or None in segments:
+            return None
+        assert pattern.methods is not None
+        kept = tuple(one for one in segments if one is not None)
+        return k.MapHttp(pattern.methods[0], kept, span=written.span)
+
+    def segment(self, text: str, written: ast.Http) -> k.MapSegment | None:
+        found = SEGMENT.fullmatch(text)
+        if found is None or (found["source"] is None and "{" in text):
+            hint = f"write `{{resource.id}}`, once in a segment: {SOURCE_HINT}"
+            self.draft.report("E934", f"`{text}` is not told by a question", written.path_span, hint)
+            return None
+        if found["source"] is None:
+            return k.MapSegment(text, span=written.path_span)
+        source = tuple(found["source"].split("."))
+        known = self.is_source(source, found["source"], written.path_span)
+        return k.MapSegment(found["text"], source, found["after"], span=written.path_span) if known else None
+
+    # ── Facts ─────────────────────────────────────────────────────────────────────────────────
+
+    def binding(self, binding: ast.Binding) -> k.MapFact | None:
+        if not isinstance(binding.value, ast.Reference):
+            message = f"`{' '.join(binding.value.span.text.split())}` is no member of a question"
+            self.draft.report("E934", message, binding.value.span, SOURCE_HINT)
+            return None
+        source = (*binding.value.name.split("."), *(key.value for key in binding.value.keys))
+        return self.fact(binding.fact, source, binding.value.span, binding.span)
+
+    def fact(self, fact: ast.Name, source: k.MapPath, source_span: Span, span: Span) -> k.MapFact | None:
+        path = tuple(fact.text.split("."))
+        if not self.is_source(source, source_span.text, source_span):
+            return None
+        if self.is_attribute(path):
+            if source[0] in OF_ENTITIES:
+                return k.MapFact(path, source, True, span=span)
+            message = f"`{fact.text}` is an attribute, and `{source_span.text}` is of no entity"
+            hint = "take it from `subject.properties` or from `resource.properties`"
+            self.draft.report("E933", message, source_span, hint)
+            return None
+        return k.MapFact(path, source, False, span=span) if self.is_fact(path, fact) else None
+
+    def is_source(self, source: k.MapPath, text: str, span: Span) -> bool:
+        told = is_source(source)
+        if not told:
+            self.draft.report("E934", f"`{text}` is no member of a question", span, SOURCE_HINT)
+        return told
+
+    def is_attribute(self, path: k.MapPath) -> bool:
+        entity = self.draft.schema.entities.get(path[0])
+        return len(path) == 2 and entity is not None and entity.field(path[1]) is not None
+
+    def is_fact(self, path: k.MapPath, fact: ast.Name) -> bool:
+        """Whether the caller of `/decide` could claim it as well; if not, that is reported."""
+        root, known = path[0], is_claimable(path)
+        if known and root in OPEN_ROOTS:
+            known = any(along(path, declared.path) for declared in self.draft.schema.facts)
+            hint = f"declare it: `facts {{ {fact.text}: string }}`"
+        elif path in OF_THE_ENDPOINT:
+            hint = "which endpoint is asked for is said by `action`: remove it"
+        else:
+            meant = suggest(path[1], ROOTS[root] or ()) if root in ROOTS_OF_FACTS and len(path) > 1 else None
+            hint = f"did you mean `{root}.{meant}`?" if meant else self.attribute_hint(path)
+        if not known:
+            self.draft.report("E933", f"`{fact.text}` is no fact that a question can give", fact.span, hint)
+        return known
+
+    def attribute_hint(self, path: k.MapPath) -> str:
+        entity = self.draft.schema.entities.get(path[0])
+        if entity is not None and len(path) == 2:
+            meant = suggest(path[1], [field.name for field in entity.fields])
+            return (
+                f"did you mean `{path[0]}.{meant}`?"
+                if meant
+                else f"declare it: `entity {path[0]} {{ {path[1]}: string? }}`"
+            )
+        if path[0] == "resource":
+            return "name its type, as in `record.status`"
+        return "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`"
+
+
+def is_source(source: k.MapPath) -> bool:
+    """Whether a question of the other protocol may have it."""
+    root, *rest = source or ("",)
+    if not rest or root not in SOURCES:
+        return root == "context" and bool(rest)
+    return rest[0] in SOURCES[root] and (rest[0] == "properties") == (len(rest) > 1)
+
+
+def is_claimable(path: k.MapPath) -> bool:
+    """Whether who asks `/decide` could claim it, too; which endpoint is asked for is no claim."""
+    root, *rest = path or ("",)
+    if root in OPEN_ROOTS:
+        return bool(rest)
+    return root in ROOTS_OF_FACTS and bool(rest) and rest[0] in (ROOTS[root] or ()) and path not in OF_THE_ENDPOINT
+
+
+def along(one: k.MapPath, other: k.MapPath) -> bool:
+    """Whether one of both is the other or lies within it."""
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
+
+
+# ── The whole ─────────────────────────────────────────────────────────────────────────────────
+
+
+def check_twice(items: Sequence[k.MapItem], draft: Draft) -> None:
+    """Nothing of a question becomes two things: which of them would depend on the order."""
+    first: dict[tuple[object, ...], Span] = {}
+    for item in items:
+        for key, what in said(item):
+            where = first.setdefault(key, item.span)
+            if where is not item.span:
+                related = [Related("the other one", where)]
+                draft.report("E931", f"{what} is mapped twice", item.span, "keep one", related)
+
+
+def check_within(facts: Iterable[k.MapFact], vouched: Sequence[k.MapSubject], draft: Draft) -> None:
+    """No fact is said twice, or within another one; and the issuer by `from` or by a fact, not by both."""
+    before: list[k.MapFact] = []
+    for fact in facts:
+        others: list[k.MapItem] = [one for one in before if clash(one, fact)]
+        others += vouched if fact.path == ISSUER else ()
+        if others:
+            related = [Related("the other one", others[0].span)]
+            draft.report("E931", f"`{'.'.join(fact.path)}` is mapped twice", fact.span, "keep one", related)
+        before.append(fact)
+
+
+def clash(one: k.MapFact, other: k.MapFact) -> bool:
+    """Attributes of the subject and of the resource are of two entities, or hold one value or none."""
+    if one.entity or other.entity:
+        return (one.path, one.source[0]) == (other.path, other.source[0])
+    return along(one.path, other.path)
+
+
+def said(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
+    match item:
+        case k.MapSubject(type_):
+            yield ("subject", type_), f"the subject `{type_}`"
+        case k.MapResource(type_):
+            yield ("resource", type_), f"the resource `{type_}`"
+        case k.MapAction(name, on):
+            yield ("action", name, on), f"the action `{name}`"
+        case k.MapFact():
+            pass  # they may also lie within one another: see `check_within`
+        case _:
+            assert_never(item)
+
+
+def check_reach(items: Sequence[k.MapItem], draft: Draft, opened: PatternIndex[bool]) -> None:
+    """An action that becomes what no door opens is denied whoever asks: more often misspelled than meant."""
+    for item in items:
+        if isinstance(item, k.MapAction) and not any(opened.overlapping(pattern_of(item.endpoint))):
+            message = f"no door opens `{' '.join(item.endpoint.span.text.split())}`"
+            draft.report("W936", message, item.endpoint.span, "check how it is spelled: everybody is denied here")
+
+
+def pattern_of(endpoint: k.MapEndpoint) -> k.Pattern:
+    """What a mapped action can ask for, as a pattern."""
+    match endpoint:
+        case k.MapHttp(method, segments):
+            return k.HttpPattern((method,), tuple(map(segment_of, segments)), span=endpoint.span)
+        case k.MapTool(glob):
+            return k.ToolPattern(glob, span=endpoint.span)
+        case k.MapVerb(verb, type_):
+            return k.ActionPattern(verb, type_, span=endpoint.span)
+        case _:
+            assert_never(endpoint)
+
+
+def segment_of(segment: k.MapSegment) -> k.Segment:
+    return k.Segment(segment.text, segment.source is not None, segment.after)

@@ -1,0 +1,111 @@
+"""Messages of guards: text with facts in braces, each marked with who may see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from policyengine import kernel as k
+from policyengine.checker.lower.expressions import lower_value
+from policyengine.checker.names.scope import Context
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.vocabulary import SECRET_HEADERS
+
+PIECE = re.compile(r"\{\{|\}\}|\{(?P<fact>[^{}]*)\}|(?P<lone>[{}])")
+FACT = re.compile(r'(?P<name>[a-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<keys>(?:\["[^"\]]*"\])*)', re.ASCII)
+KEY = re.compile(r'\["([^"\]]*)"\]')
+# What came with the request the caller knows already; anything else only the approver and the audit see.
+TOLD_BY_CALLER = frozenset({"args", "body", "params", "request", "tool", "context"})
+KNOWN_BY_ID = frozenset({"agent", "resource", "user"})
+
+
+def lower_message(text: ast.Text | None, context: Context) -> k.Message | None:
+    """`refund of {body.amount}`: `{{` and `}}` stand for braces. None without a message; what is wrong is reported."""
+    if text is None:
+        return None
+    if not text.value.strip():
+        context.report("E502", "the message is empty", text.span, "write what the reader should know, or remove it")
+    parts: list[str | k.Shown] = []
+    plain = 0
+    for found in PIECE.finditer(text.value):
+        parts.append(text.value[plain : found.start()])
+        plain = found.end()
+        if found["lone"]:
+            hint = "a fact stands between braces, `{body.amount}`; for a brace itself write it twice"
+            context.report("E502", f"a lone `{found['lone']}`", where(text, found), hint)
+        elif found["fact"] is None:
+            parts.append(found[0][0])
+        else:
+            shown = lower_fact(found["fact"], where(text, found), context)
+            parts += [shown] if shown else []
+    parts.append(text.value[plain:])
+    return tuple(joined(parts))
+
+
+def joined(parts: list[str | k.Shown]) -> Iterator[str | k.Shown]:
+    """Neighbouring texts as one, empty ones left out."""
+    text = ""
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        if text:
+            yield text
+        text = ""
+        yield part
+    if text:
+        yield text
+
+
+def where(text: ast.Text, found: re.Match[str]) -> Span:
+    """The braces in the source; the whole text when escapes before them move them."""
+    start = text.span.start + 1 + found.start()
+    span = Span(text.span.source, start, start + len(found[0]))
+    return span if span.text == found[0] else text.span
+
+
+def lower_fact(written: str, span: Span, context: Context) -> k.Shown | None:
+    match = FACT.fullmatch(written.strip())
+    if match is None:
+        hint = "braces hold the name of a fact and nothing else: `{body.amount}`"
+        context.report("E502", f"`{{{written}}}` names no fact", span, hint)
+        return None
+    name = inner(span, written.strip())
+    keys = tuple(ast.Text(key, span=name) for key in KEY.findall(match["keys"]))
+    found = lower_value(ast.Reference(match["name"], keys, span=name), context)
+    if found is None:
+        return None
+    if is_secret(found):
+        hint = "remove it: whoever sees the message could use it"
+        context.report("E503", f"a message must not show `{written.strip()}`", span, hint)
+        return None
+    return k.Shown(found, came_with_request(found), span=span)
+
+
+def inner(span: Span, written: str) -> Span:
+    """The name inside the braces."""
+    at = span.text.find(written)
+    return Span(span.source, span.start + at, span.start + at + len(written)) if at >= 0 else span
+
+
+def is_secret(expression: k.Expr) -> bool:
+    return any(
+        isinstance(node, k.Fact)
+        and (
+            node.path[0] == "credential"
+            or node.path == ("request", "headers")
+            or (node.path[:2] == ("request", "headers") and node.path[-1] in SECRET_HEADERS)
+        )
+        for node in k.walk(expression)
+    )
+
+
+def came_with_request(expression: k.Expr) -> bool:
+    match expression:
+        case k.Fact(path):
+            return path[0] in TOLD_BY_CALLER or (path[0] in KNOWN_BY_ID and path[1:] in ((), ("id",)))
+        case k.Attribute(base, "id") | k.Member(base):
+            return came_with_request(base)
+        case _:
+            return False

@@ -1,0 +1,133 @@
+"""Trust anchors to kernel: issuers and attesters, known by one name to every package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from policyengine import kernel as k
+from policyengine.checker.lower.context import Draft
+from policyengine.checker.types.constants import lower_text
+from policyengine.diagnostics.model import Related, suggest
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+Anchor = TypeVar("Anchor", k.Issuer, k.Attester)
+CLAIMED = ("user", "agent")  # whose attributes a credential can vouch for
+
+
+def issuers(draft: Draft) -> dict[str, k.Issuer]:
+    found = [(package, issuer(declared, draft), declared.name) for package, declared in draft.declared(ast.IssuerDecl)]
+    return named(found, "issuer", draft)
+
+
+def attesters(draft: Draft) -> dict[str, k.Attester]:
+    found = [(package, attester(d, draft), d.name) for package, d in draft.declared(ast.AttesterDecl)]
+    return named(found, "attester", draft)
+
+
+def named(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: Draft) -> dict[str, Anchor]:
+    """By name. Requests say `from acme`, so two packages cannot mean different ones by it."""
+    first: dict[str, tuple[str, ast.Name]] = {}
+    for package, anchor, name in found:
+        owner, declared = first.setdefault(anchor.name, (package, name))
+        if owner != package:
+            message = f"the {kind} `{anchor.name}` is already declared by package `{owner}`"
+            hint = f"export it there, and import `{owner}` here"
+            draft.report("E413", message, name.span, hint, [Related("declared here", declared.span)])
+    return {anchor.name: anchor for _, anchor, _ in reversed(found)}
+
+
+def issuer(declared: ast.IssuerDecl, draft: Draft) -> k.Issuer:
+    draft.once(settings_of(declared.items), "E405", "keep one")
+    given = {item.name: item.value for item in declared.items if isinstance(item, ast.Setting)}
+    return k.Issuer(
+        declared.name.text,
+        text(given.get("url"), draft),
+        text(given.get("audience"), draft),
+        text(given.get("keys"), draft),
+        "records chains" in given,
+        "scopes none" in given,
+        tuple(claims(declared, draft)),
+        tuple(dict.fromkeys(users_like(declared, draft))),
+        span=declared.name.span,
+    )
+
+
+def settings_of(items: tuple[ast.Node, ...]) -> Iterator[tuple[str, Span]]:
+    yield from ((f"`{item.name}`", item.span) for item in items if isinstance(item, ast.Setting))
+    yield from (("`users like`", item.span) for item in items if isinstance(item, ast.UsersLike))
+    for item in items:
+        for each in item.maps if isinstance(item, ast.Claims) else ():
+            yield f"`{each.fact.text}`", each.span
+
+
+def text(value: ast.Text | ast.Literal | None, draft: Draft) -> str | None:
+    if not isinstance(value, ast.Text):
+        return None
+    if not value.value.strip():
+        draft.report("E417", "this is empty", value.span, "write it, or remove the whole setting")
+        return None
+    return value.value
+
+
+def users_like(declared: ast.IssuerDecl, draft: Draft) -> Iterator[str]:
+    for item in declared.items:
+        found = (text(one, draft) for one in item.patterns) if isinstance(item, ast.UsersLike) else ()
+        yield from (one for one in found if one is not None)
+
+
+def claims(declared: ast.IssuerDecl, draft: Draft) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for item in declared.items:
+        for each in item.maps if isinstance(item, ast.Claims) else ():
+            path = tuple(each.fact.text.split("."))
+            if is_attribute(path, each.fact, draft):
+                yield each.claim, path
+
+
+def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: Draft) -> bool:
+    entity = draft.schema.entities.get(path[0]) if path[0] in CLAIMED else None
+    if len(path) != 2 or path[0] not in CLAIMED:
+        hint = "a claim is an attribute of the user or the agent: `tenant -> user.tenant`"
+        draft.report("E412", f"`{fact.text}` is no attribute that a credential can give", fact.span, hint)
+        return False
+    if entity is not None and entity.field(path[1]) is not None:
+        return True
+    meant = suggest(path[1], [f.name for f in entity.fields]) if entity else None
+    hint = f"did you mean `{path[0]}.{meant}`?" if meant else f"declare it: `entity {path[0]} {{ {path[1]}: string? }}`"
+    if path[1] == "id":
+        hint = "who asks is told by the verified credential itself, not by a claim: remove the line"
+    draft.report("E412", f"`{fact.text}` is no declared attribute", fact.span, hint)
+    return False
+
+
+def attester(declared: ast.AttesterDecl, draft: Draft) -> k.Attester:
+    draft.once(settings_of(declared.items), "E405", "keep one")
+    url = age = None
+    models: list[tuple[str, str | None]] = []
+    environments: list[str] = []
+    for item in declared.items:
+        match item:
+            case ast.Setting("url", value):
+                url = text(value, draft)
+            case ast.Setting("age", ast.Literal() as limit):
+                age = draft.duration(limit, "E409")
+            case ast.AttestedModel(name, digest):
+                models.append((text(name, draft) or "", digest.text if digest else None))
+            case ast.AttestedEnvironment(values):
+                environments += environment(values, draft)
+            case _:
+                pass
+    return k.Attester(declared.name.text, url, age, tuple(models), tuple(environments), span=declared.name.span)
+
+
+def environment(values: ast.ListLiteral, draft: Draft) -> Iterator[str]:
+    if not values.items:
+        draft.report("E419", "no environment is in an empty list", values.span, "name the environments, or remove it")
+    for item in values.items:
+        constant = lower_text(item, draft.report) if isinstance(item, ast.Text) else None
+        if constant is not None:
+            yield str(constant.value)
+        elif not isinstance(item, ast.Text):
+            hint = f'write it in quotes: `"{item.span.text}"`' if isinstance(item, ast.Reference) else None
+            draft.report("E419", f"`{item.span.text}` is no name of an environment", item.span, hint)

@@ -1,0 +1,1 @@
+"""Endpoint patterns: read, compared with each other, and what their captures bind."""

@@ -1,0 +1,230 @@
+"""What patterns bind: captures, the resource, facts by `with`; and that no endpoint is bound in two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from policyengine import kernel as k
+from policyengine.checker.lower.expressions import lower_value
+from policyengine.checker.names.scope import Context
+from policyengine.checker.names.symbols import Program
+from policyengine.checker.patterns.overlap import PatternIndex
+from policyengine.checker.patterns.places import Binding, Places, binding_of, binds
+from policyengine.checker.type_names import a
+from policyengine.checker.types.schema import FactsHere, Schema
+from policyengine.diagnostics.model import Related
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Ref, Scalar, Type, Unresolved
+
+BINDABLE = ("args", "body", "context")
+# A bound value may be shown to the caller and must not depend on another one: it reads what the request says, no more.
+READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
+RESOURCE = ("resource",)
+READ = "read"  # a fact, and not bound
+MOST_CONFLICTS = 20  # of one pattern that are told
+Bound = tuple[tuple[str, ...], k.Expr]
+
+
+def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder, ...]:
+    """All that binds something, told to `places` so that rules can be lowered; conflicts are reported."""
+    found: dict[Binding, None] = {}
+    for package, endpoint, bindings in written_endpoints(program):
+        pattern = places.pattern(endpoint, package, opening=False)
+        if pattern is not None and (bindings or binds(pattern)):
+            context = Context(program, schema, package, own_facts(pattern), {}, program.report)
+            facts = lower_bindings(bindings, pattern, context)
+            check_twice(endpoint, pattern, facts, bindings, program)
+            if facts or binds(pattern):
+                found[binding_of(pattern, facts)] = None
+    every = sorted(found, key=lambda b: (b.pattern.span.source.name, b.pattern.span.start))
+    places.know(every)
+    check_conflicts(every, program)
+    return tuple(k.Binder(b.pattern, b.resource, b.facts, span=b.pattern.span) for b in every if b.captures or b.facts)
+
+
+def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.Binding, ...]]]:
+    """Every endpoint that a rule, a scope or `facts` names, with its package and what stands after `with`."""
+    for package, declaration in program.declarations():
+        for endpoint, bindings in endpoints_of(declaration):
+            yield package, endpoint, bindings
+        if "within" in declaration.span.text:  # most have no history, and need not be walked
+            events = (node for node in ast.walk(declaration) if isinstance(node, ast.Event))
+            yield from ((package, endpoint, ()) for event in events for endpoint, _ in _plain((event.target,)))
+
+
+def endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
+    match declaration:
+        case ast.ScopeDecl(items=items):
+            yield from ((item.endpoint, item.bindings) for item in items if isinstance(item, ast.ScopeEndpoint))
+        case ast.AgentDecl(items=items) | ast.UserDecl(items=items) | ast.AnyoneDecl(items=items):
+            for may in items:
+                yield from _plain(may.targets if isinstance(may, ast.May) else ())
+        case ast.GuardDecl(place=place) | ast.FactsDecl(place=place) | ast.RateDecl(place=place):
+            yield from _plain(place.targets if place else ())
+        case ast.BudgetDecl(place=place):
+            yield from _plain(place.targets if place else ())
+        case _:
+            pass
+
+
+def _plain(targets: Iterable[ast.Target]) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
+    yield from ((target, ()) for target in targets if not isinstance(target, ast.Name))
+
+
+def own_facts(pattern: k.Pattern) -> FactsHere:
+    """What a `with` may read: the facts at its own endpoint; `resource` is what it is there to say."""
+    captures = binding_of(pattern).captures
+    params: dict[str, Type] = {
+        name: Ref(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
+    }
+    return FactsHere(None, params, k.Place((pattern,), span=pattern.span))
+
+
+# ── `with` ────────────────────────────────────────────────────────────────────────────────────
+
+
+def lower_bindings(bindings: tuple[ast.Binding, ...], pattern: k.Pattern, context: Context) -> tuple[Bound, ...]:
+    found: dict[tuple[str, ...], k.Expr] = {}
+    targets = {tuple(binding.fact.text.split(".")): binding for binding in reversed(bindings)}
+    for binding in bindings:
+        path = tuple(binding.fact.text.split("."))
+        if targets[path] is not binding:
+            where = [Related("bound here", targets[path].fact.span)]
+            context.report("E315", f"`{binding.fact.text}` is bound twice", binding.fact.span, "remove one", where)
+            continue
+        value = lower_binding(binding, path, context)
+        if value is not None and reads_only_the_request(value, binding, set(targets), context):
+            found[path] = value
+    return tuple(sorted(found.items(), key=lambda bound: bound[0]))
+
+
+def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context) -> k.Expr | None:
+    if path == RESOURCE:
+        value = lower_value(binding.value, context)
+        if value is not None and not isinstance(value.type, Ref | Unresolved):
+            message = f"`resource` is an entity, and this is {a(value.type)}"
+            context.report("E316", message, binding.value.span, "name its type: `resource = invoice(args.id)`")
+            return None
+        return value
+    if path[0] not in BINDABLE or len(path) == 1:
+        message = f"`{binding.fact.text}` cannot be bound"
+        hint = "bind `resource`, or a declared fact that begins with `body.`, `args.` or `context.`"
+        context.report("E316", message, binding.fact.span, hint)
+        return None
+    target = lower_value(ast.Reference(binding.fact.text, span=binding.fact.span), context)
+    return lower_value(binding.value, context, target.type) if target is not None else None
+
+
+def reads_only_the_request(value: k.Expr, binding: ast.Binding, bound: set[tuple[str, ...]], context: Context) -> bool:
+    for node in k.walk(value):
+        if isinstance(node, k.Attribute) or (isinstance(node, k.Fact) and node.path[0] not in READABLE):
+            message = f"`{node.span.text}` is more than the request says"
+            hint = "`with` reads only `args`, `body`, `params`, `context`, `request` and `tool`"
+            context.report("E317", message, node.span, hint)
+            return False
+        if isinstance(node, k.Fact) and node.path in bound:
+            message = f"`{node.span.text}` is itself bound here"
+            context.report("E317", message, node.span, f"write what it is bound to in place of `{node.span.text}`")
+            return False
+    return True
+
+
+def check_twice(
+    endpoint: ast.Endpoint,
+    pattern: k.Pattern,
+    facts: tuple[Bound, ...],
+    bindings: tuple[ast.Binding, ...],
+    program: Program,
+) -> None:
+    """A typed capture binds the resource already."""
+    if RESOURCE in dict(facts) and binding_of(pattern).resource is not None:
+        written = next(binding for binding in bindings if binding.fact.text == "resource")
+        hint = "remove it, or the type of the capture"
+        program.report("E320", f"`{endpoint.span.text}` binds `resource` already", written.fact.span, hint)
+
+
+# ── Conflicts between patterns that match the same endpoint ───────────────────────────────────
+
+
+def check_conflicts(every: list[Binding], program: Program) -> None:
+    """Guards match without regard to case, and read what all such patterns bind."""
+    earlier: PatternIndex[Binding] = PatternIndex()
+    for binding in contested(every):
+        before = len(program.report.found)
+        for other in earlier.overlapping(k.with_folding(binding.pattern, "full")):
+            check_pair(binding, other, program)
+            if len(program.report.found) > before + MOST_CONFLICTS:
+                break
+        earlier.add(binding.pattern, binding)
+
+
+def contested(every: Iterable[Binding]) -> list[Binding]:
+    """Those that bind something which another one binds in another way, or reads: the others need not be compared."""
+    bindings, ways = list(every), dict[object, set[object]]()
+    for binding in bindings:
+        for name, way in ways_of(binding):
+            ways.setdefault(name, set()).add(way)
+    return [one for one in bindings if any(len(ways[name]) > 1 for name, _ in ways_of(one))]
+
+
+def ways_of(binding: Binding) -> Iterator[tuple[object, object]]:
+    """What a pattern binds or reads in `with`, and how."""
+    resource = binding.resource[1] if binding.resource else None
+    for name, (place, entity) in binding.captures.items():
+        yield f"params.{name}", (place, entity, name == resource)
+    if (found := resource_of(binding)) is not None:
+        yield RESOURCE, found
+    for path, value in binding.facts:
+        yield path, value
+        yield from ((node.path, READ) for node in k.walk(value) if isinstance(node, k.Fact))
+
+
+def check_pair(binding: Binding, other: Binding, program: Program) -> None:
+    report, span = program.report, binding.pattern.span
+    where = [Related("the other one", other.pattern.span)]
+    if resource_of(binding) and resource_of(other) and resource_of(binding) != resource_of(other):
+        message = f"an endpoint of this pattern has two resources: {said(binding)} and {said(other)}"
+        hint = "write the same typed capture, at the same place, in both"
+        report("E320", message, span, hint, where)
+    for name in binding.captures.keys() & other.captures.keys():
+        (place, entity), (place_there, entity_there) = binding.captures[name], other.captures[name]
+        same_type = entity == entity_there or entity is None or entity_there is None
+        resources = {bound.resource[1] for bound in (binding, other) if bound.resource}
+        if place != place_there or not (same_type or name in resources):
+            message = f"`{name}` is captured in two ways for the same endpoint"
+            report("E321", message, span, "give one of the captures another name", where)
+    facts, facts_there = dict(binding.facts), dict(other.facts)
+    for path in facts.keys() & facts_there.keys() - {RESOURCE}:
+        if facts[path] != facts_there[path]:
+            message = f"`{'.'.join(path)}` is bound in two ways for the same endpoint"
+            report("E320", message, span, "bind it in the same way in both", where)
+    check_reads(binding, other, program)
+    check_reads(other, binding, program)
+
+
+def check_reads(binding: Binding, other: Binding, program: Program) -> None:
+    """What one pattern binds, the other must not read, or the order of both would matter."""
+    bound = {path for path, _ in other.facts}
+    for _, value in binding.facts:
+        for node in k.walk(value):
+            if isinstance(node, k.Fact) and node.path in bound and binding is not other:
+                where = [Related("bound here", other.pattern.span)]
+                message = f"`{node.span.text}` is bound by another pattern of the same endpoint"
+                program.report("E317", message, node.span, "write what it is bound to in its place", where)
+
+
+def resource_of(binding: Binding) -> object:
+    """What makes two resources the same: one capture of one type at one place, or one expression."""
+    bound = dict(binding.facts).get(RESOURCE)
+    if bound is not None or binding.resource is None:
+        return bound
+    entity, name = binding.resource
+    return entity, binding.captures[name][0]
+
+
+def said(binding: Binding) -> str:
+    bound = dict(binding.facts).get(RESOURCE)
+    if bound is not None:
+        return f"`{bound.span.text}`"
+    entity, name = binding.resource or ("", "")
+    return f"`{{{name}: {entity}}}`"

@@ -1,0 +1,202 @@
+"""One endpoint as written to its pattern: `GET /v1/{id: invoice}`, `TOOL mail/*`, `ACTION view invoice`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import assert_never
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import Program
+from policyengine.diagnostics.model import Related, suggest
+from policyengine.runtime import paths
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+STANDARD_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")  # what `ANY` opens
+HTTP_METHODS = frozenset(
+    "ANY GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT "
+    "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH MERGE PURGE LINK UNLINK BIND ACL QUERY".split()
+)
+CAPTURE = re.compile(r"\{([^{}:]*)(?::[ \t]*([^{}]*))?\}")
+CAPTURE_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
+LONGEST_TOOL = 256
+PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be wrong
+
+
+def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, opening: bool) -> k.Pattern | None:
+    """The pattern, or None when something about it was reported. `opening`: it stands in a `may`, not in a guard."""
+    match endpoint:
+        case ast.Http():
+            return read_http(endpoint, package, program, opening)
+        case ast.Tool(pattern):
+            why = tool_mistake(pattern)
+            if why:
+                hint = "tools are called `server/name`, or `name` alone"
+                program.report("E319", f"no tool is called so: {why}", endpoint.span, hint)
+            return None if why else k.ToolPattern(pattern, span=endpoint.span)
+        case ast.Action(verb, type_):
+            found = program.find(package, "entity", type_)
+            return k.ActionPattern(verb.text, found.name, span=endpoint.span) if found else None
+        case ast.Reserved(word):
+            hint = "remove it; write the HTTP endpoint, tool or action itself"
+            program.report("E908", f"`{word}` is a reserved word: nothing is decided by it yet", endpoint.span, hint)
+            return None
+        case _:
+            assert_never(endpoint)
+
+
+def tool_mistake(pattern: str) -> str | None:
+    """Why no tool is called so: `server/name`, where a server and a name without one hold no slash."""
+    if not pattern:
+        return "the name is empty"
+    if len(pattern) > LONGEST_TOOL:
+        return f"it has more than {LONGEST_TOOL} characters"
+    if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in pattern):
+        return "it holds a control character"
+    if pattern.startswith("/") or pattern.endswith("/"):
+        return "a slash stands between a server and a name"
+    return None
+
+
+# ── HTTP ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool) -> k.HttpPattern | None:
+    methods = read_methods(endpoint, program, opening)
+    plain = plain_path(endpoint.path)
+    if plain is not None:
+        return k.HttpPattern(methods, *plain, span=endpoint.span) if methods != () else None
+    return read_segments(endpoint, methods, package, program)
+
+
+@lru_cache(maxsize=10_000)  # endpoints share paths, and then their segments too: a large policy takes less memory
+def plain_path(path: str) -> tuple[tuple[k.Segment, ...], bool] | None:
+    """The segments of a path that needs no closer look, and whether it ends in `**`."""
+    if len(path) > paths.LONGEST_PATH or path.count("/") > paths.MOST_SEGMENTS or not PLAIN_PATH.fullmatch(path):
+        return None
+    return tuple(map(k.Segment, path.removesuffix("/**")[1:].split("/"))), path.endswith("/**")
+
+
+def read_segments(
+    endpoint: ast.Http, methods: tuple[str, ...] | None, package: str, program: Program
+) -> k.HttpPattern | None:
+    parts = list(split_path(endpoint))
+    segments, rest, sound = [], False, methods != ()
+    for number, part in enumerate(parts):
+        if part.text == "**" and number == len(parts) - 1:
+            rest = True
+            continue
+        segment = read_segment(part, package, program)
+        sound = sound and segment is not None
+        segments += [segment] if segment else []
+    sound = no_capture_twice(parts, program) and not_too_long(endpoint, parts, program) and sound
+    return k.HttpPattern(methods, tuple(segments), rest, span=endpoint.span) if sound else None
+
+
+def read_methods(endpoint: ast.Http, program: Program, opening: bool) -> tuple[str, ...] | None:
+    """In a set order, HEAD as GET; None is every method, `()` a mistake."""
+    for method in () if HTTP_METHODS.issuperset(endpoint.methods) else endpoint.methods:
+        at = endpoint.span.start + endpoint.span.text.find(method)
+        span = Span(endpoint.span.source, at, at + len(method))
+        if isinstance(paths.method_of(method), paths.Malformed):
+            program.report("E309", f"`{method}` is no method of any request", span, "a method has at most 16 letters")
+            return ()
+        if method not in HTTP_METHODS:
+            meant = suggest(method, HTTP_METHODS)
+            hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
+            program.report("W321", f"HTTP knows no method `{method}`", span, hint)
+    return methods_of(endpoint.methods, opening)
+
+
+@lru_cache(maxsize=256)
+def methods_of(written: tuple[str, ...], opening: bool) -> tuple[str, ...] | None:
+    if not written or ("ANY" in written and not opening):
+        return None
+    named = {"GET" if method == "HEAD" else method for method in written}
+    return tuple(sorted((named - {"ANY"}).union(STANDARD_METHODS if "ANY" in named else ())))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One segment as written, and where."""
+
+    text: str
+    span: Span
+
+
+def split_path(endpoint: ast.Http) -> Iterator[Part]:
+    start = endpoint.path_span.start + 1
+    for text in endpoint.path[1:].split("/") if endpoint.path != "/" else ():
+        yield Part(text, Span(endpoint.span.source, start, start + len(text)))
+        start += len(text) + 1
+
+
+def read_segment(part: Part, package: str, program: Program) -> k.Segment | None:
+    captures = list(CAPTURE.finditer(part.text))
+    mistake = segment_mistake(part.text, len(captures))
+    if mistake:
+        code, message, hint = mistake
+        program.report(code, message, visible(part.span), hint)
+        return None
+    if not captures:
+        return k.Segment("", wild=True) if part.text == "*" else k.Segment(part.text)
+    found = captures[0]
+    name, type_ = found[1], found[2]
+    if not CAPTURE_NAME.fullmatch(name):
+        program.report("E307", f"the capture `{name}` is no plain word", part.span, "write one word: `{id}`")
+        return None
+    entity = None
+    if type_ is not None:
+        start = part.span.start + found.start(2)
+        typed = ast.Name(type_.strip(), span=Span(part.span.source, start, start + len(type_.strip())))
+        symbol = program.find(package, "entity", typed)
+        if symbol is None:
+            return None
+        entity = symbol.name
+    return k.Segment(part.text[: found.start()], True, part.text[found.end() :], name, entity)
+
+
+def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | None:
+    """What makes a segment one that no canonical path has: code, message, hint."""
+    if text == "":
+        return "E301", "an empty segment matches no path", "remove the extra `/`; a trailing slash makes no difference"
+    if text == "**":
+        return "E303", "`**` stands only at the end of a path", "use `*` for exactly one segment"
+    if "%" in text:
+        return "E304", f"`{text}` holds a percent escape", "write the character itself: paths are compared decoded"
+    if text.startswith(":") and text[1:].isidentifier():
+        return "E308", f"`{text}` captures nothing", f"write `{{{text[1:]}}}`"
+    if captures > 1:
+        return "E305", f"`{text}` holds two captures", "a segment has one capture at most"
+    why = paths.hazard(CAPTURE.sub("x", text) if text != "*" else "x")
+    return ("E302", f"`{text}` matches no path: {why}", None) if why else None
+
+
+def visible(span: Span) -> Span:
+    """An empty segment is underlined with the slash before it."""
+    return span if span.end > span.start else Span(span.source, span.start - 1, span.start)
+
+
+def no_capture_twice(parts: list[Part], program: Program) -> bool:
+    first: dict[str, Span] = {}
+    sound = True
+    for part in parts:
+        for name in (found[1] for found in CAPTURE.finditer(part.text)):
+            where = first.setdefault(name, part.span)
+            if where is not part.span:
+                related = [Related("first captured here", where)]
+                program.report("E306", f"`{name}` is captured twice", part.span, "give one another name", related)
+                sound = False
+    return sound
+
+
+def not_too_long(endpoint: ast.Http, parts: list[Part], program: Program) -> bool:
+    short = len(parts) <= paths.MOST_SEGMENTS and len(endpoint.path) <= paths.LONGEST_PATH
+    if not short:
+        limits = f"{paths.MOST_SEGMENTS} segments or {paths.LONGEST_PATH:,} characters"
+        program.report("E310", f"no request has a path of more than {limits}", endpoint.path_span)
+    return short

@@ -1,0 +1,344 @@
+"""Which patterns and places lie within others, and which meet: what the checker asks about endpoints.
+
+A pattern stands for the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns.
+`place_covers` never says yes wrongly, but patterns that cover another one only together go unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Generic, TypeVar
+
+from policyengine.checker.patterns.glob_index import GlobIndex
+from policyengine.diagnostics.model import BoundExceeded, Diagnostic
+from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, Pattern, Place, Segment, ToolPattern
+from policyengine.runtime.letter_case import fold, has_letters
+
+Item = TypeVar("Item")
+MAX_STEPS = 1_000_000  # of an index, from segment to segment, beside
+STEPS_PER_PATTERN = 500  # that is in it
+
+
+def covers(outer: Pattern, inner: Pattern) -> bool:
+    """Every endpoint that `inner` matches is one that `outer` matches."""
+    match outer, inner:
+        case HttpPattern(), HttpPattern():
+            return _methods_cover(outer.methods, inner.methods) and _path_covers(outer, inner)
+        case ToolPattern(), ToolPattern():
+            return _glob_covers(outer.glob, inner.glob)
+        case ActionPattern(), ActionPattern():
+            return outer == inner
+        case _:
+            return False
+
+
+def overlaps(a: Pattern, b: Pattern) -> bool:
+    """Some endpoint matches both."""
+    match a, b:
+        case HttpPattern(), HttpPattern():
+            return _methods_meet(a.methods, b.methods) and _paths_meet(a, b)
+        case ToolPattern(), ToolPattern():
+            return globs_meet(a.glob, b.glob)
+        case ActionPattern(), ActionPattern():
+            return a == b
+        case _:
+            return False
+
+
+def place_covers(outer: Place, inner: Place) -> bool:
+    """Wherever a rule at `inner` applies, one at `outer` applies too."""
+    if inner.patterns is None:
+        return outer.patterns is None and all(_hidden(hole, inner) for hole in outer.excepts)
+    return all(_within(piece, outer, inner) for pattern in inner.patterns for piece in by_method(pattern))
+
+
+def place_overlaps(place: Place, pattern: Pattern) -> bool:
+    """Some endpoint of the pattern is in the place; what is left out is left out only when the whole pattern is."""
+    inside = place.patterns is None or any(overlaps(p, pattern) for p in near(place.patterns, pattern))
+    return inside and not all(covered(piece, place.excepts) for piece in by_method(pattern))
+
+
+def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
+    """What `inner` keeps of one of its patterns is in `outer`."""
+    if covered(piece, inner.excepts):
+        return True
+    inside = outer.patterns is None or covered(piece, outer.patterns)
+    holes = near(outer.excepts, piece)
+    return inside and all(_hidden(hole, inner) for hole in holes if overlaps(hole, piece))
+
+
+def _hidden(hole: Pattern, inner: Place) -> bool:
+    """What `outer` leaves out here, `inner` leaves out as well."""
+    return all(covered(piece, inner.excepts) for piece in by_method(hole))
+
+
+def covered(piece: Pattern, patterns: tuple[Pattern, ...]) -> bool:
+    """Whether one of them covers it."""
+    return any(covers(pattern, piece) for pattern in near(patterns, piece))
+
+
+def by_method(pattern: Pattern) -> Iterator[Pattern]:
+    """The pattern for each of its methods: `GET|POST /a` is covered by `GET /a` and `POST /a` together."""
+    if isinstance(pattern, HttpPattern) and pattern.methods is not None:
+        yield from (replace(pattern, methods=(method,)) for method in pattern.methods)
+    else:
+        yield pattern
+
+
+# ── Methods and paths ─────────────────────────────────────────────────────────────────────────
+
+
+def _methods_cover(outer: tuple[str, ...] | None, inner: tuple[str, ...] | None) -> bool:
+    return outer is None or (inner is not None and set(inner) <= set(outer))
+
+
+def _methods_meet(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> bool:
+    return a is None or b is None or not set(a).isdisjoint(b)
+
+
+def _path_covers(outer: HttpPattern, inner: HttpPattern) -> bool:
+    long_enough = len(inner.segments) >= len(outer.segments)
+    same_length = len(inner.segments) == len(outer.segments) and not inner.rest
+    if not (long_enough if outer.rest else same_length):
+        return False
+    spelling = Spelling.covering(outer.folding, inner.folding)
+    return all(_segment_covers(o, i, spelling) for o, i in zip(outer.segments, inner.segments, strict=False))
+
+
+def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
+    short, long = sorted((a, b), key=lambda pattern: len(pattern.segments))
+    if len(short.segments) < len(long.segments) and not short.rest:
+        return False
+    spelling = Spelling.meeting(a.folding, b.folding)
+    return all(segments_meet(x, y, spelling) for x, y in zip(short.segments, long.segments, strict=False))
+
+
+class Spelling(Enum):
+    """When a literal of one pattern stands for that of another: where they are equal, equal but for case, or equal and
+    without letters, where every other spelling of the one would be too many for the other."""
+
+    EXACT = "exact"
+    FOLDED = "folded"
+    UNCASED = "uncased"
+
+    @classmethod
+    def covering(cls, outer: Folding, inner: Folding) -> Spelling:
+        if outer == inner == "none":
+            return cls.EXACT
+        return cls.FOLDED if FOLDINGS.index(outer) >= FOLDINGS.index(inner) else cls.UNCASED
+
+    @classmethod
+    def meeting(cls, a: Folding, b: Folding) -> Spelling:
+        """Both match the text as one of them spells it, if either folds."""
+        return cls.EXACT if a == b == "none" else cls.FOLDED
+
+    def __call__(self, text: str) -> str:
+        """Texts that stand for each other come to the same."""
+        return fold(text) if self is Spelling.FOLDED else text
+
+    def allows(self, text: str) -> bool:
+        return self is not Spelling.UNCASED or not has_letters(text)
+
+
+def _segment_covers(outer: Segment, inner: Segment, spelling: Spelling) -> bool:
+    if not all(map(spelling.allows, (outer.prefix, outer.suffix))):
+        return False
+    if not outer.wild:
+        return not inner.wild and spelling(inner.prefix) == spelling(outer.prefix)
+    if not inner.wild:
+        return _fits(inner.prefix, outer, spelling)
+    begins = spelling(inner.prefix).startswith(spelling(outer.prefix))
+    return begins and spelling(inner.suffix).endswith(spelling(outer.suffix))
+
+
+def segments_meet(a: Segment, b: Segment, spelling: Spelling = Spelling.EXACT) -> bool:
+    """Some text is matched by both segments of a path."""
+    if not a.wild:
+        return spelling(b.prefix) == spelling(a.prefix) if not b.wild else _fits(a.prefix, b, spelling)
+    if not b.wild:
+        return _fits(b.prefix, a, spelling)
+    start, other = spelling(a.prefix), spelling(b.prefix)
+    end, other_end = spelling(a.suffix), spelling(b.suffix)
+    prefixes = start.startswith(other) or other.startswith(start)
+    return prefixes and (end.endswith(other_end) or other_end.endswith(end))
+
+
+def _fits(text: str, wild: Segment, spelling: Spelling) -> bool:
+    """The wild part of a segment is never empty."""
+    text, prefix, suffix = spelling(text), spelling(wild.prefix), spelling(wild.suffix)
+    return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
+
+
+# ── Globs: `*` is any run of characters ───────────────────────────────────────────────────────
+
+
+def _glob_covers(outer: str, inner: str) -> bool:
+    """Exact: were `inner`'s `*` a character that `outer` does not hold, only a `*` of `outer` could take it."""
+    reached = _skip_stars(outer, {0})
+    for char in inner:
+        stay = {i for i in reached if i < len(outer) and outer[i] == "*"}
+        step = {i + 1 for i in reached if i < len(outer) and outer[i] == char != "*"}
+        reached = _skip_stars(outer, stay | step)
+    return len(outer) in reached
+
+
+def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
+    """The positions, and those behind the `*`s that stand there."""
+    found = set()
+    for position in positions:
+        found.add(position)
+        while position < len(glob) and glob[position] == "*":
+            position += 1
+            found.add(position)
+    return found
+
+
+def globs_meet(a: str, b: str) -> bool:
+    """Some text matches both: row by row through `a`, the positions of `b` that a common text can have reached."""
+    row = _skip_stars(b, {0})
+    for char in a:
+        if char == "*":
+            row = set(range(min(row), len(b) + 1)) if row else row
+        else:
+            stay = {j for j in row if j < len(b) and b[j] == "*"}
+            step = {j + 1 for j in row if j < len(b) and b[j] == char}
+            row = _skip_stars(b, stay | step)
+    return len(b) in row
+
+
+# ── An index, so that ten thousand patterns need not be compared with each other ──────────────
+
+
+@dataclass(slots=True)
+class _Branch(Generic[Item]):
+    literal: dict[str, _Branch[Item]] = field(default_factory=dict)
+    wild: dict[Segment, _Branch[Item]] = field(default_factory=dict)
+    here: list[tuple[Pattern, Item]] = field(default_factory=list)
+
+
+class PatternIndex(Generic[Item]):
+    """Items by pattern; finds those whose pattern overlaps a given one. Paths are kept in a trie of segments.
+
+    Raises BoundExceeded where that takes more steps than a policy of such a size may.
+    """
+
+    def __init__(self, max_steps: int = MAX_STEPS) -> None:
+        self._left = max_steps
+        self._paths: _Branch[Item] = _Branch()
+        self._exact: dict[Pattern, list[Item]] = {}
+        self._globs: GlobIndex[tuple[Pattern, Item]] = GlobIndex()
+        self._names: GlobIndex[Pattern] = GlobIndex()  # of tools called by a whole name
+
+    def add(self, pattern: Pattern, item: Item) -> None:
+        self._left += STEPS_PER_PATTERN
+        if not isinstance(pattern, HttpPattern):
+            self._add_plain(pattern, item)
+            return
+        branch = self._paths
+        for segment in pattern.segments:
+            if segment.wild:
+                branch = branch.wild.setdefault(replace(segment, capture=None, entity=None), _Branch())
+            else:
+                text = fold(segment.prefix)
+                branch = branch.literal.get(text) or branch.literal.setdefault(text, _Branch())
+        branch.here.append((pattern, item))
+
+    def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:
+        if isinstance(pattern, ToolPattern) and _is_glob(pattern):
+            self._globs.add(pattern.glob, (pattern, item))
+        else:
+            if isinstance(pattern, ToolPattern) and pattern not in self._exact:
+                self._names.add(pattern.glob, pattern)
+            self._exact.setdefault(pattern, []).append(item)
+
+    def overlapping(self, pattern: Pattern | None) -> Iterator[Item]:
+        """The items whose pattern meets this one; all of them for None."""
+        if pattern is None:
+            yield from (item for items in self._exact.values() for item in items)
+            yield from (item for _, (_, item) in self._globs.near("*"))
+            yield from (item for _, item in _all_below(self._paths))
+        elif isinstance(pattern, HttpPattern):
+            yield from (item for found, item in self._candidates(pattern) if overlaps(found, pattern))
+        else:
+            yield from (item for found, item in self._near_globs(pattern) if overlaps(found, pattern))
+            same = (pattern,) if not _is_glob(pattern) else self._names_meeting(pattern)
+            yield from (item for found in same for item in self._exact.get(found, ()))
+
+    def _near_globs(self, pattern: ToolPattern | ActionPattern) -> Iterator[tuple[Pattern, Item]]:
+        if isinstance(pattern, ToolPattern):
+            yield from (entry for _, entry in self._globs.near(pattern.glob))
+
+    def _names_meeting(self, pattern: ToolPattern | ActionPattern) -> Iterator[Pattern]:
+        assert isinstance(pattern, ToolPattern)
+        yield from (one for name, one in self._names.near(pattern.glob) if globs_meet(name, pattern.glob))
+
+    def _candidates(self, pattern: HttpPattern) -> Iterator[tuple[Pattern, Item]]:
+        level = [self._paths]
+        for segment in pattern.segments:
+            self._spend(sum(_steps(branch, segment) for branch in level), pattern)
+            yield from (entry for branch in level for entry in branch.here)
+            level = [inner for branch in level for inner in _next(branch, segment)]
+        for branch in level:
+            yield from _all_below(branch) if pattern.rest else branch.here
+
+    def _spend(self, steps: int, pattern: HttpPattern) -> None:
+        self._left -= steps
+        if self._left < 0:
+            message = "it takes too many steps to see which patterns match the same requests as this one"
+            hint = "write texts in place of captures and `*` where paths begin, or fewer patterns"
+            raise BoundExceeded(Diagnostic("E322", message, pattern.span, hint))
+
+
+def _is_glob(pattern: Pattern) -> bool:
+    return isinstance(pattern, ToolPattern) and "*" in pattern.glob
+
+
+def _steps(branch: _Branch[Item], segment: Segment) -> int:
+    """How many branches `_next` looks at."""
+    return 1 + len(branch.wild) + (len(branch.literal) if segment.wild else 0)
+
+
+def _next(branch: _Branch[Item], segment: Segment) -> Iterator[_Branch[Item]]:
+    """Where patterns may go on that meet one with this segment, whatever the case."""
+    if segment.wild:
+        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment, Spelling.FOLDED))
+    elif (text := fold(segment.prefix)) in branch.literal:
+        yield branch.literal[text]
+    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other, Spelling.FOLDED))
+
+
+def _all_below(branch: _Branch[Item]) -> Iterator[tuple[Pattern, Item]]:
+    pending = [branch]
+    while pending:
+        current = pending.pop()
+        yield from current.here
+        pending += [*current.literal.values(), *current.wild.values()]
+
+
+# ── Places of many patterns ───────────────────────────────────────────────────────────────────
+
+FEW = 8  # patterns, which are compared one by one
+MOST_INDEXES = 64
+_indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}  # by the identity of a place's patterns
+
+
+def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:
+    """Those of a place that may meet a pattern: few as they are, many by an index."""
+    if len(patterns) <= FEW:
+        return patterns
+    known = _indexes.get(id(patterns))
+    if known is None:
+        if len(_indexes) >= MOST_INDEXES:
+            _indexes.clear()
+        index: PatternIndex[Pattern] = PatternIndex()
+        for one in patterns:
+            index.add(one, one)
+        _indexes[id(patterns)] = known = patterns, index
+    return known[1].overlapping(pattern)
+
+
+def forget_places() -> None:
+    """Once a check is over: policies that are gone are not held on to."""
+    _indexes.clear()

@@ -1,0 +1,320 @@
+"""Where rules apply: targets to patterns, scopes with what they include, and which facts exist at a place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import Program, Symbol
+from policyengine.checker.patterns import overlap
+from policyengine.checker.patterns.endpoints import read_endpoint
+from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers
+from policyengine.checker.types.schema import FactsHere
+from policyengine.diagnostics.model import BoundExceeded, Diagnostic, Related
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Ref, Scalar, Type
+
+__all__ = ["Binding", "Places", "Position", "binding_of", "covers", "overlaps", "place_covers"]
+
+MAX_INCLUDED = 500_000  # scopes in others, all counted, beside
+INCLUDED_PER_SCOPE = 20
+Key = tuple[str, str]  # of a scope: its package and its name
+Position = tuple[int, str, str]  # of a capture: the segment, and what stands around it there
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What one pattern binds: `captures` by name with the entity of typed ones, `facts` by `with`.
+
+    `resource` is the last typed capture or what `with` says. `resource_types` are the types that it can have, those of
+    an action included, which binds nothing itself: the request says what it acts on.
+    """
+
+    pattern: k.Pattern
+    captures: Mapping[str, tuple[Position, str | None]]
+    resource: tuple[str, str] | None
+    resource_types: frozenset[str]
+    facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.pattern, self.facts))
+
+
+def binds(pattern: k.Pattern) -> bool:
+    """Whether the pattern binds something by itself: most do not."""
+    if isinstance(pattern, k.HttpPattern):
+        return any(segment.capture is not None for segment in pattern.segments)
+    return isinstance(pattern, k.ActionPattern)
+
+
+def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()) -> Binding:
+    captures: dict[str, tuple[Position, str | None]] = {}
+    typed: tuple[str, str] | None = None
+    types: set[str] = set()
+    if isinstance(pattern, k.HttpPattern):
+        for number, segment in enumerate(pattern.segments):
+            if segment.capture is not None:
+                captures[segment.capture] = ((number, segment.prefix, segment.suffix), segment.entity)
+                typed = (segment.entity, segment.capture) if segment.entity is not None else typed
+    elif isinstance(pattern, k.ActionPattern):
+        types.add(pattern.type)
+    bound = dict(facts).get(("resource",))
+    if bound is not None:
+        typed, types = None, _entities(bound.type)
+    elif typed is not None:
+        types.add(typed[0])
+    return Binding(pattern, captures, typed, frozenset(types), facts)
+
+
+@dataclass(slots=True)
+class Places:
+    """Reads targets and places. `bindings` is filled once, before any rule is lowered; then `facts_here` can tell."""
+
+    program: Program
+    bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    ignoring_case: frozenset[str] = field(init=False)  # the packages that say `paths ignore case`
+    _binds: bool = False  # whether there are any
+    _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
+    _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
+    _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
+    _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
+    _included: int = 0  # scopes in others, all counted
+    _carriers: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        declared = self.program.declarations()
+        self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
+
+    def know(self, bindings: Iterable[Binding]) -> None:
+        """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
+        for binding in bindings:
+            self.bindings.add(binding.pattern, binding)
+            self._binds = True
+        self._here.clear()
+
+    # ── Targets ───────────────────────────────────────────────────────────────────────────────
+
+    def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
+        """The pattern of an endpoint; `opening` in a `may`, where `ANY` is the standard methods only.
+
+        Each is read once, however many stages ask: by identity, for equal ones stand at different places.
+        """
+        key = (id(endpoint), opening and isinstance(endpoint, ast.Http) and "ANY" in endpoint.methods)
+        if key not in self._patterns:
+            found = read_endpoint(endpoint, package, self.program, opening)
+            if found is not None and package in self.ignoring_case:
+                found = k.with_folding(found, "ascii")
+            self._patterns[key] = endpoint, found
+        return self._patterns[key][1]
+
+    def of_scope(self, scope: Symbol, opening: bool) -> list[tuple[Symbol, k.Pattern]]:
+        """Each pattern of the scope and of what it includes, with the scope that writes it."""
+        key = (scope.package, scope.name, opening)
+        if key not in self._scopes:
+            self._scopes[key] = [
+                (owner, pattern)
+                for owner in self.reach(scope)
+                for item in _endpoints(owner)
+                if (pattern := self.pattern(item.endpoint, owner.package, opening))
+            ]
+        return self._scopes[key]
+
+    def patterns(self, targets: Iterable[ast.Target], package: str, opening: bool = False) -> list[k.Pattern] | None:
+        """All patterns that the targets stand for; None when one of them was reported, as empty scopes are too."""
+        found: list[k.Pattern] = []
+        sound = True
+        for target in targets:
+            some = self.target(target, package, opening)
+            sound = sound and some is not None
+            found += some or ()
+        return list(dict.fromkeys(found)) if sound else None
+
+    def target(self, target: ast.Target, package: str, opening: bool = False) -> list[k.Pattern] | None:
+        if not isinstance(target, ast.Name):
+            pattern = self.pattern(target, package, opening)
+            return [pattern] if pattern else None
+        scope = self.program.find(package, "scope", target)
+        return [pattern for _, pattern in self.of_scope(scope, opening)] or None if scope else None
+
+    # ── Places: what the schema and the expressions ask for ───────────────────────────────────
+
+    def place(self, place: ast.Place, package: str) -> k.Place | None:
+        """`on A, B except C`; None when something in it was reported."""
+        inside, outside = self.patterns(place.targets, package), self.patterns(place.excepts, package)
+        if inside is None or outside is None:
+            return None
+        self._check_excepts(place, inside, outside, package)
+        return k.Place(tuple(k.with_folding(one, "full") for one in inside), tuple(outside), span=place.span)
+
+    def covers(self, outer: k.Place, inner: k.Place) -> bool:
+        return overlap.place_covers(outer, inner)
+
+    def overlaps(self, a: k.Place, b: k.Place) -> bool:
+        if a.patterns is None or b.patterns is None:
+            return True
+        return any(overlap.place_overlaps(b, pattern) for pattern in a.patterns) and any(
+            overlap.place_overlaps(a, pattern) for pattern in b.patterns
+        )
+
+    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
+        """Which facts exist at the targets; None when one of them was reported."""
+        patterns = self.patterns(targets, package)
+        if patterns is None:
+            return None
+        span = targets[0].span.to(targets[-1].span)
+        return self.here(k.Place(tuple(patterns), span=span))
+
+    def here(self, place: k.Place) -> FactsHere:
+        """Which facts exist in the place: what any pattern that meets it may bind."""
+        if not self._binds and not any(map(binds, place.patterns or ())):
+            return FactsHere(place=place)
+        key = (place.patterns, place.excepts)
+        if key not in self._here:
+            found = [b for b in self._meeting(place) if overlap.place_overlaps(place, b.pattern)]
+            found += [binding_of(pattern) for pattern in place.patterns or ()]
+            types = frozenset(name for binding in found for name in binding.resource_types)
+            self._here[key] = FactsHere(Ref(types) if types else None, _params(found), place)
+        return self._here[key]
+
+    def _meeting(self, place: k.Place) -> Iterator[Binding]:
+        for pattern in place.patterns if place.patterns is not None else (None,):
+            yield from self.bindings.overlapping(pattern)
+
+    def _check_excepts(self, place: ast.Place, inside: list[k.Pattern], outside: list[k.Pattern], package: str) -> None:
+        report = self.program.report
+        for target in place.excepts:
+            some = self.target(target, package) or ()
+            if some and not any(overlaps(hole, pattern) for hole in some for pattern in inside):
+                message = f"`except {target.span.text}` leaves nothing out"
+                report("W322", message, target.span, "it meets none of the places before `except`: remove it")
+        if inside and all(any(covers(hole, pattern) for hole in outside) for pattern in inside):
+            report("E318", "`except` leaves no place", place.span, "the rule would never apply: remove one of both")
+
+    # ── Scopes ────────────────────────────────────────────────────────────────────────────────
+
+    def reach(self, scope: Symbol) -> tuple[Symbol, ...]:
+        """The scope and all that it includes, each once; cycles are reported by `check_scopes`."""
+        key = (scope.package, scope.name)
+        if key not in self._reach:
+            found: dict[Key, Symbol] = {}
+            pending = [scope]
+            while pending:
+                current = pending.pop()
+                if found.setdefault((current.package, current.name), current) is current:
+                    pending += [inner for _, inner in self.included(current) if not _known(inner, found)]
+            self._reach[key] = tuple(found.values())
+            self._count_included(scope, len(found) - 1)
+        return self._reach[key]
+
+    def _count_included(self, scope: Symbol, count: int) -> None:
+        """Every scope that holds an endpoint is told with it. Raises BoundExceeded where that is too much."""
+        self._included += count
+        if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
+            message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others, all counted"
+            hint = "include what is needed, not chains of scopes that each include the one before"
+            raise BoundExceeded(Diagnostic("E323", message, scope.span, hint))
+
+    def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
+        for item in _items(scope):
+            for name in item.scopes if isinstance(item, ast.Include) else ():
+                found = self.program.find(scope.package, "scope", name)
+                if found is not None:
+                    yield name, found
+
+    def scopes(self) -> Iterator[Symbol]:
+        for package in self.program.packages.values():
+            yield from (symbol for symbol in package.symbols.values() if symbol.kind == "scope")
+
+    def carriers(self, owner: Symbol) -> tuple[str, ...]:
+        """What a credential may carry to reach what `owner` writes: the names of all scopes that hold it."""
+        if not self._carriers:
+            found: dict[Key, set[str]] = {}
+            for scope in self.scopes():
+                for inner in self.reach(scope):
+                    found.setdefault((inner.package, inner.name), set()).add(alias_of(scope))
+            self._carriers = {key: tuple(sorted(names)) for key, names in found.items()}
+        return self._carriers[owner.package, owner.name]
+
+    def check_scopes(self) -> None:
+        """Every scope opens something, includes no circle, and is called otherwise than its neighbours."""
+        aliases: dict[Key, Symbol] = {}
+        in_circles: set[Key] = set()
+        for scope in self.scopes():
+            self._check_alias(scope, aliases)
+            self._check_circle(scope, in_circles)
+            for item in _endpoints(scope):
+                self.pattern(item.endpoint, scope.package, opening=True)
+            if not any(_endpoints(inner) for inner in self.reach(scope)):
+                hint = "write an endpoint, a tool or an action in it"
+                self.program.report("E311", f"the scope `{scope.name}` holds nothing", scope.span, hint)
+
+    def _check_alias(self, scope: Symbol, aliases: dict[Key, Symbol]) -> None:
+        assert isinstance(scope.declaration, ast.ScopeDecl)
+        written = scope.declaration.alias or scope.declaration.name
+        alias = alias_of(scope)
+        if not alias or any(char.isspace() for char in alias):
+            hint = "write the scope as the issuer writes it in the credential"
+            self.program.report("E314", "no credential carries a scope with this name", written.span, hint)
+        first = aliases.setdefault((scope.package, alias), scope)
+        if first is not scope:
+            related = [Related("first used here", first.span)]
+            message = f"two scopes are carried as `{alias}`"
+            self.program.report("E313", message, written.span, "give one of them another `as` name", related)
+
+    def _check_circle(self, scope: Symbol, in_circles: set[Key]) -> None:
+        """Told once for a circle, where its first scope includes the next."""
+        key = (scope.package, scope.name)
+        if key in in_circles:
+            return
+        for name, inner in self.included(scope):
+            if _known(scope, {(s.package, s.name): s for s in self.reach(inner)}):
+                message = f"the scope `{scope.name}` includes itself"
+                through = f" through `{name.text}`" if inner is not scope else ""
+                self.program.report("E312", message + through, name.span, "remove one of the includes")
+                in_circles.update((s.package, s.name) for s in self.reach(scope) if scope in self.reach(s))
+                return
+
+
+def _entities(type_: Type) -> set[str]:
+    return set(type_.entities) if isinstance(type_, Ref) else set()
+
+
+def alias_of(scope: Symbol) -> str:
+    """What a credential calls the scope."""
+    assert isinstance(scope.declaration, ast.ScopeDecl)
+    return scope.declaration.alias.value if scope.declaration.alias else scope.name
+
+
+def _items(scope: Symbol) -> tuple[ast.Include | ast.ScopeEndpoint, ...]:
+    assert isinstance(scope.declaration, ast.ScopeDecl)
+    return scope.declaration.items
+
+
+def _endpoints(scope: Symbol) -> list[ast.ScopeEndpoint]:
+    return [item for item in _items(scope) if isinstance(item, ast.ScopeEndpoint)]
+
+
+def _known(scope: Symbol, found: Mapping[Key, Symbol]) -> bool:
+    return (scope.package, scope.name) in found
+
+
+def _params(found: list[Binding]) -> dict[str, Type]:
+    """A capture is a reference where all that capture it, or others at the same endpoints, say of which type."""
+    typed: dict[str, PatternIndex[str]] = {}
+    types: dict[str, set[str]] = {}
+    for binding in found:
+        for name, (_, entity) in binding.captures.items():
+            if entity is not None:
+                types.setdefault(name, set()).add(entity)
+                typed.setdefault(name, PatternIndex()).add(binding.pattern, entity)
+    untyped = {
+        name
+        for binding in found
+        for name, (_, entity) in binding.captures.items()
+        if entity is None
+        and not (name in typed and any(typed[name].overlapping(k.with_folding(binding.pattern, "full"))))
+    }
+    plain = {name for name, entities in types.items() if len(entities) > 1} | untyped
+    names: dict[str, Type] = {name: Ref(frozenset(some)) for name, some in types.items()}
+    return names | dict.fromkeys(plain, Scalar.STRING)

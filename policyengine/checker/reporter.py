@@ -1,0 +1,33 @@
+"""Where the checker puts what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.source import Span
+
+MOST_GUESSES = 200
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Collects what is wrong, each finding once."""
+
+    found: dict[Diagnostic, None] = field(default_factory=dict)
+
+    def report(
+        self, code: str, message: str, span: Span, hint: str | None = None, related: Iterable[Related] = ()
+    ) -> None:
+        self.found[Diagnostic(code, message, span, hint, tuple(related))] = None
+
+    __call__ = report
+
+    def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
+        """What was probably meant; after very many findings no more is guessed, for it takes time and helps nobody."""
+        return suggest(word, candidates()) if len(self.found) < MOST_GUESSES else None
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        return tuple(self.found)

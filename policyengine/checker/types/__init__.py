@@ -1,0 +1,1 @@
+"""Types: of declared facts and entities, of operators, calls and literals."""

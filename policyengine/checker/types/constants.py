@@ -1,0 +1,261 @@
+"""Literals to constants: what a number, a date, an address or a window of time says, or why it says nothing."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC
+from decimal import Decimal
+from typing import assert_never
+from zoneinfo import ZoneInfo
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.type_names import listed
+from policyengine.diagnostics.model import suggest
+from policyengine.runtime import windows
+from policyengine.runtime.literals import parse_cidr, parse_duration, parse_ip
+from policyengine.runtime.values import EXACT, LARGEST_INT, LONGEST_STRING, Unknown, exact
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import EntityRef, Ref, Scalar
+from policyengine.vocabulary import DAYS
+
+
+def lower_literal(literal: ast.Literal, report: Reporter) -> k.Constant | None:
+    match literal.kind:
+        case "bool":
+            return k.Constant(literal.text == "true", Scalar.BOOL, span=literal.span)
+        case "number":
+            return lower_number(literal.text, literal.span, report)
+        case "duration":
+            return lower_duration(literal, report)
+        case "date":
+            return lower_date(literal, report)
+        case "ip":
+            return lower_address(literal, report)
+        case "hash":
+            return k.Constant(literal.text, Scalar.STRING, span=literal.span)
+        case "clock":
+            hint = 'write `time within 08:00..18:00 "Europe/Berlin"`'
+            report("E236", "a time of day stands only in a window of time", literal.span, hint)
+            return None
+        case _:
+            assert_never(literal.kind)
+
+
+def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
+    """A whole number is an int while 64 bits hold it; every number is exact."""
+    digits = text.replace("_", "")
+    if len(digits.replace(".", "").strip("0")) > EXACT.prec:
+        report(
+            "E233",
+            f"a number has at most {EXACT.prec} significant digits",
+            span,
+            "round it yourself: nothing here rounds silently",
+        )
+        return None
+    if "." not in digits and int(digits) <= LARGEST_INT:
+        return k.Constant(int(digits), Scalar.INT, span=span)
+    value = exact(Decimal(digits), "a number")
+    if isinstance(value, Unknown):
+        report(
+            "E233",
+            f"a number has at most {EXACT.prec} significant digits",
+            span,
+            "round it yourself: nothing here rounds silently",
+        )
+        return None
+    return k.Constant(value, Scalar.NUMBER, span=span)
+
+
+def lower_duration(literal: ast.Literal, report: Reporter) -> k.Constant | None:
+    value = parse_duration(literal.text)
+    if value is None:
+        report(
+            "E238", f"the duration `{literal.text}` is too long", literal.span, "the longest is about 2.7 million years"
+        )
+        return None
+    return k.Constant(value, Scalar.DURATION, span=literal.span)
+
+
+def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
+    """A date alone is its first moment, in UTC; a time says its zone."""
+    if "T" in literal.text and windows.LOCAL_TIME.fullmatch(literal.text):
+        message = f"the time `{literal.text}` does not say in which zone"
+        report("E234", message, literal.span, f"write `{literal.text}Z` for UTC, or an offset: `+02:00`")
+        return None
+    value = windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC"))
+    if value is None:
+        report_no_date(literal, report)
+        return None
+    return k.Constant(value.astimezone(UTC), Scalar.TIME, span=literal.span)
+
+
+def with_seconds(text: str) -> str:
+    """`2027-01-01T10:00Z` is `2027-01-01T10:00:00Z`."""
+    date, separator, clock = text.partition("T")
+    return f"{date}T{clock[:5]}:00{clock[5:]}" if separator and clock[5:6] not in ("", ":") else text
+
+
+def report_no_date(literal: ast.Literal, report: Reporter) -> None:
+    date, separator, _ = literal.text.partition("T")
+    whole_day = windows.parse_moment(date, ZoneInfo("UTC")) is None
+    what = f"there is no day `{date}`" if whole_day or not separator else f"there is no time `{literal.text}`"
+    hint = "a date is written year-month-day" if whole_day or not separator else "hours go to 23, minutes to 59"
+    report("E234", what, literal.span, hint)
+
+
+def lower_address(literal: ast.Literal, report: Reporter) -> k.Constant | None:
+    if "/" not in literal.text:
+        address = parse_ip(literal.text)
+        if address is not None:
+            return k.Constant(address, Scalar.IP, span=literal.span)
+        report(
+            "E235",
+            f"`{literal.text}` is not an IP address",
+            literal.span,
+            "each part goes from 0 to 255, without leading zeros" if "." in literal.text else None,
+        )
+        return None
+    network = parse_cidr(literal.text)
+    if network is None:
+        report("E235", f"`{literal.text}` is not a network", literal.span, network_hint(literal.text))
+        return None
+    return k.Constant(network, Scalar.CIDR, span=literal.span)
+
+
+def network_hint(text: str) -> str:
+    """What could have been meant: most often bits are set beyond the prefix."""
+    address, _, prefix = text.partition("/")
+    known = parse_ip(address)
+    if known is None:
+        return f"`{address}` is not an IP address"
+    if not prefix.isdigit() or int(prefix) > known.max_prefixlen:
+        return f"the prefix goes from 0 to {known.max_prefixlen}"
+    kept = int(known) >> (known.max_prefixlen - int(prefix)) << (known.max_prefixlen - int(prefix))
+    return f"beyond the prefix all bits are zero: `{type(known)(kept)}/{int(prefix)}`"
+
+
+# ── Texts and ids ─────────────────────────────────────────────────────────────────────────────
+
+
+def lower_text(text: ast.Text, report: Reporter) -> k.Constant | None:
+    if len(text.value) > LONGEST_STRING:
+        report("E240", "a text has at most 65,536 characters", text.span, "such a text equals no fact")
+        return None
+    return k.Constant(text.value, Scalar.STRING, span=text.span)
+
+
+def lower_id(id_: ast.Text, report: Reporter) -> str | None:
+    """The id of an entity: not empty, and in the one spelling that ids have."""
+    if id_.value == "":
+        report("E240", "an id cannot be empty", id_.span, "an empty id counts as absent")
+        return None
+    normal = unicodedata.normalize("NFC", id_.value)
+    if normal != id_.value:
+        report(
+            "E240",
+            "this id is not in Unicode NFC, so it equals no id",
+            id_.span,
+            f'write `"{normal}"` in its composed form',
+        )
+        return None
+    return id_.value
+
+
+def entity_constant(name: str, id_: str, span: Span) -> k.Constant:
+    return k.Constant(EntityRef(name, id_), Ref(frozenset({name})), span=span)
+
+
+# ── Windows of time ───────────────────────────────────────────────────────────────────────────
+
+
+def lower_window(window: ast.Window, report: Reporter) -> windows.Window | None:
+    """Every mistake of a window is told, not only the first."""
+    zone = lower_zone(window.zone, report)
+    match window:
+        case ast.DailyWindow():
+            return lower_daily(window, zone, report)
+        case ast.WholeDaysWindow(first, last):
+            days = lower_days(first, last, report)
+            return windows.WholeDays(days, zone) if days and zone else None
+        case ast.WeeklyWindow():
+            return lower_weekly(window, zone, report)
+        case ast.AbsoluteWindow():
+            return lower_absolute(window, zone, report)
+        case _:
+            assert_never(window)
+
+
+def lower_zone(zone: ast.Text, report: Reporter) -> ZoneInfo | None:
+    try:
+        return windows.load_zone(zone.value)
+    except windows.ZoneError as error:
+        report("E237", error.message, zone.span, error.hint or 'zones are named like `"Europe/Berlin"`, or `"UTC"`')
+        return None
+
+
+def lower_daily(window: ast.DailyWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Daily | None:
+    days = None
+    if window.first_day is not None:
+        days = lower_days(window.first_day, window.last_day or window.first_day, report)
+        zone = zone if days is not None else None
+    start, end = lower_clock(window.start, report), lower_clock(window.end, report)
+    if start is None or end is None or zone is None:
+        return None
+    if start == end:
+        span = window.start.span.to(window.end.span)
+        report("E236", "this window begins where it ends", span, "write `00:00..24:00` for the whole day")
+        return None
+    return windows.Daily(days, start, end, zone)
+
+
+def lower_weekly(window: ast.WeeklyWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Weekly | None:
+    days = [lower_day(day, report) for day in (window.first_day, window.last_day)]
+    clocks = [lower_clock(clock, report) for clock in (window.start, window.end)]
+    match days, clocks:
+        case [int(first), int(last)], [int(start), int(end)] if zone is not None:
+            return windows.Weekly(first, start, last, end, zone)
+        case _:
+            return None
+
+
+def lower_absolute(window: ast.AbsoluteWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Absolute | None:
+    start, end = (with_seconds(literal.text) for literal in (window.start, window.end))
+    found = windows.absolute(start, end, zone or ZoneInfo("UTC"))
+    if found is None:
+        for literal in (window.start, window.end):
+            if windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC")) is None:
+                report_no_date(literal, report)
+        return None
+    if found.start >= found.end:
+        span = window.start.span.to(window.end.span)
+        report("E236", "this window ends before it begins", span, "write the earlier date first")
+        return None
+    return found if zone is not None else None
+
+
+def lower_days(first: ast.Name, last: ast.Name, report: Reporter) -> frozenset[int] | None:
+    known = [lower_day(day, report) for day in dict.fromkeys((first, last))]
+    return None if None in known else windows.days_between(first.text, last.text)
+
+
+def lower_day(day: ast.Name, report: Reporter) -> int | None:
+    if day.text in DAYS:
+        return DAYS.index(day.text)
+    meant = suggest(day.text, DAYS) or next((known for known in DAYS if day.text.lower().startswith(known)), None)
+    hint = f"did you mean `{meant}`?" if meant else f"days are {listed(DAYS)}"
+    report("E236", f"`{day.text}` is not a day of the week", day.span, hint)
+    return None
+
+
+def lower_clock(clock: ast.Literal, report: Reporter) -> int | None:
+    minutes = windows.parse_clock(clock.text)
+    if minutes is None:
+        report(
+            "E236",
+            f"`{clock.text}` is not a time of day",
+            clock.span,
+            "hours go to 23, minutes to 59; a day ends at `24:00`",
+        )
+    return minutes

@@ -1,0 +1,113 @@
+"""What to write instead, where operands and their operator do not go together."""
+
+from __future__ import annotations
+
+import re
+
+from policyengine import kernel as k
+from policyengine.checker.type_names import a, quote
+from policyengine.checker.types.compatibility import NUMBERS, comparable
+from policyengine.source import Span
+from policyengine.typesystem import Enum, List, Record, Ref, Scalar, Set, Type
+
+HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(\w+(?:-\w+)+)", re.ASCII)
+
+
+def bracket_hint(span: Span) -> str | None:
+    """For a word of `request.headers.x-id`, which reads as a subtraction: the name in brackets."""
+    line, column = span.source.line(span.line), span.column - 1
+    for found in HYPHENATED.finditer(line):
+        if found.start() < column < found.end():
+            return f'write `{found[1]}["{found[2]}"]`'
+    return None
+
+
+def order_hint(type_: Type) -> str:
+    match type_:
+        case Enum():
+            return f"use `==`, or `in [{', '.join(type_.values[:2])}]`"
+        case Set() | List():
+            return "compare how many there are: `size(…)`"
+        case Scalar.IP | Scalar.CIDR:
+            return "use `within` and a network"
+        case _:
+            return "use `==`"
+
+
+def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> str | None:
+    """What to write instead of `mine`, or to do about it, so that it compares with `other`."""
+    match type_, wanted:
+        case Ref(), Scalar.STRING:
+            return f"compare the id: `{mine.span.text}.id`"
+        case Ref(), Ref():
+            return "no entity is both: compare attributes of them that have one type"
+        case Scalar.STRING, Enum() if isinstance(mine, k.Constant) and mine.value in wanted.values:
+            return f"write `{mine.value}` without quotes"
+        case Enum(), Scalar.STRING if isinstance(mine, k.Constant):
+            return f'a text is written in quotes: `"{mine.value}"`'
+        case Scalar.STRING, (Scalar.INT | Scalar.NUMBER | Scalar.IP | Scalar.CIDR | Scalar.TIME | Scalar.DURATION):
+            return (
+                f"write {a(wanted)} without quotes"
+                if isinstance(mine, k.Constant)
+                else f"declare {quote(mine.span)} as {a(wanted)}"
+            )
+        case ((Scalar.INT | Scalar.NUMBER), Scalar.DURATION):
+            fact = f"declare {quote(mine.span)} as a duration, or compare it with a number"
+            return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
+        case Scalar.DURATION, Scalar.TIME:
+            return f"a moment is told by `time - {mine.span.text}`"
+        case Scalar.IP, Scalar.CIDR:
+            return f"write `{mine.span.text} within {other.span.text}`"
+        case ((Record() | List(Record())), _):
+            return "records are compared member by member"
+        case ((Set() | List()), (Set() | List())):
+            return "a set equals a set of the same things only"
+        case ((Set() | List()), _):
+            return f"write `{other.span.text} in {mine.span.text}`"
+        case Scalar.BOOL, _:
+            return f"{quote(mine.span)} is a condition by itself"
+        case _:
+            return None
+
+
+def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:
+    """Where one element was asked for and several were named: any of them, or all."""
+    if not isinstance(type_, Set | List) or not comparable(type_.element, element):
+        return None
+    return (
+        f"write `{part.span.text} overlaps {whole.span.text}` for any of them, "
+        f"`{part.span.text} subset of {whole.span.text}` for all"
+    )
+
+
+def plural(type_: Type) -> str:
+    return "references to " + str(type_) if isinstance(type_, Ref) else f"of type {type_}"
+
+
+def in_hint(item: str, whole: str, left: Type, right: Type) -> str:
+    match left, right:
+        case Scalar.STRING, Scalar.STRING:
+            return f"use `==`, or `contains({whole}, {item})` for a part of a text, or declare a set"
+        case Scalar.IP, Scalar.CIDR:
+            return f"write `{item} within {whole}`"
+        case _, Ref():
+            return "only entities are in entities"
+        case Ref(), _:
+            return f"the right side is an entity or a set of them; for ids write `{item}.id`"
+        case _:
+            return "the right side is a set, a list or an entity"
+
+
+def arithmetic_hint(operator: str, left: Type, right: Type) -> str:
+    types = {left, right}
+    match operator:
+        case "+" if Scalar.STRING in types:
+            return "texts are not joined; compare each by itself"
+        case "-" if types == {Scalar.TIME}:
+            return "compare the times, or use an age such as `credential.age`"
+        case "*" if Scalar.DURATION in types and Scalar.NUMBER in types:
+            return "a duration is multiplied by a whole number"
+        case "+" | "-" if Scalar.DURATION in types and types & set(NUMBERS):
+            return "write a unit: `15m`"
+        case _:
+            return "it takes numbers, durations, or a time and a duration"

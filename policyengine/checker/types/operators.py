@@ -1,0 +1,309 @@
+"""Operators: what each takes and what it becomes; one function for each family, and a hint for each way to go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.type_names import a, quote
+from policyengine.checker.types.compatibility import ADDRESSES, comparable
+from policyengine.checker.types.entity_hierarchy import can_be_in, is_direct_parent
+from policyengine.checker.types.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
+from policyengine.checker.types.hosts import check_hosts
+from policyengine.checker.types.schema import UNRESOLVED, Schema
+from policyengine.runtime.patterns import PatternError, compile_regex
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Enum, List, Ref, Scalar, Set, Type, Unresolved
+
+ONE_TYPE = "both sides must have the same type"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One use of an operator, its operands lowered."""
+
+    node: ast.Binary
+    left: k.Expr
+    right: k.Expr
+    schema: Schema
+    report: Reporter
+
+    @property
+    def types(self) -> tuple[Type, Type]:
+        return self.left.type, self.right.type
+
+    @property
+    def unresolved(self) -> bool:
+        return any(isinstance(type_, Unresolved) for type_ in self.types)
+
+    def refuse(self, code: str, message: str, hint: str | None) -> None:
+        self.report(code, message, self.node.span, hint)
+
+
+def lower_operation(operation: Operation) -> k.Expr | None:
+    found = lowered(operation)
+    return found if check_hosts(found, operation.report) else None
+
+
+def lowered(operation: Operation) -> k.Expr | None:
+    match operation.node.operator:
+        case "==" | "!=" | "<" | "<=" | ">" | ">=":
+            return lower_comparison(operation)
+        case "in" | "not in":
+            return lower_in(operation)
+        case "below":
+            return lower_below(operation)
+        case "has":
+            return lower_has(operation)
+        case "within":
+            return lower_within(operation)
+        case "like" | "matches":
+            return lower_pattern(operation)
+        case "overlaps" | "subset of":
+            return lower_collections(operation)
+        case "+" | "-" | "*":
+            return lower_arithmetic(operation)
+        case _:
+            assert_never(operation.node.operator)
+
+
+# ── == != < <= > >= ───────────────────────────────────────────────────────────────────────────
+
+
+def lower_comparison(operation: Operation) -> k.Compare | None:
+    node, (left, right) = operation.node, operation.types
+    if node.operator not in ("==", "!=", "<", "<=", ">", ">="):
+        return None
+    if not comparable(left, right):
+        message = f"`{node.operator}` cannot compare {a(left)} with {a(right)}"
+        operation.refuse("E220", message, comparison_hint(operation))
+        return None
+    if node.operator in ("==", "!="):
+        return k.Compare(node.operator, operation.left, operation.right, span=node.span)
+    unordered = next((t for t in (left, right) if not is_ordered(t)), None)
+    if unordered is not None:
+        message = f"`{node.operator}` needs an order, and {a(unordered)} has none"
+        operation.refuse("E221", message, "use `==`" if isinstance(unordered, Ref) else order_hint(unordered))
+        return None
+    return k.Compare(node.operator, operation.left, operation.right, span=node.span)
+
+
+def is_ordered(type_: Type) -> bool:
+    match type_:
+        case Scalar():
+            return type_ not in (Scalar.BOOL, *ADDRESSES)
+        case Enum():
+            return type_.ordered
+        case _:
+            return isinstance(type_, Unresolved)
+
+
+def comparison_hint(operation: Operation) -> str:
+    for mine, other in ((operation.left, operation.right), (operation.right, operation.left)):
+        hint = one_sided_hint(mine, mine.type, other, other.type)
+        if hint is not None:
+            return hint
+    return ONE_TYPE
+
+
+# ── in, not in, below, has ────────────────────────────────────────────────────────────────────
+
+
+def lower_in(operation: Operation) -> k.Expr | None:
+    found = membership(operation)
+    negated = operation.node.operator == "not in"
+    return k.Not(found, span=operation.node.span) if found is not None and negated else found
+
+
+def membership(operation: Operation) -> k.Expr | None:
+    left, right = operation.types
+    match left, right:
+        case _, (Set() | List()):
+            return element_in(operation, left, right.element, deep=isinstance(left, Ref))
+        case Ref(), Ref():
+            if not can_be_in(left, right, operation.schema):
+                refuse_kinship(operation, left, right)
+                return None
+            return k.Below(operation.left, operation.right, span=operation.node.span)
+        case _ if isinstance(right, Unresolved):
+            return k.Contains(operation.right, operation.left, deep=False, span=operation.node.span)
+        case _:
+            word = operation.node.operator
+            operation.refuse(
+                "E222",
+                f"`{word}` cannot look for {a(left)} in {a(right)}",
+                in_hint(operation.left.span.text, operation.right.span.text, left, right),
+            )
+            return None
+
+
+def element_in(operation: Operation, item: Type, element: Type, deep: bool) -> k.Contains | None:
+    """The right side is a set or a list."""
+    if isinstance(item, Ref) and isinstance(element, Ref):
+        if not can_be_in(item, element, operation.schema):
+            refuse_kinship(operation, item, element)
+            return None
+    elif not comparable(item, element):
+        message = f"`{operation.node.operator}` cannot look for {a(item)} among elements of another type: {a(element)}"
+        hint = sets_hint(operation.left, item, operation.right, element)
+        hint = hint or one_sided_hint(operation.left, item, operation.right, element)
+        if item == Scalar.IP and element == Scalar.CIDR:
+            hint = f"write `{operation.left.span.text} within {operation.right.span.text}`"
+        if isinstance(item, Enum) and element == Scalar.STRING and isinstance(operation.right, k.Constant):
+            hint = f"values of {item} are written without quotes"
+        operation.refuse(
+            "E222", message, hint or f"the elements of {quote(operation.right.span)} are {plural(element)}"
+        )
+        return None
+    return k.Contains(operation.right, operation.left, deep, span=operation.node.span)
+
+
+def refuse_kinship(operation: Operation, item: Ref, holder: Ref) -> None:
+    example = f"entity {min(item.entities)} in {min(holder.entities)}"
+    operation.refuse(
+        "E222", f"{a(item)} is never in {a(holder)}", f"an entity is in what it is declared to be in: `{example}`"
+    )
+
+
+def lower_below(operation: Operation) -> k.Below | None:
+    match operation.types:
+        case Ref() as item, Ref() as holder:
+            if can_be_in(item, holder, operation.schema, strict=True):
+                return k.Below(operation.left, operation.right, strict=True, span=operation.node.span)
+            refuse_kinship(operation, item, holder)
+        case left, right if operation.unresolved and not is_plain(left) and not is_plain(right):
+            return k.Below(operation.left, operation.right, strict=True, span=operation.node.span)
+        case left, right:
+            hint = "use `in` for sets and lists" if isinstance(right, Set | List) else "both sides are entities"
+            operation.refuse("E222", f"`below` cannot place {a(left)} under {a(right)}", hint)
+    return None
+
+
+def is_plain(type_: Type) -> bool:
+    return not isinstance(type_, Ref | Unresolved)
+
+
+def lower_has(operation: Operation) -> k.Expr | None:
+    left, right = operation.types
+    match left, right:
+        case ((Set() | List()), _):
+            if comparable(left.element, right):
+                return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
+            hint = sets_hint(operation.right, right, operation.left, left.element)
+            hint = hint or one_sided_hint(operation.right, right, operation.left, left.element)
+            message = f"{a(left)} cannot have {a(right)}"
+            operation.refuse(
+                "E222", message, hint or f"the elements of {quote(operation.left.span)} are {plural(left.element)}"
+            )
+        case Ref(), Ref():
+            if is_direct_parent(left, right, operation.schema):
+                return k.Below(operation.right, operation.left, direct=True, span=operation.node.span)
+            refuse_kinship(operation, right, left)
+        case _ if isinstance(left, Unresolved):
+            return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
+        case _:
+            whole, part = operation.left.span.text, operation.right.span.text
+            texts = (left, right) == (Scalar.STRING, Scalar.STRING)
+            turned = isinstance(right, Set | List) and right.element == left
+            hint = f"write `{part} has {whole}`" if turned else "the left side is a set, a list or an entity"
+            hint = f"use `==`, or `contains({whole}, {part})`" if texts else hint
+            operation.refuse("E222", f"{a(left)} cannot have {a(right)}", hint)
+    return None
+
+
+# ── within, like, matches, overlaps, subset of ────────────────────────────────────────────────
+
+
+def lower_within(operation: Operation) -> k.InNetwork | None:
+    left, right = operation.types
+    element = right.element if isinstance(right, Set | List) else right
+    if left in (Scalar.IP, UNRESOLVED) and element in (*ADDRESSES, UNRESOLVED) and right != Scalar.IP:
+        return k.InNetwork(operation.left, operation.right, span=operation.node.span)
+    if left == Scalar.TIME:
+        hint = 'write `time within mon..fri 08:00..18:00 "Europe/Berlin"`'
+    elif right == Scalar.IP:
+        hint = f"use `==`, or write a network: `{operation.right.span.text}/32`"
+    elif left == Scalar.IP:
+        hint = "the right side is a network, or a list of them: `[10.0.0.0/8]`"
+    else:
+        hint = "`within` is for addresses in networks and for times in windows"
+    operation.refuse("E225", f"{a(left)} cannot be within {a(right)}", hint)
+    return None
+
+
+def lower_pattern(operation: Operation) -> k.Like | k.Matches | None:
+    node, (left, right) = operation.node, operation.types
+    if left not in (Scalar.STRING, UNRESOLVED):
+        hint = f"use `any x in {operation.left.span.text}: x {node.operator} …`"
+        hint = hint if isinstance(left, Set | List) else f"`{node.operator}` is for texts"
+        operation.refuse("E223", f"{quote(operation.left.span)} is {a(left)}, not a string", hint)
+        return None
+    if right == UNRESOLVED:
+        return None
+    if not (
+        isinstance(operation.right, k.Constant) and isinstance(operation.right.value, str) and right == Scalar.STRING
+    ):
+        message = f"the pattern after `{node.operator}` is not a text in quotes"
+        operation.report("E223", message, operation.right.span, "a pattern is known before any request: write it out")
+        return None
+    if node.operator == "like":
+        return k.Like(operation.left, operation.right.value, span=node.span)
+    return lower_regex(operation, operation.right.value)
+
+
+def lower_regex(operation: Operation, pattern: str) -> k.Matches | None:
+    try:
+        compile_regex(pattern)
+    except PatternError as error:
+        hint = error.hint or "patterns match in linear time: see the documentation of `matches`"
+        operation.report("E239", f"this pattern cannot be used: {error.why}", operation.right.span, hint)
+        return None
+    return k.Matches(operation.left, pattern, span=operation.node.span)
+
+
+def lower_collections(operation: Operation) -> k.Overlaps | k.Subset | None:
+    word, (left, right) = operation.node.operator, operation.types
+    for side, type_ in ((operation.left, left), (operation.right, right)):
+        if not isinstance(type_, Set | List | Unresolved):
+            hint = f"put it in brackets: `[{side.span.text}]`"
+            operation.report("E224", f"`{word}` compares sets, and {quote(side.span)} is {a(type_)}", side.span, hint)
+            return None
+    if isinstance(left, Set | List) and isinstance(right, Set | List) and not comparable(left.element, right.element):
+        message = f"`{word}` cannot compare {a(left)} with {a(right)}"
+        operation.refuse("E224", message, "both hold things of the same type")
+        return None
+    kind = k.Overlaps if word == "overlaps" else k.Subset
+    return kind(operation.left, operation.right, span=operation.node.span)
+
+
+# ── + - * ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def lower_arithmetic(operation: Operation) -> k.Arithmetic | None:
+    node, (left, right) = operation.node, operation.types
+    result = arithmetic_type(node.operator, left, right)
+    if result is None or node.operator not in ("+", "-", "*"):
+        message = f"`{node.operator}` cannot take {a(left)} and {a(right)}"
+        operation.refuse("E226", message, arithmetic_hint(node.operator, left, right))
+        return None
+    return k.Arithmetic(node.operator, operation.left, operation.right, result, span=node.span)
+
+
+def arithmetic_type(operator: str, left: Type, right: Type) -> Type | None:
+    match operator, left, right:
+        case (_, Unresolved(), _) | (_, _, Unresolved()):
+            return UNRESOLVED
+        case _, Scalar.INT, Scalar.INT:
+            return Scalar.INT
+        case _, (Scalar.INT | Scalar.NUMBER), (Scalar.INT | Scalar.NUMBER):
+            return Scalar.NUMBER
+        case (("+" | "-"), Scalar.DURATION, Scalar.DURATION):
+            return Scalar.DURATION
+        case (("+" | "-"), Scalar.TIME, Scalar.DURATION) | ("+", Scalar.DURATION, Scalar.TIME):
+            return Scalar.TIME
+        case ("*", Scalar.DURATION, Scalar.INT) | ("*", Scalar.INT, Scalar.DURATION):
+            return Scalar.DURATION
+        case _:
+            return None

@@ -1,0 +1,98 @@
+"""Absence: `is present`, `is absent` and `else`, which speak of facts only; `is known`, which speaks of entities."""
+
+from __future__ import annotations
+
+from policyengine import kernel as k
+from policyengine.checker.names.resolve import BUILT_IN
+from policyengine.checker.names.scope import Context
+from policyengine.checker.type_names import a, quote
+from policyengine.checker.types.compatibility import fits
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Ref, Unresolved
+from policyengine.vocabulary import ENTITY_ROOTS, STRING_MAPS, Origin
+
+HINT = "only a fact, an attribute or a member of a record can be absent"
+
+
+def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: Context) -> k.Expr | None:
+    if operand is None:
+        return None
+    word = "present" if expression.present else "absent"
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past):
+        context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
+        return None
+    if not may_be_absent(operand):
+        message = f"`{operand.span.text}` is always present by declaration, so `is {word}` says nothing"
+        context.report("W201", message, expression.span, hint_instead(operand, word))
+    found = k.Present(operand, span=expression.span)
+    return found if expression.present else k.Not(found, span=expression.span)
+
+
+def hint_instead(operand: k.Expr, word: str) -> str:
+    """Of an attribute it may be the row that is in doubt, not the attribute."""
+    if isinstance(operand, k.Fact):
+        return f"remove `is {word}`" if operand.path in BUILT_IN else "add `?` to its type"
+    while isinstance(operand, k.Member):
+        operand = operand.base
+    if not isinstance(operand, k.Attribute):
+        return "add `?` to its type"
+    if operand.name == "id":
+        return f"whatever is there has an id: `{operand.base.span.text} is known` asks whether there is a row"
+    if operand.inherited:
+        return f"`else []` makes it empty where rows lack it; `{operand.base.span.text} is known` asks for its row"
+    return f"`{operand.base.span.text} is known` asks whether there is a row; if a row may lack it, add `?` to its type"
+
+
+def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Context) -> k.HasRow | None:
+    if operand is None:
+        return None
+    type_ = operand.type
+    if not isinstance(type_, Ref | Unresolved):
+        may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
+        hint = f"write `{operand.span.text} is present`" if may_be_there else None
+        message = f"`is known` asks for the row of an entity, and {quote(operand.span)} is {a(type_)}"
+        context.report("E254", message, operand.span, hint)
+        return None
+    return k.HasRow(operand, span=expression.span)
+
+
+def may_be_absent(operand: k.Expr) -> bool:
+    """By its declaration, or by that of something on the way to it."""
+    match operand:
+        case k.Fact(path, _, optional):
+            built_in = BUILT_IN.get(path)
+            bound = path[0] == "params" or (path[:1] == path and path[0] in ENTITY_ROOTS)
+            said = built_in is not None and built_in.origin is not Origin.ENGINE
+            return optional or bound or said or path[:2] in STRING_MAPS
+        case k.Past(fact):
+            return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
+        case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
+            return True  # an inherited set is absent where no level has it
+        case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
+            return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
+        case _:
+            return False
+
+
+def is_optional(base: k.Expr) -> bool:
+    return isinstance(base, k.Fact) and base.optional and base.path[0] not in ENTITY_ROOTS
+
+
+def lower_else(
+    expression: ast.Else, operand: k.Expr | None, fallback: k.Expr | None, context: Context
+) -> k.Default | None:
+    if operand is None or fallback is None:
+        return None
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past | k.Default):
+        context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
+        return None
+    type_, other = operand.type, fallback.type
+    if not fits(other, type_) and not fits(type_, other):
+        message = f"{quote(operand.span)} is {a(type_)}, and `else` gives {a(other)}"
+        context.report("E230", message, fallback.span, f"after `else` stands {a(type_)}")
+        return None
+    if isinstance(operand, k.Attribute) and operand.inherited:
+        message = f"`else` stands for {quote(operand.span)} only where nothing that it is inherited from has it"
+        hint = f"`{operand.name}: … inherited else []` makes each row empty that lacks it"
+        context.report("W202", message, expression.fallback.span, hint)
+    return k.Default(operand, fallback, type_ if fits(other, type_) else other, span=expression.span)

@@ -1,0 +1,379 @@
+"""The types of what is declared: enums, entities and facts; they stand before any expression is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Protocol, TypeAlias, assert_never
+
+from policyengine import kernel as k
+from policyengine.checker.names.definitions import Measures, measure_all
+from policyengine.checker.names.symbols import (
+    BUILT_IN_ENTITIES,
+    IMPLICIT_USER,
+    Program,
+    Reporter,
+    Symbol,
+    report_private,
+)
+from policyengine.checker.patterns.overlap import place_overlaps
+from policyengine.checker.type_names import a, listed
+from policyengine.diagnostics.model import Related, suggest
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Enum, Field, List, Record, Ref, Scalar, Set, Type, Unresolved
+from policyengine.vocabulary import CREDENTIAL_KIND, FACTS
+
+FACT_ROOTS = ("args", "body", "context")
+# What the request itself says about an entity; no entity declares it.
+RESERVED = {
+    "agent": frozenset({"id", "issuer", "instance", "groups"}),
+    "tool": frozenset({"id", "name", "server"}),
+}
+NOTHING_RESERVED = frozenset({"id"})
+COLLECTIONS = ("set", "list")
+FOREIGN_TYPES = {
+    "array": "list",
+    "boolean": "bool",
+    "date": "time",
+    "datetime": "time",
+    "decimal": "number",
+    "double": "number",
+    "float": "number",
+    "str": "string",
+    "text": "string",
+    "timestamp": "time",
+}
+SCALARS: Mapping[str, Scalar] = {str(scalar): scalar for scalar in Scalar}
+UNRESOLVED = Unresolved()
+Path: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FactsHere:
+    """Which facts exist where a rule applies.
+
+    `resource` is what may be bound there (None: nothing binds it), `params` the captures with their types, `place` the
+    place of the rule. `everywhere` is for a `define` on its own: any fact may exist.
+    """
+
+    resource: Ref | None = None
+    params: Mapping[str, Type] = field(default_factory=dict)
+    place: k.Place | None = None
+    everywhere: bool = False
+
+
+EVERYWHERE = FactsHere(everywhere=True)
+
+
+class Places(Protocol):
+    """What the checker of places knows; it comes from outside because it reads expressions itself."""
+
+    def place(self, place: ast.Place, package: str) -> k.Place | None:
+        """The patterns of `on …`; None when an error was reported."""
+
+    def here(self, place: k.Place) -> FactsHere:
+        """Which facts exist in the place."""
+
+    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
+        """What exists at all of the targets; None when an error was reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredFact:
+    """One line of `facts`. `place` None is everywhere."""
+
+    path: Path
+    type: Type
+    optional: bool
+    place: k.Place | None
+    package: str
+    span: Span
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Enums by package and name, entities by name, facts as declared and by path."""
+
+    enums: Mapping[tuple[str, str], Enum]
+    entities: Mapping[str, k.Entity]
+    facts: tuple[DeclaredFact, ...]
+    places: Places
+    by_path: Mapping[Path, tuple[DeclaredFact, ...]]
+    measures: Measures  # of each `let` and `define` that can be used
+    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of sets that are inherited
+
+    @classmethod
+    def of(cls, program: Program, places: Places, report: Reporter | None = None) -> Schema:
+        reader = Reader(program, places, report or program.report)
+        enums = reader.enums()
+        entities = reader.entities()
+        facts = tuple(reader.facts())
+        by_path: dict[Path, tuple[DeclaredFact, ...]] = {}
+        for fact in facts:
+            by_path[fact.path] = (*by_path.get(fact.path, ()), fact)
+        check_agreement(by_path, reader.report)
+        return cls(enums, entities, facts, places, by_path, measure_all(program, reader.report), levels_of(entities))
+
+    def enums_in(self, program: Program, package: str) -> Iterator[Enum]:
+        """Every enum whose words the package may use, built-in ones last."""
+        for name in program.visible(package, "enum"):
+            symbol = program.lookup(package, "enum", name)
+            if symbol is not None and (symbol.package, symbol.name) in self.enums:
+                yield self.enums[symbol.package, symbol.name]
+        yield CREDENTIAL_KIND
+
+
+def enum_of(symbol: Symbol) -> Enum:
+    assert isinstance(symbol.declaration, ast.EnumDecl)
+    return Enum(symbol.name, tuple(dict.fromkeys(value.text for value in symbol.declaration.values)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads declarations of types; `report` is told what is wrong with them."""
+
+    program: Program
+    places: Places
+    report: Reporter
+
+    def symbols(self, kind: str) -> Iterator[Symbol]:
+        for package in self.program.packages.values():
+            yield from (symbol for symbol in package.symbols.values() if symbol.kind == kind)
+
+    # ── Types ─────────────────────────────────────────────────────────────────────────────────
+
+    def type(self, written: ast.TypeExpr, package: str) -> Type:
+        match written:
+            case ast.RecordType(fields):
+                return Record(tuple(self.fields(fields, package)))
+            case ast.NamedType(name, parameters):
+                if name.text in COLLECTIONS:
+                    return self.collection(written, package)
+                if parameters:
+                    hint = "only `set<…>` and `list<…>` hold something"
+                    self.report("E219", f"`{name.text}` takes no type in angle brackets", written.span, hint)
+                return self.plain(name, package)
+            case _:
+                assert_never(written)
+
+    def plain(self, name: ast.Name, package: str) -> Type:
+        """A scalar, an enum or an entity."""
+        if name.text in SCALARS:
+            return SCALARS[name.text]
+        symbol = self.program.lookup(package, "enum", name.text) or self.program.lookup(package, "entity", name.text)
+        if symbol is None:
+            known = [*self.program.visible(package, "enum", "entity"), *SCALARS, *COLLECTIONS]
+            meant = FOREIGN_TYPES.get(name.text.lower()) or suggest(name.text, known)
+            hint = (
+                f"did you mean `{meant}`?"
+                if meant
+                else f"types are {listed([*SCALARS, *COLLECTIONS])}, or one that is declared"
+            )
+            self.report("E205", f"unknown type `{name.text}`", name.span, hint)
+            return UNRESOLVED
+        if not self.program.is_visible(package, symbol):
+            report_private(symbol, name.text, name.span, self.report)
+            return UNRESOLVED
+        return enum_of(symbol) if symbol.kind == "enum" else Ref(frozenset({symbol.name}))
+
+    def collection(self, written: ast.NamedType, package: str) -> Type:
+        word = written.name.text
+        elements = [self.element(parameter, word, package) for parameter in written.parameters]
+        if not elements:
+            self.report("E219", f"`{word}` does not say what it holds", written.span, f"write `{word}<string>`")
+            return UNRESOLVED
+        element = elements[0] if len(elements) == 1 else self.union(elements, written)
+        if word == "list":
+            return List(element)
+        if isinstance(element, Set | List | Record):
+            self.report("E219", f"a set cannot hold {element}", written.span, "write `list` in place of `set`")
+            return UNRESOLVED
+        return Set(element)
+
+    def element(self, written: ast.TypeExpr, word: str, package: str) -> Type:
+        if written.optional:
+            hint = f"what is absent is not in a {word}"
+            self.report("E218", "only a whole fact or attribute may be absent", written.span, hint)
+        return self.type(written, package)
+
+    def union(self, elements: list[Type], written: ast.NamedType) -> Type:
+        entities: frozenset[str] = frozenset()
+        for element, parameter in zip(elements, written.parameters, strict=True):
+            if isinstance(element, Ref):
+                entities |= element.entities
+            elif not isinstance(element, Unresolved):
+                self.report("E219", f"`or` joins entities, and `{element}` is none", parameter.span, "use one type")
+                return UNRESOLVED
+        return Ref(entities) if entities else UNRESOLVED
+
+    def fields(self, written: tuple[ast.FieldDecl, ...], package: str) -> Iterator[Field]:
+        """The members of a record."""
+        seen: dict[str, ast.FieldDecl] = {}
+        for item in written:
+            if self.is_new(item, seen):
+                if item.inherited:
+                    self.report("E218", "only an attribute of an entity is inherited", item.span, "remove `inherited`")
+                yield Field(item.name.text, self.type(item.type, package), item.type.optional)
+
+    def is_new(self, item: ast.FieldDecl, seen: dict[str, ast.FieldDecl]) -> bool:
+        text, span = item.name.text, item.name.span
+        if "." in text:
+            self.report(
+                "E215", f"the name `{text}` has no dots here", span, "write a record: `card: { number: string }`"
+            )
+            return False
+        first = seen.setdefault(text, item)
+        if first is not item:
+            where = [Related("first declared here", first.name.span)]
+            self.report("E210", f"`{text}` is declared twice", span, "give one of them another name", where)
+        return first is item
+
+    # ── Enums and entities ────────────────────────────────────────────────────────────────────
+
+    def enums(self) -> dict[tuple[str, str], Enum]:
+        return {(symbol.package, symbol.name): enum_of(symbol) for symbol in self.symbols("enum")}
+
+    def entities(self) -> dict[str, k.Entity]:
+        found = {s.name: self.entity(s) for s in self.program.entities.values()}
+        found.setdefault("user", k.Entity("user", (), (), span=IMPLICIT_USER.span))
+        return found
+
+    def entity(self, symbol: Symbol) -> k.Entity:
+        declared = symbol.declaration
+        assert isinstance(declared, ast.EntityDecl)
+        parents = [self.program.find(symbol.package, "entity", parent, self.report) for parent in declared.parents]
+        fields = tuple(self.attributes(declared, symbol.package))
+        return k.Entity(symbol.name, fields, tuple(p.name for p in parents if p), span=declared.span)
+
+    def attributes(self, declared: ast.EntityDecl, package: str) -> Iterator[Field]:
+        seen: dict[str, ast.FieldDecl] = {}
+        for item in declared.fields:
+            if self.is_new(item, seen) and not self.is_reserved(item, declared.name.text):
+                type_ = self.type(item.type, package)
+                inherited = item.inherited and self.can_inherit(item, type_, declared)
+                yield Field(item.name.text, type_, item.type.optional, inherited, inherited and item.else_empty)
+
+    def is_reserved(self, item: ast.FieldDecl, entity: str) -> bool:
+        reserved = item.name.text in RESERVED.get(entity, NOTHING_RESERVED)
+        if reserved:
+            message = f"every {entity} has `{item.name.text}` already"
+            self.report("E211", message, item.name.span, "remove it, or choose another name")
+        return reserved
+
+    def can_inherit(self, item: ast.FieldDecl, type_: Type, declared: ast.EntityDecl) -> bool:
+        name = declared.name.text
+        if not isinstance(type_, Set | Unresolved):
+            message, hint = f"only a set is inherited, and `{item.name.text}` is {a(type_)}", "remove `inherited`"
+            self.report("E218", message, item.type.span, hint)
+        elif not declared.parents and not (item.else_empty and self.holds_others(name)):
+            message, hint = (
+                f"`{name}` is in nothing that it could inherit from",
+                f"write `entity {name} {{ … }} in folder`",
+            )
+            self.report("E218", message, item.span, hint)
+        elif item.else_empty and item.type.optional:
+            message = f"`{item.name.text}` is never absent: `else []` makes it empty"
+            self.report("E218", message, item.type.span, "remove `?`")
+        else:
+            return True
+        return False
+
+    def holds_others(self, name: str) -> bool:
+        """Whether some entity is in this one: then others inherit from it, though it inherits from nothing."""
+        declared = (symbol.declaration for symbol in self.program.entities.values())
+        return any(
+            parent.text.rpartition(".")[2] == name
+            for one in declared
+            if isinstance(one, ast.EntityDecl)
+            for parent in one.parents
+        )
+
+    # ── Facts ─────────────────────────────────────────────────────────────────────────────────
+
+    def facts(self) -> Iterator[DeclaredFact]:
+        for package, declared in self.program.declarations():
+            if isinstance(declared, ast.FactsDecl):
+                yield from self.facts_of(declared, package)
+
+    def facts_of(self, declared: ast.FactsDecl, package: str) -> Iterator[DeclaredFact]:
+        place = self.places.place(declared.place, package) if declared.place else None
+        nowhere = declared.place is not None and place is None
+        seen: dict[str, ast.FieldDecl] = {}
+        for item in declared.fields:
+            fact = self.fact(item, place, package)
+            first = seen.setdefault(item.name.text, item)
+            if first is not item:
+                where = [Related("first declared here", first.name.span)]
+                self.report("E210", f"`{item.name.text}` is declared twice", item.name.span, "remove one", where)
+            elif fact is not None:
+                # A place with an error stays unknown: its facts then count as existing everywhere, told once is enough.
+                yield fact if not nowhere else DeclaredFact(fact.path, fact.type, True, None, package, fact.span)
+
+    def fact(self, item: ast.FieldDecl, place: k.Place | None, package: str) -> DeclaredFact | None:
+        path = tuple(item.name.text.split("."))
+        type_ = self.type(item.type, package)
+        if item.inherited:
+            self.report("E218", "only an attribute of an entity is inherited", item.span, "remove `inherited`")
+        if path[0] not in FACT_ROOTS or len(path) == 1:
+            self.report_root(item.name, path)
+            return None
+        return DeclaredFact(path, type_, item.type.optional, place, package, item.name.span)
+
+    def report_root(self, name: ast.Name, path: Path) -> None:
+        built_in = next((fact for fact in FACTS if fact.path == path), None)
+        hint = f"write `body.{path[-1]}`, `args.{path[-1]}` or `context.{path[-1]}`"
+        if built_in is not None:
+            message, hint = f"`{name.text}` is built in: {built_in.doc}", "remove it"
+        elif path[0] in BUILT_IN_ENTITIES and len(path) > 1:
+            message = f"`{name.text}` is an attribute of an entity"
+            hint = f"write `entity {path[0]} {{ {path[1]}: … }}`"
+        else:
+            message = f"`{name.text}` does not begin with `body.`, `args.` or `context.`"
+        self.report("E216", message, name.span, hint)
+
+
+def levels_of(entities: Mapping[str, k.Entity]) -> dict[str, tuple[tuple[str, bool], ...]]:
+    """By the name of each inherited set the entities that declare it, and whether `else []` ends that declaration."""
+    inherited = {field.name for entity in entities.values() for field in entity.fields if field.inherited}
+    declared = {name: [(one.name, one.field(name)) for one in entities.values()] for name in inherited}
+    return {
+        name: tuple(sorted((entity, field.else_empty) for entity, field in some if field is not None))
+        for name, some in declared.items()
+    }
+
+
+def check_agreement(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:
+    """Where two declarations of one fact meet they say the same, and nothing stands under what is no record."""
+    for path, facts in by_path.items():
+        for other, fact in combinations(facts, 2):
+            if other.type != fact.type and meet(fact, other):
+                message = f"`{fact.name}` is {a(fact.type)} here and {a(other.type)} elsewhere"
+                report_clash(message, "where both places meet it has one type", fact, other, report)
+        for length in range(2, len(path)):
+            for outer in by_path.get(path[:length], ()):
+                check_nesting(outer, facts[0], report)
+
+
+def check_nesting(outer: DeclaredFact, inner: DeclaredFact, report: Reporter) -> None:
+    if not isinstance(outer.type, Record | Unresolved) and meet(outer, inner):
+        message = f"`{inner.name}` cannot be: `{outer.name}` is {a(outer.type)}, which has no members"
+        report_clash(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
+
+
+def report_clash(message: str, hint: str, fact: DeclaredFact, other: DeclaredFact, report: Reporter) -> None:
+    report.report("E217", message, fact.span, hint, [Related("declared here", other.span)])
+
+
+def meet(one: DeclaredFact, other: DeclaredFact) -> bool:
+    """Both may exist in one request."""
+    if isinstance(one.type, Unresolved) or isinstance(other.type, Unresolved):
+        return False
+    if one.place is None or other.place is None or other.place.patterns is None:
+        return True
+    return any(place_overlaps(one.place, pattern) for pattern in other.place.patterns)

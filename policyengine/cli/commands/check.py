@@ -1,0 +1,157 @@
+"""`policyengine check`: what is wrong with policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.common import EntitySources, Policies
+from policyengine.cli.output.terminal import Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.check import Checked
+    from policyengine.checker.memory_estimate import Footprint
+    from policyengine.diagnostics.model import Diagnostic
+    from policyengine.entities.store import Directory
+
+
+class Report(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+
+
+def check(
+    paths: Policies,
+    entities: EntitySources = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
+    format: Annotated[
+        Report, typer.Option("--format", help="For people, for programs, or for code scanning.")
+    ] = Report.TEXT,
+) -> int:
+    """Find what is wrong with policies: every mistake in one run.
+
+    With --entities also what they read and no row, claim or map supplies, so that it is unknown whoever asks.
+
+    Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
+
+    \b
+    Example:
+      policyengine check payments/
+      policyengine check payments/ --entities entities.json
+      policyengine check --strict --format sarif payments/ > policies.sarif
+    """
+    from policyengine.diagnostics.model import in_order
+
+    sets = list(checked_sets(paths))
+    beside = list(beside_entities(sets, paths, entities)) if entities else []
+    found = in_order([*(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics), *beside])
+    files = sum(files for _, files in sets)
+    if format is Report.TEXT:
+        show_findings(found, files)
+        show_footprints(footprints_of(sets))
+    elif format is Report.JSON:
+        history = [one._asdict() for one in footprints_of(sets)]
+        told = {"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]}
+        print_json({**told, "history": history} if history else told)
+    else:
+        from policyengine.cli.output.sarif import document
+
+        print_json(document(found))
+    return int(any(diagnostic.is_error or strict for diagnostic in found))
+
+
+def checked_sets(paths: Sequence[Path]) -> Iterator[tuple[Checked, int]]:
+    """Each set of policies, checked by itself; see `.policyroot`."""
+    from policyengine.policy_files import sets_of
+
+    for several_paths in sets_of(paths):
+        yield check_files(several_paths)
+
+
+def beside_entities(
+    sets: Sequence[tuple[Checked, int]], paths: Sequence[Path], entities: Sequence[str]
+) -> Iterator[Diagnostic]:
+    """What the policies read of entities that nothing supplies; of policies with mistakes nothing is told."""
+    from policyengine.cli.load_engine import directory_beside
+
+    if len(sets) != 1:
+        hint = "name one of them: each set of policies has a directory of its own"
+        raise CommandError("usage", "`--entities` stands beside one set of policies", hint, code=2)
+    [(checked, _)] = sets
+    if checked.kernel is None:
+        return
+    yield from unsupplied(checked, directory_beside(paths, entities, checked.kernel))
+
+
+def unsupplied(checked: Checked, directory: Directory) -> list[Diagnostic]:
+    """What the policies read of entities that a directory lacks, but for what a comment allows."""
+    from policyengine.lint import allowances
+    from policyengine.lint.attribute_supply import missing
+
+    assert checked.kernel is not None
+    looked_up = {} if directory.lookups is None else directory.lookups.attributes
+    modules = [module for package in checked.program.packages.values() for module in package.modules]
+    return allowances.without_allowed(missing(checked.kernel, directory, looked_up), modules)
+
+
+def check_files(paths: Sequence[Path]) -> tuple[Checked, int]:
+    """All policies under the paths, checked together with what they import; and how many files that were."""
+    from policyengine.check import check
+    from policyengine.policy_files import load_sources
+    from policyengine.syntax.parse import parse
+
+    with busy("reading the policies"):
+        sources, problems = load_sources(paths)
+    if not sources and not problems:
+        raise no_policies(paths)
+    with busy(f"checking {len(sources)} files"):
+        parsed = [parse(source) for source in sources]
+        modules = [module for module, _ in parsed if module is not None]
+        return check(modules, [*problems, *(found for _, several in parsed for found in several)]), len(sources)
+
+
+def no_policies(paths: Iterable[Path]) -> CommandError:
+    named = ", ".join(f"`{path}`" for path in paths)
+    return CommandError("file", f"no policies in {named}", "policies are files that end in `.policy`")
+
+
+def counts(found: Iterable[Diagnostic]) -> dict[str, int]:
+    severities = [diagnostic.is_error for diagnostic in found]
+    return {"errors": severities.count(True), "warnings": severities.count(False)}
+
+
+def show_findings(found: Sequence[Diagnostic], files: int) -> None:
+    screen = Screen()
+    for diagnostic in found:
+        screen.findings(diagnostic.render())
+        screen.line()
+    number = counts(found)
+    style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
+    says = ", ".join(several(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
+    screen.line((says, style), f" in {several(files, 'file')}")
+
+
+def footprints_of(sets: Iterable[tuple[Checked, int]]) -> list[Footprint]:
+    """What each key of history can take at most; of policies with mistakes nothing is told."""
+    from policyengine.checker.memory_estimate import footprints
+
+    found = (one for checked, _ in sets if checked.kernel is not None for one in footprints(checked.kernel))
+    return sorted(set(found), key=lambda one: (one.at, one.event))
+
+
+def show_footprints(found: Iterable[Footprint]) -> None:
+    from policyengine.checker.memory_estimate import size
+
+    screen = Screen()
+    for one in found:
+        screen.line(f"remembers `{one.event}` for {one.within} ({one.at}): at most {size(one.bytes)} per key")
+
+
+def several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,129 @@
+"""`policyengine compile`: a policy as one file that starts quickly, signed if wanted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine import __version__
+from policyengine.cli.commands.check import several
+from policyengine.cli.commands.serve import rules_of
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.load_engine import load_engine
+from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
+from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.compiler.bundle.signature import SigningKey
+    from policyengine.engine import Engine
+
+
+def compile_policies(
+    paths: PoliciesOrBundle,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The bundle, `….policybundle`.", show_default=False),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="PEM", help="Sign with this private Ed25519 key.", show_default=False),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the code that decides, and write nothing.")] = False,
+    trust: TrustedKeys = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Compile policies into one bundle.
+
+    It decides as its policies do, is loaded without parsing and checking them again, and is the same file for the same
+    policies. Tests in `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in
+    place of policies is written again, to be signed somewhere else than it was made.
+
+    Exit code 0: written, or shown; 1: errors in a policy or the key, or the file cannot be written.
+
+    \b
+    Example:
+      policyengine compile payments/ -o payments.policybundle
+      policyengine compile payments/ -o payments.policybundle --key private.pem
+      policyengine compile payments/ --show
+    """
+    if (output is None) is not show:
+        raise CommandError("usage", "say where the bundle goes, `-o FILE`, or `--show`, one of both", code=2)
+    signing = None if key is None else _signing_key(key)
+    engine = load_engine(paths, None, trust)
+    facts = {"code": engine.generated_code()} if output is None else _compiled(engine, output, signing)
+    if format is Format.JSON:
+        print_json(facts)
+    elif output is None:
+        Screen().text(facts["code"].rstrip("\n"))
+    else:
+        _show(facts)
+    return 0
+
+
+def _compiled(engine: Engine, output: Path, key: SigningKey | None) -> dict[str, Any]:
+    """Writes the bundle; what there is to say of it."""
+    from policyengine.compiler.bundle.file import decode_bundle, write_bundle
+
+    with busy("compiling the policies"):
+        data = write_bundle(engine.kernel, __version__, key)
+    _write(output, data)
+    return {
+        "file": str(output),
+        "bytes": len(data),
+        "packages": list(engine.packages),
+        "rules": rules_of(engine),
+        "revision": engine.revision,
+        "digest": f"sha256:{decode_bundle(data).digest}",
+        "signed_by": None if key is None else key.id,
+        "warnings": len(engine.warnings),
+    }
+
+
+def _signing_key(path: Path) -> SigningKey:
+    from policyengine.compiler.bundle.signature import KeyFileError, SigningKey
+
+    try:
+        return SigningKey.read(path)
+    except KeyFileError as error:
+        raise CommandError("key", f"`{error.file}`: {error.message}", error.hint, (("file", error.file),)) from None
+
+
+def _write(output: Path, data: bytes) -> None:
+    """In one step, so that no reader sees half a bundle."""
+    try:
+        _refuse_to_replace(output)
+        target = output.resolve()
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with new.open("xb") as file:
+                file.write(data)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise file_error(output, error) from None
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """A policy that is named by mistake would be lost."""
+    from policyengine.compiler.bundle.file import is_bundle
+
+    if output.is_dir():
+        hint = f"name a file in it: `{output / 'policies.policybundle'}`"
+        raise CommandError("file", f"`{output}` is a folder", hint, (("file", str(output)),))
+    if output.exists() and not (output.is_file() and is_bundle(output)):
+        hint = "name another file, or remove this one"
+        raise CommandError("file", f"`{output}` is there and no bundle: it stays", hint, (("file", str(output)),))
+
+
+def _show(facts: dict[str, Any]) -> None:
+    screen = Screen()
+    rules, packages = several(facts["rules"], "rule"), ", ".join(facts["packages"])
+    screen.line(f"compiled {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
+    rows = [(name, facts[name]) for name in ("revision", "digest", "signed_by") if facts[name] is not None]
+    screen.table([(f"{name.replace('_', ' ')}:", value) for name, value in rows])
+    if facts["warnings"]:
+        screen.line((f"{several(facts['warnings'], 'warning')}: `policyengine check` shows them", "yellow"))

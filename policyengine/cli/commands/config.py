@@ -1,0 +1,156 @@
+"""`policyengine config`: is `policyengine.toml` right, and where does each setting come from?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.settings.file import Configuration, configuration_of, shown
+from policyengine.cli.settings.table import SETTINGS, Setting
+from policyengine.cli.settings.types import KIND
+
+PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
+
+
+class Action(StrEnum):
+    CHECK = "check"
+    SHOW = "show"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A setting as it is: its value, None where nobody said one, and who did."""
+
+    setting: Setting
+    value: Any
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        one = self.setting
+        value = None if self.value is None else hidden(one, self.value)
+        return {
+            "section": one.section, "key": one.key, "value": value, "from": self.source, "default": one.default,
+            "variable": one.variable,
+        }  # fmt: skip
+
+
+def config(
+    action: Annotated[Action, typer.Argument(metavar="check|show", help="Check it, or show it.", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies that it is for.")] = Path("."),
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Check `policyengine.toml`, or show every setting.
+
+    A setting is what an option says; else what a variable says, POLICYENGINE_SERVE_PORT and the like; else what the
+    file says that lies beside the policies or above them; else its default. `show` tells which; passwords are hidden.
+
+    Exit code 0: all is well; 1: something is wrong, and where.
+
+    \b
+    Example:
+      policyengine config check payments/
+      policyengine config show payments/
+    """
+    found = configuration_of([path])
+    if action is Action.CHECK:
+        return check(found, format)
+    rows = list(rows_of(found))
+    if format is Format.JSON:
+        file = None if found.file is None else shown(found.file)
+        print_json({"file": file, "settings": [row.to_dict() for row in rows]})
+        return 0
+    show(rows)
+    return 0
+
+
+def check(found: Configuration, format: Format) -> int:
+    for row in rows_of(found):
+        for file in missing(row):
+            where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
+            raise CommandError(KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
+    check_callers(found)
+    said = sum(row.value is not None for row in rows_of(found))
+    name = None if found.file is None else shown(found.file)
+    if format is Format.JSON:
+        print_json({"file": name, "settings": said})
+    else:
+        what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
+        Screen().line(f"{what}: {said} setting{'' if said == 1 else 's'}")
+    return 0
+
+
+def check_callers(found: Configuration) -> None:
+    """Where the file names the token file, too: it may be an option of `serve`, which `doctor` takes as well."""
+    file = found.values.get(("serve", "token_file"))
+    if file is None or not found.authzen_consume:
+        return
+    from policyengine.server.bearer_tokens import TokenError, Tokens, check_consumers, read_token_file
+
+    try:
+        check_consumers(found.authzen_consume, Tokens.of(read_token_file(file).tokens))
+    except TokenError as error:
+        raise CommandError(KIND, error.message, error.hint) from None
+
+
+def missing(row: Row) -> Iterator[str]:
+    from policyengine.entities.sources import is_url
+
+    if row.setting.must_exist and row.value is not None:
+        files = row.value if isinstance(row.value, tuple) else (row.value,)
+        yield from (file for file in files if not is_url(file) and not Path(file).exists())
+
+
+def rows_of(found: Configuration) -> Iterator[Row]:
+    for setting in SETTINGS:
+        value = found.values.get(setting.name)
+        if setting.name in found.variables:
+            source = setting.variable
+        elif value is not None and found.file is not None:
+            source = f"{shown(found.file)}:{found.lines[setting.name]}"
+        else:
+            source = "default"
+        yield Row(setting, value, source)
+
+
+def show(rows: list[Row]) -> None:
+    screen, section = Screen(), ""
+    for row in rows:
+        if row.setting.section != section:
+            if section:
+                screen.line()
+            section = row.setting.section
+            screen.line((f"[{section}]", "bold"))
+        value = row.setting.default if row.value is None else written(hidden(row.setting, row.value))
+        style = "dim" if row.value is None else ""
+        screen.line((f"{row.setting.key} = {value}", style), (f"  # {row.source}", "dim"))
+    sys.stdout.flush()
+
+
+def hidden(setting: Setting, value: Any) -> Any:
+    """The same without passwords."""
+    if setting.secret and isinstance(value, tuple):
+        return tuple(hidden(setting, one) for one in value)
+    return PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
+
+
+def written(value: Any) -> str:
+    """About as TOML has it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(written, value))}]"
+        case str():
+            return f'"{value}"'
+        case _:
+            return str(value)

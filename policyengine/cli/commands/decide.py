@@ -1,0 +1,163 @@
+"""`policyengine decide`: one decision, or one for each line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from policyengine.cli.errors import CommandError, logged_in_short, tell
+from policyengine.cli.load_engine import load_engine, told_of
+from policyengine.cli.options.common import (
+    EntitySources,
+    IdentityFile,
+    PoliciesOrBundle,
+    RequestFile,
+    StoreUrl,
+    TextOrJson,
+    TrustedKeys,
+)
+from policyengine.cli.output.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json
+from policyengine.cli.request_input import Question, read_questions
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+    from policyengine.runtime.decision import Decision
+
+EXIT_CODES = {"allow": 0, "deny": 10, "confirm": 11, "throttle": 12}
+FAILED = 1
+STRONGEST_FIRST = (FAILED, EXIT_CODES["deny"], EXIT_CODES["throttle"], EXIT_CODES["confirm"], EXIT_CODES["allow"])
+
+
+def decide(
+    paths: PoliciesOrBundle,
+    request: RequestFile,
+    entities: EntitySources = None,
+    store: StoreUrl = "memory:",
+    identity: IdentityFile = None,
+    trust: TrustedKeys = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Decide one request, or one on each line.
+
+    A file that ends in `.jsonl` holds a request on each line, and so does stdin if its first line is one; they are
+    decided one after another, as they come, and what one spends the next finds spent.
+
+    \b
+    Exit codes:
+      0   allow
+      10  deny
+      11  confirm
+      12  throttle
+      1   no decision: an error in the policy or in a request
+    With many requests the strongest outcome counts: error, deny, throttle, confirm, allow.
+
+    \b
+    Example:
+      policyengine decide payments/ --request request.json --entities entities.json
+      tail -f requests.jsonl | policyengine decide payments/ -r - --format json
+    """
+    engine = load_engine(paths, entities, trust, store=store, identity=identity)
+    questions = read_questions(request)
+    with logged_in_short():
+        if format is Format.JSON:
+            return strongest(_show_json(_answers(engine, questions)))
+        return strongest(_show_text(engine, _answers(engine, _alone_in_full(questions))))
+
+
+def strongest(codes: Iterable[int]) -> int:
+    return min(codes, key=STRONGEST_FIRST.index)
+
+
+def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:
+    """A person who pipes one request in sees its whole answer, though it came on one line."""
+    first, second = next(questions), next(questions, None)
+    yield first if second is not None else replace(first, line=None)
+    if second is not None:
+        yield second
+        yield from questions
+
+
+def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Question, Decision | CommandError]]:
+    """The answer to each question. On a line of many, a broken request spoils only its own answer."""
+    for question in questions:
+        answer: Decision | CommandError
+        try:
+            with told_of(question):
+                answer = engine.decide(question.data)
+        except CommandError as error:
+            if question.line is None:
+                raise
+            answer = error
+        yield question, answer
+
+
+def _show_json(answers: Iterable[tuple[Question, Decision | CommandError]]) -> set[int]:
+    codes = set()
+    for question, answer in answers:
+        if isinstance(answer, CommandError):
+            codes.add(tell(answer, as_json=True))
+        else:
+            print_json(answer.to_dict(), indent=2 if question.line is None else None)
+            codes.add(EXIT_CODES[answer.outcome])
+    return codes
+
+
+def _show_text(engine: Engine, answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
+    codes, screen = set(), Screen()
+    for question, answer in answers:
+        codes.add(answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome])
+        if question.line is None and not isinstance(answer, CommandError):
+            show_decision(screen, answer)
+            show_said(screen, engine, answer, question.data)
+        else:
+            screen.line(f"{question.line}: ", *_in_short(answer))
+            screen.stream.flush()
+    return codes
+
+
+def show_code(screen: Screen, decision: Decision) -> bool:
+    """Why its credential was refused, if it was."""
+    code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
+    if code is not None:
+        screen.line(f"  code: {code}, which docs/identity.md explains")
+    return code is not None
+
+
+def show_said(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
+    """What a token says that was refused: whoever asks here holds it."""
+    if all(reason.code is None for reason in decision.reasons):
+        return
+    from policyengine.identity.token_debug import said
+
+    for line in said(question, engine.kernel, engine.seconds()):
+        screen.line(f"  {line}")
+
+
+def show_decision(screen: Screen, decision: Decision) -> None:
+    """One decision for a person: the outcome, why, and what would change it."""
+    from policyengine.explain.explanation import remedy_words
+
+    screen.line(*_in_short(decision))
+    for reason in decision.reasons:
+        by = "" if reason.rule is None else f' "{reason.rule}"'
+        at = "" if reason.at is None else f"  ({reason.at})"
+        screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
+    if not show_code(screen, decision) and decision.gate == "identity":
+        screen.line("  would help: `policyengine explain` with the same words shows which block was void, and why")
+    for fact in decision.unknown:
+        screen.line(f"  unknown: {fact.fact} ({fact.why})")
+    for remedy in decision.remedies:
+        screen.line(f"  would help: {remedy_words(remedy)}")
+    for obligation in decision.obligations:
+        at = f"  ({obligation.at})" if obligation.at else ""
+        screen.line(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}")
+
+
+def _in_short(answer: Decision | CommandError) -> tuple[Part, ...]:
+    from policyengine.explain.explanation import headline
+
+    if isinstance(answer, CommandError):
+        return ("error", "bold red"), f": {answer.message}"
+    outcome = str(answer.outcome)
+    return (outcome, OUTCOME_STYLES[outcome]), headline(answer).removeprefix(outcome)

@@ -1,0 +1,145 @@
+"""`policyengine diff`: what changes for requests between two policies."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.load_engine import load_engine
+from policyengine.cli.output.terminal import Screen, ascii_only, busy, print_json
+from policyengine.control_characters import printable
+
+if TYPE_CHECKING:
+    from policyengine.analysis import Diff
+    from policyengine.kernel import Kernel
+
+DIFFERS = 1
+NOT_PROVED = 5
+SECONDS = 120.0
+UNREADABLE = 3
+BAD_POLICY = 4
+STYLES = {
+    "widening:": "bold red",
+    "changed:": "bold yellow",
+    "narrowing:": "bold green",
+    "reasons:": "bold",
+    "not proved": "bold yellow",
+    "  -": "red",
+    "  +": "green",
+    "    {": "dim",
+}
+
+
+class Report(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+class FailOn(StrEnum):
+    ANY = "any"
+    WIDENING = "widening"
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A policy, a folder or a bundle.", show_default=False)],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What is to take its place.", show_default=False)],
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="Recorded decisions, to be made again.", show_default=False),
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Compare reasons, remedies and words, too.")] = False,
+    fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Which changes exit with 1.")] = FailOn.ANY,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0, help="How long to compare. What is left then is not proved.")
+    ] = SECONDS,
+    seed: Annotated[int, typer.Option("--seed", help="Which requests are sampled, where that is needed.")] = 0,
+    format: Annotated[
+        Report, typer.Option("--format", help="For people, for programs, or for a pull request.")
+    ] = Report.TEXT,
+) -> int:
+    """Show what changes for requests, not for lines.
+
+    Each difference has the endpoints and callers, when it is there, the rules, and a request that both engines
+    answered differently. What is not told is proved the same; where it is not, that is told with the rules and why.
+
+    \b
+    Exit codes:
+      0  proved the same; with --fail-on widening: proved that nothing opens
+      1  they differ; with --fail-on widening: something opens, or may
+      3  a file cannot be read
+      4  a policy has errors
+      5  not proved: nothing of that was found, but a changed rule stands where it is not ruled out
+
+    \b
+    Example:
+      policyengine diff old/ payments/
+      policyengine diff old/ payments/ --fail-on widening --format markdown
+    """
+    found = _compared(_kernel(old), _kernel(new), log, reasons=all, seed=seed, seconds=seconds)
+    _show(found, format)
+    return _code(found, fail_on)
+
+
+def _code(found: Diff, fail_on: FailOn) -> int:
+    """A doubt is never 0 where a changed rule stands in it."""
+    if found.opens if fail_on is FailOn.WIDENING else found.differs:
+        return DIFFERS
+    return NOT_PROVED if found.suspects else 0
+
+
+def _kernel(path: Path) -> Kernel:
+    try:
+        return load_engine([path], None).kernel
+    except CommandError as error:
+        error.code = {"policy": BAD_POLICY, "file": UNREADABLE}.get(error.kind, error.code)
+        if error.kind == "policy" and _only_missing(error):
+            error.code = UNREADABLE
+        raise
+
+
+def _only_missing(error: CommandError) -> bool:
+    """Whether the policy has no error but that its file is not there or cannot be read."""
+    told = dict(error.facts).get("diagnostics", [])
+    return bool(told) and all(one["code"] in ("E151", "E152") for one in told)
+
+
+def _compared(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed: int, seconds: float) -> Diff:
+    from policyengine.analysis import compare, replay
+
+    screen = Screen(sys.stderr)
+    with busy("comparing the policies"):
+        found = compare(old, new, reasons=reasons, seed=seed, seconds=seconds)
+    if log is None:
+        return found
+    try:
+        with busy("deciding the log again"):
+            return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
+    except OSError as error:
+        failure = file_error(log, error)
+        failure.code = UNREADABLE
+        raise failure from None
+
+
+def _show(found: Diff, format: Report) -> None:
+    from policyengine.analysis.diff.render import markdown, text
+
+    if format is Report.JSON:
+        print_json(found.to_dict())
+    elif format is Report.MARKDOWN:
+        print(printable(markdown(found), "\n"), end="")
+    else:
+        screen = Screen()
+        for line in text(found).splitlines():
+            style = next((style for start, style in STYLES.items() if line.startswith(start)), "")
+            screen.line((_spelled(line), style))
+
+
+def _spelled(line: str) -> str:
+    return line.replace("·", "-") if ascii_only() else line

@@ -1,0 +1,55 @@
+"""`policyengine explain`: the walk to a decision, gate by gate."""
+
+from __future__ import annotations
+
+from policyengine.cli.commands.decide import EXIT_CODES, show_code, show_said
+from policyengine.cli.load_engine import load_engine, told_of
+from policyengine.cli.options.common import (
+    EntitySources,
+    IdentityFile,
+    PoliciesOrBundle,
+    RequestFile,
+    TextOrJson,
+    TrustedKeys,
+)
+from policyengine.cli.output.terminal import OUTCOME_STYLES, Format, Screen, print_json
+from policyengine.cli.request_input import read_question
+
+
+def explain(
+    paths: PoliciesOrBundle,
+    request: RequestFile,
+    entities: EntitySources = None,
+    identity: IdentityFile = None,
+    trust: TrustedKeys = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Show how one request is decided, gate by gate.
+
+    Every rule that had a say is there, and every fact that was missing. Nothing is spent.
+
+    Exit codes are those of `decide`.
+
+    \b
+    Example:
+      policyengine explain payments/ --request request.json
+    """
+    engine = load_engine(paths, entities, trust, identity=identity)
+    question = read_question(request)
+    with told_of(question):
+        explanation = engine.explain(question.data)
+    if format is Format.JSON:
+        print_json(explanation.to_dict())
+    else:
+        show_walk(str(explanation.decision.outcome), explanation.render())
+        show_code(Screen(), explanation.decision)
+        show_said(Screen(), engine, explanation.decision, question.data)
+    return EXIT_CODES[explanation.decision.outcome]
+
+
+def show_walk(outcome: str, walk: str) -> None:
+    """The walk as it is; its first word is the outcome."""
+    screen = Screen()
+    first, _, others = walk.partition("\n")
+    screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))
+    screen.findings(others.rstrip("\n"))

@@ -1,0 +1,78 @@
+"""`policyengine explain-code`: the page of a diagnostic code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, print_json
+
+if TYPE_CHECKING:
+    from policyengine.diagnostics.catalog import Code
+
+
+def explain_code(
+    code: Annotated[
+        str | None,
+        typer.Argument(
+            help="The code, or the short name of a warning; without one, all are listed.", show_default=False
+        ),
+    ] = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Say what a code of a diagnostic means.
+
+    There is an example that has it and one that has not. Codes that begin with E are errors, with W warnings.
+
+    \b
+    Example:
+      policyengine explain-code E201
+      policyengine explain-code static-key
+    """
+    from policyengine.diagnostics.catalog import CODES, rule
+
+    if code is None:
+        _show_all([CODES[name] for name in sorted(CODES)], format)
+        return 0
+    found = rule(code) or _unknown(code)
+    if format is Format.JSON:
+        print_json(asdict(found))
+    else:
+        _show(found)
+    return 0
+
+
+def _unknown(code: str) -> Code:
+    from policyengine.diagnostics.catalog import CODES, RULES
+    from policyengine.diagnostics.model import suggest
+
+    close = suggest(code, [*CODES, *RULES])
+    hint = f"did you mean `{close}`?" if close else "`policyengine explain-code` lists all codes"
+    raise CommandError("code", f"unknown code `{code}`", hint)
+
+
+def _show_all(codes: list[Code], format: Format) -> None:
+    if format is Format.JSON:
+        print_json([asdict(code) for code in codes])
+    else:
+        Screen().table([(code.code, code.name, code.title) for code in codes])
+
+
+def _show(code: Code) -> None:
+    screen = Screen()
+    style = "bold red" if code.code.startswith("E") else "bold yellow"
+    screen.line((code.code, style), f"  {code.title}")
+    if code.name:
+        told = ": told by `policyengine lint`" if code.opinion else ""
+        screen.line(f"rule `{code.name}`{told}")
+    screen.line()
+    screen.prose(code.explanation)
+    for title, example in (("Not like this:", code.bad), ("But like this:", code.good)):
+        screen.line()
+        screen.line((title, "bold"))
+        screen.line()
+        screen.text("\n".join(f"    {line}".rstrip() for line in example.strip("\n").split("\n")))

@@ -1,0 +1,175 @@
+"""`policyengine fmt`: policies in their canonical form."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.atomic_write import put_in_place
+from policyengine.cli.commands.check import no_policies, several
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.options.common import Policies, TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.diagnostics.model import Diagnostic
+
+STDIN = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Formatted:
+    """One policy before and after; `after` is None where mistakes keep it from being formatted."""
+
+    path: Path
+    before: str
+    after: str | None
+    mistakes: tuple[Diagnostic, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return called(self.path)
+
+    @property
+    def changed(self) -> bool:
+        return self.after is not None and self.after != self.before
+
+    def diff(self) -> list[str]:
+        """Split at line feeds only, so that other line ends are seen to change."""
+        before, after = self.before.split("\n"), (self.after or self.before).split("\n")
+        return list(unified_diff(before, after, self.name, self.name, lineterm=""))
+
+
+def fmt(
+    paths: Policies,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if something would.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would.")] = False,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Bring policies into their canonical form.
+
+    Files are changed in place; `-` reads from stdin and writes to stdout. A file with syntax errors is left as it is.
+
+    Exit code 0: done, or nothing to do; 1: syntax errors, or with --check something would change.
+
+    \b
+    Example:
+      policyengine fmt payments/
+      policyengine fmt --check --diff payments/
+      policyengine fmt - < payments.policy
+    """
+    if STDIN in paths and len(paths) > 1:
+        raise CommandError("usage", "`-` stands alone", code=2)
+    with busy("formatting"):
+        results = [_formatted(path) for path in _files(paths)]
+    if not check and not diff and STDIN not in paths:
+        for result in results:
+            _write(result)
+    changes_nothing = check or diff
+    if format is Format.JSON:
+        _show_json(results, with_text=not changes_nothing and STDIN in paths)
+    elif STDIN in paths and not changes_nothing:
+        sys.stdout.write(results[0].after or "")
+        _show_mistakes(results)
+    else:
+        _show(results, diff, would=changes_nothing)
+    wrong = any(result.mistakes or (check and result.changed) for result in results)
+    return int(wrong)
+
+
+def called(path: Path) -> str:
+    return "stdin" if path == STDIN else str(path)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The named files, and all policies in the named folders; not what they import: that is somebody else's."""
+    from policyengine.policy_files import policies_in
+
+    for path in paths:
+        found = list(policies_in(path, _unlisted)) if path.is_dir() else [path]
+        if not found:
+            raise no_policies([path])
+        yield from found
+
+
+def _unlisted(error: OSError) -> None:
+    raise file_error(error.filename, error) from None
+
+
+def _formatted(path: Path) -> Formatted:
+    from policyengine.diagnostics.model import Diagnostic, PolicyError
+    from policyengine.syntax.format import format_module
+    from policyengine.syntax.text_checks import read_source
+
+    data = _bytes(path)
+    source = read_source(called(path), data)
+    try:
+        if isinstance(source, Diagnostic):
+            raise PolicyError([source])
+        return Formatted(path, source.text, format_module(source))
+    except PolicyError as error:
+        return Formatted(path, data.decode(errors="replace"), None, error.diagnostics)
+
+
+def _bytes(path: Path) -> bytes:
+    from policyengine.bounded_files import read_bounded, read_stream
+    from policyengine.policy_files import MAX_BYTES
+
+    try:
+        return read_stream(sys.stdin.buffer, MAX_BYTES) if path == STDIN else read_bounded(path, MAX_BYTES)
+    except OSError as error:
+        raise file_error(path, error) from None
+
+
+def _write(result: Formatted) -> None:
+    if result.changed and result.after is not None:
+        put_in_place(result.path, result.after)
+
+
+def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
+    screen = Screen()
+    changed = [result for result in results if result.changed]
+    for result in changed:
+        if diff:
+            screen.diff(result.diff())
+        else:
+            screen.line(f"{'would reformat' if would else 'reformatted'} {result.name}")
+    _show_mistakes(results)
+    summary = Screen(sys.stderr) if diff else screen
+    broken = sum(1 for result in results if result.mistakes)
+    left = len(results) - len(changed) - broken
+    says = [f"{several(len(changed), 'file')} {'would change' if would else 'changed'}"]
+    says += [f"{several(left, 'file')} already canonical"] if left else []
+    says += [f"{several(broken, 'file')} with mistakes left alone"] if broken else []
+    summary.line(", ".join(says))
+
+
+def _show_mistakes(results: Sequence[Formatted]) -> None:
+    screen = Screen(sys.stderr)
+    for result in results:
+        for mistake in result.mistakes:
+            screen.findings(mistake.render())
+            screen.line()
+
+
+def _show_json(results: Sequence[Formatted], with_text: bool) -> None:
+    print_json(
+        {
+            "files": [
+                {
+                    "file": result.name,
+                    "changed": result.changed,
+                    "diff": result.diff() if result.changed else [],
+                    "diagnostics": [mistake.to_dict() for mistake in result.mistakes],
+                    **({"text": result.after} if with_text else {}),
+                }
+                for result in results
+            ]
+        }
+    )

@@ -1,0 +1,181 @@
+"""`policyengine graph`: the decision tree, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.load_engine import load_engine
+from policyengine.cli.options.common import Policies
+from policyengine.cli.output.terminal import Screen, ascii_only, json_text
+
+if TYPE_CHECKING:
+    from policyengine.compiler.graph.box import Box
+    from policyengine.compiler.graph.text import Row
+    from policyengine.kernel import Kernel
+
+STYLES = {
+    "policy": "bold",
+    "endpoint": "bold",
+    "section": "bold",
+    "path": "bold cyan",
+    "tool": "bold cyan",
+    "action": "bold cyan",
+    "method": "cyan",
+    "agent": "bold green",
+    "user": "bold green",
+    "anyone": "bold green",
+    "may": "green",
+    "delegate": "green",
+    "guard": "bold red",
+    "deny": "red",
+    "confirm": "yellow",
+    "oblige": "magenta",
+    "exempt": "dim",
+    "more": "dim",
+}
+
+
+class Picture(StrEnum):
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+    JSON = "json"
+
+
+SUFFIXES = {
+    ".mermaid": Picture.MERMAID,
+    ".mmd": Picture.MERMAID,
+    ".dot": Picture.DOT,
+    ".gv": Picture.DOT,
+    ".svg": Picture.SVG,
+    ".json": Picture.JSON,
+}
+
+
+def graph(
+    paths: Policies,
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="NAME", help="Only what this agent can reach.")
+    ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME", help="A group that the agent is in.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="ENDPOINT", help="Only what stands at an endpoint, or below: `/v1/**`."),
+    ] = None,
+    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels below the root.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Fold nothing, however large it gets.")] = False,
+    format: Annotated[
+        Picture | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")
+    ] = None,
+) -> int:
+    """Draw the decision tree.
+
+    Endpoint, then method, then who may pass, by which scopes and conditions, and the guards that shut it.
+    A tree that is too large is folded; `--agent`, `--group` and `--endpoint` draw a part of it.
+
+    \b
+    Examples:
+      policyengine graph payments/
+      policyengine graph payments/ --endpoint "GET /v1/invoices/42"
+      policyengine graph payments/ --agent planner -o planner.svg
+    """
+    if group and agent is None:
+        raise CommandError("usage", "`--group` says what an agent is in: name it with `--agent`", code=2)
+    kernel = load_engine(paths, None).kernel
+    box = _drawn(kernel, agent, group or [], endpoint, depth, all)
+    picture = format or (SUFFIXES.get(output.suffix.lower(), Picture.TEXT) if output else Picture.TEXT)
+    if output is not None:
+        _write(output, _rendered(kernel, box, picture, ascii=False))
+    elif picture is Picture.TEXT:
+        _show(box)
+    else:
+        print(_rendered(kernel, box, picture, ascii=ascii_only()), end="")
+    return 0
+
+
+def _drawn(
+    kernel: Kernel, agent: str | None, groups: list[str], endpoint: str | None, depth: int | None, whole: bool
+) -> Box:
+    from policyengine.compiler.graph.collapse import folded
+    from policyengine.compiler.graph.draw import draw
+    from policyengine.compiler.graph.selection import AskedError, reach_of, read_endpoint
+    from policyengine.compiler.tree import tree_of
+
+    try:
+        pattern = None if endpoint is None else read_endpoint(endpoint)
+        reach = None if agent is None else reach_of(kernel, agent, groups)
+    except AskedError as error:
+        raise CommandError(error.kind, error.message, error.hint) from None
+    return folded(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole)
+
+
+def _rendered(kernel: Kernel, box: Box, picture: Picture, *, ascii: bool) -> str:
+    from policyengine.compiler.graph import dot, mermaid, svg, text
+
+    match picture:
+        case Picture.MERMAID:
+            return mermaid.render(box)
+        case Picture.DOT:
+            return dot.render(box)
+        case Picture.SVG:
+            return svg.render(box)
+        case Picture.TEXT:
+            return text.render(box)
+        case Picture.JSON:
+            return json_text(_data(kernel, box)) + "\n"
+
+
+def _data(kernel: Kernel, box: Box) -> dict[str, Any]:
+    return {"packages": list(kernel.packages), "revision": kernel.revision, "boxes": box.size, "tree": box.to_dict()}
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise file_error(file, error) from None
+
+
+# ── On a terminal ─────────────────────────────────────────────────────────────────────────────
+
+
+def _show(box: Box) -> None:
+    from policyengine.compiler.graph.text import ASCII, UNICODE, rows, spelled
+
+    screen, plain = Screen(), ascii_only()
+    for row in rows(box, ASCII if plain else UNICODE):
+        _show_row(screen, row, spelled if plain else str)
+
+
+def _show_row(screen: Screen, row: Row, spelled: Callable[[str], str]) -> None:
+    """On a terminal a long row goes on below itself, beside the branches."""
+    from policyengine.compiler.graph.text import note, title
+
+    label, told = spelled(title(row.box)), spelled(note(row.box))
+    if not screen.styled:
+        screen.line(row.branch, label, told)
+        return
+    first, *others = _wrapped(label + told, len(row.branch))
+    screen.line((row.branch, "dim"), (first[: len(label)], STYLES.get(row.box.kind, "")), (first[len(label) :], "dim"))
+    for line in others:
+        screen.line((row.under, "dim"), (line, "dim"))
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    room = max(get_terminal_size().columns - indent, 30)
+    return wrap(text, room, subsequent_indent="    ", break_on_hyphens=False) or [text]

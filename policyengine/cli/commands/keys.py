@@ -1,0 +1,121 @@
+"""`policyengine keys`: the keys that tokens of our own are signed by."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.extras import install_command
+
+if TYPE_CHECKING:
+    from policyengine.identity.keys.signing_keys import KeyRing
+
+INSTALL = install_command("identity")
+
+
+class Action(StrEnum):
+    NEW = "new"
+    ROTATE = "rotate"
+    LIST = "list"
+
+
+class Algorithm(StrEnum):
+    ES256 = "ES256"
+    EDDSA = "EdDSA"
+
+
+def keys(
+    action: Annotated[Action, typer.Argument(metavar="new|rotate|list", show_default=False, help="What to do.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The file of the keys.")],
+    algorithm: Annotated[
+        Algorithm | None,
+        typer.Option("--algorithm", help="Of a new key; else ES256, or as the last.", show_default=False),
+    ] = None,
+    ahead: Annotated[
+        str, typer.Option("--ahead", metavar="TIME", help="How long a key is published before it signs.")
+    ] = "10m",
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="TIME", help="How long one is published after it signed last.")
+    ] = "1d",
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Make, rotate or list the keys that sign tokens.
+
+    `new` makes a file with one key, which signs at once. `rotate` adds one: it is published now and signs after
+    `--ahead`, when everybody who verifies has fetched it. Then the one before signs no more, and stays published for
+    `--keep`: that is the longest that a token lasts. A server that uses the file follows it. The file is for its owner
+    alone, and what is private in it is never shown.
+
+    A key that somebody else has seen: `rotate --ahead 0s --keep 0s`. No token that it signed counts any more.
+
+    \b
+    Example:
+      policyengine keys new signing.json
+      policyengine keys rotate signing.json
+      policyengine keys list signing.json
+    """
+    now = int(time.time())
+    ring = _done(action, file, algorithm, _seconds(ahead, "--ahead"), _seconds(keep, "--keep"), now)
+    if format is Format.JSON:
+        from policyengine.identity.keys.signing_keys import told
+
+        print_json({"file": str(file), "keys": list(told(ring, now))})
+    else:
+        _show(ring, now)
+    return 0
+
+
+def _done(action: Action, file: Path, algorithm: Algorithm | None, ahead: int, keep: int, now: int) -> KeyRing:
+    try:
+        from policyengine.identity.config.model import IdentityError
+        from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate, write_ring
+    except ImportError:
+        raise CommandError("install", "signing keys need more packages", INSTALL) from None
+    try:
+        match action:
+            case Action.NEW:
+                ring = new_ring((algorithm or Algorithm.ES256).value, now)
+                write_ring(file, ring, new=True)
+                return ring
+            case Action.ROTATE:
+                return rotate(file, None if algorithm is None else algorithm.value, now, ahead, keep)
+            case Action.LIST:
+                return read_ring(file)
+    except FileExistsError:
+        hint = f"`policyengine keys rotate {file}` puts another key in place of those"
+        raise CommandError("file", f"`{file}` is there: it stays", hint, (("file", str(file)),)) from None
+    except OSError as error:
+        raise file_error(file, error) from None
+    except IdentityError as error:
+        raise CommandError("key", error.message, error.hint, (("file", str(file)),)) from None
+
+
+def _seconds(text: str, option: str) -> int:
+    from policyengine.identity.config.model import seconds
+
+    try:
+        lasts = seconds(text)
+    except ValueError as error:
+        raise CommandError("usage", f"`{option} {text}`: {error}", None, code=2) from None
+    assert isinstance(lasts, timedelta)
+    return int(lasts.total_seconds())
+
+
+def _show(ring: KeyRing, now: int) -> None:
+    rows = [("key", "", "state", "created", "signs from", "gone from")]
+    for one in ring.keys:
+        times = (_moment(one.created), _moment(one.signs_from), _moment(one.gone_from))
+        rows.append((one.kid, one.algorithm, ring.state(one, now).value, *times))
+    Screen().table(rows)
+
+
+def _moment(seconds: int | None) -> str:
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

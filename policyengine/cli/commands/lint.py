@@ -1,0 +1,250 @@
+"""`policyengine lint`: what could be safer or clearer, and what of it can be mended at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import unified_diff
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.atomic_write import put_in_place
+from policyengine.cli.commands.check import counts, no_policies, several, show_findings
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.common import Policies
+from policyengine.cli.output.terminal import Screen, busy, print_json
+from policyengine.cli.settings.file import LintConfiguration, configuration_of
+from policyengine.cli.settings.types import code_of
+
+if TYPE_CHECKING:
+    from policyengine.apply_fixes import Mended
+    from policyengine.diagnostics.model import Diagnostic
+
+
+class Report(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    GITHUB = "github"
+
+
+def lint(
+    paths: Policies,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended without changing a decision.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what --fix would change, and change nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
+    select: Annotated[
+        list[str] | None,
+        typer.Option("--select", metavar="RULE", help="Tell only this; may be repeated.", show_default=False),
+    ] = None,
+    extend: Annotated[
+        list[str] | None,
+        typer.Option("--extend", metavar="RULE", help="Tell this, too; may be repeated.", show_default=False),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="RULE", help="Do not tell this; may be repeated.", show_default=False),
+    ] = None,
+    format: Annotated[
+        Report, typer.Option("--format", help="For people, for programs, for code scanning, or as annotations.")
+    ] = Report.TEXT,
+) -> int:
+    """Find what could be safer or clearer.
+
+    All that `check` finds is told, too. RULE is a code or a short name: `policyengine explain-code` lists them. A
+    project's own choice stands in `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
+
+    Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
+
+    \b
+    Example:
+      policyengine lint payments/
+      policyengine lint --fix payments/
+      policyengine lint --strict --format github payments/
+    """
+    settings = with_options(configuration_of(paths).lint, select, extend, ignore)
+    chosen = Choice(settings)
+    results = [lint_set(one, chosen, fix or diff) for one in sets(paths)]
+    if fix and not diff:
+        for result in results:
+            result.write()
+    told = Told(results, chosen, changes=fix or diff, would=diff)
+    told.show(format)
+    return int(any(one.is_error or strict or settings.strict for one in told.found))
+
+
+def with_options(
+    settings: LintConfiguration, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
+) -> LintConfiguration:
+    """`--select` takes the place of the file's, the others add to it."""
+    return replace(
+        settings,
+        select=codes(select) if select else settings.select,
+        extend=settings.extend + codes(extend or []),
+        ignore=settings.ignore + codes(ignore or []),
+    )
+
+
+def codes(words: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(code_of(word) for word in words)
+    except CommandError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which findings are told. Errors always are."""
+
+    settings: LintConfiguration
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Rules that are sought only where they are named."""
+        return (*self.settings.extend, *(self.settings.select or ()))
+
+    def __call__(self, found: Diagnostic) -> bool:
+        wanted = self.settings.select is None or found.code in self.optional
+        return found.is_error or (wanted and found.code not in self.settings.ignore)
+
+
+# ── One set of policies ───────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found in one set of policies, before and after mending; the same where nothing was to be mended."""
+
+    before: tuple[Diagnostic, ...]
+    texts: dict[str, str]
+    mended: Mended
+
+    def write(self) -> None:
+        for name, text in self.mended.texts.items():
+            put_in_place(Path(name), text)
+
+    def diffs(self) -> dict[str, list[str]]:
+        """Split at line feeds only, as `fmt` does."""
+        after = self.mended.texts
+        return {name: list(changed(name, self.texts[name], after[name])) for name in sorted(after)}
+
+
+def changed(name: str, before: str, after: str) -> Iterator[str]:
+    return unified_diff(before.split("\n"), after.split("\n"), name, name, lineterm="")
+
+
+def sets(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    from policyengine.policy_files import sets_of
+
+    return sets_of(paths)
+
+
+def lint_set(paths: Sequence[Path], chosen: Choice, mend: bool) -> Result:
+    from policyengine.apply_fixes import Mended, linted, mended
+    from policyengine.policy_files import load_sources
+
+    with busy("reading the policies"):
+        sources, problems = load_sources(paths)
+    if not sources and not problems:
+        raise no_policies(paths)
+    with busy(f"looking through {len(sources)} files"):
+        first = linted(sources, problems, chosen.optional)
+        after = mended(first, own_files(paths), chosen, chosen.optional) if mend else Mended(first, {}, 0)
+    return Result(first.checked.diagnostics, {source.name: source.text for source in sources}, after)
+
+
+def own_files(paths: Sequence[Path]) -> frozenset[str]:
+    """The named files, and those in the named folders; not what they import: that is somebody else's to mend."""
+    from policyengine.policy_files import name_of, policies_in
+
+    folders = [path for path in paths if path.is_dir()]
+    inside = [file for folder in folders for file in policies_in(folder, lambda _: None)]
+    return frozenset(name_of(file) for file in (*inside, *(path for path in paths if path not in folders)))
+
+
+# ── What is told ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`changes`: something was to be mended; `would`: and was only shown."""
+
+    results: Sequence[Result]
+    chosen: Choice
+    changes: bool
+    would: bool
+
+    @property
+    def found(self) -> tuple[Diagnostic, ...]:
+        """What there is now; where nothing was written, what there was."""
+        from policyengine.diagnostics.model import in_order
+
+        every = (r.before if self.would else r.mended.linted.checked.diagnostics for r in self.results)
+        return in_order(one for several_ in every for one in several_ if self.chosen(one))
+
+    @property
+    def files(self) -> int:
+        return sum(len(result.texts) for result in self.results)
+
+    @property
+    def fixed(self) -> int:
+        return sum(result.mended.fixed for result in self.results)
+
+    def diffs(self) -> dict[str, list[str]]:
+        return {name: lines for result in self.results for name, lines in result.diffs().items()}
+
+    def show(self, format: Report) -> None:
+        match format:
+            case Report.TEXT:
+                self.text()
+            case Report.JSON:
+                print_json(self.document())
+            case Report.SARIF:
+                from policyengine.cli.output.sarif import document
+
+                print_json(document(self.found))
+            case Report.GITHUB:
+                for one in self.found:
+                    print(annotation(one))
+
+    def document(self) -> dict[str, object]:
+        found = [one.to_dict() for one in self.found]
+        document: dict[str, object] = {"files": self.files, **counts(self.found), "diagnostics": found}
+        if self.changes:
+            changes = [{"file": name, "diff": lines} for name, lines in self.diffs().items()]
+            document |= {"fixable" if self.would else "fixed": self.fixed, "changes": changes}
+        return document
+
+    def text(self) -> None:
+        if self.would:
+            screen = Screen()
+            for lines in self.diffs().values():
+                screen.diff(lines)
+            mends = f"would mend {several(self.fixed, 'finding')} in {several(len(self.diffs()), 'file')}"
+            Screen().line(mends if self.fixed else "nothing that --fix could mend")
+            return
+        show_findings(self.found, self.files)
+        if self.fixed:
+            Screen().line(f"mended {several(self.fixed, 'finding')} in {several(len(self.diffs()), 'file')}")
+
+
+def annotation(found: Diagnostic) -> str:
+    """A workflow command of GitHub Actions: it marks the lines in a pull request."""
+    from policyengine.diagnostics.catalog import CODES
+    from policyengine.testing.report_formats import workflow_command
+
+    end_line, end_column = found.span.source.position(found.span.end)
+    known = CODES.get(found.code)
+    place = {
+        "file": found.span.source.name,
+        "line": found.span.line,
+        "endLine": end_line,
+        "col": found.span.column,
+        "endColumn": end_column,
+        "title": f"{found.code} {known.name or known.title}" if known else found.code,
+    }
+    said = found.message if found.hint is None else f"{found.message}\nhint: {found.hint}"
+    return workflow_command(str(found.severity), place, said)

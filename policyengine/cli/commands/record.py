@@ -1,0 +1,163 @@
+"""`policyengine record`: a decision log to tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine.cli.commands.check import no_policies, several
+from policyengine.cli.commands.why import records_in
+from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.options.common import DecisionsFile, Policies, TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.check import Checked
+    from policyengine.testing.recording.tests import Recorded
+
+STDOUT = "-"
+MOST_TOLD = 5
+
+
+class Only(StrEnum):
+    ALLOW = "allow"
+    DENY = "deny"
+    CONFIRM = "confirm"
+    THROTTLE = "throttle"
+
+
+def record(
+    paths: Policies,
+    log: DecisionsFile,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file of tests to write.")
+    ] = STDOUT,
+    only: Annotated[
+        list[Only] | None, typer.Option("--only", help="Only decisions with this outcome.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many requests.", show_default=False)
+    ] = None,
+    format: TextOrJson = Format.TEXT,
+) -> int:
+    """Make tests of the decisions in a log.
+
+    What was decided becomes what must be decided: one test for each caller and endpoint, equal decisions once. What
+    the language of tests cannot say is left out, and told. The file ends in `_test.policy`; one that `record` wrote is
+    replaced, any other one stays.
+
+    \b
+    Exit codes:
+      0  done
+      1  nothing to write, or an error
+
+    \b
+    Example:
+      policyengine record payments/ --log decisions.jsonl -o payments/regression_test.policy
+      policyengine record payments/ --log decisions.jsonl --only deny --limit 100
+    """
+    from policyengine.runtime.decision import Outcome
+    from policyengine.testing.recording.tests import recorded
+
+    target = None if output == STDOUT else Path(output)
+    if target is not None:
+        _refuse_to_replace(target)
+    checked = _checked(paths, target)
+    with busy("making tests of decisions"):
+        wanted = frozenset(Outcome(one.value) for one in only or ())
+        made = recorded(records_in(log), checked, only=wanted, limit=limit)
+    if not made.text:
+        _tell(made, sys.stderr)
+        which = "decisions" if not only else f"decisions with the outcome {' or '.join(only)}"
+        hint = "every one was left out" if made.decisions else None
+        raise CommandError("log", f"no {which} in `{log}` to make tests of", hint, (("file", str(log)),))
+    if target is not None:
+        _write(target, made.text)
+    if format is Format.JSON:
+        print_json({**({"file": output} if target else {"text": made.text}), **made.to_dict()})
+        return 0
+    if target is None:
+        Screen().text(made.text.rstrip("\n"))
+    _tell(made, sys.stdout if target else sys.stderr, output if target else None)
+    return 0
+
+
+def _checked(paths: Sequence[Path], target: Path | None) -> Checked:
+    """The policies, without the file that is to be written."""
+    from policyengine.check import check
+    from policyengine.policy_files import load_sources
+    from policyengine.syntax.parse import parse
+
+    with busy("reading the policies"):
+        sources, problems = load_sources(paths)
+        written = None if target is None else os.path.realpath(target)
+        kept = [source for source in sources if os.path.realpath(source.name) != written]
+        if not kept and not problems:
+            raise no_policies(paths)
+        parsed = [parse(source) for source in kept]
+        modules = [module for module, _ in parsed if module is not None]
+        checked = check(modules, [*problems, *(found for _, some in parsed for found in some)])
+    if checked.kernel is None:
+        raise policy_error(checked)
+    return checked
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """A file that somebody wrote by hand would be lost, and a policy is no file of tests."""
+    from policyengine.bounded_files import begins_with
+    from policyengine.source import is_test_file
+    from policyengine.testing.recording.tests import WRITTEN_BY
+
+    facts = (("file", str(target)),)
+    if not is_test_file(target.name):
+        stem = target.name.removesuffix(".policy")
+        hint = f"name it `{stem}_test.policy`: such files hold tests, and no engine loads them"
+        raise CommandError("usage", f"`{target}` is no name of a file of tests", hint, facts, code=2)
+    try:
+        if target.exists() and not begins_with(target, WRITTEN_BY.encode()):
+            hint = "name another file, or remove this one"
+            raise CommandError("file", f"`{target}` is there and was not written by `record`: it stays", hint, facts)
+    except OSError as error:
+        raise file_error(target, error) from None
+
+
+def _write(target: Path, text: str) -> None:
+    """In one step, so that no reader sees half a file."""
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        try:
+            new.write_text(text, encoding="utf-8")
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise file_error(target, error) from None
+
+
+def _tell(made: Recorded, stream: Any, output: str | None = None) -> None:
+    screen = Screen(stream)
+    if made.text:
+        cases = f"{several(made.tests, 'test')} with {several(made.cases, 'request')}"
+        where = f"wrote {output}: " if output else ""
+        merged = f", {several(made.merged, 'decision')} like others" if made.merged else ""
+        screen.line(f"{where}{cases}, of {several(made.decisions, 'decision')}{merged}")
+    if made.changed:
+        shown = ", ".join(made.changed[:MOST_TOLD]) + (", …" if len(made.changed) > MOST_TOLD else "")
+        these = (
+            f"{several(len(made.changed), 'decision')} of other policies: these decide otherwise, and the tests fail"
+        )
+        screen.line((f"{these} ({shown})", "yellow"))
+    if made.over:
+        screen.line((f"left out, beyond the limit: {several(made.over, 'request')}", "yellow"))
+    for why, ids in made.reasons.items():
+        shown = ", ".join(ids[:MOST_TOLD]) + (", …" if len(ids) > MOST_TOLD else "")
+        screen.line(("left out: ", "yellow"), f"{several(len(ids), 'decision')}: {why} ({shown})")
+    if made.unsaid:
+        shown = ", ".join(made.unsaid[:MOST_TOLD]) + (", …" if len(made.unsaid) > MOST_TOLD else "")
+        screen.line(("not said, as it makes no difference: ", "yellow"), shown)

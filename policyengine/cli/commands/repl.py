@@ -1,0 +1,349 @@
+"""`policyengine repl`: ask policies line by line, in the language of their tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from policyengine.cli.commands.check import check_files
+from policyengine.cli.commands.decide import show_decision
+from policyengine.cli.commands.explain import show_walk
+from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.options.common import Policies, TextOrJson
+from policyengine.cli.output.terminal import Format, Screen, print_json
+
+if TYPE_CHECKING:
+    from policyengine.check import Checked
+    from policyengine.testing.session import Answer, Session
+
+PROMPT, MORE = "policy> ", "      … "
+HISTORY = "POLICYENGINE_HISTORY"  # names the file; empty for none
+LONGEST_HISTORY = 1_000
+HELP = """\
+  agent "invoice-bot" from acme for user "alice"     give something, as tests do (`given` may be left out)
+  entities { user "alice" { roles: ["clerk"] } }
+  body.amount = 900
+  use clerks_bot                                     take over a fixture
+  GET /v1/invoices/42                                decide; braces give facts for this request alone
+  POST /v1/refunds { body.amount: 5 } => allow       decide, and hold it to what is expected
+  explain [REQUEST]                                  the whole walk, of the last request or of another one
+  why not [REQUEST]                                  only what is in the way
+  time · after 5m · at 2027-01-01T09:00:00Z          the clock: show it, move it on, set it
+  facts                                              what is given
+  reset                                              begin again
+  load [PATH]                                        read the policies again, or others
+  save FILE_test.policy ["name"]                     write the session as a test
+  help · quit"""
+
+Does: TypeAlias = Callable[["Loop", str, int], None]
+
+
+def repl(paths: Policies, format: TextOrJson = Format.TEXT) -> int:
+    """Ask policies line by line.
+
+    Facts are given and requests made in the language of tests; each request is decided at once. What was asked can be
+    saved as a test. Lines may be piped in, too: then the first mistake does not stop the others, and is not forgotten.
+
+    \b
+    Exit codes:
+      0  done
+      1  a line was no good, or came to something else than it expects; the policies have errors
+
+    \b
+    Example:
+      policyengine repl payments/
+      echo 'GET /health => allow' | policyengine repl payments/
+    """
+    from policyengine.testing.session import Session
+
+    checked = _checked(paths)
+    loop = Loop(Session.of(checked), list(paths), format, interactive=sys.stdin.isatty() and format is Format.TEXT)
+    if loop.interactive:
+        loop.screen.line(f"{', '.join(sorted(checked.program.packages))}: `help` shows what can be typed")
+    with _reading(loop):
+        loop.run()
+    return int(loop.failed and not loop.interactive)
+
+
+def _checked(paths: list[Path]) -> Checked:
+    checked, _ = check_files(paths)
+    if checked.kernel is None:
+        raise policy_error(checked)
+    return checked
+
+
+@dataclass(slots=True)
+class Loop:
+    """Lines, one after the other. `failed` remembers that one was no good."""
+
+    session: Session
+    paths: list[Path]
+    format: Format
+    interactive: bool
+    failed: bool = False
+    over: bool = False
+    screen: Screen = field(default_factory=Screen)
+
+    def run(self) -> None:
+        for number, line in self.lines():
+            self.do(line.strip(), number)
+            sys.stdout.flush()
+            if self.over:
+                return
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """What was typed, each whole: an open bracket goes on on the next line."""
+        from policyengine.testing.session import is_whole
+
+        number, text = 0, ""
+        while True:
+            try:
+                typed = self.read(MORE if text else PROMPT)
+            except KeyboardInterrupt:  # takes back what was typed
+                text = ""
+                continue
+            if typed is None:
+                break
+            text = f"{text}\n{typed}" if text else typed
+            if is_whole(text):
+                number += 1
+                yield number, text
+                text = ""
+        if text.strip():
+            yield number + 1, text
+
+    def read(self, prompt: str) -> str | None:
+        """The next line; None at the end. Raises KeyboardInterrupt for one that was taken back."""
+        if not self.interactive:
+            return next((line.rstrip("\r\n") for line in sys.stdin), None)
+        try:
+            return input(prompt)
+        except EOFError:
+            print()
+            return None
+        except KeyboardInterrupt:
+            print("^C")
+            raise
+
+    def do(self, line: str, number: int) -> None:
+        from policyengine.testing.session import CannotBeAsked, Mistakes
+
+        if not line or line.startswith("#"):
+            return
+        try:
+            does, rest = command_of(line)
+            does(self, rest, number)
+        except Mistakes as error:
+            self.fail(policy_failure(error), error.diagnostics)
+        except CannotBeAsked as error:
+            self.fail(CommandError("request", str(error), facts=(("line", number),)))
+        except CommandError as error:
+            self.fail(error)
+
+    def fail(self, error: CommandError, diagnostics: Any = ()) -> None:
+        """A mistake, on stderr; nothing has changed."""
+        self.failed = True
+        if self.format is Format.JSON:
+            print_json(error.to_dict(), indent=None)
+        screen = Screen(sys.stderr)
+        for one in diagnostics[:1]:  # those that follow are mostly of the same mistake
+            screen.findings(one.render())
+        if not diagnostics:
+            screen.line(("error: ", "bold red"), error.message)
+            if error.hint:
+                screen.line(("hint: ", "cyan"), error.hint)
+        screen.stream.flush()
+
+    # ── What lines do ─────────────────────────────────────────────────────────────────────────
+
+    def take(self, line: str, number: int) -> None:
+        for answer in self.session.take(line, number):
+            self.show(answer, number)
+
+    def show(self, answer: Answer, number: int) -> None:
+        self.failed |= answer.met is False
+        if self.format is Format.JSON:
+            expected = {} if answer.met is None else {"expected": answer.case.expected.text, "met": answer.met}
+            decision = answer.decision.to_dict()
+            print_json({"line": number, "request": answer.case.request, **expected, "decision": decision}, indent=None)
+            return
+        show_decision(self.screen, answer.decision)
+        if answer.met is False:
+            self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
+
+    def answered(self, rest: str, number: int) -> Answer:
+        """What came of the request on the line, or of the last one."""
+        answers = self.session.take(rest, number) if rest else []
+        found = answers[-1] if answers else self.session.last
+        if found is None or (rest and not answers):
+            raise CommandError("usage", "there is no request to speak of", "make one: `GET /v1/invoices/42`")
+        return found
+
+    def explain(self, rest: str, number: int) -> None:
+        answer = self.answered(rest, number)
+        if self.format is Format.JSON:
+            print_json({"line": number, **answer.explanation.to_dict()}, indent=None)
+        else:
+            show_walk(str(answer.decision.outcome), answer.explanation.render())
+
+    def why_not(self, rest: str, number: int) -> None:
+        answer = self.answered(rest, number)
+        lines = list(answer.in_the_way())
+        if self.format is Format.JSON:
+            print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
+        elif answer.decision.allowed:
+            self.screen.line("it is allowed: nothing is in the way")
+        else:
+            show_decision(self.screen, answer.decision)
+            self.screen.findings("\n".join(lines))
+
+    def time(self, rest: str, number: int) -> None:
+        if rest:
+            self.take(f"time {rest}", number)
+        else:
+            now = self.session.now.isoformat().replace("+00:00", "Z")
+            self.tell({"line": number, "time": now}, now)
+
+    def facts(self, rest: str, number: int) -> None:
+        lines = self.session.given
+        self.tell({"line": number, "given": lines}, "\n".join(lines) or "nothing is given")
+
+    def reset(self, rest: str, number: int) -> None:
+        self.session.reset()
+
+    def load(self, rest: str, number: int) -> None:
+        from policyengine.testing.session import Mistakes, Session
+
+        paths = [Path(rest)] if rest else self.paths
+        checked = _checked(paths)
+        try:
+            self.session, self.paths = self.session.with_policies(checked), paths
+        except Mistakes:
+            self.session, self.paths = Session.of(checked), paths
+            self.note("what was given means nothing to these policies: it is gone")
+
+    def save(self, rest: str, number: int) -> None:
+        name, _, title = rest.partition(" ")
+        _write(name, self.session.test(title.strip().strip('"') or "session"), bool(self.session.asked))
+        self.tell({"line": number, "saved": name}, f"saved {name}")
+
+    def help(self, rest: str, number: int) -> None:
+        self.screen.text(HELP)
+
+    def quit(self, rest: str, number: int) -> None:
+        self.over = True
+
+    def tell(self, data: dict[str, Any], text: str) -> None:
+        if self.format is Format.JSON:
+            print_json(data, indent=None)
+        else:
+            self.screen.text(text)
+
+    def note(self, message: str) -> None:
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
+
+
+COMMANDS: dict[str, Does] = {
+    "explain": Loop.explain,
+    "why not": Loop.why_not,
+    "time": Loop.time,
+    "facts": Loop.facts,
+    "reset": Loop.reset,
+    "load": Loop.load,
+    "save": Loop.save,
+    "help": Loop.help,
+    "quit": Loop.quit,
+    "exit": Loop.quit,
+}
+
+
+def command_of(line: str) -> tuple[Does, str]:
+    """What a line does, and with what. Raises CommandError for a lone word that is none."""
+    words = line.split()
+    for size in (2, 1):
+        name = " ".join(words[:size])
+        rest = line.split(maxsplit=size)[size:] if len(words) >= size else []
+        if name in COMMANDS and len(words) >= size and not (rest and rest[0].startswith("=")):
+            return COMMANDS[name], rest[0] if rest else ""
+    if len(words) == 1 and line.isidentifier():
+        from policyengine.diagnostics.model import suggest
+
+        meant = suggest(line, COMMANDS)
+        hint = f"did you mean `{meant}`?" if meant else "`help` shows what can be typed"
+        raise CommandError("usage", f"there is no command `{line}`", hint)
+    return Loop.take, line
+
+
+def policy_failure(error: Any) -> CommandError:
+    facts = (("diagnostics", [one.to_dict() for one in error.diagnostics]),)
+    return CommandError("policy", error.diagnostics[0].message, error.diagnostics[0].hint, facts)
+
+
+def _write(name: str, text: str, asked: bool) -> None:
+    """A new file of tests; nothing that is there is lost."""
+    from policyengine.source import is_test_file
+
+    if not is_test_file(name):
+        hint = "such a file ends in `_test.policy`: `save my_test.policy`"
+        raise CommandError("usage", "name the file of tests to write" if not name else f"`{name}` is none", hint)
+    if not asked:
+        raise CommandError("tests", "nothing was asked yet", "a test shows what comes of a request")
+    try:
+        with Path(name).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise CommandError("file", f"`{name}` is there: it stays", "name another file", (("file", name),)) from None
+    except OSError as error:
+        raise file_error(name, error) from None
+
+
+# ── Completion and history, where there is readline ───────────────────────────────────────────
+
+
+@contextmanager
+def _reading(loop: Loop) -> Iterator[None]:
+    if not loop.interactive:
+        yield
+        return
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    readline.set_completer_delims("\n")
+    readline.set_completer(lambda text, state: (*completions(text, loop.session), None)[state])
+    readline.parse_and_bind("tab: complete")
+    readline.set_history_length(LONGEST_HISTORY)
+    file = _history()
+    if file is not None:
+        with suppress(OSError):
+            readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch(0o600)
+                readline.write_history_file(file)
+
+
+def completions(text: str, session: Session) -> list[str]:
+    """What a line that begins so may go on as."""
+    return [one for one in (*COMMANDS, *session.words()) if one.startswith(text)]
+
+
+def _history() -> Path | None:
+    named = os.environ.get(HISTORY)
+    if named is not None:
+        return Path(named) if named else None
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(state) if state else Path.home() / ".local" / "state") / "policyengine" / "history"
+    except RuntimeError:  # nobody's home
+        return None

@@ -1,0 +1,199 @@
+"""`policyengine simulate`: traffic against the rates and budgets of a policy, under a virtual clock."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.bounded_files import read_lines
+from policyengine.cli.errors import CommandError, file_error, logged_in_short
+from policyengine.cli.options.common import EntitySources, PoliciesOrBundle, TrustedKeys
+from policyengine.cli.options.simulate import (
+    Callers,
+    Drawn,
+    Every,
+    Lasting,
+    Output,
+    Pace,
+    Picture,
+    Requests,
+    Seed,
+    Start,
+    TraceFile,
+    Varying,
+    Workflow,
+)
+from policyengine.cli.output.terminal import Screen, ascii_only, busy, json_text
+from policyengine.cli.request_input import MAX_BYTES, STDIN, called
+from policyengine.cli.simulate_run import Made, Plays
+from policyengine.control_characters import one_line
+
+if TYPE_CHECKING:
+    from policyengine.simulation import Event, Played, Series
+
+LEAST_COLUMNS, MOST_COLUMNS, BESIDE = 20, 100, 42  # of blocks, and what stands beside them
+PIPED = 60
+
+
+SUFFIXES = {f".{picture.value}": picture for picture in Picture} | {".htm": Picture.HTML}
+
+
+def simulate(
+    paths: PoliciesOrBundle,
+    trace: TraceFile = None,
+    workflow: Workflow = None,
+    request: Requests = None,
+    rate: Pace = "1/s",
+    callers: Callers = None,
+    vary: Varying = None,
+    lasting: Lasting = None,
+    every: Every = None,
+    start: Start = None,
+    seed: Seed = 0,
+    entities: EntitySources = None,
+    trust: TrustedKeys = None,
+    format: Drawn = None,
+    output: Output = None,
+) -> int:
+    """Play traffic against rates and budgets.
+
+    The clock is a virtual one, and what is spent is forgotten in the end: a day takes seconds and changes nothing.
+    Shows what was admitted, throttled, denied or left to people to confirm, and how much was left of each limit.
+
+    \b
+    Workflows:
+      steady    one after the other, evenly
+      burst     half of a minute's requests in its first second
+      daily     a day's curve: quietest at 02:00, busiest at 14:00 UTC
+      many      many callers, a few of whom ask most (Zipf)
+      lockstep  all callers at the same instants
+      runaway   an agent that retries in a loop, 50 times as fast, in the middle third
+
+    \b
+    Exit codes:
+      0  played, whatever came of it
+      1  an error in the policy, a file or a request
+      2  wrong usage
+
+    \b
+    Example:
+      policyengine simulate payments/ --workflow runaway --rate 10/m
+      policyengine simulate payments/ --trace requests.jsonl -o chart.html
+    """
+    plays = Plays(paths, entities, trust, start, seed)
+    width = None if every is None else plays.microseconds("--every", every)
+    with logged_in_short():
+        if trace is not None and workflow is None:
+            played = _traced(plays, trace, width)
+        elif workflow is not None and trace is None:
+            made = plays.workflow(workflow.value, request, rate, callers, vary, lasting)
+            played = _made_up(plays, made, workflow.value, width)
+        else:
+            raise CommandError("usage", "one of `--trace` and `--workflow` says what is played", code=2)
+    return _tell(played, format, output)
+
+
+def _made_up(plays: Plays, made: Made, name: str, width: int | None) -> Played:
+    from policyengine.simulation import Series
+
+    series = Series(made.plan.start, width)
+    _play(plays, made.events, series, made.total, name)
+    return plays.played(series, made.words, made.about)
+
+
+def _traced(plays: Plays, name: str, width: int | None) -> Played:
+    from policyengine.simulation import Series, Trace
+
+    trace = Trace(plays.start, far=plays.started)
+    series = Series(None, width)
+    plays.load()
+    with _opened(name) as lines:
+        events = trace.read(lines, None if name == STDIN else Path(name))
+        _play(plays, events, series, None, name)
+    if not series.events:
+        raise CommandError("request", f"no request in {called(name)}", facts=(("file", name),))
+    left = f"; {trace.left_out:,} lines left out: they spent nothing, or are no decisions" if trace.left_out else ""
+    many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
+    words = (f"{many} of {called(name)}{left}",)
+    return plays.played(series, words, {"trace": name, "left_out": trace.left_out})
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Iterator[bytes]]:
+    """The lines of a trace, as they come."""
+    try:
+        with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
+            yield (line for _, line in read_lines(file, MAX_BYTES))
+    except OSError as error:
+        raise file_error(name, error) from None
+
+
+def _play(plays: Plays, events: Iterator[Event], series: Series, total: int | None, name: str) -> None:
+    from policyengine.simulation import TooLong, TrafficError, play
+
+    try:
+        with busy("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
+            play(plays.engine, plays.clock, events, series, counted)
+    except TrafficError as error:
+        at = f" at `{error.member}`" if error.member else ""
+        facts = (("file", name), ("line", error.line or None), ("member", error.member or None))
+        where = called(name, error.line) if error.line else "the request"
+        raise CommandError("request", f"{where}{at}: {error.message}", error.hint, facts) from None
+    except TooLong:
+        hint = "leave `--every` out, or take a longer time"
+        raise CommandError("usage", "`--every` is too short for so long a time", hint, code=2) from None
+
+
+# ── What is told ──────────────────────────────────────────────────────────────────────────────
+
+
+def _tell(played: Played, format: Picture | None, output: Path | None) -> int:
+    picture = format or (SUFFIXES.get(output.suffix.lower(), Picture.TEXT) if output else Picture.TEXT)
+    if output is not None:
+        _write(output, _rendered(played, picture, ascii=False))
+    elif picture is Picture.TEXT:
+        _show(played, Screen())
+    else:
+        print(_rendered(played, picture, ascii=ascii_only()), end="")
+    return 0
+
+
+def _rendered(played: Played, picture: Picture, *, ascii: bool) -> str:
+    from policyengine.simulation import html, svg, text
+
+    render: dict[Picture, Callable[[Played], str]] = {Picture.SVG: svg.render, Picture.HTML: html.render}
+    match picture:
+        case Picture.TEXT:
+            return text.rendered(played, PIPED, ascii=ascii, shown=one_line)
+        case Picture.JSON:
+            return json_text(played.to_dict()) + "\n"
+        case _:
+            return render[picture](played)
+
+
+def _show(played: Played, screen: Screen) -> None:
+    from shutil import get_terminal_size
+
+    from policyengine.simulation.text import STYLES, rendered, rows, width_of
+
+    if not screen.styled:
+        screen.plain(rendered(played, PIPED, ascii=ascii_only(), shown=one_line))
+        return
+    columns = min(max(get_terminal_size().columns - BESIDE, LEAST_COLUMNS), MOST_COLUMNS)
+    width = width_of(played, columns)
+    for row in rows(played, columns, ascii=ascii_only()):
+        if row.blocks:
+            name, blocks, told = row.text(width)
+            screen.line(name, (blocks, STYLES.get(row.name, "")), told)
+        else:
+            screen.line(row.name)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise file_error(file, error) from None

@@ -1,0 +1,163 @@
+"""`policyengine suggest`: the doors that recorded traffic needs, as a policy to review."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.atomic_write import put_new
+from policyengine.cli.commands.check import no_policies, several
+from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.options.common import DecisionsFile, Policies
+from policyengine.cli.output.terminal import Screen, busy, print_json
+
+if TYPE_CHECKING:
+    from policyengine.analysis.suggest.policy import Suggested
+
+UNPROVED = 3
+MOST_SHOWN = 40
+LONGEST_CELL = 100
+
+
+class Written(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    POLICY = "policy"
+
+
+def suggest(
+    paths: Policies,
+    log: DecisionsFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the policy there.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace that file, if it is there.")] = False,
+    format: Annotated[
+        Written, typer.Option("--format", help="For people, for programs, or the policy alone.")
+    ] = Written.TEXT,
+) -> int:
+    """Propose the doors that recorded requests need.
+
+    The log is decided again by the policies. What a door would help becomes one, as narrow as what was asked for; what
+    destroys something asks a person. What stays denied is listed with why. Then the log is decided once more, with the
+    doors: only what they are for may come out otherwise. That something was asked for is no reason to allow it: review.
+
+    \b
+    Exit codes:
+      0  done, also where no door is needed
+      1  an error
+      3  other decisions would change, too: nothing is written
+
+    \b
+    Example:
+      policyengine suggest payments/ --log decisions.jsonl
+      policyengine suggest payments/ --log decisions.jsonl -o payments/observed.policy
+    """
+    if output is not None:
+        _refuse_to_lose(output, paths, force)
+    found = _found(paths, log)
+    if output is not None and found.text and found.holds:
+        put_new(output, found.text)
+    match format:
+        case Written.JSON:
+            print_json({**({"file": str(output)} if output and found.text and found.holds else {}), **found.to_dict()})
+        case Written.POLICY:
+            Screen().plain(found.text)
+            _tell_proof(Screen(sys.stderr), found)
+        case Written.TEXT:
+            _show(found, output)
+    return 0 if found.holds else UNPROVED
+
+
+def _refuse_to_lose(output: Path, paths: Sequence[Path], force: bool) -> None:
+    from policyengine.policy_files import load_sources
+    from policyengine.source import is_test_file
+
+    facts = (("file", str(output)),)
+    if output.suffix != ".policy" or is_test_file(output.name):
+        hint = "name it `observed.policy`, say"
+        raise CommandError("usage", f"`{output}` is no name of a policy", hint, facts, code=2)
+    if not output.exists():
+        return
+    if any(os.path.realpath(one.name) == os.path.realpath(output) for one in load_sources(paths)[0]):
+        hint = "name another file: these doors are beside those that it has"
+        raise CommandError("file", f"`{output}` is one of the policies, and its doors would be lost", hint, facts)
+    if not force:
+        raise CommandError("file", f"`{output}` is there: it stays", "name another file, or add `--force`", facts)
+
+
+def _found(paths: Sequence[Path], log: Path) -> Suggested:
+    from policyengine.analysis.suggest.policy import Suggesting
+    from policyengine.check import check
+    from policyengine.policy_files import load_sources
+    from policyengine.syntax.parse import parse
+
+    screen = Screen(sys.stderr)
+    with busy("reading the policies"):
+        sources, problems = load_sources(paths, tests=False)
+        if not sources and not problems:
+            raise no_policies(paths)
+        parsed = [parse(source) for source in sources]
+        modules = [module for module, _ in parsed if module is not None]
+        checked = check(modules, [*problems, *(one for _, some in parsed for one in some)])
+    if checked.kernel is None:
+        raise policy_error(checked)
+    try:
+        with busy("deciding the log again"):
+            return Suggesting(modules, checked, log, lambda told: screen.line(told)).suggested()
+    except OSError as error:
+        raise file_error(log, error) from None
+
+
+def _show(found: Suggested, output: Path | None) -> None:
+    screen = Screen()
+    stopped = found.records - found.unusable - found.allowed
+    screen.line(f"{several(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
+    if found.unusable:
+        screen.line((f"left out, as the log does not hold what they rested on: {found.unusable:,}", "yellow"))
+    if found.doors:
+        screen.line()
+        screen.line(("doors, the least first:", "bold"))
+        rows = [(f"{len(one.lines):,}", one.who, f"may {one.target.may}", "asks" * one.asks) for one in found.doors]
+        screen.table([tuple(map(_cell, row)) for row in rows])
+    if found.left:
+        screen.line()
+        screen.line(("not by a door:", "bold"))
+        shown = found.left[:MOST_SHOWN]
+        rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
+        screen.table([tuple(map(_cell, row)) for row in rows])
+        if len(found.left) > MOST_SHOWN:
+            screen.line(f"and {len(found.left) - MOST_SHOWN:,} more: `--format json` has all")
+    if not found.doors:
+        screen.line("no door would help" if found.left else "no door is needed")
+        return
+    screen.line()
+    if output is None:
+        screen.text(found.text)
+    _tell_proof(screen, found)
+    if output is not None and found.holds:
+        screen.line(f"wrote {output}: review it, then `policyengine check`")
+
+
+def _cell(text: str) -> str:
+    return text[:LONGEST_CELL]
+
+
+def _tell_proof(screen: Screen, found: Suggested) -> None:
+    if not found.doors:
+        return
+    if found.holds:
+        words = f"proof: with the doors {len(found.flips):,} of {found.records:,} decisions flip, those and no other"
+        screen.line((words, "bold green"))
+        return
+    words = f"no proof: {len(found.flips):,} of {found.meant:,} flip that were meant, and {len(found.others):,} others"
+    screen.line((words, "bold red"))
+    for one in found.others[:MOST_SHOWN]:
+        screen.line(f"  line {one.line}: {one.old} -> {one.new}")

@@ -1,0 +1,119 @@
+"""`policyengine test`: do policies decide as their `test` blocks say, and would the tests notice if they did not?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias, TypeVar
+
+import typer
+
+from policyengine.cli.options.common import Policies
+from policyengine.cli.test_run import Form, Runs
+
+Wish = TypeVar("Wish")
+
+Named: TypeAlias = Annotated[
+    str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
+]
+AboutRule: TypeAlias = Annotated[
+    str | None, typer.Option("--rule", metavar="NAME", help="Only tests about this guard.", show_default=False)
+]
+OfPackage: TypeAlias = Annotated[
+    str | None, typer.Option("--package", metavar="NAME", help="Only tests of this package.", show_default=False)
+]
+Jobs: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=0, help="How many processes; 0: one for each processor.", show_default="1"),
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option("--seed", help="Of what is drawn by chance: the same draws the same.", show_default="0")
+]
+Examples: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--examples", min=1, help="How many requests each `forall` is held against.", show_default="200", metavar="N"
+    ),
+]
+Output: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write that here, and text to stdout.", show_default=False),
+]
+Folder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--coverage-html", metavar="DIR", help="Write it as pages, too.", show_default=False),
+]
+Lcov: TypeAlias = Annotated[
+    Path | None, typer.Option("--coverage-lcov", metavar="FILE", help="Write it for lcov, too.", show_default=False)
+]
+Least: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail when less is covered.", show_default=False
+    ),
+]
+Mutants: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--mutants", min=1, metavar="N", help="Only so many faults, drawn by chance.", show_default=False),
+]
+
+
+def run_tests(
+    paths: Policies,
+    only: Named = None,
+    rule: AboutRule = None,
+    package: OfPackage = None,
+    stop: Annotated[bool, typer.Option("--exitfirst", "-x", help="Stop at the first that fails.")] = False,
+    jobs: Jobs = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Run again whenever a policy changes.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the tests that pass, too.")] = False,
+    seed: Seed = None,
+    examples: Examples = None,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Show what no test shows.")] = False,
+    coverage_html: Folder = None,
+    coverage_lcov: Lcov = None,
+    fail_under: Least = None,
+    mutate: Annotated[bool, typer.Option("--mutate", help="Make faults, and show those no test notices.")] = False,
+    mutants: Mutants = None,
+    format: Annotated[Form, typer.Option("--format", help="For people, or for programs.")] = Form.TEXT,
+    output: Output = None,
+) -> int:
+    """Run the tests that policies carry.
+
+    A failure shows the request, what was expected, what was decided and how, and the line of the test.
+
+    \b
+    Exit codes:
+      0  all passed, and what was measured is enough
+      1  a test failed; less is covered than asked for; no test notices a fault
+      3  there are no tests
+      4  the policy has errors
+
+    \b
+    Example:
+      policyengine test payments/
+      policyengine test payments/ -k refund -v
+      policyengine test payments/ --coverage --fail-under 90 --mutate
+      policyengine test payments/ --format junit -o results.xml
+    """
+    from policyengine.cli.settings.file import configuration_of
+    from policyengine.cli.test_measures import Measures
+    from policyengine.testing import Selection
+
+    wishes = configuration_of(paths)
+    jobs = first(jobs, wishes.test.jobs, 1)
+    seed = first(seed, wishes.test.seed, 0)
+    least = first(fail_under, wishes.coverage.fail_under, None)
+    measures = Measures(
+        coverage, coverage_html, coverage_lcov, fail_under is not None, least, mutate or mutants is not None, mutants
+    )
+    runs = Runs(Selection(only, rule, package), stop, jobs, seed, examples, measures, verbose, format, output)
+    if not watch:
+        return runs.once(paths)
+    from policyengine.cli.watch import again_when_changed
+
+    return again_when_changed(paths, lambda: runs.once(paths))
+
+
+def first(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
+    """An option goes before the project's file."""
+    return given if given is not None else configured if configured is not None else default

@@ -1,0 +1,105 @@
+"""`policyengine init --openapi` and `--mcp`: what was brought to a policy, and what differs from the last time."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+from policyengine.importers import Api, ImportProblem, Outcome, bring, read_openapi, read_tools, remembered_server
+
+MOST_LINES = 20  # of a kind; JSON has them all
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    openapi: str | None
+    mcp: str | None
+    name: str | None
+    base_path: str | None
+
+
+def bring_api(folder: Path, wanted: Wanted, *, check: bool, format: Format) -> int:
+    _refuse_mixtures(wanted)
+    try:
+        with busy("reading what you brought"):
+            api = _read(folder, wanted)
+        with busy("writing policies"):
+            outcome = bring(folder, api, _command(folder, wanted), check=check)
+    except ImportProblem as problem:
+        facts = (("place", problem.place.replace("`", "") or None),)
+        raise CommandError("import", str(problem), problem.hint, facts) from None
+    if format is Format.JSON:
+        print_json(_data(api, outcome))
+    else:
+        _show(folder, api, outcome, check)
+    return int(check and outcome.differs)
+
+
+def _refuse_mixtures(wanted: Wanted) -> None:
+    if wanted.openapi is not None and wanted.mcp is not None:
+        hint = "bring each into a folder of its own"
+        raise CommandError("usage", "`--openapi` and `--mcp` do not go together", hint, code=2)
+    if wanted.openapi is not None and wanted.name is not None:
+        raise CommandError("usage", "`--name` is for `--mcp`: it names the server of the tools", code=2)
+    if wanted.mcp is not None and wanted.base_path is not None:
+        raise CommandError("usage", "`--base-path` is for `--openapi`: tools have no paths", code=2)
+
+
+def _read(folder: Path, wanted: Wanted) -> Api:
+    if wanted.openapi is not None:
+        return read_openapi(wanted.openapi, wanted.base_path)
+    return read_tools(wanted.mcp or "", wanted.name or remembered_server(folder))
+
+
+def _command(folder: Path, wanted: Wanted) -> str:
+    options = (
+        ("--openapi", wanted.openapi),
+        ("--mcp", wanted.mcp),
+        ("--name", wanted.name),
+        ("--base-path", wanted.base_path),
+    )
+    given = [word for option, value in options if value is not None for word in (option, value)]
+    return shlex.join(["policyengine", "init", folder.as_posix(), *given])
+
+
+def _data(api: Api, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "created": [path.as_posix() for path in outcome.created],
+        "endpoints": len(api.operations),
+        "new": list(outcome.new),
+        "changed": [{"endpoint": change.key, "said": list(change.said)} for change in outcome.changed],
+        "removed": [{"endpoint": key, "at": at} for key, at in outcome.removed],
+        "notes": list(outcome.notes),
+    }
+
+
+def _show(folder: Path, api: Api, outcome: Outcome, check: bool) -> None:
+    screen = Screen()
+    _lines(screen, "created", [path.as_posix() for path in outcome.created])
+    if not outcome.first:
+        _lines(screen, "new", outcome.new)
+        _lines(screen, "changed", [f"{change.key}: {', '.join(change.said)}" for change in outcome.changed])
+        _lines(screen, "removed", [f"{key}, still named at {at}" for key, at in outcome.removed])
+    _lines(screen, "note", outcome.notes)
+    if outcome.first:
+        what = "tools" if api.kind == "mcp" else "endpoints"
+        screen.line()
+        screen.line(f"{len(outcome.new):,} {what}, and nothing is open yet")
+        screen.line("next: ", (f"policyengine test {folder}", "bold"), f", then {folder}/README.md")
+    elif not outcome.differs:
+        screen.line("no differences")
+    elif not check and not outcome.created:
+        screen.line("no files were needed")
+
+
+def _lines(screen: Screen, word: str, lines: list[str] | tuple[str, ...]) -> None:
+    for line in lines[:MOST_LINES]:
+        screen.line(f"{word} {line}")
+    if len(lines) > MOST_LINES:
+        screen.line(f"{word} … and {len(lines) - MOST_LINES:,} more")

@@ -1,0 +1,206 @@
+"""Policies on disk to an engine, and requests to its answers, for the commands that decide."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.commands.check import no_policies
+from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.output.terminal import Screen, busy
+from policyengine.cli.request_input import Question, called
+from policyengine.cli.settings.file import configuration_of
+
+if TYPE_CHECKING:
+    from policyengine.audit import DecisionLog
+    from policyengine.engine import Engine
+    from policyengine.engine.request_input import Clock
+    from policyengine.entities.errors import EntitiesError
+    from policyengine.entities.sources import Sources, Stamp
+    from policyengine.entities.store import Directory
+    from policyengine.entities.watch import Following
+    from policyengine.kernel import Kernel
+    from policyengine.reload import Reloading, ReloadRules
+    from policyengine.stores.base import Store
+
+MOST_DOUBTS = 5
+BUNDLE = ".policybundle"
+
+
+def load_engine(
+    paths: Sequence[Path],
+    entities: Sequence[str] | Sources | None,
+    trusted: Sequence[Path] | None = None,
+    log: DecisionLog | None = None,
+    clock: Clock | None = None,
+    store: str = "memory:",
+    identity: Path | None = None,
+) -> Engine:
+    """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
+    from policyengine.diagnostics.model import PolicyError
+    from policyengine.engine import Engine
+    from policyengine.engine.request_input import utc_now
+    from policyengine.entities.errors import EntitiesError
+    from policyengine.identity.config.model import IdentityError
+    from policyengine.stores.base import StoreError
+
+    clock, entities = clock or utc_now, entity_sources(paths, entities)
+    bundle, kept = _bundle_of(paths, trusted), _store(store)
+    try:
+        with busy("reading the policies"):
+            if bundle is not None:
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
+            else:
+                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
+            engine.verifying(identity)
+    except PolicyError as error:
+        raise policy_error(error) from None
+    except IdentityError as error:
+        raise CommandError("identity", error.message, error.hint) from None
+    except StoreError as error:
+        raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
+    except EntitiesError as error:
+        raise entities_error(error) from None
+    except OSError as error:
+        raise file_error(error.filename or paths[0], error) from None
+    if not engine.packages:
+        raise no_policies(paths)
+    if entities is not None:
+        _warn_of_rows(engine.directory, engine.kernel, entities)
+    return engine
+
+
+def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | None) -> Sources | None:
+    """What `--entities` names; what is where in a database, the project's `policyengine.toml` says."""
+    from policyengine.entities.sources import Sources, is_url
+
+    if isinstance(entities, Sources):
+        return entities
+    if not entities:
+        return None
+    mapping = configuration_of(paths).file if paths and any(map(is_url, entities)) else None
+    return Sources(tuple(entities), mapping)
+
+
+def directory_beside(paths: Sequence[Path], entities: Sequence[str], kernel: Kernel) -> Directory:
+    """The rows that `--entities` names, read as these policies declare them; what they cannot read is warned of."""
+    from policyengine.entities.errors import EntitiesError
+
+    sources = entity_sources(paths, entities)
+    assert sources is not None
+    try:
+        with busy("reading the entities"):
+            directory = sources.read(kernel.entities)
+    except EntitiesError as error:
+        raise entities_error(error) from None
+    _warn_of_rows(directory, kernel, sources)
+    return directory
+
+
+def following_of(
+    held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool, rules: Callable[[], ReloadRules]
+) -> Following | None:
+    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    from policyengine.entities.errors import EntitiesError
+    from policyengine.entities.watch import Following
+    from policyengine.reload.inventory import ENTITIES
+
+    if sources is None:
+        return None
+    try:
+        return Following(
+            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
+        )
+    except EntitiesError as error:
+        raise entities_error(error) from None
+
+
+def held_to_tests(paths: Sequence[Path], engine: Engine) -> int:
+    """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
+    from policyengine.compiler.bundle.file import decode_bundle
+    from policyengine.reload import Origin, Refused
+    from policyengine.reload.candidate import MOST_TOLD
+    from policyengine.reload.subprocess import prepared_apart
+
+    origin = Origin(tuple(paths))
+    if origin.bundle is not None:
+        hint = "run `policyengine test` before it is compiled, and leave `--test` out"
+        raise CommandError("usage", "a bundle carries no tests", hint, code=2)
+    try:
+        with busy("running the tests"):
+            found = prepared_apart(origin)
+    except Refused as refused:
+        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
+        detail = "\n\n".join(refused.findings[:MOST_TOLD])
+        raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
+    if decode_bundle(found.bundle).kernel.revision != engine.revision:
+        raise CommandError("tests", "the policies changed while they were read", "start again")
+    return found.tests
+
+
+def entities_error(error: EntitiesError) -> CommandError:
+    """With its place: the file, and in it a member, or a row and a column."""
+    facts = (
+        ("code", error.code),
+        ("file", error.file),
+        ("member", error.member or None),
+        ("row", error.row),
+        ("column", error.column),
+    )
+    return CommandError("entities", f"`{error.place}`{_at(error.member)}: {error.message}", error.hint, facts)
+
+
+def _store(url: str) -> Store:
+    from policyengine.stores.open import StoreUrlError, open_store
+
+    try:
+        return open_store(url)
+    except StoreUrlError as error:
+        raise CommandError("store", error.message, error.hint) from None
+
+
+def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:
+    """The bundle that is named, if one is."""
+    bundles = [path for path in paths if path.suffix == BUNDLE]
+    if bundles and len(paths) > 1:
+        raise CommandError("usage", "a bundle stands alone", "compile everything together into one bundle", code=2)
+    if trusted and not bundles:
+        hint = f"compile the policies, sign the bundle, and name it: `….{BUNDLE[1:]}`"
+        raise CommandError("usage", "`--trust` is for a bundle: policies themselves are not signed", hint, code=2)
+    return bundles[0] if bundles else None
+
+
+def _warn_of_rows(directory: Directory, kernel: Kernel, sources: Sources) -> None:
+    """What a policy cannot read in a row is unknown when it decides: better told before."""
+    from policyengine.checker.entity_rows import doubts
+
+    told = list(directory.notes)
+    names = ", ".join(f"`{one}`" for one in sources.unchecked)
+    if names:
+        told += [f"{names}: {doubt}" for doubt in doubts(directory, kernel.entities)]
+    screen = Screen(sys.stderr)
+    for doubt in told[:MOST_DOUBTS]:
+        screen.line(("warning: ", "bold yellow"), doubt)
+    if len(told) > MOST_DOUBTS:
+        screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MOST_DOUBTS} more like these")
+
+
+@contextmanager
+def told_of(question: Question) -> Iterator[None]:
+    """A request that is wrong is the asker's mistake: say where it stands and which member it is."""
+    from policyengine.runtime.structure_checks import RequestError
+
+    try:
+        yield
+    except RequestError as error:
+        place = called(question.file, question.line)
+        facts = (("file", question.file), ("line", question.line), ("member", error.member or None))
+        raise CommandError("request", f"{place}{_at(error.member)}: {error.message}", error.hint, facts) from None
+
+
+def _at(member: str) -> str:
+    return f" at `{member}`" if member else ""

@@ -1,0 +1,60 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from policyengine.cli.output.terminal import Format
+
+Policies: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="PATH", help="Policies, or folders of them.", show_default=False)
+]
+PoliciesOrBundle: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH", help="Policies, or folders of them, or one bundle.", show_default=False),
+]
+TrustedKeys: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust", metavar="KEY", help="A public key; one of these must have signed the bundle.", show_default=False
+    ),
+]
+TextOrJson: TypeAlias = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+RequestFile: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--request", "-r", metavar="FILE|-", help="The question, as JSON; `-` reads it from stdin.", show_default=False
+    ),
+]
+EntitySources: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--entities",
+        "-e",
+        metavar="SOURCE",
+        help="Who is who: JSON, JSON Lines, CSV, a database: docs/entities.md.",
+        show_default=False,
+    ),
+]
+IdentityFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        help="Verify raw credentials, as that file says: docs/identity.md.",
+        show_default=False,
+    ),
+]
+DecisionsFile: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--log", metavar="FILE", help="The decision log: a file that `serve --log` wrote.", show_default=False
+    ),
+]
+StoreUrl: TypeAlias = Annotated[
+    str,
+    typer.Option("--store", metavar="URL", help="What keeps rates, budgets and approvals: docs/stores.md names them."),
+]

@@ -1,0 +1,61 @@
+"""The decision log of a command that decides: opened as its options say, and what is wrong with it told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.log_rotation import rotation_of
+from policyengine.cli.options.serve import Forced, WhenUnrecorded
+from policyengine.cli.output.terminal import Screen
+
+if TYPE_CHECKING:
+    from policyengine.audit import DecisionLog
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The options, as they were given."""
+
+    path: Path | None
+    on_failure: WhenUnrecorded
+    redact: Sequence[str] | None
+    rotate: Sequence[str] | None
+    keep: int | None
+    compress: bool
+    sync: Forced
+
+
+def log_of(asked: Recorded) -> DecisionLog | None:
+    """Raises CommandError, LogError."""
+    from policyengine.audit import DecisionLog, Rotation
+
+    rotation, redact = rotation_of(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
+    if asked.path is None:
+        plain = rotation == Rotation() and asked.sync is Forced.NEVER and asked.on_failure is WhenUnrecorded.DENY
+        if redact or not plain:
+            raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
+        return None
+    found = DecisionLog(
+        asked.path, on_failure=asked.on_failure.value, redact=redact, rotation=rotation, sync=asked.sync.value
+    )
+    if found.others_may_read:
+        warning = f"others may read `{asked.path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
+    return found
+
+
+@contextmanager
+def recorded_to(path: Path | None) -> Iterator[None]:
+    """A log that cannot be used is told as a mistake of whoever named it."""
+    from policyengine.audit import LogError
+
+    try:
+        yield
+    except LogError as error:
+        raise CommandError("log", error.message, error.hint, (("file", str(path)),)) from None

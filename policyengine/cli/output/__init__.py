@@ -1,0 +1,1 @@
+"""Tables, colour and SARIF."""

@@ -1,0 +1,1 @@
+"""`policyengine.toml` and the environment variables that override it."""

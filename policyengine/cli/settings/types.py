@@ -1,0 +1,307 @@
+"""What a setting may be: a value of `policyengine.toml`, or of a variable, to what a command reads; or why not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from policyengine.cli.errors import CommandError
+from policyengine.http.completeness import ALL, WITHHELD, Adapter
+from policyengine.http.gateway_headers import RESERVED
+
+KIND = "configuration"
+DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+ANY_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+SENDING = tuple(one.value for one in Adapter if one.sends_bodies)
+TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
+
+
+class Place(Protocol):
+    """Where a value stands. `folder` is where paths in it are read from."""
+
+    @property
+    def folder(self) -> Path: ...
+    def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError: ...
+
+
+Reader: TypeAlias = Callable[[Place, str, str, object], Any]
+
+
+def rules(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Codes and short names of warnings, as codes."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise at.wrong(section, key, f"`{key}` is a list of rules", f'as in `{key} = ["static-key"]`')
+    try:
+        return tuple(code_of(word) for word in value)
+    except CommandError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+
+
+def code_of(word: str) -> str:
+    """The code that a code or a short name means. Errors cannot be chosen: they are told always."""
+    from policyengine.diagnostics.catalog import RULES, rule
+    from policyengine.diagnostics.model import suggest
+
+    known = rule(word)
+    if known is None:
+        meant = suggest(word, RULES)
+        hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
+        raise CommandError(KIND, f"there is no rule `{word}`", hint)
+    if not known.name:
+        raise CommandError(KIND, f"`{known.code}` is an error, and errors are always told", "name warnings only")
+    return known.code
+
+
+def yes_or_no(at: Place, section: str, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise at.wrong(section, key, f"`{key}` is `true` or `false`")
+    return value
+
+
+def whole(at: Place, section: str, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise at.wrong(section, key, f"`{key}` is a whole number, 0 or more")
+    return value
+
+
+def positive(at: Place, section: str, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise at.wrong(section, key, f"`{key}` is a whole number, 1 or more")
+    return value
+
+
+def port(at: Place, section: str, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
+        raise at.wrong(section, key, f"`{key}` is a port: a number from 0 to 65535")
+    return value
+
+
+def percent(at: Place, section: str, key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise at.wrong(section, key, f"`{key}` is a number from 0 to 100")
+    return float(value)
+
+
+def seconds(at: Place, section: str, key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 <= value <= 3600:
+        raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0.1 to 3600")
+    return float(value)
+
+
+def lasting(at: Place, section: str, key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:
+        raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0 to 3600")
+    return float(value)
+
+
+def text(at: Place, section: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise at.wrong(section, key, f"`{key}` is a text, and not an empty one", f'as in `{key} = "…"`')
+    return value
+
+
+def texts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        raise at.wrong(section, key, f"`{key}` is a list of texts", f'as in `{key} = ["…"]`')
+    return tuple(value)
+
+
+def file(at: Place, section: str, key: str, value: object) -> str:
+    """A path, from the folder of `policyengine.toml`."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise at.wrong(section, key, f"`{key}` is a path", f'as in `{key} = "…"`: from the folder of this file')
+    return os.path.join(at.folder, value)
+
+
+def files(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    return tuple(file(at, section, key, one) for one in texts(at, section, key, value))
+
+
+def sources(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Files and folders as `files` are, and URLs of databases."""
+    from policyengine.entities.sources import is_url
+
+    found = texts(at, section, key, [value] if isinstance(value, str) else value)
+    return tuple(one if is_url(one) else file(at, section, key, one) for one in found)
+
+
+def mode(at: Place, section: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise at.wrong(section, key, f"`{key}` is the mode of a file, in octal", f'as in `{key} = "660"`')
+    return value
+
+
+def one_of(*words: str) -> Reader:
+    def read(at: Place, section: str, key: str, value: object) -> str:
+        from policyengine.diagnostics.model import suggest
+
+        if value not in words:
+            meant = suggest(value, words) if isinstance(value, str) else None
+            listed = ", ".join(f"`{word}`" for word in words)
+            raise at.wrong(section, key, f"`{key}` is one of {listed}", meant and f"did you mean `{meant}`?")
+        return str(value)
+
+    return read
+
+
+def store(at: Place, section: str, key: str, value: object) -> str:
+    """Nobody is asked there yet. The password of a URL is in no message."""
+    from policyengine.stores.open import StoreUrlError, address_of
+
+    found = text(at, section, key, value)
+    try:
+        if found != "memory:":
+            address_of(found)
+    except StoreUrlError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+    return found
+
+
+def facts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.audit.redaction import Redaction
+
+    found = texts(at, section, key, value)
+    try:
+        Redaction.of(found)
+    except ValueError as error:
+        raise at.wrong(section, key, str(error), 'as in `["body.card", "args.**.note"]`') from None
+    return found
+
+
+def rotation(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.cli.options.log_rotation import rotation_of
+
+    found = texts(at, section, key, value)
+    try:
+        rotation_of(found, None, False)
+    except CommandError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+    return found
+
+
+def header(at: Place, section: str, key: str, value: object) -> str:
+    """The name of one, as they are compared; "" for none."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not HEADER.fullmatch(value):
+        hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
+        raise at.wrong(section, key, f"`{key}` is the name of a header: letters, digits and `-`", hint)
+    if value.lower() in RESERVED:
+        raise at.wrong(section, key, f"the header `{value}` means something else", "take another")
+    return value.lower()
+
+
+def handed_on(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Names of headers, as they are compared, or `all` of them."""
+    if value in (ALL, [ALL]):
+        return (ALL,)
+    if not isinstance(value, list) or not all(isinstance(one, str) and ANY_HEADER.fullmatch(one) for one in value):
+        raise at.wrong(section, key, f"`{key}` is a list of headers, or `all`", f'as in `{key} = ["X-Tenant"]`')
+    for one in value:
+        if one.lower() in WITHHELD:
+            raise at.wrong(section, key, f"the header `{one}` is withheld from policies", "leave it out: it is unknown")
+    return tuple(dict.fromkeys(one.lower() for one in value))
+
+
+def adapters(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    """Those whose gateways can send bodies."""
+    if not isinstance(value, list) or not all(one in SENDING for one in value):
+        listed = " and ".join(f"`{one}`" for one in SENDING)
+        raise at.wrong(section, key, f"`{key}` is a list of {listed}", f'as in `{key} = ["{SENDING[0]}"]`')
+    return tuple(value)
+
+
+def hosts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.http.host_check import AllowedHostError, AllowedHosts
+
+    found = texts(at, section, key, value)
+    try:
+        AllowedHosts.of(found)
+    except AllowedHostError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+    return found
+
+
+def reloads(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.reload.rules import ReloadRuleError, ReloadRules
+
+    found = texts(at, section, key, value)
+    try:
+        ReloadRules.of(found)
+    except ReloadRuleError as error:
+        raise at.wrong(section, key, error.message, error.hint) from None
+    return found
+
+
+def kinds(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise at.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
+    return tuple(value)
+
+
+def domains(at: Place, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
+    given = value if isinstance(value, dict) else {"": ""}
+    if not all(DOMAIN.fullmatch(domain) and isinstance(issuer, str) and issuer for domain, issuer in given.items()):
+        hint = f'as in `{key} = {{ "acme.example" = "acme" }}`'
+        raise at.wrong(section, key, f"`{key}` names an issuer for each domain", hint)
+    return tuple(given.items())
+
+
+def moment(at: Place, section: str, key: str, value: object) -> str:
+    """A time as TOML has it, or in quotes."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.isoformat()
+    if not isinstance(value, str) or not value:
+        hint = f'as in `{key} = 2026-12-01T00:00:00Z` or `{key} = "7d"`'
+        raise at.wrong(section, key, f"`{key}` is a time with its zone, or a duration", hint)
+    return value
+
+
+def names(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        example = '["acme.payments"]' if key == "packages" else '["GET /v1/**"]'
+        raise at.wrong(section, key, f"`{key}` is a list of {key}", f"as in `{key} = {example}`")
+    return tuple(value)
+
+
+# ── Variables ─────────────────────────────────────────────────────────────────────────────────
+
+
+def listed(words: str) -> object:
+    """Commas stand between them."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def number(words: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(words)
+        except ValueError:
+            continue
+    return words
+
+
+def flag(words: str) -> object:
+    lower = words.strip().lower()
+    return True if lower in TRUE else False if lower in FALSE else words
+
+
+def pairs(words: str) -> object:
+    """`acme.example=acme, other.example=other`"""
+    found = [one.partition("=") for one in words.split(",")]
+    return {name.strip(): value.strip() for name, _, value in found}
+
+
+SAID: Mapping[Reader, Callable[[str], object]] = {
+    **dict.fromkeys(
+        (rules, texts, files, sources, facts, rotation, handed_on, adapters, kinds, names, hosts, reloads), listed
+    ),
+    **dict.fromkeys((whole, positive, port, percent, seconds, lasting), number),
+    yes_or_no: flag,
+    domains: pairs,
+}

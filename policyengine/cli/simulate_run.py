@@ -1,0 +1,177 @@
+"""What `simulate` is told on the command line, as an engine with a clock of its own and the traffic for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policyengine.cli.commands.check import check_files
+from policyengine.cli.errors import CommandError
+from policyengine.cli.load_engine import BUNDLE, load_engine, told_of
+from policyengine.cli.request_input import called, read_questions
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+    from policyengine.simulation import Callers, Event, Plan, Played, Series, VirtualClock
+    from policyengine.simulation.sample_requests import World
+
+MOST_REQUESTS = 50_000_000
+UNITS = {"s": "1s", "m": "1m", "h": "1h", "d": "1d"}
+
+
+class Made(NamedTuple):
+    """A workflow: its traffic, about how much that is, and what it is in words and as data."""
+
+    plan: Plan
+    events: Iterator[Event]
+    total: int
+    words: tuple[str, ...]
+    about: dict[str, Any]
+
+
+@dataclass
+class Plays:
+    """One policy on a virtual clock. `world` is what its tests are made in, where their requests are played."""
+
+    paths: Sequence[Path]
+    entities: Sequence[str] | None
+    trust: Sequence[Path] | None
+    begins: str | None
+    seed: int
+    world: World | None = None
+    clock: VirtualClock = field(init=False)
+    engine: Engine = field(init=False)
+
+    @property
+    def started(self) -> bool:
+        """Whether somebody said when it begins."""
+        return self.begins is not None
+
+    @cached_property
+    def start(self) -> int:
+        """In microseconds since 1970; where nobody says it, when tests of policies begin."""
+        from policyengine.simulation.time_units import microseconds
+        from policyengine.simulation.traffic import moment_of
+        from policyengine.testcases.scenario import BEGINNING
+
+        if self.begins is None:
+            return microseconds(BEGINNING if self.world is None else self.world.now)
+        if (moment := moment_of(self.begins)) is None:
+            hint = "write a day or a time with its zone: `2027-01-01`, `2027-01-01T09:00:00Z`"
+            raise CommandError("usage", f"`--start {self.begins}` is no time", hint, code=2)
+        return microseconds(moment)
+
+    @staticmethod
+    def microseconds(option: str, text: str) -> int:
+        from policyengine.runtime.literals import parse_duration
+        from policyengine.simulation.time_units import MICROSECOND
+
+        lasts = parse_duration(text)
+        if not lasts:
+            raise CommandError("usage", f"`{option} {text}` is no time", "write `10s`, `5m`, `1h30m`, `2d`", code=2)
+        return lasts // MICROSECOND
+
+    def load(self) -> None:
+        from policyengine.engine import Engine
+        from policyengine.simulation import VirtualClock
+
+        self.clock = VirtualClock(self.start)
+        engine = load_engine(self.paths, self.entities, self.trust, clock=self.clock)
+        if self.world is not None and self.entities is None:
+            engine = Engine(engine.kernel, directory=self.world.directory, clock=self.clock)
+        self.engine = engine
+
+    def played(self, series: Series, words: tuple[str, ...], about: Mapping[str, Any]) -> Played:
+        from policyengine.simulation import Played
+        from policyengine.simulation.result import Limit
+
+        limits = tuple(map(Limit.of, self.engine.kernel.limits))
+        return Played(self.engine.revision, words, dict(about), limits, series)
+
+    # ── Workflows ─────────────────────────────────────────────────────────────────────────────
+
+    def workflow(
+        self, name: str, request: str | None, rate: str, callers: int | None, vary: str | None, lasting: str | None
+    ) -> Made:
+        from policyengine.runtime.format_values import duration
+        from policyengine.simulation import WORKFLOWS, Plan, expected, traffic_of
+        from policyengine.simulation.time_units import MICROSECOND
+
+        known = WORKFLOWS[name]
+        span = known.span if lasting is None else self.microseconds("--for", lasting)
+        pace = rate_of(rate)
+        asked, source = self._asked(request)
+        plan = Plan(self.start, span, pace, callers or known.callers, self.seed)
+        if (total := expected(name, plan)) > MOST_REQUESTS:
+            raise CommandError("usage", f"that would be {total:,} requests", "take a shorter time, or fewer", code=2)
+        who = self._callers(asked, plan.callers, vary)
+        lasts = duration(span * MICROSECOND)
+        several = f"{plan.callers:,} callers, who differ by `{who.vary}`" if who.vary else "one caller"
+        words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"asked: {source}")
+        about = {"workflow": name, "rate_per_second": pace, "for_ms": span // 1_000, "callers": plan.callers,
+                 "vary": who.vary, "seed": self.seed, "requests": len(asked)}  # fmt: skip
+        return Made(plan, traffic_of(name, plan, who), total, words, about)
+
+    def _asked(self, request: str | None) -> tuple[tuple[Mapping[str, Any], ...], str]:
+        """The questions, and where they are from."""
+        if request is not None:
+            self.load()
+            questions = tuple(read(request))
+            return questions, called(request) if len(
+                questions
+            ) == 1 else f"{len(questions)} of {called(request)}, in turn"
+        return self._of_tests()
+
+    def _of_tests(self) -> tuple[tuple[Mapping[str, Any], ...], str]:
+        from policyengine.simulation.sample_requests import limited, world_of
+
+        bundled = any(path.suffix == BUNDLE for path in self.paths)
+        self.world = None if bundled else world_of(check_files(self.paths)[0].cases)
+        self.load()
+        found = () if self.world is None else limited(self.world.questions, self.engine.evaluate)
+        if not found:
+            why = "a bundle holds no tests" if bundled else "the policy has no tests with a request that is allowed"
+            raise CommandError("tests", f"what is to be asked? {why}", "name a request with `--request FILE`")
+        one = "the request of the policy's tests that is allowed"
+        return found, one if len(
+            found
+        ) == 1 else f"{len(found)} requests of the policy's tests that are allowed, in turn"
+
+    def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
+        from policyengine.simulation import Callers, NobodyElse
+        from policyengine.simulation.callers import ROOTS
+
+        if vary is not None and ("." not in vary or vary.split(".")[0] not in ROOTS):
+            hint = "name a fact of a request: `agent.id`, `user.id`, `body.tenant`"
+            raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by that", hint, code=2)
+        try:
+            return Callers.of(asked, many, vary, lambda one: self.engine.evaluate(dict(one)).allowed)
+        except NobodyElse:
+            message = "the policy lets no other agent or user ask that, so there is one caller"
+            hint = "`--vary FACT` names what else differs from caller to caller; `--callers 1` plays the one"
+            raise CommandError("request", message, hint) from None
+
+
+def read(name: str) -> Iterator[Mapping[str, Any]]:
+    """The questions of a file, as they are played: they spend."""
+    from policyengine.runtime.request import Request
+    from policyengine.simulation.traffic import spending, tree_of
+
+    for question in read_questions(name):
+        with told_of(question):
+            Request.from_json(question.data)
+        yield spending(tree_of(0, question.data)[0])
+
+
+def rate_of(text: str) -> float:
+    """Requests a second."""
+    from policyengine.runtime.literals import parse_duration
+
+    count, _, each = text.partition("/")
+    within = parse_duration(UNITS.get(each or "s", each))
+    if not count.isascii() or not count.isdigit() or not int(count) or not within:
+        raise CommandError("usage", f"`--rate {text}` is no rate", "write `10/s`, `300/5m`, `1000/1h`", code=2)
+    return int(count) / within.total_seconds()

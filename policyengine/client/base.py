@@ -1,0 +1,260 @@
+"""What asking over HTTP sends and reads, without sending it: for the clients of `http_client`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
+from time import monotonic, time_ns
+from typing import Any, NamedTuple, TypeAlias
+from uuid import uuid4
+
+import msgspec
+
+from policyengine.client.socket import encode
+from policyengine.extras import install_command
+from policyengine.runtime.decision import (
+    Decision,
+    Gate,
+    Obligation,
+    Outcome,
+    Principal,
+    RateState,
+    Reason,
+    Remedy,
+    UnknownFact,
+)
+from policyengine.runtime.decode import NO_VALUE_EXTENSION
+from policyengine.runtime.ids import serials, ulid
+from policyengine.runtime.values import Invalid
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError(f"httpx is not installed; {install_command('httpx')}") from error
+
+Question: TypeAlias = Mapping[str, object]
+
+TIMEOUT = 0.25  # seconds for each of two tries
+FAILS_BEFORE_OPEN = 3  # in a row
+PAUSE = 0.25  # seconds that nobody asks a server that fails
+LARGEST_ANSWER = 16 * 1024 * 1024
+MOST_AT_ONCE = 1_000
+MSGPACK = "application/msgpack"
+GATEWAY_ERRORS = (502, 503, 504)
+# Raised before a question can have arrived.
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_LOG = logging.getLogger("policyengine")
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A decision on the wire."""
+
+    outcome: Outcome
+    allowed: bool
+    id: str
+    revision: str
+    package: str
+    gate: Gate | None
+    reasons: tuple[Reason, ...]
+    remedies: tuple[Remedy, ...]
+    principal: Principal
+    rates: tuple[RateState, ...]
+    obligations: tuple[Obligation, ...]
+    unknown: tuple[UnknownFact, ...]
+    would_be: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        if self.allowed is not (self.outcome is Outcome.ALLOW):
+            raise ValueError("`allowed` and `outcome` contradict each other")
+
+    @property
+    def decision(self) -> Decision:
+        return Decision.of(
+            self.outcome,
+            self.gate,
+            self.reasons,
+            remedies=self.remedies,
+            obligations=self.obligations,
+            rates=self.rates,
+            unknown=self.unknown,
+            principal=self.principal,
+            package=self.package,
+            revision=self.revision,
+            id=self.id,
+            would_be=self.would_be,
+        )
+
+
+class ToldMany(msgspec.Struct, frozen=True):
+    decisions: list[Told]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    detail: str = ""
+    hint: str | None = None
+
+
+class Sent(NamedTuple):
+    """One question as it goes over the wire, the same each time. `again`: it may be asked twice, whatever happened."""
+
+    path: str
+    content: bytes
+    headers: Mapping[str, str]
+    again: bool
+
+
+class Answered(NamedTuple):
+    status: int
+    media_type: str
+    content: bytes
+
+
+class Unanswered(Exception):
+    """There is no decision; why, in words."""
+
+
+def encodable(value: object) -> object:
+    """With what has no value in the form in which servers know it again."""
+    match value:
+        case Mapping():
+            return {name: encodable(one) for name, one in value.items()}
+        case list() | tuple():
+            return [encodable(one) for one in value]
+        case Invalid(why, digest):
+            return msgspec.msgpack.Ext(NO_VALUE_EXTENSION, f"{why}\0{digest or ''}".encode())
+        case _:
+            return value
+
+
+_one = msgspec.msgpack.Decoder(Told).decode
+_many = msgspec.msgpack.Decoder(ToldMany).decode
+_problem = msgspec.msgpack.Decoder(Problem).decode
+
+
+class Circuit:
+    """Opens when a server failed several times in a row. Once it paused, one caller tries; all others are refused."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock, self._lock = clock, Lock()
+        self._fails, self._again = 0, 0.0
+
+    def enter(self) -> None:
+        """Raises Unanswered at once while nobody is to ask."""
+        with self._lock:
+            if self._fails < FAILS_BEFORE_OPEN:
+                return
+            now = self._clock()
+            if now < self._again:
+                raise Unanswered("it did not answer lately")
+            self._again = now + PAUSE  # this caller tries for all
+
+    def leave(self, *, well: bool) -> None:
+        with self._lock:
+            was = self._fails
+            self._fails = 0 if well else was + 1
+            self._again = self._clock() + PAUSE
+        if not well and was + 1 == FAILS_BEFORE_OPEN:
+            _LOG.error("whoever decides does not answer: everything is denied until it does")
+        elif well and was >= FAILS_BEFORE_OPEN:
+            _LOG.warning("whoever decides answers again")
+
+
+class Exchanges:
+    """What both clients share: what is sent, and what is read of the answer."""
+
+    def __init__(
+        self, url: str, *, token: str | None = None, timeout: float = TIMEOUT, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self.timeout = timeout
+        self.circuit = Circuit(clock)
+        self._token = token
+        shown = {} if token is None else {"authorization": f"Bearer {token}"}
+        # No proxy of the environment stands between, and nobody is followed elsewhere.
+        self._settings: dict[str, Any] = {
+            "base_url": url, "timeout": timeout, "trust_env": False, "follow_redirects": False,
+            "headers": {**shown, "content-type": MSGPACK, "accept": MSGPACK},
+        }  # fmt: skip
+
+    def question(self, path: str, asked: object, *, spends: bool) -> Sent:
+        """A key has an owner only where a token says whose it is; without one, what spends is not asked twice."""
+        keyed = spends and self._token is not None
+        headers = {"idempotency-key": str(uuid4())} if keyed else {}
+        try:
+            return Sent(path, encode(encodable(asked)), headers, again=keyed or not spends)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise Unanswered(f"the question cannot be written: {error}") from None
+
+
+def content_of(answer: Answered) -> bytes:
+    """The content of an answer that is one. Raises Unanswered."""
+    if answer.status != 200:
+        raise Unanswered(said(answer))
+    if answer.media_type.partition(";")[0].strip() != MSGPACK:
+        raise Unanswered("what answers is no decision API")
+    return answer.content
+
+
+def said(answer: Answered) -> str:
+    try:
+        problem = _problem(answer.content)
+    except (msgspec.MsgspecError, ValueError):
+        return f"it answered with status {answer.status}"
+    return f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail or f"status {answer.status}"
+
+
+def decision_of(answer: Answered) -> Decision:
+    try:
+        return _one(content_of(answer)).decision
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Unanswered(f"the answer cannot be read: {error}") from None
+
+
+def decisions_of(answer: Answered, wanted: int) -> list[Decision]:
+    try:
+        found = [one.decision for one in _many(content_of(answer)).decisions]
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Unanswered(f"the answer cannot be read: {error}") from None
+    if len(found) != wanted:
+        raise Unanswered("there are not as many answers as questions")
+    return found
+
+
+def denial(error: Exception) -> Decision:
+    """The decision where there is none."""
+    if not isinstance(error, Unanswered):
+        _LOG.error("no decision, so it is denied", exc_info=error)
+    why = str(error) if isinstance(error, Unanswered) else "asking failed"
+    reason = Reason(Gate.FAILURE, f"no decision: {why}")
+    return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), id=ulid(time_ns(), next(serials)))
+
+
+def spending(question: Question) -> Question:
+    """An item of a batch spends only where it says so."""
+    options = question.get("options")
+    given = options if isinstance(options, Mapping) else {}
+    return {**question, "options": {"consume": True, **given}}
+
+
+def chunks(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    return (questions[at : at + MOST_AT_ONCE] for at in range(0, len(questions), MOST_AT_ONCE))
+
+
+def event_of(decision: str, status: int | None, latency_ms: float | None, output: object, refund: bool) -> object:
+    told = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output}
+    return {name: value for name, value in told.items() if value is not None} | ({"refund": True} if refund else {})
+
+
+def in_words(error: Exception, timeout: float) -> Unanswered:
+    match error:
+        case Unanswered():
+            return error
+        case httpx.TimeoutException() | TimeoutError():
+            return Unanswered(f"no answer within {timeout * 1_000:g} ms")
+        case _:
+            return Unanswered(f"it cannot be asked: {str(error) or type(error).__name__}")
+
+
+def check_size(content: bytearray) -> None:
+    if len(content) > LARGEST_ANSWER:
+        raise Unanswered("the answer is larger than 16 MiB")

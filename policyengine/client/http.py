@@ -1,0 +1,252 @@
+"""The HTTP API from Python, sync and async: whatever goes wrong on the way is a decision to deny, never an exception.
+
+    with PolicyClient("http://127.0.0.1:8080", token="…") as policies:
+        if policies.decide(question).allowed: …
+
+Nothing of the engine is needed, only `httpx`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from policyengine.client.base import (
+    GATEWAY_ERRORS,
+    TIMEOUT,
+    UNSENT,
+    Answered,
+    Exchanges,
+    Question,
+    Sent,
+    check_size,
+    chunks,
+    decision_of,
+    decisions_of,
+    denial,
+    event_of,
+    in_words,
+    spending,
+)
+from policyengine.extras import install_command
+from policyengine.runtime.decision import Decision
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError(f"httpx is not installed; {install_command('httpx')}") from error
+
+_LOG = logging.getLogger("policyengine")
+
+
+class PolicyClient(Exchanges):
+    """Asks `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
+
+    Each of at most two tries has `timeout` seconds. What spends is asked twice only by a key, which needs a `token`, or
+    where the first try cannot have arrived. A server that failed three times in a row is left alone for a moment.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        clock: Callable[[], float] = monotonic,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(url, token=token, timeout=timeout, clock=clock)
+        self._http = httpx.Client(transport=transport, **self._settings)
+
+    def decide(self, question: Question) -> Decision:
+        """Decide and spend. A deny at gate `failure` where there was no answer."""
+        try:
+            return decision_of(self._asked(self.question("/decide", question, spends=True)))
+        except Exception as error:
+            return denial(error)
+
+    def evaluate(self, question: Question) -> Decision:
+        """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
+        try:
+            return decision_of(self._asked(self.question("/evaluate", question, spends=False)))
+        except Exception as error:
+            return denial(error)
+
+    def decide_many(self, questions: Sequence[Question]) -> list[Decision]:
+        """Decide each and spend, in order. Those without an answer are denied."""
+        return [decision for chunk in chunks(questions) for decision in self._decided(chunk)]
+
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Question | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
+        try:
+            event = event_of(decision, status, latency_ms, output, refund)
+            return self._asked(self.question("/events", event, spends=False)).status == 200
+        except Exception as error:
+            _LOG.warning("an outcome could not be reported: %s", error)
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _decided(self, questions: Sequence[Question]) -> list[Decision]:
+        try:
+            asked = {"requests": [spending(one) for one in questions]}
+            return decisions_of(self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
+        except Exception as error:
+            return [denial(error) for _ in questions]
+
+    def _asked(self, sent: Sent) -> Answered:
+        self.circuit.enter()
+        try:
+            answer = self._tried(sent)
+        except Exception as error:
+            self.circuit.leave(well=False)
+            raise in_words(error, self.timeout) from None
+        self.circuit.leave(well=answer.status < 500)
+        return answer
+
+    def _tried(self, sent: Sent) -> Answered:
+        """Twice, where the first try came to nothing."""
+        try:
+            answer = self._exchanged(sent)
+        except (httpx.HTTPError, TimeoutError) as error:
+            if not sent.again and not isinstance(error, UNSENT):
+                raise
+        else:
+            if not sent.again or answer.status not in GATEWAY_ERRORS:
+                return answer
+        return self._exchanged(sent)
+
+    def _exchanged(self, sent: Sent) -> Answered:
+        """One try. That each piece comes in time is not enough: all of them together have to."""
+        deadline = monotonic() + self.timeout
+        content = bytearray()
+        with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:
+            for piece in answer.iter_bytes():
+                content += piece
+                check_size(content)
+                if monotonic() > deadline:
+                    raise TimeoutError
+            return Answered(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+
+
+class AsyncPolicyClient(Exchanges):
+    """`PolicyClient` for callers with an event loop: the same, awaited. Integrations take one in place of an Engine."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        clock: Callable[[], float] = monotonic,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(url, token=token, timeout=timeout, clock=clock)
+        self._http = httpx.AsyncClient(transport=transport, **self._settings)
+
+    async def decide(self, question: Question) -> Decision:
+        """Decide and spend. A deny at gate `failure` where there was no answer."""
+        try:
+            return decision_of(await self._asked(self.question("/decide", question, spends=True)))
+        except Exception as error:
+            return denial(error)
+
+    async def evaluate(self, question: Question) -> Decision:
+        """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
+        try:
+            return decision_of(await self._asked(self.question("/evaluate", question, spends=False)))
+        except Exception as error:
+            return denial(error)
+
+    async def decide_many(self, questions: Sequence[Question]) -> list[Decision]:
+        """Decide each and spend, in order. Those without an answer are denied."""
+        return [decision for chunk in chunks(questions) for decision in await self._decided(chunk)]
+
+    async def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Question | None = None,
+        refund: bool = False,
+    ) -> bool:
+        """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
+        try:
+            event = event_of(decision, status, latency_ms, output, refund)
+            return (await self._asked(self.question("/events", event, spends=False))).status == 200
+        except Exception as error:
+            _LOG.warning("an outcome could not be reported: %s", error)
+            return False
+
+    # By the names that an Engine has for callers with an event loop.
+    decide_async, evaluate_async, report_async = decide, evaluate, report
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _decided(self, questions: Sequence[Question]) -> list[Decision]:
+        try:
+            asked = {"requests": [spending(one) for one in questions]}
+            return decisions_of(await self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
+        except Exception as error:
+            return [denial(error) for _ in questions]
+
+    async def _asked(self, sent: Sent) -> Answered:
+        self.circuit.enter()
+        try:
+            answer = await self._tried(sent)
+        except Exception as error:
+            self.circuit.leave(well=False)
+            raise in_words(error, self.timeout) from None
+        self.circuit.leave(well=answer.status < 500)
+        return answer
+
+    async def _tried(self, sent: Sent) -> Answered:
+        """Twice, where the first try came to nothing."""
+        try:
+            answer = await self._exchanged(sent)
+        except (httpx.HTTPError, TimeoutError) as error:
+            if not sent.again and not isinstance(error, UNSENT):
+                raise
+        else:
+            if not sent.again or answer.status not in GATEWAY_ERRORS:
+                return answer
+        return await self._exchanged(sent)
+
+    async def _exchanged(self, sent: Sent) -> Answered:
+        content = bytearray()
+        with anyio.fail_after(self.timeout):
+            async with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:
+                async for piece in answer.aiter_bytes():
+                    content += piece
+                    check_size(content)
+                return Answered(answer.status_code, answer.headers.get("content-type", ""), bytes(content))

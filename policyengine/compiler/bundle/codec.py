@@ -1,0 +1,208 @@
+"""Values of declared types to plain data and back, for bundles: nothing that is read is believed before it is checked.
+
+The declared fields of the kernel's classes say how each value is written: a class is an array of its fields, headed by
+its number where several classes are possible. The same declarations say what may stand there when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
+from itertools import pairwise
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from policyengine import typesystem
+from policyengine.compiler.bundle.scalars import (
+    SCALARS,
+    TYPE,
+    VALUE,
+    Coder,
+    Reading,
+    Unreadable,
+    Writing,
+    unreadable,
+    word,
+)
+from policyengine.kernel.fingerprint import SEMANTICS
+
+# The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
+# Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
+DEEPEST = 250
+
+Item = TypeVar("Item")
+Check: TypeAlias = Callable[[Any, Reading], None]
+
+
+# ── What holds others ─────────────────────────────────────────────────────────────────────────
+
+
+def items(item: Coder) -> Coder:
+    def read(raw: object, reading: Reading) -> tuple[object, ...]:
+        if type(raw) is not list:
+            raise unreadable("a list", raw)
+        found = []
+        for one in raw:
+            found.append(item.read(one, reading))
+        return tuple(found)
+
+    return Coder(f"({item.shape}, …)", lambda value, writing: [item.write(one, writing) for one in value], read)
+
+
+def pairing(parts: tuple[Coder, ...]) -> Coder:
+    """A tuple of so many, each of its own type."""
+
+    def read(raw: object, reading: Reading) -> tuple[object, ...]:
+        if type(raw) is not list or len(raw) != len(parts):
+            raise unreadable(f"a list of {len(parts)}", raw)
+        return tuple([part.read(one, reading) for part, one in zip(parts, raw, strict=True)])
+
+    def write(value: tuple[object, ...], writing: Writing) -> object:
+        return [part.write(one, writing) for part, one in zip(parts, value, strict=True)]
+
+    return Coder(f"({', '.join(part.shape for part in parts)})", write, read)
+
+
+def distinct(item: Coder) -> Coder:
+    """A set, in rising order."""
+
+    def read(raw: object, reading: Reading) -> frozenset[object]:
+        if type(raw) is not list:
+            raise unreadable("a set", raw)
+        found: list[Any] = [item.read(one, reading) for one in raw]
+        if any(one >= other for one, other in pairwise(found)):
+            raise Unreadable("a set whose elements are not in rising order")
+        return frozenset(found)
+
+    return Coder(f"{{{item.shape}}}", lambda value, writing: [item.write(one, writing) for one in sorted(value)], read)
+
+
+@dataclass(slots=True)
+class Record:
+    """A class: an array of its fields; `number` goes first where other classes are possible.
+
+    `check` says whether a value that was read is one that the checker could have made.
+    """
+
+    kind: type
+    number: int
+    names: tuple[str, ...] = ()
+    coders: tuple[Coder, ...] = ()
+    check: Check | None = None
+
+    @property
+    def shape(self) -> str:
+        told = ", ".join(f"{name}: {coder.shape}" for name, coder in zip(self.names, self.coders, strict=True))
+        return f"{self.number} {self.kind.__name__}({told})"
+
+    def write(self, value: object, writing: Writing) -> list[object]:
+        return [coder.write(getattr(value, name), writing) for name, coder in zip(self.names, self.coders, strict=True)]
+
+    def read(self, raw: Any, reading: Reading, first: int = 0) -> Any:
+        if type(raw) is not list or len(raw) - first != len(self.coders):
+            raise unreadable(f"{self.kind.__name__} with {len(self.coders)} members", raw)
+        members = {}
+        for name, coder in zip(self.names, self.coders, strict=True):
+            members[name] = coder.read(raw[first], reading)
+            first += 1
+        made = self.kind(**members)
+        if self.check is not None:
+            self.check(made, reading)
+        return made
+
+
+def either(absent: bool, other: Coder | None, records: Sequence[Record]) -> Coder:
+    """One of several: what is written says which. With classes, `other` is nothing that is written as a list."""
+    numbered = {record.number: record for record in records}
+    by_class = {record.kind: record for record in records}
+
+    def write(value: object, writing: Writing) -> object:
+        record = by_class.get(type(value))
+        if record is not None:
+            return [record.number, *record.write(value, writing)]
+        return None if value is None or other is None else other.write(value, writing)
+
+    def read(raw: Any, reading: Reading) -> Any:
+        if raw is None and absent:
+            return None
+        if not numbered or type(raw) is not list:
+            if other is None:
+                raise unreadable(told, raw)
+            return other.read(raw, reading)
+        record = numbered.get(raw[0]) if raw and type(raw[0]) is int else None
+        if record is None:
+            raise unreadable(told, raw[0] if raw else raw)
+        reading.depth += 1
+        if reading.depth > DEEPEST:
+            raise Unreadable(f"parts nest more than {DEEPEST} levels deep")
+        made = record.read(raw, reading, 1)
+        reading.depth -= 1
+        return made
+
+    told = " | ".join([*["None"] * absent, *([other.shape] if other else []), *(one.__name__ for one in by_class)])
+    return Coder(told, write, read)
+
+
+# ── From declarations ─────────────────────────────────────────────────────────────────────────
+
+
+class Codec:
+    """The coders of some classes and of all they are made of, numbered in the order in which they are come upon."""
+
+    def __init__(self, roots: Sequence[Any], checks: Mapping[type, Check]) -> None:
+        self.records: dict[type, Record] = {}
+        self._checks = checks
+        self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
+        told = "\n".join([f"semantics {SEMANTICS}", *(record.shape for record in self.records.values())])
+        # Two codecs that write alike have the same; another field, class, order or meaning makes it another.
+        self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def write(self, value: object, writing: Writing, kind: Any = None) -> object:
+        """A value of one of the roots, which is its class unless another `kind` is said."""
+        return self._roots[kind or type(value)].write(value, writing)
+
+    def read(self, kind: type[Item], raw: object, reading: Reading) -> Item:
+        """A value of the root that is named. Raises Unreadable."""
+        try:
+            made: Item = self._roots[kind].read(raw, reading)
+        except RecursionError:
+            raise Unreadable("parts within parts without end") from None
+        return made
+
+    def _record(self, kind: type) -> Record:
+        known = self.records.get(kind)
+        if known is None:
+            known = self.records[kind] = Record(kind, len(self.records), check=self._checks.get(kind))
+            hints = get_type_hints(kind)
+            known.names = tuple(one.name for one in fields(kind))
+            known.coders = tuple(self._coder(hints[name]) for name in known.names)
+        return known
+
+    def _coder(self, hint: Any) -> Coder:
+        if hint in SCALARS:
+            return SCALARS[hint]
+        if hint == typesystem.Type:
+            return TYPE
+        origin, inner = get_origin(hint), get_args(hint)
+        if origin is Literal:
+            return word(inner)
+        if origin is frozenset:
+            return distinct(self._coder(inner[0]))
+        if origin is tuple:
+            parts = tuple(self._coder(one) for one in inner if one is not ...)
+            return items(parts[0]) if inner[-1] is ... else pairing(parts)
+        if origin in (Union, UnionType):
+            return self._union(inner)
+        record = self._record(hint)
+        return Coder(record.kind.__name__, record.write, record.read)
+
+    def _union(self, members: tuple[Any, ...]) -> Coder:
+        if Decimal in members:
+            return VALUE
+        records = [self._record(one) for one in members if isinstance(one, type) and is_dataclass(one)]
+        others = [self._coder(one) for one in members if not is_dataclass(one) and one is not NoneType]
+        if len(others) > 1:
+            raise TypeError(f"what is written does not say which of {members} it is")
+        return either(NoneType in members, others[0] if others else None, records)

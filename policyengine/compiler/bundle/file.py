@@ -1,0 +1,201 @@
+"""Bundles: a compiled policy as one signed file. What is loaded from one decides as its sources do, and starts sooner.
+
+A file is a MessagePack array that begins, in every format there will ever be, with the magic word, the number of the
+format, and the version that wrote it. Here follow: `shape` (how the kernel's classes are written), the SHA-256 of all
+that stands before it and of the payload, the payload, the signatures.
+
+Most of the payload is read, and checked, when a decision first needs it, so that a large policy loads about as fast as
+it can be hashed: see `payload.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from policyengine.compiler.bundle.payload import codec, packed, payload_of, read_payload, unpacked
+from policyengine.compiler.bundle.scalars import Unreadable
+from policyengine.compiler.bundle.signature import KeyFileError, Signature, SigningKey, trusted_keys
+from policyengine.compiler.tree import Tree, tree_of
+from policyengine.diagnostics.model import Diagnostic, PolicyError
+from policyengine.kernel import Kernel
+from policyengine.runtime.structure_checks import quoted
+from policyengine.source import Source, Span
+from policyengine.syntax.gc_pause import uncollected
+
+SUFFIX = ".policybundle"
+MAGIC = "policyengine bundle"
+FORMAT = 1
+LARGEST = 1 << 30  # bytes; a hundred thousand rules take some fifty million
+AGAIN = "compile the policy again with this version of policyengine"
+
+Keys: TypeAlias = Iterable[Path | str | bytes]
+
+
+class BundleError(PolicyError):
+    """A bundle cannot be used: `file`, `code`, `message` and `hint` say why and what to do.
+
+    It is a PolicyError with one finding, so whoever expects that of policies need not know of bundles.
+    """
+
+    def __init__(self, file: str, code: str, message: str, hint: str | None = None) -> None:
+        self.file, self.code, self.message, self.hint = file, code, message, hint
+        super().__init__([Diagnostic(code, message, Span(Source(file, ""), 0, 0), hint)])
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read. `digest` is 64 hexadecimal digits; `signed_by` are ids of trusted keys that signed it."""
+
+    kernel: Kernel
+    tree: Tree
+    digest: str
+    made_by: str
+    signed_by: tuple[str, ...] = ()
+
+
+# ── Writing ───────────────────────────────────────────────────────────────────────────────────
+
+
+@uncollected()
+def write_bundle(kernel: Kernel, made_by: str, key: SigningKey | None = None) -> bytes:
+    """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
+    payload = payload_of(kernel, tree_of(kernel))
+    digest = digest_of(FORMAT, made_by, codec().shape, payload)
+    signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
+    return packed([MAGIC, FORMAT, made_by, codec().shape, digest, payload, signatures])
+
+
+def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
+    found = hashlib.sha256(packed([MAGIC, number, made_by, shape]))
+    found.update(payload)
+    return found.digest()
+
+
+# ── Reading ───────────────────────────────────────────────────────────────────────────────────
+
+
+def read_bundle(path: Path | str, keys: Keys | None = None) -> Bundle:
+    """The bundle in a file. With `keys` (files of public keys, or bytes of them) one of them must have signed it.
+
+    Blocks, guards and binders are read when they are first needed. Raises BundleError, then too.
+    """
+    return decode_bundle(contents(path), str(path), keys)
+
+
+@uncollected()
+def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -> Bundle:
+    """The bundle that the bytes are; `name` is what messages call it. Raises BundleError."""
+    made_by, digest, payload, signatures = opened(data, name)
+    signed_by = () if keys is None else verified(digest, signatures, keys, name)
+    try:
+        kernel, tree = read_payload(payload, lambda why: invalid(name, why))
+    except Unreadable as error:
+        raise invalid(name, str(error)) from None
+    return Bundle(kernel, tree, digest.hex(), made_by, signed_by)
+
+
+def contents(path: Path | str) -> bytes:
+    name = str(path)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
+            raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
+        with open(path, "rb") as file:
+            if status.st_size > LARGEST:
+                raise BundleError(name, "E166", f"this bundle has {status.st_size:,} bytes; the limit is {LARGEST:,}")
+            return file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise BundleError(name, "E151", "there is no such file", "paths are read from the current folder") from None
+    except IsADirectoryError:
+        raise BundleError(name, "E152", "this is a folder", f"name a bundle: a file `…{SUFFIX}`") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BundleError(name, "E152", f"this bundle cannot be read: {why.lower()}") from None
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file begins as bundles do, whatever their version. Raises OSError."""
+    with path.open("rb") as file:
+        return begins_as_one(file.read(64))
+
+
+def begins_as_one(data: bytes) -> bool:
+    return data[1:].startswith(packed(MAGIC))
+
+
+def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
+    """Version, digest, payload and signatures, once it is sure that this is a bundle, of this format, undamaged."""
+    try:
+        head = unpacked(data)
+    except Unreadable:
+        head = None
+    match head:
+        case [str(magic), int(number), str(made_by), *rest] if magic == MAGIC:
+            pass
+        case _ if begins_as_one(data):
+            raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
+        case _:
+            raise BundleError(name, "E160", "this is no bundle", "`policyengine compile` makes one of a policy")
+    match rest:
+        case [str(shape), bytes(digest), bytes(payload), [*signatures]] if number == FORMAT:
+            check_digest(digest, number, made_by, shape, payload, name)
+            check_shape(made_by, shape, name)
+            return made_by, digest, payload, [signature_in(raw, name) for raw in signatures]
+        case _ if number != FORMAT:
+            message = f"this bundle has format {number}, of policyengine {told(made_by)}; this one reads {FORMAT}"
+            raise BundleError(name, "E161", message, f"{AGAIN}, or load the bundle with that one")
+        case _:
+            raise invalid(name, "parts in another order")
+
+
+def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: bytes, name: str) -> None:
+    if digest_of(number, made_by, shape, payload) != digest:
+        raise BundleError(name, "E162", "this bundle is damaged: its digest is another", f"copy it again, or {AGAIN}")
+
+
+def check_shape(made_by: str, shape: str, name: str) -> None:
+    if shape != codec().shape:
+        message = f"policyengine {told(made_by)} compiled this bundle, and this version stores policies otherwise"
+        raise BundleError(name, "E161", message, AGAIN)
+
+
+def told(version: str) -> str:
+    """A version as a message may show it."""
+    return version[:32] if re.fullmatch(r"[0-9A-Za-z.+-]+", version) else "of unknown version"
+
+
+def signature_in(raw: object, name: str) -> Signature:
+    match raw:
+        case [str(key), bytes(signature)]:
+            return Signature(key, signature)
+        case _:
+            raise invalid(name, "a signature that is none")
+
+
+def verified(digest: bytes, signatures: Sequence[Signature], keys: Keys, name: str) -> tuple[str, ...]:
+    """The ids of the trusted keys that signed; at least one did."""
+    try:
+        trusted = trusted_keys(keys)
+    except KeyFileError as error:
+        raise BundleError(error.file, "E164", error.message, error.hint) from None
+    signed = tuple(one.id for one in trusted if any(one.signed(digest, signature) for signature in signatures))
+    if signed:
+        return signed
+    ids = ", ".join(one.id for one in trusted) or "none"
+    if not signatures:
+        message, hint = "this bundle is not signed", f"sign it: `policyengine compile … --key private.pem` ({ids})"
+    else:
+        message = "no trusted key signed this bundle"
+        hint = f"it says it was signed by {', '.join(told(one.key) for one in signatures[:4])}; trusted are: {ids}"
+    raise BundleError(name, "E163", message, hint)
+
+
+def invalid(name: str, why: str) -> BundleError:
+    return BundleError(name, "E165", f"this bundle holds what no policy compiles to: {quoted(why)}", AGAIN)

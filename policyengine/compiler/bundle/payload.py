@@ -1,0 +1,260 @@
+"""What a bundle holds: a kernel and its tree, most of which is read, and checked, when a decision first needs it.
+
+Blocks, guards and binders are bytes of their own, and so is what stands at each pattern. Everything else is small.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from threading import Lock
+from typing import Any, TypeAlias, TypeVar, cast, overload
+
+import msgpack  # type: ignore[import-untyped]
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
+from policyengine.compiler.bundle.codec import Codec
+from policyengine.compiler.bundle.scalars import Reading, Unreadable, Writing, read_types
+from policyengine.compiler.bundle.verify import CHECKS
+from policyengine.compiler.bundle.verify_expressions import require
+from policyengine.compiler.tree import Tree, Uses
+from policyengine.source import Source
+from policyengine.typesystem import Ref, Type
+
+NAMED = ("entities", "issuers", "attesters")
+PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
+SMALL = ("package", "packages", "revision", "unrestricted", "advisory", "delegation")
+MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
+KINDS = (
+    *(
+        k.Entity,
+        k.Issuer,
+        k.Attester,
+        k.DelegationLimits,
+        k.Binder,
+        k.AgentBlock,
+        k.UserBlock,
+        k.AnyoneBlock,
+        k.Guard,
+        k.Limit,
+        k.Watch,
+        k.MapItem,
+    ),
+    *(Tree, Uses),
+)
+UNIONS = {"limits": k.Limit, "maps": k.MapItem}
+REVISION = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+Item = TypeVar("Item")
+Anchor = TypeVar("Anchor", k.Entity, k.Issuer, k.Attester)
+Refuse: TypeAlias = Callable[[str], Exception]
+
+
+@cache
+def codec() -> Codec:
+    """Made for the first bundle that is written or read, for most engines never see one."""
+    return Codec(KINDS, CHECKS)
+
+
+def packed(value: object) -> bytes:
+    return cast(bytes, msgpack.packb(value))
+
+
+def unpacked(data: bytes) -> Any:
+    """Raises Unreadable."""
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
+        raise Unreadable("what is no MessagePack") from None
+
+
+def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
+    writing = Writing()
+    named = {
+        field: [codec().write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED
+    }
+    parts = {
+        field: [packed(codec().write(one, writing, UNIONS.get(field))) for one in getattr(kernel, field)]
+        for field in PARTS
+    }
+    members = {
+        "package": kernel.package,
+        "packages": list(kernel.packages),
+        "revision": kernel.revision,
+        "unrestricted": list(kernel.unrestricted),
+        "advisory": list(kernel.advisory),
+        "delegation": [codec().write(one, writing) for one in kernel.delegation],
+        **named,
+        **parts,
+        "tree": codec().write(replace(tree, uses=()), writing),
+        "uses": [packed(codec().write(one, writing)) for one in tree.uses],
+        # What a source is called below the policy root: bundles tell nothing of the machine that made them.
+        "sources": [[source.label or source.name, source.text] for source in writing.sources],
+        "types": writing.rows,
+    }
+    return packed({name: members[name] for name in MEMBERS})
+
+
+def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
+    """What a payload holds. Raises Unreadable; a part that is wrong raises what `refuse` makes, when it is needed."""
+    raw = unpacked(payload)
+    require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
+    reading = Reading(tuple(source_in(one) for one in listed(raw["sources"])), read_types(raw["types"]))
+    entities = mapping(k.Entity, raw["entities"], reading)
+    check_entities(reading.types, entities)
+    issuers = mapping(k.Issuer, raw["issuers"], reading)
+    attesters = mapping(k.Attester, raw["attesters"], reading)
+    counts = {field: len(listed(raw[field])) for field in (*PARTS, "uses")}
+    reading = replace(
+        reading,
+        entities=frozenset(entities),
+        issuers=frozenset(issuers),
+        attesters=frozenset(attesters),
+        counts=counts,
+    )
+    kernel = k.Kernel(
+        package=text(raw["package"]),
+        packages=texts(raw["packages"]),
+        revision=revision(raw["revision"]),
+        entities=entities,
+        issuers=issuers,
+        attesters=attesters,
+        unrestricted=texts(raw["unrestricted"]),
+        advisory=texts(raw["advisory"]),
+        delegation=tuple(codec().read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
+        binders=parts(k.Binder, raw["binders"], reading, refuse),
+        agents=parts(k.AgentBlock, raw["agents"], reading, refuse),
+        users=parts(k.UserBlock, raw["users"], reading, refuse),
+        anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
+        guards=parts(k.Guard, raw["guards"], reading, refuse),
+        limits=parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
+        watches=parts(k.Watch, raw["watches"], reading, refuse),
+        maps=parts(cast("type[k.MapItem]", k.MapItem), raw["maps"], reading, refuse),
+    )
+    return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
+
+
+def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
+    """Both with every part read, so that none can fail later."""
+    kernel = replace(
+        kernel,
+        binders=tuple(kernel.binders),
+        agents=tuple(kernel.agents),
+        users=tuple(kernel.users),
+        anyones=tuple(kernel.anyones),
+        guards=tuple(kernel.guards),
+        limits=tuple(kernel.limits),
+        watches=tuple(kernel.watches),
+        maps=tuple(kernel.maps),
+    )
+    return kernel, replace(tree, uses=tuple(tree.uses))
+
+
+# ── Parts, read when they are needed ──────────────────────────────────────────────────────────
+
+
+class Parts(Sequence[Item]):
+    """Items that are bytes until somebody asks for them. Threads may share it: all get the same item."""
+
+    __slots__ = ("_items", "_lock", "_read")
+
+    def __init__(self, data: list[bytes], read: Callable[[int, bytes], Item]) -> None:
+        self._items: list[bytes | Item] = [*data]
+        self._read, self._lock = read, Lock()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(index, slice):
+            return tuple(self[one] for one in range(*index.indices(len(self))))
+        item = self._items[index]
+        return self._made(range(len(self))[index]) if isinstance(item, bytes) else item
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Parts | tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def _made(self, index: int) -> Item:
+        with self._lock:
+            item = self._items[index]
+            if isinstance(item, bytes):
+                item = self._items[index] = self._read(index, item)
+            return item
+
+
+def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tuple[Item, ...]:
+    def read(index: int, data: bytes) -> Item:
+        fresh = replace(reading, unbound=[], depth=0)
+        try:
+            made = codec().read(kind, unpacked(data), fresh)
+            require(not fresh.unbound, "a variable that nothing binds")
+        except Unreadable as error:
+            raise refuse(f"{getattr(kind, '__name__', 'part')} {index + 1}: {error}") from None
+        return made
+
+    blobs = [one for one in listed(raw) if isinstance(one, bytes)]
+    require(len(blobs) == len(listed(raw)), "parts that are no bytes")
+    # The kernel's classes say `tuple`; nobody asks more of one than a sequence gives.
+    return cast("tuple[Item, ...]", Parts(blobs, read))
+
+
+# ── The small rest ────────────────────────────────────────────────────────────────────────────
+
+
+def listed(raw: object) -> list[Any]:
+    require(isinstance(raw, list), "no list where one belongs")
+    return cast("list[Any]", raw)
+
+
+def text(raw: object) -> str:
+    require(isinstance(raw, str), "no text where one belongs")
+    return cast(str, raw)
+
+
+def texts(raw: object) -> tuple[str, ...]:
+    return tuple(text(one) for one in listed(raw))
+
+
+def revision(raw: object) -> str:
+    require(REVISION.fullmatch(text(raw)) is not None, "a revision that is no digest")
+    return text(raw)
+
+
+def source_in(raw: object) -> Source:
+    match raw:
+        case [str(name), str(written)]:
+            return Source(name, written, name)
+        case _:
+            raise Unreadable("a source without its text")
+
+
+def mapping(kind: type[Anchor], raw: object, reading: Reading) -> Mapping[str, Anchor]:
+    found = [codec().read(kind, one, reading) for one in listed(raw)]
+    names = [one.name for one in found]
+    require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
+    return dict(zip(names, found, strict=True))
+
+
+def check_entities(types: Sequence[Type], entities: Mapping[str, k.Entity]) -> None:
+    """Whatever is spoken of is declared."""
+    known = {*entities, *BUILT_IN_ENTITIES}
+    spoken = [type_.entities for type_ in types if isinstance(type_, Ref)]
+    spoken += [frozenset(entity.parents) for entity in entities.values()]
+    require(all(names <= known for names in spoken), "an entity that is not declared")

@@ -1,0 +1,143 @@
+"""What part of the tree is asked for: an endpoint as somebody types it, the blocks that are about one agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.endpoints import CAPTURE, segment_mistake, tool_mistake
+from policyengine.diagnostics.model import suggest
+from policyengine.runtime import paths
+from policyengine.runtime.patterns import Glob
+from policyengine.source import Source, Span
+
+HOW = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or `ACTION verb type`"
+
+
+@dataclass(eq=False)
+class AskedError(Exception):
+    """What is asked for does not exist. `kind` is `endpoint` or `agent`; `hint` says what to do."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+# ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
+
+
+def read_endpoint(text: str) -> k.Pattern:
+    """A concrete endpoint or a pattern as policies write it; without a method it is any. Raises AskedError."""
+    first, _, rest = text.strip().partition(" ")
+    if first == "TOOL":
+        return _tool(text, rest.strip())
+    if first == "ACTION":
+        return _action(text, rest.split())
+    methods, path = ("", first + (f" {rest}" if rest else "")) if first.startswith("/") else (first, rest.strip())
+    if not path.startswith("/"):
+        raise _no_endpoint(text, None)
+    return _http(text, _methods(text, methods), path)
+
+
+def is_area(pattern: k.Pattern) -> bool:
+    """Whether it names a part of the tree and no single endpoint."""
+    return (isinstance(pattern, k.HttpPattern) and pattern.rest) or (
+        isinstance(pattern, k.ToolPattern) and "*" in pattern.glob
+    )
+
+
+def _no_endpoint(text: str, why: str | None, hint: str | None = None) -> AskedError:
+    return AskedError("endpoint", f"`{text}` is no endpoint{f': {why}' if why else ''}", hint or HOW)
+
+
+def _written(text: str) -> Span:
+    return Span(Source("--endpoint", text), 0, len(text))
+
+
+def _tool(text: str, glob: str) -> k.ToolPattern:
+    if why := tool_mistake(glob):
+        raise _no_endpoint(text, why)
+    return k.ToolPattern(glob, span=_written(text))
+
+
+def _action(text: str, words: Sequence[str]) -> k.ActionPattern:
+    if len(words) != 2:
+        raise _no_endpoint(text, "an action is a verb and a type")
+    return k.ActionPattern(*words, span=_written(text))
+
+
+def _methods(text: str, words: str) -> tuple[str, ...] | None:
+    if words in ("", "ANY"):
+        return None
+    found = [paths.method_of(word) for word in words.split("|")]
+    if any(isinstance(method, paths.Malformed) for method in found):
+        raise _no_endpoint(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
+    return tuple(sorted({str(method) for method in found}))
+
+
+def _http(text: str, methods: tuple[str, ...] | None, path: str) -> k.HttpPattern:
+    parts = path[1:].removesuffix("/").split("/") if path != "/" else []
+    rest = parts[-1:] == ["**"]
+    if len(parts) > paths.MOST_SEGMENTS:
+        raise _no_endpoint(text, f"no path has more than {paths.MOST_SEGMENTS} segments")
+    segments = tuple(_segment(text, part) for part in (parts[:-1] if rest else parts))
+    return k.HttpPattern(methods, segments, rest, span=_written(text))
+
+
+def _segment(text: str, part: str) -> k.Segment:
+    captures = list(CAPTURE.finditer(part))
+    if mistake := segment_mistake(part, len(captures)):
+        raise _no_endpoint(text, mistake[1], mistake[2])
+    if part == "*":
+        return k.Segment("", wild=True)
+    if not captures:
+        return k.Segment(part)
+    return k.Segment(part[: captures[0].start()], True, part[captures[0].end() :], captures[0][1])
+
+
+# ── Agents ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The blocks that are about an agent, by their numbers; and those of groups it was not said to be in."""
+
+    name: str
+    blocks: frozenset[int]
+    groups: tuple[int, ...]
+
+
+def reach_of(kernel: k.Kernel, name: str, groups: Sequence[str]) -> Reach:
+    """Blocks with a condition count: they may be about any agent. Raises AskedError for a name that no block knows."""
+    blocks = list(enumerate(kernel.agents))
+    known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
+    for group in groups:
+        if group not in known_groups:
+            raise _unknown("group", group, known_groups, None)
+    found = {number for number, block in blocks if _is_about(block.who, name, groups)}
+    asking = {number for number, block in blocks if isinstance(block.who, k.Where)}
+    names = {block.who.name for _, block in blocks if isinstance(block.who, k.Called)}
+    if not found and (suggest(name, names) or not asking):
+        raise _unknown("agent", name, names, "name its groups with `--group`" if known_groups else None)
+    found |= asking
+    others = [number for number, block in blocks if isinstance(block.who, k.InGroup) and number not in found]
+    return Reach(name, frozenset(found), tuple(others))
+
+
+def _is_about(who: k.Called | k.CalledLike | k.InGroup | k.Where, name: str, groups: Sequence[str]) -> bool:
+    match who:
+        case k.Called(called):
+            return called == name
+        case k.CalledLike(glob):
+            return Glob(glob).matches(name)
+        case k.InGroup(group):
+            return group in groups
+        case k.Where():
+            return False
+
+
+def _unknown(kind: str, name: str, known: set[str], otherwise: str | None) -> AskedError:
+    close = suggest(name, known)
+    hint = f"did you mean `{close}`?" if close else otherwise
+    return AskedError("agent", f"no block is about {kind} `{name}`", hint)

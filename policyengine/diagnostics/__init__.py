@@ -1,0 +1,1 @@
+"""Diagnostics: what is wrong with a policy, where, and what to do."""

@@ -1,0 +1,53 @@
+"""Every diagnostic, documented: one table for `explain-code`, the editor and the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from policyengine.diagnostics.catalog import (
+    allowances,
+    bundles,
+    dead_rules,
+    endpoints,
+    entities,
+    files,
+    grants,
+    guards,
+    lint_rules,
+    maps,
+    names,
+    syntax,
+    tests,
+    unsupported,
+)
+from policyengine.diagnostics.catalog.entry import Code
+
+__all__ = ["CODES", "RULES", "Code", "rule"]
+
+_PARTS = (
+    syntax,
+    files,
+    bundles,
+    entities,
+    names,
+    endpoints,
+    grants,
+    guards,
+    tests,
+    dead_rules,
+    maps,
+    unsupported,
+    allowances,
+    lint_rules,
+)
+
+CODES: Mapping[str, Code] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
+
+# The warnings by their short names: what an allowance may name, and `policyengine.toml` select and ignore.
+RULES: Mapping[str, Code] = MappingProxyType({code.name: code for code in CODES.values() if code.name})
+
+
+def rule(word: str) -> Code | None:
+    """The diagnostic that a code or a short name means, in upper or lower case."""
+    return RULES.get(word.lower()) or CODES.get(word.upper())

@@ -1,0 +1,51 @@
+"""E9xx: what the language has and the engine does not enforce yet, and other bounds."""
+
+from policyengine.diagnostics.catalog.entry import Code
+
+_WHY = (
+    "The language has it and the engine does not enforce it yet. A policy that only seems to limit something is worse "
+    "than one that does not, so it is refused."
+)
+_GOOD = "anyone { may GET /a }\n"
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E902",
+        "a fact that a test cannot give yet",
+        "Facts that are learned from what callers do come with a later version: until then nobody can give them.",
+        _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
+        _GOOD + 'test "a" { GET /a => allow }\n',
+    ),
+    Code(
+        "W902",
+        "a fact that is not learned yet",
+        "Facts that are learned from what callers do come with a later version. Until then each has its neutral value "
+        "for everybody: a raise that asks for more trust never acts, and neither does a clamp for a burst.",
+        _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
+        _GOOD,
+        name="not-learned-yet",
+    ),
+    Code(
+        "E905",
+        "profiles are not enforced yet",
+        _WHY,
+        _GOOD + 'profile "p" for agent "x" { expect GET /a -> GET /b }\n',
+        _GOOD,
+    ),
+    Code(
+        "E906",
+        "invariants are not proved yet",
+        _WHY,
+        _GOOD + 'invariant "i" { never allow GET /b }\n',
+        _GOOD,
+    ),
+    Code("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
+    Code(
+        "E910",
+        "a rate or budget that makes no sense",
+        "A rate says how many in how long, neither of them zero, or how many at once. `floor` and `clamp` go below its "
+        "pace, `raise` above it. Windows and numbers must be such that every store counts them exactly.",
+        _GOOD + 'rate "r" per agent.id { 0/1m }\n',
+        _GOOD + 'rate "r" per request.ip { 100/1m burst 20 }\n',
+    ),
+)

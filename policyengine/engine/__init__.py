@@ -1,0 +1,3 @@
+"""The engine: loads policies, decides, records and explains."""
+
+from policyengine.engine.engine import Engine as Engine

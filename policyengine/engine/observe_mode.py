@@ -1,0 +1,200 @@
+"""Observing before enforcing: for how long, and which decisions. What becomes of those, `runtime/observe.py` says."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.check import compiled
+from policyengine.checker.patterns.endpoints import HTTP_METHODS, STANDARD_METHODS
+from policyengine.diagnostics.model import suggest
+from policyengine.runtime.decision import Decision, Reason
+from policyengine.runtime.endpoints import Endpoint
+from policyengine.runtime.format_values import duration
+from policyengine.runtime.observe import may_pass, observed
+from policyengine.runtime.request import Request, RequestError
+from policyengine.source import Source
+from policyengine.spec.match import match_pattern, place_covers
+
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+LONGEST = timedelta(days=90)
+ENDPOINTS = "write it as after `on`: `/v1/reports/**`, `GET /v1/invoices/*`, `TOOL mail/*`"
+
+_LOG = logging.getLogger("policyengine")
+
+
+class ObserveError(ValueError):
+    """Observing cannot begin: what is wrong, and what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message} ({hint})")
+        self.message, self.hint = message, hint
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Until when (aware), and what: without `packages` and `endpoints` everything, with both what is of both.
+
+    A decision is of these packages where their rules alone stop it: their guards and limits, or the want of a door to
+    an endpoint that blocks of no other package open. `endpoints` are written as after `on` of a guard.
+    """
+
+    until: datetime
+    packages: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        found: dict[str, object] = {"until": self.until.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+        found |= {"packages": list(self.packages)} if self.packages else {}
+        return found | ({"endpoints": list(self.endpoints)} if self.endpoints else {})
+
+
+class Observer:
+    """Stands behind one engine. `counts` are the answers that passed, by what they would have been."""
+
+    def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
+        """Raises ObserveError."""
+        check_time(wanted.until, clock())
+        check_packages(wanted.packages, kernel.packages)
+        self.wanted = wanted
+        self.counts: Counter[str] = Counter()
+        self._kernel, self._clock = kernel, clock
+        self._places = tuple(place_of(text, kernel) for text in wanted.endpoints)
+        self._rules = dict(rules_of(kernel)) if wanted.packages else {}
+        self._guard, self._told = Lock(), False
+
+    def successor(self, kernel: k.Kernel) -> Observer:
+        """The same behind other policies, counting on. Raises ObserveError."""
+        found = Observer(self.wanted, kernel, self._clock)
+        found.counts, found._guard = self.counts, self._guard
+        return found
+
+    @property
+    def observing(self) -> bool:
+        """Whether the time is not over. A clock that fails ends it."""
+        try:
+            return self._clock() < self.wanted.until
+        except Exception:
+            return False
+
+    def given(self, decision: Decision, question: dict[str, object] | Request) -> Decision:
+        """What is answered in place of the decision."""
+        if not self.observing:
+            self._over()
+            return decision
+        passes = decision.allowed or (may_pass(decision) and self._covers(decision, question))
+        if passes:
+            with self._guard:
+                self.counts[decision.outcome.value] += 1
+        return observed(decision, passes)
+
+    def _covers(self, decision: Decision, question: dict[str, object] | Request) -> bool:
+        if not self._places and not self.wanted.packages:
+            return True
+        try:
+            endpoint = (question if isinstance(question, Request) else Request.from_mapping(question)).endpoint
+        except RequestError:
+            return False
+        inside = not self._places or any(place_covers(place, endpoint) for place in self._places)
+        return inside and (not self.wanted.packages or all(self._is_theirs(one, endpoint) for one in decision.reasons))
+
+    def _is_theirs(self, reason: Reason, endpoint: Endpoint) -> bool:
+        if reason.at is not None:
+            return self._rules.get((reason.rule, reason.at)) in self.wanted.packages
+        opening = opening_packages(self._kernel, endpoint)
+        return bool(opening) and opening <= set(self.wanted.packages)
+
+    def _over(self) -> None:
+        with self._guard:
+            told, self._told = self._told, True
+        if not told:
+            until = self.wanted.to_dict()["until"]
+            _LOG.warning("observing ended at %s: from now on every decision is enforced", until)
+
+
+# ── What can be observed ──────────────────────────────────────────────────────────────────────
+
+
+def check_time(until: datetime, now: datetime) -> None:
+    """One that is over is none to complain of: whoever starts again after it has everything enforced."""
+    if until.tzinfo is None:
+        raise ObserveError("the end of observing has no time zone", "write it as `2026-12-01T00:00Z`")
+    if until - now > LONGEST:
+        raise ObserveError(
+            f"observing until {until.isoformat()} is longer than {duration(LONGEST)}", "take an earlier end"
+        )
+
+
+def check_packages(wanted: Iterable[str], known: tuple[str, ...]) -> None:
+    for name in wanted:
+        if name not in known:
+            meant = suggest(name, known)
+            hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in known)}"
+            raise ObserveError(f"there is no package `{name}`", hint)
+
+
+def place_of(text: str, kernel: k.Kernel) -> k.Place:
+    """An endpoint as a guard names it after `on`. Raises ObserveError."""
+    entities = "".join(f"entity {name} {{}}\n" for name in kernel.entities if name.isidentifier() and name != "user")
+    before = f'language 1\npackage observed\n{entities}guard "observed" on '
+    found, problems = compiled([Source("endpoint", f"{before}{text} {{ deny }}\n")])
+    if found is None:
+        first = problems[0]
+        raise ObserveError(f"`{text}` is no endpoint: {first.message}", first.hint or ENDPOINTS)
+    if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
+        raise ObserveError(f"`{text}` is no endpoint", ENDPOINTS)
+    place = by_the_letter(found.guards[0].place)
+    check_methods(place, kernel)
+    return place
+
+
+def by_the_letter(place: k.Place) -> k.Place:
+    """What is observed passes: that is what is written, and nothing that may be the same as what is taken out."""
+    patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
+    return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
+
+
+def check_methods(place: k.Place, kernel: k.Kernel) -> None:
+    """A policy may name any method, so one that nobody knows is a slip. Raises ObserveError."""
+    known = {*HTTP_METHODS, *methods_in(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
+    known.update(methods_in(opening.pattern for block in blocks_of(kernel) for opening in openings_of(block)))
+    for method in methods_in(place.patterns or ()):
+        if method not in known:
+            meant = suggest(method, sorted(known))
+            hint = f"did you mean `{meant}`?" if meant else f"the usual ones are {', '.join(STANDARD_METHODS)}"
+            raise ObserveError(f"no policy names the method `{method}`", hint)
+
+
+def methods_in(patterns: Iterable[k.Pattern]) -> Iterable[str]:
+    return [one for pattern in patterns if isinstance(pattern, k.HttpPattern) for one in pattern.methods or ()]
+
+
+def blocks_of(kernel: k.Kernel) -> tuple[Block, ...]:
+    return (*kernel.agents, *kernel.users, *kernel.anyones)
+
+
+def openings_of(block: Block) -> list[k.Opening]:
+    return [opening for grant in block.grants for opening in grant.openings]
+
+
+def rules_of(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str], str]]:
+    """By name and place of a rule, as reasons have it, the package that it is of."""
+    for guard in kernel.guards:
+        yield from (((guard.name, effect.span.at), guard.package) for effect in guard.effects)
+    yield from (((one.name, one.span.at), one.package) for one in kernel.limits)
+
+
+def opening_packages(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
+    """Whose blocks open the endpoint to anybody."""
+    return {
+        block.package
+        for block in blocks_of(kernel)
+        if any(match_pattern(opening.pattern, endpoint) is not None for opening in openings_of(block))
+    }

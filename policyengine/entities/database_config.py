@@ -1,0 +1,215 @@
+"""`[directory]` of a TOML file: which tables of a database hold which entities, and how they are asked."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from policyengine.bounded_files import MAX_SETTINGS, read_bounded
+from policyengine.diagnostics.model import suggest
+from policyengine.entities.columns import Declarations
+from policyengine.entities.errors import EntitiesError
+from policyengine.runtime.structure_checks import quoted
+
+SECTION = "directory"
+DURATION = re.compile(r"(\d{1,9})(ms|s|m|h)")
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+ENTITY_KEYS = ("table", "query", "id", "attributes", "in", "lookup")
+JOIN_KEYS = ("table", "id", "value", "type")
+JOIN = 'as in `{ table = "memberships", id = "user", value = "team" }`'
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A table with a row for each element: whose it is (`id`), what it is (`value`), and of which type, if that is
+    not in the value."""
+
+    table: str
+    id: str
+    value: str
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntityMap:
+    """Where the rows of one type are: in a table, or what a query gives. `parents` is where `in` comes from."""
+
+    type: str
+    table: str | None
+    query: str | None
+    id: str
+    attributes: Mapping[str, str | Join]
+    parents: tuple[str | Join, ...]
+    lookup: bool
+
+    @property
+    def shown(self) -> str:
+        return self.table or f"{self.type} query"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseMap:
+    """`timeout` bounds what one decision waits, `ttl` how long a row that was looked up is used, `most` how many are
+    kept, `refresh` how often what was loaded whole is loaded again (0: never); in seconds."""
+
+    file: str
+    entities: tuple[EntityMap, ...]
+    url: str | None = None
+    timeout: float = 0.5
+    ttl: float = 30.0
+    most: int = 100_000
+    connections: int = 4
+    refresh: float = 0.0
+    load_timeout: float = 60.0
+
+    def at(self, url: str) -> DatabaseMap:
+        return replace(self, url=url)
+
+
+def read_mapping(path: Path) -> DatabaseMap:
+    """Raises EntitiesError."""
+    name = str(path)
+    try:
+        given = tomllib.loads(read_bounded(path, MAX_SETTINGS).decode())
+    except OSError as error:
+        raise EntitiesError(name, "", (error.strerror or "cannot be read").lower(), code="E180") from error
+    except UnicodeDecodeError:
+        raise EntitiesError(name, "", "no UTF-8", "write it in UTF-8", code="E186") from None
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        raise EntitiesError(name, "", message[:1].lower() + message[1:], "this is no TOML", code="E186") from None
+    section = given.get(SECTION)
+    if not isinstance(section, dict):
+        hint = 'say which tables hold which entities: `[directory.user]`, `table = "users"`, `id = "login"`'
+        raise EntitiesError(name, SECTION, "there is no part `[directory]`", hint, code="E186")
+    return Mapped(name).database(section)
+
+
+OPTIONS: Mapping[str, Callable[[Mapped, str, object], Any]] = {
+    "url": lambda mapped, key, value: mapped.text(key, value),
+    "timeout": lambda mapped, key, value: mapped.seconds(key, value, 0.001, 60),
+    "load_timeout": lambda mapped, key, value: mapped.seconds(key, value, 0.001, 3600),
+    "ttl": lambda mapped, key, value: mapped.seconds(key, value, 0, 86_400),
+    "refresh": lambda mapped, key, value: mapped.seconds(key, value, 1, 86_400),
+    "most": lambda mapped, key, value: mapped.count(key, value, 1, 10_000_000),
+    "connections": lambda mapped, key, value: mapped.count(key, value, 1, 64),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One file while it is read: what is wrong with it is told by the key."""
+
+    file: str
+
+    def database(self, section: Mapping[str, Any]) -> DatabaseMap:
+        options: dict[str, Any] = {}
+        entities = []
+        for key, value in section.items():
+            if isinstance(value, dict):
+                entities.append(self.entity(key, value))
+            elif key in OPTIONS:
+                options[key] = OPTIONS[key](self, key, value)
+            else:
+                raise self.unknown(key, OPTIONS)
+        if not entities:
+            raise self.wrong("", "no entity is mapped", 'as in `[directory.user]`, `table = "users"`')
+        return DatabaseMap(self.file, tuple(entities), **options)
+
+    def entity(self, type_: str, given: Mapping[str, Any]) -> EntityMap:
+        self.known(type_, given, ENTITY_KEYS)
+        table, query = (self.maybe(f"{type_}.{key}", given.get(key)) for key in ("table", "query"))
+        if (table is None) == (query is None):
+            raise self.wrong(type_, "an entity has either a `table` or a `query`", f'as in `table = "{type_}s"`')
+        lookup = given.get("lookup", False)
+        if not isinstance(lookup, bool):
+            raise self.wrong(f"{type_}.lookup", "`lookup` is `true` or `false`")
+        parents = given.get("in", [])
+        return EntityMap(
+            type_,
+            table,
+            query,
+            self.text(f"{type_}.id", given.get("id", "id")),
+            self.attributes(type_, given.get("attributes", [])),
+            tuple(self.source(f"{type_}.in", one) for one in (parents if isinstance(parents, list) else [parents])),
+            lookup,
+        )
+
+    def attributes(self, type_: str, given: object) -> dict[str, str | Join]:
+        key = f"{type_}.attributes"
+        if isinstance(given, list):
+            return {self.text(key, one): self.text(key, one) for one in given}
+        if isinstance(given, dict):
+            return {name: self.source(f"{key}.{name}", one) for name, one in given.items()}
+        raise self.wrong(key, "attributes are a list of columns, or a table of attributes and their columns")
+
+    def source(self, key: str, given: object) -> str | Join:
+        if not isinstance(given, dict):
+            return self.text(key, given)
+        self.known(key, given, JOIN_KEYS)
+        table, id_, value = (self.text(f"{key}.{name}", given.get(name)) for name in ("table", "id", "value"))
+        return Join(table, id_, value, self.maybe(f"{key}.type", given.get("type")))
+
+    def maybe(self, key: str, value: object) -> str | None:
+        return None if value is None else self.text(key, value)
+
+    def text(self, key: str, value: object) -> str:
+        if not isinstance(value, str) or not value:
+            hint = JOIN if ".in" in key or ".attributes" in key else None
+            raise self.wrong(key, f"`{key.rpartition('.')[2]}` is a text in quotes", hint)
+        return value
+
+    def seconds(self, key: str, value: object, least: float, most: float) -> float:
+        found = DURATION.fullmatch(value) if isinstance(value, str) else None
+        seconds = int(found[1]) * UNITS[found[2]] if found else -1.0
+        if not least <= seconds <= most:
+            raise self.wrong(key, f"`{key}` is no time that is possible here", 'as in `"500ms"`, `"30s"`, `"5m"`')
+        return seconds
+
+    def count(self, key: str, value: object, least: int, most: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.wrong(key, f"`{key}` is a whole number from {least} to {most:,}")
+        return value
+
+    def known(self, key: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        for name in given:
+            if name not in keys:
+                raise self.unknown(f"{key}.{name}", keys)
+
+    def unknown(self, key: str, keys: Mapping[str, Any] | tuple[str, ...]) -> EntitiesError:
+        name = key.rpartition(".")[2]
+        meant = suggest(name, keys)
+        hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in keys)}"
+        return self.wrong(key, f"unknown key `{quoted(name)}`", hint)
+
+    def wrong(self, key: str, message: str, hint: str | None = None) -> EntitiesError:
+        return EntitiesError(self.file, f"{SECTION}.{key}".rstrip("."), message, hint, code="E186")
+
+
+def beside_the_policy(database: DatabaseMap, declared: Declarations) -> None:
+    """What is mapped is declared. Raises EntitiesError."""
+    mapped = Mapped(database.file)
+    for one in database.entities:
+        declaration = declared.get(one.type)
+        if declaration is None:
+            meant = suggest(one.type, declared)
+            hint = f"did you mean `{meant}`?" if meant else None
+            error = mapped.wrong(one.type, f"the policy declares no entity `{quoted(one.type)}`", hint)
+            error.code = "E185"
+            raise error
+        names = [field.name for field in declaration.fields]
+        for name in one.attributes:
+            if name not in names:
+                meant = suggest(name, names)
+                hint = f"did you mean `{meant}`?" if meant else f"it has {', '.join(f'`{n}`' for n in names) or 'none'}"
+                message = f"`{one.type}` has no attribute `{quoted(name)}`"
+                raise mapped.wrong(f"{one.type}.attributes.{name}", message, hint)
+        if one.parents and not declaration.parents:
+            message = f"the policy says of nothing that `{one.type}` is in it"
+            raise mapped.wrong(
+                f"{one.type}.in", message, f"declare `entity {one.type} {{ … }} in …`, or leave `in` out"
+            )

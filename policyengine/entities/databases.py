@@ -1,0 +1,142 @@
+"""Entities from a database: loaded whole, or looked up by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from policyengine.entities.columns import CellError, Declarations, copied
+from policyengine.entities.database_config import DatabaseMap
+from policyengine.entities.lookup import NotAnswered
+from policyengine.entities.merge import Gathering, Place
+from policyengine.entities.sql import Database, Table, elements_of, keys_of, wrong_once
+from policyengine.entities.store import NO_ANSWER, Found
+from policyengine.entities.worker_pool import Hands, NoAnswer
+from policyengine.typesystem import EntityRef
+
+BATCH = 500  # ids in one statement
+PROBED = ("0", str(UUID(int=0)))  # ids of nobody: every kind of column holds one of them
+Answer = TypeVar("Answer")
+
+
+def open_database(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
+    """Loads what is to be loaded, and prepares what is to be looked up. Raises EntitiesError."""
+    opened = Database(database, declared)
+    tables = opened.tables()
+    for table in tables:
+        if not table.map.lookup:
+            gathering.add(Place(opened.shown, table.map.shown), opened.whole(table))
+    looked_up = {table.map.type: table for table in tables if table.map.lookup}
+    if looked_up:
+        gathering.looked_up(SqlRows(opened, looked_up))
+
+
+class SqlRows:
+    """Entities that are looked up when a decision needs them. Another process may have it, too: it connects anew."""
+
+    def __init__(self, database: Database, tables: Mapping[str, Table] | None = None) -> None:
+        self.database = database
+        self.types = frozenset(one.type for one in database.map.entities if one.lookup)
+        self._tables = tables
+        engine = database.engine(self.timeout)
+
+        def connect() -> sa.Connection:
+            return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+        # A file may be replaced by another one, and opening it costs next to nothing.
+        self._hands = Hands(connect, database.map.connections, keep=database.kind != "sqlite")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopened, (self.database.map, copied(self.database.declared))
+
+    @property
+    def identity(self) -> object:
+        return self.database.map
+
+    @property
+    def shown(self) -> str:
+        return self.database.shown
+
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        return {one.type: frozenset(one.attributes) for one in self.database.map.entities if one.lookup}
+
+    @property
+    def timeout(self) -> float:
+        return self.database.map.timeout
+
+    @property
+    def ttl(self) -> float:
+        return self.database.map.ttl
+
+    @property
+    def most(self) -> int:
+        return self.database.map.most
+
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+        """Raises NotAnswered."""
+        return self._asked(lambda connection: self._fetched(connection, refs), seconds)
+
+    def probe(self, seconds: float) -> None:
+        """Asks for a row of each table, as a decision would, and for elements. Raises NotAnswered."""
+
+        def look(connection: sa.Connection) -> None:
+            for table in self._found(connection).values():
+                connection.execute(table.statement.where(table.id.in_(keys_of(PROBED, table.id_kind)))).close()
+                for join, kind in table.joins.items():
+                    elements_of(connection, join, keys_of(PROBED, kind))
+
+        self._asked(look, seconds)
+
+    def _asked(self, work: Callable[[sa.Connection], Answer], seconds: float) -> Answer:
+        """Raises NotAnswered."""
+        try:
+            return self._hands.ask(work, seconds)
+        except NoAnswer as error:
+            raise NotAnswered(str(error)) from None
+        except sa.exc.DataError as error:  # something about these rows: the others may be well
+            raise NotAnswered(self.database.why(error), lasts=False) from None
+        except Exception as error:
+            raise NotAnswered(self.database.why(error)) from None
+
+    def _fetched(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, Found]:
+        found: dict[EntityRef, Found] = {}
+        for type_, table in self._found(connection).items():
+            ids = [ref.id for ref in refs if ref.type == type_]
+            for begin in range(0, len(ids), BATCH):
+                self._of_table(connection, table, ids[begin : begin + BATCH], found)
+        return found
+
+    def _found(self, connection: sa.Connection) -> Mapping[str, Table]:
+        """The tables; in another process than the one that looked at them first, once they are seen to be there."""
+        if self._tables is None:
+            looked_up = [one for one in self.database.map.entities if one.lookup]
+            self._tables = {one.type: Table.found(self.database, one, connection) for one in looked_up}
+        return self._tables
+
+    def _of_table(
+        self, connection: sa.Connection, table: Table, ids: Sequence[str], found: dict[EntityRef, Found]
+    ) -> None:
+        statement = table.statement.where(table.id.in_(keys_of(ids, table.id_kind)))
+        rows = connection.execute(statement).mappings().all()
+        kinds_of = table.joins.items() if rows else ()
+        joined = {join: elements_of(connection, join, keys_of(ids, kind)) for join, kind in kinds_of}
+        for row in rows:
+            ref = table.ref(row[table.map.id])
+            try:
+                known: Found = table.read(row, joined, strict=False)
+            except CellError as error:
+                wrong_once(table.map.type, "in", error.message)
+                known = NO_ANSWER
+            if ref in found:
+                wrong_once(table.map.type, table.map.id, "several rows have the same id")
+                known = NO_ANSWER
+            found[ref] = known
+
+
+def reopened(database: DatabaseMap, declared: Declarations) -> SqlRows:
+    """Raises EntitiesError for what is no database; whether it answers is seen when it is asked."""
+    return SqlRows(Database(database, declared))

@@ -1,0 +1,316 @@
+"""A directory as one decision sees it, where rows are looked up by key when needed; and the rows kept since."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from threading import Lock
+from time import monotonic
+from typing import Any, Protocol
+
+from policyengine.entities.store import (
+    NO_ANSWER,
+    NOBODY_ANSWERED,
+    NOTHING_KNOWN,
+    Ancestors,
+    Directory,
+    Found,
+    Unanswered,
+    attribute_of,
+    of_row,
+)
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED
+from policyengine.runtime.values import Invalid
+from policyengine.typesystem import EntityRef
+
+_LOG = logging.getLogger("policyengine")
+MOST_STEPS = 32  # from an entity to what is above it
+MOST_ROUNDS = 100  # of one decision: each may need what the one before found
+MOST_ROWS = 10_000  # of one decision
+PAUSE = 1.0  # seconds in which nobody is asked again who did not answer
+UNANSWERED = Invalid(NOT_ANSWERED)
+
+
+class NotAnswered(Exception):
+    """Rows could not be looked up: why, without secrets, and whether others would not be either."""
+
+    def __init__(self, why: str, *, lasts: bool = True) -> None:
+        super().__init__(why)
+        self.lasts = lasts
+
+
+class Rows(Protocol):
+    """Where rows of some types are looked up. `fetch` answers within `seconds` or raises NotAnswered; who has no row is
+    left out."""
+
+    @property
+    def identity(self) -> object:
+        """What is asked, and how: equal for two that ask the same."""
+
+    @property
+    def shown(self) -> str: ...
+    @property
+    def types(self) -> frozenset[str]: ...
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        """By type what its rows may have."""
+
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def ttl(self) -> float: ...
+    @property
+    def most(self) -> int: ...
+
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]: ...
+
+    def probe(self, seconds: float) -> None:
+        """Whether rows could be looked up now. Raises NotAnswered."""
+
+
+class Looking(Directory):
+    """What one decision knows: the rows that were loaded, and those looked up for it, each once. What it would have to
+    know besides is `lacking`, until `fetch` asks for that."""
+
+    def __init__(self, directory: Directory, lookups: Lookups, found: Mapping[EntityRef, Found] | None = None) -> None:
+        self.directory, self.lookups, self.notes, self.loaded = directory, lookups, (), directory.loaded
+        self.found: dict[EntityRef, Found] = dict(found or {})
+        self.lacking: set[EntityRef] = set()
+        self._lookups = lookups
+        self._rounds = 0
+        self._until: float | None = None
+
+    def looking(self) -> Looking:
+        return self
+
+    @property
+    def types(self) -> Collection[str]:
+        """Of which rows are looked up."""
+        return self._lookups.types
+
+    def fetch(self) -> None:
+        """Learns all that is lacking, for as long as a decision may take; the rest is not known to it."""
+        asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
+        self.lacking.clear()
+        self._rounds += 1
+        self._until = self._until or self._lookups.clock() + self._lookups.timeout
+        if self._rounds > MOST_ROUNDS:
+            self.found |= dict.fromkeys(asked, NO_ANSWER)
+            self._lookups.gave_up()
+        else:
+            self.found |= self._lookups.fetch(asked, self._until)
+
+    def rows(self) -> list[EntityData]:
+        """The rows that were found."""
+        return [row for row in self.found.values() if isinstance(row, EntityData)]
+
+    def found_of(self, ref: EntityRef) -> Found:
+        if ref.type not in self._lookups.types:
+            return self.directory.found_of(ref)
+        if ref not in self.found:
+            if len(self.found) + len(self.lacking) >= MOST_ROWS:
+                self._lookups.gave_up()
+                return NO_ANSWER
+            kept = self._lookups.kept(ref)
+            if kept is None:
+                self.lacking.add(ref)
+                return NO_ANSWER
+            self.found[ref] = kept[0]
+        return self.found[ref]
+
+    def _is_looked_up(self, ref: EntityRef) -> bool:
+        return False  # here it was asked for
+
+    def __len__(self) -> int:
+        return len(self.directory) + len(self.rows())
+
+    def __iter__(self) -> Iterator[EntityData]:
+        yield from self.directory
+        yield from self.rows()
+
+    def __contains__(self, ref: EntityRef) -> bool:
+        """Also where nobody answers: what a request says of it does not count in the directory's place."""
+        return self.found_of(ref) is not None
+
+    def attribute(self, ref: EntityRef, name: str) -> object:
+        row = self.found_of(ref)
+        match row:
+            case None:
+                return NO_ROW
+            case Unanswered():
+                return UNANSWERED
+            case EntityData():
+                return attribute_of(row, name)
+
+    def ancestors(self, ref: EntityRef) -> Ancestors:
+        match self.found_of(ref):
+            case EntityData() as row:
+                return of_row(row, self._climb(row.parents))
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED
+
+    def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
+        """As all climb, but for so many steps only: each may be a round trip."""
+        found = dict.fromkeys(parents)
+        level, complete, answered = list(found), True, True
+        for _ in range(MOST_STEPS):
+            above: dict[EntityRef, None] = {}
+            rows = [self.found_of(ref) for ref in level]
+            answered = answered and NO_ANSWER not in rows
+            for row in rows:
+                complete = complete and isinstance(row, EntityData) and not row.partial
+                parents = row.parents if isinstance(row, EntityData) else ()
+                above |= dict.fromkeys(parent for parent in parents if parent not in found)
+            found |= above
+            level = list(above)
+        if level:
+            self._lookups.gave_up()
+        return Ancestors(tuple(found), complete and not level, answered)
+
+
+class Lookups:
+    """All that is looked up: kept for a while, never longer, and never more than `most` rows.
+
+    Who does not answer is left alone for a moment, so that decisions do not wait for nothing. `failures` counts.
+    """
+
+    def __init__(
+        self, sources: Iterable[Rows], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()
+    ) -> None:
+        """`types` are those of which nobody is asked any more, as in a record of what was."""
+        self._kept = [Kept(one, clock) for one in sources]
+        self._by_type = {name: kept for kept in self._kept for name in kept.source.types}
+        self.types: Collection[str] = frozenset((*self._by_type, *types))
+        self.timeout = max((kept.source.timeout for kept in self._kept), default=0.0)
+        self.clock = clock
+        self._told = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lookups) and self._identity() == other._identity()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _identity(self) -> tuple[object, ...]:
+        return self.types, *(kept.source.identity for kept in self._kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which asks for itself: what is kept stays here."""
+        return Lookups, (tuple(kept.source for kept in self._kept), self.clock)
+
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        """By type what its rows may have."""
+        return {name: names for kept in self._kept for name, names in kept.source.attributes.items()}
+
+    @property
+    def failures(self) -> int:
+        """How often there was no answer."""
+        return sum(kept.failures for kept in self._kept)
+
+    def failure(self) -> str | None:
+        """Asks where rows are looked up; what is wrong there, if something is."""
+        return next((why for kept in self._kept if (why := kept.failure()) is not None), None)
+
+    def beside(self, directory: Directory) -> Looking:
+        return Looking(directory, self)
+
+    def fetch(self, refs: Sequence[EntityRef], until: float) -> Mapping[EntityRef, Found]:
+        found: dict[EntityRef, Found] = dict.fromkeys(refs, NO_ANSWER)
+        for kept in self._kept:
+            own = [ref for ref in refs if self._by_type.get(ref.type) is kept]
+            if own:
+                found |= kept.fetch(own, until)
+        return found
+
+    def kept(self, ref: EntityRef) -> tuple[Found, float] | None:
+        """What is known already, and until when; None: it has to be asked for."""
+        kept = self._by_type.get(ref.type)
+        return None if kept is None else kept.known(ref)
+
+    def gave_up(self) -> None:
+        if not self._told:
+            self._told = True
+            _LOG.warning("a decision would look up more than %d rows, or %d steps deep", MOST_ROWS, MOST_STEPS)
+
+
+class Kept:
+    """The rows of one source, in the order in which they were asked for last."""
+
+    def __init__(self, source: Rows, clock: Callable[[], float]) -> None:
+        self.source, self.failures = source, 0
+        self._clock, self._guard = clock, Lock()
+        self._rows: OrderedDict[EntityRef, tuple[Found, float]] = OrderedDict()
+        self._again: float | None = None  # when to ask again who did not answer
+
+    def known(self, ref: EntityRef) -> tuple[Found, float] | None:
+        with self._guard:
+            kept = self._rows.get(ref)
+            if kept is None or self._clock() >= kept[1]:
+                return None
+            self._rows.move_to_end(ref)
+            return kept
+
+    def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, Found]:
+        """Asks, whatever is kept: who asks has looked before."""
+        now = self._clock()
+        if until <= now or not self._may_ask(now):
+            with self._guard:
+                self.failures += 1
+            return dict.fromkeys(refs, NO_ANSWER)
+        try:
+            rows = self.source.fetch(refs, min(until - now, self.source.timeout))
+        except NotAnswered as error:
+            self._failed(error)
+            return dict.fromkeys(refs, NO_ANSWER)
+        self._mended()
+        found = {ref: rows.get(ref) for ref in refs}
+        self._keep(found, now + self.source.ttl)
+        return found
+
+    def failure(self) -> str | None:
+        """Why rows cannot be looked up now; nobody is asked twice within a moment who did not answer."""
+        if not self._may_ask(self._clock()):
+            return "it did not answer a moment ago"
+        try:
+            self.source.probe(self.source.timeout)
+        except NotAnswered as error:
+            self._failed(error)
+            return str(error)
+        self._mended()
+        return None
+
+    def _may_ask(self, now: float) -> bool:
+        """One asks whether it is back, the others do not wait for that."""
+        with self._guard:
+            if self._again is None:
+                return True
+            if now < self._again:
+                return False
+            self._again = now + PAUSE
+            return True
+
+    def _keep(self, found: Mapping[EntityRef, Found], expires: float) -> None:
+        with self._guard:
+            for ref, row in found.items():
+                self._rows[ref] = row, expires
+                self._rows.move_to_end(ref)
+            while len(self._rows) > self.source.most:
+                self._rows.popitem(last=False)
+
+    def _failed(self, error: NotAnswered) -> None:
+        with self._guard:
+            self.failures += 1
+            told = self._again is not None
+            self._again = self._clock() + PAUSE if error.lasts or told else None
+        if not told:
+            _LOG.error("the directory at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
+
+    def _mended(self) -> None:
+        with self._guard:
+            told, self._again = self._again is not None, None
+        if told:
+            _LOG.warning("the directory at `%s` answers again, after %d failures", self.source.shown, self.failures)

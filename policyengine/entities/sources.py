@@ -1,0 +1,168 @@
+"""What `--entities` names to a directory: JSON, JSON Lines, tables of CSV, databases; several together."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from policyengine.entities import csv_files
+from policyengine.entities import json_files as files
+from policyengine.entities.columns import Declarations
+from policyengine.entities.database_config import DatabaseMap, beside_the_policy, read_mapping
+from policyengine.entities.errors import EntitiesError
+from policyengine.entities.merge import Gathering
+from policyengine.entities.store import Directory
+from policyengine.extras import install_command
+
+Where: TypeAlias = Path | str
+Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+URL = re.compile(r"[a-z][a-z0-9+]*://")
+KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv`, or the URL of a database"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where entities come from. `mapping` is the TOML that says what is where in a database named by its URL."""
+
+    where: tuple[Where, ...]
+    mapping: Path | None = None
+
+    @classmethod
+    def of(cls, given: Given) -> Sources:
+        match given:
+            case Sources():
+                return given
+            case str() | Path():
+                return cls((given,))
+            case _:
+                return cls(tuple(given))
+
+    def read(self, declared: Declarations) -> Directory:
+        """All that they hold, read as the policy declares it. Raises EntitiesError."""
+        gathering = Gathering()
+        with uncollected():
+            for source in self.where:
+                _read(source, declared, self.mapping, gathering)
+            return gathering.directory()
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Those whose values have types of their own: JSON. What policies cannot read of it is unknown."""
+        return tuple(str(one) for one in self.where if str(one).lower().endswith((".json", ".jsonl", ".ndjson")))
+
+    def refresh(self) -> float:
+        """After how many seconds what was loaded of databases is to be loaded again; 0: never. Raises EntitiesError."""
+        files = [Path(one) for one in self.where if str(one).endswith(".toml")]
+        if self.mapping is not None and any(map(is_url, self.where)):
+            files.append(self.mapping)
+        return min((every for file in files if (every := read_mapping(file).refresh)), default=0.0)
+
+    def stamp(self) -> Stamp:
+        """What tells whether a file has changed: all that can be seen without reading it."""
+        return tuple(_seen(path) for path in self.files())
+
+    def files(self) -> list[Path]:
+        """All that is read of them now, but for databases."""
+        found = [path for source in self.where for path in _files(source)]
+        mapped = self.mapping is not None and any(map(is_url, self.where))
+        return [*found, self.mapping] if mapped and self.mapping is not None else found
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing of many rows is garbage, and looking for some again and again takes longer than reading them."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+Given: TypeAlias = Where | Sequence[Where] | Sources
+
+
+def _read(source: Where, declared: Declarations, mapping: Path | None, gathering: Gathering) -> None:
+    if is_url(source):
+        _open(_mapped(str(source), mapping), declared, gathering)
+        return
+    path = Path(source)
+    match path.suffix.lower():
+        case _ if os.path.isdir(path):
+            csv_files.read_folder(path, declared, gathering)
+        case ".json":
+            files.read_json(path, gathering)
+        case ".jsonl" | ".ndjson":
+            files.read_lines(path, gathering)
+        case ".csv":
+            csv_files.read_table(path, declared, gathering)
+        case ".toml":
+            _open(_with_url(read_mapping(path)), declared, gathering)
+        case _ if not path.exists():
+            with files.opened(path):  # which says so
+                pass
+        case _:
+            raise EntitiesError(str(path), "", "nobody knows what this holds", f"name {KINDS}", code="E180")
+
+
+def is_url(source: Where) -> bool:
+    return isinstance(source, str) and URL.match(source) is not None
+
+
+def _mapped(url: str, mapping: Path | None) -> DatabaseMap:
+    if mapping is None:
+        hint = "say which tables hold which entities: `[directory]` in `policyengine.toml`, or name such a file"
+        raise EntitiesError(f"{url.partition(':')[0]}:", "", "nothing says what this database holds", hint, code="E186")
+    return read_mapping(mapping).at(url)
+
+
+def _with_url(database: DatabaseMap) -> DatabaseMap:
+    if database.url is None:
+        hint = 'write `url = "postgresql://…"` in `[directory]`, or name the URL itself: `--entities postgresql://…`'
+        raise EntitiesError(database.file, "directory.url", "there is no `url` of a database", hint, code="E186")
+    if not database.url.startswith("sqlite:///") or database.url.startswith("sqlite:////"):
+        return database
+    below = Path(database.file).parent / database.url.removeprefix("sqlite:///")  # as the file names it
+    return database.at(f"sqlite:///{below}")
+
+
+def _open(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
+    try:
+        from policyengine.entities.databases import open_database
+    except ImportError as error:
+        if error.name != "sqlalchemy":
+            raise
+        hint = install_command("sql")
+        raise EntitiesError(
+            "the database", "", "the package `sqlalchemy` is not installed", hint, code="E187"
+        ) from None
+    beside_the_policy(database, declared)
+    open_database(database, declared, gathering)
+
+
+# ── Changes ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _files(source: Where) -> list[Path]:
+    path = Path(source)
+    if is_url(source):
+        return []
+    try:
+        return csv_files.csv_files(path) if path.is_dir() else [path]
+    except EntitiesError:
+        return [path]
+
+
+def _seen(path: Path) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,252 @@
+"""Entities by reference: attributes, and membership at any depth with closures computed once, at load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.extent import extent
+from policyengine.runtime.snapshot import IN_PART, NO_ROW
+from policyengine.runtime.values import ABSENT, MOST_ELEMENTS, Invalid
+from policyengine.typesystem import EntityRef
+
+if TYPE_CHECKING:
+    from policyengine.entities.lookup import Looking, Lookups
+
+MANY = 10  # rows of a type that nobody takes away at once, if more are gone than stay
+NOT_ASKED = Invalid("it was not looked up")
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Nobody knows whether there is a row."""
+
+
+NO_ANSWER = Unanswered()
+Found: TypeAlias = EntityData | Unanswered | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestors:
+    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing or partial,
+    `answered` where nobody said whether there is one; then it is not complete either."""
+
+    refs: tuple[EntityRef, ...]
+    complete: bool
+    answered: bool = True
+
+
+NOTHING_KNOWN = Ancestors((), False)
+NOBODY_ANSWERED = Ancestors((), False, False)
+
+
+def attribute_of(row: EntityData, name: str) -> object:
+    """The raw attribute; what a partial row does not say is no more known than without a row."""
+    value = row.attributes.get(name)
+    if value is not None:
+        return value
+    return IN_PART if row.partial else ABSENT
+
+
+def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], Found]) -> Ancestors:
+    """These and all that they are in, nearest first; a circle of memberships is walked once."""
+    found = dict.fromkeys(parents)
+    pending, complete, answered = list(found), True, True
+    for ref in pending:  # grows while it is walked
+        known = row(ref)
+        if not isinstance(known, EntityData):
+            complete, answered = False, answered and known is None
+            continue
+        complete = complete and not known.partial
+        fresh = [parent for parent in known.parents if parent not in found]
+        found.update(dict.fromkeys(fresh))
+        pending += dict.fromkeys(fresh)
+    return Ancestors(tuple(found), complete, answered)
+
+
+def of_row(row: EntityData, above: Ancestors) -> Ancestors:
+    """What one is in who is directly in what leads there. Nobody is above itself, also where a circle leads back."""
+    if row.ref not in above.refs and not row.partial:
+        return above
+    refs = tuple(one for one in above.refs if one != row.ref)
+    return Ancestors(refs, above.complete and not row.partial, above.answered)
+
+
+class Directory:
+    """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked.
+
+    `lookups` gives the rows of some types one by one, when a decision needs them (`looking`); without being asked
+    nothing is known of these. `notes` are what readers of these rows found odd about them, for people. One that is not
+    `loaded` stands where nobody named a source: it answers nothing, and so never that there is no row.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[EntityData] = (),
+        *,
+        lookups: Lookups | None = None,
+        notes: Sequence[str] = (),
+        loaded: bool = True,
+    ) -> None:
+        self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
+        self.lookups: Lookups | None = lookups
+        self.notes, self.loaded = tuple(notes), loaded
+        self._ancestors = self._closures()
+        self._largest: dict[str, int] = {}
+
+    def _closures(self) -> dict[EntityRef, Ancestors]:
+        """Who is directly in the same is in the same: all members of a team share one closure."""
+        shared: dict[tuple[EntityRef, ...], Ancestors] = {}
+        found: dict[EntityRef, Ancestors] = {}
+        for ref, row in self._rows.items():
+            above = shared.get(row.parents)
+            if above is None:
+                above = shared[row.parents] = climb(row.parents, self._rows.get)
+            found[ref] = of_row(row, above)
+        return found
+
+    def largest(self, name: str) -> int:
+        """How large that attribute is in the row where it is largest; found when it is first asked for."""
+        if self.lookups is not None:
+            return MOST_ELEMENTS
+        if name not in self._largest:
+            rows = self._rows.values()
+            found = (extent(row.ref if name == "id" else row.attributes.get(name)) for row in rows)
+            self._largest[name] = max(found, default=0)
+        return self._largest[name]
+
+    @cached_property
+    def deepest(self) -> int:
+        """How many entities one is in at most."""
+        closures = {id(above): len(above.refs) for above in self._ancestors.values()}
+        return MOST_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[EntityData]:
+        return iter(self._rows.values())
+
+    def __contains__(self, ref: EntityRef) -> bool:
+        return ref in self._rows
+
+    def row(self, ref: EntityRef) -> EntityData | None:
+        """All that is known of an entity; None where nothing is."""
+        found = self.found_of(ref)
+        return found if isinstance(found, EntityData) else None
+
+    def found_of(self, ref: EntityRef) -> Found:
+        """The same, and whether anybody answered."""
+        return self._rows.get(ref)
+
+    def same_as(self, other: Directory) -> bool:
+        """Whether both hold the same rows, and look up the same in the same places."""
+        same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
+        return same and {row.ref: row for row in self} == {row.ref: row for row in other}
+
+    def with_rows(self, rows: Iterable[EntityData]) -> Directory:
+        """This directory and the rows of one request; where both know an entity, this one's row stands."""
+        rows = tuple(rows)
+        return WithRows(self, rows) if rows else self
+
+    def looking(self) -> Looking | None:
+        """This directory for one decision, which may look up rows; None where there is nothing to look up."""
+        return None if self.lookups is None else self.lookups.beside(self)
+
+    def has_row(self, ref: EntityRef) -> bool | None:
+        """Whether there is a row that says all; None where nobody answered, or none was asked."""
+        match self.found_of(ref):
+            case EntityData(partial=partial):
+                return None if partial else True
+            case None:
+                return False if self.loaded and not self._is_looked_up(ref) else None
+            case Unanswered():
+                return None
+
+    def attribute(self, ref: EntityRef, name: str) -> object:
+        """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
+        row = self._rows.get(ref)
+        if row is not None:
+            return attribute_of(row, name)
+        return NOT_ASKED if self._is_looked_up(ref) else NO_ROW
+
+    def _is_looked_up(self, ref: EntityRef) -> bool:
+        """Whether its row is one that only `looking` would find."""
+        return self.lookups is not None and ref.type in self.lookups.types
+
+    def parents(self, ref: EntityRef) -> Ancestors:
+        """What an entity is directly in."""
+        match self.found_of(ref):
+            case EntityData() as row:
+                return Ancestors(row.parents, not row.partial)
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED
+
+    def ancestors(self, ref: EntityRef) -> Ancestors:
+        """What an entity is in, at any depth."""
+        return self._ancestors.get(ref, NOTHING_KNOWN)
+
+
+def lost_types(before: Directory, after: Directory) -> list[str]:
+    """What of each type is gone, in words: all of its rows, or so many that its file was rather cut off."""
+    looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
+    counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
+    gone = {name: count - left[name] for name, count in counts.items() if name not in looked_up}
+    return [
+        f"{lost:,} of {counts[name]:,} rows of `{name}`" if left[name] else f"every row of `{name}`"
+        for name, lost in sorted(gone.items())
+        if lost > 0 and (not left[name] or (lost >= MANY and lost > left[name]))
+    ]
+
+
+class WithRows(Directory):
+    """A directory and the rows of one request, of which those count that it does not know itself."""
+
+    def __init__(self, below: Directory, rows: Iterable[EntityData]) -> None:
+        self._below = below
+        self._rows = {row.ref: row for row in rows if row.ref not in below}
+        self._climbed: dict[EntityRef, Ancestors] = {}
+        self.lookups, self.notes, self.loaded = below.lookups, below.notes, below.loaded
+
+    def __len__(self) -> int:
+        return len(self._below) + len(self._rows)
+
+    def __iter__(self) -> Iterator[EntityData]:
+        yield from self._rows.values()
+        yield from self._below
+
+    def __contains__(self, ref: EntityRef) -> bool:
+        return ref in self._rows or ref in self._below
+
+    def found_of(self, ref: EntityRef) -> Found:
+        return self._rows.get(ref) or self._below.found_of(ref)
+
+    def has_row(self, ref: EntityRef) -> bool | None:
+        return super().has_row(ref) if ref in self._rows else self._below.has_row(ref)
+
+    def attribute(self, ref: EntityRef, name: str) -> object:
+        return super().attribute(ref, name) if ref in self._rows else self._below.attribute(ref, name)
+
+    def ancestors(self, ref: EntityRef) -> Ancestors:
+        if ref not in self._rows:
+            found = self._below.ancestors(ref)
+            if found.complete:
+                return found
+        if ref not in self._climbed:
+            self._climbed[ref] = self._climb(ref)
+        return self._climbed[ref]
+
+    def _climb(self, ref: EntityRef) -> Ancestors:
+        match self.found_of(ref):
+            case EntityData() as row:
+                return of_row(row, climb(row.parents, self.found_of))
+            case None:
+                return NOTHING_KNOWN
+            case Unanswered():
+                return NOBODY_ANSWERED

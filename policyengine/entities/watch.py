@@ -1,0 +1,112 @@
+"""Changes without a restart: files are looked at again and again, and what they hold takes effect as a whole or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Event, Thread
+from time import monotonic
+from typing import Protocol
+
+from policyengine.entities.columns import Declarations
+from policyengine.entities.errors import EntitiesError
+from policyengine.entities.sources import Sources, Stamp
+from policyengine.entities.store import Directory, lost_types
+
+_LOG = logging.getLogger("policyengine")
+LOOKS = 1.0  # seconds between two looks
+
+
+class Kernel(Protocol):
+    @property
+    def entities(self) -> Declarations: ...
+
+
+class Deciding(Protocol):
+    """An engine, as far as it matters here."""
+
+    @property
+    def kernel(self) -> Kernel: ...
+    @property
+    def directory(self) -> Directory: ...
+    def replace_directory(self, directory: Directory) -> None: ...
+
+
+class Following:
+    """Reads the sources again when one of them has changed, for the engine that is `current` then.
+
+    What cannot be read is told in the log, once, and what was good last stays. `look` does it once; `started` lets a
+    thread do it until `stop`. `clock` counts seconds; `stamp` was taken before the sources were read first, so that no
+    change is missed. Without `files` only what databases hold is read again, as often as their mapping says.
+    A directory without any row of a type that had some is refused, unless it `may_lose` them.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        current: Callable[[], Deciding],
+        *,
+        stamp: Stamp | None = None,
+        files: bool = True,
+        may_lose: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.sources = sources
+        self.refused = 0
+        self._current, self._files, self._clock, self._may_lose = current, files, clock, may_lose
+        self._stamp = self._seen = sources.stamp() if stamp is None else stamp
+        self._refresh = sources.refresh()
+        self._due = clock() + self._refresh
+        self._ended = Event()
+        self._told = ""
+
+    def look(self) -> bool:
+        """Whether there was something new, and it is in effect."""
+        if not self._due_now():
+            return False
+        stamp, self._due = self._seen, self._clock() + self._refresh
+        changed, self._stamp = stamp != self._stamp, stamp
+        try:
+            deciding = self._current()
+            directory = self.sources.read(deciding.kernel.entities)
+            if (gone := lost_types(deciding.directory, directory)) and not self._may_lose():
+                rows = ", ".join(gone)
+                self._refused(
+                    f"{rows} would be gone; `--reload-allow removed-entities` allows it, and so does a restart"
+                )
+                return False
+            deciding.replace_directory(directory)
+        except EntitiesError as error:
+            self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")
+            return False
+        except Exception as error:  # the old directory decides on, and the next look comes
+            self._refused(f"{type(error).__name__}: {error}")
+            return False
+        if changed or self._told:
+            _LOG.warning("the directory was read anew: %d entities", len(directory))
+        self._told = ""
+        return True
+
+    def _due_now(self) -> bool:
+        """What changed is read once two looks find it the same: somebody may still be writing."""
+        before, self._seen = self._seen, self.sources.stamp() if self._files else self._stamp
+        changed = self._seen != self._stamp and self._seen == before
+        return changed or bool(self._refresh and self._clock() >= self._due)
+
+    def _refused(self, why: str) -> None:
+        self.refused += 1
+        if why != self._told:
+            self._told = why
+            _LOG.error("the directory is not read anew, and stays as it was: %s", why)
+
+    def started(self) -> Following:
+        """Looks every second, in a thread that ends with the process."""
+        Thread(target=self._run, name="policyengine entities", daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOKS):
+            self.look()

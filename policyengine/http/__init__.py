@@ -1,0 +1,1 @@
+"""HTTP bodies, header vocabularies and host checks, shared by server, integrations and identity."""

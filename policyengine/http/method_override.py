@@ -1,0 +1,76 @@
+"""Whether a body that is not read as facts names another method: `_method=DELETE`, as some servers take it.
+
+It is looked for where a server could find it: in what can be read as a form, as JSON, and in the parts of `multipart`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from urllib.parse import unquote
+
+from policyengine.http.form_fields import LONGEST_NAME, MOST_FIELDS, possible_names
+from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
+
+IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
+IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
+ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
+DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]++|\r?\n[ \t])*+)", re.IGNORECASE)
+NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
+NAMED = (  # in double quotes, or in single ones, too
+    re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|[^;\s]*)""", re.IGNORECASE),
+    re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|'(?:\\.|[^'\\]++)*+'?|[^;\s]*)""", re.IGNORECASE),
+)
+# Types whose bodies no server takes for a form or for JSON; without white space around.
+OTHER_TYPE = re.compile(
+    r"(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
+)
+MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
+MOST_PARTS, MOST_NAMES = MOST_FIELDS, 20 * MOST_FIELDS  # of one body; a part has a name in several ways
+COMMENTS = ("/*", "//")  # which JSON has to some
+
+
+def names_method(types: Sequence[str], content: bytes) -> bool:
+    """`types` are the content types as they came. UTF-16 and UTF-32 have the letters of ASCII, with zeros between."""
+    text = content.replace(b"\0", b"").decode("latin-1")
+    if "multipart" in "".join(types).lower() and in_parts(text):
+        return True
+    if len(types) == 1 and OTHER_TYPE.fullmatch(types[0].strip(" \t")) and not is_whole(text):
+        return False
+    return in_form(text) or in_json(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether all of it could be JSON or a form: it is no text that speaks of one."""
+    bare = text.lstrip(MARKS).strip()
+    return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
+
+
+def in_form(text: str) -> bool:
+    return IN_FORM.search(text) is not None or IN_FORM.search(unquote(text.replace("+", " "), "latin-1")) is not None
+
+
+def in_json(text: str) -> bool:
+    return IN_JSON.search(ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)) is not None
+
+
+def in_parts(text: str) -> bool:
+    """Of more parts and names than servers take nobody looks at the rest: one of those may name a method."""
+    dispositions = list(islice(DISPOSITION.finditer(text), MOST_PARTS + 1))
+    names = list(islice((name for one in dispositions for name in part_names(one[1])), MOST_NAMES + 1))
+    if len(dispositions) > MOST_PARTS or len(names) > MOST_NAMES:
+        return True
+    meant = {raw for raw in names if "method" in unquote(raw, "latin-1").lower()}
+    return any(override_name(name) == OVERRIDE_FIELD for raw in meant for name in possible_names(raw))
+
+
+def part_names(disposition: str) -> Iterator[str]:
+    """The names of a part, in each way that one can be written."""
+    for pattern in NAMED:
+        found = islice(pattern.finditer(disposition), MOST_NAMES)
+        values = [(one[1], one[2].strip("\"'")[:LONGEST_NAME]) for one in found]
+        whole = "".join(value for extended, value in values if extended)
+        for value in (*(value for _, value in values), whole):
+            bare = re.sub(r"\\(.)", r"\1", value)
+            yield from (value, bare, value.rpartition("'")[2])

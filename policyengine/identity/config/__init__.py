@@ -1,0 +1,1 @@
+"""`identity.toml`: read, checked, and turned into the parts of identity."""

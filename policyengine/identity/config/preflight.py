@@ -1,0 +1,67 @@
+"""Whether the keys of issuers are to be had, and whom settings name in vain, for whoever looks before something is
+served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from policyengine import kernel as k
+from policyengine.identity.config.authenticator_factory import has_keys, keys_of_attester
+from policyengine.identity.config.model import Configuration
+from policyengine.identity.http_fetch import FetchError
+from policyengine.identity.issuer_documents import DocumentError
+from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeys
+from policyengine.identity.keys.jwks import FileKeys, KeySource
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.structure_checks import did_you_mean
+
+
+class Looked(NamedTuple):
+    """`kind`: an `issuer` or an `attester`; `problem`: why its keys are not to be had."""
+
+    kind: str
+    name: str
+    keys: int
+    problem: str | None = None
+
+
+class Stranger(NamedTuple):
+    """A client that is an agent whom no block of the policy calls so: it gets no token. `meant`: who may have been."""
+
+    client: str
+    agent: str
+    meant: str | None
+
+
+def strangers(configuration: Configuration, kernel: k.Kernel) -> Iterator[Stranger]:
+    """Agents go, and policies without them are right to be loaded: so it is no mistake, and looks like one."""
+    blocks = [block.who for block in kernel.agents]
+    if any(isinstance(who, k.InGroup | k.Where) for who in blocks):
+        return  # who is in it is known of a token only
+    called = [who.name for who in blocks if isinstance(who, k.Called)]
+    globs = [who.glob for who in blocks if isinstance(who, k.CalledLike)]
+    for name, client in configuration.clients.items():
+        if client.agent not in called and not any(Glob(glob).matches(client.agent) for glob in globs):
+            yield Stranger(name, client.agent, did_you_mean(client.agent, called))
+
+
+def looked(configuration: Configuration, kernel: k.Kernel) -> Iterator[Looked]:
+    """Asks each issuer whose tokens are verified by keys of its own, and each attester, for a bounded time. Raises
+    IdentityError."""
+    sources = KeySources(configuration)
+    ours = None if configuration.signing is None else configuration.signing.issuer
+    for issuer in kernel.issuers.values():
+        if has_keys(issuer, configuration) and issuer.name != ours:
+            yield asked("issuer", issuer.name, sources.of(issuer))
+    for attester in kernel.attesters.values():
+        if attester.url is not None:
+            yield asked("attester", attester.name, keys_of_attester(attester, configuration))
+
+
+def asked(kind: str, name: str, source: KeySource) -> Looked:
+    assert isinstance(source, FileKeys | RemoteKeys)
+    try:
+        return Looked(kind, name, len(source.look().usable))
+    except (OSError, FetchError, DocumentError) as error:
+        return Looked(kind, name, 0, str(error))

@@ -1,0 +1,126 @@
+"""Signing by a key that never leaves OpenBao: its transit engine signs, and its versions are our keys.
+
+A version is published when it is there, signs `ahead` later, and stays published for the longest lifetime after the
+next one signs: all of that follows from when versions were made, so `bao write -f transit/keys/NAME/rotate` is all
+there is to do.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from joserfc.jwk import ECKey, OKPKey
+from joserfc.jws import JWSRegistry
+
+from policyengine.identity.base64url import b64url
+from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.secret_references import InTransit
+from policyengine.identity.keys.signing_keys import Key, signing_input
+from policyengine.identity.openbao import Bao, Kept, member
+
+ALGORITHMS = {"ecdsa-p256": "ES256", "ed25519": "EdDSA"}
+NO_ANSWER = "what OpenBao says of it is not understood"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    number: int
+    created: int
+    kid: str
+    algorithm: str
+    public: Mapping[str, object]
+    key: Key = field(repr=False)
+
+
+@dataclass
+class TransitKeys:
+    """`ahead` and `keep` in seconds."""
+
+    bao: Bao
+    place: InTransit
+    ahead: int
+    keep: int
+    _kept: dict[InTransit, Kept[tuple[Version, ...]]] = field(default_factory=dict, repr=False)
+
+    def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
+        version = self.signs(now)
+        whole = {**header, "alg": version.algorithm, "kid": version.kid}
+        signed = signing_input(whole, claims)
+        signature = self._signature(signed, version, now)
+        return f"{signed.decode()}.{b64url(signature)}"
+
+    def published(self, now: int) -> list[dict[str, object]]:
+        return self._published(self.versions(now), now)
+
+    def at_hand(self, now: int) -> list[dict[str, object]] | None:
+        kept = self._kept.get(self.place)
+        versions = None if kept is None else kept.at_hand(now)
+        return None if versions is None else self._published(versions, now)
+
+    def _published(self, versions: Sequence[Version], now: int) -> list[dict[str, object]]:
+        ended = [one for one, after in pairwise(versions) if after.created + self.ahead + self.keep <= now]
+        return [dict(one.public) for one in versions if one not in ended]
+
+    def signs(self, now: int) -> Version:
+        """The first version signs at once, as there is no other."""
+        first, *others = self.versions(now)
+        return next((one for one in reversed(others) if one.created + self.ahead <= now), first)
+
+    def versions(self, now: int) -> tuple[Version, ...]:
+        """Oldest first. Raises IdentityError."""
+        return self.bao.kept(self._kept, self.place, lambda: self._versions(now)).read(now)
+
+    @property
+    def name(self) -> str:
+        return f"bao-transit:{self.place.mount}/{self.place.key}"
+
+    def _versions(self, now: int) -> tuple[Version, ...]:
+        mount, key = self.place.mount, self.place.key
+        data = member(self.bao.ask(self.name, lambda client: client.secrets.transit.read_key(key, mount), now), "data")
+        kind, versions = member(data, "type"), member(data, "keys")
+        if kind not in ALGORITHMS:
+            raise IdentityError(f"`{self.name}` is a key of another type", "make it `type=ecdsa-p256` or `ed25519`")
+        try:
+            found = [version_of(int(number), one, ALGORITHMS[kind]) for number, one in versions.items()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise IdentityError(f"`{self.name}`: {NO_ANSWER}") from None
+        if not found:
+            raise IdentityError(f"`{self.name}` has no version")
+        return tuple(sorted(found, key=lambda one: one.number))
+
+    def _signature(self, signed: bytes, version: Version, now: int) -> bytes:
+        """Seen to be by that version: a token that nobody can verify is not given out. Raises IdentityError."""
+        raw = b64encode(signed).decode()
+        more: dict[str, Any] = {"mount_point": self.place.mount, "key_version": version.number}
+        if version.algorithm == "ES256":
+            more |= {"hash_algorithm": "sha2-256", "marshaling_algorithm": "jws"}
+        asked = self.bao.ask(
+            self.name, lambda client: client.secrets.transit.sign_data(self.place.key, raw, **more), now
+        )
+        try:
+            text = member(asked, "data", "signature").split(":")[2]
+            signature = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_" if "jws" in more.values() else None)
+        except (ValueError, AttributeError, IndexError):
+            raise IdentityError(f"`{self.name}`: {NO_ANSWER}") from None
+        if not JWSRegistry.algorithms[version.algorithm].verify(signed, signature, version.key):
+            raise IdentityError(f"`{self.name}`: OpenBao signed by another key")
+        return signature
+
+
+def version_of(number: int, given: Mapping[str, Any], algorithm: str) -> Version:
+    """Raises ValueError, KeyError, TypeError for what is none."""
+    created = int(datetime.fromisoformat(given["creation_time"]).timestamp())
+    told = given["public_key"]
+    if algorithm == "EdDSA":
+        raw = b64decode(told, validate=True)
+        key: Key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": b64url(raw)})
+    else:
+        key = ECKey.import_key(told)
+    kid = key.thumbprint()
+    public = {**key.as_dict(private=False), "kid": kid, "alg": algorithm, "use": "sig"}
+    return Version(number, created, kid, algorithm, public, key)

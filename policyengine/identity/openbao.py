@@ -1,0 +1,189 @@
+"""Secrets that an OpenBao or Vault server keeps: asked within a bounded time, known for a while, refreshed.
+
+Down at the start is an error; down later, what was known last counts until it is too old.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from policyengine.extras import install_command
+from policyengine.identity.config.model import IdentityError, in_seconds
+from policyengine.identity.config.secret_references import InBao
+from policyengine.identity.http_fetch import check_url, trusting
+from policyengine.identity.secrets import Secret, Secrets, secret_of
+from policyengine.identity.single_flight import Flights, Late, Unanswered
+
+if TYPE_CHECKING:
+    import hvac
+
+    from policyengine.identity.config.model import BaoSettings
+
+AGAIN = 5  # seconds after a failure until it is asked once more
+AT_ONCE = 16  # requests to it
+INSTALL = install_command("bao")
+_LOG = logging.getLogger("policyengine")
+T = TypeVar("T")
+
+
+@dataclass
+class Kept(Generic[T]):
+    """What was asked for, and when. One thread at a time asks again; the others take what is known meanwhile."""
+
+    asks: Callable[[], T] = field(repr=False)
+    refresh: int
+    stale: int
+    _found: tuple[int, T] | None = field(default=None, repr=False)
+    _next: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def read(self, now: int) -> T:
+        """Raises IdentityError."""
+        found = self._found
+        if found is not None and now < self._next:
+            return self._young(found, now)
+        if self._lock.acquire(blocking=found is None):
+            try:
+                return self._asked(now)
+            finally:
+                self._lock.release()
+        assert found is not None  # else it would have waited
+        return self._young(found, now)
+
+    def at_hand(self, now: int) -> T | None:
+        """None where it would have to be asked for."""
+        found = self._found
+        return None if found is None or now >= self._next else self._young(found, now)
+
+    def _asked(self, now: int) -> T:
+        if self._found is not None and now < self._next:  # another thread was first
+            return self._young(self._found, now)
+        try:
+            self._found, self._next = (now, self.asks()), now + self.refresh
+        except IdentityError as error:
+            if self._found is None:
+                raise
+            self._next = now + AGAIN
+            _LOG.warning("what it said before counts: %s", error, extra={"event": "secret_not_read"})
+        return self._young(self._found, now)
+
+    def _young(self, found: tuple[int, T], now: int) -> T:
+        if now - found[0] > self.stale:
+            raise IdentityError(f"OpenBao has not answered for {now - found[0]:,} seconds: what it said is too old")
+        return found[1]
+
+
+@dataclass
+class Bao:
+    """`token`: read for every question, as whoever renews it writes another one. `ca`: by which it is trusted, in place
+    of the system's."""
+
+    settings: BaoSettings
+    token: Callable[[int], Secret] = field(repr=False)
+    ca: Path | None = None
+    _kept: dict[InBao, Kept[Secret]] = field(default_factory=dict, repr=False)
+    _flights: Flights[Any] = field(default_factory=lambda: Flights("OpenBao", AT_ONCE, AT_ONCE), repr=False)
+
+    @classmethod
+    def of(cls, settings: BaoSettings, secrets: Secrets) -> Bao:
+        """Its own token lies in a file or variable. Raises IdentityError."""
+        _hvac()
+        check_url(settings.address, "bao.address", settings.plain_http)
+        ca = None if settings.ca is None else secrets.folder / settings.ca
+        if ca is not None:
+            trusting(ca)  # told now, and not when somebody waits
+        return cls(settings, lambda now: secrets.read(settings.token, now), ca)
+
+    def read(self, place: InBao, now: int) -> Secret:
+        """Raises IdentityError."""
+        return self.kept(self._kept, place, lambda: self._field(place, now)).read(now)
+
+    def kept(self, known: dict[Any, Kept[T]], key: object, asks: Callable[[], T]) -> Kept[T]:
+        found = known.setdefault(key, Kept(asks, *self.times))
+        found.asks = asks
+        return found
+
+    @property
+    def times(self) -> tuple[int, int]:
+        """For how long what it said counts, which is never longer than it may be old; and how old that is."""
+        refresh, stale = in_seconds(self.settings.refresh), in_seconds(self.settings.stale)
+        return min(refresh, stale), stale
+
+    def _field(self, place: InBao, now: int) -> Secret:
+        def asked(client: hvac.Client) -> Any:
+            return client.secrets.kv.v2.read_secret_version(
+                path=place.path, mount_point=place.mount, raise_on_deleted_version=True
+            )
+
+        name = f"bao:{place.mount}/{place.path}"
+        fields = member(self.ask(name, asked, now), "data", "data")
+        text = fields.get(place.field) if isinstance(fields, dict) else None
+        if not isinstance(text, str):
+            raise IdentityError(f"`{name}` has no text `{place.field}`")
+        return secret_of(text.encode(), f"{name}#{place.field}")
+
+    def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
+        """Raises IdentityError, which says what of the answer but nothing that is in it. Whatever it sends, one waits
+        for it no longer than `timeout`."""
+        wait = self.settings.timeout.total_seconds()
+        try:
+            flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
+            return self._flights.wait(flight, monotonic() + wait)
+        except Late:
+            raise IdentityError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
+        except Unanswered as why:
+            raise IdentityError(f"`{name}`: OpenBao cannot be asked now: {why}") from None
+
+    def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
+        import requests
+        from hvac import exceptions
+
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy and no `.netrc` sees a token
+            session.verify = True if self.ca is None else str(self.ca)  # hvac takes it from here
+            client = self._client(session, now)
+            try:
+                return asks(client)
+            except exceptions.Forbidden:
+                raise IdentityError(f"`{name}`: OpenBao does not let this token read it") from None
+            except exceptions.InvalidPath:
+                raise IdentityError(f"`{name}`: there is nothing in OpenBao") from None
+            except requests.exceptions.Timeout:
+                raise Late from None
+            except requests.exceptions.SSLError:
+                raise IdentityError(f"`{name}`: who answers for OpenBao is not who it should be", "see `ca`") from None
+            except (OSError, exceptions.VaultError, ValueError) as error:
+                why = type(error).__name__
+                raise IdentityError(f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}") from None
+
+    def _client(self, session: Any, now: int) -> hvac.Client:
+        given = self.settings
+        return _hvac().Client(
+            url=given.address,
+            token=self.token(now).reveal(),
+            timeout=given.timeout.total_seconds(),
+            allow_redirects=False,  # the token is for this server
+            namespace=given.namespace,
+            session=session,
+        )
+
+
+def member(answer: Any, *path: str) -> Any:
+    """What is there in the answer of a server; None where it is something else."""
+    for name in path:
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    return answer
+
+
+def _hvac() -> Any:
+    try:
+        import hvac
+    except ImportError:
+        raise IdentityError("secrets in OpenBao need the package `hvac`", INSTALL) from None
+    return hvac

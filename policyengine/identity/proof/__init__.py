@@ -1,0 +1,1 @@
+"""Proofs that a credential belongs to its presenter: DPoP, certificates, message signatures."""

@@ -1,0 +1,206 @@
+"""X.509-SVIDs: a certificate that says which workload asks, by itself (SPIFFE)."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import logging
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from policyengine.identity.config.model import IdentityError, TrustDomain
+from policyengine.identity.keys.jwks import looks
+from policyengine.identity.proof.certificates import Connection, check_times
+from policyengine.identity.verified import Binding, Token, Who
+from policyengine.identity.verify.claims import workload
+from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.trusted_files import read_trusted
+
+LARGEST_BUNDLE = 1_048_576  # bytes
+MOST_AUTHORITIES = 100
+STALE = 3_600  # seconds that authorities count whose file cannot be read any more
+RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
+DEPTH = 4  # certificates between the workload's and one of the bundle
+AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
+KINDS = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
+SPKI = PublicFormat.SubjectPublicKeyInfo
+WORKLOAD = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
+_LOG = logging.getLogger("policyengine")
+
+
+# ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
+
+
+class Bundle:
+    """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
+    read then is reported, and those that were known stay for an hour: who takes a bundle away trusts nobody. Threads
+    may share one."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises IdentityError."""
+        self._path, self._lock = path, Lock()
+        self._seen = looks(path)
+        self._store = read_bundle(path)
+        self._wrong_since: int | None = None
+
+    def store(self, now: int) -> Store:
+        """Raises Refused."""
+        with self._lock:
+            seen = looks(self._path)
+            if seen != self._seen:
+                self._seen = seen
+                self._read_again(now)
+            if self._wrong_since is not None and now >= self._wrong_since + STALE:
+                raise Refused(Refusal.PROVIDER, "the authorities of its trust domain cannot be read")
+            return self._store
+
+    def _read_again(self, now: int) -> None:
+        try:
+            self._store, self._wrong_since = read_bundle(self._path), None
+        except IdentityError as error:
+            _LOG.warning("a trust domain goes on for a while with the authorities that it had: %s", error)
+            self._wrong_since = now if self._wrong_since is None else self._wrong_since
+
+
+def read_bundle(path: Path) -> Store:
+    """Raises IdentityError."""
+    try:
+        data = read_trusted(path, LARGEST_BUNDLE + 1)
+    except OSError as error:
+        raise IdentityError(f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > LARGEST_BUNDLE:
+        raise IdentityError(f"the bundle `{path}` is larger than {LARGEST_BUNDLE:,} bytes")
+    return Store(authorities(data, path))
+
+
+def authorities(data: bytes, path: Path) -> list[x509.Certificate]:
+    """Raises IdentityError."""
+    try:
+        found = in_json(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        raise IdentityError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
+    if not 0 < len(found) <= MOST_AUTHORITIES:
+        raise IdentityError(
+            f"the bundle `{path}` has {len(found):,} authorities", f"it may have 1 to {MOST_AUTHORITIES}"
+        )
+    return found
+
+
+def in_json(data: bytes) -> list[x509.Certificate]:
+    keys = [one for one in json.loads(data)["keys"] if one.get("use") == "x509-svid"]
+    if any(len(one["x5c"]) != 1 for one in keys):
+        raise ValueError
+    return [x509.load_der_x509_certificate(b64decode(one["x5c"][0], validate=True)) for one in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """A trust domain whose workloads are agents of an issuer of the policy. `bundle` None: the gateway has verified the
+    certificate before it passed it on, and was told whom to trust."""
+
+    issuer: str
+    bundle: Bundle | None
+
+
+def trusted_domains(
+    settings: Mapping[str, TrustDomain], folder: Path, issuers: Mapping[str, str]
+) -> dict[str, Trusted]:
+    """`issuers`: names by url. Raises IdentityError."""
+    found = {}
+    for domain, setting in settings.items():
+        name = issuers.get(f"spiffe://{domain}")
+        if name is None:
+            hint = f'write `issuer … {{ url "spiffe://{domain}" }}` in a policy'
+            raise IdentityError(f"no issuer of the policy has the trust domain `{domain}`", hint)
+        found[domain] = Trusted(name, None if setting.bundle is None else Bundle(folder / setting.bundle))
+    return found
+
+
+# ── One certificate ───────────────────────────────────────────────────────────────────────────
+
+
+def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tuple[Token, Who, Binding]:
+    """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises Refused."""
+    leaf = connection.certificate
+    if leaf is None:
+        raise Refused(Refusal.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate")
+    identifier = named(leaf)
+    trusted = domains.get(workload(identifier))
+    if trusted is None:
+        raise Refused(Refusal.TRUST_DOMAIN)
+    check_leaf(leaf)
+    ends = check_times(leaf, now)
+    if trusted.bundle is not None:
+        check_chain(connection, leaf, trusted.bundle.store(now), now)
+    claims = {"sub": identifier, "iat": int(leaf.not_valid_before_utc.timestamp()), "exp": ends}
+    digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
+    until, key = min(ends, now + RECHECK), key_thumbprint(leaf)
+    return (
+        Token("mtls", trusted.issuer, claims, {}, digest, until, key=key),
+        Who(identifier, None),
+        Binding(x5t=connection.x5t, until=ends, key=key),
+    )
+
+
+def key_thumbprint(leaf: x509.Certificate) -> str | None:
+    """Of its key (RFC 7638), which stays the same however its owner spells the signature of the certificate; None for
+    keys of other kinds."""
+    try:
+        key = leaf.public_key()
+        kind = next(kind for of, kind in KINDS if isinstance(key, of))
+        return kind.import_key(key.public_bytes(Encoding.PEM, SPKI)).thumbprint()
+    except Exception:  # none of these, or whatever the libraries make of it
+        return None
+
+
+def named(leaf: x509.Certificate) -> str:
+    """The one URI that it names. Raises Refused."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except Exception:  # there is none, or whatever the library makes of what a stranger wrote
+        raise Refused(Refusal.SPIFFE_ID) from None
+    found = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(found) != 1:
+        raise Refused(Refusal.SPIFFE_ID)
+    return found[0]
+
+
+def check_leaf(leaf: x509.Certificate) -> None:
+    """A workload signs for itself and for nobody else. Raises Refused."""
+    try:
+        known = {one.oid: one.value for one in leaf.extensions}
+    except Exception:
+        raise Refused(Refusal.CERTIFICATE) from None
+    basic = known.get(x509.BasicConstraints.oid)
+    if isinstance(basic, x509.BasicConstraints) and basic.ca:
+        raise Refused(Refusal.CERTIFICATE, "the client certificate is one of an authority")
+    usage = known.get(x509.KeyUsage.oid)
+    if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
+        raise Refused(Refusal.CERTIFICATE, "the key of the client certificate is for something else")
+    purposes = known.get(x509.ExtendedKeyUsage.oid)
+    if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        raise Refused(Refusal.CERTIFICATE, "the client certificate is not one of a client")
+
+
+def check_chain(connection: Connection, leaf: x509.Certificate, store: Store, now: int) -> None:
+    """Raises Refused."""
+    builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(DEPTH)
+    verifier = builder.extension_policies(ca_policy=AUTHORITY, ee_policy=WORKLOAD).build_client_verifier()
+    try:
+        verifier.verify(leaf, list(connection.chain))
+    except Exception:  # VerificationError, and what the library says of keys that it does not know
+        raise Refused(Refusal.CERTIFICATE_CHAIN) from None

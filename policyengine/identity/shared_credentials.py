@@ -1,0 +1,105 @@
+"""Whether one credential is used from several places, or one key by several agents: the fact `credential.shared`.
+
+What is watched is what was proved: the key that a credential is bound to, or the credential itself. A place is the
+network that a request comes from, as the gateway says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from threading import Lock
+
+from policyengine.identity.verified import Proved
+
+MOST_WATCHED = 200_000
+SWEEP = 10  # seconds at least between two looks for what has ended
+
+
+def spelled(ip: object) -> str | None:
+    """The text of an address. One of another class could say that it equals any, and is remembered as none."""
+    if type(ip) is str:
+        return ip
+    return str(ip) if type(ip) in (IPv4Address, IPv6Address) else None
+
+
+@dataclass(slots=True)
+class Use:
+    """The last one: `ip` as it was said, `place` its network. Until `shared` it was seen from elsewhere, too."""
+
+    ip: str | None
+    place: str | None
+    presenter: str
+    last: int
+    shared: int = 0
+
+
+@dataclass
+class Sharing:
+    """Threads may share one. `window` in seconds; `ipv4` and `ipv6`: how long the prefix of one place is. Full of what
+    may still be seen elsewhere it watches nothing new, and of that `credential.shared` is unknown."""
+
+    window: int = 3_600
+    ipv4: int = 24
+    ipv6: int = 48
+    most: int = MOST_WATCHED
+    _uses: dict[str, Use] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+    _sweep: int = 0
+
+    def told(self, found: Proved, ip: object, now: int) -> Proved:
+        """The same with `credential.shared` as it is now; it counts as a use. In what is `found` it is false."""
+        ip = spelled(ip)
+        use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
+        if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:
+            use.last = now  # as most requests are, and each of them waits for this
+            return found
+        shared = self.shared(found, ip, now)
+        if shared is False:
+            return found
+        credential = {name: value for name, value in found.facts["credential"].items() if name != "shared"}
+        more = {} if shared is None else {"shared": True}
+        return replace(found, facts={**found.facts, "credential": {**credential, **more}})
+
+    def shared(self, found: Proved, ip: object, now: int) -> bool | None:
+        ip, known, seen = spelled(ip), True, False
+        for name in found.watched:
+            use = self._uses.get(name)
+            if use is None or use.ip != ip or use.presenter != found.presenter:
+                use = self._used(name, found.presenter, ip, now)
+            else:
+                use.last = now
+            known = known and use is not None
+            seen = seen or (use is not None and use.shared > now)
+        return seen or (False if known else None)
+
+    def _used(self, name: str, presenter: str, ip: str | None, now: int) -> Use | None:
+        place = self._place(ip)
+        with self._lock:
+            use = self._uses.get(name)
+            if use is None or use.last + self.window <= now:
+                if use is None and not self._has_room(now):
+                    return None
+                use = self._uses[name] = Use(ip, place, presenter, now)
+                return use
+            moved = place is not None and use.place is not None and place != use.place
+            if moved or presenter != use.presenter:
+                use.shared = max(use.shared, now + self.window)
+            use.ip, use.place, use.presenter, use.last = ip, place or use.place, presenter, now
+            return use
+
+    def _place(self, ip: str | None) -> str | None:
+        try:
+            address = ip_address(ip or "")
+            mapped = getattr(address, "ipv4_mapped", None)
+            address = address if mapped is None else mapped
+            return str(ip_network(f"{address}/{self.ipv4 if address.version == 4 else self.ipv6}", strict=False))
+        except ValueError:
+            return None
+
+    def _has_room(self, now: int) -> bool:
+        if len(self._uses) >= self.most and now >= self._sweep:
+            self._sweep = now + SWEEP
+            for name in [name for name, use in self._uses.items() if use.last + self.window <= now]:
+                del self._uses[name]
+        return len(self._uses) < self.most

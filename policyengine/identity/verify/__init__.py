@@ -1,0 +1,1 @@
+"""Tokens and API keys: parsed, verified, and read to claims."""

@@ -1,0 +1,180 @@
+"""A signed token: read strictly before anybody verifies it, then verified by the library in one way only.
+
+What is read here is what is verified: no second parser is asked what the token says.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import a2b_base64
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from joserfc.jws import JWSRegistry
+
+from policyengine.identity.config.model import SAFE_ALGORITHMS
+from policyengine.identity.keys.jwks import VerifyingKey
+from policyengine.identity.verify.strict_json import json_object
+from policyengine.runtime.credential_errors import Refusal, Refused
+
+LARGEST = 16_384  # characters
+LONGEST_NAME = 256
+USUAL, MOST_HEADERS = 512, 1_000  # characters of a header, and how many of them are known
+# As servers name keys: thumbprints, UUIDs, ARNs, DIDs. It is never anything but a name, so no path and no URL is one.
+KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
+WITHIN_PATHS = ("..", "//")
+# Digests in plain base64, as Cognito names keys by: of these no text that means something is one.
+DIGEST = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
+DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+# From base64url to base64, and anything else to what is a digit of neither.
+PLAIN = bytes({**dict.fromkeys(range(256), ord("!")), **{one: one for one in DIGITS}, 0x2D: 0x2B, 0x5F: 0x2F}.values())
+# By how many digits are over: which may be the last, with no bit set that means nothing; one over is none at all.
+LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
+PADDING = (b"", b"", b"==", b"=")
+KEYS = frozenset({"jku", "jwk", "x5u", "x5c"})
+DEMANDS = frozenset({"crit", "b64"})
+ENCRYPTED = frozenset({"enc", "zip"})
+PRESENTATION = "application/"
+REPEATABLE = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"})
+
+# `EdDSA` is Ed25519 here: of the other curve no issuer has keys.
+MODELS: dict[str, Any] = {
+    name: JWSRegistry.algorithms["Ed25519" if name == "EdDSA" else name] for name in SAFE_ALGORITHMS
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Jws:
+    """A token whose signature nobody looked at yet. `type` in lower case, without `application/`; None where it names
+    none."""
+
+    header: Mapping[str, object]
+    claims: dict[str, object] = field(repr=False)
+    alg: str
+    kid: str | None
+    type: str | None
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+def read_jws(raw: str) -> Jws:
+    """Raises Refused."""
+    if len(raw) > LARGEST:
+        raise Refused(Refusal.TOO_LARGE)
+    parts = raw.split(".")
+    if len(parts) == 5:
+        raise Refused(Refusal.ENCODING, "it is encrypted, and only signed tokens are read")
+    if len(parts) != 3:
+        raise Refused(Refusal.NOT_A_TOKEN)
+    head, body, signature = parts
+    header, alg, kid, type_ = (header_of if len(head) <= USUAL else header_of.__wrapped__)(head)
+    claims = json_object(decoded(body))
+    if header.keys() & REPEATABLE:
+        check_repeated(header, claims)
+    signed = raw[: -len(signature) - 1].encode("ascii")
+    return Jws(header, claims, alg, kid, type_, signed, decoded(signature))
+
+
+def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
+    """What the header repeats of the claims is the same there (RFC 7519, 5.3): else two readers take it for tokens of
+    two issuers, or for two services. Raises Refused."""
+    for name in sorted(REPEATABLE & header.keys()):
+        if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
+            raise Refused(Refusal.CONTRADICTION, f"its header has another `{name}` than its claims")
+
+
+def decoded(segment: str) -> bytes:
+    """Of what could be spelled in one way only. Raises Refused."""
+    over = len(segment) % 4
+    if over and segment[-1] not in LAST[over]:
+        raise Refused(Refusal.ENCODING, "bits that mean nothing are set in it")
+    try:
+        found = a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over], strict_mode=True)
+    except ValueError:  # of ASCII and of base64 alike
+        raise Refused(Refusal.ENCODING) from None
+    if not found:
+        raise Refused(Refusal.NOT_A_TOKEN)
+    return found
+
+
+@lru_cache(MOST_HEADERS)
+def header_of(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
+    """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises Refused."""
+    header = json_object(decoded(segment))
+    names = header.keys()
+    if names & DEMANDS:
+        raise Refused(Refusal.CRITICAL_HEADER)
+    if names & KEYS:
+        raise Refused(Refusal.KEY_IN_TOKEN)
+    if names & ENCRYPTED:
+        raise Refused(Refusal.ENCODING, "it is encrypted or compressed, and only signed tokens are read")
+    alg = header.get("alg")
+    if not isinstance(alg, str) or alg not in MODELS:
+        raise Refused(Refusal.ALGORITHM)
+    if str(header.get("cty", "")).lower().removeprefix(PRESENTATION) == "jwt":
+        raise Refused(Refusal.TOKEN_TYPE, "it is a token within a token")
+    return MappingProxyType(header), alg, kid_of(header), type_of(header)
+
+
+def kid_of(header: Mapping[str, object]) -> str | None:
+    if "kid" not in header:
+        return None
+    kid = header["kid"]
+    if not isinstance(kid, str):
+        raise Refused(Refusal.KEY_ID)
+    if not DIGEST.fullmatch(kid) and (not KID.fullmatch(kid) or any(one in kid for one in WITHIN_PATHS)):
+        raise Refused(Refusal.KEY_ID)
+    return kid
+
+
+def type_of(header: Mapping[str, object]) -> str | None:
+    """By RFC 7515 `application/` may be left out, and case does not count."""
+    if "typ" not in header:
+        return None
+    found = header["typ"]
+    if not isinstance(found, str) or not 0 < len(found) <= LONGEST_NAME or not found.isascii():
+        raise Refused(Refusal.TOKEN_TYPE)
+    return plain_type(found)
+
+
+def plain_type(text: str) -> str:
+    return text.lower().removeprefix(PRESENTATION)
+
+
+# ── Verified ──────────────────────────────────────────────────────────────────────────────────
+
+
+def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:
+    """By one of these keys, with the one algorithm that the token names and its issuer may use. Raises Refused."""
+    if jws.alg not in allowed:
+        raise Refused(Refusal.ALGORITHM)
+    fitting = [key for key in keys if fits(key, jws.alg)]
+    if not fitting:
+        raise Refused(Refusal.WRONG_KEY_USE if keys else Refusal.UNKNOWN_KEY)
+    if not any(holds(jws, key) for key in fitting):
+        raise Refused(Refusal.SIGNATURE)
+
+
+def fits(key: VerifyingKey, alg: str) -> bool:
+    """Whether it is of the type, the curve and the use that the algorithm is for."""
+    model = MODELS[alg]
+    try:
+        if alg == "EdDSA" and key.get("alg") == "EdDSA":
+            key.check_use("sig")
+            return isinstance(key, OKPKey) and key.curve_name == "Ed25519"
+        model.check_key(key)
+    except JoseError:
+        return False
+    return True
+
+
+def holds(jws: Jws, key: VerifyingKey) -> bool:
+    try:
+        return MODELS[jws.alg].verify(jws.signed, jws.signature, key) is True
+    except (JoseError, ValueError):
+        return False

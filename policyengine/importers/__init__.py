@@ -1,0 +1,24 @@
+"""Somebody's API to a policy to begin with: a specification or a list of tools, to operations, to `.policy` files.
+
+`openapi` and `tools` read what a stranger wrote; `model` is what both become; `writing` makes policies of it, which
+`project` puts beside what the author has, without ever changing a line of theirs.
+"""
+
+from policyengine.importers.manifest import remembered_server
+from policyengine.importers.mcp_tools import read_tools
+from policyengine.importers.model import Api, Kind, Operation
+from policyengine.importers.openapi import read_openapi
+from policyengine.importers.problems import ImportProblem
+from policyengine.importers.project import Outcome, bring
+
+__all__ = [
+    "Api",
+    "ImportProblem",
+    "Kind",
+    "Operation",
+    "Outcome",
+    "bring",
+    "read_openapi",
+    "read_tools",
+    "remembered_server",
+]

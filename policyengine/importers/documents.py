@@ -1,0 +1,199 @@
+"""The text of a specification to plain values with their lines: JSON, and YAML of which nothing is ever executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from policyengine.extras import install_command
+from policyengine.importers.problems import ImportProblem
+
+Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
+
+MOST_LEVELS = 200
+MERGE = "<<"
+MOST_VALUES = 5_000_000
+INSTALL = f"{install_command('openapi')}, or bring the same as JSON"
+TABS = "YAML is indented with spaces, never with tabs"
+INT, FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+WORDS: dict[str, Value] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`lines` say where mappings and lists begin, by identity; empty for JSON."""
+
+    name: str
+    tree: Value
+    lines: dict[int, int] = field(default_factory=dict)
+
+
+def read_document(name: str, data: bytes) -> Document:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ImportProblem("this is not UTF-8", f"`{name}`:{line}", "save it as UTF-8") from None
+    try:
+        if text.lstrip()[:1] in ("{", "["):
+            return Document(name, _json(name, text))
+        return _yaml(name, text)
+    except RecursionError:
+        raise ImportProblem("this nests too deep to be read", f"`{name}`") from None
+
+
+def _json(name: str, text: str) -> Value:
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise ImportProblem(f"a mapping holds `{twice[:80]}` twice", f"`{name}`", "remove one of them")
+        return found
+
+    try:
+        tree: Value = json.loads(text, object_pairs_hook=members)
+    except json.JSONDecodeError as error:
+        raise ImportProblem(f"this is no JSON: {error.msg.lower()}", f"`{name}`:{error.lineno}:{error.colno}") from None
+    except ValueError:  # a number with thousands of digits
+        raise ImportProblem("this holds a number that is too long", f"`{name}`") from None
+    return tree
+
+
+# ── YAML, from its events: no tags, no objects, an alias is one more reference to the same value ──────────
+
+
+def _yaml(name: str, text: str) -> Document:
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        raise ImportProblem("reading YAML needs PyYAML, which is not installed", f"`{name}`", INSTALL) from None
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _Builder(name).document(yaml.parse(text, Loader=loader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        place = f"`{name}`:{mark.line + 1}:{mark.column + 1}" if mark else f"`{name}`"
+        raise ImportProblem(f"this is no YAML: {why}", place, TABS if _indented_by_tabs(text, mark) else None) from None
+
+
+def _indented_by_tabs(text: str, mark: Any) -> bool:
+    line = "" if mark is None else "".join(text.split("\n")[mark.line : mark.line + 1])
+    return "\t" in line[: len(line) - len(line.lstrip())]
+
+
+class _Builder:
+    """Puts events together; what is still open lies on a stack, so that depth costs nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # and the key that waits for its value
+        self.anchors: dict[str, Value] = {}
+        self.lines: dict[int, int] = {}
+        self.roots: list[Value] = []
+        self.count = 0
+
+    def document(self, events: Iterator[Any]) -> Document:
+        for event in events:
+            self.count += 1
+            if self.count > MOST_VALUES:
+                raise self.problem(event, f"more than {MOST_VALUES:,} values")
+            self.take(event)
+        if len(self.roots) > 1:
+            raise ImportProblem(f"this holds {len(self.roots)} documents in place of one", f"`{self.name}`")
+        return Document(self.name, self.roots[0] if self.roots else None, self.lines)
+
+    def take(self, event: Any) -> None:
+        match type(event).__name__:
+            case "MappingStartEvent":
+                self.open(event, {})
+            case "SequenceStartEvent":
+                self.open(event, [])
+            case "MappingEndEvent" | "SequenceEndEvent":
+                self.merge(event, self.opened.pop()[0])
+            case "ScalarEvent":
+                value = self.scalar(event)
+                self.name_it(event, value)
+                self.put(event, value, event.value)
+            case "AliasEvent":
+                self.alias(event)
+            case _:
+                pass
+
+    def open(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
+        self.refuse_tag(event)
+        self.put(event, value, None)
+        self.lines[id(value)] = event.start_mark.line + 1
+        self.name_it(event, value)
+        self.opened.append((value, []))
+        if len(self.opened) > MOST_LEVELS:
+            raise self.problem(event, f"this nests more than {MOST_LEVELS} levels deep")
+
+    def merge(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
+        """`<<: *base`: what the base has and this has not."""
+        if not isinstance(value, dict) or MERGE not in value:
+            return
+        merged = value.pop(MERGE)
+        for base in merged if isinstance(merged, list) else [merged]:
+            if not isinstance(base, dict):
+                raise self.problem(event, "`<<` takes over a mapping, or several")
+            self.count += len(base)
+            for key, inherited in base.items():
+                value.setdefault(key, inherited)
+
+    def alias(self, event: Any) -> None:
+        if event.anchor not in self.anchors:
+            raise self.problem(event, f"nothing is called `&{event.anchor}`")
+        value = self.anchors[event.anchor]
+        if any(value is opened for opened, _ in self.opened):
+            raise self.problem(event, f"`*{event.anchor}` stands inside of what it means")
+        self.put(event, value, value if isinstance(value, str) else None)
+
+    def name_it(self, event: Any, value: Value) -> None:
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value
+
+    def put(self, event: Any, value: Value, key: str | None) -> None:
+        if not self.opened:
+            self.roots.append(value)
+            return
+        inside, waiting = self.opened[-1]
+        if isinstance(inside, list):
+            inside.append(value)
+        elif waiting:
+            inside[waiting.pop()] = value
+        elif key is None:
+            raise self.problem(event, "a key is a text")
+        elif key in inside:
+            raise self.problem(event, f"a mapping holds `{key[:80]}` twice", "remove one of them")
+        else:
+            waiting.append(key)
+
+    def scalar(self, event: Any) -> Value:
+        self.refuse_tag(event)
+        text: str = event.value
+        if not event.implicit[0]:  # quoted
+            return text
+        if text in WORDS:
+            return WORDS[text]
+        if INT.fullmatch(text) and len(text) < 300:
+            return int(text)
+        return float(text) if FLOAT.fullmatch(text) else text
+
+    def refuse_tag(self, event: Any) -> None:
+        if event.tag not in (None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            raise self.problem(event, f"the tag `{str(event.tag)[:80]}` is not read", "write the value itself")
+
+    def problem(self, event: Any, message: str, hint: str | None = None) -> ImportProblem:
+        mark = event.start_mark
+        return ImportProblem(message, f"`{self.name}`:{mark.line + 1}:{mark.column + 1}", hint)

@@ -1,0 +1,147 @@
+"""A value in a document with its place: what reads a specification says where it is wrong. Follows `$ref`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from policyengine.importers.documents import Document, Value, read_document
+from policyengine.importers.fetch import Base, beside, read_base
+from policyengine.importers.problems import ImportProblem
+
+MOST_DOCUMENTS = 100
+MOST_HOPS = 32
+
+
+@dataclass(slots=True)
+class Library:
+    """The documents that one specification consists of, each read once."""
+
+    read: dict[str, tuple[Base, Document]] = field(default_factory=dict)
+
+    def open(self, base: Base) -> Node:
+        if base.name not in self.read:
+            if len(self.read) >= MOST_DOCUMENTS:
+                raise ImportProblem(f"this consists of more than {MOST_DOCUMENTS} documents", f"`{base.name}`")
+            self.read[base.name] = base, read_document(base.name, read_base(base))
+        base, document = self.read[base.name]
+        return Node(document.tree, "", document, base, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`pointer` is a JSON pointer; `line` that of the nearest mapping or list around it."""
+
+    value: Value
+    pointer: str
+    document: Document
+    base: Base | None = None
+    library: Library | None = None
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        line = self.document.lines.get(id(self.value), self.line)
+        member = f" at `#{self.pointer}`" if self.pointer else ""
+        return f"`{self.document.name}`{f':{line}' if line else ''}{member}"
+
+    def problem(self, message: str, hint: str | None = None) -> ImportProblem:
+        return ImportProblem(message, self.place, hint)
+
+    def child(self, key: str | int, value: Value) -> Node:
+        line = self.document.lines.get(id(self.value), self.line)
+        escaped = str(key)[:200].replace("~", "~0").replace("/", "~1")
+        return Node(value, f"{self.pointer}/{escaped}", self.document, self.base, self.library, line)
+
+    # ── What it is expected to be ─────────────────────────────────────────────────────────────
+
+    def members(self, what: str) -> Iterator[tuple[str, Node]]:
+        if not isinstance(self.value, dict):
+            raise self.problem(f"{what} is a mapping, and this is {_named(self.value)}")
+        return ((key, self.child(key, value)) for key, value in self.value.items())
+
+    def elements(self, what: str) -> Iterator[Node]:
+        if not isinstance(self.value, list):
+            raise self.problem(f"{what} is a list, and this is {_named(self.value)}")
+        return (self.child(number, value) for number, value in enumerate(self.value))
+
+    def text(self, what: str) -> str:
+        if not isinstance(self.value, str):
+            raise self.problem(f"{what} is a text, and this is {_named(self.value)}")
+        return self.value
+
+    def get(self, key: str) -> Node | None:
+        """The member, followed; None where there is none or this is no mapping."""
+        found = self.raw(key)
+        return found.followed() if found is not None else None
+
+    def raw(self, key: str) -> Node | None:
+        """The member as it stands, for whoever follows it later."""
+        if not isinstance(self.value, dict) or self.value.get(key) is None:
+            return None
+        return self.child(key, self.value[key])
+
+    def has(self, key: str) -> bool:
+        return isinstance(self.value, dict) and key in self.value
+
+    def words(self, key: str) -> str:
+        """A text for people; whatever else stands there is none."""
+        value = self.value.get(key) if isinstance(self.value, dict) else None
+        return value if isinstance(value, str) else ""
+
+    def flag(self, key: str) -> bool | None:
+        value = self.value.get(key) if isinstance(self.value, dict) else None
+        return value if isinstance(value, bool) else None
+
+    # ── References ────────────────────────────────────────────────────────────────────────────
+
+    def followed(self) -> Node:
+        """What a `$ref` means, through all that it leads to; this itself where there is none."""
+        node = self
+        for _ in range(MOST_HOPS):
+            if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
+                return node
+            node = node.referred(node.value["$ref"])
+        raise self.problem("this `$ref` leads from one to the next without end")
+
+    def referred(self, reference: str) -> Node:
+        name, _, pointer = reference.partition("#")
+        node = self.elsewhere(name)
+        for part in pointer.split("/")[1:] if pointer else ():
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            node = node.step(key, self, reference)
+        return node
+
+    def elsewhere(self, name: str) -> Node:
+        if not name and (self.library is None or self.base is None):
+            return Node(self.document.tree, "", self.document)
+        if self.library is None or self.base is None:
+            raise self.problem(f"`{name[:200]}` is another document, and none is read here")
+        try:
+            return self.library.open(beside(self.base, name) if name else self.base)
+        except ImportProblem as problem:
+            raise ImportProblem(problem.message, problem.place or self.place, problem.hint) from None
+
+    def step(self, key: str, asked: Node, reference: str) -> Node:
+        if isinstance(self.value, dict) and key in self.value:
+            return self.child(key, self.value[key])
+        if isinstance(self.value, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(self.value):
+            return self.child(key, self.value[int(key[:9])])
+        raise asked.problem(f"`$ref: {reference[:200]}` leads nowhere", "mend the reference")
+
+
+def _named(value: Value) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a truth value"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"

@@ -1,0 +1,251 @@
+"""OpenAPI 3.0 and 3.1 and Swagger 2 to operations. What is broken is told with its place before anything is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from policyengine.importers.fetch import base_of
+from policyengine.importers.json_schema import facts_of
+from policyengine.importers.model import Api, Field, Http, Kind, Operation, Segment
+from policyengine.importers.nodes import Library, Node
+from policyengine.importers.path_patterns import segments_of
+from policyengine.importers.problems import ImportProblem
+from policyengine.importers.sanitize import comment, is_oauth_scope, word
+
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+READS = frozenset(["get", "head", "options", "trace"])
+MOST_OPERATIONS = 20_000
+# A verb that breaks things, as a word of an `operationId` or of a path's last segment: whatever the method says.
+BREAKS = frozenset(
+    """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
+    deactivate rm rmdir unlink""".split()
+)
+VARIABLE = re.compile(r"\{([^{}]*)\}")
+WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+
+
+def read_openapi(source: str, base_path: str | None = None) -> Api:
+    """From a file or a URL. `base_path` takes the place of what `servers` or `basePath` say."""
+    root = Library().open(base_of(source))
+    version = _version(root)
+    reader = _Reader(root, version, base_path)
+    operations = tuple(reader.operations())
+    if not operations and not reader.notes:
+        raise root.problem("this describes no operations", "they stand below `paths`")
+    info = root.get("info")
+    title = info.words("title") if info else ""
+    return Api("openapi", source, word(title, "api"), operations, tuple(dict.fromkeys(reader.notes)))
+
+
+def _version(root: Node) -> int:
+    """2 or 3."""
+    if not isinstance(root.value, dict):
+        raise root.problem(
+            "this is no specification", "OpenAPI 3 begins with `openapi: 3.…`, Swagger with `swagger: 2.0`"
+        )
+    for key, known in (("openapi", "3."), ("swagger", "2.")):
+        if key in root.value:
+            written = str(root.value[key])
+            if written.startswith(known):
+                return int(known[0])
+            raise root.problem(f"`{key}: {written[:40]}` is not read", "OpenAPI 3.0 and 3.1 are, and Swagger 2.0")
+    raise root.problem(
+        "this is no specification: there is no `openapi` and no `swagger`", "one of them names its version"
+    )
+
+
+@dataclass(slots=True)
+class _Reader:
+    root: Node
+    version: int
+    base_path: str | None
+    notes: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def operations(self) -> Iterator[Operation]:
+        paths = self.root.get("paths")
+        if paths is None:
+            return
+        seen: dict[str, str] = {}
+        for path, item in paths.members("`paths`"):
+            if path.startswith("x-"):
+                continue
+            for operation in self.path_item(path, item.followed()):
+                if operation.key in seen:
+                    self.note(
+                        path, f"says `{operation.key}` as `{_shown(seen[operation.key])}` does", "the first counts"
+                    )
+                    continue
+                seen[operation.key] = path
+                yield operation
+
+    def path_item(self, path: str, item: Node) -> Iterator[Operation]:
+        members = dict(item.members("a path"))
+        methods = [method for method in METHODS if method in members]
+        if "head" in methods and "get" in methods:
+            methods.remove("head")  # decided as GET
+        for method in methods:
+            self.count += 1
+            if self.count > MOST_OPERATIONS:
+                raise item.problem(f"more than {MOST_OPERATIONS:,} operations")
+            found = self.operation(path, method, item, members[method].followed())
+            if found is not None:
+                yield found
+
+    def operation(self, path: str, method: str, item: Node, node: Node) -> Operation | None:
+        dict(node.members("an operation"))
+        if not path.startswith("/"):
+            self.note(f"{method.upper()} {path}", "does not begin with a slash", "left out: it stays denied")
+            return None
+        whole = self.base(node, item) + path
+        segments, said = segments_of(whole.partition("?")[0])
+        if "?" in path or (not segments and said):
+            said = said or "holds a query, which is no part of a path"
+            self.note(f"{method.upper()} {path}", said, "left out: it stays denied")
+            return None
+        if said:
+            self.note(f"{method.upper()} {path}", said, "")
+        verb = "GET" if method == "head" else method.upper()
+        return Operation(
+            Http(verb, segments),
+            _kind(method, path, node.words("operationId")),
+            self.area(node, segments),
+            self.facts(method, path, item, node),
+            self.asks(path, node),
+            comment(node.words("summary") or node.words("description") or node.words("operationId")),
+            node.flag("deprecated") is True,
+            "any text" in said,
+        )
+
+    def note(self, what: str, said: str, then: str) -> None:
+        self.notes.append(f"`{_shown(what)}` {said}{f': {then}' if then else ''}")
+
+    # ── Where ─────────────────────────────────────────────────────────────────────────────────
+
+    def base(self, node: Node, item: Node) -> str:
+        """What stands before every path: the first server's path, of the operation, the path or the whole."""
+        if self.base_path is not None:
+            return self.base_path.rstrip("/")
+        if self.version == 2:
+            return self.root.words("basePath").rstrip("/")
+        for level in (node, item, self.root):
+            servers = level.get("servers")
+            listed = list(servers.elements("`servers`")) if servers else []
+            if listed:
+                return self.server(listed)
+        return ""
+
+    def server(self, listed: list[Node]) -> str:
+        found = list(dict.fromkeys(_path_of(server) for server in listed))
+        if len(found) > 1:
+            named = ", ".join(f"`{_shown(path) or '/'}`" for path in found[:4])
+            self.notes.append(
+                f"servers have several base paths, {named}: the first one counts; `--base-path` names one"
+            )
+        return found[0]
+
+    def area(self, node: Node, segments: tuple[Segment, ...]) -> str:
+        tags = node.get("tags")
+        first = next((tag.value for tag in tags.elements("`tags`") if isinstance(tag.value, str)), "") if tags else ""
+        texts = [segment.text for segment in segments if segment.text]
+        own = [text for text in texts if not re.fullmatch(r"v?[0-9.]+|api|rest", text)]
+        return word(first, "") or word((own or [""])[0], "root")
+
+    # ── What ──────────────────────────────────────────────────────────────────────────────────
+
+    def facts(self, method: str, path: str, item: Node, node: Node) -> tuple[Field, ...]:
+        schema = self.body_v2(item, node) if self.version == 2 else _body_v3(node)
+        if schema is None or method in ("head", "options", "trace"):
+            return ()
+        found, notes = facts_of("body", schema)
+        self.notes += [f"`{method.upper()} {_shown(path)}`: {note}" for note in notes]
+        return found
+
+    def body_v2(self, item: Node, node: Node) -> Node | None:
+        """Parameters of the operation come before those of its path."""
+        for level in (node, item):
+            parameters = level.get("parameters")
+            for parameter in parameters.elements("`parameters`") if parameters else ():
+                followed = parameter.followed()
+                if followed.words("in") == "body":
+                    return followed.raw("schema")
+        return None
+
+    def asks(self, path: str, node: Node) -> tuple[frozenset[str], ...]:
+        """The OAuth scopes that are asked for: one set or another. Where a scheme without scopes will do, too, the
+        scopes stay: that is stricter."""
+        here = node if node.has("security") else self.root
+        listed = here.raw("security")
+        found: list[frozenset[str]] = []
+        for need in listed.elements("`security`") if listed is not None else ():
+            scopes = frozenset(self.scopes(path, need))
+            found += [scopes] if scopes else []
+        return tuple(dict.fromkeys(found))
+
+    def scopes(self, path: str, need: Node) -> Iterator[str]:
+        for scheme, listed in need.members("a requirement of `security`"):
+            if self.scheme(scheme) not in ("oauth2", "openIdConnect"):
+                continue
+            for scope in listed.elements("the scopes of a scheme"):
+                text = scope.text("a scope")
+                if is_oauth_scope(text):
+                    yield text
+                else:
+                    self.note(path, f"asks for the scope `{_shown(text)}`", "no token can carry it, so it is left out")
+
+    def scheme(self, name: str) -> str:
+        key = "securityDefinitions" if self.version == 2 else "components"
+        holder = self.root.get(key)
+        if self.version == 3:
+            holder = holder.get("securitySchemes") if holder else None
+        found = holder.get(name) if holder else None
+        return found.words("type") if found else ""
+
+
+def _path_of(server: Node) -> str:
+    """The path of a server's URL; variables have their defaults."""
+    variables = server.get("variables")
+
+    def default(found: re.Match[str]) -> str:
+        variable = variables.get(found[1]) if variables else None
+        value = variable.value.get("default") if variable is not None and isinstance(variable.value, dict) else ""
+        return str(value)
+
+    url = VARIABLE.sub(default, server.words("url"))
+    try:
+        return urlsplit(url).path.rstrip("/")
+    except ValueError:
+        raise server.problem(f"`{_shown(url)}` is no URL") from None
+
+
+def _body_v3(node: Node) -> Node | None:
+    """The schema of the JSON that is sent; other forms have no facts."""
+    body = node.get("requestBody")
+    content = body.get("content") if body else None
+    for media, described in content.members("`content`") if content else ():
+        kind = media.partition(";")[0].strip().lower()
+        if kind in ("application/json", "*/*", "application/*") or kind.endswith("+json"):
+            return described.followed().raw("schema")
+    return None
+
+
+def _kind(method: str, path: str, identifier: str) -> Kind:
+    """By method, and by words that break things: a word only ever makes it stricter."""
+    last = next((part for part in reversed(path.split("/")) if part and "{" not in part), "")
+    if method == "delete" or breaks(identifier) or breaks(last):
+        return Kind.DELETE
+    return Kind.READ if method in READS else Kind.WRITE
+
+
+def breaks(text: str) -> bool:
+    return any(found.lower() in BREAKS for found in WORDS.findall(text[:200]))
+
+
+def _shown(text: str) -> str:
+    return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:120])
+
+
+__all__ = ["ImportProblem", "breaks", "read_openapi"]

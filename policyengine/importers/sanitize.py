@@ -1,0 +1,87 @@
+"""Any text to a name or a comment that is nothing more than that: what strangers wrote never becomes policy."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from policyengine.checker.confusable_text import is_unseen
+
+LONGEST_NAME = 40
+LONGEST_SUMMARY = 72
+CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+OTHERS = re.compile(r"[^a-z0-9]+")
+NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
+MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OAUTH = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
+# The words of the grammar and of its facts: names made here leave all of them alone.
+KEPT = frozenset(
+    """absent action acts advisory after age agent all allow alone always and another any anyone args as at attestation
+    attested attester audience audit behavior below body bool bound budget burst by case cases chain chains cidr
+    claims clamp cluster confirm context cost count counting credential cycles define delegate delegation
+    denials denied deny depth distinct duration else entities entity enum environment except expect export fact
+    facts failure false first fixture floor for forall from given group guard has header history ignore import in
+    include inherited int invariant ip is issued issuer keys kind known language let lifetime like list local main map
+    matches may message model most never no none not notify number of on once optional or otherwise overlaps
+    package params past paths per present profile raise rate records redact repeat repeated request require resource
+    responded role scope scopes set since skip step_up store string subject subset sum task tasks test throttle time
+    to tokens tool true unless unrestricted until url use user users valid warn when where with within""".split()
+)
+
+
+def word(text: str, otherwise: str) -> str:
+    """A name in lower case that the grammar needs nowhere else."""
+    plain = unicodedata.normalize("NFKD", text[:200]).encode("ascii", "ignore").decode()
+    name = OTHERS.sub("_", CAPITALS.sub("_", plain).lower()).strip("_")[:LONGEST_NAME].strip("_")
+    if not name:
+        return otherwise
+    name = f"_{name}" if name[0].isdigit() else name
+    return f"{name}_" if name in KEPT else name
+
+
+def capture(text: str, otherwise: str) -> str:
+    """The name of a capture: as it is where it is one, so that messages speak the language of the API."""
+    name = text if NAME.fullmatch(text) and len(text) <= LONGEST_NAME else word(text, otherwise)
+    return f"{name}_" if name in KEPT else name
+
+
+def is_member(text: str) -> bool:
+    """Whether a fact below `body` or `args` may be declared by this name."""
+    return MEMBER.fullmatch(text) is not None and len(text) <= LONGEST_NAME
+
+
+def is_inner_member(text: str) -> bool:
+    """Whether a record may have a member of this name: its words stand alone."""
+    return NAME.fullmatch(text) is not None and len(text) <= LONGEST_NAME and text not in KEPT
+
+
+def comment(text: str) -> str:
+    """One line of it, in quotes: `# "…"` is never an instruction to a tool, as `# lint: …` would be."""
+    seen = "".join(" " if is_unseen(char) or not char.isprintable() else char for char in text[:1_000])
+    line = " ".join(seen.replace('"', "'").split())
+    cut = line if len(line) <= LONGEST_SUMMARY else f"{line[: LONGEST_SUMMARY - 1].rstrip()}…"
+    return f'"{cut}"' if cut else ""
+
+
+def is_oauth_scope(text: str) -> bool:
+    """Whether OAuth lets a token carry a scope of this name."""
+    return OAUTH.fullmatch(text) is not None
+
+
+class Names:
+    """Gives every name once; two that a reader takes for one are the same."""
+
+    def __init__(self, taken: frozenset[str] = frozenset()) -> None:
+        self._taken = {_skeleton(name) for name in taken}
+
+    def new(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while _skeleton(name) in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(_skeleton(name))
+        return name
+
+
+def _skeleton(name: str) -> str:
+    return name.lower().translate(str.maketrans("1|0_", "llo.")).replace("i", "l")

@@ -1,0 +1,68 @@
+"""Which requests have a body that the policy looks into: only theirs is read before they are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.engine import Engine
+from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, read_endpoint
+from policyengine.spec.match import match_pattern, place_covers
+
+Covers: TypeAlias = Callable[[Endpoint], bool]
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
+    """By method and path. What is no engine here may look into all of them."""
+    if not isinstance(decides, Engine):
+        return lambda method, path: True
+    covering = list(readers(decides.kernel))
+
+    def looks(method: str, path: str) -> bool:
+        endpoint = read_endpoint({"request": {"method": method, "path": path}})
+        return isinstance(endpoint, HttpEndpoint) and any(covers(endpoint) for covers in covering)
+
+    return looks if covering else lambda method, path: False
+
+
+def readers(kernel: k.Kernel) -> Iterator[Covers]:
+    """Where each rule applies that reads of the body, be it only to say so in its message or to have it approved."""
+    for placed in (*kernel.guards, *kernel.limits):
+        if reads_body(placed):
+            yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]
+    for binder in kernel.binders:
+        if reads_body(binder):
+            yield lambda endpoint, pattern=binder.pattern: match_pattern(pattern, endpoint, "full") is not None  # type: ignore[misc]
+    blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
+    for block in blocks:
+        yield from readers_of_block(block)
+    if any(reads_body(watch) for watch in kernel.watches):
+        yield lambda endpoint: True
+
+
+def readers_of_block(block: Block) -> Iterator[Covers]:
+    for grant in block.grants:
+        if reads_body(grant.when):
+            patterns = [opening.pattern for opening in grant.openings]
+            yield lambda endpoint, these=patterns: any(match_pattern(one, endpoint) is not None for one in these)  # type: ignore[misc]
+    rest = [getattr(block, name, None) for name in ("who", "requirements", "delegates")]
+    if any(reads_body(part) for part in rest):
+        yield lambda endpoint: True
+
+
+def reads_body(part: object) -> bool:
+    """Whether a fact of the body stands in it, at any depth, or an approval is bound to all of the body."""
+    match part:
+        case k.Fact(path) | k.BoundObject(path):
+            return path[0] == "body"
+        case k.Confirm(bound=None):
+            return True
+        case tuple() | list() | frozenset():
+            return any(reads_body(one) for one in part)
+        case _ if is_dataclass(part):
+            return any(reads_body(getattr(part, one.name)) for one in fields(part))
+        case _:
+            return False

@@ -1,0 +1,78 @@
+"""What a refusal tells whoever was refused: words for people and models, data for programs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from math import ceil
+from typing import Any
+
+from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.runtime.decision import Decision, Outcome, Remedy
+from policyengine.runtime.values import coerce_duration
+
+VERBS = {
+    Outcome.DENY: "denied",
+    Outcome.CONFIRM: "a person has to approve this first",
+    Outcome.THROTTLE: "too much for now",
+    Outcome.ALLOW: "allowed",
+}
+STATUSES = {Outcome.DENY: 403, Outcome.CONFIRM: 403, Outcome.THROTTLE: 429}
+
+
+def in_words(decision: Decision) -> str:
+    """One line: what came of it, why, and what would help."""
+    reasons = [reason.message for reason in decision.reasons if reason.outcome is decision.outcome]
+    helps = [words for remedy in decision.remedies if (words := helping(remedy))]
+    told = f"{VERBS[decision.outcome]}: {'; '.join(reasons)}" if reasons else VERBS[decision.outcome]
+    return f"{told} (would help: {'; '.join(helps)})" if helps else told
+
+
+def helping(remedy: Remedy) -> str:
+    match remedy.kind:
+        case "approval":
+            within = f", good for {remedy.within}" if remedy.within else ""
+            return f"an approval by {remedy.by}{within}, bound to {remedy.binding}"
+        case "scope":
+            return f"a credential with one of the scopes {', '.join(remedy.scopes or ())}"
+        case "wait":
+            return f"waiting for {remedy.within}"
+        case _:
+            return remedy.need or remedy.kind
+
+
+def as_data(decision: Decision) -> dict[str, Any]:
+    """Only what the caller may know: no place in a policy, no revision, no facts but those of the request."""
+    wait = retry_after(decision)
+    return {
+        "decision": decision.id,
+        "outcome": decision.outcome.value,
+        "gate": decision.gate.value if decision.gate else None,
+        "reasons": [
+            {"message": one.message, **({"rule": one.rule} if one.rule else {})}
+            for one in decision.reasons
+            if one.outcome is decision.outcome
+        ],
+        "remedies": [described(one) for one in decision.remedies],
+        **({} if wait is None else {"retry_after": wait}),
+    }
+
+
+def described(remedy: Remedy) -> dict[str, Any]:
+    names = ("kind", "rule", "by", "within", "binding", "bound", "scopes", "need")
+    members = {name: getattr(remedy, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
+
+
+def retry_after(decision: Decision) -> int | None:
+    """Whole seconds until all that throttled it has room again; None for what is not throttled."""
+    if decision.outcome is not Outcome.THROTTLE:
+        return None
+    told = dict(rate_headers(decision)).get("retry-after")
+    return waiting(decision) if told is None else int(told)
+
+
+def waiting(decision: Decision) -> int | None:
+    """By the remedies: a decision that came over the wire tells no more."""
+    waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
+    known = [one for one in waits if isinstance(one, timedelta)]
+    return max(1, ceil(max(known).total_seconds())) if known else None

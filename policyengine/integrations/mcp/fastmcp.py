@@ -1,0 +1,273 @@
+"""Middleware for servers of FastMCP: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
+
+What `mcp_sdk` does, in the hooks and errors of FastMCP: a refused call is a tool's error, which a model can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+from policyengine.extras import install_command
+from policyengine.integrations.credentials import presented
+from policyengine.integrations.denial_messages import as_data, in_words
+from policyengine.integrations.enforcement_point import (
+    NOBODY,
+    NONE,
+    Decides,
+    Duties,
+    Facts,
+    Identify,
+    decided,
+    evaluated,
+    identified,
+    proved,
+    refusal,
+    reported,
+)
+from policyengine.integrations.mcp.messages import AmbiguousMessage, Params, message_of, params_here
+from policyengine.integrations.mcp.methods import (
+    CODES,
+    DECIDED,
+    LISTS,
+    METHOD_NOT_FOUND,
+    NOTIFICATIONS,
+    PASSING,
+    barred,
+    completed,
+    listened,
+    may_see,
+    question,
+    visible,
+)
+from policyengine.integrations.token_facts import facts_of_token, issuers_of
+from policyengine.runtime.decision import Decision, Gate
+
+try:
+    from fastmcp.exceptions import AuthorizationError
+    from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
+    from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
+    from fastmcp.server.dependencies import get_access_token, get_http_request
+    from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+    from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import INVALID_REQUEST
+except ImportError as error:
+    raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
+
+INTERIM = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
+Item = TypeVar("Item")
+Came = TypeVar("Came")
+
+
+class PolicyDenied(AuthorizationError):
+    """A call that was refused: its words for whoever called, and the decision for this process."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(in_words(decision))
+        self.decision = decision
+
+
+def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[Any]:
+    """Who asks, by the access token that the server verified: its client, its subject, its scopes, its issuer.
+
+    `issuers` says how the policy calls the issuer of a URL, `issuer` how it calls the one of tokens that name none.
+    """
+
+    def identify(context: object) -> Facts | None:
+        token = get_access_token()
+        return None if token is None else facts_of_token(token, issuers, issuer)
+
+    return identify
+
+
+def by_credentials() -> Identify[Any]:
+    """Who asks, by the raw credentials of the HTTP request, for an engine that verifies them; over stdio nobody."""
+
+    def identify(context: object) -> Facts | None:
+        try:
+            return presented(get_http_request())
+        except RuntimeError:  # there is none
+            return None
+
+    return identify
+
+
+def always(facts: Facts) -> Identify[Any]:
+    """Who asks, where it is always the same: the one who started this process, and talks to it over stdio."""
+    return lambda context: facts
+
+
+class PolicyMiddleware(Middleware):
+    """`server` is how policies call this server: `TOOL billing/refund` is its tool `refund`.
+
+    `identify` tells who asks, from what the server verified: facts as `/decide` takes them, or None for nobody, who is
+    let through to nothing. `also` names further methods that pass undecided, like `logging/setLevel`.
+    """
+
+    def __init__(
+        self,
+        decides: Decides,
+        *,
+        server: str,
+        identify: Identify[MiddlewareContext[Any]] | None = None,
+        duties: Duties = NONE,
+        also: Collection[str] = (),
+    ) -> None:
+        self._decides, self._server, self._duties = decides, server, duties
+        self._identify = identify or by_token(issuers_of(decides))
+        self._passing = PASSING | frozenset(also)
+
+    # ── What every request meets first ────────────────────────────────────────────────────────
+
+    async def on_notification(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        return await call_next(context) if (context.method or "").startswith(NOTIFICATIONS) else None
+
+    async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        method, params = context.method or "", context.message
+        if method in self._passing or method in LISTS:
+            return await call_next(context)
+        if method == "resources/subscribe":
+            return await self._subscribed(context, call_next)
+        if method in DECIDED:  # in its own hook, where names and arguments are as they will be used
+            return await call_next(context)
+        if method in ("completion/complete", "subscriptions/listen"):
+            await self._check_several(context, method, params if isinstance(params, Mapping) else {})
+            return await call_next(context)
+        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is closed: no policy speaks of it", method[:80])
+
+    async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        params = context.message if isinstance(context.message, Mapping) else {}
+        return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
+
+    async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
+        """What names things without using them: whoever may not have them may not ask."""
+        facts, params = await self._facts(context, protocol_error), clear_params(params)
+        if method == "completion/complete":
+            named = completed(params)
+            if named is None or not await may_see(self._decides, *named, self._server, facts):
+                raise protocol_error(refusal("nothing opens this to the caller", Gate.DEFAULT))
+            return
+        for uri in listened(params):
+            decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
+            if not decision.allowed:
+                raise protocol_error(decision)
+
+    # ── Calls ─────────────────────────────────────────────────────────────────────────────────
+
+    async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, ToolResult]) -> ToolResult:
+        params = {"name": context.message.name, "arguments": context.message.arguments}
+        return await self._called(context, "tools/call", params, lambda: call_next(context), PolicyDenied)
+
+    async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
+        """Asked by FastMCP where it tells of a resource without reading it."""
+        facts = await self._facts(context, protocol_error)
+        decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
+        if not decision.allowed:
+            raise protocol_error(decision)
+
+    async def _looked_at(self, method: str, params: Params, facts: Facts) -> Decision:
+        if (no := barred(method, params)) is not None:
+            return no
+        return await evaluated(self._decides, question(method, params, self._server, facts))
+
+    async def on_read_resource(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]
+    ) -> ResourceResult:
+        params = {"uri": str(context.message.uri)}
+        return await self._called(context, "resources/read", params, lambda: call_next(context), protocol_error)
+
+    async def on_get_prompt(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, PromptResult]
+    ) -> PromptResult:
+        params = {"name": context.message.name, "arguments": context.message.arguments}
+        return await self._called(context, "prompts/get", params, lambda: call_next(context), protocol_error)
+
+    async def _called(
+        self,
+        context: MiddlewareContext[Any],
+        method: str,
+        params: Mapping[str, Any],
+        go_on: Callable[[], Awaitable[Came]],
+        error: Callable[[Decision], Exception],
+    ) -> Came:
+        facts, clear = await self._facts(context, error), clear_params(params)
+        if (no := barred(method, clear)) is not None:
+            raise error(no)
+        decision = await decided(self._decides, question(method, clear, self._server, facts), self._duties)
+        if not decision.allowed:
+            raise error(decision)
+        began = perf_counter()
+        try:
+            result = await go_on()
+        except BaseException:
+            await reported(self._decides, decision, 500, began)
+            raise
+        await reported(self._decides, decision, *outcome(result, began))
+        return result
+
+    # ── Lists ─────────────────────────────────────────────────────────────────────────────────
+
+    async def on_list_tools(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("tools/list", context, call_next, lambda tool: tool.name)
+
+    async def on_list_resources(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("resources/list", context, call_next, lambda resource: str(resource.uri))
+
+    async def on_list_resource_templates(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("resources/templates/list", context, call_next, lambda one: one.uri_template)
+
+    async def on_list_prompts(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
+    ) -> Sequence[Any]:
+        return await self._listed("prompts/list", context, call_next, lambda prompt: prompt.name)
+
+    async def _listed(
+        self,
+        method: str,
+        context: MiddlewareContext[Any],
+        call_next: CallNext[Any, Sequence[Item]],
+        named: Callable[[Item], object],
+    ) -> Sequence[Item]:
+        facts = await self._facts(context, protocol_error)
+        items = list(await call_next(context))
+        names = [named(item) for item in items]
+        return await visible(self._decides, LISTS[method], items, names, self._server, facts)
+
+    async def _facts(self, context: MiddlewareContext[Any], error: Callable[[Decision], Exception]) -> Facts:
+        facts = await identified(self._identify, context)
+        if facts is None:
+            raise error(refusal(NOBODY, Gate.IDENTITY))
+        return await proved(self._decides, facts)
+
+
+def clear_params(params: Params) -> Params:
+    """As FastMCP has parsed them; over HTTP the message is there to say which names were repeated."""
+    try:
+        return params_here(params, message_of(get_http_request()))
+    except RuntimeError:  # it came another way
+        return params
+    except AmbiguousMessage as error:
+        raise MCPError(INVALID_REQUEST, str(error)) from None
+
+
+def protocol_error(decision: Decision) -> MCPError:
+    """Where there is no result that could tell of an error, it is the exchange that failed."""
+    return MCPError(CODES[decision.outcome], in_words(decision), as_data(decision))
+
+
+def outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
+    """How a call came out. One that asks its caller for more first has not come to anything: its next round is decided
+    anew."""
+    if isinstance(result, INTERIM):
+        return 202, began, None
+    if not isinstance(result, ToolResult):
+        return 200, began, None
+    return 500 if result.is_error else 200, began, result.structured_content

@@ -1,0 +1,314 @@
+"""`policyengine mcp-gateway`: a proxy in front of any MCP server, over stdio or streamable HTTP on either side."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TextIO, TypeAlias, cast
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from policyengine.extras import install_command
+from policyengine.http.host_check import AllowedHosts
+from policyengine.integrations.enforcement_point import Decides, Facts, Identify, identified, proved
+from policyengine.integrations.mcp.messages import Line, params_elsewhere
+from policyengine.integrations.mcp.relay import Reads, Relay, Writes
+from policyengine.integrations.mcp.sdk import Asked, PolicyMiddleware
+from policyengine.integrations.mcp.sessions import Owner, SessionTable, owner_of
+
+try:
+    import httpx2
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp.server.stdio import stdio_server
+    from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
+    from mcp.server.transport_security import RequestBodyLimitMiddleware
+    from mcp.shared.message import ServerMessageMetadata, SessionMessage
+    from mcp_types import INTERNAL_ERROR
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
+Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
+Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
+LARGEST_REQUEST = 4 * 1024 * 1024
+IDLE = 30 * 60.0  # seconds until a session that nobody uses is over
+CONNECT = 5.0  # seconds
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The server behind: a URL, or the words of a command. `headers` and `environment` are all that it gets of ours."""
+
+    target: str
+    headers: Mapping[str, str]
+    environment: Mapping[str, str]
+    limit: float
+
+    @property
+    def is_url(self) -> bool:
+        return self.target.startswith(("http://", "https://"))
+
+    def connect(self) -> Streams:
+        """A session of its own."""
+        return self._url() if self.is_url else self._command()
+
+    def _command(self) -> Streams:
+        command, *arguments = shlex.split(self.target)
+        return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
+
+    @asynccontextmanager
+    async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
+        timeout = httpx2.Timeout(CONNECT, read=self.limit)
+        async with (
+            httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False) as http,
+            streamable_http_client(self.target, http_client=http) as streams,
+        ):
+            yield streams
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A request that begins a session, as the middleware would see it."""
+
+    request: Request
+    request_id: None = None
+    method: str = "initialize"
+    params: None = None
+
+
+class UpstreamPolicy(PolicyMiddleware):
+    """In front of a server of which nobody here knows how it reads."""
+
+    params = staticmethod(params_elsewhere)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    decides: Decides
+    server: str
+    identify: Identify[Asked]
+    upstream: Upstream
+
+    async def session(self, client: Reads, to_client: Writes) -> None:
+        """One client, until it is gone. Nothing is started before it says something."""
+        first = await opening(client)
+        if first is None:
+            return
+        policy = UpstreamPolicy(self.decides, server=self.server, identify=self.identify)
+        to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
+        incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
+        async with to_upstream, upstream, anyio.create_task_group() as group:
+            group.start_soon(self._connected, outgoing, incoming)
+            await Relay(policy, to_client, to_upstream, self.upstream.limit).run(first, client, upstream)
+            group.cancel_scope.cancel()
+
+    async def _connected(self, outgoing: Outgoing, incoming: Incoming) -> None:
+        """The upstream session, apart: that it fails must not end what its client is being told."""
+        async with outgoing, incoming:
+            try:
+                async with self.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
+                    group.start_soon(pumped, outgoing, to_upstream)
+                    await pumped(upstream, incoming)
+                    group.cancel_scope.cancel()
+            except Exception as error:
+                _LOG.error("the upstream server cannot be used: %s", told(error))
+
+    async def owner(self, request: Request) -> Owner:
+        """Whose session that request begins."""
+        facts = await identified(self.identify, cast(Asked, SessionRequest(request)))
+        return owner_of(None if facts is None else await proved(self.decides, facts))
+
+    async def over_stdio(self) -> None:
+        """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
+        lines = Lines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+        async with stdio_server(lines) as (client, to_client), client, to_client:
+            await self.session(RawMessages(client, lines), to_client)
+
+
+class Lines(anyio.AsyncFile[str]):
+    """Lines of text, each of which becomes one message: they are kept until that has come."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__(file)
+        self.kept: deque[str] = deque()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for line in super().__aiter__():
+            self.kept.append(line)
+            yield line
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessages:
+    """Messages with the lines that they came as."""
+
+    client: Reads
+    lines: Lines
+
+    async def receive(self) -> SessionMessage | Exception:
+        item = await self.client.receive()
+        line = self.lines.kept.popleft()
+        if isinstance(item, SessionMessage):
+            return SessionMessage(item.message, ServerMessageMetadata(request_context=Line(line)))
+        return item
+
+
+async def opening(client: Reads) -> SessionMessage | None:
+    while True:
+        try:
+            item = await client.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            return None
+        if isinstance(item, SessionMessage):
+            return item
+
+
+async def pumped(source: Any, sink: Any) -> None:
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            await sink.send(await source.receive())
+
+
+def told(error: BaseException) -> str:
+    """The first that went wrong."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
+
+
+# ── Streamable HTTP ───────────────────────────────────────────────────────────────────────────
+
+
+class Sessions:
+    """An ASGI endpoint: each client has a session, and each session an upstream of its own. They are bounded, and who
+    opens more of them than others ends his own.
+
+    Requests whose `Host` or `Origin` is foreign to `hosts` are refused before a session is looked for.
+    """
+
+    def __init__(self, gateway: Gateway, hosts: AllowedHosts) -> None:
+        self._gateway, self._hosts = gateway, hosts
+        self._open = SessionTable()
+        self._group: TaskGroup | None = None
+        self.bounded = RequestBodyLimitMiddleware(self._answer, LARGEST_REQUEST)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._hosts.refusal(scope["method"], scope["headers"])
+        if refused is not None:
+            _LOG.warning("a request was refused because %s: %s", refused.message, refused.hint)
+            return await JSONResponse(problem(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)
+        await self.bounded(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self, app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+            self._group = group
+            yield
+            group.cancel_scope.cancel()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = Request(scope).headers.get(MCP_SESSION_ID_HEADER)
+        if name is None:
+            return await self._begin(scope, receive, send)
+        session = self._open.get(name)
+        if session is None:
+            return await JSONResponse(problem("there is no such session"), 404)(scope, receive, send)
+        self._open.enter(session)
+        try:
+            await session.transport.handle_request(scope, receive, send)
+        finally:
+            self._open.leave(session)
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._group is None:
+            return await JSONResponse(problem("the gateway is stopping"), 503)(scope, receive, send)
+        owner = await self._gateway.owner(Request(scope))
+        if (replaced := self._open.replaceable()) is not None:
+            await self._end(replaced)
+        name = uuid4().hex
+        transport = StreamableHTTPServerTransport(name, idle_timeout=IDLE)
+        self._open.begin(name, transport, owner)
+        status = 500
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            status = message["status"] if message["type"] == "http.response.start" else status
+            await send(message)
+
+        try:
+            await self._group.start(self._session, name, transport)
+            await transport.handle_request(scope, receive, watching)
+        finally:
+            if status >= 400:  # nothing began
+                with anyio.CancelScope(shield=True):
+                    await self._end(name)
+
+    async def _session(
+        self, name: str, transport: StreamableHTTPServerTransport, *, task_status: TaskStatus[None]
+    ) -> None:
+        try:
+            async with transport.connect() as (client, to_client):
+                task_status.started()
+                with transport.idle_scope or anyio.CancelScope():
+                    await self._gateway.session(client, to_client)
+        except Exception as error:
+            _LOG.error("a session ended: %s", told(error))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(name)
+
+    async def _end(self, name: str) -> None:
+        session = self._open.end(name)
+        if session is not None and not session.transport.is_terminated:
+            await session.transport.terminate()
+
+
+def problem(message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": message}}
+
+
+def http_app(gateway: Gateway, allowed_hosts: Collection[str] = ()) -> Starlette:
+    """The gateway at `/mcp`, for who names loopback or one of `allowed_hosts`. Raises AllowedHostError."""
+    sessions = Sessions(gateway, AllowedHosts.of(allowed_hosts))
+    return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
+
+
+def from_headers(names: Mapping[str, str], facts: Callable[[Mapping[str, str]], Facts]) -> Identify[Asked]:
+    """Who asks, by headers that whoever calls this gateway on this machine sets. One that is missing names nobody."""
+
+    def identify(context: Asked) -> Facts | None:
+        headers = getattr(context.request, "headers", None)
+        found = {} if headers is None else {name: headers.getlist(header) for name, header in names.items()}
+        if not found or any(len(values) != 1 or not values[0] for values in found.values()):
+            return None
+        return facts({name: values[0] for name, values in found.items()})
+
+    return identify
+
+
+def facts_of_words(words: Mapping[str, str]) -> Facts:
+    """`agent`, `issuer`, `user` and `scopes` as facts."""
+    issuer = {"issuer": words["issuer"]} if "issuer" in words else {}
+    scopes = {"scopes": scopes_of(words["scopes"])} if "scopes" in words else {}
+    agent = {"agent": {"id": words["agent"], **issuer}} if "agent" in words else {}
+    user = {"user": {"id": words["user"]}} if "user" in words else {}
+    credential = {"credential": {**issuer, **scopes}} if issuer or scopes else {}
+    return {**agent, **user, **credential}
+
+
+def scopes_of(words: str) -> Sequence[str]:
+    return words.replace(",", " ").split()

@@ -1,0 +1,178 @@
+"""The methods of MCP as questions: what is asked before each may happen, and what of a list its caller may see.
+
+A tool is `TOOL server/name`; reading a resource is `ACTION read mcp_resource` on the thing of that URI, and getting a
+prompt is `ACTION get mcp_prompt` on the one of that name, both with `context.server`. Nothing here knows an SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from policyengine.integrations.enforcement_point import Decides, Facts, evaluated, refusal
+from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.paths import Malformed
+from policyengine.runtime.values import Invalid
+
+PASSING = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
+ON_URIS = frozenset({"resources/read", "resources/subscribe"})
+DECIDED = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
+NOTIFICATIONS = "notifications/"
+PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # what arguments may tell yet
+# FastMCP finds a tool by a second name, too, made of a hash and its own: a rule about the first would not know it.
+SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
+ALIAS = "a tool is called by the name that it is listed under"
+AT_ONCE = 16  # items of a list that are looked at before others have their turn
+
+# JSON-RPC leaves -32000 to -32019 to implementations; the SDKs took the first of them.
+DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
+CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
+METHOD_NOT_FOUND = -32601
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list: the member of its result that holds the items, and the member of an item that names it."""
+
+    items: str
+    name: str
+    asked_as: str
+    has_templates: bool = False
+
+
+LISTS: Mapping[str, Listing] = {
+    "tools/list": Listing("tools", "name", "tools/call"),
+    "resources/list": Listing("resources", "uri", "resources/read"),
+    "resources/templates/list": Listing("resourceTemplates", "uriTemplate", "resources/read", has_templates=True),
+    "prompts/list": Listing("prompts", "name", "prompts/get"),
+}
+
+
+# Facts of an HTTP request, of which nobody here has seen one.
+OF_A_REQUEST: Mapping[str, str] = {
+    **{name: f"request.{name}.*" for name in ("headers", "query")},
+    **{name: f"request.{name}" for name in ("host", "ip", "size")},
+}
+
+
+def question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
+    """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for. What they leave
+    out of the HTTP request, where there is one, is pending."""
+    http = facts.get("request")
+    said = http if isinstance(http, Mapping) else {}
+    pending = [fact for name, fact in OF_A_REQUEST.items() if name not in said]
+    return {**endpoint_of(method, params, server, facts), **({"pending": pending} if pending else {})}
+
+
+def endpoint_of(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
+    match method:
+        case "tools/call":
+            endpoint = {"tool": {"server": server, "name": params.get("name")}}
+            return {**facts, **endpoint, "args": given(params)}
+        case "prompts/get":
+            return {**facts, **thing("get", "mcp_prompt", params.get("name"), server, facts), "args": given(params)}
+        case "resources/read" | "resources/subscribe":
+            return {**facts, **thing("read", "mcp_resource", spelled(params.get("uri")), server, facts)}
+        case _:
+            raise ValueError(f"nothing is decided for `{method}`")
+
+
+def given(params: Mapping[str, Any]) -> object:
+    """The arguments; what is no object of them is refused when it is decided, not read as none."""
+    arguments = params.get("arguments")
+    return {} if arguments is None else arguments
+
+
+def thing(verb: str, type: str, name: object, server: str, facts: Facts) -> dict[str, object]:
+    context = facts.get("context")
+    beside = context if isinstance(context, Mapping) else {}
+    return {
+        "action": {"name": verb},
+        "resource": {"type": type, "id": name if name is None or isinstance(name, Invalid) else str(name)},
+        "context": {**beside, "server": server},
+    }
+
+
+def spelled(uri: object, *, is_template: bool = False) -> str | Invalid | None:
+    """A URI, or a template, as policies compare it."""
+    if uri is None:
+        return None
+    found = canonical_template(str(uri)) if is_template else canonical_uri(str(uri))
+    return Invalid(f"a malformed URI: {found.why}") if isinstance(found, Malformed) else found
+
+
+def barred(method: str, params: Mapping[str, Any]) -> Decision | None:
+    """The refusal of what no policy is asked about: a name or a URI that the server reads as another."""
+    name, uri = params.get("name"), spelled(params.get("uri")) if method in ON_URIS else None
+    if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
+        return refusal(ALIAS, Gate.DEFAULT)
+    return refusal(uri.why, Gate.MALFORMED_PATH) if isinstance(uri, Invalid) else None
+
+
+# ── Lists ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def visible(
+    decides: Decides, listing: Listing, items: Sequence[Item], names: Sequence[object], server: str, facts: Facts
+) -> list[Item]:
+    """Those of the items that their caller might be let through to, with some arguments or other. Nothing is spent."""
+    found = []
+    for at, (item, name) in enumerate(zip(items, names, strict=True)):
+        if await may_see(decides, listing, name, server, facts):
+            found.append(item)
+        if at % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return found
+
+
+async def may_see(decides: Decides, listing: Listing, name: object, server: str, facts: Facts) -> bool:
+    if not isinstance(name, str) or (
+        listing.asked_as in ON_URIS and isinstance(spelled(name, is_template=listing.has_templates), Invalid)
+    ):
+        return False
+    return might_pass(await looked_at(decides, listing, name, server, facts))
+
+
+async def looked_at(decides: Decides, listing: Listing, name: str, server: str, facts: Facts) -> Decision:
+    """What would come of an item, while its arguments are not known."""
+    asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
+    if listing.has_templates:
+        asked["resource"] = {"type": "mcp_resource", "id": spelled(name, is_template=True)}
+    if asked.pop("args", None) is not None:
+        asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
+    return await evaluated(decides, asked)
+
+
+def might_pass(decision: Decision) -> bool:
+    """Whether it is no deny, or one that arguments could lift: then each of its reasons says what is pending."""
+    if decision.outcome is not Outcome.DENY:
+        return True
+    denies = [one for one in decision.reasons if one.outcome is Outcome.DENY]
+    return bool(denies) and all(PENDING.search(one.message) for one in denies)
+
+
+# ── What asks for several things at once ──────────────────────────────────────────────────────
+
+
+def completed(params: Mapping[str, Any]) -> tuple[Listing, object] | None:
+    """What `completion/complete` wants suggestions for; None where that is none of what there is."""
+    match params.get("ref"):
+        case {"type": "ref/prompt", "name": name}:
+            return LISTS["prompts/list"], name
+        case {"type": "ref/resource", "uri": uri}:
+            return LISTS["resources/templates/list"], uri
+        case _:
+            return None
+
+
+def listened(params: Mapping[str, Any]) -> Sequence[object]:
+    """The resources that `subscriptions/listen` wants to hear of."""
+    wanted = params.get("notifications")
+    named = wanted.get("resourceSubscriptions") if isinstance(wanted, Mapping) else None
+    return named if isinstance(named, list) else [] if named is None else [None]

@@ -1,0 +1,246 @@
+"""One session of a client with one of an upstream server: what the policy lets through goes on, message by message.
+
+Requests pass `PolicyMiddleware`, as they do in a server itself. Ids stay as they are, so progress, cancellation and
+what the server asks of its client (sampling, elicitation, roots) find their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from policyengine.extras import install_command
+from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
+from policyengine.integrations.mcp.sdk import Asked, PolicyMiddleware
+
+try:
+    from mcp.shared.exceptions import MCPError
+    from mcp.shared.message import ClientMessageMetadata, MessageMetadata, ServerMessageMetadata, SessionMessage
+    from mcp_types import (
+        INTERNAL_ERROR,
+        INVALID_REQUEST,
+        ErrorData,
+        JSONRPCError,
+        JSONRPCNotification,
+        JSONRPCRequest,
+        JSONRPCResponse,
+        RequestId,
+    )
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+FOR_THE_CLIENT = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
+GONE = "the upstream server is gone, or cannot be reached"
+CANCELLED = "notifications/cancelled"
+
+
+class Reads(Protocol):
+    async def receive(self) -> SessionMessage | Exception: ...
+
+
+class Writes(Protocol):
+    async def send(self, item: SessionMessage, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as the middleware sees it. `request` is the HTTP request that it came with, if it did."""
+
+    method: str
+    params: Mapping[str, Any] | None
+    request_id: RequestId
+    request: Any
+
+
+class Dropped(Exception):
+    """Whoever asked waits no more."""
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A request that is on its way upstream, until `done`."""
+
+    token: object
+    done: anyio.Event = field(default_factory=anyio.Event)
+    answer: JSONRPCResponse | JSONRPCError | Dropped | None = None
+
+    def end(self, answer: JSONRPCResponse | JSONRPCError | Dropped | None) -> None:
+        self.answer = answer
+        self.done.set()
+
+
+class Relay:
+    """`limit` is how many seconds an answer of the upstream server may take."""
+
+    def __init__(self, policy: PolicyMiddleware, to_client: Writes, to_upstream: Writes, limit: float) -> None:
+        self._policy, self._limit = policy, limit
+        self._to_client, self._to_upstream = to_client, to_upstream
+        self._waiting: dict[RequestId, Waiting] = {}
+        self._asked: set[RequestId] = set()  # of the client, by the upstream server
+        self._version: str | None = None
+        self._down = False
+
+    async def run(self, first: SessionMessage, client: Reads, upstream: Reads) -> None:
+        """Until the client is gone. Without its upstream server it is told so, whatever it asks."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._from_upstream, upstream)
+            await self._from_client(first, client, group)
+            group.cancel_scope.cancel()
+
+    # ── From the client ───────────────────────────────────────────────────────────────────────
+
+    async def _from_client(self, first: SessionMessage, client: Reads, group: TaskGroup) -> None:
+        item: SessionMessage | Exception = first
+        while True:
+            if isinstance(item, SessionMessage):
+                await self._heard(item, group)
+            try:
+                item = await client.receive()
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                return
+
+    async def _heard(self, item: SessionMessage, group: TaskGroup) -> None:
+        match item.message:
+            case JSONRPCRequest() as request:
+                await group.start(self._requested, request, item.metadata)  # in order: it is on its way, or answered
+            case JSONRPCNotification(method=str(method)) as told if method.startswith(NOTIFICATIONS):
+                await self._up(told)
+                if method == CANCELLED:
+                    self._cancelled(told.params)
+            case JSONRPCResponse() | JSONRPCError() as answer if answer.id is not None and answer.id in self._asked:
+                self._asked.discard(answer.id)
+                await self._up(answer)
+            case _:
+                pass
+
+    def _cancelled(self, params: Mapping[str, Any] | None) -> None:
+        waiting = self._waiting.get((params or {}).get("requestId", ""))
+        if waiting is not None:
+            waiting.end(Dropped())
+
+    async def _requested(
+        self, request: JSONRPCRequest, metadata: MessageMetadata, *, task_status: TaskStatus[None]
+    ) -> None:
+        http = metadata.request_context if isinstance(metadata, ServerMessageMetadata) else None
+        context = cast(Asked, Question(request.method, request.params, request.id, http))
+
+        async def go_on(_: Asked) -> dict[str, Any]:
+            return await self._forwarded(request, task_status)
+
+        try:
+            if request.method == "server/discover":  # one session here is one session there: there is a handshake
+                raise MCPError(METHOD_NOT_FOUND, "this gateway speaks the protocol of sessions: `initialize` one")
+            result = await self._policy(context, go_on)
+            await self._down_to(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result)))
+        except MCPError as error:
+            await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=error.error))
+        except Dropped:
+            if isinstance(metadata, ServerMessageMetadata) and metadata.on_request_unanswered is not None:
+                await metadata.on_request_unanswered()
+        except Exception:
+            broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed, and nothing was let through")
+            await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
+        finally:
+            started(task_status)
+
+    async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
+        """The upstream's answer. Raises MCPError, its own or that there is none, and Dropped."""
+        if request.id in self._waiting:
+            raise MCPError(INVALID_REQUEST, "another request has this id")
+        if self._down:
+            raise MCPError(INTERNAL_ERROR, GONE)
+        waiting = self._waiting[request.id] = Waiting(progress_token(request.params))
+        try:
+            await self._up(request)
+            started(task_status)
+            with anyio.move_on_after(self._limit):
+                await waiting.done.wait()
+            return await self._answered(request, waiting)
+        finally:
+            del self._waiting[request.id]
+
+    async def _answered(self, request: JSONRPCRequest, waiting: Waiting) -> dict[str, Any]:
+        match waiting.answer:
+            case JSONRPCResponse(result=result):
+                if request.method == "initialize":
+                    self._version = str(result.get("protocolVersion"))
+                return result
+            case JSONRPCError(error=error):
+                raise MCPError.from_error_data(error)
+            case Dropped() as dropped:
+                raise dropped
+            case _ if waiting.done.is_set():
+                raise MCPError(INTERNAL_ERROR, GONE)
+            case _:
+                late = {"requestId": request.id, "reason": "it takes too long"}
+                await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
+                raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
+
+    async def _up(self, message: Any) -> None:
+        """Upstream. Nothing of the client goes along with it: no header, no token."""
+        headers = {} if self._version is None else {"mcp-protocol-version": self._version}
+        try:
+            await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._down = True
+            if isinstance(message, JSONRPCRequest):
+                raise MCPError(INTERNAL_ERROR, GONE) from None
+
+    # ── From the upstream server ──────────────────────────────────────────────────────────────
+
+    async def _from_upstream(self, upstream: Reads) -> None:
+        while True:
+            try:
+                item = await upstream.receive()
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                self._down = True
+                for waiting in list(self._waiting.values()):
+                    waiting.end(None)
+                return
+            if isinstance(item, SessionMessage):
+                await self._told(item.message)
+
+    async def _told(self, message: Any) -> None:
+        match message:
+            case JSONRPCResponse() | JSONRPCError():
+                waiting = None if message.id is None else self._waiting.get(message.id)
+                if waiting is not None and not waiting.done.is_set():
+                    waiting.end(message)
+            case JSONRPCRequest(method=method) if method in FOR_THE_CLIENT:
+                self._asked.add(message.id)
+                await self._down_to(message, self._related(None))
+            case JSONRPCRequest():
+                refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not pass that on")
+                await self._up(JSONRPCError(jsonrpc="2.0", id=message.id, error=refused))
+            case JSONRPCNotification():
+                await self._down_to(message, self._related((message.params or {}).get("progressToken")))
+            case _:
+                pass
+
+    def _related(self, token: object) -> RequestId | None:
+        """Which request of the client this is about, if that can be told: over HTTP it goes the way of its answer."""
+        about = [id for id, waiting in self._waiting.items() if token is not None and waiting.token == token]
+        only = list(self._waiting) if len(self._waiting) == 1 else []
+        return next(iter(about or only), None)
+
+    async def _down_to(self, message: Any, related: RequestId | None = None) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client is gone; its session ends
+            await self._to_client.send(SessionMessage(message, ServerMessageMetadata(related_request_id=related)))
+
+
+def progress_token(params: Mapping[str, Any] | None) -> object:
+    meta = (params or {}).get("_meta")
+    return meta.get("progressToken") if isinstance(meta, Mapping) else None
+
+
+def started(task_status: TaskStatus[None]) -> None:
+    """Once is enough, and later is no mistake."""
+    try:
+        task_status.started()
+    except RuntimeError:
+        return

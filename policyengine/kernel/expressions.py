@@ -1,0 +1,356 @@
+"""The kernel's expressions: every name resolved, every one typed. `kernel.py` says what rules do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from functools import cache
+from typing import ClassVar, TypeAlias
+from typing import Literal as Word
+
+from policyengine.kernel.base import Part
+from policyengine.kernel.endpoints import Place
+from policyengine.runtime.values import Value
+from policyengine.runtime.windows import Window
+from policyengine.typesystem import Scalar, Type
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Part):
+    value: Value
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Part):
+    """A fact by its path: `("body", "amount")`, `("user",)` for the user itself, `("request", "headers", "txn")`."""
+
+    path: tuple[str, ...]
+    type: Type
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute(Part):
+    """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too.
+
+    `levels` of an inherited one are the entities that declare it, each with whether it is empty where a row lacks it.
+    """
+
+    base: Expr
+    name: str
+    type: Type
+    optional: bool = False
+    levels: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def inherited(self) -> bool:
+        return bool(self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Part):
+    """A member of a record."""
+
+    base: Expr
+    name: str
+    type: Type
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Part):
+    """The variable of a quantifier around it."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Collection(Part):
+    """`[a, user.id]`: a list whose items are not all constant."""
+
+    items: tuple[Expr, ...]
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Named(Part):
+    """A `define` used by its name: transparent to meaning, there for explanations."""
+
+    name: str
+    expression: Expr
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Condition(Part):
+    """An expression that is true, false or unknown, whatever it is made of."""
+
+    type: ClassVar[Type] = Scalar.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Condition):
+    operand: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class And(Condition):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Condition):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compare(Condition):
+    """Both sides have one type (int counts as number). Enums compare by rank: their type holds the order."""
+
+    operator: Word["==", "!=", "<", "<=", ">", ">="]
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Contains(Condition):
+    """`item in collection` (`deep`: entities are in what holds them at any depth), `collection has item` (direct)."""
+
+    collection: Expr
+    item: Expr
+    deep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Below(Condition):
+    """One entity in another, at any depth: `in` (reflexive), `below` (`strict`), `group has member` (`direct`)."""
+
+    item: Expr
+    ancestor: Expr
+    strict: bool = False
+    direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InNetwork(Condition):
+    """An address within a network, or within any of a set or list of networks and addresses."""
+
+    address: Expr
+    networks: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class InWindow(Condition):
+    instant: Expr
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Like(Condition):
+    operand: Expr
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matches(Condition):
+    operand: Expr
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaps(Condition):
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Subset(Condition):
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Present(Condition):
+    """`x is present`; `x is absent` is its Not."""
+
+    operand: Fact | Attribute | Member | Past
+
+
+@dataclass(frozen=True, slots=True)
+class HasRow(Condition):
+    """`x is known`: whether there is a row for the entity."""
+
+    entity: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Default(Part):
+    """`x else d`: d when x is absent."""
+
+    operand: Fact | Attribute | Member | Past | Default
+    fallback: Expr
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic(Part):
+    operator: Word["+", "-", "*"]
+    left: Expr
+    right: Expr
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Negative(Part):
+    operand: Expr
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Quantifier(Condition):
+    word: Word["any", "all"]
+    variable: str
+    domain: Expr
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Part):
+    """A function of the vocabulary, by name; where the type is a reference, the entity whose id is the argument."""
+
+    function: str
+    arguments: tuple[Expr, ...]
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Past(Part):
+    """`past.params.id`: a fact as it was at an earlier request; `past.status` and `past.output.x` are how that came
+    out. What `fact` stands for was found out then."""
+
+    fact: Fact | Attribute | Member
+    type: Type
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Part):
+    """What to look for in the past, by whose history: the requests of equal `keys`, None for those of the same agent
+    and user. `by another user` has become a part of `where`, in which alone `Past` stands.
+
+    `facts` are what is found out when it happens, in this order; `outputs` what is told when it is reported. Where
+    `latest`, the last event of a key is enough. `watch` names all this: a digest, the same wherever it is written.
+    """
+
+    place: Place
+    denied: bool
+    where: Expr | None
+    keys: tuple[Expr, ...] | None
+    facts: tuple[Expr, ...]
+    outputs: tuple[tuple[str, ...], ...]
+    latest: bool
+    watch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Condition):
+    """`after EV within D since EV2`; `no …` is its Not."""
+
+    event: Event
+    within: timedelta
+    since: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Part):
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+
+    function: Word["count", "sum", "distinct"]
+    field: Past | None
+    event: Event
+    within: timedelta
+    since: Event | None
+    type: Type
+
+
+Expr: TypeAlias = (
+    Constant
+    | Fact
+    | Attribute
+    | Member
+    | Variable
+    | Collection
+    | Named
+    | Not
+    | And
+    | Or
+    | Compare
+    | Contains
+    | Below
+    | InNetwork
+    | InWindow
+    | Like
+    | Matches
+    | Overlaps
+    | Subset
+    | Present
+    | HasRow
+    | Default
+    | Arithmetic
+    | Negative
+    | Quantifier
+    | Apply
+    | Past
+    | Happened
+    | Aggregate
+)
+
+
+@cache
+def members(kind: type[Part]) -> tuple[str, ...]:
+    """The fields of a kind of expression: found once, as a large policy has hundreds of thousands of them."""
+    return tuple(item.name for item in fields(kind) if item.name not in ("span", "type"))
+
+
+def parts(expression: Expr) -> Iterator[Expr]:
+    """The expressions directly inside an expression. What an earlier request said is nothing that this one says."""
+    if isinstance(expression, Past):
+        return
+    for name in members(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+        value = getattr(expression, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Event):
+                yield from (*(part.keys or ()), *(() if part.where is None else (part.where,)))
+            elif isinstance(part, Part):
+                yield part  # type: ignore[misc]  # what is inside an expression is one
+
+
+def walk(expression: Expr) -> Iterator[Expr]:
+    """The expression and everything inside it, outermost first."""
+    pending = [expression]
+    while pending:
+        current = pending.pop()
+        yield current
+        pending.extend(reversed(list(parts(current))))
+
+
+def rewritten(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """The expression with what `change` puts in place of it, or of what is inside it; where that is None it stays."""
+    found = change(expression)
+    if found is not None:
+        return found
+
+    def inside(value: object) -> object:
+        match value:
+            case Part():
+                return rewritten(value, change)  # type: ignore[arg-type]  # what is inside an expression is one
+            case tuple():
+                return tuple(inside(one) for one in value)
+            case _:
+                return value
+
+    changed = {name: inside(getattr(expression, name)) for name in members(type(expression))}  # type: ignore[arg-type]
+    return replace(expression, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside

@@ -1,0 +1,55 @@
+"""Conditions of rates and budgets that decide nothing: found as those of doors and guards are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine import kernel as k
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.lint.dead_rules import always, by_place, contradiction, door_condition
+from policyengine.lint.dead_rules import parts_that_decide_nothing as idle_parts
+from policyengine.solver.answer_memo import Answers
+from policyengine.solver.satisfiability import UNKNOWN
+
+
+def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = Answers()
+    for limit in by_place(kernel.limits):
+        word = "budget" if isinstance(limit, k.Budget) else "rate"
+        if limit.when is not None:
+            yield from acting(word, limit.when, answers)
+        if isinstance(limit, k.Rate):
+            for up in limit.raises:
+                yield from door_condition(up.when, "this `raise` never acts", answers)
+            for down in limit.clamps:
+                yield from acting("clamp", down.when, answers)
+
+
+def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    yield from (found for found in findings(kernel) if found.is_error)
+
+
+def acting(word: str, condition: k.Expr, answers: Answers) -> Iterator[Diagnostic]:
+    """It acts when its condition is true or unknown."""
+    truths = answers.possible(condition)
+    if truths == {False}:
+        message = f"this `{word}` never acts: its condition is {always(truths)}"
+        yield Diagnostic("E702", message, condition.span, contradiction(condition))
+    elif False not in truths:
+        message = f"this `{word}` always acts: its condition is {always(truths)}"
+        yield Diagnostic("W703", message, condition.span, f"write `{word}` without a condition if that is meant")
+    elif True not in truths and UNKNOWN in truths:
+        message = f"this `{word}` acts only on unknown facts: its condition is {always(truths)}"
+        yield Diagnostic("W702", message, condition.span, contradiction(condition))
+    else:
+        yield from idle_parts(condition, truths, answers)
+
+
+def conditions_of_limits(kernel: k.Kernel) -> Iterator[tuple[k.Limit, k.Expr, bool]]:
+    """Each condition of a limit, and whether more passes where it is true: of a raise; else where it is false."""
+    for limit in kernel.limits:
+        if limit.when is not None:
+            yield limit, limit.when, False
+        if isinstance(limit, k.Rate):
+            yield from ((limit, one.when, True) for one in limit.raises)
+            yield from ((limit, one.when, False) for one in limit.clamps)

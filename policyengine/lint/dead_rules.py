@@ -1,0 +1,369 @@
+"""Conditions that decide nothing and rules that can never matter: what the checker finds once the kernel stands.
+
+An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED` lists what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.overlap import covers, place_covers
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.explain.effect_words import is_demand, word_of
+from policyengine.solver.answer_memo import Answers
+from policyengine.solver.satisfiability import (
+    ACTS_ON_TRUE,
+    ACTS_UNLESS_FALSE,
+    DECIDED,
+    UNKNOWN,
+    implies,
+    negated,
+    possible,
+)
+from policyengine.solver.symbolic import Truth
+
+__all__ = ["DECIDED", "UNKNOWN", "findings", "implies", "possible"]
+
+# Rules are compared with each other only in company of at most so many; beyond it nothing is claimed.
+MOST_COMPARED = 200
+STILL_DONE_ON_DENY = ("audit", "notify")
+
+Written = TypeVar("Written", bound=k.Part)
+Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    written = as_written(kernel)
+    for check in CHECKS:
+        yield from check(written)
+
+
+def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """The errors among the findings, without what only warns."""
+    for check in (door_conditions, guard_conditions):
+        yield from (found for found in check(as_written(kernel)) if found.is_error)
+
+
+def as_written(kernel: k.Kernel) -> k.Kernel:
+    """The rules in the order of their texts: a kernel has an order of its own, and of two rules the later is told."""
+    return replace(
+        kernel,
+        agents=by_place(kernel.agents),
+        users=by_place(kernel.users),
+        anyones=by_place(kernel.anyones),
+        guards=by_place(kernel.guards),
+    )
+
+
+def by_place(parts: Iterable[Written]) -> tuple[Written, ...]:
+    return tuple(sorted(parts, key=lambda part: (part.span.source.name, part.span.start)))
+
+
+def blocks(kernel: k.Kernel) -> tuple[Block, ...]:
+    return (*kernel.agents, *kernel.users, *kernel.anyones)
+
+
+# ── Conditions of doors: they act when true ───────────────────────────────────────────────────
+
+
+def door_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = Answers()
+    for block in blocks(kernel):
+        for condition, never in conditions_of(block):
+            yield from door_condition(condition, never, answers)
+
+
+def conditions_of(block: Block) -> Iterator[tuple[k.Expr, str]]:
+    """Each condition of a block, and what follows if it is never true."""
+    if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.Where):
+        yield block.who.condition, "this block is for nobody"
+    if isinstance(block, k.AgentBlock):
+        for requirement in block.requirements:
+            if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
+                yield requirement.condition, "this agent acts for nobody"
+        yield from ((d.when, "this `may delegate` hands nothing on") for d in block.delegates if d.when is not None)
+    yield from ((grant.when, "this `may` never opens") for grant in block.grants if grant.when is not None)
+
+
+def door_condition(condition: k.Expr, never: str, answers: Answers) -> Iterator[Diagnostic]:
+    truths = answers.possible(condition)
+    if True not in truths:
+        message = f"{never}: its condition is {always(truths)}"
+        yield Diagnostic("E701", message, condition.span, contradiction(condition))
+    elif truths == {True}:
+        yield Diagnostic("W701", "this condition is always true", condition.span, "leave it out")
+    else:
+        yield from parts_that_decide_nothing(condition, truths, answers)
+
+
+# ── Conditions of guards: they act unless false ───────────────────────────────────────────────
+
+
+def guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = Answers()
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if effect.condition is not None:
+                yield from guard_condition(effect, effect.condition, answers)
+
+
+def guard_condition(effect: k.Effect, condition: k.Expr, answers: Answers) -> Iterator[Diagnostic]:
+    """`require c` has become `deny when not c`; words must speak of what was written."""
+    truths = answers.possible(condition)
+    word = word_of(effect)
+    demanded = is_demand(effect, condition)
+    written = always(frozenset(negated(value) for value in truths) if demanded else truths)
+    if truths == {False}:
+        message = f"this `{word}` never acts: its condition is {written}"
+        yield Diagnostic("E702", message, condition.span, None if demanded else contradiction(condition))
+    elif False not in truths and word == "require":
+        message = f"this `require` denies everything here: its condition is {written}"
+        yield Diagnostic("E703", message, condition.span, contradiction(demand(condition)))
+    elif False not in truths:
+        message = f"this `{word}` always acts: its condition is {written}"
+        yield Diagnostic("W703", message, condition.span, f"write `{word}` without a condition if that is meant")
+    elif True not in truths:
+        message = f"this `{word}` acts only on unknown facts: its condition is {written}"
+        yield Diagnostic("W702", message, condition.span, None if demanded else contradiction(condition))
+    else:
+        yield from parts_that_decide_nothing(condition, truths, answers)
+
+
+def demand(condition: k.Expr) -> k.Expr:
+    return condition.operand if isinstance(condition, k.Not) else k.Not(condition, span=condition.span)
+
+
+# ── Words about conditions ────────────────────────────────────────────────────────────────────
+
+
+def always(truths: frozenset[Truth]) -> str:
+    match (True in truths, False in truths, UNKNOWN in truths):
+        case True, False, False:
+            return "always true"
+        case False, True, False:
+            return "always false"
+        case False, False, _:
+            return "always unknown"
+        case False, True, True:
+            return "never true"
+        case _:
+            return "never false"
+
+
+def contradiction(condition: k.Expr) -> str | None:
+    """Which parts of a condition that is never true are at odds."""
+    parts = conjuncts(condition)
+    if len(parts) > MOST_COMPARED // 10:
+        return None
+    alone = [part for part in parts if len(parts) > 1 and True not in possible(part)]
+    if alone:
+        return f"`{words(alone[0])}` is never true"
+    for i, part in enumerate(parts):
+        for other in parts[i + 1 :]:
+            if True not in possible(k.And((part, other), span=condition.span)):
+                return f"`{words(part)}` and `{words(other)}` are never true together"
+    return None
+
+
+def conjuncts(expr: k.Expr) -> list[k.Expr]:
+    match expr:
+        case k.Named():
+            return conjuncts(expr.expression)
+        case k.And():
+            return [part for item in expr.items for part in conjuncts(item)]
+        case _:
+            return [expr]
+
+
+def words(expr: k.Expr) -> str:
+    return " ".join(expr.span.text.split())
+
+
+def parts_that_decide_nothing(
+    expr: k.Expr, truths: frozenset[Truth], answers: Answers, what: str = "condition"
+) -> Iterator[Diagnostic]:
+    """The outermost parts that are never true or never false; the whole, if a door's is never false."""
+    if isinstance(expr, k.Named):  # what is wrong with a definition is told where it is written, once
+        yield from parts_that_decide_nothing(expr.expression, truths, answers, what)
+    elif True not in truths or False not in truths:
+        message = f"this {what} is {always(truths)}"
+        yield Diagnostic("W704", message, expr.span, contradiction(expr) if True not in truths else None)
+    else:
+        for part in parts_of(expr):
+            yield from parts_that_decide_nothing(part, answers.possible(part), answers, "part of a condition")
+
+
+def parts_of(expr: k.Expr) -> tuple[k.Expr, ...]:
+    match expr:
+        case k.Not():
+            return (expr.operand,)
+        case k.And() | k.Or():
+            return expr.items
+        case k.Quantifier():
+            return (expr.condition,)
+        case _:
+            return ()
+
+
+# ── Grants that can never matter ──────────────────────────────────────────────────────────────
+
+
+def covered_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for block in blocks(kernel):
+        if len(block.grants) <= MOST_COMPARED:
+            yield from covered_in(block.grants)
+
+
+def covered_in(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
+    for i, grant in enumerate(grants):
+        for j, wider in enumerate(grants):
+            if i != j and opens_all(wider, grant) and (j < i or not opens_all(grant, wider)):
+                related = (Related("this one opens all of it", wider.span),)
+                yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "leave it out", related)
+                break
+
+
+def opens_all(wider: k.Grant, narrower: k.Grant) -> bool:
+    """Whoever comes through the narrower grant comes through the wider one too."""
+    if not all(any(opens(a, b) for a in wider.openings) for b in narrower.openings):
+        return False
+    return wider.when is None or (narrower.when is not None and implies(narrower.when, wider.when, ACTS_ON_TRUE))
+
+
+def opens(wider: k.Opening, narrower: k.Opening) -> bool:
+    return set(narrower.carriers) <= set(wider.carriers) and covers(wider.pattern, narrower.pattern)
+
+
+def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Grants at places where a guard denies everything."""
+    closers = closing(kernel.guards)
+    if not closers:
+        return
+
+    @cache
+    def closer(pattern: k.Pattern) -> k.Guard | None:
+        return closer_of(k.Place((pattern,), span=pattern.span), closers)
+
+    for grant in (grant for block in blocks(kernel) for grant in block.grants):
+        by = [closer(opening.pattern) for opening in grant.openings]
+        if by and all(by) and by[0] is not None:
+            message = f"this `may` never opens: guard `{by[0].name}` denies everything there"
+            related = (Related("this guard denies everything", by[0].span),)
+            yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
+
+
+def closing(guards: Iterable[k.Guard]) -> list[k.Guard]:
+    """Guards that deny without a condition; too many to compare with everything count as none."""
+    found = [g for g in guards if any(isinstance(e, k.Deny) and e.condition is None for e in g.effects)]
+    return found if len(found) <= MOST_COMPARED else []
+
+
+def closer_of(place: k.Place, closers: Iterable[k.Guard]) -> k.Guard | None:
+    return next((guard for guard in closers if place_covers(guard.place, place)), None)
+
+
+# ── Guards that can never matter ──────────────────────────────────────────────────────────────
+
+
+def shadowed_effects(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for guard in kernel.guards:
+        if len(guard.effects) <= MOST_COMPARED:
+            yield from shadowed_in(guard.effects)
+
+
+def shadowed_in(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
+    for i, effect in enumerate(effects):
+        if effect.condition is not None and possible(effect.condition) == {False}:
+            continue  # told already: it never acts
+        by = next((other for j, other in enumerate(effects) if shadows(other, effect, j < i)), None)
+        if by is not None:
+            message = f"this `{word_of(effect)}` changes nothing: `{word_of(by)}` already acts whenever it does"
+            related = (Related("this rule of the same guard", by.span),)
+            yield Diagnostic("W712", message, effect.span, "leave it out, or narrow the other one", related)
+
+
+def shadows(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
+    """Whether an effect adds nothing to another one of its guard.
+
+    A deny is shadowed by an earlier one only: written the other way round, the first gives a reason of its own.
+    """
+    match other, effect:
+        case k.Deny(), k.Deny():
+            return earlier and acts_whenever(other, effect)
+        case k.Deny(), k.Confirm():
+            return acts_whenever(other, effect)
+        case k.Deny(), k.Oblige(kind=kind):
+            return kind not in STILL_DONE_ON_DENY and acts_whenever(other, effect)
+        case k.Oblige(), k.Oblige():
+            return earlier and same_duty(other, effect) and acts_whenever(other, effect)
+        case _:
+            return earlier and other == effect
+
+
+def same_duty(a: k.Oblige, b: k.Oblige) -> bool:
+    return (a.kind, a.arguments, a.message) == (b.kind, b.arguments, b.message)
+
+
+def acts_whenever(other: k.Effect, effect: k.Effect) -> bool:
+    if other.condition is None:
+        return True
+    return effect.condition is not None and implies(effect.condition, other.condition, ACTS_UNLESS_FALSE)
+
+
+def closed_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Guards at places where another guard of their package denies everything."""
+    closers = closing(kernel.guards)
+    positions = {id(guard): i for i, guard in enumerate(kernel.guards)}
+    for i, guard in enumerate(kernel.guards):
+        by = next((c for c in closers if is_closed_by(guard, c, positions[id(c)] < i)), None)
+        if by is not None:
+            message = f"guard `{guard.name}` changes nothing: guard `{by.name}` denies everything there"
+            related = (Related("this guard denies everything", by.span),)
+            yield Diagnostic("W712", message, guard.span, "remove one of the two", related)
+
+
+def is_closed_by(guard: k.Guard, closer: k.Guard, earlier: bool) -> bool:
+    if guard is closer or guard.package != closer.package or not changes_outcomes(guard):
+        return False
+    return place_covers(closer.place, guard.place) and (earlier or not place_covers(guard.place, closer.place))
+
+
+def changes_outcomes(guard: k.Guard) -> bool:
+    """A guard that only reports still reports what another one denies."""
+    return bool(guard.effects) and not any(
+        isinstance(effect, k.Oblige) and effect.kind in STILL_DONE_ON_DENY for effect in guard.effects
+    )
+
+
+# ── The same twice ────────────────────────────────────────────────────────────────────────────
+
+
+def duplicates(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    first_blocks: dict[Block, Block] = {}
+    for block in blocks(kernel):
+        first = first_blocks.setdefault(block, block)
+        if first is not block:
+            related = (Related("first written here", first.span),)
+            yield Diagnostic("W714", f"`{block.label}` says the same again", block.span, "leave it out", related)
+    first_guards: dict[tuple[object, ...], k.Guard] = {}
+    for guard in kernel.guards:
+        same = first_guards.setdefault((guard.package, guard.place, guard.effects), guard)
+        if same is not guard and guard.effects:
+            message = f"guard `{guard.name}` says the same as guard `{same.name}`"
+            related = (Related("first written here", same.span),)
+            yield Diagnostic("W714", message, guard.span, "leave it out", related)
+
+
+CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
+    door_conditions,
+    guard_conditions,
+    covered_grants,
+    closed_grants,
+    shadowed_effects,
+    closed_guards,
+    duplicates,
+)

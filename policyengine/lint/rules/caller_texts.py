@@ -1,0 +1,181 @@
+"""Texts that a caller writes, compared as if they were the thing they name: paths with `..`, URLs of any scheme."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from policyengine import kernel as k
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_rules import blocks, conditions_of
+from policyengine.lint.rules.defaults import wanted_parts
+from policyengine.runtime.patterns import compile_regex
+
+WRITTEN_BY_CALLERS = frozenset({"args", "body"})
+NAMED_BY_CALLERS = frozenset({("request", "headers"), ("request", "query")})
+BELOW_A_FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/*]*/)?[^:]*[^/*:]/[^/]*\*.*", re.DOTALL | re.IGNORECASE)
+IN_A_FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/]*/)?[^:]*[^/:]/", re.DOTALL | re.IGNORECASE)
+A_FOLDER_ITSELF = re.compile(r"(?:/[^/*]+)+/?")
+FOLDER_OF_PATTERN = re.compile(r"[\w-]*(?:/[\w-]+)*/")
+ENDING_OF_PATTERN = re.compile(r"(?:[\w-]|\\\.)*\Z")
+OUT_OF_A_FOLDER = ("../x", "x/../../x", "x/../x/../../x", "../", "x/../../")
+MEDIA_TYPE = re.compile(r"(?:application|audio|font|image|message|model|multipart|text|video)/\*")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """A text that begins like a folder, of which `..` leads out again; none where some rule looks for `..` in it."""
+    careful = subjects_compared(kernel, lambda text: ".." in text or r"\.\." in text)
+    for condition, wanted in deciding(kernel):
+        for part, wanted_here in wanted_parts(condition, wanted):
+            subject = subject_in_folder(part)
+            if subject is not None and subject not in careful and by_a_caller(subject, condition):
+                yield leading_out(part, subject, wanted_here)
+
+
+def leading_out(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
+    written, name = words(part), words(subject)
+    if lets_pass:
+        message = f"`{written}` holds for a path with `..` too, which leads out of the folder"
+        return Diagnostic("W560", message, part.span, f'add `and not contains({name}, "..")`')
+    message = f"`{written}` does not hold for a path that gets there by `..`, from another folder"
+    return Diagnostic("W560", message, part.span, f'deny it everywhere: `deny when contains({name}, "..")`')
+
+
+def subject_in_folder(part: k.Expr) -> k.Expr | None:
+    """What the part compares with the paths in a folder, if it is a text that callers write."""
+    match part:
+        case k.Like(operand, pattern) if begins_in_folder(pattern) and not MEDIA_TYPE.fullmatch(pattern):
+            return subject_of(operand)
+        case k.Matches(operand, pattern) if leaves_its_folder(pattern):
+            return subject_of(operand)
+        case k.Apply("starts_with", (operand, k.Constant(str() as text))) if is_folder(text):
+            return subject_of(operand)
+        case _:
+            return None
+
+
+def begins_in_folder(pattern: str) -> bool:
+    """`/srv*` as well as `/srv/*`: `/srv/../etc` begins like both."""
+    start, star, _ = pattern.partition("*")
+    return BELOW_A_FOLDER.fullmatch(pattern) is not None or bool(star and A_FOLDER_ITSELF.fullmatch(start))
+
+
+def is_folder(text: str) -> bool:
+    return any(shape.fullmatch(text) for shape in (IN_A_FOLDER, A_FOLDER_ITSELF))
+
+
+def leaves_its_folder(pattern: str) -> bool:
+    """Whether the regular expression names a folder first and then matches a path that leads out of it."""
+    folder, ending = FOLDER_OF_PATTERN.match(pattern), ENDING_OF_PATTERN.search(pattern)
+    if folder is None or not folder[0].strip("/"):
+        return False
+    last = "" if ending is None else ending[0].replace("\\", "")
+    matches = compile_regex(pattern).matches
+    return any(matches(f"{folder[0]}{way}{end}") for way in OUT_OF_A_FOLDER for end in dict.fromkeys(("", last)))
+
+
+# ── URLs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """A host that has to be right, of a URL whose scheme may be any."""
+    careful = subjects_compared(kernel, lambda text: SCHEME.match(text) is not None)
+    for condition, wanted in deciding(kernel):
+        for part, wanted_here in wanted_parts(condition, wanted):
+            for url in urls_of_hosts(part) if lets_pass(part, wanted_here) else ():
+                subject = subject_of(url)
+                if subject is not None and subject not in careful and by_a_caller(subject, condition):
+                    name = words(subject)
+                    message = f"`{words(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
+                    yield Diagnostic("W561", message, part.span, f'add `and {name} like "https://*"`')
+
+
+def lets_pass(part: k.Expr, wanted: bool) -> bool:
+    """The request passes where the host is one that is named."""
+    return (not wanted) if isinstance(part, k.Compare) and part.operator == "!=" else wanted
+
+
+def urls_of_hosts(part: k.Expr) -> Iterator[k.Expr]:
+    match part:
+        case k.Compare("==" | "!=", left, right):
+            sides: tuple[k.Expr, ...] = (left, right)
+        case k.Contains(item=item):
+            sides = (item,)
+        case k.Like(operand) | k.Matches(operand):
+            sides = (operand,)
+        case k.Apply("starts_with" | "ends_with", (operand, _)):
+            sides = (operand,)
+        case _:
+            sides = ()
+    for one in (one for side in sides for one in k.walk(side)):
+        if isinstance(one, k.Apply) and one.function == "host":
+            yield one.arguments[0]
+
+
+# ── What conditions compare ───────────────────────────────────────────────────────────────────
+
+
+def deciding(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
+    """Conditions of doors and guards, and what each has to come to for a request to pass."""
+    for block in blocks(kernel):
+        yield from ((condition, True) for condition, _ in conditions_of(block))
+    for guard in kernel.guards:
+        effects = (one for one in guard.effects if isinstance(one, k.Deny | k.Confirm))
+        yield from ((one.condition, False) for one in effects if one.condition is not None)
+
+
+def subjects_compared(kernel: k.Kernel, fits: Callable[[str], bool]) -> frozenset[k.Expr]:
+    """What callers write that some condition compares with a text that fits."""
+    conditions = [condition for condition, _ in deciding(kernel)]
+    conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
+    return frozenset(
+        subject
+        for condition in conditions
+        for part in k.walk(condition)
+        for operand, text in comparisons(part)
+        if fits(text) and (subject := subject_of(operand)) is not None
+    )
+
+
+def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
+    match part:
+        case k.Like(operand, text) | k.Matches(operand, text):
+            yield operand, text
+        case k.Apply("starts_with" | "ends_with" | "contains", (operand, k.Constant(str() as text))):
+            yield operand, text
+        case _:
+            pass
+
+
+def subject_of(operand: k.Expr) -> k.Expr | None:
+    """The fact that a caller writes, or the variable that stands for one, below what is made of it."""
+    match operand:
+        case k.Default(inner) | k.Named(_, inner) | k.Apply("lower" | "upper", (inner,)):
+            return subject_of(inner)
+        case k.Fact(path) if path[0] in WRITTEN_BY_CALLERS or path[:2] in NAMED_BY_CALLERS:
+            return operand
+        case k.Member(base) if subject_of(base) is not None:
+            return operand
+        case k.Variable():
+            return operand
+        case _:
+            return None
+
+
+def by_a_caller(subject: k.Expr, condition: k.Expr) -> bool:
+    """A variable stands for what callers write where its quantifier goes through that."""
+    while isinstance(subject, k.Member):
+        subject = subject.base
+    if not isinstance(subject, k.Variable):
+        return True
+    around = [one for one in k.walk(condition) if isinstance(one, k.Quantifier) and one.variable == subject.name]
+    return any(isinstance(subject_of(one.domain), k.Fact | k.Member) for one in around)
+
+
+def words(part: k.Expr) -> str:
+    return " ".join(part.span.text.split())

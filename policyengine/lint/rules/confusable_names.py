@@ -1,0 +1,73 @@
+"""Two names that a reader takes for one: all that tells them apart is case, separators, `0` for `O`, `1` for `l`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.lint.findings import declared
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+ALIKE = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "o", "_": "-", ".": "-", " ": "-", "/": "-"})
+Called = tuple[str, str, Span]  # what has the name, the name, where it stands
+
+
+def look_alikes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    yield from alike(name for declaration in declared(modules) for name in names_of(declaration))
+    for declaration in declared(modules):
+        if isinstance(declaration, ast.EnumDecl | ast.EntityDecl | ast.FactsDecl):
+            yield from alike(inner_names(declaration))
+
+
+def alike(names: Iterable[Called]) -> Iterator[Diagnostic]:
+    """Each name that looks like an earlier one of its kind."""
+    first: dict[tuple[str, str], tuple[str, Span]] = {}
+    for what, name, span in names:
+        earlier, there = first.setdefault((what, skeleton(name)), (name, span))
+        if earlier != name:
+            message = f"the {what} `{name}` looks like another one, `{earlier}`"
+            hint = "give one of them a name that nobody takes for the other"
+            yield Diagnostic("W264", message, span, hint, (Related("the other one", there),))
+
+
+def skeleton(name: str) -> str:
+    return name.translate(ALIKE).lower()
+
+
+def names_of(declaration: ast.Declaration) -> Iterator[Called]:
+    match declaration:
+        case ast.EnumDecl(name) | ast.EntityDecl(name):
+            yield "type", name.text, name.span
+        case ast.LetDecl(name) | ast.DefineDecl(name):
+            yield "name", name.text, name.span
+        case ast.ScopeDecl(name, alias):
+            yield "scope", name.text, name.span
+            if alias is not None:
+                yield "scope of credentials", alias.value, alias.span
+        case ast.IssuerDecl(name):
+            yield "issuer", name.text, name.span
+        case ast.AttesterDecl(name):
+            yield "attester", name.text, name.span
+        case ast.FixtureDecl(name):
+            yield "fixture", name.text, name.span
+        case ast.AgentDecl(head=ast.Called(called)):
+            yield "agent", called.value, called.span
+        case ast.AgentDecl(head=ast.InGroup(group)):
+            yield "group of agents", group.value, group.span
+        case ast.UserDecl(head=ast.Called(called)):
+            yield "user", called.value, called.span
+        case ast.GuardDecl(called):
+            yield "guard", called.value, called.span
+        case _:
+            pass
+
+
+def inner_names(declaration: ast.EnumDecl | ast.EntityDecl | ast.FactsDecl) -> Iterator[Called]:
+    match declaration:
+        case ast.EnumDecl(values=values):
+            yield from (("value", value.text, value.span) for value in values)
+        case ast.EntityDecl(fields=fields):
+            yield from (("attribute", one.name.text, one.name.span) for one in fields)
+        case ast.FactsDecl(fields=fields):
+            yield from (("fact", one.name.text, one.name.span) for one in fields)

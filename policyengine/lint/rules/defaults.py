@@ -1,0 +1,130 @@
+"""`else`, `is present` and `is absent` of a fact that the caller sends: whoever leaves it out chooses what holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine import kernel as k
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.kernel.expressions import rewritten
+from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_rules import blocks, conditions_of
+from policyengine.solver.satisfiability import possible
+
+FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
+WITHOUT = "leave this part out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
+HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
+
+
+def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for block in blocks(kernel):
+        for condition, _ in conditions_of(block):
+            yield from decided_by_default(condition, True, "opens this")
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if effect.condition is not None:
+                yield from decided_by_default(effect.condition, False, f"keeps `{guard.name}` from acting")
+    for limit, condition, loosens in conditions_of_limits(kernel):
+        does = f"raises `{limit.name}`" if loosens else f"keeps `{limit.name}` from acting"
+        yield from decided_by_default(condition, loosens, does)
+
+
+def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
+    for part, wanted_here in wanted_parts(condition, wanted):
+        yield from by_default(part, wanted_here, does)
+    for whole, wanted_here in joined_parts(condition, wanted):
+        yield from by_absence(whole, wanted_here, does)
+
+
+def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
+    """The parts that a condition is put together of, each with what it has to be for the whole to be `wanted`."""
+    pending = [(condition, wanted)]
+    while pending:
+        expr, wanted_here = pending.pop()
+        match expr:
+            case k.Not(operand):
+                pending.append((operand, not wanted_here))
+            case k.Named(expression=inner):
+                pending.append((inner, wanted_here))
+            case k.And(items) | k.Or(items):
+                pending.extend((item, wanted_here) for item in reversed(items))
+            case k.Quantifier(condition=inner):
+                pending.append((inner, wanted_here))
+            case _:
+                yield expr, wanted_here
+
+
+def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or, bool]]:
+    """Where one part decides for all: an `and` that is to be false, an `or` that is to be true."""
+    pending = [(condition, wanted)]
+    while pending:
+        expr, wanted_here = pending.pop()
+        match expr:
+            case k.Not(operand):
+                pending.append((operand, not wanted_here))
+            case k.Named(expression=inner) | k.Quantifier(condition=inner):
+                pending.append((inner, wanted_here))
+            case k.And(items) | k.Or(items):
+                pending.extend((item, wanted_here) for item in reversed(items))
+                if isinstance(expr, k.Or) is wanted_here:
+                    yield expr, wanted_here
+            case _:
+                pass
+
+
+def by_absence(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    """`x is present and x > 10`, `x is absent or x <= 10`: both ask of `x` only where the caller sends it."""
+    for item in whole.items:
+        asked, is_absent = without_negations(item)
+        if not isinstance(asked, k.Present) or is_absent is not wanted:
+            continue
+        others = [one for one in whole.items if one is not item]
+        if is_of_the_caller(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
+            fact = " ".join(asked.operand.span.text.split())
+            yield Diagnostic("W554", f"leaving `{fact}` out {does}", item.span, WITHOUT)
+
+
+def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
+    """What is asked, and whether its opposite is: `not (x is absent)` is `x is present`."""
+    opposite = False
+    while isinstance(item, k.Not | k.Named):
+        opposite = opposite is not isinstance(item, k.Not)
+        item = item.operand if isinstance(item, k.Not) else item.expression
+    return item, opposite
+
+
+def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
+    defaults = [one for one in k.walk(part) if isinstance(one, k.Default) and comes_from_the_caller(one)]
+    if defaults and possible(with_defaults(part)) == {wanted}:
+        fact = " ".join(innermost(defaults[0]).span.text.split())
+        yield Diagnostic("W554", f"leaving `{fact}` out {does}", defaults[0].span, HINT)
+
+
+def with_defaults(expr: k.Expr) -> k.Expr:
+    """The expression for a caller who leaves out every fact that has a default."""
+
+    def chosen(part: k.Expr) -> k.Expr | None:
+        if isinstance(part, k.Default) and comes_from_the_caller(part):
+            return with_defaults(part.fallback)
+        return None
+
+    return rewritten(expr, chosen)
+
+
+def comes_from_the_caller(default: k.Default) -> bool:
+    return is_of_the_caller(innermost(default))
+
+
+def is_of_the_caller(fact: k.Expr) -> bool:
+    while isinstance(fact, k.Attribute | k.Member):
+        fact = fact.base
+    return isinstance(fact, k.Fact) and fact.path[0] in FROM_THE_CALLER
+
+
+def innermost(default: k.Default) -> k.Expr:
+    """`a` of `a else b else c`."""
+    operand: k.Expr = default
+    while isinstance(operand, k.Default):
+        operand = operand.operand
+    return operand

@@ -1,0 +1,27 @@
+"""Delegation without an end: chains of any depth, and what is handed on for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from policyengine import kernel as k
+from policyengine.diagnostics.model import Diagnostic
+
+
+def no_depth(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """One limit holds for all chains, so one place is enough to tell."""
+    if any(limits.depth is not None for limits in kernel.delegation):
+        return
+    for delegate in islice((one for agent in kernel.agents for one in agent.delegates), 1):
+        hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
+        yield Diagnostic("W459", "nothing says how many agents a chain may have", delegate.span, hint)
+
+
+def open_delegations(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    if any(limits.lifetime is not None for limits in kernel.delegation):
+        return
+    for delegate in (one for agent in kernel.agents for one in agent.delegates):
+        if delegate.lifetime is None:
+            hint = "add `for 30m`, or a limit for all chains: `delegation { lifetime <= 1h }`"
+            yield Diagnostic("W460", "what this hands on is handed on for ever", delegate.span, hint)

@@ -1,0 +1,48 @@
+"""What people are told by guards, what they see of what they approve, and for how long their word holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine import kernel as k
+from policyengine.diagnostics.model import Diagnostic
+
+
+def without_message(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if isinstance(effect, k.Deny) and effect.message is None:
+                message = f"guard `{guard.name}` denies here and does not tell the caller why"
+                yield Diagnostic("W552", message, effect.span, 'add `message "…"`: what is wrong, and what to do')
+
+
+def open_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if isinstance(effect, k.Confirm) and effect.within is None:
+                message = f"an approval of `{guard.name}` never expires"
+                yield Diagnostic("W553", message, effect.span, "add `within 15m`: by then the world has moved on")
+
+
+OF_THE_REQUEST = frozenset({"args", "body", "context", "params", "resource"})
+NAMED_IN_BRACKETS = frozenset({("request", "headers"), ("request", "query")})
+
+
+def blind_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for guard in kernel.guards:
+        for effect in guard.effects:
+            if isinstance(effect, k.Confirm) and not any(map(is_of_the_request, facts_shown(effect))):
+                message = f"approvers of `{guard.name}` see nothing of the request that they approve"
+                hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
+                yield Diagnostic("W557", message, effect.span, hint)
+
+
+def facts_shown(effect: k.Confirm) -> Iterator[k.Fact]:
+    shown = (part.expression for part in effect.message or () if isinstance(part, k.Shown))
+    return (node for expression in shown for node in k.walk(expression) if isinstance(node, k.Fact))
+
+
+def is_of_the_request(fact: k.Fact) -> bool:
+    """What the endpoint alone does not say."""
+    of_the_path = fact.path == ("request", "path")  # it holds what a pattern captures
+    return of_the_path or fact.path[0] in OF_THE_REQUEST or fact.path[:2] in NAMED_IN_BRACKETS

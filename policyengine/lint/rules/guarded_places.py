@@ -1,0 +1,80 @@
+"""Guards that cover less than the door beside them: tools of one server, one path of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.overlap import PatternIndex, covers
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.lint.dead_rules import blocks
+
+ANYTHING = k.Segment("", wild=True)
+
+
+def narrower_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    doors = PatternIndex[k.Pattern]()
+    written = (opening.pattern for block in blocks(kernel) for one in block.grants for opening in one.openings)
+    for door in dict.fromkeys(written):
+        doors.add(door, door)
+    for guard in kernel.guards:
+        if any(isinstance(one, k.Deny | k.Confirm) for one in guard.effects):
+            for pattern in guard.place.patterns or ():
+                yield from other_servers(guard, pattern, doors)
+                yield from paths_below(guard, pattern, doors)
+
+
+# ── Tools ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
+    """All tools of one server are guarded, and a door opens those of whatever server."""
+    server = server_of(pattern)
+    if server is None:
+        return
+    for door in doors.overlapping(pattern):
+        if isinstance(door, k.ToolPattern) and "*" in door.glob.partition("/")[0] and not guarded(guard, door):
+            message = f"`{words(door)}` opens tools of any server, and this guards those that come as `{server}` alone"
+            hint = "name the servers at the door, or let the guard stand on `TOOL *`"
+            yield Diagnostic("W562", message, pattern.span, hint, (Related("the door", door.span),))
+            return
+
+
+def server_of(pattern: k.Pattern) -> str | None:
+    """Whose tools are meant, all of them."""
+    if not isinstance(pattern, k.ToolPattern):
+        return None
+    server, slash, name = pattern.glob.partition("/")
+    return server if slash and "*" not in server and name and not name.strip("*") else None
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
+    """One path is guarded, and a door with `**` opens what is below it, too."""
+    if not isinstance(pattern, k.HttpPattern) or pattern.rest:
+        return
+    below = replace(pattern, segments=(*pattern.segments, ANYTHING), rest=True)
+    wide = (one for one in doors.overlapping(pattern) if isinstance(one, k.HttpPattern) and one.rest)
+    for door in wide:
+        if len(door.segments) <= len(pattern.segments) and not guarded(guard, below):
+            message = f"`{words(door)}` also opens what is below `{path_of(pattern)}`, where this does not stand"
+            hint = f"write `{path_of(pattern)}/**`, which covers the path itself as well"
+            yield Diagnostic("W563", message, pattern.span, hint, (Related("the door", door.span),))
+            return
+
+
+def guarded(guard: k.Guard, pattern: k.Pattern) -> bool:
+    return any(covers(one, pattern) for one in guard.place.patterns or ())
+
+
+def path_of(pattern: k.Pattern) -> str:
+    """As it is written, without its methods; the whole text where that is the name of a scope."""
+    text = words(pattern)
+    return f"/{text.partition('/')[2]}".rstrip("/") if "/" in text else text
+
+
+def words(pattern: k.Pattern) -> str:
+    return " ".join(pattern.span.text.split())

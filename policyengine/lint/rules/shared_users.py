@@ -1,0 +1,190 @@
+"""Two issuers whose agents act for the same users: a user is a name, whichever issuer says it, so each can name the
+other's. Told only where nothing in the policy tells the users of the one from those of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.glob_index import GlobIndex
+from policyengine.checker.patterns.overlap import globs_meet
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.lint.served_users import Lending, Wary, Way, acts_for
+
+Speaking: TypeAlias = Mapping[str, Sequence[k.AgentBlock]]  # by issuer: its agents that act for users
+Ways: TypeAlias = Mapping[Way, Sequence[k.AgentBlock]]
+Who: TypeAlias = k.Called | k.CalledLike | k.InGroup | k.Where
+
+MOST_NAMED = 3
+OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # such credentials name no user
+
+
+def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Once for each issuer, at its declaration: the later one of two is told, and of two houses one."""
+    speaking = speaking_issuers(kernel)
+    houses = houses_of(speaking, kernel)
+    if len({id(house) for house in houses.values()}) < 2:
+        return
+    lending, guards = Lending.of(kernel), Wary(kernel, speaking)
+    ways = {name: lending.ways(kernel.issuers[name], blocks) for name, blocks in speaking.items()}
+    told = set[frozenset[int]]()
+
+    def houses_of_both(name: str, other: str) -> frozenset[int]:
+        return frozenset({id(houses[name]), id(houses[other])})
+
+    def clash(name: str, other: str) -> bool:
+        both = houses_of_both(name, other)
+        if not share_users(kernel.issuers[name], kernel.issuers[other]):
+            return False
+        if len(both) < 2 or both in told or ways[name].keys().isdisjoint(ways[other]):
+            return False
+        return not guards.tell_apart(other, name)
+
+    earlier = EarlierIssuers(kernel.issuers, ways)
+    for name in speaking:
+        other = next((one for one in earlier.near(name) if clash(name, one)), None)
+        earlier.add(name)
+        if other is not None:
+            told.add(houses_of_both(name, other))
+            yield finding(kernel.issuers[name], ways[name], other, ways[other])
+
+
+def finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -> Diagnostic:
+    common = [way for way in own if way in others]
+    mine, theirs = (each_once(block for way in common for block in ways[way]) for ways in (own, others))
+    act = "acts" if len(mine) == 1 else "act"
+    message = (
+        f"a token of `{issuer.name}` can name a user of `{other}`: "
+        f"{listed(mine)} {act} for the same users as {listed(theirs)} of `{other}`"
+    )
+    hint = (
+        f'say for whom it speaks, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or whose users are meant, '
+        f'`acts for users where user.org == "{issuer.name}"`, by what your directory says; or shut what is not theirs, '
+        f'`deny unless credential.issuer == "{other}"` in a guard there'
+    )
+    own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))
+    related = (Related("for whom it acts", own_acts), Related("the same users", other_acts))
+    return Diagnostic("W462", message, issuer.span, hint, related)
+
+
+def listed(blocks: Sequence[k.AgentBlock]) -> str:
+    labels = [f"`{label}`" for label in dict.fromkeys(block.label for block in blocks)]
+    more = len(labels) - MOST_NAMED
+    shown = [*labels[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
+def each_once(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
+    return tuple({id(block): block for block in blocks}.values())
+
+
+@dataclass(slots=True)
+class EarlierIssuers:
+    """Those that were looked at, by the ways in which their agents act and the users for whom they speak."""
+
+    issuers: Mapping[str, k.Issuer]
+    ways: Mapping[str, Ways]
+    names: list[str] = field(default_factory=list)
+    of_everybody: dict[Way, list[int]] = field(default_factory=dict)
+    of_some: dict[Way, GlobIndex[int]] = field(default_factory=dict)
+
+    def add(self, name: str) -> None:
+        globs, number = self.issuers[name].users_like, len(self.names)
+        for way in self.ways[name]:
+            for glob in globs:
+                self.of_some.setdefault(way, GlobIndex()).add(glob, number)
+            if not globs:
+                self.of_everybody.setdefault(way, []).append(number)
+        self.names.append(name)
+
+    def near(self, name: str) -> Iterator[str]:
+        """In the order in which they were added; not those with whom it shares no users."""
+        globs, own = self.issuers[name].users_like, self.ways[name]
+        indexes = [self.of_some[way] for way in own if way in self.of_some]
+        some = sorted({number for index in indexes for glob in globs for _, number in index.near(glob)})
+        whole = [self.of_everybody.get(way, []) for way in own] if not globs else []
+        yield from (self.names[number] for number in merge(some, *whole))
+
+
+def share_users(one: k.Issuer, other: k.Issuer) -> bool:
+    """Whether both may speak for some user. Where one says for whom it speaks, the other is taken for the own house."""
+    if not one.users_like or not other.users_like:
+        return not one.users_like and not other.users_like
+    return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
+
+
+# ── Who speaks for users ──────────────────────────────────────────────────────────────────────
+
+
+def speaking_issuers(kernel: k.Kernel) -> Speaking:
+    """In the order of their declarations, without those of workloads, who act for nobody."""
+    found: dict[str, list[k.AgentBlock]] = {}
+    for block in kernel.agents:
+        for name in issuers_of(block) if speaks(block) else ():
+            found.setdefault(name, []).append(block)
+    declared = sorted(kernel.issuers.values(), key=lambda one: (one.span.source.name, one.span.start))
+    return {
+        one.name: found[one.name]
+        for one in declared
+        if one.name in found and not (one.url or "").startswith("spiffe://")
+    }
+
+
+def speaks(block: k.AgentBlock) -> bool:
+    return bool(acts_for(block)) and not names_no_user(block)
+
+
+def names_no_user(block: k.AgentBlock) -> bool:
+    kinds = [one.kinds for one in block.requirements if isinstance(one, k.CredentialKind)]
+    return any(OF_AGENTS_ALONE.issuperset(some) for some in kinds)
+
+
+def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
+    return tuple(name for one in block.requirements if isinstance(one, k.IssuedBy) for name in one.issuers)
+
+
+# ── Which of them speak for the same people because the policy says so ────────────────────────
+
+
+def houses_of(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
+    """By issuer the whole house: they issue one agent, or the agents of one hand work on to those of another, who then
+    names its users."""
+    houses = {name: {name} for name in speaking}
+    blocks = each_once(block for own in speaking.values() for block in own)
+    for group in (*map(issuers_of, blocks), *handed_on(blocks, kernel)):
+        together = set[str]().union(*(houses[name] for name in group if name in houses))
+        houses.update(dict.fromkeys(together, together))
+    return houses
+
+
+def handed_on(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
+    """Whose agents hand on, and whose may present it: of an issuer that does not record chains none."""
+    called: dict[k.Called, set[str]] = {}
+    others: list[tuple[Who, set[str]]] = []
+    for block in blocks:
+        recording = {name for name in issuers_of(block) if kernel.issuers[name].records_chains}
+        if isinstance(block.who, k.Called):
+            called.setdefault(block.who, set()).update(recording)
+        else:
+            others.append((block.who, recording))
+    for giver, to in dict.fromkeys((issuers_of(block), one.to) for block in blocks for one in block.delegates):
+        if isinstance(to, k.Called):
+            yield (*giver, *called.get(to, ()))
+        taking: list[tuple[Who, set[str]]] = others if isinstance(to, k.Called) else [*called.items(), *others]
+        yield from ((*giver, *recording) for who, recording in taking if may_be(to, who))
+
+
+def may_be(to: k.Called | k.CalledLike | k.InGroup, who: Who) -> bool:
+    """Some agent may be meant by both: of a group, or of those that a condition means, any may be one."""
+    match to, who:
+        case (k.Called() | k.CalledLike()) as one, (k.Called() | k.CalledLike()) as other:
+            return globs_meet(glob_of(one), glob_of(other))
+        case _:
+            return True
+
+
+def glob_of(who: k.Called | k.CalledLike) -> str:
+    return who.name if isinstance(who, k.Called) else who.glob

@@ -1,0 +1,143 @@
+"""Tests that ask the same twice, and endpoints that no test asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from policyengine import kernel as k
+from policyengine.checker.names.symbols import package_of
+from policyengine.checker.patterns.overlap import PatternIndex
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.lint.dead_rules import blocks
+from policyengine.lint.findings import declared
+from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
+from policyengine.runtime.request import Request
+from policyengine.runtime.structure_checks import RequestError
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.testcases import Case
+
+
+def repeated(cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False) -> Iterator[Diagnostic]:
+    """Requests that their test made before, and tests whose requests are all in another one.
+
+    The world, the request and the expectation are the same. Where approvals are spent, worlds differ; where the policy
+    is `counting` or remembers, so they do after every request.
+    """
+    spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
+    keys = Keys(counting)
+    tests: dict[tuple[str, str], dict[object, Case]] = {}
+    spending = {(package, test) for package, test, _ in spent}
+    for case in (one for one in cases if one.skip is None):
+        first = tests.setdefault((case.package, case.test), {})
+        if (case.package, case.test, case.sequence) not in spent:
+            earlier = first.setdefault(keys.of(case), case)
+            if earlier.span != case.span:
+                message = "this test asks the same already, in the same world"
+                hint = "remove it, or change what it is to show"
+                yield Diagnostic("W652", message, case.span, hint, (Related("asked here", earlier.span),))
+    compared = {name: asked for name, asked in tests.items() if name not in spending}
+    yield from contained(compared, names_of_tests(modules))
+
+
+def contained(
+    tests: Mapping[tuple[str, str], Mapping[object, Case]], names: Mapping[tuple[str, str], Span]
+) -> Iterator[Diagnostic]:
+    """Tests that ask nothing which one other test does not ask; of two that ask the same, the later one."""
+    order = {name: number for number, name in enumerate(tests)}
+    holders: dict[object, list[tuple[str, str]]] = {}
+    for name, asked in tests.items():
+        for key in asked:
+            holders.setdefault(key, []).append(name)
+
+    def holder_of(name: tuple[str, str]) -> tuple[str, str] | None:
+        asked = tests[name].keys()
+        rarest = min(asked, key=lambda key: len(holders[key]))
+        wider = (one for one in holders[rarest] if asked < tests[one].keys())
+        same = (one for one in holders[rarest] if asked == tests[one].keys() and order[one] < order[name])
+        return next(wider, None) or next(same, None)
+
+    for name in (one for one in tests if one in names):
+        other = holder_of(name)
+        if other is not None:
+            message = f"all that this test asks, test `{other[1]}` asks too, in the same world"
+            related = (Related("the other test", names[other]),)
+            yield Diagnostic("W652", message, names[name], "remove it, or change what it is to show", related)
+
+
+def names_of_tests(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]:
+    return {
+        (package_of(module), one.name.value): one.name.span
+        for module in modules
+        for one in declared([module])
+        if isinstance(one, ast.TestDecl)
+    }
+
+
+class Keys:
+    """What tells cases apart. Many share their rows, so these are written once. Where the policy is counting, what
+    was asked before in their sequence tells them apart, too."""
+
+    def __init__(self, counting: bool) -> None:
+        self.counting = counting
+        self.rows: dict[int, str] = {}
+        self.before: dict[tuple[str, str, int], int] = {}
+
+    def of(self, case: Case) -> object:
+        rows = self.rows.get(id(case.rows))
+        if rows is None:
+            rows = self.rows[id(case.rows)] = written(case.rows)
+        expected = replace(case.expected, text="")
+        own = case.package, rows, written(case.question), written(case.attributes), case.now, repr(expected)
+        if not self.counting:
+            return own
+        sequence = case.package, case.test, case.sequence
+        found = self.before.get(sequence, 0), own
+        self.before[sequence] = hash((found, repr(case.responded), repr(case.repeated)))
+        return found
+
+
+def written(value: object) -> str:
+    """One text for one value, whatever the order of its members."""
+    match value:
+        case Mapping():
+            return "{" + ",".join(sorted(f"{key!r}:{written(one)}" for key, one in value.items())) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(written, value)) + "]"
+        case _:
+            return repr(value)
+
+
+# ── Endpoints that no test asks about ─────────────────────────────────────────────────────────
+
+
+def untested(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
+    """Once for each pattern that is written."""
+    asked = PatternIndex[bool]()
+    for pattern in {pattern for case in cases for pattern in asked_in(case)}:
+        asked.add(pattern, True)
+    told = set[Span]()
+    for opening in (one for block in blocks(kernel) for grant in block.grants for one in grant.openings):
+        span = opening.pattern.span
+        if span not in told and not any(asked.overlapping(opening.pattern)):
+            message = f"no test asks about `{' '.join(span.text.split())}`"
+            yield Diagnostic("W653", message, span, "add a request for it to a test")
+        told.add(span)
+
+
+def asked_in(case: Case) -> Iterator[k.Pattern]:
+    """The one endpoint a case asks about, as a pattern; none where it asks about a malformed path."""
+    try:
+        endpoint = Request.from_mapping(case.question).endpoint
+    except RequestError:
+        return
+    match endpoint:
+        case HttpEndpoint(method, _, segments):
+            yield k.HttpPattern((method,), tuple(k.Segment(text) for text in segments), span=case.span)
+        case ToolEndpoint():
+            yield k.ToolPattern(endpoint.qualified, span=case.span)
+        case ActionEndpoint(verb, type_):
+            yield k.ActionPattern(verb, type_, span=case.span)
+        case MalformedEndpoint():
+            return

@@ -1,0 +1,71 @@
+"""Facts that no rule reads, and issuers and attesters that no block asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from policyengine import kernel as k
+from policyengine.checker.types.schema import FACT_ROOTS
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_rules import blocks, conditions_of
+from policyengine.lint.findings import declared
+from policyengine.lint.unused import prefixes, spoken
+from policyengine.syntax import nodes as ast
+
+
+def unread_facts(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    facts = [fact for one in declared(modules) if isinstance(one, ast.FactsDecl) for fact in one.fields]
+    if not facts:
+        return
+    read = facts_read(one for one in declared(modules) if not isinstance(one, ast.FixtureDecl | ast.TestDecl))
+    whole = frozenset(name for one in read for name in prefixes(one))
+    for fact in facts:
+        name = fact.name.text
+        if name not in whole and not read.intersection(prefixes(name)):
+            hint = "remove it: whoever declares a fact is taken to rely on it"
+            yield Diagnostic("W262", f"no rule reads `{name}`", fact.name.span, hint)
+
+
+def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
+    """Every name that is spoken anywhere, but for the facts' own declarations."""
+    found = set[str]()
+    for one in declarations:
+        found.update(spoken(one.place) if isinstance(one, ast.FactsDecl) and one.place else ())
+        found.update(spoken(one) if not isinstance(one, ast.FactsDecl) else ())
+    return frozenset(found.difference(FACT_ROOTS))  # an approval that is bound to the whole `body` reads no fact of it
+
+
+def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    """Exported ones are for others; and any issuer may speak for users, where there are doors for users."""
+    asked = {name for agent in kernel.agents for one in agent.requirements for name in asked_for(one)}
+    declarations = [one for module in modules for one in module.declarations]  # but for exports, which are for others
+    for one in declarations:
+        if isinstance(one, ast.AttesterDecl) or (isinstance(one, ast.IssuerDecl) and not kernel.users):
+            word = "issuer" if isinstance(one, ast.IssuerDecl) else "attester"
+            if one.name.text not in asked and one.name.text not in texts_compared(kernel):
+                verb = "issued" if word == "issuer" else "attested"
+                hint = f"ask for it with `{verb} by {one.name.text}`, or remove it"
+                yield Diagnostic("W263", f"no agent asks for the {word} `{one.name.text}`", one.name.span, hint)
+
+
+def asked_for(requirement: k.Requirement) -> tuple[str, ...]:
+    match requirement:
+        case k.IssuedBy(names) | k.AttestedBy(names):
+            return names
+        case _:
+            return ()
+
+
+def texts_compared(kernel: k.Kernel) -> frozenset[str]:
+    """What conditions speak of in quotes: `attestation.by == "lab"`."""
+    conditions = [condition for block in blocks(kernel) for condition, _ in conditions_of(block)]
+    conditions += [one.condition for guard in kernel.guards for one in guard.effects if one.condition is not None]
+    conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
+    constants = (one.value for condition in conditions for one in k.walk(condition) if isinstance(one, k.Constant))
+    return frozenset(
+        text
+        for value in constants
+        for text in (value if isinstance(value, tuple) else (value,))
+        if isinstance(text, str)
+    )

@@ -1,0 +1,126 @@
+"""Doors wider than a reviewer sees, and doors that stay shut although nothing says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.overlap import PatternIndex
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.lint.dead_rules import blocks
+from policyengine.lint.findings import declared
+from policyengine.lint.rules.shared_users import issuers_of
+from policyengine.solver.satisfiability import possible
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.typesystem import Scalar
+
+TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # what OAuth lets a scope consist of
+
+
+def wide_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Once for each pattern that is written, however many blocks grant it."""
+    told = set[Span]()
+    for block in blocks(kernel):
+        for pattern in (opening.pattern for grant in block.grants for opening in grant.openings):
+            if is_wide(pattern) and pattern.span not in told:
+                told.add(pattern.span)
+                written = " ".join(pattern.span.text.split())
+                message = f"`{block.label}` may use whatever `{written}` comes to cover one day"
+                hint = "name the endpoints: one that is added later is then not open before anybody looked"
+                yield Diagnostic("W458", message, pattern.span, hint)
+
+
+def is_wide(pattern: k.Pattern) -> bool:
+    match pattern:
+        case k.HttpPattern(rest=rest):
+            return rest
+        case k.ToolPattern(glob):
+            return not glob.strip("*/")
+        case _:
+            return False
+
+
+def no_user_door(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """An agent that acts for a user needs the user's door too, and no user block, nor `anyone`, opens it to whom the
+    agent acts for. Told once where that is so of all that the agent may."""
+    lenders = lenders_of(kernel)
+    for agent in kernel.agents:
+        acts = [one for one in agent.requirements if isinstance(one, k.ActsFor)]
+        if not acts or agent.package in kernel.unrestricted:
+            continue
+        shut = [grant for grant in agent.grants if not is_lent(grant, acts, lenders)]
+        if shut and len(shut) == len(agent.grants):
+            message = f"no user whom `{agent.label}` acts for has a door that it has, so it never gets through"
+            hint = "let a user block open to them what the agent may, or let the agent act alone"
+            yield Diagnostic("W465", message, acts[0].span, hint)
+            continue
+        for grant in shut:
+            message = f"no user block opens any of this, so `{agent.label}` never gets through here"
+            yield Diagnostic("W461", message, grant.span, "let a user block open it, too, or remove it")
+
+
+Lenders: TypeAlias = PatternIndex[tuple[k.Expr, ...]]
+
+
+def lenders_of(kernel: k.Kernel) -> Lenders:
+    """Doors that are no agent's, with what they ask of the user."""
+    found: Lenders = PatternIndex()
+    lending = [(asked_of(block), grant) for block in kernel.users for grant in block.grants]
+    lending += [((), grant) for block in kernel.anyones for grant in block.grants]
+    for about, grant in lending:
+        asked = about if grant.when is None else (*about, grant.when)
+        for opening in grant.openings:
+            found.add(opening.pattern, asked)
+    return found
+
+
+def asked_of(block: k.UserBlock) -> tuple[k.Expr, ...]:
+    match block.who:
+        case k.Where(condition):
+            return (condition,)
+        case k.Called(name):
+            user = k.Fact(("user", "id"), Scalar.STRING, span=block.span)
+            named = k.Constant(name, Scalar.STRING, span=block.span)
+            return (k.Compare("==", user, named, span=block.span),)
+        case k.Everybody():
+            return ()
+
+
+def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: Lenders) -> bool:
+    own = [one.condition for one in acts if one.condition is not None]
+    own += [] if grant.when is None else [grant.when]
+    asked = dict.fromkeys(found for one in grant.openings for found in lenders.overlapping(one.pattern))
+    return any(may_hold((*own, *theirs)) for theirs in asked)
+
+
+def may_hold(conditions: Sequence[k.Expr]) -> bool:
+    if len(conditions) < 2:
+        return True  # what can never be true alone is told elsewhere
+    return True in possible(k.And(tuple(conditions), span=conditions[0].span))
+
+
+def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Nothing is asked of who asks: neither its name, nor a scope, nor the user's own door."""
+    for agent in kernel.agents:
+        named = isinstance(agent.who, k.CalledLike) and not agent.who.glob.strip("*")
+        serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)
+        free = [name for name in issuers_of(agent) if kernel.issuers[name].scopes_none]
+        if named and serves and free and agent.package in kernel.unrestricted:
+            message = (
+                f"any agent of `{free[0]}` does all this for any user that it names: "
+                f"`{agent.label}`, `scopes none` and `users unrestricted` ask nothing of it"
+            )
+            hint = "name the agents, give their tokens scopes, or say in a `user` block what users may do"
+            yield Diagnostic("W464", message, agent.span, hint)
+
+
+def uncarried_scopes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    for scope in declared(modules):
+        alias = scope.alias if isinstance(scope, ast.ScopeDecl) else None
+        if alias is not None and not TOKEN.fullmatch(alias.value):
+            message = f"no OAuth token can carry the scope `{alias.value}`"
+            hint = 'use printable ASCII without spaces, `"` and `\\`, as in `read:invoices`'
+            yield Diagnostic("W352", message, alias.span, hint)

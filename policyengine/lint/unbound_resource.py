@@ -1,0 +1,252 @@
+"""Guards and limits that read `resource` where nothing binds it: unknown there, they would shut doors in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.checker.lower.context import facts_read, words
+from policyengine.checker.patterns.overlap import PatternIndex, by_method, covers
+from policyengine.checker.type_names import listed
+from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.source import Span
+
+Rule: TypeAlias = k.Guard | k.Limit
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+# What a condition can come to where there is no resource; None is unknown.
+Truths: TypeAlias = frozenset[bool | None]
+
+EITHER: Truths = frozenset({True, False})
+RESOURCE = ("resource",)
+MOST_NAMED = 4  # endpoints in a message or hint: more are no help
+TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
+
+
+def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """One for each rule that covers an endpoint which a door opens and where what it reads of `resource` is unknown."""
+    reading = [(rule, read) for rule in (*kernel.guards, *kernel.limits) if (read := unknown_read(rule)) is not None]
+    if reading:
+        doors, binders = doors_of(kernel), binders_of(kernel)
+        for rule, read in reading:
+            met = list(endpoints_in(rule.place, doors))
+            bare = [one for one in met if not any(covers(by, one.piece) for by in binders.overlapping(one.piece))]
+            if bare:
+                yield diagnostic_for(rule, read, bare, [one for one in met if one not in bare])
+
+
+# ── What is unknown without a resource ────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRead:
+    """Where a rule reads `resource`, and in which words it could ask for one first."""
+
+    span: Span
+    first: str
+
+
+def unknown_read(rule: Rule) -> ResourceRead | None:
+    """What a rule reads of `resource` so that it can be unknown for want of it, if anything."""
+    for expression, first in unknowns(rule):
+        for fact, span in facts_read(expression):
+            if fact.path == RESOURCE:
+                return ResourceRead(span, first)
+    return None
+
+
+def unknowns(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
+    present, absent = "`resource is present and …`", "`resource is absent or …`"
+    if isinstance(rule, k.Guard):
+        for effect in rule.effects:
+            acts: Truths = frozenset({True}) if effect.condition is None else truths(effect.condition)
+            if effect.condition is not None and None in acts:
+                required = effect.words.startswith("require") or " unless " in effect.words
+                yield effect.condition, absent if required else present
+            who = effect.approvers.of if isinstance(effect, k.Confirm) else None
+            if isinstance(who, k.MemberOf) and needs(who.expression) and acts != {False}:
+                yield who.expression, present
+        return
+    acts = frozenset({True}) if rule.when is None else truths(rule.when)
+    if rule.when is not None and None in acts:
+        yield rule.when, present
+    if acts != {False}:
+        clamping = [] if isinstance(rule, k.Budget) else [one.when for one in rule.clamps]
+        whole = "`when resource is present`" if rule.when is None else present
+        yield from ((one, present if one in clamping else whole) for one in counted(rule) if needs(one))
+
+
+def counted(limit: k.Limit) -> Iterator[k.Expr]:
+    """What a limit has to know to count at all. A `raise` that is unknown does not act, and loosens nothing."""
+    yield from limit.keys
+    if isinstance(limit, k.Budget):
+        yield from (one for quota in limit.quotas for one in (quota.fact, quota.bound) if one is not None)
+        return
+    if limit.cost is not None:
+        yield limit.cost
+    if isinstance(limit.pace, k.PaceByFact):
+        yield limit.pace.count
+    yield from (one.when for one in limit.clamps)
+
+
+def truths(node: k.Expr) -> Truths:
+    match node:
+        case k.Constant(bool() as known):
+            return frozenset({known})
+        case k.Named(_, inner):
+            return truths(inner)
+        case k.Not(operand):
+            return frozenset(None if one is None else not one for one in truths(operand))
+        case k.And(items):
+            return folded([truths(item) for item in items], settles=False)
+        case k.Or(items):
+            return folded([truths(item) for item in items], settles=True)
+        case k.Present(operand):
+            return frozenset({False}) if needs(operand) else EITHER
+        case _:
+            return EITHER | {None} if needs(node) else EITHER
+
+
+def folded(items: list[Truths], *, settles: bool) -> Truths:
+    """One that `settles` it does so whatever the others are; else one unknown leaves all unknown."""
+    found: set[bool | None] = {settles} if any(settles in item for item in items) else set()
+    open_ones = [item - {settles} for item in items]
+    if all(open_ones):
+        if any(None in item for item in open_ones):
+            found.add(None)
+        if all((not settles) in item for item in items):
+            found.add(not settles)
+    return frozenset(found)
+
+
+def needs(node: k.Expr) -> bool:
+    """Whether the value can be unknown for want of a resource."""
+    match node:
+        case k.Fact(path):
+            return path == RESOURCE
+        case k.Present():
+            return False
+        case k.Default(operand, fallback):  # where it is absent
+            return needs(operand) and needs(fallback)
+        case k.And() | k.Or() | k.Not() | k.Named():
+            return None in truths(node)
+        case _:
+            return any(map(needs, k.parts(node)))
+
+
+# ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedEndpoint:
+    """What a grant of a block opens."""
+
+    pattern: k.Pattern
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoveredEndpoint:
+    """The endpoints at which a rule meets a door, of one method; `text` is how the policy writes them."""
+
+    piece: k.Pattern
+    text: str
+    door: OpenedEndpoint
+
+
+def doors_of(kernel: k.Kernel) -> PatternIndex[OpenedEndpoint]:
+    found: PatternIndex[OpenedEndpoint] = PatternIndex()
+    blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
+    for block in blocks:
+        for pattern in dict.fromkeys(opening.pattern for grant in block.grants for opening in grant.openings):
+            found.add(pattern, OpenedEndpoint(pattern, block.label))
+    return found
+
+
+def binders_of(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
+    """Guards and limits read what a path binds that matches without regard to case."""
+    found: PatternIndex[k.Pattern] = PatternIndex()
+    for binder in kernel.binders:
+        if binder.resource is not None or RESOURCE in dict(binder.facts):
+            pattern = k.with_folding(binder.pattern, "full")
+            found.add(pattern, pattern)
+    return found
+
+
+def endpoints_in(place: k.Place, doors: PatternIndex[OpenedEndpoint]) -> Iterator[CoveredEndpoint]:
+    """An action says itself what it is about."""
+    for pattern in (None,) if place.patterns is None else place.patterns:
+        for door in doors.overlapping(pattern):
+            met = door.pattern if pattern is None else intersection(pattern, door.pattern)
+            text = words(met.span)
+            for piece in () if isinstance(met, k.ActionPattern) else by_method(met):
+                if not any(covers(hole, piece) for hole in place.excepts):
+                    yield CoveredEndpoint(piece, text, door)
+
+
+def intersection(a: k.Pattern, b: k.Pattern) -> k.Pattern:
+    """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`. Of a path the spelling
+    of `b` alone, or of `a` where `b` is wild: in another case a rule applies, but nobody wrote an endpoint there."""
+    if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
+        return path_intersection(a, b)
+    return a if covers(b, a) else b
+
+
+def path_intersection(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
+    segments = tuple(
+        narrower(one, other) if one is not None and other is not None else one or other
+        for one, other in zip_longest(a.segments, b.segments)
+    )
+    narrow = a if covers(b, a) else b
+    methods = tuple(one for one in b.methods or a.methods or () if a.methods is None or one in a.methods) or None
+    return replace(narrow, methods=methods, segments=segments, rest=a.rest and b.rest, folding="none")
+
+
+def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
+    """What both segments match."""
+    if not a.wild or not b.wild:
+        return a if b.wild else b
+    return replace(a, prefix=max(b.prefix, a.prefix, key=len), suffix=max(b.suffix, a.suffix, key=len))
+
+
+# ── The diagnostic ──────────────────────────────────────────────────────────────────────────────
+
+
+def diagnostic_for(
+    rule: Rule, read: ResourceRead, bare: list[CoveredEndpoint], bound: list[CoveredEndpoint]
+) -> Diagnostic:
+    word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
+    endpoints = texts(bare)
+    message = f"nothing binds `resource` at {several(endpoints)}, where this {word} applies: it is unknown there"
+    door = next(one.door for one in bare if one.text == endpoints[0])
+    where = Related(f"{door.label} opens it", door.pattern.span)
+    return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, texts(bound)), (where,))
+
+
+def hint(rule: Rule, read: ResourceRead, bare: list[str], bound: list[str]) -> str:
+    """The shorter of what to write, and what else is possible."""
+    openly = f"or say what holds without one: {read.first}"
+    if rule.place.patterns is not None and len(bare) <= min(MOST_NAMED, len(bound)):
+        return f"leave it out by `except {', '.join(bare)}`, {openly}"
+    kept = [one for one in bound if one not in bare]
+    if kept and len(kept) <= MOST_NAMED:
+        return f"narrow the rule: `on {', '.join(kept)}`, {openly}"
+    return f"narrow the rule by `on …` to {listed_some(kept)}, {openly}" if kept else f"{TYPE_A_CAPTURE}, {openly}"
+
+
+def listed_some(endpoints: list[str]) -> str:
+    return f"what binds it, like {listed(endpoints[:2], 'or')}"
+
+
+def several(endpoints: list[str]) -> str:
+    """All of a few, and how many more there are."""
+    if len(endpoints) <= MOST_NAMED:
+        return listed(endpoints)
+    named = ", ".join(f"`{one}`" for one in endpoints[:MOST_NAMED])
+    return f"{named} and {len(endpoints) - MOST_NAMED} more"
+
+
+def texts(met: Iterable[CoveredEndpoint]) -> list[str]:
+    return sorted({one.text for one in met})

@@ -1,0 +1,208 @@
+"""Compares the policies before and after a reload, in a process of its own and within a time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from time import monotonic
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from policyengine.child_processes import child_environment, python_command
+
+if TYPE_CHECKING:
+    from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
+
+GRACE = 10.0  # seconds for the process to start and to end, beyond those for comparing
+MOST = 50  # widenings that are told one by one
+FEW = 3  # places that are named of each
+COMMAND = "from policyengine.reload.comparison import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Widening:
+    """Something that passes after a reload and did not before; `request` shows it, where a single request can."""
+
+    rule: str
+    places: tuple[str, ...]
+    change: str
+    request: dict[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        named, more = "; ".join(self.places[:FEW]), len(self.places) - FEW
+        place = (f" at {named}" if named else "") + (f" and {more:,} more" if more > 0 else "")
+        shows = "" if self.request is None else f", for example {json.dumps(self.request, ensure_ascii=False)}"
+        return f"{self.change}{place}, by {self.rule}{shows}"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyComparison:
+    """What a reload widens, and `unproved`: where it may widen more, and why that is not known."""
+
+    widenings: tuple[Widening, ...] = ()
+    unproved: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+# ── Here ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class ComparisonProcess:
+    """A process that compares two bundles. Call `poll` until it answers, or `wait`."""
+
+    def __init__(self, old: bytes, new: bytes, seconds: float) -> None:
+        """Raises OSError where no process can be started."""
+        self._began, self._seconds = monotonic(), seconds
+        self._answer: IO[bytes] = TemporaryFile()  # noqa: SIM115  # closed when it is read
+        with TemporaryFile() as question:
+            pickle.dump((old, new, seconds), question)
+            question.seek(0)
+            self._process = subprocess.Popen(
+                python_command(COMMAND),
+                stdin=question,
+                stdout=self._answer,
+                start_new_session=True,
+                env=child_environment(),
+            )
+
+    def poll(self) -> PolicyComparison | None:
+        """The result; None while it compares."""
+        if self._process.poll() is None:
+            if monotonic() - self._began < self._seconds + GRACE:
+                return None
+            self._end()
+        return self._read()
+
+    def wait(self) -> PolicyComparison:
+        self.join()
+        self._end()
+        return self._read()
+
+    def join(self) -> None:
+        """Until it is over, or late."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, self._began + self._seconds + GRACE - monotonic()))
+
+    def stop(self) -> None:
+        """End it without a result."""
+        self._end()
+        self._answer.close()
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> PolicyComparison:
+        took = monotonic() - self._began
+        with self._answer:
+            self._answer.seek(0)
+            data = self._answer.read()
+        if self._process.returncode or not data:
+            return PolicyComparison((), ("comparing failed: the operator's log says why",), took)
+        found = pickle.loads(data)
+        assert isinstance(found, PolicyComparison)
+        return found
+
+
+# ── In the process ────────────────────────────────────────────────────────────────────────────
+
+
+class OutOfTime(BaseException):
+    """The time limit is over."""
+
+
+def main() -> None:
+    """Run at low priority, so that servers go on deciding; what is printed goes to stderr, not into the answer."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(10)
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        answer.write(pickle.dumps(compared(*pickle.load(sys.stdin.buffer))))
+
+
+def compared(old: bytes, new: bytes, seconds: float) -> PolicyComparison:
+    """Compare both bundles as far as the time limit allows."""
+    from random import Random
+
+    from policyengine.analysis.diff.compare import ALL_SAMPLES, Comparing
+    from policyengine.compiler.bundle.file import decode_bundle
+
+    began, late = monotonic(), [f"not everything was compared within {seconds:g} s"]
+    comparing = Comparing(decode_bundle(old).kernel, decode_bundle(new).kernel, Random(0), False, ALL_SAMPLES)
+    with suppress(OutOfTime):
+        with time_limit(seconds):
+            comparing.walk()
+        late.clear()
+    found = comparing.result()
+    return PolicyComparison(tuple(widenings(found)), (*late, *doubts(found)), monotonic() - began)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises OutOfTime in the main thread when the time is over, where the system can say so."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def doubts(found: Diff) -> Iterator[str]:
+    yield from (one.words for one in found.doubts)
+
+
+def widenings(found: Diff) -> Iterator[Widening]:
+    """What widens, and what may: where other people are asked, they may approve what those before them did not."""
+    opens = ("widening", "changed")
+    for one in found.differences:
+        if one.direction in opens:
+            yield of_difference(one)
+    for limit in found.limits:
+        if limit.direction in opens:
+            yield of_limit(limit)
+    for anchor in found.trust:
+        if anchor.direction in opens:
+            yield of_trust(anchor)
+    if found.maps is not None:
+        told = [*(f"- {one.text}" for one in found.maps.removed), *(f"+ {one.text}" for one in found.maps.added)]
+        yield Widening("map authzen", (), f"other questions of AuthZEN: {'; '.join(told)}")
+
+
+def of_difference(one: Difference) -> Widening:
+    rules = [rule.name for rule in (*one.removed, *one.added)] or [rule.name for rule in one.new.rules]
+    named = ", ".join(dict.fromkeys(rules)) or "no rule alone"
+    places = tuple(witness.region.words for witness in one.witnesses)
+    return Widening(named, places, f"{one.old.words} -> {one.new.words}", one.witnesses[0].request)
+
+
+def of_limit(limit: LimitChange) -> Widening:
+    rule = limit.new or limit.old
+    assert rule is not None
+    before, after = (None if one is None else one.text for one in (limit.old, limit.new))
+    change = f"{limit.verb}: {before or 'nothing'} -> {after or 'nothing'}"
+    return Widening(rule.name, (), change)
+
+
+def of_trust(anchor: TrustChange) -> Widening:
+    told = [*(f"- {one.text}" for one in anchor.removed), *(f"+ {one.text}" for one in anchor.added)]
+    return Widening(anchor.name, (), f"{anchor.verb}: {'; '.join(told)}")

@@ -1,0 +1,195 @@
+"""Holds a reload against what decides now: what is gone, and, where that is wanted, what would open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, TypeAlias
+
+from policyengine.compiler.bundle.file import decode_bundle, write_bundle
+from policyengine.diagnostics.model import PolicyError
+from policyengine.reload.candidate import Candidate, RefusalKind, Refused
+from policyengine.reload.comparison import MOST, ComparisonProcess, PolicyComparison
+from policyengine.reload.inventory import Inventory, lost_rows, summary
+from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+KEPT = 4  # bundles, by revision: of those that decide, and of those that are to follow
+_LOG = logging.getLogger("policyengine")
+Tell: TypeAlias = Callable[[int, bool], None]
+
+
+class ReloadGate:
+    """Checks candidates before they decide, and compares the policies before and after once they were swapped."""
+
+    def __init__(self, rules: Callable[[], ReloadRules]) -> None:
+        self._rules = rules
+        self._guard = Lock()
+        self._bundles: dict[str, bytes] = {}
+        self._inventories: dict[str, Inventory] = {}
+        self._results: dict[tuple[str, str], PolicyComparison] = {}  # of what was compared before it was swapped
+        self._pending: tuple[Engine, Engine] | None = None
+        self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
+        self._closed = False
+
+    # ── Before ────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, engine: Engine, candidate: Candidate, once: frozenset[str]) -> None:
+        """Raises Refused."""
+        given = self._rules()
+        rules = ReloadRules(given.allow | once, given.gate, given.seconds)
+        revision = self.remember(candidate)
+        same = revision == engine.revision
+        losses = [] if same else list(self._inventory(engine).losses(candidate.inventory))
+        if candidate.directory is not None:
+            losses += lost_rows(engine.directory, candidate.directory)
+        refused = rules.refused(losses, revision)
+        if refused:
+            raise Refused(
+                summary(refused), [loss.words for loss in refused], RefusalKind.REMOVED,
+                advice(sorted({loss.kind for loss in refused}), revision),
+            )  # fmt: skip
+        if rules.gate and not same:
+            self._hold(engine, candidate, revision, rules)
+
+    def _hold(self, engine: Engine, candidate: Candidate, revision: str, rules: ReloadRules) -> None:
+        """Require a proof that the candidate opens nothing. Raises Refused."""
+        found = self._compared(engine, candidate, revision, rules.seconds)
+        if found.widenings and not rules.allows(WIDENING, revision):
+            findings = [one.words for one in found.widenings]
+            why = in_words(len(findings))
+            raise Refused(why, findings, RefusalKind.WIDENING, advice([WIDENING], revision))
+        if found.unproved and not rules.allows(UNPROVED, revision):
+            why = "it is not proved that nothing passes that did not"
+            raise Refused(why, found.unproved, RefusalKind.UNPROVED, advice([UNPROVED], revision))
+
+    def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
+        """What was proved before is not compared again, as where somebody allows what was refused."""
+        key = engine.revision, revision
+        if not seconds:
+            return PolicyComparison((), ("policies are not compared: `compare` under `[reload]` is 0",))
+        if key not in self._results:
+            found = ComparisonProcess(self._bundle(engine), candidate.bundle, seconds).wait()
+            self._results = {key: found}
+        return self._results[key]
+
+    def remember(self, candidate: Candidate) -> str:
+        """Keep the bundle and the inventory of a candidate, by its revision, and return that. Raises Refused."""
+        try:
+            revision = decode_bundle(candidate.bundle).kernel.revision
+        except PolicyError as error:
+            raise Refused("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
+        self._bundles[revision], self._inventories[revision] = candidate.bundle, candidate.inventory
+        for known in (self._bundles, self._inventories):
+            while len(known) > KEPT:
+                del known[next(iter(known))]
+        return revision
+
+    def _inventory(self, engine: Engine) -> Inventory:
+        if engine.revision not in self._inventories:
+            self._inventories[engine.revision] = Inventory.of(engine.kernel, engine.sources)
+        return self._inventories[engine.revision]
+
+    def _bundle(self, engine: Engine) -> bytes:
+        if engine.revision not in self._bundles:
+            self._bundles[engine.revision] = write_bundle(engine.kernel, version("agent-policyengine"))
+        return self._bundles[engine.revision]
+
+    # ── After ─────────────────────────────────────────────────────────────────────────────────
+
+    def swapped(self, before: Engine, after: Engine) -> None:
+        """Note that both are to be compared. Swaps that wait for that already become one step with this one."""
+        with self._guard:
+            if not self._closed:
+                self._pending = (before if self._pending is None else self._pending[0], after)
+
+    @property
+    def busy(self) -> bool:
+        return self._pending is not None or self._running is not None
+
+    def attend(self, tell: Tell) -> None:
+        """Start the comparison that waits, or take its result; never waits itself."""
+        with self._guard:
+            if self._running is not None:
+                pair, process = self._running
+                found = process.poll()
+                if found is not None:
+                    self._running = None
+                    log_comparison(pair, found, tell)
+            if self._running is None and self._pending is not None:
+                pair, self._pending = self._pending, None
+                self._begin(pair, tell)
+
+    def _begin(self, pair: tuple[Engine, Engine], tell: Tell) -> None:
+        before, after = pair
+        known, seconds = self._results.get((before.revision, after.revision)), self._seconds()
+        if before.revision == after.revision:
+            tell(0, True)
+        elif known is not None:
+            log_comparison(pair, known, tell)
+        elif seconds:
+            try:
+                process = ComparisonProcess(self._bundle(before), self._bundle(after), seconds)
+            except OSError as error:
+                log_comparison(pair, PolicyComparison((), (f"no process could be started: {error}",)), tell)
+            else:
+                self._running = pair, process
+
+    def _seconds(self) -> float:
+        try:
+            return self._rules().seconds
+        except Refused:
+            return 0.0
+
+    def compare_beside(self, tell: Tell) -> None:
+        """Do the same in a thread, where nothing calls `attend`."""
+        if self.busy:
+            Thread(target=self._compare, args=(tell,), name="comparing policies", daemon=True).start()
+
+    def _compare(self, tell: Tell) -> None:
+        while self.busy:
+            self.attend(tell)
+            running = self._running
+            if running is not None:
+                running[1].join()
+
+    def close(self) -> None:
+        """End a comparison under way, and begin none."""
+        with self._guard:
+            self._closed = True
+            if self._running is not None:
+                self._running[1].stop()
+            self._running = self._pending = None
+
+
+def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: Tell) -> None:
+    """Log each widening, and what was proved."""
+    before, after = (engine.revision for engine in pair)
+    named = {"revision": after, "before": before}
+    for one in found.widenings[:MOST]:
+        more = {"rule": one.rule, "places": list(one.places), "change": one.change, "request": one.request}
+        _LOG.warning("the reload widens: %s", one.words, extra={"event": "reload_widens", **named, **more})
+    many, open_ = len(found.widenings), len(found.unproved)
+    words = "nothing passes that did not" if not many else in_words(many)
+    proved = "that is proved" if not open_ else f"not proved beyond that: {'; '.join(found.unproved[:3])}"
+    _LOG.info(
+        "compared with what decided before: %s; %s", words, proved,
+        extra={"event": "reload_compared", **named, "widens": many, "unproved": list(found.unproved[:MOST])},
+    )  # fmt: skip
+    tell(many, not found.unproved)
+
+
+def in_words(many: int) -> str:
+    return f"{many:,} {'change lets' if many == 1 else 'changes let'} requests pass that did not"
+
+
+def advice(words: list[str], revision: str) -> str:
+    always = ", ".join(f"`{word}`" for word in words)
+    return (
+        f'if that is meant, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows these '
+        f"policies only, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} allows it every time"
+    )

@@ -1,0 +1,232 @@
+"""What a set of policies holds, by name and file, and what of it is gone from another set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import TypeAlias, assert_never
+
+from policyengine import kernel as k
+from policyengine.entities.store import Directory, lost_types
+from policyengine.kernel.fingerprint import Writers
+from policyengine.runtime.format_values import shown
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+
+FILES, PACKAGES, GUARDS, LIMITS = "removed-files", "removed-packages", "removed-guards", "removed-limits"
+DELEGATION, ENTITIES, CUT = "removed-delegation-limits", "removed-entities", "cut-files"
+NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit"}
+CLOSING = {"guard": GUARDS, "rate": LIMITS, "budget": LIMITS}  # what keeps a door shut, or bounds what passes it
+MOST_NAMED = 3
+Key: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something that is gone: `kind` is the word that allows it, `words` its name and place."""
+
+    kind: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryItem:
+    """One declaration: `content` is a digest without its name, `parts` are the kinds of things it does."""
+
+    kind: str
+    package: str
+    name: str
+    content: bytes
+    parts: frozenset[str]
+    file: str
+    at: str
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.package, self.name
+
+    @property
+    def words(self) -> str:
+        return f"{self.kind} {shown(self.name)} of {self.package}, which was at {self.at}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """`delegation` names what the limits on chains bound: `depth`, `lifetime`, `no cycles`. `texts` are of files."""
+
+    packages: frozenset[str] = frozenset()
+    items: tuple[InventoryItem, ...] = ()
+    delegation: frozenset[str] = frozenset()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> Inventory:
+        """A bundle has no sources: what it was made of nobody can cut off."""
+        texts = {source.label or source.name: source.text for source in sources}
+        items, delegation = tuple(items_of(kernel)), frozenset(bounds(kernel.delegation))
+        return cls(frozenset(kernel.packages), items, delegation, texts)
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset(item.file for item in self.items)
+
+    def losses(self, after: Inventory) -> Iterator[Loss]:
+        """What this inventory has and `after` has not, neither under its name nor under another."""
+        yield from self._cut_files(after)
+        yield from self._lost_files(after)
+        yield from (Loss(PACKAGES, f"package {name}") for name in sorted(self.packages - after.packages))
+        yield from self._lost_rules(after)
+        yield from (Loss(DELEGATION, f"delegation {one}") for one in sorted(self.delegation - after.delegation))
+
+    def _cut_files(self, after: Inventory) -> Iterator[Loss]:
+        for file, text in after.texts.items():
+            line = None if file not in self.texts else line_of_cut(self.texts[file], text)
+            if line is not None:
+                yield Loss(CUT, f"the end of `{file}`, from line {line} on: the file is cut off inside a declaration")
+
+    def _lost_rules(self, after: Inventory) -> Iterator[Loss]:
+        there, moved = {item.key: item for item in after.items}, self._moved(after)
+        for item in self.items:
+            if item.kind not in CLOSING:
+                continue
+            found = there.get(item.key)
+            if found is not None:
+                gone = sorted(lost_parts(item, found))
+                yield from (Loss(CLOSING[item.kind], f"`{part}` in {item.words}") for part in gone)
+            elif (item.kind, item.content) not in moved:
+                yield Loss(CLOSING[item.kind], item.words)
+
+    def _lost_files(self, after: Inventory) -> Iterator[Loss]:
+        """A file is gone where nothing comes from it any more, and what did has not moved to another."""
+        before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
+        keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
+        for file in sorted(self.files - after.files):
+            gone = [
+                item
+                for item in self.items
+                if item.file == file and item.key not in keys and (item.kind, item.content) not in moved
+            ]
+            if gone:
+                yield Loss(FILES, f"file `{file}`, and with it {listed(gone)}")
+
+    def _moved(self, after: Inventory) -> frozenset[tuple[str, bytes]]:
+        """What has a new name in `after`: it may be what had another name here."""
+        keys = {item.key for item in self.items if item.name}
+        return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)
+
+
+def listed(items: list[InventoryItem]) -> str:
+    named = [f"{item.kind} {shown(item.name)}" if item.name else item.kind for item in items[:MOST_NAMED]]
+    more = len(items) - MOST_NAMED
+    return ", ".join([*named, *([f"{more:,} more"] if more > 0 else [])])
+
+
+def line_of_cut(before: str, after: str) -> int | None:
+    """Where a text that begins like the one before ends inside of one of its declarations; None where it does not.
+
+    Such a text may be a policy still: `define d = a and b` without its end says `a`.
+    """
+    kept = after.rstrip()
+    if len(kept) >= len(before.rstrip()) or not before.startswith(kept):
+        return None
+    source = Source("before", before)
+    module, _ = parse(source)
+    spans = () if module is None else (one.span for one in module.declarations)
+    return next((source.position(len(kept))[0] for span in spans if span.start < len(kept) < span.end), None)
+
+
+def lost_parts(before: InventoryItem, after: InventoryItem) -> frozenset[str]:
+    """What a rule did and does no more. A deny in the place of a confirm loses nothing."""
+    gone = before.parts - after.parts
+    return gone - {"confirm"} if "deny" in after.parts - before.parts else gone
+
+
+# ── A kernel to its items ─────────────────────────────────────────────────────────────────────
+
+
+def items_of(kernel: k.Kernel) -> Iterator[InventoryItem]:
+    write = Writers()
+    for guard in kernel.guards:
+        yield item(write, guard, "guard", guard.package, guard.name, map(effect_word, guard.effects))
+    for limit in kernel.limits:
+        kind = "rate" if isinstance(limit, k.Rate) else "budget"
+        yield item(write, limit, kind, limit.package, limit.name, limit_words(limit))
+    for blocks in (kernel.agents, kernel.users, kernel.anyones):
+        for block in blocks:
+            yield item(write, block, "block", block.package, block.label)
+    for kind, named in (("entity", kernel.entities), ("issuer", kernel.issuers), ("attester", kernel.attesters)):
+        yield from (item(write, one, kind, "", name) for name, one in named.items())
+    for kind, parts in (("facts", kernel.binders), ("delegation", kernel.delegation), ("map", kernel.maps)):
+        yield from (item(write, part, kind, "", "") for part in parts)
+
+
+def item(write: Writers, part: k.Part, kind: str, package: str, name: str, parts: Iterable[str] = ()) -> InventoryItem:
+    source = part.span.source
+    digest = sha256(write(anonymous(part)).encode("utf-8", "surrogatepass")).digest()
+    return InventoryItem(kind, package, name, digest, frozenset(parts), source.label or source.name, part.span.at)
+
+
+def anonymous(part: k.Part) -> k.Part:
+    """The same without its name, so that a rule that was only renamed is known by what it says."""
+    match part:
+        case k.Guard() | k.Rate():
+            return replace(part, name="", package="")
+        case k.Budget():
+            return replace(part, name="", package="", quotas=tuple(replace(one, words="") for one in part.quotas))
+        case k.AgentBlock() | k.UserBlock() | k.AnyoneBlock():
+            return replace(part, package="")
+        case _:
+            return part
+
+
+def effect_word(effect: k.Effect) -> str:
+    match effect:
+        case k.Deny():
+            return "deny"
+        case k.Confirm():
+            return "confirm"
+        case k.Oblige():
+            return effect.kind
+        case _:
+            assert_never(effect)
+
+
+def limit_words(limit: k.Limit) -> Iterator[str]:
+    match limit:
+        case k.Rate():
+            yield from ("pace",) if limit.pace is not None else ()
+            yield from ("at once",) if limit.at_once is not None else ()
+            yield from ("clamp",) if limit.clamps else ()
+        case k.Budget():
+            yield from (one.function for one in limit.quotas)
+
+
+def bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
+    for one in limits:
+        yield from ("depth",) if one.depth is not None else ()
+        yield from ("lifetime",) if one.lifetime is not None else ()
+        yield from ("no cycles",) if one.no_cycles else ()
+
+
+# ── Rows ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def lost_rows(before: Directory, after: Directory) -> list[Loss]:
+    return [Loss(ENTITIES, words) for words in lost_types(before, after)]
+
+
+def summary(losses: Iterable[Loss]) -> str:
+    """`2 guards and 1 file are gone`."""
+    every = [loss.kind for loss in losses]
+    cut, types, kinds = every.count(CUT), every.count(ENTITIES), [kind for kind in every if kind in NOUNS]
+    cut_off = [f"{cut:,} file{' is' if cut == 1 else 's are'} cut off"] if cut else []
+    rows = [f"rows of {types:,} entity type{' are' if types == 1 else 's are'} gone"] if types else []
+    return "; ".join([*cut_off, *([gone(kinds)] if kinds else []), *rows])
+
+
+def gone(kinds: Sequence[str]) -> str:
+    counts = [(noun, kinds.count(kind)) for kind, noun in NOUNS.items() if kind in kinds]
+    words = [f"{many:,} {noun}{'' if many == 1 else 's'}" for noun, many in counts]
+    joined = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{joined} {'is' if len(kinds) == 1 else 'are'} gone"

@@ -1,0 +1,52 @@
+"""Whoever decides now, asked as integrations ask: what passed only as somebody observes is told to the operator."""
+
+from __future__ import annotations
+
+import logging
+
+from policyengine.engine.request_input import read
+from policyengine.explain.explanation import endpoint_words
+from policyengine.integrations.enforcement_point import Facts
+from policyengine.reload.reloader import Reloading
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.format_values import shown
+
+_LOG = logging.getLogger("policyengine")
+
+
+class Current:
+    """An engine to integrations, and another one after each reload: each question is answered by one of them."""
+
+    def __init__(self, reloading: Reloading) -> None:
+        self._reloading = reloading
+
+    async def proved_async(self, facts: Facts) -> Facts:
+        return await self._reloading.current.proved_async(facts)
+
+    async def decide_async(self, question: Facts) -> Decision:
+        decision = await self._reloading.current.decide_async(question)
+        if decision.observed:
+            tell(decision, question)
+        return decision
+
+    async def evaluate_async(self, question: Facts) -> Decision:
+        return await self._reloading.current.evaluate_async(question)
+
+    async def report_async(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Facts | None = None,
+    ) -> bool:
+        engine = self._reloading.current
+        return await engine.report_async(decision, status=status, latency_ms=latency_ms, output=output)
+
+
+def tell(decision: Decision, question: Facts) -> None:
+    """On a line; what strangers called things is quoted in it."""
+    reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
+    asked = read({name: value for name, value in question.items() if name != "credentials"})  # they were looked at
+    words = shown(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
+    _LOG.warning("observing: %s passed, and would be %s: %s", *words, extra={"event": "observed"})

@@ -1,0 +1,58 @@
+"""What a reload may take away or open: nothing, unless a rule allows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from policyengine.diagnostics.model import suggest
+from policyengine.reload.inventory import CUT, DELEGATION, ENTITIES, FILES, GUARDS, LIMITS, PACKAGES, Loss
+from policyengine.runtime.structure_checks import quoted
+
+WIDENING, UNPROVED = "widening", "unproved"
+WORDS = (CUT, FILES, PACKAGES, GUARDS, LIMITS, DELEGATION, ENTITIES, WIDENING, UNPROVED)
+REVISION = re.compile(r"sha256:[0-9a-f]{64}")
+SECONDS = 30.0
+
+
+class ReloadRuleError(ValueError):
+    """A word that allows nothing a reload could do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message} ({hint})")
+        self.message, self.hint = message, hint
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRules:
+    """`allow` holds words for what may be gone, and revisions that may decide whatever is gone in them.
+
+    `gate`: a reload must be proved to widen nothing. `seconds` is how long policies are compared; 0: they are not.
+    """
+
+    allow: frozenset[str] = frozenset()
+    gate: bool = False
+    seconds: float = SECONDS
+
+    @classmethod
+    def of(cls, allow: Iterable[str] = (), *, gate: bool = False, seconds: float = SECONDS) -> ReloadRules:
+        """Raises ReloadRuleError."""
+        return cls(frozenset(map(checked, allow)), gate, seconds)
+
+    def refused(self, losses: Collection[Loss], revision: str) -> list[Loss]:
+        """Those that are not allowed. A revision says nothing of rows, which are no part of it."""
+        known = revision in self.allow
+        return [loss for loss in losses if loss.kind not in self.allow and not (known and loss.kind != ENTITIES)]
+
+    def allows(self, word: str, revision: str) -> bool:
+        return word in self.allow or revision in self.allow
+
+
+def checked(word: str) -> str:
+    if word in WORDS or REVISION.fullmatch(word):
+        return word
+    meant = suggest(word, WORDS)
+    known = ", ".join(f"`{one}`" for one in WORDS)
+    hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and revisions: `sha256:…`, all of it"
+    raise ReloadRuleError(f"`{quoted(word)}` is nothing that a reload may be allowed", hint)

@@ -1,0 +1,57 @@
+"""The same in a process of its own: whoever decides meanwhile is not slowed down, nor harmed by what happens there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+from policyengine.child_processes import child_environment, python_command
+from policyengine.reload.candidate import Candidate, RefusalKind, Refused, prepared
+from policyengine.reload.origin import Origin
+
+LONGEST = 120.0  # seconds that checking and testing may take
+COMMAND = "from policyengine.reload.subprocess import main; main()"
+
+
+def prepared_apart(origin: Origin, longest: float = LONGEST) -> Candidate:
+    """Raises Refused."""
+    try:
+        ended = subprocess.run(
+            python_command(COMMAND),
+            input=pickle.dumps(origin),
+            stdout=subprocess.PIPE,
+            timeout=longest,
+            start_new_session=True,
+            env=child_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise Refused(f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE) from None
+    except OSError as error:
+        why = f"no process could be started to check them: {(error.strerror or str(error)).lower()}"
+        raise Refused(why, reason=RefusalKind.FAILURE) from None
+    if ended.returncode:
+        why = f"the process that checked them ended with status {ended.returncode}"
+        raise Refused(why, reason=RefusalKind.FAILURE)
+    found = pickle.loads(ended.stdout)
+    if isinstance(found, Refused):
+        raise found
+    assert isinstance(found, Candidate)
+    return found
+
+
+def main() -> None:
+    """What is printed meanwhile goes to the operator, and not among the answer."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        origin = pickle.load(sys.stdin.buffer)
+        found: Candidate | Refused
+        try:
+            found = prepared(origin)
+        except Refused as refused:
+            found = refused
+        answer.write(pickle.dumps(found))

@@ -1,0 +1,1 @@
+"""Adapters for gateways: forward authentication and Envoy's ext_authz."""

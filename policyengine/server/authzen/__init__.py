@@ -1,0 +1,1 @@
+"""The OpenID AuthZEN Authorization API."""

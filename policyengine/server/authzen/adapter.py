@@ -1,0 +1,363 @@
+"""The Authorization API 1.0 of OpenID AuthZEN: its bodies in, the engine asked, its answers out.
+
+It only looks, so that the same question gets the same answer, unless `context.consume` is true or the settings say that
+for the caller. An allow that would have spent something, and was not asked to, is not given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from policyengine.diagnostics.model import PolicyError
+from policyengine.engine import Engine
+from policyengine.engine.recorder import FEW
+from policyengine.executor import in_turn
+from policyengine.explain.explanation import endpoint_words
+from policyengine.fair_queue import WorkRefused
+from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.kernel import Kernel
+from policyengine.runtime import decode
+from policyengine.runtime.caller import current_caller
+from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
+from policyengine.runtime.extent import extent, is_large
+from policyengine.runtime.idempotency_key import Once
+from policyengine.runtime.request import Request
+from policyengine.runtime.structure_checks import RequestError, object_at, wrong_kind
+from policyengine.server.adapters.responses import WOULD_BE
+from policyengine.server.authzen.denials import unheard
+from policyengine.server.authzen.questions import CONSUME, MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
+from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED
+from policyengine.server.content_negotiation import Form, form_of_body
+from policyengine.server.decide_requests import MOST_ITEMS, Semantics, apart, semantics_of
+from policyengine.server.problems import Problem
+from policyengine.server.telemetry.metered_engine import Counted
+
+PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
+EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
+LANGUAGE = "en"
+CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
+INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
+HISTORY = "history"  # as the rule of an obligation to consume
+
+
+# ── Bodies ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one body asks: `items` are raw, each read when its turn comes; without any it is one question."""
+
+    members: Mapping[str, object]
+    items: tuple[object, ...] = ()
+    semantics: Semantics = Semantics.EXECUTE_ALL
+
+    def merged(self, item: Mapping[str, object]) -> dict[str, object]:
+        """What an item says stands in place of the whole member that was said for all: nothing is merged into it."""
+        return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
+
+
+def takes_long(raw: object) -> bool:
+    """Whether to decide upon it may take so long that the event loop should not wait."""
+    return is_large(raw) or extent(raw) > FEW
+
+
+def context_in(asked: Asked, item: object) -> Mapping[str, object] | None:
+    """Where credentials would be, of one of many."""
+    context = asked.merged(item).get("context") if isinstance(item, dict) else None
+    return context if isinstance(context, dict) else None
+
+
+def is_json(http: HttpRequest) -> None:
+    """AuthZEN speaks JSON, and calls all else a bad request. Raises Problem."""
+    try:
+        form = form_of_body(http.headers)
+    except Problem as problem:
+        raise Problem(400, str(problem), hint=problem.hint) from None
+    if form is not Form.JSON:
+        raise Problem(400, "AuthZEN speaks JSON", hint="send `Content-Type: application/json`")
+
+
+def one_asked(body: bytes) -> Asked:
+    """A body of `evaluation`. Raises RequestError."""
+    return Asked(tree_of(body))
+
+
+def many_asked(body: bytes) -> Asked:
+    """A body of `evaluations`. Raises RequestError."""
+    members = tree_of(body)
+    options = object_at(members.get("options"), "options") or {}
+    semantics = semantics_of(options.get("evaluations_semantic"), "options.evaluations_semantic")
+    items = items_of(members.get("evaluations"))
+    for name in MEMBERS if items else ():
+        object_at(members.get(name), name)
+    return Asked(members, items, semantics)
+
+
+def tree_of(body: bytes) -> dict[str, object]:
+    try:
+        raw = decode.json_tree(body)
+    except decode.WireError as error:
+        raise RequestError("", str(error)) from None
+    if not isinstance(raw, dict):
+        raise RequestError("", "the body is no object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
+    return raw
+
+
+def items_of(raw: object) -> tuple[object, ...]:
+    match raw:
+        case None:
+            return ()
+        case list() if len(raw) > MOST_ITEMS:
+            raise RequestError("evaluations", f"there are at most {MOST_ITEMS:,} evaluations, got {len(raw):,}")
+        case list():
+            return tuple(raw)
+        case _:
+            raise wrong_kind(raw, "evaluations", "a list")
+
+
+def read(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> Evaluation:
+    """`consumes`: whether it spends where it does not say. Raises RequestError."""
+    try:
+        clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
+    except decode.WireError as error:
+        raise RequestError(place.rstrip("."), str(error)) from None
+    assert isinstance(clean, dict)
+    return Evaluation.read(clean, place, consumes=consumes)
+
+
+# ── Answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Found(NamedTuple):
+    """A decision, why in one word, and what was asked here."""
+
+    decision: Decision
+    code: str
+    words: str = ""
+
+
+@dataclass(slots=True)
+class Translators:
+    """The translator of the policy that was asked for last: another one comes with other policies."""
+
+    last: Translator | None = None
+
+    def of(self, kernel: Kernel) -> Translator:
+        found = self.last
+        if found is None or found.kernel is not kernel:
+            found = self.last = Translator(kernel)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Authzen:
+    """Asks one engine, by the maps of its policy. `consume`: names of the callers whose questions spend where they do
+    not say otherwise, or `*` for every caller."""
+
+    engine: Engine | Counted
+    translators: Translators = field(default_factory=Translators)
+    refused: Callable[[str, str], None] = unheard
+    consume: frozenset[str] = frozenset()
+
+    @property
+    def translator(self) -> Translator:
+        return self.translators.of(self.engine.kernel)
+
+    @property
+    def consumes(self) -> bool:
+        """Whether the questions of this caller spend where they do not say."""
+        caller = current_caller()
+        named = caller.startswith(NAMED) and caller.removeprefix(NAMED) in self.consume
+        return named or EVERY_CALLER in self.consume
+
+    async def one(self, asked: Asked, once: Once | None) -> Response:
+        long = takes_long(asked.members)
+        reading = partial(read, asked.members, consumes=self.consumes)
+        evaluation = await in_turn(reading) if long else reading()
+        once = once if evaluation.spends else None
+        found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context, long=long)
+        return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
+
+    async def many(self, asked: Asked, once: Once | None) -> Response:
+        if not asked.items:
+            return await self.one(asked, once)
+        answers: list[Free] = []
+        shared = takes_long({name: asked.members[name] for name in MEMBERS if name in asked.members})
+        for number, item in enumerate(asked.items):
+            mine = None if once is None else once._replace(item=number)
+            work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
+            long = shared or takes_long(item)
+            try:
+                answers.append(await apart(self.engine, work, mine, context_in(asked, item), long=long))
+            except WorkRefused as error:  # what was decided before is told
+                answers.append(told(self.denied(str(error), FAILED), False))
+            if asked.semantics.ends_with(answers[-1]["decision"] is True):
+                break
+            await asyncio.sleep(0)  # a long batch lets others have their turn
+        return written({"evaluations": answers})
+
+    def item(self, asked: Asked, raw: object, place: str, once: Once | None) -> Free:
+        """One of many: what is no question is denied, and spoils no other."""
+        try:
+            if not isinstance(raw, dict):
+                raise wrong_kind(raw, place, "an object")
+            evaluation = read(asked.merged(raw), f"{place}.", consumes=self.consumes)
+        except RequestError as error:
+            return broken(error, self.denied(error.message, INVALID))
+        return told(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
+
+    def decided(self, asked: Evaluation, once: Once | None = None) -> Found:
+        """What becomes no question of ours is denied. Raises KeyProblem."""
+        try:
+            question = Request.from_mapping(self.question(asked))
+        except Unmapped as why:
+            return self.denied(str(why), UNMAPPED)
+        except RequestError as error:
+            return self.denied(error.message, INVALID)
+        except PolicyError:  # of a bundle, whose maps are read when they are needed
+            return self.denied("the maps of the policy cannot be read", FAILED)
+        if not asked.spends:
+            decision = self.engine.evaluate(question)
+        else:
+            decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
+        words = endpoint_words(question.endpoint)
+        if not asked.spends and not asked.peeks and is_unspent(decision):
+            return self.unspent(decision, words)
+        code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.would_be or decision.outcome, "")
+        return Found(decision, code, words)
+
+    def unspent(self, decision: Decision, words: str) -> Found:
+        """No allow where nobody said whether it spends: limits would not hold, and nobody would know."""
+        rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
+        why = f"the answer would spend (`{rule}`), and nobody said whether it does: "
+        why += "send `context.consume`, or ask the operator for `[authzen] consume`"
+        self.refused(CONSUME_UNSET, why)
+        gate = Gate.GUARD if rule == HISTORY else Gate.RATE
+        answer = msgspec.structs.replace(
+            decision.answer, outcome=Outcome.DENY, gate=gate, reasons=(Reason(gate, why),), obligations=(), written={}
+        )
+        return Found(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
+
+    def question(self, asked: Evaluation) -> Mapping[str, object]:
+        """Where credentials are verified, `context.credentials` are those of the subject."""
+        found = self.translator.question(asked)
+        context = found.get("context")
+        if self.engine.identity is None or not isinstance(context, Mapping) or "credentials" not in context:
+            return found
+        rest = {name: value for name, value in context.items() if name != "credentials"}
+        return {**found, "context": rest, "credentials": context["credentials"]}
+
+    def denied(self, why: str, code: str) -> Found:
+        self.refused(code, why)
+        reasons = (Reason(Gate.DEFAULT, why),)
+        package, revision = self.engine.package, self.engine.revision
+        return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
+
+
+def is_unspent(decision: Decision) -> bool:
+    """Whether it is an allow that was only looked at, and would have spent something."""
+    return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
+
+
+def named(decision: Decision) -> Iterator[tuple[str, str]]:
+    if decision.id:
+        yield "x-decision-id", decision.id
+    if decision.would_be is not None:
+        yield WOULD_BE, decision.would_be.value
+
+
+def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(answer), headers=headers, media_type=Form.JSON.value[0])
+
+
+def told(found: Found, spent: bool) -> Free:
+    """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
+    decision = found.decision
+    context: Free = {} if decision.allowed and not decision.observed else reason_of(found)
+    if decision.would_be is not None:
+        context["would_be"] = decision.would_be.value
+    if found.code == CODES[Outcome.CONFIRM]:
+        context["approvals"] = [approval_of(one) for one in decision.remedies if one.kind == "approval"]
+    if decision.obligations:
+        context["obligations"] = list(obligations_of(decision.obligations))
+    if spent and decision.id:
+        context["evaluation_id"] = decision.id
+    return {"decision": decision.allowed, **({"context": context} if context else {})}
+
+
+def approval_of(remedy: Remedy) -> Free:
+    """What a question is to carry in `context.approval`, once somebody who may has approved what it is `bound` to."""
+    found = {
+        "rule": remedy.rule,
+        "by": remedy.by,
+        "within": remedy.within,
+        "binding": remedy.binding,
+        "bound": remedy.bound,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def broken(error: RequestError, found: Found) -> Free:
+    answer = told(found, False)
+    context = answer["context"]
+    assert isinstance(context, dict)
+    context["error"] = {"status": 400, "message": str(error)}
+    return answer
+
+
+def reason_of(found: Found) -> Free:
+    """`reason_user` is for whoever asks, `reason_admin` for who runs the gateway: it names rules and facts."""
+    reasons, unknown = found.decision.reasons, found.decision.unknown
+    first = reasons[0].message if reasons else "not allowed"
+    words = (f"asked for {found.words}",) if found.words else ()
+    admin = "; ".join((*words, *map(cause_of, reasons), *(f"{one.fact} is {one.why}" for one in unknown)))
+    return {"id": "0", "reason": found.code, "reason_user": {LANGUAGE: first}, "reason_admin": {LANGUAGE: admin}}
+
+
+def cause_of(reason: Reason) -> str:
+    rule = "" if reason.rule is None else f" `{reason.rule}`"
+    place = "" if reason.at is None else f" ({reason.at})"
+    return f"{reason.gate.value}{rule}{place}: {reason.message}"
+
+
+def obligations_of(obligations: tuple[Obligation, ...]) -> Iterator[Free]:
+    for number, one in enumerate(obligations, start=1):
+        type_, properties = typed(one)
+        yield {"id": f"obligation-{number}", "type": type_, "properties": properties}
+
+
+def typed(one: Obligation) -> tuple[str, Free]:
+    """By the registered type where there is one."""
+    match one.kind, one.arguments:
+        case "step_up", (level, *_):
+            return "step-up", {"acr_value": level}
+        case "notify", (who, *_):
+            return "notification", {"to": who, "body": one.message or one.rule}
+        case _:
+            message = {} if one.message is None else {"message": one.message}
+            return "custom", {"kind": one.kind, "arguments": list(one.arguments), "rule": one.rule, **message}
+
+
+# ── Metadata ──────────────────────────────────────────────────────────────────────────────────
+
+
+def metadata(base: str) -> Free:
+    """Which endpoints there are, at the URL that gateways know us by; what there is none of is not named."""
+    return {
+        "policy_decision_point": base,
+        "access_evaluation_endpoint": base + EVALUATION,
+        "access_evaluations_endpoint": base + EVALUATIONS,
+        "supported_obligations": list(OBLIGATIONS),
+    }
+
+
+def not_yet(what: str) -> Problem:
+    return Problem(404, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")

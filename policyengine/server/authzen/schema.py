@@ -1,0 +1,172 @@
+"""What the exchange of AuthZEN looks like, for OpenAPI only: its bodies are read by `authzen.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from policyengine.server.authzen.adapter import LANGUAGE
+from policyengine.server.content_negotiation import PROBLEM_TYPES, Form
+from policyengine.server.decide_requests import MOST_ITEMS, Semantics
+from policyengine.server.openapi.statuses import BUSY, BY_KEY, Statuses, problem
+
+Free = dict[str, Any]
+JSON = Form.JSON.value[0]
+
+
+class AuthzenSubject(BaseModel):
+    """Who asks. Unknown members are passed over, here and everywhere."""
+
+    type: str
+    id: str
+    properties: Free | None = None
+
+
+class AuthzenAction(BaseModel):
+    name: str
+    properties: Free | None = None
+
+
+class AuthzenResource(BaseModel):
+    type: str
+    id: str
+    properties: Free | None = None
+
+
+class AuthzenContext(BaseModel):
+    """Facts about the circumstances, and what we understand of them besides."""
+
+    consume: Annotated[bool | None, Field(description="true: spend what the answer relies on")] = None
+    agent: Annotated[str | None, Field(description="the agent that acts for the subject")] = None
+    supported_obligations: list[str] | None = None
+
+
+class AuthzenEvaluation(BaseModel):
+    subject: AuthzenSubject
+    action: AuthzenAction
+    resource: AuthzenResource
+    context: AuthzenContext | None = None
+
+
+class AuthzenItem(BaseModel):
+    """Stands in place of what was said for all: a whole member, into which nothing is merged."""
+
+    subject: AuthzenSubject | None = None
+    action: AuthzenAction | None = None
+    resource: AuthzenResource | None = None
+    context: AuthzenContext | None = None
+
+
+class AuthzenOptions(BaseModel):
+    evaluations_semantic: Semantics = Semantics.EXECUTE_ALL
+
+
+class AuthzenEvaluations(AuthzenItem):
+    """The members beside `evaluations` are what its items do not say; without items they are the question."""
+
+    evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MOST_ITEMS)] = None
+    options: AuthzenOptions | None = None
+
+
+class AuthzenObligation(BaseModel):
+    id: str
+    type: str
+    properties: Free
+
+
+class AuthzenReason(BaseModel):
+    """`reason` is one of `denied`, `approval_required`, `throttled`, `unmapped`, `invalid`, `failed`."""
+
+    id: str | None = None
+    reason: str | None = None
+    reason_user: dict[str, str] | None = None
+    reason_admin: dict[str, str] | None = None
+    obligations: list[AuthzenObligation] | None = None
+    would_be: Annotated[str | None, Field(description="while it is only observed: what it would have come to")] = None
+    evaluation_id: Annotated[str | None, Field(description="of what was spent: for `/events`")] = None
+    error: Annotated[Free | None, Field(description="why an item of many was no question")] = None
+
+
+class AuthzenDecision(BaseModel):
+    decision: bool
+    context: AuthzenReason | None = None
+
+
+class AuthzenDecisions(BaseModel):
+    """In the order of the questions; shorter when the semantic ended them early."""
+
+    evaluations: list[AuthzenDecision]
+
+
+class AuthzenConfiguration(BaseModel):
+    policy_decision_point: str
+    access_evaluation_endpoint: str
+    access_evaluations_endpoint: str
+    supported_obligations: list[str]
+
+
+MODELS = (AuthzenEvaluation, AuthzenEvaluations, AuthzenDecision, AuthzenDecisions, AuthzenConfiguration)
+
+ALICE: Free = {"type": "user", "id": "alice"}
+ASKED: Free = {"subject": ALICE, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}}
+ASKED_MANY: Free = {
+    "subject": ALICE,
+    "action": {"name": "read"},
+    "evaluations": [
+        {"resource": {"type": "record", "id": "record-1"}},
+        {"resource": {"type": "record", "id": "record-2"}},
+    ],
+    "options": {"evaluations_semantic": "deny_on_first_deny"},
+}
+DENIED: Free = {
+    "decision": False,
+    "context": {
+        "id": "0",
+        "reason": "denied",
+        "reason_user": {LANGUAGE: "no `may` opens this"},
+        "reason_admin": {LANGUAGE: "user: no `may` opens this"},
+    },
+}
+
+
+def content(model: type[BaseModel], example: Free) -> Free:
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
+
+
+def taken(model: type[BaseModel], example: Free) -> Free:
+    return {"requestBody": {"required": True, "content": content(model, example)}}
+
+
+def answered(model: type[BaseModel], example: Free) -> Statuses:
+    bad: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        200: {"description": "An answer was found; `false` is one too.", "content": content(model, example)},
+        400: {"description": "The question is malformed, or no JSON.", "content": {PROBLEM_TYPES[Form.JSON]: bad}},
+        401: problem("No token, or a wrong one."),
+        408: problem("The body did not arrive in time."),
+        413: problem("The body is larger than 1 MiB."),
+        500: problem("The server failed and gives no answer. Deny."),
+        503: BUSY,
+        **BY_KEY,
+    }
+
+
+EVALUATION = taken(AuthzenEvaluation, ASKED)
+EVALUATIONS = taken(AuthzenEvaluations, ASKED_MANY)
+EVALUATED: Statuses = answered(AuthzenDecision, DENIED)
+EVALUATED_MANY: Statuses = answered(AuthzenDecisions, {"evaluations": [{"decision": True}, DENIED]})
+CONFIGURED: Statuses = {
+    200: {
+        "description": "What there is.",
+        "content": content(
+            AuthzenConfiguration,
+            {
+                "policy_decision_point": "https://pdp.example.com",
+                "access_evaluation_endpoint": "https://pdp.example.com/access/v1/evaluation",
+                "access_evaluations_endpoint": "https://pdp.example.com/access/v1/evaluations",
+                "supported_obligations": ["step-up", "notification", "custom"],
+            },
+        ),
+    }
+}

@@ -1,0 +1,163 @@
+"""One listener in one worker: it accepts what bounds allow, leaves the rest to freer workers, and loses nothing when it
+closes.
+
+A listener that closes resets what is in its queue, so a stop first has the kernel drop attempts to connect: who tries
+just then tries again a second later, and is refused. What was in the queue by then is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from policyengine.server.connections.http_connection import address_of
+from policyengine.server.connections.table import CloseReason, ConnectionTable
+from policyengine.server.listeners import LONGEST_QUEUE, ServeError, remove
+from policyengine.server.workers.board import WorkerBoard
+
+AT_ONCE = 16  # connections, before those that are here have their turn
+DEFERENCE = 0.005  # seconds that a worker leaves a connection to one that has fewer
+BREATH = 0.05  # seconds after which it is tried again where no file can be opened
+NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SO_ATTACH_FILTER = 26  # of Linux, on all that Python runs on but Alpha, MIPS, PA-RISC and SPARC
+# If the segment has SYN set, nothing of it passes; else all. In classic BPF: code, jump if true, if false, operand.
+DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+
+
+class Acceptor:
+    """`protocol` makes what speaks on a connection."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        table: ConnectionTable,
+        board: WorkerBoard,
+    ) -> None:
+        self._listener, self._protocol = listener, protocol
+        self._table, self._board = table, board
+        self._loop = asyncio.get_running_loop()
+        self._path = path_of(listener)
+        self._made = None if self._path is None else os.lstat(self._path)
+        self._later: asyncio.TimerHandle | None = None
+        self._opening: set[asyncio.Task[object]] = set()
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._come)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a connection was accepted that has no protocol yet."""
+        return bool(self._opening)
+
+    # ── Accepting ─────────────────────────────────────────────────────────────────────────────
+
+    def _come(self) -> None:
+        """Somebody wants to connect."""
+        if self._board.others_are_freer:
+            self._pause(DEFERENCE)
+        else:
+            self._accept(AT_ONCE, defers=True)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._later = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        """The freer one did not come: it is at work."""
+        self._later = None
+        self._loop.add_reader(self._listener, self._come)
+        self._accept(AT_ONCE)
+
+    def _accept(self, most: int, defers: bool = False) -> None:
+        for _ in range(most):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in NO_FILES and self._later is None:
+                    self._table.make_room(AT_ONCE)
+                    self._pause(BREATH)
+                return
+            self._take(connection, address)
+            if defers and self._board.others_are_freer:
+                return
+
+    def _take(self, connection: socket.socket, address: object) -> None:
+        if not self._table.admit():
+            self._table.count(CloseReason.REFUSED, address_of(address))
+            connection.close()
+            return
+        self._table.expect()
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()
+        finally:
+            self._table.arrive()
+
+    # ── Stopping ──────────────────────────────────────────────────────────────────────────────
+
+    def refuse(self) -> None:
+        """Let nobody new into the queue, which is still accepted from. For all that share the listener."""
+        if self._path is not None and self._made is not None:
+            with suppress(ServeError):  # whoever started this tries once more
+                remove(self._path, self._made)
+        elif sys.platform == "linux":
+            with suppress(OSError):
+                self._listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program())
+
+    def leave(self) -> None:
+        """Accept no more; others that share the listener do."""
+        if self._listener.fileno() < 0:
+            return
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+    def close(self) -> None:
+        """Accept all that is in the queue, and close."""
+        self._accept(LONGEST_QUEUE)
+        self.leave()
+
+
+def path_of(listener: socket.socket) -> Path | None:
+    is_unix = hasattr(socket, "AF_UNIX") and listener.family == socket.AF_UNIX
+    return Path(listener.getsockname()) if is_unix else None
+
+
+# ── The filter ────────────────────────────────────────────────────────────────────────────────
+
+
+class FilterInstruction(ctypes.Structure):
+    """`struct sock_filter`."""
+
+    _fields_ = (("code", ctypes.c_uint16), ("true", ctypes.c_uint8), ("false", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+class FilterProgram(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(FilterInstruction)))
+
+
+_INSTRUCTIONS = (FilterInstruction * len(DROP_SYN))(*(FilterInstruction(*one) for one in DROP_SYN))
+
+
+def filter_program() -> bytes:
+    """What the kernel reads: it points at `_INSTRUCTIONS`."""
+    return bytes(FilterProgram(len(DROP_SYN), _INSTRUCTIONS))

@@ -1,0 +1,186 @@
+"""What both HTTP protocols of uvicorn lack: an entry in the table of connections, and an end that loses no answer.
+
+Who still sends when the server closes is reset, and may lose an answer that it has not read. So where a request has not
+arrived as a whole the server ends only its own side, and reads on for a while, before it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv6Address, ip_address
+from typing import Any, cast
+
+from policyengine.server.connections.table import CloseReason, ConnectionTable, Stage, unread_bytes
+
+LINGER_SECONDS = 10.0
+LINGER_BYTES = 16 * 1024 * 1024
+MAKING_ROOM = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
+LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+NO_ROOM = b"others needed the room"  # of the connection, before the rest of its request came
+
+
+def busy(detail: bytes) -> bytes:
+    """The answer after which a connection ends."""
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(detail), detail)
+    )
+
+
+class LingeringTransport:
+    """The transport as answers have it: `close` ends the connection as `HttpConnection.end` does."""
+
+    __slots__ = ("_connection", "_wire", "close", "write")
+
+    def __init__(self, connection: HttpConnection, wire: asyncio.Transport) -> None:
+        self._connection, self._wire = connection, wire
+        self.write, self.close = wire.write, connection.end
+
+    def is_closing(self) -> bool:
+        return self._connection.lingered is not None or self._wire.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wire, name)
+
+
+class HttpConnection(asyncio.Protocol):
+    """Beside a protocol of uvicorn, before it in the order of its bases.
+
+    `wire` is the transport itself. `began` is when the stage did, `idle_since` when it was first seen idle after
+    that. `unread` is how long there has been something that the client does not read. `lingered` counts the bytes that
+    came since the connection ended, None before.
+    """
+
+    wire: asyncio.Transport
+    transport: Any
+    cycle: Any  # of uvicorn: the last request
+    flow: Any
+    loop: Any
+    shutdown: Any
+    address = ""
+    began = 0.0
+    spare = False
+    unproved = True
+    held = 0  # bytes of requests without an answer
+    counted = False  # whether the table knows of any
+    lingered: int | None = None
+    _idle: tuple[float, float] | None = None
+    _unread: float | None = None
+
+    def __init__(self, table: ConnectionTable, **given: Any) -> None:
+        super().__init__(**given)
+        self.table = table
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.wire = cast(asyncio.Transport, transport)
+        self.transport = LingeringTransport(self, self.wire)
+        self.began = self.table.now
+        self.address = address_of(transport.get_extra_info("peername"))
+        self.table.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.table.leave(self)
+        super().connection_lost(exc)
+
+    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a request has begun to arrive and did not end."""
+        raise NotImplementedError
+
+    @property
+    def stage(self) -> Stage:
+        raise NotImplementedError
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        return unread_bytes(self.wire)
+
+    def account(self) -> bool:
+        """Tell the table what is held here; whether there is room for it."""
+        size = self.held + self.wire.get_write_buffer_size()
+        self.counted = bool(size)
+        return self.table.hold(self, size)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.loop.call_soon(self.account)  # not within a write that it may end
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.account()
+
+    def overdue(self, now: float) -> CloseReason | None:
+        limits = self.table.limits
+        if self.lingered is not None:
+            return CloseReason.REQUEST if now - self.began > LINGER_SECONDS else None
+        if self._slow_to_read(now):
+            return CloseReason.ANSWER
+        match self.stage:
+            case Stage.HEAD:
+                return CloseReason.HEAD if now - self.began > limits.head else None
+            case Stage.IDLE:
+                late = now - self.idle_since(now) > limits.idle and not self.has_unread_bytes
+                return CloseReason.IDLE if late else None
+            case Stage.BODY | Stage.BUSY | Stage.UNREAD:
+                late = self.receiving and now - self.began > limits.head + limits.request
+                return CloseReason.REQUEST if late else None
+
+    def idle_since(self, now: float) -> float:
+        """When it was first looked at after its last request."""
+        if self._idle is None or self._idle[0] != self.began:
+            self._idle = self.began, now
+        return self._idle[1]
+
+    def _slow_to_read(self, now: float) -> bool:
+        if not self.wire.get_write_buffer_size():
+            self._unread = None
+        elif self._unread is None:
+            self._unread = now
+        return self._unread is not None and now - self._unread > self.table.limits.request
+
+    def drop(self, reason: CloseReason) -> None:
+        if reason is CloseReason.HEAD and self.receiving:
+            self.wire.write(LATE)
+        elif reason in MAKING_ROOM and self.stage is Stage.BODY and not self.cycle.response_started:
+            self.wire.write(busy(NO_ROOM))
+        if reason in (CloseReason.ANSWER, CloseReason.REQUEST) or self.stage is Stage.UNREAD:
+            self.wire.abort()
+        else:
+            self.wire.close()
+
+    # ── The end ───────────────────────────────────────────────────────────────────────────────
+
+    def end(self) -> None:
+        """Close, but not before a client that is still sending had time to read its answer; asked again, at once."""
+        if self.lingered is None and self.receiving and not self.wire.is_closing() and self.wire.can_write_eof():
+            self.linger()
+        else:
+            self.wire.close()
+
+    def linger(self) -> None:
+        self.lingered, self.began = 0, self.table.now
+        self.wire.write_eof()
+        self.wire.resume_reading()
+
+    def passed_over(self, data: bytes) -> bool:
+        """Whether these bytes came after the end."""
+        if self.lingered is None:
+            return False
+        self.lingered += len(data)
+        if self.lingered > LINGER_BYTES:
+            self.wire.abort()
+        return True
+
+
+def address_of(peer: object) -> str:
+    """Whose a connection is: a whole network where it has version 6 of IP, as hosts have one to choose from."""
+    if not isinstance(peer, tuple):
+        return "socket"
+    address = ip_address(str(peer[0]).partition("%")[0])
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped else f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)

@@ -1,0 +1,171 @@
+"""uvicorn's server with bounds: it accepts itself, closes what takes too long, and ends without losing an answer.
+
+A stop goes step by step: it is said (`/readyz`), and connections are still accepted; then nobody new is let in; then
+what was let in is answered; then it is gone. `docs/deploying.md` says how long each step takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any, Literal, TypeAlias
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from policyengine.server.connections.acceptor import Acceptor
+from policyengine.server.connections.http_connection import HttpConnection
+from policyengine.server.connections.table import ConnectionTable
+from policyengine.server.shutdown import Drain
+from policyengine.server.workers.board import WorkerBoard
+
+HTTP: type[HttpConnection]
+try:
+    from policyengine.server.connections.http1 import Http1Protocol as HTTP
+except ImportError:  # where httptools is not to be had
+    from policyengine.server.connections.http1_fallback import H11Connection as HTTP
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+TICKS_A_SECOND = 10
+ALONE = 1.0  # seconds after which a worker that is told to stop takes it that the others go on
+MOMENT = 0.05  # seconds between two looks at who is still here
+FLUSH = 0.2  # seconds for what was written last
+Protocols: TypeAlias = Callable[[], asyncio.Protocol]
+
+
+class BoundedServer(uvicorn.Server):
+    """The signal that ends it at once is `caught`, for somebody else to raise again: uvicorn would before its caller
+    cleaned up. `is_worker` says that others share its listeners, by way of a process that stops all of them.
+    """
+
+    caught: int | None = None
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        table: ConnectionTable,
+        board: WorkerBoard,
+        drain: Drain,
+        is_worker: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self.table, self.board, self.drain, self.is_worker = table, board, drain, is_worker
+        self.server_state.connections = table.connections  # type: ignore[assignment]  # these are in it, and others
+        self.acceptors: list[Acceptor] = []
+
+    # ── Listening ─────────────────────────────────────────────────────────────────────────────
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        self.table.accept()
+        for listener, protocol in self.listens(sockets or []):
+            self.acceptors.append(Acceptor(listener, protocol, self.table, self.board))
+        self.servers = []  # of uvicorn's own kind
+        self.started = True
+
+    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, Protocols]]:
+        """Each listener, with what speaks on its connections."""
+        for listener in sockets:
+            yield listener, self.speaking(self.config)
+
+    def speaking(self, config: uvicorn.Config) -> Protocols:
+        """HTTP, for the application of that configuration."""
+        if not config.loaded:
+            config.load()
+        state: dict[str, Any] = {}
+        return partial(HTTP, self.table, config=config, server_state=self.server_state, app_state=state)
+
+    # ── Serving ───────────────────────────────────────────────────────────────────────────────
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_A_SECOND == 0:
+            self.table.sweep()
+        else:
+            self.table.tick()
+        if await super().on_tick(counter):
+            return True
+        quiet = self.drain.quiet(self.table.connections, self.server_state.total_requests)
+        if self.drain.begun is None:
+            return False
+        self.drain.close_silent(self.table.connections)
+        self.board.quiet(quiet)
+        if self.is_worker and not self.board.stopping:
+            return self.drain.passed >= ALONE and (quiet or self.drain.half_over)
+        if (self.board.all_quiet or self.drain.half_over) and self.drain.refuse():
+            for one in self.acceptors:
+                one.refuse()
+        return self.drain.settled
+
+    # ── Stopping ──────────────────────────────────────────────────────────────────────────────
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.table.draining = True
+        for one in self.acceptors:
+            if self.force_exit or (self.is_worker and not self.board.stopping):
+                one.leave()
+            else:
+                one.close()
+        self.board.closed()
+        while self.is_at_work and self.drain.left and not self.force_exit:
+            self.table.tick()
+            self.drain.close_silent(self.table.connections)
+            await asyncio.sleep(MOMENT)
+        await self.give_up()
+        await self.lifespan.shutdown()
+
+    @property
+    def is_at_work(self) -> bool:
+        return bool(self.table.many or self.server_state.tasks)
+
+    async def give_up(self) -> None:
+        """End what is not finished, without a word; what was answered has a moment to leave."""
+        if not self.is_at_work:
+            return
+        if not self.force_exit:
+            for connection in list(self.table.connections):
+                connection.shutdown()
+            await asyncio.sleep(FLUSH)
+        for task in self.server_state.tasks:
+            task.cancel()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if current_thread() is not main_thread():
+            yield
+            return
+        before = {one: signal.signal(one, self.handle_exit) for one in STOPPING}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The second one does not wait for answers under way. A worker may get one from the terminal, one from its
+        service manager and one from who started it: that one ends it when it is to be at once."""
+        if self.drain.begun is None:
+            self.table.draining = True
+            self.drain.begin()
+        elif not self.is_worker:
+            self.force_exit = self.should_exit = True
+            self.caught = sig
+
+
+def config_for(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=HTTP,
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )

@@ -1,0 +1,64 @@
+"""The `Host` and `Origin` check at each route of a listener without a token; refusals are counted and logged."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+
+from starlette.types import Scope
+
+from policyengine.http.host_check import AllowedHosts, HostRefusal, gateway_refusal
+from policyengine.server.problems import Problem
+from policyengine.server.telemetry.counters import Tally
+
+PAUSE = 60.0  # seconds between two lines about one header
+# At these doors a gateway asks with the headers of its client: an `Origin` there is none of ours.
+FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
+_LOG = logging.getLogger("policyengine")
+
+
+class HostCheck:
+    """Counts every refusal, and logs the first of a kind and then one a minute. Threads may share it."""
+
+    def __init__(self, allowed: AllowedHosts, tally: Tally, clock: Callable[[], float] = monotonic) -> None:
+        self.allowed, self._tally, self._clock = allowed, tally, clock
+        self._guard = Lock()
+        self._next: dict[str, float] = {}
+        self._many: Counter[str] = Counter()
+
+    def problem(self, scope: Scope) -> Problem | None:
+        """Why a request is refused; None if it is answered."""
+        found = self.refusal(scope)
+        if found is None:
+            return None
+        self._tally.add("foreign", found.header)
+        self._tally.add("problems", "403")
+        self._tell(found)
+        return Problem(403, found.message, code=f"foreign_{found.header.replace('-', '_')}", hint=found.hint)
+
+    def refusal(self, scope: Scope) -> HostRefusal | None:
+        headers, server = scope["headers"], scope.get("server")
+        own = server[0] if server else None
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in (
+            FORWARD_AUTH,
+            f"{FORWARD_AUTH}/nginx",
+        ):  # they decide nothing without headers that no page sends unasked
+            return self.allowed.host_refusal(headers, own)
+        if path == ENVOY or path.startswith(f"{ENVOY}/"):
+            return self.allowed.host_refusal(headers, own) or gateway_refusal(headers)
+        return self.allowed.refusal(scope["method"], headers, own)
+
+    def _tell(self, refused: HostRefusal) -> None:
+        with self._guard:
+            self._many[refused.header] += 1
+            now, many = self._clock(), self._many[refused.header]
+            if now < self._next.get(refused.header, now):
+                return
+            self._next[refused.header], self._many[refused.header] = now + PAUSE, 0
+        words = "a request was" if many == 1 else f"{many:,} requests were"
+        told = {"event": "foreign_refused", "why": refused.message, "header": refused.header}
+        _LOG.warning("%s refused, the last because %s: %s", words, refused.message, refused.hint, extra=told)

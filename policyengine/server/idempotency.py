@@ -1,0 +1,59 @@
+"""`Idempotency-Key`: which gateway asks by which key and with what, and what is said to a key that cannot be taken."""
+
+from __future__ import annotations
+
+import logging
+import re
+from hashlib import blake2b
+from threading import Event
+
+from starlette.datastructures import Headers
+
+from policyengine.runtime.idempotency_key import KeyProblem, KeyUsed, Once
+from policyengine.server.problems import Problem
+
+HEADER = "idempotency-key"
+REPLAYED = ("idempotency-replayed", "true")
+KEY = re.compile(r"[\x21-\x7e]{1,128}")
+SOON = "1"  # seconds: a decision takes less
+WAY_OUT = "give each question a key of its own, of 1 to 128 visible ASCII characters"
+_LOG = logging.getLogger("policyengine")
+_warned = Event()
+
+
+def once_of(headers: Headers, gateway: str | None, form: str, body: bytes) -> Once | None:
+    """What the header asks for. Of a caller that nobody knows it is passed over: keys are told apart by gateways.
+
+    Raises Problem.
+    """
+    given = headers.getlist(HEADER)
+    if not given:
+        return None
+    if gateway is None:
+        warn_once()
+        return None
+    if len(given) > 1:
+        raise Problem(400, "there are two headers `Idempotency-Key`", hint=WAY_OUT)
+    return asked_by(given[0], gateway, form.encode(), body)
+
+
+def asked_by(key: object, gateway: str, *sent: bytes) -> Once:
+    """Raises Problem."""
+    if not isinstance(key, str) or not KEY.fullmatch(key):
+        raise Problem(400, "this is no key to be asked by once", hint=WAY_OUT)
+    return Once(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())
+
+
+def warn_once() -> None:
+    if not _warned.is_set():
+        _warned.set()
+        _LOG.warning(
+            "an `Idempotency-Key` came over HTTP, and is passed over: without `--token-file` nobody knows whose it is"
+        )
+
+
+def refused(problem: KeyProblem) -> Problem:
+    if isinstance(problem, KeyUsed):
+        return Problem(422, str(problem), code="key_used", hint="a key is for one question: take a new one")
+    hint = "ask again by the same key"
+    return Problem(409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": SOON})

@@ -1,0 +1,376 @@
+"""What the exchange looks like, for OpenAPI only: bodies are read by `Request`, these models never see one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue, models_json_schema
+from pydantic_core import CoreSchema, core_schema
+
+from policyengine.explain.lines import Mark
+from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
+from policyengine.server.content_negotiation import Form
+from policyengine.server.decide_requests import MOST_ITEMS, Semantics
+
+Free = dict[str, Any]
+
+
+class Closed(BaseModel):
+    """Unknown members are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# ── The question ──────────────────────────────────────────────────────────────────────────────
+
+
+class HttpFacts(Closed):
+    """The HTTP request that is asked about. Header names have no case."""
+
+    method: str | None = None
+    path: str | None = None
+    host: str | None = None
+    ip: str | None = None
+    headers: Free | None = None
+    query: Free | None = None
+    size: int | None = None
+
+
+class ToolFacts(Closed):
+    """The tool that is to be called; its arguments are in `args`."""
+
+    name: str
+    server: str | None = None
+
+
+class ActionFacts(Closed):
+    """What is to be done with `resource`."""
+
+    name: str
+
+
+class ResourceFacts(Closed):
+    type: str
+    id: str
+
+
+class AgentFacts(Closed):
+    """The agent that presents the credential."""
+
+    id: str | None = None
+    issuer: str | None = None
+    instance: str | None = None
+    groups: list[str] | None = None
+    publisher: str | None = None
+    model: str | None = None
+
+
+class UserFacts(Closed):
+    """The person the agent acts for."""
+
+    id: str | None = None
+
+
+class Hop(Closed):
+    agent: str | None = None
+    issuer: str | None = None
+    issued_at: str | None = None
+    scopes: list[str] | None = None
+    groups: list[str] | None = None
+
+
+class ChainFacts(Closed):
+    """The agents between the user and the presenter, first the one closest to the user."""
+
+    hops: list[Hop] | None = None
+
+
+class CredentialFacts(Closed):
+    """The credential as the gateway verified it."""
+
+    kind: str | None = None
+    issuer: str | None = None
+    subject: str | None = None
+    scopes: list[str] | None = None
+    issued_at: str | None = None
+    expires_at: str | None = None
+    lifetime: str | None = None
+    age: str | None = None
+    bound: bool | None = None
+    shared: bool | None = None
+    claims: Free | None = None
+    fingerprint: str | None = None
+    refused: str | None = None
+
+
+class Digests(Closed):
+    """In base64, of the whole body as it came, from whoever saw it."""
+
+    sha_256: Annotated[str | None, Field(alias="sha-256")] = None
+    sha_512: Annotated[str | None, Field(alias="sha-512")] = None
+
+
+class Credentials(Closed):
+    """What the request brought to prove who asks, each as its header had it, where the server verifies them (`serve
+    --identity`): what they prove stands in place of what the facts say. A certificate is that of the connection, as
+    whoever asks vouches. `method` and `url` are of the request that brought them, where `request` is not it."""
+
+    authorization: Annotated[str | None, Field(description="`Bearer …` or `DPoP …`")] = None
+    dpop: Annotated[str | None, Field(description="the proof of RFC 9449")] = None
+    txn_token: str | None = None
+    api_key: str | None = None
+    client_certificate: Annotated[
+        str | None, Field(description="as `Client-Cert` (RFC 9440), `X-Forwarded-Client-Cert` of Envoy, or PEM")
+    ] = None
+    attestation: str | None = None
+    signature: Annotated[str | None, Field(description="of RFC 9421, as are the next two")] = None
+    signature_input: str | None = None
+    signature_agent: str | None = None
+    content_digest: Annotated[str | None, Field(description="of RFC 9530")] = None
+    method: str | None = None
+    url: Annotated[str | None, Field(description="whole, and with its query as it was sent")] = None
+    digests: Digests | None = None
+
+
+class AttestationFacts(Closed):
+    verified: bool | None = None
+    by: str | None = None
+    model: str | None = None
+    model_hash: str | None = None
+    environment: str | None = None
+    issued_at: str | None = None
+    age: str | None = None
+
+
+class TaskFacts(Closed):
+    """What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."""
+
+    id: str | None = None
+    tools: list[str] | None = None
+    entities: list[ResourceFacts] | None = None
+    issued_at: str | None = None
+    age: str | None = None
+
+
+class Approval(Closed):
+    """What a person granted, as the gateway knows it."""
+
+    id: str
+    by: str
+    granted_at: str | None = None
+    binding: str | None = None
+
+
+class EntityName(Closed):
+    type: str
+    id: str
+
+
+class Entity(Closed):
+    """A row of the directory that counts for this question only."""
+
+    type: str
+    id: str
+    attributes: Free | None = None
+    in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
+    partial: Annotated[bool | None, Field(description="What it lacks, and what it is not in, is unknown")] = None
+
+
+class Options(Closed):
+    """`consume` defaults to true for `/decide` and to false for the items of a batch."""
+
+    consume: bool | None = None
+    explain: bool | None = None
+    obligations_supported: list[str] | None = None
+    at: str | None = None
+
+
+class Question(Closed):
+    """Exactly one endpoint: `request` with method and path, or `tool`, or `action`. Everything else is facts."""
+
+    request: HttpFacts | None = None
+    tool: ToolFacts | None = None
+    action: ActionFacts | None = None
+    agent: AgentFacts | None = None
+    user: UserFacts | None = None
+    chain: ChainFacts | None = None
+    credential: CredentialFacts | None = None
+    credentials: Credentials | None = None
+    attestation: AttestationFacts | None = None
+    task: TaskFacts | None = None
+    resource: ResourceFacts | None = None
+    body: Free | None = None
+    args: Free | None = None
+    context: Free | None = None
+    approvals: list[Approval] | None = None
+    entities: list[Entity] | None = None
+    pending: list[str] | None = None
+    options: Options | None = None
+
+
+class Batch(Closed):
+    """Up to 1,000 questions, decided in order. None spends unless its own `options.consume` is true."""
+
+    requests: Annotated[list[Question], Field(max_length=MOST_ITEMS)]
+    semantics: Semantics = Semantics.EXECUTE_ALL
+
+
+class Event(Closed):
+    """How the request of a decision came out. `output` is what of the answer the policies may ask for."""
+
+    decision: str
+    status: int | None = None
+    latency_ms: float | None = None
+    output: Free | None = None
+    refund: Annotated[bool, Field(description="give back what it added to budgets")] = False
+
+
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
+
+
+class Problem(BaseModel):
+    """RFC 9457. `member` names the member of the question at fault, `code` says which of several things it is."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str
+    code: Literal["key_used", "key_under_way"] | None = None
+    member: str | None = None
+    hint: str | None = None
+
+
+class Line(BaseModel):
+    """One thing that was considered, how it came out, and what it is made of."""
+
+    mark: Mark
+    text: str
+    note: str | None = None
+    at: str | None = None
+    parts: list[Line] | None = None
+
+
+class Walk(BaseModel):
+    """What was seen, gate by gate. It tells everything: not for the caller."""
+
+    endpoint: str
+    gates: list[Line]
+
+
+REFERENCE = "#/components/schemas/{name}"
+STRUCTS = (Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
+
+
+class Told:
+    """How a model documents and reads what a decision consists of: msgspec knows its own structs best."""
+
+    def __init__(self, type: Any) -> None:
+        self.type = type
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(lambda raw: msgspec.convert(raw, self.type))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        (documented,), _ = msgspec.json.schema_components((self.type,), ref_template=REFERENCE)
+        return {"allOf": [documented]}  # as pydantic looks for a bare reference among its own
+
+
+class Decision(BaseModel):
+    outcome: Outcome
+    allowed: bool
+    would_be: Annotated[
+        Outcome | None, Field(description="what it would be, were it enforced: with `serve --observe` only")
+    ] = None
+    id: str
+    revision: str
+    package: str
+    gate: Gate | None
+    reasons: Annotated[list[Reason], Told(list[Reason])]
+    remedies: Annotated[list[Remedy], Told(list[Remedy])]
+    principal: Annotated[Principal, Told(Principal)]
+    rates: Annotated[list[RateState], Told(list[RateState])]
+    obligations: Annotated[list[Obligation], Told(list[Obligation])]
+    unknown: Annotated[list[UnknownFact], Told(list[UnknownFact])]
+    explanation: Annotated[Walk | None, Field(description="with `options.explain`")] = None
+
+
+class Item(Decision):
+    """An item of a batch; `error` says why it was no question and is therefore denied."""
+
+    error: Problem | None = None
+
+
+class Decisions(BaseModel):
+    """In the order of the questions; shorter when `semantics` ended the batch early."""
+
+    decisions: list[Item]
+
+
+class Explanation(BaseModel):
+    decision: Decision
+    walk: Walk
+
+
+class Reported(BaseModel):
+    decision: str
+    reported: Literal[True]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Reloads(BaseModel):
+    done: int
+    refused: int
+    why: str | None = Field(description="Of the last one that was refused, while the policies before it decide.")
+    at: str | None = Field(description="When that was, in RFC 3339.")
+    widens: int | None = Field(description="How much the last one let pass that did not pass; null: not known yet.")
+    proved: bool | None = Field(description="Whether that is all, proved for every request.")
+
+
+class Observing(BaseModel):
+    """What is let through whatever the policies say, and until when."""
+
+    until: str
+    packages: list[str] | None = None
+    endpoints: list[str] | None = None
+
+
+class Readiness(BaseModel):
+    status: Literal["ready"]
+    revision: str
+    packages: list[str]
+    reloads: Reloads
+    observing: Annotated[Observing | None, Field(description="with `serve --observe`, while it lasts")] = None
+    clock_skew_ms: Annotated[
+        int | None, Field(description="how far the clock of the store is ahead, where it has one of its own")
+    ] = None
+
+
+MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)
+
+# ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
+
+
+def components(more: Sequence[type[BaseModel]] = ()) -> Free:
+    models: list[type[BaseModel]] = [*MODELS, *more]
+    _, document = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REFERENCE.replace("name", "model")
+    )
+    _, structs = msgspec.json.schema_components(STRUCTS, ref_template=REFERENCE)
+    return {**structs, **document["$defs"]}
+
+
+def content(model: type[BaseModel], examples: Free) -> Free:
+    """One schema in both forms; examples are shown in the form that people can read."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    shown = {name: {"value": value} for name, value in examples.items()}
+    return {Form.JSON.value[0]: {"schema": schema, "examples": shown}, Form.MSGPACK.value[0]: {"schema": schema}}
+
+
+def request_body(model: type[BaseModel], examples: Free) -> Free:
+    return {"requestBody": {"required": True, "content": content(model, examples)}}

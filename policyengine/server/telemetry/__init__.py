@@ -1,0 +1,1 @@
+"""Counters, metrics, trace headers and the server's log."""

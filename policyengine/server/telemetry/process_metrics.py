@@ -1,0 +1,82 @@
+"""What a process knows of itself, into the numbers of its worker: every second, and when somebody asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from time import process_time
+
+from policyengine.engine import Engine
+from policyengine.executor import in_thread
+from policyengine.reload import Reloading
+from policyengine.server.telemetry.counters import Tally
+from policyengine.stores.base import StoreError
+from policyengine.stores.circuit_breaker import PAUSE
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
+
+PROC = Path("/proc/self")
+MICRO = 1_000_000
+
+
+def rules_of(engine: Engine) -> Iterator[str]:
+    """The names that reasons give: of guards and of limits, in the order of the policies."""
+    yield from (one.name for one in (*engine.kernel.guards, *engine.kernel.limits))
+
+
+def publish(tally: Tally, reloading: Reloading) -> None:
+    engine, reloads = reloading.current, reloading.reloads
+    if tally.engine is not engine:
+        tally.learn(rules_of(engine))
+        tally.engine = engine
+    tally.reached("failures", count=engine.failures, of=engine)
+    tally.only("revision", engine.revision, ",".join(engine.packages))
+    tally.now("observing", value=int(engine.observing is not None))
+    if reloading.origin is not None:
+        tally.now("reloads", "done", value=reloads.done)
+        tally.now("reloads", "refused", value=reloads.refused)
+        tally.now("reloads_widened", value=reloads.widened)
+        for reason, count in reloads.reasons:
+            tally.now("reload_refusals", reason, value=count)
+    store, log, lookups = engine.store, engine.log, engine.directory.lookups
+    if isinstance(store, GuardedStore):
+        tally.reached("store_failures", count=store.failures, of=store)
+        for breaker in (store.reads, store.writes):
+            tally.now("store_failing", breaker.operation.name, value=int(breaker.failing))
+        tally.now("clock_skew", value=abs(store.skew.offset or 0))
+    if isinstance(store, GuardedStore | MemoryStore):
+        tally.now("clock_skew_exceeded", value=int(store.skew.exceeded))
+    if isinstance(store, MemoryStore):
+        tally.reached("store_full", count=store.fullness.refusals, of=store)
+    if log is not None:
+        tally.reached("log_failures", count=log.failures, of=log)
+    if engine.identity is not None:
+        for code, count in list(engine.identity.counts.items()):
+            tally.reached("credentials", code, count=count, of=engine.identity)
+    if lookups is not None:
+        tally.reached("directory_failures", count=lookups.failures, of=lookups)
+    tally.reached("cpu", count=int(process_time() * MICRO))
+    publish_memory(tally)
+
+
+async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
+    """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
+    store = engine.store
+    if isinstance(store, GuardedStore) and engine.uses_store:
+        with suppress(StoreError):
+            await in_thread(store.inspect, 0 if at_once else PAUSE if store.failing else INSPECTS_EVERY)
+
+
+def publish_memory(tally: Tally) -> None:
+    """Where the system tells it."""
+    with suppress(OSError, ValueError, IndexError):
+        pages = int((PROC / "statm").read_text().split()[1])
+        tally.now("memory", value=pages * os.sysconf("SC_PAGE_SIZE"))
+        tally.now("open_files", value=len(os.listdir(PROC / "fd")))
+    if find_spec("resource"):
+        import resource
+
+        tally.now("most_files", value=resource.getrlimit(resource.RLIMIT_NOFILE)[0])

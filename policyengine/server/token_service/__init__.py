@@ -1,0 +1,1 @@
+"""Token endpoint, revocation and introspection over HTTP."""

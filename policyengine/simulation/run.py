@@ -1,0 +1,51 @@
+"""Plays traffic: the clock stands where each request comes, the engine decides it, and the series counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from itertools import islice
+
+from policyengine.engine import Engine
+from policyengine.runtime.request import RequestError
+from policyengine.simulation.series import Series
+from policyengine.simulation.time_units import instant
+from policyengine.simulation.traffic import Event, TrafficError
+
+CHUNK = 1_000
+
+
+class VirtualClock:
+    """Stands at `at` (microseconds since 1970) until somebody sets it. An engine's clock."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return instant(self.at)
+
+    def nanoseconds(self) -> int:
+        """The same as the engine counts, without a datetime between."""
+        return self.at * 1_000
+
+
+def play(
+    engine: Engine,
+    clock: VirtualClock,
+    traffic: Iterable[Event],
+    series: Series,
+    told: Callable[[], None] = lambda: None,
+) -> None:
+    """Everything, in its order; `told` is called after each thousand. `clock` is the engine's. Raises TrafficError for
+    a line that is no request, TooLong when it does not fit the series."""
+    decide, count, events, line = engine.decide, series.count, iter(traffic), 0
+    while chunk := list(islice(events, CHUNK)):
+        try:
+            for at, question, line in chunk:  # noqa: B007 - a mistake is told by its line
+                clock.at = at
+                count(at, decide(question))
+        except RequestError as error:
+            raise TrafficError(line, error.message, error.hint, error.member) from None
+        told()

@@ -1,0 +1,44 @@
+"""What conditions can be, each question answered once: the rules of a large policy ask the same of other constants."""
+
+from __future__ import annotations
+
+from functools import lru_cache, reduce
+
+from policyengine import kernel as k
+from policyengine.solver.satisfiability import both, groups, possible, subjects_of
+from policyengine.solver.symbolic import Subject, Truth
+
+Truths = frozenset[Truth]
+join = lru_cache(maxsize=64)(both)  # so few are the pairs of sets of truths
+
+
+class Answers:
+    """`possible`, with a memory: of parts of conditions by themselves, and of those that share facts together."""
+
+    def __init__(self) -> None:
+        self._alone: dict[k.Expr, tuple[Truths, frozenset[Subject]]] = {}
+        self._together: dict[tuple[k.Expr, ...], Truths] = {}
+
+    def possible(self, condition: k.Expr) -> Truths:
+        """What `possibilities.possible` says: there too, parts that share no fact are tried apart."""
+        if not isinstance(condition, k.And):
+            return self._alone_or_new(condition)[0]
+        found = [self._alone_or_new(part) for part in condition.items]
+        subjects = [about for _, about in found]
+        if sum(map(len, subjects)) == len(frozenset[Subject]().union(*subjects)):
+            return reduce(join, [truths for truths, _ in found])
+        sharing = groups(condition.items, lambda part: self._alone_or_new(part)[1])
+        return reduce(join, [self._of_group(group, condition) for group in sharing])
+
+    def _of_group(self, group: tuple[k.Expr, ...], condition: k.And) -> Truths:
+        if len(group) == 1:
+            return self._alone_or_new(group[0])[0]
+        if group not in self._together:
+            self._together[group] = possible(k.And(group, span=condition.span))
+        return self._together[group]
+
+    def _alone_or_new(self, part: k.Expr) -> tuple[Truths, frozenset[Subject]]:
+        found = self._alone.get(part)
+        if found is None:
+            found = self._alone[part] = possible(part), subjects_of(part)
+        return found

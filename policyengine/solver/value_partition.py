@@ -1,0 +1,100 @@
+"""The values of one fact in cells: within a cell nothing that a condition asks of the fact can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import pairwise
+from math import ceil, floor
+from typing import TypeAlias
+
+from policyengine import typesystem
+from policyengine.typesystem import EntityRef, Scalar, Type
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class State(Enum):
+    """What a fact is when it has no value, or none of those that the condition names."""
+
+    ABSENT = "absent"
+    BROKEN = "broken"  # wrong type, failed or pending: not even its presence is known
+    OTHER = "other"
+
+
+Plain: TypeAlias = bool | Fraction | str | EntityRef | IPv4Address | IPv6Address | IPv4Network | IPv6Network | State
+
+
+def plain(value: object, type: Type) -> Plain | None:
+    """A constant as something that equals and orders as the language says: numbers, moments and ranks as fractions."""
+    match value:
+        case bool() | EntityRef() | IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
+            return value
+        case int() | Decimal():
+            return Fraction(value)
+        case str() if isinstance(type, typesystem.Enum):
+            return Fraction(type.values.index(value)) if value in type.values else None
+        case str():
+            return value
+        case timedelta():
+            return Fraction(value // timedelta(microseconds=1))
+        case datetime():
+            return Fraction((value - EPOCH) // timedelta(microseconds=1))
+        case _:
+            return None
+
+
+def fits(value: Plain, type: Type, operator: str) -> bool:
+    """Whether a constant is understood where a fact of this type meets it."""
+    match type:
+        case Scalar.INT | Scalar.NUMBER | Scalar.DURATION | Scalar.TIME | typesystem.Enum():
+            return isinstance(value, Fraction)
+        case Scalar.STRING:
+            return isinstance(value, str)
+        case Scalar.BOOL:
+            return operator in ("==", "!=") and isinstance(value, bool)
+        case Scalar.IP | Scalar.CIDR | typesystem.Ref():
+            return operator in ("==", "!=") and not isinstance(value, Fraction | str | bool)
+        case _:
+            return False
+
+
+def states_of_type(type: Type, constants: set[Plain]) -> tuple[Plain, ...]:
+    match type:
+        case Scalar.BOOL:
+            return (True, False)
+        case typesystem.Enum():
+            return tuple(Fraction(rank) for rank in range(len(type.values)))
+        case Scalar.INT | Scalar.DURATION | Scalar.TIME:  # both clocks tick in microseconds
+            return tuple(sorted(whole_numbers(constants))) or (State.OTHER,)
+        case Scalar.NUMBER:
+            return tuple(numbers_between(constants)) or (State.OTHER,)
+        case Scalar.STRING:
+            return tuple(sorted(texts_between(constants)))
+        case _:
+            return (*constants, State.OTHER)
+
+
+def whole_numbers(constants: Iterable[Plain]) -> set[Fraction]:
+    """Each constant's neighbours: an integer between two constants is next to one of them, or like one that is."""
+    limits = [c for c in constants if isinstance(c, Fraction)]
+    return {Fraction(n) for c in limits for n in (floor(c) - 1, floor(c), ceil(c), ceil(c) + 1)}
+
+
+def numbers_between(constants: Iterable[Plain]) -> Iterator[Fraction]:
+    limits = sorted(c for c in constants if isinstance(c, Fraction))
+    if limits:
+        yield limits[0] - 1
+        yield from limits
+        yield from ((a + b) / 2 for a, b in pairwise(limits))
+        yield limits[-1] + 1
+
+
+def texts_between(constants: Iterable[Plain]) -> set[str]:
+    """The least text, each constant, and the next text after each."""
+    texts = [c for c in constants if isinstance(c, str)]
+    return {"", *texts, *(text + "\0" for text in texts)}

@@ -1,0 +1,75 @@
+"""Approvals: which of them lift a confirm. Part of the executable specification."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cache, partial
+from typing import assert_never
+
+from policyengine import kernel as k
+from policyengine.runtime.request import Approval
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import ABSENT, Unknown, coerce
+from policyengine.spec import trace as w
+from policyengine.spec.approval_digest import bound_to
+from policyengine.spec.evaluate import is_element, is_within, value
+from policyengine.spec.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
+from policyengine.spec.kleene import elements, lift
+from policyengine.typesystem import EntityRef
+
+
+def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
+    """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
+    facts.work.rule = guard
+    bound = cache(partial(bound_to, guard, index, confirm, facts))
+    if not facts.request.approvals or bound().unseen:
+        return w.ApprovalSeen(bound, (), False)
+    given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
+    ids = Counter(approval.id for approval in given)
+    fitting = [
+        approval
+        for approval in given
+        if approval.binding == bound().digest and approval.id not in snapshot.spent
+        if ids[approval.id] == 1  # one id is one grant of one person
+        if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
+    ]
+    by_person = {approval.by: approval for approval in reversed(fitting)}
+    counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
+    return w.ApprovalSeen(bound, counted, len(counted) == confirm.approvers.count)
+
+
+def approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:
+    """`approval.*`, once it is known which approvals count: the last one granted speaks."""
+    granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
+    if not granted:
+        return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}
+    last = max(granted, key=lambda approval: (approval.granted_at, approval.id))
+    return {("approval", "granted"): True, ("approval", "by"): last.by, ("approval", "age"): now - last.granted_at}  # type: ignore[operator]
+
+
+def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
+    """Granted already, and not longer ago than `within`, which runs from the grant."""
+    if approval.granted_at is None or approval.granted_at > now:
+        return False
+    return confirm.within is None or now - approval.granted_at <= confirm.within
+
+
+def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
+    """The approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
+    chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []
+    involved = {agent.id for agent in chain}
+    match confirm.approvers.of:
+        case k.UserServed():
+            return approval.by == user and approval.by not in involved
+        case k.RoleOf(role):
+            roles = coerce(facts.entities.attribute(person, "roles"), STRINGS, "approver.roles")
+            fits = lift(lambda known: is_element(known, role, facts), roles)
+        case k.MemberOf(expression):
+            among = value(expression, facts)
+            fits = lift(lambda known: is_within(elements(known), person, facts, "membership", expression), among)
+        case _:
+            assert_never(confirm.approvers.of)
+    return fits is True and approval.by not in {user, *involved}

@@ -1,0 +1,358 @@
+"""Facts of one request: verified credential, then directory, then a trusted gateway, then nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine import typesystem
+from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.format_values import fact_name
+from policyengine.runtime.history import Happening, History, WindowKey
+from policyengine.runtime.request import OTHERS_PENDING, Request, member_of, pending_path
+from policyengine.runtime.snapshot import IN_PART, NO_ROW, NOT_ANSWERED, Entities
+from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
+from policyengine.spec.inheritance import Level, united
+from policyengine.spec.issuer_users import foreign_user
+from policyengine.spec.kleene import describe, elements, is_absent, lift
+from policyengine.spec.trace import Agent
+from policyengine.spec.work import Work
+from policyengine.typesystem import EntityRef, Scalar
+from policyengine.vocabulary import ENTITY_ROOTS, FACTS
+
+Path: TypeAlias = tuple[str, ...]
+RESOURCE: Path = ("resource",)
+STRINGS = typesystem.Set(Scalar.STRING)
+NOT_RECORDED = "its issuer does not record chains"
+NO_WORD = "nothing says whether there is a row for it"
+AS_GIVEN = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
+MOST_HOPS = 32  # each is asked about every block that may speak for it
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFact:
+    """A fact that was read: what was given, and the value that it is. `unordered`: a set, equal in any order."""
+
+    given: object
+    value: Value
+    unordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
+
+    `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
+    are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
+    `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind that match
+    only without regard to case, as guards read it, and in its place what they bind by the letter; None: nothing.
+    `work` counts the steps of the decision; `looping` is true inside of a loop.
+    """
+
+    kernel: k.Kernel
+    request: Request
+    entities: Entities
+    now: datetime
+    bound: Mapping[Path, object]
+    claims: Mapping[tuple[EntityRef, str], object]
+    seen: dict[Path, ReadFact] | None = None
+    who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
+    history: Mapping[WindowKey, History] = field(default_factory=dict)
+    past: tuple[k.Event, Happening] | None = None
+    loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
+    work: Work = field(default_factory=Work, repr=False, compare=False)
+    looping: bool = False
+    known: dict[Path | tuple[EntityRef, str], tuple[typesystem.Type, Value]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
+
+    def bind(
+        self,
+        more: Mapping[Path, object],
+        *,
+        claims: Mapping[tuple[EntityRef, str], object] | None = None,
+        who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None,
+    ) -> Facts:
+        """With more that is bound; with `claims` or `who` once these are known."""
+        bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
+        made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
+        return Facts(*made, self.history, self.past, self.loose, self.work, self.looping)
+
+    def in_loop(self) -> tuple[Facts, dict[Path, object]]:
+        """As the condition of a loop reads them, and where its variable is bound: anew for each element."""
+        bound = dict(self.bound)
+        inside = replace(self, bound=bound, looping=True)
+        object.__setattr__(inside, "known", self.known)
+        return inside, bound
+
+    def at_event(self, event: k.Event, happening: Happening) -> Facts:
+        """As the condition of a history reads them at one of the events; an approval is not bound to what it reads."""
+        inside = replace(self, past=(event, happening), seen=None, looping=True)
+        if self.seen is None:
+            object.__setattr__(inside, "known", self.known)
+        return inside
+
+    @property
+    def looked_at_anew(self) -> Facts:
+        """For who looks at conditions after the decision: that takes no steps of it."""
+        return replace(self, work=Work())
+
+    @property
+    def by_the_letter(self) -> Facts:
+        """As doors read them: that a path might be taken for another one opens nothing, nor that it might not be."""
+        if self.loose is None:
+            return self
+        loosely, strictly = self.loose
+        if RESOURCE in loosely and RESOURCE not in strictly:
+            strictly = {**strictly, RESOURCE: Invalid("its path is bound in another case")}
+        kept = {path: value for path, value in self.bound.items() if path not in loosely}
+        return replace(self, bound={**kept, **strictly}, loose=None)
+
+    def read(self, path: Path, type_: typesystem.Type = Scalar.STRING) -> Value:
+        before = self.known.get(path)
+        if before is not None and (before[0] is type_ or before[0] == type_):
+            return before[1]
+        raw = self.raw(path)
+        found = coerce(raw, type_, name_of(path))
+        if path == RESOURCE and self.binds_resource:
+            found = unknown_if_absent(found)
+        self.known[path] = type_, found
+        return found if self.seen is None else self._saw(path, raw, found, type_)
+
+    @property
+    def binds_resource(self) -> bool:
+        """Whether the request is about something, be it that nobody says which one."""
+        return RESOURCE in self.bound or isinstance(self.request.endpoint, ActionEndpoint)
+
+    def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
+        """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
+        before = self.known.get((entity, node.name))
+        if before is not None and (before[0] is node.type or before[0] == node.type):
+            return before[1]
+        raw, value = self._inherited(entity, node) if node.inherited else self._own(entity, node)
+        self.known[entity, node.name] = node.type, value
+        return self._saw((str(entity), node.name), raw, value, node.type)
+
+    def has_row(self, entity: EntityRef, fact: str) -> Value:
+        """Whether the directory or a trusted row knows the entity: what claims say of it is no answer."""
+        found = self.entities.has_row(entity)
+        value = Unknown.of(fact, NO_WORD, entity) if found is None else found
+        return self._saw((str(entity), "is", "known"), ABSENT, value)
+
+    def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
+        """Remembers, as what is read is, whether one entity is in another."""
+        return self._saw((str(item), "in", str(ancestor)), ABSENT, found)
+
+    def _own(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
+        """What is said of this entity alone, as it is given and as a value of the type."""
+        raw = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
+        raw = self.entities.attribute(entity, node.name) if raw is ABSENT else raw
+        if raw is NO_ROW or raw is IN_PART:
+            return raw, Unknown.of(describe(node), raw.why, entity)
+        return raw, coerce(raw, node.type, describe(node))
+
+    def _inherited(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
+        """All that the levels hold which declare the attribute; a level whose declaration ends in `else []` holds
+        nothing where its row lacks it."""
+        above, fact, declared = self.entities.ancestors(entity), describe(node), dict(node.levels)
+        raws: list[object] = []
+        levels: list[Level] = []
+        for ref in (entity, *above.refs):
+            if ref.type in declared:
+                raw, held = self._own(ref, node)
+                raws.append(raw)
+                levels.append(Level(ref, () if raw is ABSENT and declared[ref.type] else held))
+        why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
+        gaps = [] if above.complete else [Unknown.of(fact, why)]
+        return tuple(raws), united(levels, gaps, fact)
+
+    def raw(self, path: Path) -> object:
+        if path in self.bound:
+            return self.bound[path]
+        if len(path) == 2 and path[0] in AS_GIVEN:  # most are
+            return self.request.fact(*path)
+        match path:
+            case ("agent",) | ("user",):
+                return self.raw((path[0], "id"))
+            case ("tool",) if isinstance(self.request.endpoint, ToolEndpoint):
+                return self.request.endpoint.qualified
+            case ("params", *_):
+                return ABSENT
+            case ("resource", *_) if not isinstance(self.request.endpoint, ActionEndpoint):
+                return ABSENT  # only an action says itself what it is about
+            case ("body" | "args" | "context", _, _, *_):
+                outer = self.raw(path[:-1])  # may be bound
+                return outer if isinstance(outer, Unknown) else member_of(outer, path[-1])
+            case _:
+                return self.request.fact(*path)
+
+    def _saw(self, key: Path, raw: object, value: Value, type_: typesystem.Type = Scalar.STRING) -> Value:
+        """An approval is bound to what was read."""
+        if self.seen is not None:
+            self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.Set))
+        return value
+
+
+def unknown_if_absent(found: Value) -> Value:
+    """The same, unknown where it is absent: what stands for it is missing, and it may be anything."""
+    if not isinstance(found, Unknown) or not found.absent:
+        return found
+    return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
+
+
+@lru_cache(maxsize=4_096)
+def name_of(path: Path) -> str:
+    """What reasons call a fact."""
+    return fact_name(path)
+
+
+NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", "attestation", "task")}
+
+
+def ages(request: Request, now: datetime) -> dict[Path, object]:
+    """Ages and the credential's lifetime, where the request gives times instead; nothing is issued in the future."""
+    found: dict[Path, object] = {}
+    for root in ("credential", "attestation", "task"):
+        if root not in request.facts:
+            found[root, "age"] = NO_AGE[root]
+            continue
+        given = coerce(request.fact(root, "age"), Scalar.DURATION, f"{root}.age")
+        found[root, "age"] = given if not is_absent(given) else age_since(request.fact(root, "issued_at"), now, root)
+        if isinstance(found[root, "age"], timedelta) and found[root, "age"] < timedelta(0):  # type: ignore[operator]
+            found[root, "age"] = Invalid("issued in the future")
+    lifetime = coerce(request.fact("credential", "lifetime"), Scalar.DURATION, "credential.lifetime")
+    if is_absent(lifetime):
+        issued = coerce(request.fact("credential", "issued_at"), Scalar.TIME, "credential.issued_at")
+        expires = coerce(request.fact("credential", "expires_at"), Scalar.TIME, "credential.expires_at")
+        lifetime = lift(lambda start, end: end - start, issued, expires)
+    if isinstance(lifetime, timedelta) and lifetime < timedelta(0):
+        lifetime = Unknown.of("credential.lifetime", "it expires before it is issued")
+    found["credential", "lifetime"] = lifetime
+    return found
+
+
+def age_since(raw: object, now: datetime, root: str) -> Value:
+    issued = coerce(raw, Scalar.TIME, f"{root}.issued_at")
+    return lift(
+        lambda moment: now - moment if moment <= now else Unknown.of(f"{root}.age", "issued in the future"), issued
+    )
+
+
+def claims_of(facts: Facts) -> dict[tuple[EntityRef, str], object]:
+    """Attributes of the agent and of the user that the issuer's credential vouches for."""
+    issuer = facts.kernel.issuers.get(str(presenter_of(facts).issuer))
+    found: dict[tuple[EntityRef, str], object] = {}
+    for claim, (root, attribute) in issuer.claims if issuer else ():
+        holder, raw = facts.read((root, "id")), facts.request.fact("credential", "claims", claim)
+        if isinstance(holder, str) and raw is not ABSENT:
+            found[EntityRef(root, holder), attribute] = raw
+    return found
+
+
+def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
+    """Attributes that the caller says are not known yet: `user.roles` is in no tree of facts."""
+    found: dict[tuple[EntityRef, str], object] = {}
+    for name in facts.request.pending:
+        root, *steps = pending_path(name.removesuffix(OTHERS_PENDING), "pending")
+        if root in ENTITY_ROOTS and steps:
+            types = facts.kernel.entities if root == "resource" else (root,)
+            holder = facts.read((root,), typesystem.Ref(frozenset(types)))
+            found |= {(holder, steps[0]): PENDING} if isinstance(holder, EntityRef) else {}
+    return found
+
+
+def chain_facts(facts: Facts) -> dict[Path, object]:
+    """`chain.*`: the root is oneself when alone; the rest is unknown unless the issuer records chains."""
+    presenter, hops = presenter_of(facts), hops_of(facts)
+    if isinstance(hops, Unknown) or not records_chains(facts, presenter):
+        unknown: dict[Path, object] = {("chain", name): Invalid(NOT_RECORDED) for name in ("depth", "agents", "hops")}
+        return {**unknown, ("chain", "root"): presenter.id}
+    agents = (*(hop.id for hop in hops), presenter.id)
+    raw = facts.request.fact("chain", "hops")
+    return {
+        ("chain", "depth"): len(hops),
+        ("chain", "agents"): agents,
+        ("chain", "hops"): () if raw is ABSENT else raw,
+        ("chain", "root"): agents[0],
+    }
+
+
+def presenter_of(facts: Facts) -> Agent:
+    """Who presents the credential: an agent, or a user where no agent asks.
+
+    Two issuers that differ are none, and so is the issuer of a credential that is not in force.
+    """
+    if facts.who is not None:
+        return facts.who[0]
+    by_agent, by_credential = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
+    issuer = by_credential if is_absent(by_agent) else by_agent
+    if not is_absent(by_agent) and not is_absent(by_credential):
+        other = Unknown.of("agent.issuer", "the credential names another issuer")
+        issuer = lift(lambda one, two: one if one == two else other, by_agent, by_credential)
+    issuer = lift(lambda one, *_: one, issuer, *in_force(facts))
+    name = facts.read(("agent" if has_agent(facts.request) else "user", "id"))
+    scopes, groups = facts.read(("credential", "scopes"), STRINGS), facts.read(("agent", "groups"), STRINGS)
+    return Agent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
+
+
+def in_force(facts: Facts) -> tuple[Value, Value]:
+    """True twice, where the credential's own times, if it has any, say that it holds now."""
+
+    def told(name: str, why: str, holds: Callable[[datetime], bool]) -> Value:
+        fact = f"credential.{name}"
+        moment = coerce(facts.request.fact("credential", name), Scalar.TIME, fact)
+        return True if is_absent(moment) else lift(lambda at: holds(at) or Unknown.of(fact, why), moment)
+
+    begun = told("issued_at", "in the future", lambda at: at <= facts.now)
+    return begun, told("expires_at", "in the past", lambda at: facts.now < at)
+
+
+def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
+    """The agents before the presenter, first to last."""
+    if facts.who is not None:
+        return facts.who[1]
+    given = coerce(facts.request.fact("chain", "hops"), typesystem.List(typesystem.Record(())), "chain.hops")
+    if is_absent(given):
+        return ()
+    if len(elements(given)) > MOST_HOPS:
+        return Unknown.of("chain.hops", f"more than {MOST_HOPS} hops")
+    if unusable := [one for one in elements(given) if isinstance(one, Unknown)]:
+        return Unknown.merge(*unusable)
+
+    def hop(given: Mapping[str, object], name: str) -> Agent:
+        def member(key: str, type_: typesystem.Type = Scalar.STRING) -> Value:
+            return coerce(given.get(key, ABSENT), type_, f"{name}.{key}")
+
+        id_ = coerce(given.get("agent", ABSENT), Scalar.STRING, f"{name}.agent.id")
+        age = age_since(given.get("issued_at", ABSENT), facts.now, name)
+        return Agent(id_, member("issuer"), member("scopes", STRINGS), member("groups", STRINGS), age)
+
+    return tuple(hop(one, f"chain.hops[{i}]") for i, one in enumerate(elements(given)))  # type: ignore[arg-type]
+
+
+OF_THE_PRESENTER: dict[Path, object] = {
+    fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")
+}
+
+
+def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
+    """What a hop says of itself; nothing that the presenter proves speaks for it."""
+    own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
+    own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
+    own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
+    own |= foreign_user(facts.kernel.issuers, (hop.issuer,), facts.read(("user", "id")))
+    claims = {key: raw for key, raw in facts.claims.items() if key[0].type != "agent" or raw is PENDING}
+    return replace(facts.bind({**OF_THE_PRESENTER, **own}), claims=claims)
+
+
+def has_agent(request: Request) -> bool:
+    return "agent" in request.facts
+
+
+def records_chains(facts: Facts, agent: Agent) -> bool:
+    issuer = facts.kernel.issuers.get(str(agent.issuer))
+    return issuer is not None and issuer.records_chains

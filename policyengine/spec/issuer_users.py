@@ -1,0 +1,25 @@
+"""Of which users an issuer may speak: `users like "*@partner.example"`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from policyengine import kernel as k
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.values import Invalid, Value
+
+
+def speaks_for(issuer: k.Issuer, user: str) -> bool:
+    """Whether the id fits one of the issuer's patterns; without any, every id does."""
+    return not issuer.users_like or any(Glob(pattern).matches(user) for pattern in issuer.users_like)
+
+
+def foreign_user(
+    issuers: Mapping[str, k.Issuer], named: Iterable[Value], user: Value
+) -> Mapping[tuple[str, ...], object]:
+    """`user.id` as unknown where an issuer that is named does not speak for that user; empty where it stays."""
+    if not isinstance(user, str):
+        return {}
+    declared = (issuers.get(name) for name in named if isinstance(name, str))
+    foreign = next((one for one in declared if one is not None and not speaks_for(one, user)), None)
+    return {} if foreign is None else {("user", "id"): Invalid(f"`{foreign.name}` does not speak for this user")}

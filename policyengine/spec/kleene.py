@@ -1,0 +1,63 @@
+"""Kleene's three values: True, False, and Unknown with its causes. An unknown fact never opens a door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from policyengine import kernel as k
+from policyengine.runtime.format_values import fact_name
+from policyengine.runtime.values import Unknown, Value
+
+
+def is_absent(one: object) -> bool:
+    """Not there, rather than unusable: what `else` and `is absent` speak of."""
+    return isinstance(one, Unknown) and one.absent
+
+
+def lift(function: Callable[..., Value], *values: Value) -> Value:
+    """Apply to known values; unknown when any of them is."""
+    for one in values:
+        if isinstance(one, Unknown):
+            return merged(values)
+    return function(*values)
+
+
+def conjunction(values: Iterable[Value]) -> Value:
+    """Kleene's and: one false settles it, else one unknown, else true."""
+    values = tuple(values)
+    return False if False in values else lift(lambda *_: True, *values)
+
+
+def disjunction(values: Iterable[Value]) -> Value:
+    """Kleene's or: one true settles it, else one unknown, else false."""
+    values = tuple(values)
+    return True if True in values else lift(lambda *_: False, *values)
+
+
+def negation(one: Value) -> Value:
+    return one if isinstance(one, Unknown) else not one
+
+
+def merged(values: Iterable[Value]) -> Unknown:
+    """The unknowns among the values as one."""
+    return Unknown.merge(*(one for one in values if isinstance(one, Unknown)))
+
+
+def elements(collection: Value) -> tuple[Value, ...]:
+    """What a set or list holds; an unknown one holds one unknown element."""
+    return collection if isinstance(collection, tuple) else (collection,)
+
+
+def describe(node: k.Expr) -> str:
+    """What reasons call a fact, as policies write it: `resource.owner.tenant`, `request.headers["x-id"]`."""
+    match node:
+        case k.Fact(path):
+            return fact_name(path)
+        case k.Attribute(base, name) | k.Member(base, name):
+            return f"{describe(base)}.{name}"
+        case k.Variable(name):
+            return name
+        case k.Past(fact):
+            return name if (name := describe(fact)).startswith("past.") else f"past.{name}"
+        case _:
+            return node.span.text

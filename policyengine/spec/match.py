@@ -1,0 +1,90 @@
+"""Whether a pattern of the kernel matches the endpoint of a request, and what it captures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.letter_case import fold, same_in_ascii
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.values import Invalid
+
+# A capture is the text as it came; Invalid where a character folds to several, only some of which are its pattern's.
+Captures: TypeAlias = Mapping[str, str | Invalid]
+NOTHING: Captures = MappingProxyType({})
+SPLIT = Invalid("a character of the path is only in part what the pattern says")
+
+
+def match_pattern(pattern: k.Pattern, endpoint: Endpoint, folding: k.Folding | None = None) -> Captures | None:
+    """The captures of a pattern that matches, by name; None when it does not match. `folding` is used in place of the
+    pattern's own."""
+    match pattern:
+        case k.HttpPattern() if isinstance(endpoint, HttpEndpoint):
+            return _match_http(pattern, endpoint, folding or pattern.folding)
+        case k.ToolPattern(glob) if isinstance(endpoint, ToolEndpoint):
+            return NOTHING if Glob(glob).matches(endpoint.qualified) else None
+        case k.ActionPattern(verb, type_) if isinstance(endpoint, ActionEndpoint):
+            return NOTHING if (verb, type_) == (endpoint.verb, endpoint.type) else None
+        case _:
+            return None
+
+
+def place_covers(place: k.Place, endpoint: Endpoint) -> bool:
+    inside = place.patterns is None or any(match_pattern(p, endpoint) is not None for p in place.patterns)
+    return inside and all(match_pattern(p, endpoint) is None for p in place.excepts)
+
+
+def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Folding) -> Captures | None:
+    given, wanted = endpoint.segments, pattern.segments
+    if pattern.methods is not None and endpoint.method not in pattern.methods:
+        return None
+    if len(given) < len(wanted) or (len(given) > len(wanted) and not pattern.rest):
+        return None
+    captures: dict[str, str | Invalid] = {}
+    for segment, text in zip(wanted, given, strict=False):
+        middle = match_segment(segment, text, folding)
+        if middle is None:
+            return None
+        if segment.capture is not None:
+            captures[segment.capture] = middle
+    return captures
+
+
+def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
+    """What stands for the wild part; empty for a literal segment that is the same; None where it does not match."""
+    if not segment.wild:
+        return "" if same(text, segment.prefix, folding) else None
+    start, end = len(segment.prefix), len(text) - len(segment.suffix)
+    if start < end and same(text[:start], segment.prefix, folding) and same(text[end:], segment.suffix, folding):
+        return text[start:end]
+    return _match_folded(segment, text) if folding == "full" and not text.isascii() else None
+
+
+def folding_for(segment: k.Segment, text: str) -> int | None:
+    """The number of the least folding by which a segment matches; None where none does."""
+    matching = (number for number, one in enumerate(k.FOLDINGS) if match_segment(segment, text, one) is not None)
+    return next(matching, None)
+
+
+def same(text: str, literal: str, folding: k.Folding) -> bool:
+    match folding:
+        case "none":
+            return text == literal
+        case "ascii":
+            return same_in_ascii(text, literal)
+        case "full":
+            return text == literal or fold(text) == fold(literal)
+
+
+def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
+    """Where one character folds to several, as `ß` does, a beginning has another length than what it is the same as."""
+    prefix, suffix, folded = fold(segment.prefix), fold(segment.suffix), fold(text)
+    if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):
+        return None
+    most = len(text)  # no character folds to none, so a part of the text is no longer than what it folds to
+    start = next((n for n in range(min(most, len(prefix)) + 1) if fold(text[:n]) == prefix), most)
+    end = next((most - n for n in range(min(most, len(suffix)) + 1) if fold(text[most - n :]) == suffix), 0)
+    return text[start:end] if start < end else SPLIT

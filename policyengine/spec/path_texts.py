@@ -1,0 +1,18 @@
+"""Texts of a path: the whole, and what is captured of it as a text."""
+
+from __future__ import annotations
+
+from policyengine import kernel as k
+from policyengine.typesystem import Scalar
+
+PATH = ("request", "path")
+
+
+def of_path(expression: k.Expr) -> bool:
+    match expression:
+        case k.Fact(path, type_):
+            return path == PATH or (path[0] == "params" and len(path) == 2 and type_ is Scalar.STRING)
+        case k.Default(inner) | k.Named(_, inner):
+            return of_path(inner)
+        case _:
+            return False

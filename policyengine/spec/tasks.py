@@ -1,0 +1,76 @@
+"""What a task bounds: tool calls by `task.tools`, endpoints that bind `resource` by `task.entities`; as conditions.
+
+A bound acts when it is true or unknown that a request lies outside. An absent set bounds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from policyengine import kernel as k
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, ToolEndpoint
+from policyengine.source import Source, Span
+from policyengine.spec.reason_texts import A_TASK_ABOUT_IT, A_TASK_WITH_IT, NOT_OF_THE_TASK, TOOL_NOT_OF_THE_TASK
+from policyengine.typesystem import Ref, Scalar, Set
+from policyengine.vocabulary import STRINGS
+
+NOWHERE = Span(Source("", ""), 0, 0)
+TOOLS, ENTITIES, RESOURCE = ("task", "tools"), ("task", "entities"), ("resource",)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One of the two: the fact, what is said to a request outside of it, and the task that would do."""
+
+    given: k.Fact
+    message: str
+    need: str
+    inside: k.Expr
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return self.given.path
+
+    @property
+    def outside(self) -> k.Expr:
+        there = k.Present(self.given, span=NOWHERE)
+        return k.And((there, k.Not(self.inside, span=NOWHERE)), span=NOWHERE)
+
+
+def bounds(kind: str, binds_resource: bool, entities: Iterable[str]) -> Iterator[Bound]:
+    """What bounds an endpoint: `kind` is "http", "tool" or "action"; `entities` are the types of the policy."""
+    if kind == "tool":
+        yield tools_bound(TOOL, NAME)
+    if binds_resource:
+        yield entities_bound(frozenset(entities))
+
+
+def bounds_of(endpoint: Endpoint, bound: Iterable[tuple[str, ...]], entities: Iterable[str]) -> Iterator[Bound]:
+    """Those of an endpoint, where these facts are bound."""
+    is_action = isinstance(endpoint, ActionEndpoint)
+    kind = "tool" if isinstance(endpoint, ToolEndpoint) else "action" if is_action else "http"
+    return bounds(kind, is_action or RESOURCE in bound, entities)
+
+
+TOOL = k.Fact(("tool",), Scalar.STRING, span=NOWHERE)
+NAME = k.Fact(("tool", "name"), Scalar.STRING, span=NOWHERE)
+
+
+def tools_bound(qualified: k.Expr, name: k.Expr) -> Bound:
+    """`server/name` is among them, or the name alone; one that holds a slash is the tool of another server."""
+    tools = k.Fact(TOOLS, STRINGS, True, span=NOWHERE)
+    slash = k.Constant("/", Scalar.STRING, span=NOWHERE)
+    whole = k.Contains(tools, qualified, False, span=NOWHERE)
+    has_slash = k.Apply("contains", (name, slash), Scalar.BOOL, span=NOWHERE)
+    bare = k.And((k.Contains(tools, name, False, span=NOWHERE), k.Not(has_slash, span=NOWHERE)), span=NOWHERE)
+    inside = k.Or((whole, bare), span=NOWHERE)
+    return Bound(tools, TOOL_NOT_OF_THE_TASK, A_TASK_WITH_IT, inside)
+
+
+def entities_bound(types: frozenset[str]) -> Bound:
+    """By type and id; being in one of them is not enough, for that may change while the task lasts."""
+    entities = k.Fact(ENTITIES, Set(Ref(types)), True, span=NOWHERE)
+    resource = k.Fact(RESOURCE, Ref(types), span=NOWHERE)
+    inside = k.Contains(entities, resource, False, span=NOWHERE)
+    return Bound(entities, NOT_OF_THE_TASK, A_TASK_ABOUT_IT, inside)

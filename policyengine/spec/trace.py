@@ -1,0 +1,274 @@
+"""The walk of one request through every gate, as data: what the specification saw, for decisions and explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.runtime.request import Approval
+from policyengine.runtime.values import Cause, Value
+from policyengine.spec.tasks import Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A principal of the chain: (issuer, name); the scopes of its own credential, and its age."""
+
+    id: Value
+    issuer: Value
+    scopes: Value
+    groups: Value
+    age: Value
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementSeen:
+    requirement: k.Requirement
+    holds: Value
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSeen:
+    """A `may`: whether it covers the endpoint, whether the credential carries it, and its condition."""
+
+    grant: k.Grant
+    covers: bool
+    carried: bool
+    condition: Value
+
+    @property
+    def opens(self) -> bool:
+        return self.covers and self.carried and self.condition is True
+
+
+@dataclass(frozen=True, slots=True)
+class DelegateSeen:
+    """A `may delegate`: whether it covers the endpoint, names the next agent, still lasts, and its condition."""
+
+    delegate: k.Delegate
+    covers: bool
+    names_next: Value
+    lasts: Value
+    condition: Value
+
+    @property
+    def hands_on(self) -> bool:
+        return self.covers and self.names_next is True and self.lasts is True and self.condition is True
+
+
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSeen:
+    """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds: then
+    it `stands`. Whether it also `opens` the endpoint is asked again and again, so both are told once."""
+
+    block: Block
+    applies: Value
+    requirements: tuple[RequirementSeen, ...]
+    grants: tuple[GrantSeen, ...]
+    delegates: tuple[DelegateSeen, ...] = ()
+    stands: bool = field(init=False, compare=False)
+    opens: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        stands = self.applies is True and all(seen.holds is True for seen in self.requirements)
+        object.__setattr__(self, "stands", stands)
+        object.__setattr__(self, "opens", stands and any(grant.opens for grant in self.grants))
+
+
+def doubts(blocks: Iterable[BlockSeen], *, handing_on: bool = False) -> Iterator[Value]:
+    """What blocks asked that might have opened the endpoint, or handed it on: an unknown among it may be why not."""
+    for block in blocks:
+        grants = [grant for grant in block.grants if grant.covers]
+        delegates = [one for one in block.delegates if one.covers]
+        if block.applies is not False and (delegates if handing_on else grants):
+            yield from (block.applies, *(one.holds for one in block.requirements))
+            if handing_on:
+                yield from (value for one in delegates for value in (one.names_next, one.lasts, one.condition))
+            else:
+                yield from (grant.condition for grant in grants)
+
+
+@dataclass(frozen=True, slots=True)
+class HopSeen:
+    """One agent before the presenter, and whether it opens the endpoint itself and hands it to the next."""
+
+    agent: Agent
+    next: Agent
+    blocks: tuple[BlockSeen, ...]
+
+    @property
+    def opens(self) -> bool:
+        return any(block.opens for block in self.blocks)
+
+    @property
+    def hands_on(self) -> bool:
+        return any(block.stands and any(seen.hands_on for seen in block.delegates) for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSeen:
+    """One limit of a `delegation`: `words` as the policy writes it."""
+
+    words: str
+    limits: k.DelegationLimits
+    holds: Value
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBoundSeen:
+    """One bound of the task; it acts when it is true or unknown that the request lies outside."""
+
+    bound: Bound
+    outside: Value
+
+    @property
+    def acts(self) -> bool:
+        return self.outside is not False
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalBinding:
+    """`digest` is equal for two requests exactly when one approval is good for both; `unseen` is what would be part of
+    it and is not known: then nobody can approve."""
+
+    digest: str
+    unseen: frozenset[Cause]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalSeen:
+    """What an approval must be bound to (found out when somebody asks), the approvals that count, and whether they are
+    enough. What is `unseen` of what it would be bound to leaves nothing to approve."""
+
+    bound: Callable[[], ApprovalBinding]
+    counted: tuple[Approval, ...]
+    granted: bool
+
+    @property
+    def binding(self) -> str:
+        return self.bound().digest
+
+    @property
+    def unseen(self) -> frozenset[Cause]:
+        return self.bound().unseen
+
+
+@dataclass(frozen=True, slots=True)
+class EffectSeen:
+    """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval.
+
+    `approval` is there for a confirm that is triggered, and for all of them where the request brings approvals.
+    """
+
+    effect: k.Effect
+    condition: Value
+    approval: ApprovalSeen | None = None
+
+    @property
+    def triggered(self) -> bool:
+        return self.condition is not False
+
+    @property
+    def acts(self) -> bool:
+        return self.triggered and not (self.approval and self.approval.granted)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSeen:
+    """A guard; one whose place does not cover the endpoint has no effects here."""
+
+    guard: k.Guard
+    covers: bool
+    effects: tuple[EffectSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedSeen:
+    """A rate or budget: whether it covers the endpoint, its condition (it acts when that is true or unknown), whose
+    count it is by, and what it reads: one for each of a rate's cost, count, raises and clamps, or a budget's quotas."""
+
+    limit: k.Limit
+    covers: bool
+    condition: Value = True
+    keys: tuple[Value, ...] = ()
+    cost: Value = 1
+    count: Value = 1
+    moves: tuple[Value, ...] = ()
+    quotas: tuple[tuple[Value, Value], ...] = ()
+
+    @property
+    def acts(self) -> bool:
+        return self.covers and self.condition is not False
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at. `refused`
+    is the code by which the credential was: then nobody is known, and only what is open to anyone is open.
+
+    `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
+    where nobody is served by an agent. `advisory` are the packages that leave what a task bounds to guards.
+    """
+
+    malformed: str | None
+    anyone: tuple[BlockSeen, ...] = ()
+    presenter: tuple[BlockSeen, ...] = ()
+    user: tuple[BlockSeen, ...] | None = None
+    user_waived: bool = False
+    chain_known: Value = True
+    hops: tuple[HopSeen, ...] = ()
+    limits: tuple[LimitSeen, ...] = ()
+    task: tuple[TaskBoundSeen, ...] = ()
+    advisory: tuple[str, ...] = ()
+    guards: tuple[GuardSeen, ...] = ()
+    refused: str | None = None
+    limiting: Callable[[], tuple[LimitedSeen, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
+
+    @property
+    def limited(self) -> tuple[LimitedSeen, ...]:
+        return self.limiting()
+
+    @property
+    def open_to_anyone(self) -> bool:
+        return any(block.opens for block in self.anyone)
+
+    @property
+    def identified(self) -> bool:
+        return self.open_to_anyone or any(block.stands for block in self.presenter)
+
+    @property
+    def door_open(self) -> bool:
+        return self.open_to_anyone or any(block.opens for block in self.presenter)
+
+    @property
+    def user_allowed(self) -> bool:
+        if self.user is None or self.user_waived or self.open_to_anyone:
+            return True
+        return any(block.opens for block in self.user)
+
+    @property
+    def opening(self) -> list[BlockSeen]:
+        """The blocks by which the presenter comes in; where none opens, those that stand."""
+        return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
+
+    @property
+    def task_bounds(self) -> bool:
+        """What anyone may do, nobody is bounded in: without the credential it would be open, too."""
+        return not self.open_to_anyone and not any(seen.block.package in self.advisory for seen in self.opening)
+
+    @property
+    def outside_task(self) -> tuple[TaskBoundSeen, ...]:
+        acting = tuple(one for one in self.task if one.acts)
+        return acting if acting and self.task_bounds else ()
+
+    @property
+    def chain_sound(self) -> bool:
+        if self.open_to_anyone:
+            return True
+        unbroken = all(hop.opens and hop.hands_on for hop in self.hops)
+        return unbroken and self.chain_known is True and all(limit.holds is True for limit in self.limits)

@@ -1,0 +1,172 @@
+"""The work of one decision in steps: counted by the sizes of collections, never by the clock, and bounded.
+
+What stands outside of loops is bounded by the policy. A loop takes as many steps as its condition has parts, for each
+element; what else takes longer the larger a collection or a text is takes its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from policyengine import kernel as k
+from policyengine.kernel.base import Part
+from policyengine.runtime.extent import CHARACTERS
+from policyengine.runtime.value_sets import ValueSet
+from policyengine.runtime.values import Unknown, Value
+
+MOST_STEPS = 200_000
+STEPS_AT_ONCE = 10_000  # which nobody has to wait for
+AT_HOP = 4  # for each part of a block, which takes longer than a part of a condition
+
+BEYOND = Unknown.of("the decision", f"it takes more than {MOST_STEPS:,} steps")
+NOT_CONCERNED = Unknown.of("the rule", "it is about others")
+
+
+@dataclass(slots=True)
+class Tally:
+    """The steps of one rule, and the largest of its collections by the expressions that they are of."""
+
+    steps: int = 0
+    sizes: dict[int, tuple[k.Expr, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Work:
+    """The steps of one decision so far. `rule` is what is looked at. Once they are more than `most`, every loop is
+    unknown, so that the rest takes no time: what was decided then counts for nothing.
+    """
+
+    most: int = field(default_factory=lambda: MOST_STEPS)
+    steps: int = 0
+    rule: Part | None = None
+    concerned: bool = True
+    tallies: dict[int, tuple[Part | None, Tally]] = field(default_factory=dict)
+    sets: dict[int, tuple[object, ValueSet]] = field(default_factory=dict)
+    hashed: dict[int, object] = field(default_factory=dict)
+
+    @property
+    def exceeded(self) -> bool:
+        return self.steps > self.most
+
+    def lacks(self, steps: int, *sized: tuple[k.Expr, Sized]) -> Unknown | None:
+        """Counts steps before they are taken; what stands in place of their result where there are not so many left."""
+        if not self.concerned:
+            return NOT_CONCERNED
+        if self.exceeded:
+            return BEYOND
+        self.steps += steps
+        _, tally = self.tallies.setdefault(id(self.rule), (self.rule, Tally()))
+        tally.steps += steps
+        for node, value in sized:
+            before = tally.sizes.get(id(node))
+            if before is None or before[1] < len(value):
+                tally.sizes[id(node)] = node, len(value)
+        return BEYOND if self.steps > self.most else None
+
+    def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
+        """The elements as a set, made once of each tuple."""
+        known = self.sets.get(id(elements))
+        if known is None:
+            known = self.sets[id(elements)] = elements, ValueSet.of(elements)
+        return known[1]
+
+    def lacks_to_hash(self, elements: tuple[Value, ...]) -> Unknown | None:
+        """Counts, once of each tuple, what the collections hold that are elements of it."""
+        if id(elements) in self.hashed:
+            return None
+        inner = elements_in(elements) - len(elements)
+        lacking = self.lacks(inner) if inner else None
+        if lacking is None:
+            self.hashed[id(elements)] = elements
+        return lacking
+
+    @contextmanager
+    def only_if(self, concerned: bool) -> Iterator[None]:
+        """Within, nothing loops unless this is true: rules about others cannot matter, and cost nothing."""
+        self.concerned = concerned
+        yield
+        self.concerned = True
+
+    @property
+    def dearest(self) -> tuple[Part | None, Tally]:
+        """The rule that took the most steps; the first of several."""
+        return max(self.tallies.values(), key=lambda one: one[1].steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """An expression by its identity: to hash it by its content takes longer than to evaluate it."""
+
+    node: k.Expr
+
+    def __hash__(self) -> int:
+        return id(self.node)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.node is other.node
+
+
+def weight(condition: k.Expr) -> int:
+    """How many parts of a condition are evaluated for each element of a loop around it."""
+    return _weight(Same(condition))
+
+
+@lru_cache(maxsize=4_096)
+def _weight(condition: Same) -> int:
+    return 1 + sum(weight(part) for part in direct_parts(condition.node))
+
+
+def event_weight(event: k.Event) -> int:
+    """How many parts are evaluated for each event of a history."""
+    return 1 if event.where is None else 1 + weight(event.where)
+
+
+def who_steps(block: k.AgentBlock) -> int:
+    """What each hop of a chain takes to find out whether a block is about it: nothing, but for a condition."""
+    return AT_HOP * weight(block.who.condition) if isinstance(block.who, k.Where) else 0
+
+
+def hop_steps(block: k.AgentBlock) -> int:
+    """What each hop takes of a block that may be about it: of what it asks, opens and hands on."""
+    conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
+    conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
+    patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)
+    parts = sum(weight(one) for one in conditions if one is not None)
+    return AT_HOP * (1 + len(block.requirements) + patterns + parts)
+
+
+def direct_parts(node: k.Expr) -> Iterator[k.Expr]:
+    """What is evaluated once where an expression is: conditions of loops inside of it are counted by these."""
+    match node:
+        case k.Quantifier(_, _, domain, _):
+            yield domain
+        case k.Happened(event, _, since) | k.Aggregate(_, _, event, _, since):
+            yield from (key for one in (event, since) if one is not None for key in one.keys or ())
+        case _:
+            yield from k.parts(node)
+
+
+def is_fixed(node: k.Expr) -> bool:
+    """Whether its value is read once in a decision, wherever it stands: a constant, a fact, an attribute of one."""
+    while isinstance(node, k.Attribute | k.Named):
+        node = node.base if isinstance(node, k.Attribute) else node.expression
+    return isinstance(node, k.Constant | k.Fact)
+
+
+def reading_steps(*values: object) -> int:
+    """What texts and collections take that are read through, with the texts in them."""
+    return sum(
+        len(one) // CHARACTERS if isinstance(one, str) else len(one) + reading_steps(*one)
+        for one in values
+        if isinstance(one, str | tuple)
+    )
+
+
+def elements_in(value: object) -> int:
+    """The elements of a collection, with all that the collections in it hold; none of anything else."""
+    if not isinstance(value, tuple):
+        return 0
+    return len(value) + sum([elements_in(one) for one in value if isinstance(one, tuple)])

@@ -1,0 +1,174 @@
+"""Keys by which gateways ask once, in the memory of a process and in a file of SQLite."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+
+from msgspec import msgpack
+
+from policyengine.runtime.idempotency_key import KEPT, LEASE, MOST_KEPT, OF_GATEWAY, Claim, Found
+from policyengine.runtime.limits import Settled, Standing
+
+FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
+LOOKS_EVERY = 1_024  # claims of a process between two looks whether a file holds too many
+LOGS_EVERY = 10.0  # seconds
+_LOG = logging.getLogger("policyengine")
+
+
+class Evicted:
+    """Tells the operator of answers that were forgotten before their time, now and then."""
+
+    def __init__(self) -> None:
+        self.keys = 0  # since the beginning
+        self._lock = Lock()
+        self._logged, self._unsaid = -LOGS_EVERY, 0
+
+    def tell(self, many: int) -> None:
+        if not many:
+            return
+        with self._lock:
+            self.keys += many
+            self._unsaid += many
+            if monotonic() - self._logged < LOGS_EVERY:
+                return
+            self._logged, unsaid, self._unsaid = monotonic(), self._unsaid, 0
+        _LOG.warning(
+            "%d answers were forgotten within %d s of being given, as more keys came than are kept: who asks again by "
+            "one of those is decided, and pays, a second time",
+            unsaid,
+            KEPT // 1_000_000,
+        )
+
+
+# ── Memory ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    until: int
+    digest: str
+    token: str
+    draft: bytes | None = None
+    settled: Settled | None = None
+
+
+class Claims:
+    """By gateway, oldest first, `most` of each; whoever calls holds the lock of the store. A clock that never runs back
+    keeps them in order."""
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._kept: dict[str, dict[str, Kept]] = {}
+        self._most = most
+        self.evicted = Evicted()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        """None: it is the caller's now."""
+        one = self._found(claim)
+        if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
+            return Found(one.digest, one.draft, one.settled)
+        self._put(claim, Kept(now + LEASE, claim.digest, claim.token), now)
+        return None
+
+    def holds(self, claim: Claim) -> bool:
+        one = self._found(claim)
+        return one is not None and one.draft is None and one.token == claim.token
+
+    def keep(self, claim: Claim, settled: Settled, now: int) -> None:
+        self._put(claim, Kept(now + KEPT, claim.digest, claim.token, claim.draft, settled), now)
+
+    def release(self, claim: Claim) -> None:
+        if self.holds(claim):
+            del self._kept[claim.gateway][claim.name]
+
+    def _found(self, claim: Claim) -> Kept | None:
+        return self._kept.get(claim.gateway, {}).get(claim.name)
+
+    def _put(self, claim: Claim, kept: Kept, now: int) -> None:
+        """At the end. One that leaves makes room for one that comes, so nobody waits for many."""
+        of_gateway = self._kept.setdefault(claim.gateway, {})
+        of_gateway.pop(claim.name, None)
+        of_gateway[claim.name] = kept
+        evicted = 0
+        while len(of_gateway) > self._most or next(iter(of_gateway.values())).until <= now:
+            evicted += of_gateway.pop(next(iter(of_gateway))).until > now
+        self.evicted.tell(evicted)
+
+
+# ── SQLite ────────────────────────────────────────────────────────────────────────────────────
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS once (
+    name TEXT PRIMARY KEY, until INTEGER NOT NULL, digest TEXT NOT NULL, token TEXT NOT NULL, draft BLOB, settled BLOB
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS once_until ON once (until);
+"""
+
+
+class ClaimsTable:
+    """In a table of its own. Each call is inside of a transaction."""
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most = most
+        self._claims = 0
+        self.evicted = Evicted()
+
+    def claim(self, asked: sqlite3.Connection, claim: Claim, now: int) -> Found | None:
+        """None: it is the caller's now."""
+        row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
+        until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
+        if until > now and (draft is not None or token != claim.token):
+            return Found(digest, draft, None if settled is None else settled_from(settled))
+        self._put(asked, claim, now + LEASE)
+        self._forget(asked, now)
+        return None
+
+    def holds(self, asked: sqlite3.Connection, claim: Claim) -> bool:
+        mine = "SELECT 1 FROM once WHERE name = ? AND token = ? AND draft IS NULL"
+        return asked.execute(mine, (claim.name, claim.token)).fetchone() is not None
+
+    def keep(self, asked: sqlite3.Connection, claim: Claim, settled: Settled, now: int) -> None:
+        self._put(asked, claim, now + KEPT, claim.draft, settled_to(settled))
+
+    def release(self, asked: sqlite3.Connection, claim: Claim) -> None:
+        mine = "DELETE FROM once WHERE name = ? AND token = ? AND draft IS NULL"
+        asked.execute(mine, (claim.name, claim.token))
+
+    def _put(
+        self,
+        asked: sqlite3.Connection,
+        claim: Claim,
+        until: int,
+        draft: bytes | None = None,
+        settled: bytes | None = None,
+    ) -> None:
+        row = (claim.name, until, claim.digest, claim.token, draft, settled)
+        asked.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _forget(self, asked: sqlite3.Connection, now: int) -> None:
+        """What counts no more; and what is too much, the oldest first."""
+        self._claims += 1
+        if self._claims % LOOKS_EVERY and self._claims % self._most:
+            return
+        old = "SELECT name FROM once WHERE until <= ? LIMIT ?"
+        asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, FORGETS_AT_ONCE))
+        many = "SELECT substr(name, 1, ?) AS gateway, count(*) FROM once GROUP BY gateway HAVING count(*) > ?"
+        oldest = "SELECT name FROM once WHERE substr(name, 1, ?) = ? AND until > ? ORDER BY until LIMIT ?"
+        for gateway, held in asked.execute(many, (OF_GATEWAY, self._most)).fetchall():
+            given = OF_GATEWAY, gateway, now, held - self._most
+            self.evicted.tell(asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", given).rowcount)
+
+
+def settled_to(settled: Settled) -> bytes:
+    return msgpack.encode((settled.now, settled.standings))
+
+
+def settled_from(raw: bytes) -> Settled:
+    now, standings = msgpack.decode(raw)
+    return Settled(tuple(Standing(*one) for one in standings), now)

@@ -1,0 +1,1 @@
+"""State in the memory of one process."""

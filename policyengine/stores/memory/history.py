@@ -1,0 +1,251 @@
+"""History in this process: events by watch and key, bounded by the longest window that is asked for and by a most."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from policyengine.runtime.history import (
+    ALWAYS,
+    MOST_EVENTS,
+    Happening,
+    History,
+    Listed,
+    Record,
+    Report,
+    Reported,
+    WindowKey,
+    told,
+)
+from policyengine.runtime.values import Unknown, Value
+from policyengine.stores.memory.capacity import Fullness
+from policyengine.stores.memory.eviction import Sweeps
+from policyengine.typesystem import EntityRef
+
+NEVER = 2**62  # nothing is recorded of a watch that nobody began
+
+
+class Line:
+    """The events of one watch and key, oldest first, and where those with one fact are: by its place and value.
+
+    Events are numbered from `first` on, and keep their number when others are forgotten. An index is made when somebody
+    first looks for a fact.
+    """
+
+    __slots__ = ("complete_after", "events", "first", "places", "version", "within")
+
+    def __init__(self, complete_after: int, within: int) -> None:
+        self.complete_after, self.within = complete_after, within
+        self.version = self.first = 0
+        self.events: list[Happening] = []
+        self.places: dict[int, dict[Any, deque[int]]] = {}
+
+    def matters(self, now: int) -> bool:
+        return bool(self.events) and self.events[-1].at > now - self.within
+
+    def add(self, event: Happening) -> None:
+        for place, found in self.places.items():
+            found.setdefault(indexed(event.facts[place]), deque()).append(self.first + len(self.events))
+        self.events.append(event)
+
+    def shorten(self, now: int) -> None:
+        """Without what left the longest window, and without the oldest of too many."""
+        gone = max(0, len(self.events) - MOST_EVENTS)
+        while self.events[gone].at <= now - self.within:
+            gone += 1
+        if not gone:
+            return
+        self.complete_after = max(self.complete_after, self.events[gone - 1].at)
+        for event in self.events[:gone] if self.places else ():
+            for place, found in self.places.items():
+                numbers = found[indexed(event.facts[place])]
+                numbers.popleft()
+                if not numbers:
+                    del found[indexed(event.facts[place])]
+        del self.events[:gone]
+        self.first += gone
+
+    def index(self, place: int) -> dict[Any, deque[int]]:
+        """The numbers of the events, rising, by the text or entity that is their fact at a place; None: unknown."""
+        found = self.places.get(place)
+        if found is None:
+            found = self.places[place] = {}
+            for number, event in enumerate(self.events, self.first):
+                found.setdefault(indexed(event.facts[place]), deque()).append(number)
+        return found
+
+    def among(self, place: int, wanted: Value) -> list[Happening]:
+        found = self.index(place)
+        surely, unsure = found.get(wanted, ()), found.get(None, ())
+        numbers = sorted((*surely, *unsure)) if unsure else surely
+        return [self.events[number - self.first] for number in numbers]
+
+
+def indexed(fact: Value) -> Any:
+    """What an event is found by: only texts and entities are looked for."""
+    return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
+
+
+ANOTHER = object()
+
+
+class View:
+    """A line as it was when it was fetched: what came later is left out. What was reported or forgotten since, `commit`
+    sees by the version."""
+
+    __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
+
+    def __init__(self, line: Line, lock: Lock, now: int) -> None:
+        self._line, self._lock, self.now = line, lock, now
+        self.complete_after, self.version = line.complete_after, line.version
+        self._serial = line.events[-1].serial if line.events else 0
+
+    @property
+    def events(self) -> Sequence[Happening]:
+        with self._lock:
+            return self._before(self._line.events.copy())
+
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+        with self._lock:
+            return self._before(self._line.among(place, wanted))
+
+    def _before(self, found: list[Happening]) -> list[Happening]:
+        while found and found[-1].serial > self._serial:
+            found.pop()
+        return found
+
+
+@dataclass(slots=True)
+class Awaited:
+    """A decision whose outcome is waited for: by which events, and until when."""
+
+    until: int
+    records: tuple[Record, ...]
+    reported: bool = False
+
+
+class Memories:
+    """Not safe for threads by itself: its store holds the lock, which is given for what is looked up later."""
+
+    def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: Fullness) -> None:
+        self._lock = lock
+        self._complete, self._most, self._sweeps = complete, most_keys, Sweeps()
+        self._fullness = fullness
+        self._begun: dict[str, int] = {}
+        self._lines: dict[WindowKey, Line] = {}
+        self._of_watch: Counter[str] = Counter()  # how many of the lines
+        self.line: Callable[[WindowKey], Line | None] = self._lines.get
+        self._awaited: dict[str, Awaited] = {}
+        self.changes = 0
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        for watch in watches:
+            if watch not in self._begun:
+                self._begun[watch] = ALWAYS if self._complete else now - 1
+            elif self._begun[watch] == NEVER:  # it was ended
+                self._begun[watch] = now - 1
+                self._drop(key for key in list(self._lines) if key[0] == watch)
+
+    def end(self, watches: frozenset[str]) -> None:
+        self.changes += 1  # who is deciding by what was recorded does so again
+        for watch in watches:
+            self._begun[watch] = NEVER
+        self._drop(key for key in list(self._lines) if key[0] in watches)
+
+    def _drop(self, keys: Iterable[WindowKey]) -> None:
+        for key in keys:
+            del self._lines[key]
+            self._of_watch[key[0]] -= 1
+
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> dict[WindowKey, History]:
+        return {key: self._history(key, now) for key in keys}
+
+    def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
+        """Whether these histories are of these versions still."""
+        return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
+
+    def make_room(self, records: tuple[Record, ...], now: int) -> None:
+        """Raises StoreFullError, and changes nothing, where there is none for all of them."""
+        grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
+        if self._has_room(grown):
+            return
+        if self._sweeps.due(now):
+            self.forget(now)
+            self._sweeps.done(now, len(self._lines))
+        if not self._has_room(grown):
+            held = f"of {self._most:,} it holds {max(self._of_watch[watch] for watch in grown):,}"
+            raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
+
+    def _has_room(self, grown: Sequence[str]) -> bool:
+        """For one key more of each watch: none has more than are free, so that one leaves room for the others."""
+        free = self._most - len(self._lines) - len(grown)
+        return not grown or all(self._of_watch[watch] <= free for watch in grown)
+
+    def keep(self, records: tuple[Record, ...], decision: str, now: int) -> None:
+        if not records:
+            return
+        self.changes += 1
+        for record in records:
+            line = self._line(record)
+            event = Happening(now, self.changes, decision, record.facts)
+            line.version, line.within = self.changes, max(line.within, record.within)
+            if record.latest:
+                line.events = [event]
+            else:
+                line.add(event)
+                line.shorten(now)
+        if awaiting := tuple(one for one in records if one.awaits):
+            self._awaited[decision] = Awaited(now + max(one.within for one in awaiting), awaiting)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        awaited = self._awaited.get(decision)
+        if awaited is None or awaited.until <= now:
+            return None
+        if awaited.reported:
+            return "again"
+        awaited.reported = True
+        self.changes += 1
+        for record in awaited.records:
+            line = self._lines.get((record.watch, record.key))
+            if line is not None:
+                self._report_on(line, record, decision, report)
+        return "first"
+
+    def forget(self, now: int) -> None:
+        over = [(key, line) for key, line in self._lines.items() if not line.matters(now)]
+        self._drop(key for key, _ in over)
+        for (watch, _), line in over:
+            if line.events:
+                self._begun[watch] = max(self._begun.get(watch, ALWAYS), line.events[-1].at)
+        self._awaited = {one: awaited for one, awaited in self._awaited.items() if awaited.until > now}
+
+    # ── One line ──────────────────────────────────────────────────────────────────────────────
+
+    def _report_on(self, line: Line, record: Record, decision: str, report: Report) -> None:
+        for place in reversed(range(len(line.events))):
+            if line.events[place].decision == decision:
+                output = told(report.output, record.outputs)
+                line.events[place] = line.events[place]._replace(status=report.status, output=output)
+                line.version = self.changes
+                return
+
+    def _line(self, record: Record) -> Line:
+        key = (record.watch, record.key)
+        found = self._lines.get(key)
+        if found is None:
+            found = self._lines[key] = Line(self.since(record.watch), record.within)
+            self._of_watch[record.watch] += 1
+        return found
+
+    def _history(self, key: WindowKey, now: int) -> History:
+        line = self._lines.get(key)
+        if line is None:
+            return Listed((), self.since(key[0]), now)
+        return View(line, self._lock, now)
+
+    def since(self, watch: str) -> int:
+        """After which time nothing is missing of a key that nothing is known of."""
+        return self._begun.get(watch, ALWAYS if self._complete else NEVER)

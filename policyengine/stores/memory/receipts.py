@@ -1,0 +1,53 @@
+"""What confirms took of rates, in the memory of a process: an allow that brings the approval does not take it again."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from policyengine.stores.transition import MOST_RECEIPTS
+
+MOST_IN_ALL = 100_000  # receipts; then one of those that opened first goes, and what it was for is taken again
+
+
+class Paid(NamedTuple):
+    tokens: int
+    until: int
+
+
+class Receipts:
+    """By the rate and key that paid, each for the confirms that it was paid for; oldest first. Not safe for threads by
+    itself: its store holds the lock."""
+
+    def __init__(self) -> None:
+        self._paid: dict[Any, dict[str, Paid]] = {}
+        self._many = 0
+
+    def __len__(self) -> int:
+        return self._many
+
+    def tokens(self, payer: Any, name: str, now: int) -> int:
+        paid = self._paid.get(payer, {}).get(name)
+        return paid.tokens if paid is not None and paid.until > now else 0
+
+    def put(self, payer: Any, name: str, paid: Paid) -> None:
+        self.drop(payer, name)
+        of_payer = self._paid.setdefault(payer, {})
+        of_payer[name] = paid
+        self._many += 1
+        if len(of_payer) > MOST_RECEIPTS:
+            self.drop(payer, next(iter(of_payer)))
+        elif self._many > MOST_IN_ALL:
+            first = next(iter(self._paid))
+            self.drop(first, next(iter(self._paid[first])))
+
+    def drop(self, payer: Any, name: str) -> None:
+        of_payer = self._paid.get(payer, {})
+        self._many -= of_payer.pop(name, None) is not None
+        if not of_payer:
+            self._paid.pop(payer, None)
+
+    def forget(self, now: int) -> None:
+        """What counts no more."""
+        over = [(payer, name) for payer, of in self._paid.items() for name, paid in of.items() if paid.until <= now]
+        for payer, name in over:
+            self.drop(payer, name)

@@ -1,0 +1,337 @@
+"""State in this process: approvals that were used, how rates and budgets stand, and what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, TypeAlias, assert_never
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
+from policyengine.runtime.idempotency_key import Claim, Found
+from policyengine.runtime.limits import (
+    Add,
+    Bucket,
+    Charge,
+    Entries,
+    Held,
+    Hold,
+    Key,
+    Meter,
+    Settled,
+    Standing,
+    Take,
+)
+from policyengine.stores.base import Asked, Committed, one_by_one
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
+from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.stores.idempotency import Claims
+from policyengine.stores.memory.capacity import Fullness
+from policyengine.stores.memory.eviction import Sweeps
+from policyengine.stores.memory.history import Memories
+from policyengine.stores.memory.history_view import Recall
+from policyengine.stores.memory.rate_lookup import plainly
+from policyengine.stores.memory.rate_update import Taking, taking
+from policyengine.stores.memory.receipts import Paid, Receipts
+from policyengine.stores.transition import Step, lasting, name_of, step
+
+MOST_KEYS = 1_000_000  # of all rules together
+BETWEEN_THREADS = 1_000_000  # nanoseconds: who read the clock first may come last
+FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
+
+
+States: TypeAlias = dict[Key | str, Any]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
+
+    like: Charge
+    states: States = field(default_factory=dict)
+
+
+class MemoryStore:
+    """It is gone with its process, and holds at most `most_keys` keys. No rule takes a new one while it holds more than
+    are free: one rule fills at most half, and however many keys are counted by one, another one has room.
+
+    What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
+    spent stays spent: people grant them, so they stay few. What happened before the store was made is not known, unless
+    `history_complete` says that nothing did.
+
+    Its clock is the latest time that it was given. Where that is set back by more than `max_skew` microseconds it is
+    not asked any more until they meet again: windows that stand still would let through what is over.
+    """
+
+    def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False, max_skew: int = MAX_SKEW) -> None:
+        self.fullness = Fullness()
+        self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
+        self.skew = ClockSkew(max_skew)
+        self._spent: set[str] = set()
+        self._receipts = Receipts()
+        self._rules: dict[object, Counts] = {}
+        # By decision, until when its outcome can be reported, and on what: on nothing where that was done.
+        self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
+        self._clock, self._keys = [0], 0  # nanoseconds
+        self._most, self._sweep_at = most_keys, FEWEST
+        self._sweeps = Sweeps()
+        self._lock, self._claims = Lock(), Claims()
+        self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness)
+
+    def check(self, now: int) -> None:
+        with self._lock:
+            self._agreed(now * 1_000)
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        return frozenset(self._spent.intersection(approvals))
+
+    @property
+    def recall(self) -> Recall:
+        """What `fetch` tells, without its words; see `recalling.py`."""
+        return Recall(self._memories, self._lock, self._clock, self._agreed)
+
+    def note(self, records: tuple[Record, ...], decision: str, now: int, changes: int) -> bool:
+        """What `commit` does for what is remembered alone; False where the histories have changed since there were so
+        many `changes`, and nothing was done. Raises StoreError."""
+        with self._lock:
+            if self._memories.changes != changes:
+                return False
+            now = self._agreed(now * 1_000) // 1_000
+            self._memories.make_room(records, now)
+            self._memories.keep(records, decision, now)
+            return True
+
+    def commit(
+        self, effects: Effects, decision: str, now: int, *, peek: bool = False, changes: int | None = None
+    ) -> Settled | None:
+        """`changes`: as for `note`."""
+        with self._lock:
+            now = self._peeked(now) if peek else self._agreed(now * 1_000) // 1_000
+            if changes is not None and self._memories.changes != changes:
+                return None
+            if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
+                return None
+            if effects.claim is not None and not self._claims.holds(effects.claim):
+                return None
+            states = [self._state(one.charge) for one in effects.limits]
+            done = step(effects, states, self._paid(effects, now), now, decision)
+            if not peek:
+                self._done(effects, decision, now, done)
+            if effects.claim is not None:
+                self._claims.keep(effects.claim, done.settled, now)
+            return done.settled
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self._lock:
+            return self._claims.claim(claim, self._moved(now))
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self._lock:
+            self._claims.release(claim)
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
+        return one_by_one(self, asked, now)
+
+    def taking(self, meters: tuple[Meter, ...]) -> Taking:
+        """What `commit` does for plain rates alone, without its words; see `taking.py`."""
+        states = [self._plain(meter) for meter in meters]
+        return taking(meters, states, self._lock, self._clock, self._agreed, self._room_for)
+
+    def plainly(self, charges: Sequence[tuple[Meter, Key | str]], moment: int) -> tuple[Standing, ...]:
+        """What `commit` answers to plain rates alone; see `plainly.py`."""
+        with self._lock:
+            return plainly(charges, self._plain, self._counted_in, self._agreed(moment))
+
+    def _counted_in(self, grown: Sequence[States]) -> None:
+        self._make_room(grown, self._clock[0] // 1_000)
+        self._keys += len(grown)
+
+    def _plain(self, meter: Meter) -> States:
+        """The states of a plain rate: the same object for good."""
+        return self._counts(meter.limited.charge).states
+
+    def _peeked(self, now: int) -> int:
+        """The time by the store's own clock for whoever only looks, perhaps at another time: that does not move it."""
+        return max(self._clock[0] // 1_000, now)
+
+    def _moved(self, now: int) -> int:
+        """The time by the store's own clock, which never runs back."""
+        self._clock[0] = moved = max(self._clock[0], now * 1_000)
+        return moved // 1_000
+
+    def _agreed(self, moment: int) -> int:
+        """The same in nanoseconds, for what is decided by it. Raises ClockSkewError."""
+        latest = self._clock[0]
+        if moment >= latest:
+            self._clock[0] = latest = moment
+        if latest - moment > BETWEEN_THREADS or self.skew.exceeded:
+            self.skew.between(moment // 1_000, latest // 1_000, moment // 1_000)
+            self.skew.check()
+        return latest
+
+    def _room_for(self, grown: Sequence[States]) -> bool:
+        """Room for one new key in each, which is counted then; False where there is none."""
+        has_room = self._overfull(grown, self._clock[0] // 1_000) is None
+        self._keys += len(grown) if has_room else 0
+        return has_room
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+        with self._lock:
+            until, charges = self._made.get(decision, (0, ()))
+            if until <= max(now, self._clock[0] // 1_000):
+                return None
+            for charge in charges:
+                state = self._state(charge)
+                if isinstance(charge, Hold):
+                    self._keep(charge, tuple(one for one in state or () if one[0] != decision))
+                elif refund:
+                    self._keep(charge, tuple(one for one in state or () if one.decision != decision))
+            self._made[decision] = until, ()
+            return "first" if charges else "again"
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        with self._lock:
+            self._memories.begin(watches, self._moved(now))
+
+    def end(self, watches: Iterable[str]) -> None:
+        with self._lock:
+            self._memories.end(frozenset(watches))
+
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
+        with self._lock:
+            return self._memories.fetch(keys, self._agreed(now * 1_000) // 1_000)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self._lock:
+            return self._memories.report(decision, report, self._moved(now))
+
+    # ── One step ──────────────────────────────────────────────────────────────────────────────
+
+    def _paid(self, effects: Effects, now: int) -> list[int]:
+        """What was taken of each limit for the confirms of the decision before."""
+        name = name_of(effects.confirms)
+        return [self._receipts.tokens(payer_of(one.charge), name, now) if name else 0 for one in effects.limits]
+
+    def _done(self, effects: Effects, decision: str, now: int, done: Step) -> None:
+        """Room is made before anything is changed: a store that is full changes nothing."""
+        kept, spends = done.kept, done.settled.admitted and not effects.denied
+        records = effects.records if spends or effects.denied else ()
+        counted = ((self._counts(one.charge).states, key_of(one.charge)) for one in kept)
+        self._make_room([states for states, key in counted if key not in states], now)
+        self._memories.make_room(records, now)
+        self._memories.keep(records, decision, now)
+        for one in kept:
+            self._keep(one.charge, one.state)
+        self._receive(done, name_of(effects.confirms))
+        if spends and not effects.opens:
+            self._spent.update(effects.spends)
+            until, lasts = lasting([one.charge for one in effects.limits], now)
+            if lasts:
+                self._forget_made(now)
+                self._made[decision] = until, lasts
+
+    def _forget_made(self, now: int) -> None:
+        """Two for each that comes, where they are over: nobody waits for many, and they are no more than come in the
+        longest window."""
+        for _ in range(2):
+            first = next(iter(self._made), None)
+            if first is not None and (self._made[first][0] <= now or len(self._made) >= self._most):
+                del self._made[first]
+
+    def _receive(self, done: Step, name: str) -> None:
+        for charge, tokens, until in done.receipts:
+            if tokens:
+                self._receipts.put(payer_of(charge), name, Paid(tokens, until))
+            else:
+                self._receipts.drop(payer_of(charge), name)
+
+    def _state(self, charge: Charge) -> Any:
+        found = self._counts(charge).states.get(key_of(charge))
+        if isinstance(charge, Take) and charge.steady and found is not None:
+            at = self._clock[0] // 1_000 // charge.tick
+            return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
+        return found
+
+    def _keep(self, charge: Charge, state: Bucket | Entries | Held) -> None:
+        states, key = self._counts(charge).states, key_of(charge)
+        if not state:
+            self._keys -= states.pop(key, None) is not None
+            return
+        self._keys += key not in states
+        # Of a pace that never changes one number says all: where the level would be zero, if nobody asks again.
+        steady = isinstance(charge, Take) and charge.steady and isinstance(state, Bucket)
+        states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
+
+    def _counts(self, charge: Charge) -> Counts:
+        name = counted_as(charge)
+        found = self._rules.get(name)
+        if found is None:
+            found = self._rules[name] = Counts(charge)
+        return found
+
+    # ── Room ──────────────────────────────────────────────────────────────────────────────────
+
+    def _make_room(self, grown: Sequence[States], now: int) -> None:
+        """For one key more in each. Raises StoreFullError, and changes nothing, where there is none for all of them."""
+        crowded = self._overfull(grown, now)
+        if crowded is not None:
+            rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
+            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
+            raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
+
+    def _overfull(self, grown: Sequence[States], now: int) -> States | None:
+        """The keys of a rule that may have no more of them, once what may be forgotten is."""
+        if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
+            return None
+        if self._sweeps.due(now):
+            self._forget(now)
+            self._sweeps.done(now, self._keys)
+            self._sweep_at = max(FEWEST, 2 * self._keys)
+        return self._crowded(grown)
+
+    def _crowded(self, grown: Sequence[States]) -> States | None:
+        """The keys of a rule that may have no more of them."""
+        free = self._most - self._keys - len(grown)
+        return next((states for states in grown if len(states) > free), None)
+
+    def _forget(self, now: int) -> None:
+        """What counts for nobody any more."""
+        self._memories.forget(now)
+        self._made = {one: made for one, made in self._made.items() if made[0] > now}
+        self._receipts.forget(now)
+        for rule in self._rules.values():
+            for key in [key for key, state in rule.states.items() if not matters(state, rule.like, now)]:
+                del rule.states[key]
+        self._keys = sum(len(rule.states) for rule in self._rules.values())
+
+
+def counted_as(charge: Charge) -> object:
+    """What a rule is known by, from one policy to the next; of a rate its pace, too: states are counted in it."""
+    if not isinstance(charge, Take):
+        return charge.rule
+    return charge.rule, charge.token, charge.tick, charge.flow.drain if charge.steady else None
+
+
+def payer_of(charge: Charge) -> object:
+    return counted_as(charge), key_of(charge)
+
+
+def key_of(charge: Charge) -> Key | str:
+    """A key of one part is that part: millions of them are kept."""
+    return charge.key[0] if len(charge.key) == 1 else charge.key
+
+
+def matters(state: Any, charge: Charge, now: int) -> bool:
+    """Whether it says anything that an empty one does not."""
+    match charge:
+        case Take(steady=True):
+            return bool(state > now // charge.tick * charge.flow.drain)
+        case Take():
+            return bool(state.full_at() > now // charge.tick)
+        case Add():
+            return any(one.at > now - charge.within for one in state)
+        case Hold():
+            return any(until > now for _, until in state)
+        case _:
+            assert_never(charge)

@@ -1,0 +1,221 @@
+"""Where a store is, as a URL, to the store."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from policyengine.extras import install_command
+from policyengine.stores.base import Store, StoreError
+from policyengine.stores.clock_skew import MAX_SKEW
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.sqlite.store import PATIENCE, SqliteStore
+
+if TYPE_CHECKING:
+    import redis
+
+KNOWN = (
+    "memory: sqlite:///path redis://host:6379/0 rediss://host:6379/0 redis+cluster://host:6379 "
+    "redis+sentinel://host:26379/service"
+).split()
+OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
+TIMEOUT = 0.05  # seconds to connect, and again to answer
+# Three servers and a client that finds the right one take turns on the processors of a machine: on a busy one answers
+# come late that are on their way. `python -m bench timeouts` measures what that denies.
+CLUSTER_TIMEOUT = 0.25
+LONGEST = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
+DURATION = re.compile(r"(\d+)(ms|s)")
+
+
+@dataclass(eq=False)
+class StoreUrlError(Exception):
+    """A store that cannot be used: what is wrong, and what would help."""
+
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL in parts. It is shown without its password."""
+
+    scheme: str
+    hosts: tuple[tuple[str, int], ...]
+    path: str
+    user: str | None
+    password: str | None
+    options: dict[str, str]
+
+    @property
+    def shown(self) -> str:
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"{self.scheme}://{hosts}{self.path}"
+
+    def seconds(self, unless: float) -> float:
+        return float(self.options.get("timeout", unless))
+
+    @property
+    def max_skew(self) -> int:
+        """By how much clocks may differ, in microseconds."""
+        return round(float(self.options.get("skew", MAX_SKEW / 1e6)) * 1e6)
+
+
+def open_store(url: str) -> Store:
+    """The store at a URL, guarded where it may fail, and asked once. Raises StoreUrlError."""
+    if url == "memory:":
+        return MemoryStore()
+    address = address_of(url)
+    try:
+        store = _sqlite(address) if address.scheme == "sqlite" else _redis(address)
+        store.ping()
+    except StoreError as error:
+        raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _help(error)) from error
+    return GuardedStore(store)
+
+
+def _help(error: StoreError) -> str:
+    if "maxmemory-policy" in str(error):
+        return "set `maxmemory-policy noeviction` on the server"
+    return "see that it runs, and that it may be reached from here"
+
+
+def address_of(url: str) -> Address:
+    """Raises StoreUrlError."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StoreUrlError("this is not the URL of a store", _known()) from None
+    if parts.scheme not in ("sqlite", "redis", "rediss", "redis+cluster", "redis+sentinel"):
+        raise StoreUrlError(f"there is no store at `{_scheme(url)}`", _known())
+    return _checked(parts)
+
+
+def _checked(parts: SplitResult) -> Address:
+    where, _, host = parts.netloc.rpartition("@")
+    user, _, password = where.partition(":")
+    default = 26379 if parts.scheme == "redis+sentinel" else 6379
+    hosts = tuple(_host(one, default) for one in host.split(",")) if host else ()
+    if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
+        raise StoreUrlError("a file of SQLite is `sqlite:///path`", "four slashes begin a path from the root")
+    if parts.scheme != "sqlite" and not hosts:
+        raise StoreUrlError(f"`{parts.scheme}://` names no host", _known())
+    if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
+        raise StoreUrlError("several hosts are a Cluster, or Sentinels", _known())
+    if parts.scheme == "redis+sentinel" and len(parts.path) < 2:
+        raise StoreUrlError("Sentinel is asked for a service by its name", "redis+sentinel://host:26379/service")
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
+        raise StoreUrlError(f"`{parts.path}` is no number of a database", _known())
+    options = _options(parts)
+    return Address(parts.scheme, hosts, parts.path, unquote(user) or None, unquote(password) or None, options)
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
+    for name in given:
+        if name not in allowed:
+            raise StoreUrlError(f"`{name}` is no option of a store", f"it takes {', '.join(allowed)}")
+    return given | {name: str(_seconds(given[name], *of)) for name, of in LONGEST.items() if name in given}
+
+
+def _seconds(text: str, most: int, what: str) -> float:
+    found = DURATION.fullmatch(text)
+    seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
+    if not 0 < seconds <= most:
+        raise StoreUrlError(f"`{text}` is no {what}", f"give it like 50ms or 2s, at most {most}s")
+    return seconds
+
+
+def _host(text: str, default: int) -> tuple[str, int]:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
+    if found is None or int(found[2] or default) > 65_535:
+        raise StoreUrlError(f"`{text}` is no host with a port", _known())
+    return found[1].strip("[]"), int(found[2] or default)
+
+
+def _scheme(url: str) -> str:
+    return f"{url.partition(':')[0]}:" if ":" in url else url
+
+
+def _known() -> str:
+    return "a store is one of " + ", ".join(f"`{one}`" for one in KNOWN)
+
+
+# ── Opening ───────────────────────────────────────────────────────────────────────────────────
+
+
+def sqlite_path(address: Address) -> str:
+    return unquote(address.path[1:])
+
+
+def _sqlite(address: Address) -> SqliteStore:
+    """Three slashes are a path from here, four one from the root."""
+    return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
+
+
+def _redis(address: Address) -> Any:
+    try:
+        from policyengine.stores.redis.cluster import ClusterStore
+        from policyengine.stores.redis.connection import answering
+        from policyengine.stores.redis.store import RedisStore
+    except ImportError as error:
+        if error.name != "redis":
+            raise
+        hint = install_command("redis")
+        raise StoreUrlError("the package `redis` is not installed", hint) from None
+    with answering():
+        if address.scheme == "redis+cluster":
+            return ClusterStore(_cluster(address), max_skew=address.max_skew)
+        client = _sentinel(address) if address.scheme == "redis+sentinel" else _standalone(address)
+        return RedisStore(client, max_skew=address.max_skew)
+
+
+def _standalone(address: Address) -> redis.Redis:
+    from redis import Redis
+
+    [(host, port)] = address.hosts
+    database = int(address.path[1:] or 0)
+    return Redis(host=host, port=port, db=database, **_manner(address), **_never_again())
+
+
+def _sentinel(address: Address) -> redis.Redis:
+    from redis.sentinel import Sentinel
+
+    manner = _manner(address)
+    asked = {name: value for name, value in manner.items() if name not in ("username", "password")}
+    make: Any = Sentinel  # which has no types
+    sentinel = make(list(address.hosts), sentinel_kwargs={**asked, **_never_again()}, **manner, **_never_again())
+    found: redis.Redis = sentinel.master_for(unquote(address.path[1:]))
+    return found
+
+
+def _cluster(address: Address) -> redis.RedisCluster:
+    from redis import RedisCluster
+    from redis.cluster import ClusterNode
+
+    node: Any = ClusterNode  # which has no types
+    return RedisCluster(startup_nodes=[node(*one) for one in address.hosts], **_manner(address), **_never_again())
+
+
+def _manner(address: Address) -> dict[str, Any]:
+    """How connections are made: bounded in time, with a certificate that is checked where TLS is asked for."""
+    seconds = address.seconds(CLUSTER_TIMEOUT if address.scheme == "redis+cluster" else TIMEOUT)
+    found: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "protocol": 2}
+    if address.scheme == "rediss" or address.options.get("tls") == "yes":
+        found |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
+        found |= {"ssl_ca_certs": address.options["ca"]} if "ca" in address.options else {}
+    return found | {"username": address.user, "password": address.password}
+
+
+def _never_again() -> dict[str, Any]:
+    """Nobody knows whether what was sent was done: it is not sent a second time."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return {"retry": Retry(NoBackoff(), 0)}

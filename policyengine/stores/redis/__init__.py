@@ -1,0 +1,1 @@
+"""State in Redis, Valkey or a Redis Cluster, shared by machines."""

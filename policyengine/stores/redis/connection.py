@@ -1,0 +1,206 @@
+"""Connections to one server of Redis: scripts are called with words packed once, in one send and one answer."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha1
+from importlib.resources import files
+from time import monotonic
+from typing import Any, NamedTuple
+
+import redis
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+
+from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedError
+
+IDLE = 1.0  # seconds after which somebody may have closed a connection
+SAFE = "noeviction"
+PROBE_LASTS = 60_000  # milliseconds
+# What a server answers to writes while it takes reads: it is full, a replica, cannot save, or has too few replicas.
+REFUSES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
+
+
+def script_text(name: str) -> str:
+    """A Lua script that is sent to servers, from the folder beside this module."""
+    return files(__package__).joinpath("scripts", name).read_text(encoding="utf-8")
+
+
+class Script(NamedTuple):
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, *names: str) -> Script:
+        return cls.saying("".join(map(script_text, names)))
+
+    @classmethod
+    def saying(cls, text: str) -> Script:
+        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def call(self, keys: Sequence[str], *arguments: str | bytes | int) -> bytes:
+        """As a server reads it."""
+        words = [self.sha, str(len(keys)), *keys, *arguments]
+        return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(packed, words)))
+
+
+def packed(word: str | bytes | int) -> bytes:
+    text = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+PROBE = Script.of("probe.lua")
+FAILURES = (RedisError, RedisClusterException, OSError)
+
+
+def failure(error: Exception) -> StoreError:
+    refuses = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(REFUSES)
+    kind = WriteRefusedError if refuses else StoreError
+    return kind(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    try:
+        yield
+    except FAILURES as error:
+        raise failure(error) from error
+
+
+def forgetting(memory: Any) -> str | None:
+    """Why a server may forget what still counts: it makes room by throwing away what was used least."""
+    policy = memory.get("maxmemory_policy", SAFE)
+    if not memory.get("maxmemory") or policy == SAFE:
+        return None
+    return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
+
+
+def probed(run: Callable[..., Any], key: str) -> int:
+    """The time of the server that has the key (microseconds), which was written there. Raises StoreError, also where
+    that may be forgotten."""
+    seconds, micros, most, rule = run(PROBE, [key], PROBE_LASTS)
+    if forgets := forgetting({"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE}):
+        raise StoreLossError(forgets)
+    return int(seconds) * 1_000_000 + int(micros)
+
+
+class Wires:
+    """As many connections as threads ask at once, each of a thread while it asks. What was sent is never sent again:
+    nobody knows whether it was done. A server that is new, or was started anew, is asked by `ping` before it is told
+    the `scripts`.
+    """
+
+    def __init__(self, client: redis.Redis, scripts: Sequence[Script], ping: Callable[[], None]) -> None:
+        self._pool: Any = client.connection_pool
+        self._scripts, self._ping = scripts, ping
+        self._free: deque[tuple[Any, float]] = deque()
+        self._process = os.getpid()
+
+    def ask(self, call: bytes) -> Any:
+        """Raises StoreError, also where the server says that it cannot."""
+        try:
+            wire = self._wire()
+            try:
+                wire.send_packed_command((call,), check_health=False)
+                answer = wire.read_response(disable_decoding=True)
+            except ResponseError as error:
+                answer = error
+            except BaseException:
+                self._drop(wire)
+                raise
+        except FAILURES as error:
+            raise failure(error) from error
+        self._free.append((wire, monotonic()))
+        if isinstance(answer, NoScriptError):
+            (answer,) = self.ask_all([call])
+        if isinstance(answer, Exception):
+            raise failure(answer) from answer
+        return answer
+
+    def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
+        """What is answered to each, in order: an exception where it was not done. Raises StoreError.
+
+        A call is sent as soon as it is there: the server is at it while the next one is made.
+        """
+        sent: list[bytes] = []
+
+        def sending() -> Iterator[bytes]:
+            for one in calls:
+                sent.append(one)
+                yield one
+
+        with answering():
+            wire = self._wire()
+            answers = self._asked(wire, sending(), sent)
+            lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
+            if lost:  # none of these was done
+                self._teach(wire)
+                missed = [sent[place] for place in lost]
+                again = self._asked(wire, missed, missed)
+                for place, answer in zip(lost, again, strict=True):
+                    answers[place] = answer
+            self._free.append((wire, monotonic()))
+            return answers
+
+    def close(self) -> None:
+        while self._free:
+            self._free.pop()[0].disconnect()
+
+    def _wire(self) -> Any:
+        if self._process != os.getpid():
+            # Those of the process that this one was forked from are its own; closing them would end them there, too.
+            self._inherited, self._free, self._process = self._free, deque(), os.getpid()
+        try:
+            wire, used = self._free.pop()
+        except IndexError:
+            return self._opened()
+        if monotonic() - used > IDLE and self._is_gone(wire):
+            self.close()
+            return self._opened()
+        return wire
+
+    def _opened(self) -> Any:
+        wire = self._pool.connection_class(**self._pool.connection_kwargs)
+        wire.connect()
+        return wire
+
+    def _is_gone(self, wire: Any) -> bool:
+        try:
+            return bool(wire.can_read(0))  # it was asked nothing
+        except (RedisError, OSError):
+            return True
+
+    def _asked(self, wire: Any, calls: Iterable[bytes], sent: Sequence[bytes]) -> list[Any]:
+        try:
+            wire.send_packed_command(calls, check_health=False)
+            return [self._answer(wire) for _ in sent]
+        except BaseException:
+            self._drop(wire)
+            raise
+
+    def _drop(self, wire: Any) -> None:
+        """What is on its way is for nobody; other connections are to the same server, which may be gone."""
+        wire.disconnect()
+        self.close()
+
+    def _answer(self, wire: Any) -> Any:
+        try:
+            return wire.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+
+    def _teach(self, wire: Any) -> None:
+        self._ping()
+        loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + packed(one.text) for one in self._scripts]
+        for answer in self._asked(wire, loads, loads):
+            if isinstance(answer, Exception):
+                raise answer

@@ -1,0 +1,135 @@
+"""Long histories as far as a process has read them: a server is asked for what came since, not for all of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, NamedTuple
+
+from msgspec import msgpack
+
+from policyengine.runtime.history import Happening, History
+from policyengine.stores.history_rows import Recorded, Row
+from policyengine.stores.memory.history import Line
+from policyengine.typesystem import EntityRef
+
+FEWEST = 32  # events of a line that are worth it
+MOST = 100_000  # events that are kept here, of all lines
+ROW = msgpack.Decoder(Row)
+
+
+class Head(NamedTuple):
+    """What a server knows of a line (`past.lua`). `unread` is the version of the last report that it cannot tell of."""
+
+    version: int
+    within: int
+    complete_after: int
+    first: int
+    born: int
+    unread: int
+    reports: tuple[int, ...]
+
+
+HEAD = msgpack.Decoder(Head)
+
+
+class Followed:
+    """A line whose events are numbered from `start`. It only grows, so that nobody who looks at it is disturbed; when
+    half of it is gone elsewhere, it is made anew."""
+
+    __slots__ = ("born", "line", "start", "version")
+
+    def __init__(self, head: Head, events: Sequence[Happening]) -> None:
+        self.born, self.version, self.start = head.born, head.version, head.first
+        self.line = Line(0, 0)
+        self.line.events += events
+
+    @property
+    def next(self) -> int:
+        return self.start + len(self.line.events)
+
+
+class Seen:
+    """A history as it was when it was read: what came later is left out."""
+
+    __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "now", "version")
+
+    def __init__(self, followed: Followed, lock: Lock, head: Head, end: int, after: int, now: int) -> None:
+        self._followed, self._lock, self.now = followed, lock, now
+        self._start, self._end = max(0, head.first - followed.start), end - followed.start
+        self.complete_after, self.version = max(after, head.complete_after), head.version
+
+    @property
+    def events(self) -> Sequence[Happening]:
+        with self._lock:
+            return self._followed.line.events[self._start : self._end]
+
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+        with self._lock:
+            events = self._followed.line.events
+            first, last = events[self._start].serial, events[self._end - 1].serial
+            return [one for one in self._followed.line.among(place, wanted) if first <= one.serial <= last]
+
+
+class Following:
+    """What a store in this process has read of long lines, by their names; the longest unread are forgotten."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lines: OrderedDict[str, Followed] = OrderedDict()
+        self._many = 0
+
+    def known(self, name: str) -> tuple[int, int, int] | bool:
+        """How much of a line `fetch.lua` need not tell."""
+        with self._lock:
+            found = self._lines.get(name)
+            if found is None:
+                return False
+            self._lines.move_to_end(name)
+            return found.born, found.version, found.next
+
+    def read(self, name: str, answer: Sequence[Any], now: int) -> History | None:
+        """What `fetch.lua` answered of a line; None where that is not enough, as others have forgotten it meanwhile."""
+        after, raw, start, added, changed = answer
+        if not raw:
+            return Recorded((), int(after), now, 0)
+        head, rows = HEAD.decode(raw), [ROW.decode(one) for one in added]
+        if start == head.first and len(rows) < FEWEST:
+            return Recorded(rows, max(int(after), head.complete_after), now, head.version)
+        with self._lock:
+            found = self._lines.get(name)
+            if start == head.first:
+                found = self._anew(name, head, [row.happening for row in rows])
+            elif found is None or found.born != head.born or not found.start <= head.first <= start <= found.next:
+                return None
+            else:
+                self._grow(found, head, rows[found.next - start :], changed)
+                gone = head.first - found.start
+                if gone > len(found.line.events) // 2:
+                    found = self._anew(name, head, found.line.events[gone:])
+            return Seen(found, self._lock, head, start + len(rows), int(after), now)
+
+    def _anew(self, name: str, head: Head, events: Sequence[Happening]) -> Followed:
+        made, known = Followed(head, events), self._lines.get(name)
+        if known is None or known.version <= head.version:
+            self._drop(name)
+            self._lines[name] = made
+            self._many += len(events)
+            while self._many > MOST:
+                self._drop(next(iter(self._lines)))
+        return made
+
+    def _grow(self, found: Followed, head: Head, rows: Sequence[Row], changed: Sequence[Any]) -> None:
+        events = found.line.events
+        for number, raw in zip(changed[::2], changed[1::2], strict=True) if found.version < head.version else ():
+            if found.start <= number < found.next:
+                events[number - found.start] = ROW.decode(raw).happening
+        for row in rows:
+            found.line.add(row.happening)
+        self._many += len(rows)
+        found.version = max(found.version, head.version)
+
+    def _drop(self, name: str) -> None:
+        gone = self._lines.pop(name, None)
+        self._many -= 0 if gone is None else len(gone.line.events)

@@ -1,0 +1,309 @@
+"""Between the engine and a store that may fail: nobody waits long, and what then happens each rule says."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from threading import Lock
+from time import monotonic
+from typing import Protocol, TypeVar
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Record, Report, Reported, Unread, WindowKey, outcome_of
+from policyengine.runtime.idempotency_key import Claim, Found
+from policyengine.runtime.limits import Settled, Standing, untouched
+from policyengine.stores.base import Asked, Committed, Store, StoreError
+from policyengine.stores.circuit_breaker import PAUSE, READ, WRITE, Breaker
+from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
+from policyengine.stores.credential_marks import Marks
+from policyengine.stores.memory.store import MemoryStore
+
+INSPECTS_EVERY = 5.0  # seconds between two looks whether what is written is kept
+MOST_LATE = 10_000  # denied requests that are remembered when the store answers again
+LATE_AT_ONCE = 16  # of them by one caller, who waits for it
+T = TypeVar("T")
+
+
+class Remote(Store, Protocol):
+    """A store beside this process. What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it
+    answers."""
+
+    skew: ClockSkew
+
+    def ping(self) -> None:
+        """Raises StoreError."""
+        ...
+
+    def probe(self) -> None:
+        """Writes as decisions do, where nothing of theirs is. Raises StoreError where that fails, StoreLossError where
+        what they write may be lost."""
+        ...
+
+    def about(self) -> str:
+        """Which store it is (`Valkey 8.1.1`). Raises StoreError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class GuardedMarks:
+    """Asks for them as long as the store answers, and agrees on the time; where it does not, nobody guesses. What it
+    answers counts only if the clocks agree then, too."""
+
+    def __init__(
+        self, marks: Marks, reads: Breaker, writes: Breaker, agree: Callable[[], None], skew: ClockSkew
+    ) -> None:
+        self._marks, self._reads, self._writes = marks, reads, writes
+        self._agree, self._skew = agree, skew
+        self.remote = marks.remote
+
+    @property
+    def version(self) -> int:
+        with self._reads:
+            return self._marks.version
+
+    def once(self, name: str, until: int, now: int) -> bool:
+        first = self._asked(lambda: self._marks.once(name, until, now), self._writes)
+        if first:
+            self._writes.succeeded()
+        return first
+
+    def marked(self, name: str, now: int) -> bool:
+        return self._asked(lambda: self._marks.marked(name, now), self._reads)
+
+    def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
+        with self._writes:
+            self._marks.revoke(names, until, now, by_operator=by_operator)
+
+    def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
+        return self._asked(lambda: self._marks.revoked(names, now), self._reads)
+
+    def _asked(self, ask: Callable[[], T], breaker: Breaker) -> T:
+        self._agree()
+        with breaker:
+            told = ask()
+        self._skew.check()
+        return told
+
+
+class GuardedStore:
+    """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
+    `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
+    whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
+
+    Reading and writing fail apart: what is read says nothing of whether the store can be written to. Whether it can is
+    found out now and then, by a write, as long as anybody decides or asks.
+
+    A store whose clock is too far from that of this process counts as one that does not answer. Somebody asks it for
+    its time now and then, until both agree.
+    """
+
+    def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
+        self._store, self._local = store, MemoryStore()
+        self.skew = store.skew
+        self.writes = Breaker(clock, WRITE, trial=store.probe)
+        self.reads = Breaker(clock, READ, refusals=self.writes)
+        self._clock, self._lock, self._looks = clock, Lock(), 0.0
+        self._inspecting, self._inspected = Lock(), clock()
+        self._late: deque[tuple[tuple[Record, ...], str]] = deque(maxlen=MOST_LATE)
+
+    @property
+    def failures(self) -> int:
+        """Calls that were not answered by the store."""
+        return self.reads.failures + self.writes.failures
+
+    @property
+    def failing(self) -> bool:
+        """Whether it last failed to be read, or to be written to."""
+        return self.reads.failing or self.writes.failing
+
+    def close(self) -> None:
+        """Gives its connections back."""
+        self._store.close()
+
+    def follow(self, clock: Callable[[], int]) -> None:
+        """From now on the clock of the store is compared with this one (microseconds), beginning at once. Where it does
+        not answer, whoever asks it next finds out."""
+        self.skew.clock = clock
+        with suppress(StoreError):
+            self._look(clock())
+
+    def about(self) -> str:
+        """Which store it is. Raises StoreError."""
+        return self._store.about()
+
+    def check(self, now: int) -> None:
+        """Whether decisions can rest on it, by a read and a write of its own."""
+        self._look(now)
+        self.inspect(PAUSE)
+        self.writes.check()
+
+    def inspect(self, every: float = INSPECTS_EVERY, *, waits: bool = True) -> None:
+        """Writes, and reads where that failed last, unless somebody did so within so many seconds, or is at it and
+        nobody `waits`. Raises StoreError."""
+        if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
+            return
+        try:
+            if self._clock() >= self._inspected + every:
+                self.writes.test()
+                if self.reads.failing:
+                    with self.reads:
+                        self._store.ping()
+        finally:
+            self._inspected = self._clock()
+            self._inspecting.release()
+
+    def _look(self, now: int) -> None:
+        with self.reads:
+            self._store.check(now)
+
+    @property
+    def marks(self) -> GuardedMarks:
+        return GuardedMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        names = list(approvals)
+        if not names:
+            return frozenset()
+        with self.reads:
+            return self._store.spent_among(names)
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        try:
+            self._agree()
+            if peek:
+                with self.reads:
+                    return self._store.commit(effects, decision, now, peek=True)
+            told = self._written(effects, decision, now)
+        except StoreError as error:
+            return self._without(effects, decision, now, peek, error)
+        if self._late:
+            self._remember_late(now)
+        return told
+
+    def _written(self, effects: Effects, decision: str, now: int) -> Settled | None:
+        """What is not admitted may have written nothing. Raises StoreError."""
+        self.inspect(waits=False)
+        with self.writes:
+            told = self._store.commit(effects, decision, now)
+        if told is not None and told.admitted:
+            self.writes.succeeded()
+        return told
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
+        told: Sequence[Committed]
+        try:
+            self._agree()
+            self.inspect(waits=False)
+            with self.writes:
+                told = self._store.commit_many(asked, now)
+            self._proved(asked, told)
+        except StoreError as error:
+            told = [error] * len(asked)
+
+        def answered(one: Asked, answer: Committed) -> Settled | None:
+            if isinstance(answer, StoreError):
+                return self._without(one.effects, one.decision, now, one.peek, answer)
+            return answer
+
+        return [answered(*pair) for pair in zip(asked, told, strict=True)]
+
+    def _proved(self, asked: Sequence[Asked], told: Sequence[Committed]) -> None:
+        """What answers to several say of writing."""
+        failed = next((one for one in told if isinstance(one, StoreError)), None)
+        if failed is not None:
+            self.writes.failed(failed)
+        elif any(
+            isinstance(one, Settled) and one.admitted and not of.peek for of, one in zip(asked, told, strict=True)
+        ):
+            self.writes.succeeded()
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        """Where it is not answered, it begins when somebody first asks and is."""
+        try:
+            with self.writes:
+                self._store.begin(list(watches), now)
+        except StoreError:
+            return
+
+    def end(self, watches: Iterable[str]) -> None:
+        with self.writes:
+            self._store.end(list(watches))
+
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
+        """Of a key that is not in it nothing is known."""
+        try:
+            self._agree()
+            with self.reads:
+                found = self._store.fetch(list(keys), now)
+            self.skew.check()
+            return found
+        except ClockSkewError as error:
+            return Unread(error.reason)
+        except StoreError:
+            return {}
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self.writes:
+            return self._store.report(decision, report, now)
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+        """Of what this process counted by itself, too."""
+        here = self._local.finish(decision, now, refund=refund)
+        with self.writes:
+            return outcome_of(self._store.finish(decision, now, refund=refund), here)
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self.writes:
+            return self._store.claim(claim, now)
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self.writes:
+            self._store.release(claim, now)
+
+    def _agree(self) -> None:
+        """Raises StoreError while the clocks differ by too much: whoever comes after a pause looks whether they do."""
+        if not self.skew.exceeded:
+            return
+        with self._lock:
+            looks = self._clock() >= self._looks
+            if looks:
+                self._looks = self._clock() + PAUSE
+        if looks:
+            self._look(self.skew.clock())
+        self.skew.check()
+
+    def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
+        if effects.denied and effects.records and not peek:
+            self._late.append((effects.records, decision))
+        history = (effects.records or effects.relied) and not effects.denied
+        denied = effects.spends or history or any(one.charge.failing == "deny" for one in effects.limits)
+        if denied:
+            stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
+            return Settled(stands, now, str(error), error.reason)
+        local = [one for one in effects.limits if one.charge.failing == "local"]
+        counted = Effects(limits=tuple(local), denied=effects.denied, opens=effects.opens, confirms=effects.confirms)
+        told = self._local.commit(counted, decision, now, peek=peek)
+        answers: Iterator[Standing] = iter(told.standings if told is not None else ())
+        return Settled(
+            tuple(
+                next(answers) if one.charge.failing == "local" else untouched(None, one.charge, now)
+                for one in effects.limits
+            ),
+            now,
+        )
+
+    def _remember_late(self, now: int) -> None:
+        """What was denied meanwhile happened, and counts where rules ask for it."""
+        for _ in range(LATE_AT_ONCE):
+            try:
+                records, decision = self._late.popleft()
+            except IndexError:
+                return
+            try:
+                with self.writes:
+                    self._store.commit(Effects(denied=True, records=records), decision, now)
+            except StoreError:
+                self._late.appendleft((records, decision))
+                return

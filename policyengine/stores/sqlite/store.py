@@ -1,0 +1,388 @@
+"""State in a file of SQLite: of several processes on one machine, there after a restart and after kill -9."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from random import random
+from threading import local
+from time import monotonic, sleep
+from typing import Any, assert_never
+
+from msgspec import msgpack
+
+from policyengine.runtime.decision import Effects
+from policyengine.runtime.history import History, Report, Reported, WindowKey
+from policyengine.runtime.idempotency_key import Claim, Found
+from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
+from policyengine.stores.base import Asked, StoreError, WriteRefusedError
+from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
+from policyengine.stores.idempotency import TABLE, ClaimsTable
+from policyengine.stores.sqlite import credential_marks, history
+from policyengine.stores.sqlite.credential_marks import SqliteMarks
+from policyengine.stores.sqlite.file import SqliteFile
+from policyengine.stores.transition import MOST_RECEIPTS, Kept, Receipt, digest, lasting, name_of, step
+
+PROBE = 8_192  # bytes: more than a page, so that the file must have room to grow
+REFUSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
+PATIENCE = 1.0  # seconds that a process waits while others write
+BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
+BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
+FORGETS_EVERY = 256  # commits of a process
+FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
+SECOND = 1_000_000  # microseconds
+LAYOUT = 3  # of 1 there was no history, of 2 there were no receipts
+TABLES = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS state_until ON state (until);
+CREATE TABLE IF NOT EXISTS spent (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipt (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, tokens INTEGER NOT NULL, until INTEGER NOT NULL,
+  UNIQUE (key, name)
+);
+CREATE INDEX IF NOT EXISTS receipt_until ON receipt (until);
+CREATE TABLE IF NOT EXISTS made (decision TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS made_until ON made (until);
+CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now INTEGER NOT NULL);
+INSERT OR IGNORE INTO clock VALUES (1, 0);
+"""
+PROBE_TABLE = "CREATE TABLE IF NOT EXISTS probe (process INTEGER PRIMARY KEY, room BLOB NOT NULL);\n"
+FORGOTTEN = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("awaited", "decision"))
+
+
+class Closing(sqlite3.Connection):
+    """Closed when nobody holds it any more, by the process that opened it alone."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self.process = os.getpid()
+        super().__init__(*given, **options)
+
+    def __del__(self) -> None:
+        if self.process == os.getpid():
+            with suppress(sqlite3.Error):
+                self.close()
+
+
+class SqliteStore:
+    """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
+    before the machine itself loses power may be lost.
+
+    Its clock is the latest time that any process gave it. A file that is removed or replaced while it is used is asked
+    no more: others would count in another one. Raises StoreError where the file cannot be used.
+    """
+
+    def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW) -> None:
+        self.path, self._patience = str(path), patience
+        self.skew = ClockSkew(max_skew)
+        self._own = local()
+        self._commits, self._latest, self._claims = 0, 0, ClaimsTable()
+        self._begun: set[str] = set()
+        self._file = SqliteFile.of(self.path)
+        self.ping()
+
+    def ping(self) -> None:
+        """Raises StoreError where nobody answers."""
+        with self._step(writes=False) as asked:
+            asked.execute("SELECT now FROM clock").fetchone()
+
+    def probe(self) -> None:
+        """By a connection of its own: whether the file can be opened to write, too, and has room."""
+        self._file.check()
+        self._file.check_mode()
+        with self._failing(), closing(self._opened()) as connection:
+            self._patiently(connection, BEGIN_TO_WRITE)
+            connection.execute("INSERT OR REPLACE INTO probe VALUES (?, zeroblob(?))", (os.getpid(), PROBE))
+            connection.execute("COMMIT")
+            connection.execute("DELETE FROM probe WHERE process = ?", (os.getpid(),))
+
+    def about(self) -> str:
+        """Which version it is."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def time(self, now: int) -> int:
+        """Its time, asked at that time (microseconds). Raises StoreError."""
+        with self._step(writes=False) as asked:
+            return self._looked(asked, now)
+
+    @property
+    def marks(self) -> SqliteMarks:
+        return SqliteMarks(self._step, self._connection, self._looked_by_seconds)
+
+    def check(self, now: int) -> None:
+        self.time(now)
+        self.skew.check()
+
+    def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
+        names = list(approvals)
+        if not names:
+            return frozenset()
+        with self._step(writes=False) as asked:
+            return frozenset(_spent(asked, names))
+
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        with self._step(writes=not peek) as asking:
+            return self._commit(asking, Asked(effects, decision, peek), now)
+
+    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
+        """In one transaction."""
+        with self._step(writes=not all(one.peek for one in asked)) as asking:
+            return [self._commit(asking, one, now) for one in asked]
+
+    def _commit(self, asking: sqlite3.Connection, asked: Asked, now: int) -> Settled | None:
+        effects, decision, peek = asked
+        charges = [one.charge for one in effects.limits]
+        now = _clock(asking, now, moves=False) if peek else self._moved(asking, now)
+        if _spent(asking, effects.spends) or (not peek and not history.are(asking, effects.relied)):
+            return None
+        if effects.claim is not None and not self._claims.holds(asking, effects.claim):
+            return None
+        name = name_of(effects.confirms)
+        paid = [_paid(asking, one, name, now) if name else 0 for one in charges]
+        found = step(effects, [_state(asking, one) for one in charges], paid, now, decision)
+        if not peek:
+            _keep(asking, found.kept)
+            _receive(asking, found.receipts, name)
+            if found.settled.admitted or effects.denied:
+                history.remember(asking, effects.records, decision, now)
+            if found.settled.admitted and not effects.denied and not effects.opens:
+                _note(asking, effects, charges, decision, now)
+            self._forget_sometimes(asking, now)
+        if effects.claim is not None:
+            self._claims.keep(asking, effects.claim, found.settled, now)
+        return found.settled
+
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+        with self._step() as asked:
+            now = _clock(asked, now, moves=False)
+            row = asked.execute("SELECT value FROM made WHERE decision = ? AND until > ?", (decision, now)).fetchone()
+            if row is None:
+                return None
+            held = msgpack.decode(row[0])
+            for key, is_place in held:
+                _give_back(asked, key, is_place, decision, refund)
+            asked.execute("UPDATE made SET value = ? WHERE decision = ?", (msgpack.encode(()), decision))
+            return "first" if held else "again"
+
+    def begin(self, watches: Iterable[str], now: int) -> None:
+        names = list(watches)
+        self._begun.update(names)
+        with self._step() as asked:
+            history.begin(asked, names, self._moved(asked, now))
+
+    def end(self, watches: Iterable[str]) -> None:
+        names = list(watches)
+        self._begun.difference_update(names)
+        with self._step() as asked:
+            history.end(asked, names)
+
+    def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
+        wanted = list(keys)
+        with self._step(writes=False) as asked:
+            read = self._looked(asked, now)
+            found = {key: history.fetch(asked, key, read) for key in wanted}
+            lost = self._begun.intersection(history.lost(asked, {watch for watch, _ in wanted}))
+        if not lost:
+            return found
+        # Somebody took the file away, and its time with it. What happens is recorded from now on.
+        self.begin(lost, read)
+        return self.fetch(wanted, now)
+
+    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+        with self._step() as asked:
+            return history.report(asked, decision, report, self._moved(asked, now))
+
+    def claim(self, claim: Claim, now: int) -> Found | None:
+        with self._step() as asked:
+            return self._claims.claim(asked, claim, self._moved(asked, now))
+
+    def release(self, claim: Claim, now: int) -> None:
+        with self._step() as asked:
+            self._claims.release(asked, claim)
+
+    def close(self) -> None:
+        """The connection of this thread."""
+        mine, self._own.connection = getattr(self._own, "connection", None), None
+        if mine is not None and self._own.process == os.getpid():
+            mine.close()
+
+    # ── Time ──────────────────────────────────────────────────────────────────────────────────
+
+    def _moved(self, asked: sqlite3.Connection, now: int) -> int:
+        """The time by its own clock, which never runs back."""
+        return self._measured(now, _clock(asked, max(self._latest, now), moves=True))
+
+    def _looked(self, asked: sqlite3.Connection, now: int) -> int:
+        """The same for whoever only reads."""
+        return self._measured(now, _clock(asked, max(self._latest, now), moves=False))
+
+    def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
+        self._measured(now * SECOND, _clock(asked, max(self._latest, now * SECOND), moves=moves), SECOND)
+
+    def _measured(self, now: int, found: int, error: int = 0) -> int:
+        self.skew.between(now, found, now + error)
+        self._latest = max(self._latest, found)
+        return found
+
+    # ── Connections ───────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing. Who writes is alone from the beginning: nobody finds out late that it was in vain."""
+        with self._failing():
+            connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            kind = WriteRefusedError if getattr(error, "sqlite_errorcode", 0) & 0xFF in REFUSES else StoreError
+            raise kind(f"`{self.path}`: {error}") from error
+
+    def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
+        connection = self._connection()
+        self._patiently(connection, words)
+        return connection
+
+    def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
+        """SQLite would wait longer and longer, while those who came later are let in: it is asked again and again,
+        at moments of chance, until the patience is over."""
+        until = monotonic() + self._patience
+        while True:
+            try:
+                for word in words:
+                    connection.execute(word)
+                return
+            except sqlite3.OperationalError as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > until:
+                    raise
+            sleep(random() / 1_000)
+
+    def _connection(self) -> sqlite3.Connection:
+        """One for each thread, and none that a parent process had open. Raises StoreError."""
+        self._file.check()
+        mine: sqlite3.Connection | None = getattr(self._own, "connection", None)
+        if mine is not None and self._own.process == os.getpid():
+            return mine
+        self._own.inherited = mine  # closing it would let go of locks that the parent holds
+        self._own.connection, self._own.process = self._opened(), os.getpid()
+        return self._own.connection  # type: ignore[no-any-return]
+
+    def _opened(self) -> sqlite3.Connection:
+        # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
+        connection = sqlite3.connect(
+            self._file.uri, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing,
+            uri=self._file.id is not None,
+        )  # fmt: skip
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout > LAYOUT:
+            raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
+        if layout < LAYOUT:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;"
+            )
+        connection.executescript(TABLE + credential_marks.TABLES + PROBE_TABLE)
+        connection.execute("PRAGMA busy_timeout = 0")
+        return connection
+
+    def _forget_sometimes(self, asked: sqlite3.Connection, now: int) -> None:
+        self._commits += 1
+        if self._commits % FORGETS_EVERY == 0:
+            for table, key in FORGOTTEN:
+                old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {FORGETS_AT_ONCE}"
+                asked.execute(f"DELETE FROM {table} WHERE {key} IN ({old})", (now,))
+            history.forget(asked, now, FORGETS_AT_ONCE)
+
+
+# ── Inside of a transaction ───────────────────────────────────────────────────────────────────
+
+
+def _clock(asked: sqlite3.Connection, now: int, *, moves: bool) -> int:
+    (latest,) = asked.execute("SELECT now FROM clock").fetchone()
+    if moves and now > latest:
+        asked.execute("UPDATE clock SET now = ?", (now,))
+    return max(int(latest), now)
+
+
+def _spent(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
+    return [one for one in approvals if asked.execute("SELECT 1 FROM spent WHERE id = ?", (one,)).fetchone()]
+
+
+def _paid(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
+    """How many tokens were taken of it for the confirms of this name before."""
+    if not isinstance(charge, Take):
+        return 0
+    known = "SELECT tokens FROM receipt WHERE key = ? AND name = ? AND until > ?"
+    (tokens,) = asked.execute(known, (digest(charge), name, now)).fetchone() or (0,)
+    return int(tokens)
+
+
+def _receive(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
+    """The oldest of too many for one key goes."""
+    for one in receipts:
+        key = digest(one.charge)
+        asked.execute("DELETE FROM receipt WHERE key = ? AND name = ?", (key, name))
+        if one.tokens:
+            row = (key, name, one.tokens, one.until)
+            asked.execute("INSERT INTO receipt (key, name, tokens, until) VALUES (?, ?, ?, ?)", row)
+            (many,) = asked.execute("SELECT count(*) FROM receipt WHERE key = ?", (key,)).fetchone()
+            oldest = "SELECT id FROM receipt WHERE key = ? ORDER BY id LIMIT ?"
+            asked.execute(f"DELETE FROM receipt WHERE id IN ({oldest})", (key, max(0, many - MOST_RECEIPTS)))
+
+
+def _state(asked: sqlite3.Connection, charge: Charge) -> Any:
+    row = asked.execute("SELECT value FROM state WHERE key = ?", (digest(charge),)).fetchone()
+    return None if row is None else _read(row[0], charge)
+
+
+def _read(value: bytes, charge: Charge) -> Any:
+    found = msgpack.decode(value)
+    match charge:
+        case Take():
+            level, at, drain, latches = found
+            return Bucket(level, at, drain, tuple(latches))
+        case Add():
+            return tuple(Entry(*one) for one in found)
+        case Hold():
+            return tuple((name, until) for name, until in found)
+        case _:
+            assert_never(charge)
+
+
+def _keep(asked: sqlite3.Connection, kept: Sequence[Kept]) -> None:
+    for one in kept:
+        _put(asked, digest(one.charge), one.state, one.until)
+
+
+def _put(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
+    asked.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (key, msgpack.encode(state), until))
+
+
+def _note(asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int) -> None:
+    """What is known of an allow beside how its limits stand."""
+    asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
+    until, lasts = lasting(charges, now)
+    if lasts:
+        held = msgpack.encode([(digest(one), isinstance(one, Hold)) for one in lasts])
+        asked.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (decision, held, until))
+
+
+def _give_back(asked: sqlite3.Connection, key: str, held: bool, decision: str, refund: bool) -> None:
+    row = asked.execute("SELECT value, until FROM state WHERE key = ?", (key,)).fetchone()
+    if row is None or not (held or refund):
+        return
+    left = [one for one in msgpack.decode(row[0]) if one[0 if held else 3] != decision]
+    _put(asked, key, left, row[1])

@@ -1,0 +1,359 @@
+"""A place where the parser stopped becomes a diagnostic: the likeliest mistake, in the words of the language."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.source import Source, Span
+from policyengine.syntax.errors.context import FOUND, METHODS, Explanation, Situation, cut
+from policyengine.syntax.errors.expected import COMPARISONS, HEADS, alternatives, continues_expression, spoken
+from policyengine.syntax.errors.foreign_syntax import clock_hint, hint, in_path, unbounded_raise, unzoned, weekdays
+from policyengine.syntax.errors.recovery import Stop, Tables
+
+CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+NUMBERS = "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
+GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\b")
+# What other languages say, and what to say here where it fits.
+FOREIGN = {
+    "all": "any",
+    "allow": "may",
+    "anyone": "any",
+    "assert": "require",
+    "can": "may",
+    "const": "let",
+    "contains": "has",
+    "def": "define",
+    "equals": "==",
+    "every": "any",
+    "everyone": "any",
+    "extends": "in",
+    "forbid": "deny",
+    "if": "when",
+    "includes": "has",
+    "permit": "may",
+    "policy": "guard",
+    "reject": "deny",
+    "rule": "guard",
+    "type": "entity",
+    "var": "let",
+    "when": "where",
+    "where": "when",
+}
+BARE = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
+EVERYBODY = frozenset({"all", "any", "anybody", "anyone", "every", "everybody", "everyone"})
+ENDPOINTS = frozenset({*METHODS, "ACTION", "TOOL"})
+DELEGATES = re.compile(r"\bmay\s+delegate\s+(?:[\w.]+\s*,\s*)*\Z")
+NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+QUOTES = {
+    "'": "straight double",
+    "‘": "straight double",
+    "’": "straight double",
+    "“": "straight",
+    "”": "straight",
+    "`": "double",
+}
+
+
+def explain(source: Source, stop: Stop, known: Tables) -> Diagnostic:
+    """The first explanation that fits."""
+    match = FOUND.match(source.text, stop.offset)
+    found = match[0] if match else ""
+    situation = Situation(source, stop, known, found, _open_brackets(source.text, stop.declaration, stop.offset))
+    return next(d for explanation in EXPLANATIONS if (d := explanation(situation)) is not None)
+
+
+def _open_brackets(text: str, start: int, end: int) -> tuple[int, ...]:
+    opened: list[int] = []
+    for match in CODE.finditer(text, start, end):
+        if match[0] in CLOSING:
+            opened.append(match.start())
+        elif match[0] in CLOSING.values() and opened:
+            opened.pop()
+    return tuple(opened)
+
+
+# ── What other languages write ────────────────────────────────────────────────────────────────
+
+
+def quote(s: Situation) -> Diagnostic | None:
+    if s.found == '"':
+        return s.report(
+            "E105", "this text has no closing quote on its line", 'close it with `"`; a line break in a text is `\\n`'
+        )
+    if s.found in QUOTES:
+        return s.report("E106", f"texts stand in straight double quotes, not in `{s.found}`", 'write `"…"`')
+    return None
+
+
+def comment(s: Situation) -> Diagnostic | None:
+    if s.found in ("//", "/*") or (s.found == "-" and s.source.text.startswith("--", s.at) and s.at_line_start):
+        return s.report(
+            "E107", f"a comment begins with `#`, not with `{s.source.text[s.at : s.at + 2]}`", "write `# …`"
+        )
+    return None
+
+
+def equals(s: Situation) -> Diagnostic | None:
+    if s.found == "=" and "==" in s.accepted:
+        return s.report("E108", "`=` does not compare", "write `==`")
+    if (s.found == "==" and "=" in s.accepted) or (s.found == "=" and s.previous == "=" and s.adjoins):
+        return s.report("E108", "`==` compares and gives no name", "write `=`")
+    return None
+
+
+def symbols(s: Situation) -> Diagnostic | None:
+    words = {"&&": "and", "||": "or", "&": "and", "!": "not", "|": "or"}
+    word = words.get(s.found)
+    if word is not None and word in s.accepted:
+        return s.report("E109", f"`{s.found}` is spelled `{word}` here", f"write `{word}`")
+    return None
+
+
+def chain(s: Situation) -> Diagnostic | None:
+    word = {"<>": "!="}.get(s.found, s.found)
+    if word in COMPARISONS and "and" in s.accepted and "==" not in s.accepted:
+        return s.report("E110", "comparisons do not chain", "write two, joined by `and`: `a < x and x < b`")
+    return None
+
+
+def division(s: Situation) -> Diagnostic | None:
+    if not continues_expression(s.accepted) or s.at_line_start:
+        return None
+    if s.found.startswith("/"):
+        return Diagnostic(
+            "E111", "there is no division", Span(s.source, s.at, s.at + 1), "multiply the other side instead"
+        )
+    if s.found in ("%", "^"):
+        return s.report("E111", f"there is no operator `{s.found}`", "the operators on numbers are `+`, `-` and `*`")
+    return None
+
+
+def separator(s: Situation) -> Diagnostic | None:
+    if s.found == ";":
+        return s.report("E112", "nothing is separated by `;`", "leave it out: every item begins with a word of its own")
+    if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
+        if s.previous == ",":
+            return s.report("E112", "one `,` is enough", "leave it out")
+        return s.report("E112", "no `,` belongs here", "leave it out: every item begins with a word of its own")
+    if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
+        at = s.stop.previous.start if s.stop.previous is not None else s.at
+        fits = spoken(_choices(s))
+        return Diagnostic(
+            "E112", f"after this `,` another one must follow: {fits}", Span(s.source, at, at + 1), "or leave it out"
+        )
+    return None
+
+
+# ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
+
+
+def method(s: Situation) -> Diagnostic | None:
+    if s.found.upper() in METHODS and s.found not in METHODS and "METHOD" in s.accepted:
+        return s.report("E114", "methods are written in capitals", f"write `{s.found.upper()}`")
+    if not s.found.startswith("/") or "PATH" in s.accepted:
+        return None
+    if s.previous.upper() in METHODS and s.stop.previous is not None and not s.previous.isupper():
+        span = Span(s.source, s.stop.previous.start, s.stop.previous.end)
+        return Diagnostic("E114", "methods are written in capitals", span, f"write `{s.previous.upper()} {s.found}`")
+    if "METHOD" in s.accepted or s.previous in ("may", "include", "allow", "deny", ","):
+        return s.report(
+            "E113",
+            "a path needs its method here",
+            f"write the method: `GET {s.found}`; only after `on` may it be left out",
+        )
+    return None
+
+
+# ── Brackets ──────────────────────────────────────────────────────────────────────────────────
+
+
+def bracket(s: Situation) -> Diagnostic | None:
+    innermost = s.opened[-1] if s.opened else None
+    if innermost is None:
+        if s.found in CLOSING.values() and s.found not in s.accepted:
+            return s.report(
+                "E104", f"this `{s.found}` closes nothing", "leave it out, or look for what was closed too early"
+            )
+        return None
+    opening = s.source.text[innermost]
+    closing = CLOSING[opening]
+    wrong_closer = s.found in CLOSING.values() and s.found != closing
+    new_declaration = s.found in s.known.heads and s.at_margin
+    new_line = opening != "{" and s.at_line_start and closing in s.accepted
+    if not (s.found == "" or wrong_closer or new_declaration or new_line):
+        return None
+    at = Span(s.source, innermost, innermost + 1)
+    where = "before the end of the file" if s.found == "" else f"before this `{cut(s.found)}`"
+    return s.report("E103", f"`{closing}` is missing {where}", None, Related(f"this `{opening}` is still open", at))
+
+
+# ── Names and words ───────────────────────────────────────────────────────────────────────────
+
+
+def number(s: Situation) -> Diagnostic | None:
+    if s.found[:1].isdigit() and not re.fullmatch(r"\d[\d_]*(?:\.\d+)?|(?:\d+(?:ms|s|m|h|d|w))+", s.found):
+        message = f"`{cut(s.found)}` is neither a number nor a duration"
+        return s.report("E119", message, clock_hint(s) or NUMBERS)
+    if s.found == "," and "," not in s.accepted and s.stop.previous is not None:
+        grouped = GROUPED.match(s.source.text, s.stop.previous.start)
+        if grouped is not None and grouped.end() > s.at:
+            span = Span(s.source, *grouped.span())
+            return Diagnostic(
+                "E119", "digits are not grouped by commas", span, f"write `{span.text.replace(',', '_')}`"
+            )
+    if s.found == "." and s.source.text[s.at + 1 : s.at + 2].isdigit() and "NUMBER" in s.accepted:
+        return s.report("E119", "a number begins with a digit", "write `0.5`, not `.5`")
+    return None
+
+
+def export(s: Situation) -> Diagnostic | None:
+    if s.previous == "export" and "enum" in s.accepted:
+        fits = ", ".join(f"`{word}`" for word in s.known.written.values() if word in s.accepted)
+        return s.report(
+            "E129",
+            f"`{cut(s.found)}` cannot be exported",
+            f"guards, rates and invariants apply everywhere; names can be: {fits}",
+        )
+    return None
+
+
+def unquoted(s: Situation) -> Diagnostic | None:
+    if not s.is_word or "STRING" not in s.accepted or "NAME" in s.accepted or continues_expression(s.accepted):
+        return None
+    whole = BARE.match(s.source.text, s.at)
+    span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
+    hint = f'write `"{span.text}"`'
+    if span.text in EVERYBODY and s.previous == "agent":
+        hint = f'write `"*"` for every agent: `"{span.text}"` is an agent of that name'
+    if span.text in EVERYBODY and s.previous == "user":
+        hint = f'write `user any` for every user: `"{span.text}"` is a user of that name'
+    return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, hint)
+
+
+def quoted(s: Situation) -> Diagnostic | None:
+    if not s.found.startswith('"') or "NAME" not in s.accepted or continues_expression(s.accepted):
+        return None
+    inner = s.found[1:-1]
+    hint = (
+        f"write `{inner}`"
+        if NAME.fullmatch(inner)
+        else "names are letters, digits, `_` and `.`, and begin with a lower-case letter"
+    )
+    return s.report("E117", f"a name stands without quotes, not as `{cut(s.found)}`", hint)
+
+
+def spelling(s: Situation) -> Diagnostic | None:
+    """A name that only looks like one: a capital first, a hyphen inside, a letter outside of ASCII."""
+    if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
+        hint = f"name a scope that holds it: `scope NAME {{ {s.found} … }}`, and `may delegate NAME to …`"
+        return s.report("E127", "scopes are delegated, by their names, and no endpoints", hint)
+    if s.is_word and s.found[:1].isascii() and s.found[:1].isupper() and "NAME" in s.accepted and s.found.isascii():
+        return s.report(
+            "E127",
+            f"a name begins with a lower-case letter, unlike `{s.found}`",
+            f"write `{s.found[0].lower()}{s.found[1:]}`",
+        )
+    if not (s.adjoins and s.stop.previous is not None and s.stop.previous.type == "NAME"):
+        return None
+    whole = re.compile(r"[\w.-]+").match(s.source.text, s.stop.previous.start)
+    if whole is None or whole.end() <= s.at or (s.found == "-" and "-" in s.accepted):
+        return None
+    span = Span(s.source, whole.start(), whole.end())
+    return Diagnostic("E127", f"`{whole[0]}` is not a name", span, "names are ASCII letters, digits, `_` and `.`")
+
+
+def character(s: Situation) -> Diagnostic | None:
+    if s.found and not s.found.isascii() and s.found.isspace():
+        name = f"U+{ord(s.found):04X} ({unicodedata.name(s.found, 'a control character').lower()})"
+        return s.report("E118", f"this is no plain space but {name}", "write a plain space")
+    if s.found and not s.found.isascii():
+        return s.report(
+            "E118",
+            f"`{cut(s.found)}` has a meaning only inside of quotes and comments",
+            "outside of them a policy is ASCII",
+        )
+    if s.found in ("@", "$", "\\", "~", "&", "!", "%", "^"):
+        money = s.found == "$" and s.source.text[s.at + 1 : s.at + 2].isdigit()
+        return s.report("E118", f"`{s.found}` means nothing here", "a number stands alone: `10_000`" if money else None)
+    return None
+
+
+def _words(s: Situation) -> list[str]:
+    return [word for word in s.accepted if word[:1].islower()]
+
+
+def misspelled(s: Situation) -> Diagnostic | None:
+    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # which is the opposite of `known`
+        return None
+    foreign = FOREIGN.get(s.found)
+    meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
+    if meant is None:
+        return None
+    known = s.found in s.known.written.values()
+    message = f"`{s.found}` does not belong here" if known else f"unknown word `{s.found}`"
+    return s.report("E115", message, f"did you mean `{meant}`?")
+
+
+def head(s: Situation) -> Diagnostic | None:
+    if s.found in ("language", "package", "import") and HEADS & s.accepted:
+        return s.report(
+            "E120",
+            f"`{s.found}` comes too late",
+            "a file begins with `language`, `package` and its imports, in this order",
+        )
+    return None
+
+
+def declaration(s: Situation) -> Diagnostic | None:
+    if s.accepted >= HEADS and s.is_word and s.at_line_start:
+        hint = "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …"
+        if s.found in ("openapi", "swagger"):
+            hint = "to make a policy of a specification: `policyengine init DIR --openapi FILE`"
+        return s.report("E102", f"`{cut(s.found)}` begins no declaration", hint)
+    return None
+
+
+# ── Everything else ───────────────────────────────────────────────────────────────────────────
+
+
+def _choices(s: Situation) -> list[str]:
+    choices = alternatives(s.accepted, s.known.written.values())
+    begins_value = s.is_word or s.found[:1].isdigit() or s.found.startswith(('"', "("))
+    if begins_value and continues_expression(s.accepted) and not s.at_line_start and "an operator" not in choices:
+        choices.insert(0, "an operator")
+    return choices
+
+
+def unexpected(s: Situation) -> Diagnostic | None:
+    got = f"`{cut(s.found)}`" if s.found else "the end of the file"
+    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", hint(s))
+
+
+EXPLANATIONS: tuple[Explanation, ...] = (
+    quote,
+    comment,
+    in_path,
+    weekdays,
+    unbounded_raise,
+    number,
+    equals,
+    symbols,
+    chain,
+    division,
+    head,
+    export,
+    method,
+    unzoned,
+    bracket,
+    separator,
+    misspelled,
+    spelling,
+    unquoted,
+    quoted,
+    declaration,
+    character,
+    unexpected,
+)

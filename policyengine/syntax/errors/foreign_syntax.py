@@ -1,0 +1,253 @@
+"""Slips of writers who know other languages well: what to write instead, where a syntax error stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.source import Span
+from policyengine.syntax.errors.context import METHODS, Situation, cut
+from policyengine.syntax.errors.expected import continues_expression, example
+
+MEMBERSHIP = re.compile(r"\b(?:in|below)\s+\Z")
+DAY = "mon|tue|wed|thu|fri|sat|sun"
+WEEKDAYS = re.compile(rf"\b({DAY})\s*-\s*({DAY})\s*\Z")
+HALF_DAY = re.compile(r"(\d{1,2})(am|pm)\b")
+ENDS_BOUND = re.compile(r"\bbound\s+to\s*\([^)]*\)\s*\Z")
+BY_KIND = re.compile(r"=>\s*(deny|throttle|confirm|allow)\s+by\s+(guard|rate|budget|limit|rule|gate)\s+\Z")
+TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
+
+
+# ── Explanations that know better what is wrong ───────────────────────────────────────────────
+
+
+def in_path(s: Situation) -> Diagnostic | None:
+    """A path goes on with a sign that no path has."""
+    before = s.stop.previous
+    if not s.adjoins or before is None or before.type != "PATH" or s.found[:1] not in set('<{-?*#[("'):
+        return None
+    rest = re.compile(r"[^\s,]+").match(s.source.text, s.at)
+    span = Span(s.source, s.at, rest.end() if rest else s.at + 1)
+    hint = {
+        "?": "a query is no part of the path; it is the fact `request.query`",
+        "*": "`*` is a whole segment, `**` the whole rest",
+        "-": "`*` is a whole segment, `**` the whole rest" if "*" in span.text else None,
+    }.get(s.found[0], "what varies is written `{id}`, or `{id: invoice}` if it names an entity")
+    return Diagnostic("E101", f"`{cut(span.text)}` cannot stand in a path", span, hint)
+
+
+def weekdays(s: Situation) -> Diagnostic | None:
+    """`mon-fri` is a difference."""
+    found = WEEKDAYS.search(s.source.text, s.stop.declaration, s.at) if s.found[:1].isdigit() else None
+    if found is None:
+        return None
+    span = Span(s.source, found.start(), found.end(2))
+    return Diagnostic("E101", f"`{span.text}` is no span of days", span, f"write `{found[1]}..{found[2]}`")
+
+
+def unzoned(s: Situation) -> Diagnostic | None:
+    """A time window without its zone: the next thing, wherever it stands, is not what is wrong."""
+    before = s.stop.previous
+    if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
+        return None
+    span = Span(s.source, before.start, before.end)
+    hint = f'say whose clock: `{span.text} "Europe/Berlin"`, or `"UTC"`'
+    return Diagnostic("E101", "a time window needs its time zone", span, hint)
+
+
+def unbounded_raise(s: Situation) -> Diagnostic | None:
+    """`raise x2 when …`: how far it goes is left out."""
+    before = s.stop.previous
+    if before is None or before.type != "FACTOR" or s.found == "at":
+        return None
+    span = Span(s.source, before.start, before.end)
+    hint = f"write how far it goes: `raise {span.text} at most 100/1m when …`"
+    return Diagnostic("E101", "a raise needs its `at most`", span, hint)
+
+
+# ── Hints for what was not expected ───────────────────────────────────────────────────────────
+
+
+def hint(s: Situation) -> str | None:
+    """The first hint that fits."""
+    return next((found for one in HINTS if (found := one(s)) is not None), None)
+
+
+def clock_hint(s: Situation) -> str | None:
+    found = HALF_DAY.match(s.found)
+    if found is None or not 1 <= int(found[1]) <= 12:
+        return None
+    return f"times of day go to 24 hours: `{int(found[1]) % 12 + 12 * (found[2] == 'pm'):02}:00`"
+
+
+def _short_hour(s: Situation) -> str | None:
+    single = "CLOCK" in s.accepted and len(s.found) == 1 and s.found.isdigit()
+    return f"hours have two digits: `0{s.found}:00`" if single else None
+
+
+def _pace(s: Situation) -> str | None:
+    """`10/m`, `100 per minute`."""
+    return "write how many in how long: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
+
+
+def _presence(s: Situation) -> str | None:
+    if "present" in s.accepted and s.previous == "is":
+        if s.found in ("null", "nil", "none", "None", "undefined"):
+            return "write `is absent`"
+        if s.found == "unknown":
+            return "write `not … is known`"
+        return "`is` asks only whether something is there; compare with `==` or `!=`"
+    return None
+
+
+def _entity(s: Situation) -> str | None:
+    before = s.source.text[s.stop.declaration : s.stop.previous.start] if s.stop.previous is not None else ""
+    if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
+        return f'an entity is written `{s.previous} "{s.found}"`'
+    return None
+
+
+def _comma(s: Situation) -> str | None:
+    """Two names where a list may stand."""
+    if "," not in s.accepted or continues_expression(s.accepted) or s.at_line_start:
+        return None
+    if s.found in ("and", "&", "+"):
+        return "write `,`"
+    before = s.stop.previous
+    beside = before is not None and before.type == "NAME" and s.is_word and s.found not in s.known.written.values()
+    return f"write `,` between them: `{s.previous}, {cut(s.found)}`" if beside else None
+
+
+def _scope_name(s: Situation) -> str | None:
+    if s.found == ":" and s.adjoins and "," in s.accepted and not continues_expression(s.accepted):
+        return "scopes go by their own names here, not by those that credentials use"
+    return None
+
+
+def _condition(s: Situation) -> str | None:
+    if not s.is_word and s.found != "(":
+        return None
+    if s.previous in ("deny", "confirm", "warn") and "when" in s.accepted:
+        return f"a condition begins with `when`: `{s.previous} when {cut(s.found)} …`"
+    glued = s.found.startswith(("deny", "confirm", "require"))
+    if {"deny", "confirm", "require"} <= s.accepted and not continues_expression(s.accepted) and not glued:
+        return f"a condition follows `require`, or `deny when`: `require {cut(s.found)}`"
+    return None
+
+
+def _approver(s: Situation) -> str | None:
+    if s.previous == "confirm" and s.accepted == {"by"}:
+        return "say who approves: `confirm by role finance within 15m`"
+    return None
+
+
+def _enum(s: Situation) -> str | None:
+    inside = s.source.text.startswith(("enum", "export enum"), s.stop.declaration)
+    if inside and s.found in ("|", "{", ",", "[", "(", ":"):
+        return "the values go up, from the least to the most: `enum plan = free < team`"
+    return None
+
+
+def _type(s: Situation) -> str | None:
+    before = s.source.text[s.stop.declaration : s.at]
+    if s.found == "[" and (TYPE_BEFORE.search(before) or (s.adjoins and "?" in s.accepted)):
+        return "several are a `set<string>`, or a `list<string>`"
+    if s.accepted == {":"} and s.found == "?":
+        return f"what may be absent has its `?` after the type: `{s.previous}: string?`"
+    if s.accepted == {":"} and s.is_word:
+        return f"write `{s.previous}: {cut(s.found)}`"
+    return None
+
+
+def _path(s: Situation) -> str | None:
+    if "PATH" not in s.accepted:
+        return None
+    if s.found.startswith('"/') and "STRING" not in s.accepted:
+        return "a path stands without quotes"
+    if s.found in ("http", "https"):
+        return "a path begins with `/`; the host is the fact `request.host`"
+    if s.found == "," and s.previous in METHODS:
+        return f"several methods are written `{s.previous}|POST`" if s.previous != "POST" else "write `GET|POST`"
+    return None
+
+
+def _bound(s: Situation) -> str | None:
+    return "write `bound` alone" if s.found in (":", "=", "==") and s.previous == "bound" else None
+
+
+def _bound_to(s: Situation) -> str | None:
+    """Where `bound to (…)` of a confirm stands, and what it looks like."""
+    example = "`bound to (body except body.request_id)`"
+    before = s.source.text[s.stop.declaration : s.at]
+    if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
+        return f"what an approval is bound to stands in parentheses: {example}"
+    if s.found == ")" and before.rstrip().endswith("bound to ("):
+        return f"name what an approval is bound to: {example}, or `resource` for nothing but what the rule reads"
+    if s.found == "bound" and "deny" in s.accepted:
+        return "`bound to (…)` stands before `when` and `message`, after `within`"
+    if s.found == "within" and "when" in s.accepted and ENDS_BOUND.search(before):
+        return "`within` stands before `bound to (…)`"
+    return None
+
+
+def _example(s: Situation) -> str | None:
+    shape = example(s.accepted)
+    return f"for example {shape}" if shape else None
+
+
+def _by(s: Situation) -> str | None:
+    """`=> deny by guard "g"`, `=> deny by gate user`: what a test expects names the rule, or the gate, alone."""
+    found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
+    if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
+        return None
+    what = "a gate" if found[2] == "gate" else "the rule"
+    return f"{what} stands alone after `by`: `{found[1]} by {cut(s.found)}`"
+
+
+def _in_test(s: Situation) -> str | None:
+    """What stands before and after the outcome of a test."""
+    match s.previous:
+        case "with" if s.accepted == {"{"}:
+            return 'details stand in braces: `with { message: "…" }`'
+        case "=>" if s.found == "with":
+            return "the outcome stands before them: `=> deny with { … }`"
+        case "repeat" if s.accepted == {"NUMBER"}:
+            return "write how often and in how long: `repeat 21 in 10s`"
+        case "responded" if s.accepted == {"NUMBER"}:
+            return "write its status: `responded 201`"
+        case "forall" if s.accepted == {"request"}:
+            return "write `forall request where …`"
+        case "request" if s.accepted == {"where", "=>"}:
+            return "a condition begins with `where`: `forall request where …`"
+        case "cases" | "{" if s.accepted == {"|"}:
+            return "a table begins with its columns: `| request | body.amount | => |`"
+    if s.accepted == {"in"} and s.previous.isdigit():
+        return f"write how long all of them take: `repeat {s.previous} in 10s`"
+    if s.accepted == {"at"} and s.previous in ("allow", "deny", "throttle", "confirm"):
+        return f"say which of them: `first {s.previous} at 21`"
+    if s.found == "responded" and "=>" in s.accepted:
+        return "what comes of the request stands before it: `=> allow responded 201`"
+    if s.found == "by" and s.previous == "}" and "METHOD" in s.accepted:
+        return "`by …` stands before `with { … }`"
+    return None
+
+
+HINTS: tuple[Callable[[Situation], str | None], ...] = (
+    _bound,
+    _bound_to,
+    _presence,
+    _pace,
+    _short_hour,
+    _entity,
+    _comma,
+    _scope_name,
+    _condition,
+    _approver,
+    _enum,
+    _type,
+    _path,
+    _by,
+    _in_test,
+    _example,
+)

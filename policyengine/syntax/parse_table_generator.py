@@ -1,0 +1,97 @@
+"""The grammar to its parse table, by lark: `python -m policyengine.syntax.parse_table` saves what comes out of here.
+
+The only importer of lark. Reading policies needs the table alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lark import Lark, Token
+from lark.parsers.lalr_analysis import Shift
+
+END = "$END"
+BLANKS = "[ \t\r\n]+"
+SKIPPED = "WHITESPACE"  # skipped before each token; comments are found as tokens are
+
+
+class WholeWords:
+    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
+
+    always_accept = ("NAME",)
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        return stream
+
+
+def generated(grammar: str) -> dict[str, Any]:
+    """The table as plain data; `table.py` says what each member is."""
+    lark: Any = Lark(
+        grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
+    )
+    parser, lexers = lark.parser.parser._parse_table, lark.parser.lexer.lexer.lexers
+    assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "table.py skips other blanks before a token"
+    rules = {rule: number for number, rule in enumerate(lark.rules)}
+    start, end = parser.start_states["module"], parser.end_states["module"]
+    states = {state: number for number, state in enumerate(reached(parser.states, start))}
+    distinct = list({id(lexers[state]): lexers[state] for state in states}.values())
+    places = {id(lexer): number for number, lexer in enumerate(distinct)}
+    return {
+        "start": states[start],
+        "end": states[end],
+        "written": {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals},
+        "rules": [rule_of(rule) for rule in rules],
+        "lexers": [lexer_of(lexer) for lexer in distinct],
+        "states": [[places[id(lexers[s])], *actions_of(parser.states[s], states, rules)] for s in states],
+    }
+
+
+def reached(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
+    """Every state in the order in which a walk from the first one meets them: lark numbers them as it happens."""
+    found = {start: None}
+    order = [start]
+    for state in order:  # grows while it is walked
+        shifts = [argument for _, (action, argument) in sorted(table[state].items()) if action is Shift]
+        order += [target for target in dict.fromkeys(shifts) if target not in found]
+        found.update(dict.fromkeys(shifts))
+    return order
+
+
+def rule_of(rule: Any) -> list[Any]:
+    """Its name in the grammar, the phrase that it builds, and the symbols it is made of.
+
+    The phrase is None where the rule is a list to be inlined, and "" where its one part stands for it.
+    """
+    origin, symbols = rule.origin.name, [symbol.name for symbol in rule.expansion]
+    if origin.startswith("_"):
+        return [origin, None, symbols]
+    if rule.options.expand1 and not rule.alias:
+        assert not (len(symbols) == 1 and symbols[0].startswith("_")), f"{origin}: how many parts has it?"
+        return [origin, "" if len(symbols) == 1 else origin, symbols]
+    return [origin, rule.alias or origin, symbols]
+
+
+def lexer_of(lexer: Any) -> list[Any]:
+    """One regular expression of named groups, and by terminal the words that are terminals of their own."""
+    terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
+    pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
+    words = {
+        name: dict(sorted((word.pattern.value, word.name) for word in unless.scanner.terminals))
+        for name, unless in sorted(lexer.callback.items())
+    }
+    return [pattern, words]
+
+
+def actions_of(
+    found: Mapping[str, Any], states: Mapping[int, int], rules: Mapping[Any, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """By terminal the state to shift to, or the complement (`~`) of the rule to reduce by; by rule name the state."""
+    actions: dict[str, int] = {}
+    follows: dict[str, int] = {}
+    for symbol, (action, argument) in sorted(found.items()):
+        if symbol == END or symbol.isupper():
+            actions[symbol] = states[argument] if action is Shift else ~rules[argument]
+        else:
+            follows[symbol] = states[argument]
+    return actions, follows

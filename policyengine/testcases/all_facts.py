@@ -1,0 +1,28 @@
+"""Facts outside of any rule, where tests name them: all that exist at some request may be read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from policyengine import kernel as k
+from policyengine.checker.names.scope import Context
+from policyengine.source import Span
+from policyengine.testcases.values import Reading
+from policyengine.typesystem import Unresolved
+
+
+def anywhere(reading: Reading, span: Span) -> Context:
+    """Every fact that exists somewhere; captures have the type that all paths agree on."""
+    catalogue = reading.catalogue
+    here = replace(catalogue.schema.places.here(k.Place(None, span=span)), resource=None, everywhere=True)
+    return Context(catalogue.program, catalogue.schema, reading.package, here, {}, reading.report)
+
+
+def is_captured(part: k.Expr, context: Context) -> bool:
+    """Whether some path captures it, if it is a capture; else that is reported."""
+    found = not (isinstance(part, k.Fact) and part.path[0] == "params" and isinstance(part.type, Unresolved))
+    if not found:
+        known = ", ".join(f"`params.{one}`" for one in sorted(context.here.params)[:6])
+        hint = f"captured are {known}" if known else "no path of these policies captures anything"
+        context.report("E243", f"no path captures `{part.span.text.partition('.')[2]}`", part.span, hint)
+    return found

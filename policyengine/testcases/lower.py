@@ -1,0 +1,267 @@
+"""Fixtures and tests to cases: item after item, each given changing the world for what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from policyengine.checker.names.symbols import Package, Program, Symbol, declarations
+from policyengine.checker.types.constants import lower_literal
+from policyengine.checker.types.schema import Schema
+from policyengine.diagnostics.model import Related
+from policyengine.runtime.format_values import duration
+from policyengine.runtime.literals import to_utc
+from policyengine.source import Span, is_test_file
+from policyengine.syntax import nodes as ast
+from policyengine.testcases import fixtures as givens
+from policyengine.testcases.catalogue import Catalogue
+from policyengine.testcases.expectations import expected
+from policyengine.testcases.properties import claimed, condition
+from policyengine.testcases.repeats import Trace, repeats, traced
+from policyengine.testcases.requests import Asked, asked, question
+from policyengine.testcases.scenario import Case, Examples, Expected, GivenApproval, Property, Repeated, Step, World
+from policyengine.testcases.tables import Filled, matrix_cells, table_rows
+from policyengine.testcases.values import Reading
+
+ONCE = Trace()
+MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
+
+
+def lower(program: Program, schema: Schema) -> Examples:
+    """What all tests show and claim. What is wrong is told to `program.report`."""
+    fixtures = Fixtures(Catalogue.of(program, schema))
+    found = [one for package in program.packages.values() for one in examples_of(package, fixtures)]
+    cases = tuple(one for one in found if isinstance(one, Case))
+    return Examples(cases, tuple(one for one in found if isinstance(one, Property)))
+
+
+def examples_of(package: Package, fixtures: Fixtures) -> Iterator[Case | Property]:
+    names: dict[str, Span] = {}
+    for module in package.modules:
+        check_test_file(module, fixtures)
+        for declared, _ in declarations(module):
+            if isinstance(declared, ast.FixtureDecl):
+                fixtures.check(declared, package.name)
+            elif isinstance(declared, ast.TestDecl):
+                check_name(declared, names, fixtures)
+                yield from Test(declared, package.name, fixtures, skipped(declared)).examples()
+
+
+def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: Fixtures) -> None:
+    first = names.setdefault(test.name.value, test.name.span)
+    if first is not test.name.span:
+        message, related = f"two tests are called `{test.name.value}`", [Related("the other one", first)]
+        fixtures.catalogue.program.report("E612", message, test.name.span, "give one another name", related)
+
+
+def check_test_file(module: ast.Module, fixtures: Fixtures) -> None:
+    """What an engine does not load must not be what makes tests pass."""
+    for declared, _ in declarations(module):
+        if is_test_file(declared.span.source.name) and not isinstance(declared, ast.FixtureDecl | ast.TestDecl):
+            first_word = declared.span.text.split(maxsplit=1)[0]
+            span = Span(declared.span.source, declared.span.start, declared.span.start + len(first_word))
+            message = f"`{first_word}` stands in a file of tests, which no engine loads"
+            hint = "move it to the policy itself: a file of tests holds fixtures and tests only"
+            fixtures.catalogue.program.report("E620", message, span, hint)
+
+
+# ── Fixtures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Fixtures:
+    """The steps of every fixture, read once. `reading` are those being read, to find circles."""
+
+    catalogue: Catalogue
+    known: dict[tuple[str, str], tuple[Step, ...]] = field(default_factory=dict)
+    reading: list[tuple[str, str]] = field(default_factory=list)
+
+    def check(self, declared: ast.FixtureDecl, package: str) -> None:
+        """Reads it whether or not a test uses it."""
+        symbol = self.catalogue.program.lookup(package, "fixture", declared.name.text)
+        if symbol is not None and symbol.declaration is declared:
+            self.steps(symbol, declared.name)
+
+    def setup(self, item: ast.Setup, reading: Reading) -> Iterator[Step]:
+        if not isinstance(item, ast.Use):
+            yield from givens.steps(item, reading)
+            return
+        for name in item.fixtures:
+            symbol = self.catalogue.program.find(reading.package, "fixture", name)
+            yield from self.steps(symbol, name) if symbol else ()
+
+    def steps(self, symbol: Symbol, used: ast.Name) -> tuple[Step, ...]:
+        key = (symbol.package, symbol.name)
+        if key in self.reading:
+            hint = "put what both need into a third fixture"
+            self.catalogue.program.report("E601", f"the fixture `{symbol.name}` uses itself", used.span, hint)
+            return ()
+        if key not in self.known:
+            assert isinstance(symbol.declaration, ast.FixtureDecl)
+            self.reading.append(key)
+            here = Reading(self.catalogue, symbol.package)
+            self.known[key] = tuple(step for item in symbol.declaration.setup for step in self.setup(item, here))
+            self.reading.pop()
+        return self.known[key]
+
+
+# ── One test ──────────────────────────────────────────────────────────────────────────────────
+
+
+def skipped(test: ast.TestDecl) -> str | None:
+    return next((item.reason.value for item in test.items if isinstance(item, ast.Skip)), None)
+
+
+@dataclass(slots=True)
+class Test:
+    """One test while it is read: the cases so far are numbered, and so are the sequences that share state."""
+
+    __test__ = False  # pytest: this is none of ours
+
+    declared: ast.TestDecl
+    package: str
+    fixtures: Fixtures
+    skip: str | None
+    number: int = 0
+    sequence: int = MAIN_SEQUENCE
+
+    def examples(self) -> Iterator[Case | Property]:
+        world, started = World(), False
+        reading = Reading(self.fixtures.catalogue, self.package)
+        for item in self.declared.items:
+            match item:
+                case ast.Shot():
+                    world = self.moved(world, item, started, reading)
+                    yield from self.shot(item, world, MAIN_SEQUENCE, {}, reading)
+                    world, started = passed(world, item, reading), True
+                case ast.Table():
+                    for row in table_rows(item, reading):
+                        yield from self.filled(row, world)
+                case ast.Matrix():
+                    yield from self.matrix(item, world, reading)
+                case ast.Forall():
+                    yield from self.forall(item, world, reading)
+                case ast.Skip():
+                    pass
+                case _:
+                    world = world.then(self.fixtures.setup(item, reading))
+
+    def shot(
+        self, shot: ast.Shot, world: World, sequence: int, cell: Mapping[str, str], reading: Reading
+    ) -> Iterator[Case]:
+        """`cell` is what a matrix adds, for the eye."""
+        wanted = expected(shot.expected, reading, repeated=bool(repeats(shot)))
+        trace = traced(shot, wanted, reading)
+        given = {pair.key.span.text: pair.value.span.text for pair in shot.facts.pairs} if shot.facts else {}
+        brought = world.then(givens.facts(shot.facts, reading))
+        endpoints = asked(shot.request, reading)
+        if trace is not None and trace.repeated is not None and len(endpoints) > 1:
+            message, hint = "one request is repeated, and these are several", "write a line for each method"
+            reading.report("E621", message, shot.request.span, hint)
+        for endpoint in endpoints:
+            if wanted is not None and trace is not None:
+                yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span, trace)
+
+    def filled(self, row: Filled, world: World) -> Iterator[Case]:
+        """One row of a table, or one cell of a matrix that names its request."""
+        self.sequence += 1
+        world = world.then(row.steps)
+        for endpoint in asked(row.request, row.reading):
+            yield self.case(endpoint, world, row.given, row.expected, self.sequence, row.span)
+
+    def matrix(self, matrix: ast.Matrix, world: World, reading: Reading) -> Iterator[Case]:
+        for cell in matrix_cells(matrix, reading):
+            inside = world.then(s for item in matrix.setup for s in self.fixtures.setup(item, cell.reading))
+            if cell.filled is not None:
+                yield from self.filled(cell.filled, inside)
+                continue
+            self.sequence += 1
+            inside = inside.then(cell.steps)
+            for index, shot in enumerate(matrix.shots):
+                inside = self.moved(inside, shot, index > 0, cell.reading)
+                yield from self.shot(shot, inside, self.sequence, cell.given, cell.reading)
+                inside = passed(inside, shot, reading)
+
+    def case(
+        self,
+        endpoint: Asked,
+        world: World,
+        given: Mapping[str, str],
+        wanted: Expected,
+        sequence: int,
+        span: Span,
+        trace: Trace = ONCE,
+    ) -> Case:
+        self.number += 1
+        facts = ", ".join(f"{name}: {' '.join(text.split())}" for name, text in given.items())
+        return Case(
+            test=self.declared.name.value,
+            package=self.package,
+            number=self.number,
+            sequence=sequence,
+            request=f"{often(trace.repeated)}{endpoint.text}{f' {{ {facts} }}' if facts else ''}",
+            question=question(endpoint, world, self.fixtures.catalogue),
+            rows=world.rows,
+            attributes=world.attributes,
+            approvals=tuple(self.approved(one, endpoint, world) for one in world.approvals),
+            now=world.now,
+            expected=wanted,
+            skip=self.skip,
+            span=span,
+            repeated=trace.repeated,
+            responded=trace.responded,
+        )
+
+    def approved(self, one: GivenApproval, endpoint: Asked, world: World) -> GivenApproval:
+        """With the request that it was granted for, where that is another."""
+        if not one.of:
+            return one
+        return replace(one, question=question(endpoint, world.then(one.of), self.fixtures.catalogue))
+
+    def moved(self, world: World, shot: ast.Shot, started: bool, reading: Reading) -> World:
+        """The world when the request is made: `after` adds to the clock, `at` sets it, and it never runs back."""
+        now = world.now
+        for moment in shot.moments:
+            match moment:
+                case ast.Repeat():
+                    pass  # no time passes before the first of them; what passes then, passes after all of them
+                case ast.After(literal):
+                    now = later(now, literal, reading)
+                case ast.At(literal):
+                    constant = lower_literal(literal, reading.report)
+                    then = constant.value if constant and isinstance(constant.value, datetime) else now
+                    if then < now and started:
+                        message = "the clock of a test never runs back"
+                        hint = f"it is {now:%Y-%m-%dT%H:%M:%SZ} by then: put earlier requests first"
+                        reading.report("E617", message, moment.span, hint)
+                    now = then
+        return world.at(now)
+
+    def forall(self, item: ast.Forall, world: World, reading: Reading) -> Iterator[Property]:
+        where = None if item.where is None else condition(item.where, reading)
+        wanted = claimed(item, reading)
+        if wanted is not None and (where is not None or item.where is None):
+            self.number += 1
+            name = self.declared.name.value
+            yield Property(name, self.package, self.number, world, where, wanted, self.skip, item.span)
+
+
+def passed(world: World, shot: ast.Shot, reading: Reading) -> World:
+    """The world once all of the requests are made that one is repeated to: their time is over."""
+    for repeat in repeats(shot):
+        world = world.at(later(world.now, repeat.within, reading))
+    return world
+
+
+def often(times: Repeated | None) -> str:
+    return "" if times is None else f"repeat {times.times:,} in {duration(times.within)} ".replace(",", "_")
+
+
+def later(now: datetime, literal: ast.Literal, reading: Reading) -> datetime:
+    constant = lower_literal(literal, reading.report)
+    try:
+        return to_utc(now + constant.value) if constant and isinstance(constant.value, timedelta) else now
+    except OverflowError:
+        reading.report("E617", f"no calendar goes on for another `{literal.text}`", literal.span, "wait less long")
+        return now

@@ -1,0 +1,30 @@
+"""Rules and gates as tests name them: `by "large refunds"`, `by default`."""
+
+from __future__ import annotations
+
+from policyengine.checker.type_names import listed
+from policyengine.diagnostics.model import suggest
+from policyengine.runtime.decision import Gate
+from policyengine.source import Span
+from policyengine.testcases.fixtures import rules_hint
+from policyengine.testcases.values import Reading
+
+
+def check_rule(name: str, span: Span, reading: Reading) -> None:
+    known = reading.catalogue.rules
+    if name not in known:
+        meant = suggest(name, known)
+        hint = f"did you mean `{meant}`?" if meant else rules_hint(known, "rules are")
+        reading.report("E608", f"no rule is called `{name}`", span, hint)
+
+
+def gate_of(name: str, span: Span, reading: Reading, quoted: str = 'by "{}"') -> Gate | None:
+    """The gate; `quoted` is how a rule would be written in its place."""
+    if name in tuple(Gate):
+        return Gate(name)
+    meant = suggest(name, Gate)
+    is_rule = name in reading.catalogue.rules
+    known = f"did you mean `{meant}`?" if meant else f"gates are {listed(Gate)}"
+    hint = f"a rule is named in quotes: `{quoted.format(name)}`" if is_rule else known
+    reading.report("E609", f"there is no gate `{name}`", span, hint)
+    return None

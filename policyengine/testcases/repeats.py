@@ -1,0 +1,122 @@
+"""Requests made many times, and what the gateway reports of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from policyengine.runtime.decision import Outcome
+from policyengine.runtime.literals import parse_duration
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+from policyengine.testcases.scenario import Expected, Repeated, Responded
+from policyengine.testcases.values import Reading, key_path, nest, once, raw
+
+MOST_REPEATED = 100_000
+STATUSES = range(100, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    message: str
+    span: Span
+    hint: str
+
+
+def repeats(shot: ast.Shot) -> list[ast.Repeat]:
+    return [moment for moment in shot.moments if isinstance(moment, ast.Repeat)]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a request is beside its question: how often it is made, and what is reported of it."""
+
+    repeated: Repeated | None = None
+    responded: Responded | None = None
+
+
+def traced(shot: ast.Shot, wanted: Expected | None, reading: Reading) -> Trace | None:
+    """None where something is wrong with it, which is reported."""
+    mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
+    for mistake in mistakes:
+        reading.report("E621", mistake.message, mistake.span, mistake.hint)
+    response = responded(shot.responded, reading) if shot.responded is not None else None
+    return None if mistakes else Trace(repeated(shot), response)
+
+
+def repeated(shot: ast.Shot) -> Repeated | None:
+    """How often, where it is said: mistakes are told elsewhere."""
+    for repeat in repeats(shot)[:1]:
+        times, within = whole(repeat.count), parse_duration(repeat.within.text)
+        return Repeated(times, within) if times and within else None
+    return None
+
+
+# ── `repeat 21 in 10s … => first throttle at 21` ──────────────────────────────────────────────
+
+
+def repeat_mistakes(shot: ast.Shot) -> Iterator[Mistake]:
+    many = repeats(shot)
+    for other in many[1:]:
+        yield Mistake("a request is repeated once", other.span, "keep one `repeat`")
+    for repeat in many:
+        yield from count_mistakes(repeat.count, "a request is made at least once", "repeat 21 in 10s")
+        if parse_duration(repeat.within.text) == timedelta(0):
+            yield Mistake("requests take some time", repeat.within.span, "write how long all of them take: `10s`")
+    at = shot.expected.first_at
+    if at is None or not many:
+        return
+    yield from count_mistakes(at, "the first of the requests is number 1", f"first {shot.expected.outcome} at 21")
+    times, number = whole(many[0].count), whole(at)
+    if times and number and number > times:
+        yield Mistake(f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,}: name one of them")
+
+
+def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[Mistake]:
+    number = whole(literal)
+    if number is None:
+        yield Mistake(f"`{literal.text}` is no number of requests", literal.span, f"write it like `{example}`")
+    elif number < 1:
+        yield Mistake(message, literal.span, "write `1` or more")
+    elif number > MOST_REPEATED:
+        yield Mistake(f"no test makes more than {MOST_REPEATED:,} requests", literal.span, "repeat it less often")
+
+
+def whole(literal: ast.Literal) -> int | None:
+    digits = literal.text.replace("_", "")
+    return int(digits[:18]) if digits.isdigit() else None
+
+
+# ── `responded 201 { output.claim_id: 7 }` ────────────────────────────────────────────────────
+
+
+def response_mistakes(shot: ast.Shot, wanted: Expected | None) -> Iterator[Mistake]:
+    responded = shot.responded
+    if responded is None:
+        return
+    if wanted is not None and wanted.first is None and Outcome.ALLOW not in wanted.possible:
+        message = "a request that is not allowed is not made, and nothing responds to it"
+        yield Mistake(message, responded.span, "remove `responded …`, or expect `allow`")
+    if (status := whole(responded.status)) is None or status not in STATUSES:
+        hint = "a status is a number from 100 to 599: `responded 201`"
+        yield Mistake(f"`{responded.status.text}` is no status of HTTP", responded.status.span, hint)
+    for pair in responded.output.pairs if responded.output is not None else ():
+        path = key_path(pair)
+        if path[0] != "output" or len(path) < 2:
+            name = ".".join(path)
+            hint = f"write `output.{name if path[0] != 'output' else 'id'}: …`"
+            yield Mistake(f"`{name}` is no part of a response", pair.key.span, hint)
+
+
+def responded(response: ast.Responded, reading: Reading) -> Responded:
+    """Names of outputs are free; values are as everywhere in tests."""
+    output: dict[str, object] = {}
+    pairs = response.output.pairs if response.output is not None else ()
+    if response.output is not None:
+        once(response.output, reading.report)
+    for pair in pairs:
+        value, path = raw(pair.value, reading), key_path(pair)
+        if len(path) > 1:
+            nest(output, path[1:], value)
+    return Responded(whole(response.status) or 0, output)

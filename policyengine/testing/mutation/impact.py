@@ -1,0 +1,214 @@
+"""Which cases can notice a mutant: those where what it changes comes to something else, before any fact is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
+from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.trace import Block
+from policyengine.testing.mutation.baseline import Question
+from policyengine.testing.mutation.lowering_cache import Mutant, Rule
+
+# What leaves all facts as they are when it changes; of `binders` this must be seen at each endpoint.
+NO_FACTS = frozenset({"attesters", "delegation", "watches"})
+
+
+# For one mutant: whether a block opens otherwise at an endpoint (by its id), or anything is bound otherwise there.
+Memo: TypeAlias = dict[tuple[int, Endpoint], bool]
+BINDERS = 0
+
+
+def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
+    """`memo` is of the mutant: many cases share their endpoint."""
+    if isinstance(question.request.endpoint, MalformedEndpoint):
+        return False
+    return any(
+        TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question, memo)
+        for (name, number), rule in mutant.rules.items()
+        if (name, number) in question.rules or (name, number) in mutant.moved
+    ) or any(touched_by(name, value, mutant.base, question, memo) for name, value in mutant.whole.items())
+
+
+def leaves_facts(mutant: Mutant, question: Question, memo: Memo) -> bool:
+    """Whether each fact of the case is what it is without the fault."""
+    for name in mutant.whole.keys() - NO_FACTS:
+        match name:
+            case "binders" if not binds_otherwise(mutant.whole["binders"], question, memo):
+                continue
+            case "issuers" if only_of_scopes(mutant.base.issuers, mutant.whole["issuers"]):
+                continue
+            case _:
+                return False
+    return True
+
+
+# ── Rules ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def touches_agent(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    """By its doors where only these are others, by what it hands on where there are hops, else all it is about."""
+    assert isinstance(old, k.AgentBlock)
+    if not isinstance(new, k.AgentBlock) or old.who != new.who:
+        return question.by_agent
+    if ("agents", number) not in question.rules:
+        return False
+    endpoint = question.request.endpoint
+    handed = bool(question.seen.hops) and handed_at(old, endpoint) != handed_at(new, endpoint)
+    return old.requirements != new.requirements or handed or opens_otherwise(old, new, endpoint, memo)
+
+
+def touches_user(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    assert isinstance(old, k.UserBlock)
+    if not isinstance(new, k.UserBlock) or old.who != new.who:
+        return True
+    if ("users", number) not in question.rules:
+        return False
+    endpoint = question.request.endpoint
+    return old.requirements != new.requirements or opens_otherwise(old, new, endpoint, memo)
+
+
+def touches_anyone(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    assert isinstance(old, k.AnyoneBlock)
+    assert isinstance(new, k.AnyoneBlock)  # what it opens may be missing, but never the block
+    endpoint = question.request.endpoint
+    return opens_otherwise(old, new, endpoint, memo)
+
+
+def touches_guard(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    assert isinstance(old, k.Guard)
+    before = ("guards", number) in question.rules
+    if not isinstance(new, k.Guard):
+        return before
+    after = before if old.place == new.place else place_covers(new.place, question.request.endpoint)
+    return before != after if old.effects == new.effects else before or after
+
+
+def touches_limit(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+    assert isinstance(old, k.Limit)
+    before = ("limits", number) in question.rules
+    if not isinstance(new, k.Limit):
+        return before
+    after = before if old.place == new.place else place_covers(new.place, question.request.endpoint)
+    return before != after if old == replace(new, place=old.place) else before or after
+
+
+TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question, Memo], bool]] = {
+    "agents": touches_agent, "users": touches_user, "anyones": touches_anyone, "guards": touches_guard,
+    "limits": touches_limit,
+}  # fmt: skip
+
+
+def opens_otherwise(old: Block, new: Block, endpoint: Endpoint, memo: Memo) -> bool:
+    key = (id(old), endpoint)
+    if key not in memo:
+        memo[key] = old.grants != new.grants and opened_at(old, endpoint) != opened_at(new, endpoint)
+    return memo[key]
+
+
+def opened_at(block: Block, endpoint: Endpoint) -> list[Hashable]:
+    """All that the doors of a block ask at an endpoint."""
+    return [
+        (opening.carriers, grant.when)
+        for grant in block.grants
+        for opening in grant.openings
+        if match_pattern(opening.pattern, endpoint) is not None
+    ]
+
+
+def handed_at(block: k.AgentBlock, endpoint: Endpoint) -> list[Hashable]:
+    return [(one.to, one.lifetime, one.when) for one in block.delegates if matches(one.patterns, endpoint)]
+
+
+def matches(patterns: Iterable[k.Pattern], endpoint: Endpoint) -> bool:
+    return any(match_pattern(pattern, endpoint) is not None for pattern in patterns)
+
+
+# ── The rest of a policy ──────────────────────────────────────────────────────────────────────
+
+
+def touched_by(name: str, new: object, base: k.Kernel, question: Question, memo: Memo) -> bool:
+    match name:
+        case "issuers":
+            return touched_by_issuers(base.issuers, new, question)
+        case "attesters":
+            return bool(attested(question, base, changed_names(base.attesters, new)))
+        case "binders":
+            return binds_otherwise(new, question, memo)
+        case "delegation":
+            return question.by_agent
+        case "watches":
+            return False  # what is remembered matters to those that a rule asks about it
+        case _:
+            return True
+
+
+def binds_otherwise(new: object, question: Question, memo: Memo) -> bool:
+    assert isinstance(new, tuple)
+    endpoint = question.request.endpoint
+    key = (BINDERS, endpoint)
+    if key not in memo:
+        memo[key] = bound_at(new, endpoint) != bound_at(question.binders, endpoint)
+    return memo[key]
+
+
+def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
+    """For doors, which read what is bound by the letter, and for all that closes."""
+    found = (
+        (match_pattern(one.pattern, endpoint, folding), folding, one) for one in binders for folding in (None, "full")
+    )
+    return {
+        (folding, tuple(given.items()), one.resource, one.facts) for given, folding, one in found if given is not None
+    }
+
+
+def touched_by_issuers(old: Mapping[str, k.Issuer], new: object, question: Question) -> bool:
+    """A claim matters where the credential makes it."""
+    assert isinstance(new, Mapping)
+    names = question.issuers & changed_names(old, new)
+    made = question.request.fact("credential", "claims")
+    return any(
+        replace(old[name], claims=()) != replace(new[name], claims=())
+        or any(claim in made for claim, _ in {*old[name].claims} ^ {*new[name].claims} if isinstance(made, Mapping))
+        for name in names
+    )
+
+
+def only_of_scopes(old: Mapping[str, k.Issuer], new: object) -> bool:
+    """Whether nothing is another but that an issuer uses scopes, or uses none."""
+    assert isinstance(new, Mapping)
+    return all(
+        replace(issuer, scopes_none=False) == replace(new[name], scopes_none=False) for name, issuer in old.items()
+    )
+
+
+def changed_names(old: object, new: object) -> set[str]:
+    assert isinstance(old, Mapping)
+    assert isinstance(new, Mapping)
+    return {name for name in {*old, *new} if old.get(name) != new.get(name)}
+
+
+def attested(question: Question, base: k.Kernel, attesters: set[str]) -> list[int]:
+    """The blocks about the caller that take the word of one of them."""
+    about = [number for name, number in question.rules if name == "agents"]
+    return [number for number in about if not attesters.isdisjoint(attesters_of(base.agents[number]))]
+
+
+def attesters_of(block: k.AgentBlock) -> Iterable[str]:
+    return (name for one in block.requirements if isinstance(one, k.AttestedBy) for name in one.attesters)
+
+
+def changed_for(mutant: Mutant, question: Question) -> dict[tuple[str, int], Rule | None]:
+    """The rules that are others: their own words, or the anchors whose word they take."""
+    rules = dict(mutant.rules)
+    if "issuers" in mutant.whole:
+        doors = [key for key in question.rules if key[0] in ("agents", "users")]
+        rules = {(name, number): getattr(mutant.base, name)[number] for name, number in doors} | rules
+    if "attesters" in mutant.whole:
+        names = changed_names(mutant.base.attesters, mutant.whole["attesters"])
+        for number in attested(question, mutant.base, names):
+            rules.setdefault(("agents", number), mutant.base.agents[number])
+    return rules

@@ -1,0 +1,311 @@
+"""Faults to kernels, without reading any text again: what a fault cannot change is lowered once for all of them.
+
+A fault inside a rule lowers that one rule; one in a scope, a `define` or what a place binds lowers the policy. Either
+way the checker's own lowering says what the changed tree means, and whether it means anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.check import Checked, has_error
+from policyengine.checker.lower import grants, guards, limits
+from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.expressions import check_definitions
+from policyengine.checker.lower.policy import lower
+from policyengine.checker.names.symbols import Program, Reporter
+from policyengine.checker.names.symbols import declarations as declared_in
+from policyengine.checker.patterns import binders
+from policyengine.checker.patterns.places import Places
+from policyengine.checker.types.schema import Schema
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.lint import dead_rules, unbound_resource
+from policyengine.source import is_test_file
+from policyengine.spec.history_records import histories, remembering
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.gc_pause import uncollected
+from policyengine.testing.mutation.faults import Fault
+
+Rule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit
+
+# The rules of a kernel, by the kind of declaration that says them: one for each, in the same order. Budgets
+# come after rates.
+LISTS: dict[type[ast.Node], str] = {
+    ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
+    ast.RateDecl: "limits", ast.BudgetDecl: "limits",
+}  # fmt: skip
+RULES = tuple(dict.fromkeys(LISTS.values()))
+AT_DOORS = frozenset({"guards", "limits"})
+ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
+# What rules know by its name only.
+BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
+NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
+# What faults can change beside rules.
+WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "advisory", "delegation", "watches")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What a policy means with a fault in it. `rules` are those that are another now, by list and number in it (None:
+    it is gone), `whole` the other members of the kernel that are; all else is as it was."""
+
+    fault: Fault
+    base: k.Kernel
+    rules: dict[tuple[str, int], Rule | None]
+    whole: dict[str, object]
+    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may be about other requests now
+    parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by what is in them
+
+    def __post_init__(self) -> None:
+        old = ((key, getattr(self.base, key[0])[key[1]], new) for key, new in self.rules.items())
+        moved = frozenset(key for key, before, after in old if not same_reach(before, after))
+        object.__setattr__(self, "moved", moved)
+
+    @property
+    def kernel(self) -> k.Kernel:
+        changed: dict[str, object] = dict(self.whole)
+        for name in {name for name, _ in self.rules}:
+            rules = [self.rules.get((name, i), one) for i, one in enumerate(getattr(self.base, name))]
+            changed[name] = tuple(one for one in rules if one is not None)
+        return replace(self.base, **changed)  # type: ignore[arg-type]  # by the names of its members
+
+
+def with_new_rules(mutant: Mutant) -> k.Kernel:
+    """The kernel of which only those guards and limits are left that are new, where no other is at other doors now."""
+    if mutant.whole or any(name not in AT_DOORS for name, _ in mutant.rules):
+        return mutant.kernel
+    new = [one for one in mutant.rules.values() if one is not None]
+    guards_ = tuple(one for one in new if isinstance(one, k.Guard))
+    return replace(mutant.base, guards=guards_, limits=tuple(one for one in new if isinstance(one, k.Limit)))
+
+
+def same_reach(old: Rule, new: Rule | None) -> bool:
+    """Whether it has a say only where the old rule has one."""
+    match old, new:
+        case (k.AgentBlock(), k.AgentBlock()) | (k.UserBlock(), k.UserBlock()):
+            return old.who == new.who  # type: ignore[union-attr]  # blocks, both
+        case ((k.Guard() | k.Rate() | k.Budget()), None):
+            return True
+        case ((k.Guard() | k.Rate() | k.Budget()), (k.Guard() | k.Rate() | k.Budget())):
+            return old.place == new.place
+        case _:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A policy, lowered in the order of its text, and all that lowering one of its rules again takes."""
+
+    modules: tuple[ast.Module, ...]
+    package: str
+    draft: Draft
+    kernel: k.Kernel
+
+    @classmethod
+    def of(cls, checked: Checked) -> Workshop:
+        """Of a policy without errors."""
+        assert checked.kernel is not None
+        modules = tuple(rules_only(m) for p in checked.program.packages.values() for m in p.modules)
+        modules = tuple(m for m in modules if not is_test_file(m.span.source.name))
+        draft, bound = drafted(modules)
+        kernel = lower(draft, bound, checked.kernel.package, advice=False)
+        return cls(modules, checked.kernel.package, draft, kernel)
+
+    def mutant(self, fault: Fault) -> Mutant | None:
+        """What the policy means with the fault; None when it does not check then."""
+        mutated = fault.mutated
+        kind = type(fault.declaration)
+        one = kind in LISTS and bindings_of(fault.declaration) == bindings_of(mutated)
+        found = self._one_rule(fault, mutated) if one else self._all(fault, mutated)
+        return None if found is None or has_error(unbound_resource.mistakes(with_new_rules(found))) else found
+
+    # ── One rule ──────────────────────────────────────────────────────────────────────────────
+
+    def _one_rule(self, fault: Fault, mutated: ast.Declaration | None) -> Mutant | None:
+        kind = type(fault.declaration)
+        declared = list(self.draft.by_kind[kind])
+        number = next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
+        rule: Rule | None = None
+        if mutated is not None:
+            declared[number] = fault.package, mutated
+            draft = replace(self.draft, by_kind={**self.draft.by_kind, kind: declared})
+            rule = self._lowered(mutated, fault.package, draft)
+            if rule is None:
+                return None
+        found = Mutant(fault, self.kernel, {self._key(kind, number): rule}, {})
+        return self._remembering(found) if self.kernel.watches else found
+
+    def _remembering(self, mutant: Mutant) -> Mutant:
+        """With what has to be remembered for its rules, where that is another."""
+        asked = ((histories(getattr(self.kernel, name)[i]), histories(new)) for (name, i), new in mutant.rules.items())
+        if all(list(old) == list(new) for old, new in asked):
+            return mutant
+        watches = remembering(mutant.kernel).watches
+        return mutant if watches == self.kernel.watches else replace(mutant, whole={"watches": watches})
+
+    def _key(self, kind: type[ast.Node], number: int) -> tuple[str, int]:
+        before = len(self.draft.by_kind.get(ast.RateDecl, ())) if kind is ast.BudgetDecl else 0
+        return LISTS[kind], before + number
+
+    def _rules(self, kind: type[ast.Node]) -> tuple[Rule, ...]:
+        """Those of the kernel that declarations of this kind say."""
+        _, first = self._key(kind, 0)
+        rules: tuple[Rule, ...] = getattr(self.kernel, LISTS[kind])
+        return rules[first : first + len(self.draft.by_kind.get(kind, ()))]
+
+    def _lowered(self, declared: ast.Declaration, package: str, draft: Draft) -> Rule | None:
+        draft.report.found.clear()
+        rule: Rule | None
+        match declared:
+            case ast.AgentDecl():
+                rule = grants.agent_block(declared, package, draft, self.kernel.issuers)
+            case ast.UserDecl():
+                rule = grants.user_block(declared, package, draft)
+            case ast.AnyoneDecl():
+                rule = grants.anyone_block(declared, package, draft)
+            case ast.GuardDecl():
+                rule = guards.guard(declared, package, draft)
+            case ast.RateDecl():
+                rule = limits.rate(declared, package, draft)
+            case ast.BudgetDecl():
+                rule = limits.budget(declared, package, draft)
+            case _:
+                raise AssertionError("only rules are lowered one by one")
+        if rule is None or has_error(draft.report.diagnostics) or has_error(self.mistakes([rule])):
+            return None
+        return rule
+
+    def mistakes(self, rules: Iterable[Rule]) -> Iterator[Diagnostic]:
+        """Conditions that can never do what they say are errors, too."""
+        some = tuple(rules)
+        yield from dead_rules.mistakes(
+            replace(
+                self.kernel,
+                agents=tuple(rule for rule in some if isinstance(rule, k.AgentBlock)),
+                users=tuple(rule for rule in some if isinstance(rule, k.UserBlock)),
+                anyones=tuple(rule for rule in some if isinstance(rule, k.AnyoneBlock)),
+                guards=tuple(rule for rule in some if isinstance(rule, k.Guard)),
+                limits=tuple(rule for rule in some if isinstance(rule, k.Limit)),
+            )
+        )
+
+    # ── The whole policy ──────────────────────────────────────────────────────────────────────
+
+    def _all(self, fault: Fault, mutated: ast.Declaration | None) -> Mutant | None:
+        modules = tuple(
+            with_declaration(m, fault.declaration, mutated) if m.span.source is fault.source else m
+            for m in self.modules
+        )
+        kernel = self._kernel(fault, drafted(modules))
+        if kernel is None:
+            return None
+        gone = self._number(fault) if mutated is None and type(fault.declaration) in LISTS else None
+        rules = dict(changed_rules(self.kernel, kernel, gone))
+        if has_error(self.mistakes(rule for rule in rules.values() if rule is not None)):
+            return None
+        whole = {name: getattr(kernel, name) for name in WHOLE if getattr(kernel, name) != getattr(self.kernel, name)}
+        return Mutant(fault, self.kernel, rules, whole)
+
+    def _kernel(self, fault: Fault, made: Made) -> k.Kernel | None:
+        """The kernel of a draft with a fault in it; rules that the fault cannot reach are what they were."""
+        draft, bound = made
+        known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
+        kernel = lower(replace(draft, known=known), bound, self.package, advice=False)
+        kernel = remembering(kernel) if self.kernel.watches else kernel  # also for rules that were not read again
+        return None if has_error(draft.report.diagnostics) else kernel
+
+    def _beyond(self, fault: Fault, draft: Draft) -> dict[int, Rule]:
+        """The rules that do not mention what the fault is in, by their declarations: directly, or through what does."""
+        if not isinstance(fault.declaration, (*BY_NAME, ast.DelegationDecl)):
+            return {}
+        others = [one for _, one in draft.program.declarations() if type(one) not in LISTS]
+        before, reached = set[str](), names_of(fault.declaration)
+        while before != reached:
+            before = reached
+            reached = before.union(*(names_of(one) for one in others if not before.isdisjoint(mentioned(one))))
+        if any(isinstance(one, ast.FactsDecl) and not reached.isdisjoint(mentioned(one)) for one in others):
+            return {}  # which facts there are at a place is for each rule there to ask
+        return {
+            id(declared): rule
+            for kind in LISTS
+            if kind in ANYWHERE or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
+            for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), self._rules(kind), strict=True)
+            if reached.isdisjoint(mentioned(declared))
+        }
+
+    def _number(self, fault: Fault) -> tuple[str, int]:
+        kind = type(fault.declaration)
+        declared = self.draft.by_kind[kind]
+        return self._key(kind, next(i for i, (_, one) in enumerate(declared) if one is fault.declaration))
+
+
+Made: TypeAlias = tuple[Draft, tuple[k.Binder, ...]]
+
+
+@uncollected()
+def drafted(modules: Sequence[ast.Module]) -> Made:
+    """All that is known before the rules are read, and what places bind; what is wrong is in the draft's report."""
+    program = Program.of(modules, Reporter())
+    places = Places(program)
+    schema = Schema.of(program, places)
+    places.check_scopes()
+    bound = binders.collect(program, places, schema)
+    check_definitions(program, schema)
+    return Draft.of(program, schema, places), bound
+
+
+def mentioned(declaration: ast.Declaration) -> frozenset[str]:
+    """Every name that stands in it, and every part of a dotted one that may be the name it is declared by."""
+    return mentioned_in(declaration.span.text)
+
+
+@lru_cache(maxsize=4_096)
+def mentioned_in(text: str) -> frozenset[str]:
+    found: set[str] = set()
+    for name in NAME.findall(text):
+        parts = name.split(".")
+        found.update(".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
+    return frozenset(found)
+
+
+def names_of(declaration: ast.Declaration) -> set[str]:
+    """What others mention it by, if they do."""
+    return {declaration.name.text} if isinstance(declaration, BY_NAME) else set()
+
+
+def rules_only(module: ast.Module) -> ast.Module:
+    shown = (ast.TestDecl, ast.FixtureDecl)
+    return replace(module, declarations=tuple(one for one in module.declarations if not isinstance(one, shown)))
+
+
+def with_declaration(module: ast.Module, old: ast.Declaration, new: ast.Declaration | None) -> ast.Module:
+    found: list[ast.Declaration | ast.Export] = []
+    for item, (declaration, _) in zip(module.declarations, declared_in(module), strict=True):
+        if declaration is not old:
+            found.append(item)
+        elif new is not None:
+            found.append(replace(item, declaration=new) if isinstance(item, ast.Export) else new)
+    return replace(module, declarations=tuple(found))
+
+
+def changed_rules(
+    before: k.Kernel, after: k.Kernel, gone: tuple[str, int] | None
+) -> Iterator[tuple[tuple[str, int], Rule | None]]:
+    for name in RULES:
+        new = list(getattr(after, name))
+        if gone is not None and gone[0] == name:
+            new.insert(gone[1], None)
+        for number, (old, rule) in enumerate(zip(getattr(before, name), new, strict=True)):
+            if old != rule:
+                yield (name, number), rule
+
+
+def bindings_of(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
+    """The endpoints of a rule that bind something: another one may change what every rule there reads."""
+    found = binders.endpoints_of(declaration) if declaration is not None else ()
+    return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.Http) or "{" in endpoint.path]

@@ -1,0 +1,118 @@
+"""Whether a drawn request breaks a claim: decided as production decides what is not plain, by the specification.
+
+The claim's `where` needs the specification's facts, so it decides the rest as well, about those rules that can matter
+at the endpoint to the caller. What breaks a claim is then asked of the whole evaluator, as any other test is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from policyengine import kernel as k
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.tree import Tree
+from policyengine.entities.store import Directory
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.spec.approvals import approval_facts
+from policyengine.spec.evaluate import facts_of, value
+from policyengine.spec.facts import Facts
+from policyengine.spec.history_records import windows
+from policyengine.spec.reference import conclude, walk
+from policyengine.spec.trace import ApprovalSeen, Walk
+from policyengine.testcases import Case, Property
+from policyengine.testing.expectations import meets
+from policyengine.testing.properties.draft_request import Sketch
+from policyengine.testing.properties.render_test import request_text
+from policyengine.testing.runner import CannotAsk, approved, holder
+from policyengine.testing.sequence import Sequence, alone
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Asks sketches of one property."""
+
+    prop: Property
+    evaluator: Evaluator
+
+    @classmethod
+    def of(cls, prop: Property, kernel: k.Kernel, tree: Tree) -> Judge:
+        return cls(prop, Evaluator(kernel, Directory(), tree=tree))
+
+    def decided(self, sketch: Sketch) -> Decision | None:
+        """What comes of it; None where the claim says nothing about it, or it is no request at all."""
+        case = case_of(sketch, self.prop)
+        try:
+            request = Request.from_mapping(case.question)
+            kernel = self.evaluator.slices.of(request)
+            snapshot = Snapshot(directory(case, kernel, request))
+        except (RequestError, CannotAsk):
+            return None
+        facts = facts_of(kernel, request, snapshot, case.now)
+        if asked := self.evaluator.slices.histories_in(kernel):  # nothing happened before
+            snapshot = replace(snapshot, history=Sequence().fetched(windows(asked, facts), case.now))
+            facts = replace(facts, history=snapshot.history)
+        if not case.approvals and not self.concerns(facts):
+            return None
+        seen = walk(facts, snapshot)
+        if approvals := tuple(approved(case, seen, facts, snapshot)):
+            facts = facts_of(kernel, replace(request, approvals=approvals), snapshot, case.now)
+            seen = walk(facts, snapshot)
+        if case.approvals and not self.concerns(facts.bind(approval_facts(seen_approvals(seen), case.now))):
+            return None
+        return alone(*conclude(facts, seen), case)
+
+    def concerns(self, facts: Facts) -> bool:
+        """Whether the claim speaks of such a request."""
+        return self.prop.where is None or value(self.prop.where, facts.looked_at_anew) is True
+
+    def breaks(self, sketch: Sketch, like: Decision | None = None) -> bool:
+        """Whether it shows that the claim is wrong, at the gate that `like` came to."""
+        found = self.decided(sketch)
+        if found is None or not self.is_broken_by(found):
+            return False
+        return like is None or (found.outcome, found.gate) == (like.outcome, like.gate)
+
+    def is_broken_by(self, decision: Decision) -> bool:
+        return not meets(self.prop.expected, decision)
+
+
+def seen_approvals(seen: Walk) -> Iterator[ApprovalSeen]:
+    for guard in seen.guards:
+        yield from (effect.approval for effect in guard.effects if effect.approval is not None)
+
+
+def directory(case: Case, kernel: k.Kernel, request: Request) -> Directory:
+    """The rows, with attributes of whoever the user, or whatever the resource, is in this request."""
+    plain = Directory(case.rows.values())
+    if not case.attributes:
+        return plain
+    facts, rows = facts_of(kernel, request, Snapshot(plain), case.now), dict(case.rows)
+    for (root, name), raw in case.attributes.items():
+        ref = holder(root, name, facts)
+        row = rows.get(ref, EntityData(ref, {}))
+        rows[ref] = replace(row, attributes={**row.attributes, name: raw})
+    return Directory(rows.values())
+
+
+def case_of(sketch: Sketch, prop: Property) -> Case:
+    """The sketch as one request of a test, as it is when its text is read again."""
+    question: Mapping[str, object] = sketch.question()
+    return Case(
+        test=prop.test,
+        package=prop.package,
+        number=prop.number,
+        sequence=0,
+        request=request_text(sketch),
+        question=question,
+        rows=sketch.data(),
+        attributes=dict(sketch.attributes),
+        approvals=tuple(sketch.approvals),
+        now=sketch.now,
+        expected=prop.expected,
+        skip=None,
+        span=prop.span,
+    )

@@ -1,0 +1,357 @@
+"""A request in the making and the world around it, as tests write them. What the property gives stays as given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from policyengine import kernel as k
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.values import Unknown, coerce
+from policyengine.testcases.requests import with_chain, with_issuer
+from policyengine.testcases.scenario import BEGINNING, GivenApproval, World
+from policyengine.testing.properties.endpoints import Action, Http, Site, Spot, with_capture
+from policyengine.typesystem import EntityRef, Ref, Scalar
+
+Path: TypeAlias = tuple[str, ...]
+Tree: TypeAlias = dict[str, Any]
+
+ROOTS = ("user", "agent", "tool")
+
+
+@dataclass(slots=True)
+class Row:
+    attributes: dict[str, object]
+    parents: list[EntityRef]
+
+
+@dataclass(slots=True)
+class Sketch:
+    """`facts` are as the wire has them, but for the endpoint's own. `variables` are those of quantifiers around."""
+
+    world: World
+    site: Site
+    spot: Spot
+    facts: Tree
+    rows: dict[EntityRef, Row]
+    attributes: dict[tuple[str, str], object]
+    approvals: list[GivenApproval]
+    now: datetime
+
+    @classmethod
+    def of(cls, world: World, site: Site) -> Sketch:
+        rows = {ref: Row(dict(row.attributes), list(row.parents)) for ref, row in world.rows.items()}
+        attributes, approvals = dict(world.attributes), list(world.approvals)
+        sketch = cls(world, site, site.spot, copied(world.facts), rows, attributes, approvals, world.now)
+        sketch.vouch()
+        return sketch
+
+    def vouch(self) -> None:
+        """A test's attestation is of what its attester vouches for where it does not say: here it always says."""
+        given = self.facts.get("attestation")
+        attester = self.kernel.attesters.get(str(given.get("by"))) if isinstance(given, Mapping) else None
+        if attester is None:
+            return
+        model, digest = attester.models[0] if attester.models else (None, None)
+        environment = attester.environments[0] if attester.environments else None
+        for name, value in (("model", model), ("model_hash", digest), ("environment", environment)):
+            self.facts["attestation"].setdefault(name, value)
+
+    @property
+    def kernel(self) -> k.Kernel:
+        return self.site.kernel
+
+    # ── What is given ─────────────────────────────────────────────────────────────────────────
+
+    def is_given(self, path: Path) -> bool:
+        """Whether the property's world says what is there, be it that nothing is."""
+        inside: object = self.world.facts
+        for name in path:
+            if not isinstance(inside, Mapping):
+                return True
+            if name not in inside:
+                return False
+            inside = inside[name]
+        return not isinstance(inside, Mapping)
+
+    def has_time(self) -> bool:
+        return self.world.now != BEGINNING
+
+    def is_given_row(self, ref: EntityRef, name: str) -> bool:
+        held = any(self.holder(root) == ref for root, given in self.world.attributes if given == name)
+        return ref in self.world.rows or held
+
+    # ── Reading ───────────────────────────────────────────────────────────────────────────────
+
+    def raw(self, path: Path) -> object:
+        found: object = self.facts
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    def holder(self, root: str) -> EntityRef | None:
+        """The entity that `user`, `resource` … is here."""
+        if root == "resource":
+            found = self.resource()
+        else:
+            id_ = self.raw((root, "id"))
+            found = EntityRef(root, id_) if isinstance(id_, str) and id_ else None
+        return found
+
+    def resource(self) -> EntityRef | None:
+        if isinstance(self.spot, Action):
+            return EntityRef(self.spot.type, self.spot.id)
+        for binder in self.site.binders:
+            if binder.resource is not None:
+                text = self.capture(binder.resource[1])
+                return None if text is None else EntityRef(binder.resource[0], text)
+            bound = dict(binder.facts).get(("resource",))
+            known = None if bound is None else self.known(bound)
+            if isinstance(known, EntityRef):
+                return known
+        return None
+
+    def capture(self, name: str) -> str | None:
+        if not isinstance(self.spot, Http):
+            return None
+        for binder in self.site.binders:
+            segments = binder.pattern.segments if isinstance(binder.pattern, k.HttpPattern) else ()
+            for segment, text in zip(segments, self.spot.segments, strict=False):
+                if segment.capture == name:
+                    return text.removeprefix(segment.prefix).removesuffix(segment.suffix)
+        return None
+
+    def bound(self, path: Path) -> k.Expr | None:
+        return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
+
+    def known(self, node: k.Expr, variables: Mapping[str, object] | None = None) -> object:
+        """The value of an operand, None where it has none or is too involved to be read here."""
+        match node:
+            case k.Constant(value):
+                return value
+            case k.Variable(name):
+                return (variables or {}).get(name)
+            case k.Named(_, inner):
+                return self.known(inner, variables)
+            case k.Default(operand, fallback):
+                found = self.known(operand, variables)
+                return self.known(fallback, variables) if found is None else found
+            case k.Fact(path, type_):
+                return self._fact(path, type_)
+            case k.Attribute(base, name, type_):
+                return self._attribute(self.known(base, variables), name, type_)
+            case k.Member(base, name, type_):
+                record = self.known(base, variables)
+                return value_of(record.get(name), type_) if isinstance(record, Mapping) else None
+            case k.Collection(items):
+                return tuple(self.known(item, variables) for item in items)
+            case k.Arithmetic(operator, left, right):
+                return computed(operator, self.known(left, variables), self.known(right, variables))
+            case k.Apply(_, (argument,), Ref(entities)) if len(entities) == 1:
+                id_ = self.known(argument, variables)
+                return EntityRef(next(iter(entities)), id_) if isinstance(id_, str) and id_ else None
+            case _:
+                return None
+
+    def _fact(self, path: Path, type_: object) -> object:
+        match path:
+            case ("time",):
+                return self.now
+            case ("user",) | ("agent",) | ("resource",):
+                return self.holder(path[0])
+            case ("params", name):
+                text = self.capture(name)
+                return value_of(text, type_) if isinstance(type_, Ref) else text
+            case _ if (node := self.bound(path)) is not None:
+                return self.known(node)
+            case _:
+                return value_of(self.raw(path), type_)
+
+    def _attribute(self, holder: object, name: str, type_: object) -> object:
+        if not isinstance(holder, EntityRef):
+            return None
+        if name == "id":
+            return holder.id
+        for root, given in self.attributes:
+            if given == name and self.holder(root) == holder:
+                return value_of(self.attributes[root, given], type_)
+        row = self.rows.get(holder)
+        return None if row is None else value_of(row.attributes.get(name), type_)
+
+    # ── Changing ──────────────────────────────────────────────────────────────────────────────
+
+    def put(self, path: Path, value: object) -> bool:
+        """Whether the fact could be put there: not where the property's world says something."""
+        if self.is_given(path):
+            return False
+        tree: Tree = self.facts
+        for name in path[:-1]:
+            inner = tree.setdefault(name, {})
+            if not isinstance(inner, dict):
+                return False
+            tree = inner
+        tree[path[-1]] = value
+        if path == ("attestation", "by"):
+            self.vouch()
+        return True
+
+    def remove(self, path: Path) -> bool:
+        if self.is_given(path) or self.raw(path) is None:
+            return False
+        tree: Tree = self.facts
+        for name in path[:-1]:
+            tree = tree[name]
+        if path[0] == "attestation" and len(path) == 2:
+            tree[path[1]] = None  # what it does not say, its attester does
+        else:
+            del tree[path[-1]]
+        if not tree and len(path) == 2:
+            del self.facts[path[0]]
+        return True
+
+    def assign(self, node: k.Expr, value: object, variables: Mapping[str, object] | None = None) -> bool:
+        """Makes an operand have a value, wherever it comes from. False where it cannot be made so."""
+        match node:
+            case k.Named(_, inner) | k.Default(inner):
+                return self.assign(inner, value, variables)
+            case k.Fact(path):
+                return self._assign_fact(path, value)
+            case k.Attribute(base, name):
+                return self._assign_attribute(base, name, value, variables)
+            case k.Member(base, name):
+                record = self.known(base, variables)
+                changed = {**(record if isinstance(record, Mapping) else {}), name: value}
+                return self.assign(base, changed, variables)
+            case k.Arithmetic(operator, left, right):
+                back = computed("-" if operator == "+" else "+", value, self.known(right, variables))
+                return operator != "*" and back is not None and self.assign(left, back, variables)
+            case k.Apply(_, (first, *_), type_):
+                text = value.id if isinstance(value, EntityRef) else value
+                return (isinstance(type_, Ref) or isinstance(value, str)) and self.assign(first, text, variables)
+            case _:
+                return False
+
+    def _assign_fact(self, path: Path, value: object) -> bool:
+        match path:
+            case ("time",):
+                if isinstance(value, datetime) and not self.has_time():
+                    self.now = value.replace(microsecond=0)
+                    return True
+                return False
+            case ("user",) | ("agent",):
+                return isinstance(value, EntityRef) and self.put((path[0], "id"), value.id)
+            case ("resource",):
+                return isinstance(value, EntityRef) and self.be_about(value)
+            case ("params", name):
+                text = value.id if isinstance(value, EntityRef) else value
+                return isinstance(text, str) and self._fill(name, text)
+            case ("request", "method" | "path") | ("tool", *_) | ("approval", *_) | ("chain", *_):
+                return False
+            case _ if (node := self.bound(path)) is not None:
+                return self.assign(node, value)
+            case _:
+                return self.put(path, value)
+
+    def be_about(self, ref: EntityRef) -> bool:
+        """Makes the resource of the request that one, where the endpoint can name it."""
+        if isinstance(self.spot, Action):
+            self.spot = replace(self.spot, id=ref.id)
+            return ref.type == self.spot.type
+        for binder in self.site.binders:
+            if binder.resource is not None:
+                return binder.resource[0] == ref.type and self._fill(binder.resource[1], ref.id)
+        node = self.bound(("resource",))
+        return node is not None and self.assign(node, ref)
+
+    def _fill(self, name: str, text: str) -> bool:
+        filled = with_capture(self.spot, self.site.binders, name, text) if isinstance(self.spot, Http) else None
+        self.spot = filled or self.spot
+        return filled is not None
+
+    def _assign_attribute(self, base: k.Expr, name: str, value: object, variables: Mapping[str, object] | None) -> bool:
+        holder = self.known(base, variables)
+        if name == "id":
+            types = base.type.entities if isinstance(base, k.Fact | k.Attribute) and isinstance(base.type, Ref) else ()
+            refs = [EntityRef(one, value) for one in types if isinstance(value, str)]
+            return any(self.assign(base, ref, variables) for ref in refs[:1])
+        if not isinstance(holder, EntityRef) or self.is_given_row(holder, name):
+            return False
+        declared = self.kernel.entities.get(holder.type)
+        if declared is None or declared.field(name) is None:
+            return False
+        self.row(holder).attributes[name] = value
+        return True
+
+    def row(self, ref: EntityRef) -> Row:
+        return self.rows.setdefault(ref, Row({}, []))
+
+    def forget(self, ref: EntityRef) -> None:
+        """Leaves an entity without a row; one that the property's world gives stays."""
+        if ref not in self.world.rows:
+            self.rows.pop(ref, None)
+
+    def knows(self, ref: EntityRef) -> bool:
+        return ref in self.rows or any(self.holder(root) == ref for root, _ in self.attributes)
+
+    # ── The question ──────────────────────────────────────────────────────────────────────────
+
+    def question(self) -> dict[str, object]:
+        """The request as it would come over the wire."""
+        facts = with_chain(with_issuer(copied(self.facts)), self.now)
+        for root, members in self.spot.members.items():
+            given = facts.get(root)
+            facts[root] = {**(given if isinstance(given, Mapping) and root == "request" else {}), **members}
+        return facts
+
+    def data(self) -> dict[EntityRef, EntityData]:
+        return {ref: EntityData(ref, dict(row.attributes), tuple(row.parents)) for ref, row in self.rows.items()}
+
+    def copy(self) -> Sketch:
+        rows = {ref: Row(dict(row.attributes), list(row.parents)) for ref, row in self.rows.items()}
+        return replace(
+            self,
+            facts=copied(self.facts),
+            rows=rows,
+            attributes=dict(self.attributes),
+            approvals=list(self.approvals),
+        )
+
+    def leaves(self) -> Iterator[Path]:
+        """Every fact that is there and that the property's world does not give."""
+        yield from (path for path in leaves(self.facts) if not self.is_given(path))
+
+
+def leaves(tree: Mapping[str, object], above: Path = ()) -> Iterator[Path]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def copied(tree: Mapping[str, object]) -> Tree:
+    return {name: copied(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+
+
+def value_of(raw: object, type_: Any) -> object:
+    """The value of a raw fact, None where it is unknown."""
+    found = coerce(raw, type_, "")
+    return None if isinstance(found, Unknown) else found
+
+
+def computed(operator: str, left: object, right: object) -> object:
+    numbers = (int, Decimal, timedelta, datetime)
+    if not isinstance(left, numbers) or not isinstance(right, numbers):
+        return None
+    try:
+        found = left + right if operator == "+" else left - right if operator == "-" else left * right  # type: ignore[operator]
+    except (TypeError, ArithmeticError):
+        return None
+    return found if type(found) in numbers else None
+
+
+def is_number(type_: object) -> bool:
+    return type_ in (Scalar.INT, Scalar.NUMBER)

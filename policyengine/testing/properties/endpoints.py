@@ -1,0 +1,194 @@
+"""Where a drawn request goes: concrete endpoints of every pattern in a policy, and what the policy says there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from policyengine import kernel as k
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.spec.match import match_pattern, place_covers
+from policyengine.testing.properties.random_source import Chooser
+
+STRANGE_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
+ANY_RUN = "x"
+FIRST_ID = "1"
+Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    method: str
+    segments: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return "/" + "/".join(self.segments)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return HttpEndpoint(self.method, self.path, self.segments)
+
+    @property
+    def members(self) -> Mapping[str, Mapping[str, object]]:
+        return {"request": {"method": self.method, "path": self.path}}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    qualified: str
+
+    @property
+    def endpoint(self) -> Endpoint:
+        server, slash, name = self.qualified.partition("/")
+        return ToolEndpoint(server, name) if slash else ToolEndpoint(None, self.qualified)
+
+    @property
+    def members(self) -> Mapping[str, Mapping[str, object]]:
+        server, slash, name = self.qualified.partition("/")
+        return {"tool": {"server": server, "name": name} if slash else {"name": self.qualified}}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    verb: str
+    type: str
+    id: str
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return ActionEndpoint(self.verb, self.type)
+
+    @property
+    def members(self) -> Mapping[str, Mapping[str, object]]:
+        return {"action": {"name": self.verb}, "resource": {"type": self.type, "id": self.id}}
+
+
+Spot: TypeAlias = Http | Tool | Action
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A `may` that covers an endpoint, and the scopes any of which carries it."""
+
+    block: Block
+    grant: k.Grant
+    carriers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One endpoint of a pattern, with everything the policy has to say about it."""
+
+    spot: Spot
+    kernel: k.Kernel
+
+    @cached_property
+    def doors(self) -> tuple[Door, ...]:
+        """Of agents, and of users and anybody who come without one."""
+        return tuple(door for block in blocks_of(self.kernel) for door in self._doors(block))
+
+    @cached_property
+    def for_users(self) -> tuple[Door, ...]:
+        return tuple(door for door in self.doors if isinstance(door.block, k.UserBlock))
+
+    @cached_property
+    def hops(self) -> tuple[tuple[Door, k.Delegate], ...]:
+        """Agents that may hand on what they may do here."""
+        return tuple(
+            (door, delegate)
+            for door in self.doors
+            if isinstance(door.block, k.AgentBlock)
+            for delegate in door.block.delegates
+            if any(self.is_at(pattern) for pattern in delegate.patterns)
+        )
+
+    @cached_property
+    def guards(self) -> tuple[k.Guard, ...]:
+        return tuple(guard for guard in self.kernel.guards if place_covers(guard.place, self.spot.endpoint))
+
+    @cached_property
+    def binders(self) -> tuple[k.Binder, ...]:
+        return tuple(binder for binder in self.kernel.binders if self.is_at(binder.pattern))
+
+    @cached_property
+    def resource_type(self) -> str | None:
+        if isinstance(self.spot, Action):
+            return self.spot.type
+        bound = [binder.resource[0] for binder in self.binders if binder.resource is not None]
+        made = [node.type for binder in self.binders for path, node in binder.facts
+                if path == ("resource",) and isinstance(node, k.Apply)]  # fmt: skip
+        return next(iter([*bound, *(name for type_ in made for name in getattr(type_, "entities", ()))]), None)
+
+    def is_at(self, pattern: k.Pattern) -> bool:
+        return match_pattern(pattern, self.spot.endpoint) is not None
+
+    def _doors(self, block: Block) -> Iterator[Door]:
+        for grant in block.grants:
+            covering = [opening for opening in grant.openings if self.is_at(opening.pattern)]
+            if covering:
+                yield Door(block, grant, tuple(dict.fromkeys(s for one in covering for s in one.carriers)))
+
+
+def blocks_of(kernel: k.Kernel) -> Iterator[Block]:
+    yield from kernel.agents
+    yield from kernel.users
+    yield from kernel.anyones
+
+
+def sites_of(kernel: k.Kernel) -> tuple[Site, ...]:
+    """One for every pattern and method, in the order in which a policy is read."""
+    spots = dict.fromkeys(spot for pattern in patterns_of(kernel) for spot in spots_of(pattern))
+    return tuple(Site(spot, kernel) for spot in spots)
+
+
+def patterns_of(kernel: k.Kernel) -> Iterator[k.Pattern]:
+    for block in blocks_of(kernel):
+        yield from (opening.pattern for grant in block.grants for opening in grant.openings)
+        delegates = block.delegates if isinstance(block, k.AgentBlock) else ()
+        yield from (pattern for delegate in delegates for pattern in delegate.patterns)
+    for guard in kernel.guards:
+        yield from (*(guard.place.patterns or ()), *guard.place.excepts)
+    yield from (binder.pattern for binder in kernel.binders)
+
+
+def spots_of(pattern: k.Pattern) -> Iterator[Spot]:
+    match pattern:
+        case k.HttpPattern(methods, segments, rest):
+            inside = tuple(s.prefix + FIRST_ID + s.suffix if s.wild else s.prefix for s in segments)
+            for method in methods or STRANGE_METHODS:
+                yield Http(method, inside)
+                yield from [Http(method, (*inside, ANY_RUN))] if rest else []
+        case k.ToolPattern(glob):
+            yield Tool(glob.replace("*", ANY_RUN))
+        case k.ActionPattern(verb, type_):
+            yield Action(verb, type_, FIRST_ID)
+
+
+def near(spot: Spot, choose: Chooser) -> Spot:
+    """A neighbour that a pattern may have been meant to cover, or not to cover."""
+    match spot:
+        case Http(method, segments):
+            shorter = Http(method, segments[:-1]) if len(segments) > 1 else spot
+            respelled = Http(method, tuple(one.swapcase() if choose.chance(2) else one for one in segments))
+            method = choose.of([one for one in STRANGE_METHODS if one != method])
+            return choose.of([Http(method, segments), Http(spot.method, (*segments, ANY_RUN)), shorter, respelled])
+        case Tool(name):
+            return Tool(f"{name}_{ANY_RUN}")
+        case Action():
+            return replace(spot, verb=f"{spot.verb}_{ANY_RUN}")
+
+
+def with_capture(spot: Http, binders: Iterable[k.Binder], name: str, text: str) -> Http | None:
+    """The endpoint with another text where a pattern captures it; None where none does, or no path can hold it."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_@-]*", text):
+        return None
+    for binder in binders:
+        for index, segment in enumerate(binder.pattern.segments if isinstance(binder.pattern, k.HttpPattern) else ()):
+            if segment.capture == name:
+                filled = segment.prefix + text + segment.suffix
+                return replace(spot, segments=(*spot.segments[:index], filled, *spot.segments[index + 1 :]))
+    return None

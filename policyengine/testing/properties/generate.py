@@ -1,0 +1,357 @@
+"""Draws a request: one that a door may open, past all that stands in its way, with something amiss here and there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from policyengine import kernel as k
+from policyengine.testcases import GivenApproval, Property
+from policyengine.testing.properties.draft_request import Sketch
+from policyengine.testing.properties.endpoints import Door, Site, Tool, near
+from policyengine.testing.properties.random_source import Chooser
+from policyengine.testing.properties.solver import Aim
+from policyengine.testing.properties.value_pools import SECOND, Leaf, Pools, wrong
+from policyengine.typesystem import EntityRef
+
+STRANGER, PERSON = "stranger", "alice"
+APPROVERS = ("ann", "ben", "cleo", "dan")
+NOW, LITTLE = timedelta(0), timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class Drawing:
+    """One request while it is drawn. Later steps overrule earlier ones, and `where` comes last.
+
+    `hurdles` are conditions of the doors that are meant to open, and whether each must be true or false.
+    """
+
+    prop: Property
+    sketch: Sketch
+    site: Site
+    pools: Pools
+    choose: Chooser
+    hurdles: list[tuple[k.Expr | None, bool]] = field(default_factory=list)
+
+    @property
+    def aim(self) -> Aim:
+        return Aim(self.sketch, self.pools, self.choose)
+
+    def draw(self) -> Sketch:
+        """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
+        self.subject()
+        self.caller()
+        self.hurdles += self.guards()
+        self.facts()
+        self.aim.at(self.prop.where, True)
+        for node, wanted in self.hurdles:
+            self.aim.at(node, wanted)
+        for _ in range(self.choose.of((0, 0, 0, 1, 1, 2))):
+            self.spoil()
+        Aim(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
+        self.approve()
+        return self.sketch
+
+    def subject(self) -> None:
+        """Rather something that the directory knows, where it knows anything of the kind."""
+        known = [ref for ref in self.sketch.rows if ref.type == self.site.resource_type]
+        if known and not self.choose.chance(4):
+            self.sketch.be_about(self.choose.of(known))
+
+    # ── Who asks ──────────────────────────────────────────────────────────────────────────────
+
+    def caller(self) -> None:
+        doors = [door for door in self.site.doors if self.is_open_to_given(door)]
+        if not doors or self.choose.chance(12):
+            self.stranger()
+            return
+        door = self.choose.of(doors)
+        self.hurdles_of(door)
+        match door.block:
+            case k.AgentBlock() as block:
+                self.agent(block, door)
+            case k.UserBlock() as block:
+                self.user(block)
+                self.credential(door)
+            case _:
+                if self.choose.chance(2):
+                    self.stranger()
+
+    def is_open_to_given(self, door: Door) -> bool:
+        """Whether whom the property's world names can be one whom the block is about."""
+        given, block = self.prop.world.facts, door.block
+        agent = given.get("agent")
+        if isinstance(agent, dict) and isinstance(agent.get("id"), str):
+            fits = isinstance(block, k.AgentBlock) and (
+                not isinstance(block.who, k.Called) or block.who.name == agent["id"]
+            )
+            return fits or isinstance(block, k.AnyoneBlock)
+        return not ("agent" in given and agent is None and isinstance(block, k.AgentBlock))
+
+    def stranger(self) -> None:
+        """Somebody nobody spoke of, or nobody."""
+        if self.choose.chance(2):
+            return
+        self.sketch.put(("agent", "id"), STRANGER)
+        self.sketch.put(("agent", "issuer"), self.choose.of([*self.site.kernel.issuers, "elsewhere"]))
+        self.sketch.put(("user", "id"), PERSON)
+
+    def agent(self, block: k.AgentBlock, door: Door) -> None:
+        self.named(block.who, ("agent", "id"))
+        acts_alone = any(isinstance(one, k.ActsAlone) for one in block.requirements)
+        if not acts_alone or self.choose.chance(16):
+            self.served()
+        self.credential(door)
+        if self.site.hops and (self.choose.chance(4) or (self.asks_for_chain and not self.choose.chance(8))):
+            self.chain()
+
+    @property
+    def asks_for_chain(self) -> bool:
+        nodes = () if self.prop.where is None else k.walk(self.prop.where)
+        return any(isinstance(node, k.Fact) and node.path[0] == "chain" for node in nodes)
+
+    def served(self) -> None:
+        """The user an agent acts for, who should find a door of their own."""
+        doors = self.site.for_users
+        if doors and not self.choose.chance(12):
+            door = self.choose.of(doors)
+            self.hurdles_of(door)
+            self.user(door.block)  # type: ignore[arg-type]  # those are of users
+        else:
+            self.person()
+
+    def user(self, block: k.UserBlock) -> None:
+        if isinstance(block.who, k.Called):
+            self.sketch.put(("user", "id"), block.who.name)
+        else:
+            self.person()
+        self.valid(block.requirements)
+
+    def person(self) -> None:
+        """Rather somebody whom the directory knows than nobody in particular."""
+        known = [ref.id for ref in self.sketch.rows if ref.type == "user"]
+        self.sketch.put(("user", "id"), self.choose.of([*known[:8], PERSON] if known else [PERSON]))
+
+    def named(self, who: k.Called | k.CalledLike | k.InGroup | k.Where | k.Everybody, path: tuple[str, str]) -> None:
+        match who:
+            case k.Called(name):
+                self.sketch.put(path, name)
+            case k.CalledLike(glob):
+                self.sketch.put(path, glob.replace("*", "x"))
+            case k.InGroup(group):
+                self.sketch.put(path, STRANGER)
+                self.sketch.put(("agent", "groups"), (group,))
+            case _:
+                self.sketch.put(path, STRANGER)
+
+    def credential(self, door: Door) -> None:
+        """What a block asks of it, at the edge of what is enough as often as not."""
+        requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
+        issuers = next((one.issuers for one in requirements if isinstance(one, k.IssuedBy)), ())
+        issuer = self.choose.of(issuers or tuple(self.site.kernel.issuers) or ("elsewhere",))
+        by_agent = isinstance(door.block, k.AgentBlock)
+        self.sketch.put(("agent", "issuer") if by_agent else ("credential", "issuer"), issuer)
+        known = self.site.kernel.issuers.get(issuer)
+        if door.carriers and not (known is not None and known.scopes_none):
+            self.sketch.put(("credential", "scopes"), (self.choose.of(door.carriers),))
+        for one in requirements:
+            match one:
+                case k.CredentialKind(kinds):
+                    self.sketch.put(("credential", "kind"), self.choose.of(kinds))
+                case k.CredentialLifetime(limit):
+                    self.sketch.put(("credential", "lifetime"), self.within(limit))
+                case k.CredentialAge(limit):
+                    self.sketch.put(("credential", "age"), self.within(limit))
+                case k.CredentialBound():
+                    self.sketch.put(("credential", "bound"), True)
+                case k.AttestedBy(attesters):
+                    self.attestation(self.site.kernel.attesters[self.choose.of(attesters)])
+                case _:
+                    pass
+        self.valid(one for one in requirements if isinstance(one, k.Valid))
+
+    def within(self, limit: timedelta) -> timedelta:
+        """Little, just enough, or just too much."""
+        return self.choose.of((min(LITTLE, limit), limit, min(LITTLE, limit), limit + SECOND))
+
+    def attestation(self, attester: k.Attester) -> None:
+        model, digest = self.choose.of(attester.models) if attester.models else (None, None)
+        facts = {"verified": True, "by": attester.name, "model": model, "model_hash": digest}
+        facts["environment"] = self.choose.of(attester.environments) if attester.environments else None
+        facts["age"] = LITTLE if attester.age is None else self.within(attester.age)
+        for name, value in facts.items():
+            self.sketch.put(("attestation", name), value)
+
+    def valid(self, spans: Iterable[k.Valid]) -> None:
+        """Within its time; now and then at its end."""
+        for span in spans:
+            if self.sketch.has_time():
+                return
+            if span.start is not None and self.sketch.now < span.start:
+                self.sketch.now = span.start
+            if span.end is not None and self.choose.chance(6):
+                self.sketch.now = self.choose.of((span.end - SECOND, span.end))
+
+    def chain(self) -> None:
+        """One who hands on what is asked for, now and then more or somebody who must not."""
+        if self.sketch.is_given(("chain", "hops")):
+            return
+        hops = [self.hop(*self.choose.of(self.site.hops)) for _ in range(self.choose.of((1, 1, 1, 2, 4)))]
+        self.sketch.put(("chain", "hops"), tuple(hops))
+
+    def hop(self, door: Door, delegate: k.Delegate) -> dict[str, object]:
+        self.hurdles_of(door)
+        block = door.block
+        assert isinstance(block, k.AgentBlock)  # others hand nothing on
+        found: dict[str, object] = {"agent": self.name_of(block)}
+        issuers = next((one.issuers for one in block.requirements if isinstance(one, k.IssuedBy)), ())
+        if issuers and (self.sketch.raw(("agent", "issuer")) not in issuers or self.choose.chance(3)):
+            found["issuer"] = self.choose.of(issuers)
+        if door.carriers:
+            found["scopes"] = (self.choose.of(door.carriers),)
+        if isinstance(block.who, k.InGroup):
+            found["groups"] = (block.who.group,)
+        if delegate.lifetime is not None and self.choose.chance(2):
+            found["age"] = self.within(delegate.lifetime)
+        if isinstance(delegate.to, k.Called) and not self.choose.chance(8):
+            self.sketch.put(("agent", "id"), delegate.to.name)
+        return found
+
+    def name_of(self, block: k.AgentBlock) -> str:
+        """Whom the block is about, or now and then somebody else whom the policy knows."""
+        if self.choose.chance(6):
+            block = self.choose.of(self.site.kernel.agents)
+        match block.who:
+            case k.Called(name):
+                return name
+            case k.CalledLike(glob):
+                return glob.replace("*", "x")
+            case _:
+                return STRANGER
+
+    # ── What must hold ────────────────────────────────────────────────────────────────────────
+
+    def hurdles_of(self, door: Door) -> None:
+        """What a block asks of its caller, and a `may` of the request."""
+        block = door.block
+        if not isinstance(block, k.AnyoneBlock):
+            if isinstance(block.who, k.Where):
+                self.hurdles.append((block.who.condition, True))
+            self.hurdles += [(one.condition, True) for one in block.requirements if isinstance(one, k.ActsFor)]
+        self.hurdles.append((door.grant.when, True))
+
+    def guards(self) -> Iterator[tuple[k.Expr | None, bool]]:
+        """What guards must not find, so that the door is all that counts; not always."""
+        for guard in self.site.guards:
+            for effect in guard.effects:
+                match effect:
+                    case k.Deny(condition):
+                        yield condition, self.choose.chance(12)
+                    case k.Confirm(condition):
+                        yield condition, self.choose.chance(3)
+                    case _:
+                        pass
+
+    def facts(self) -> None:
+        """Whatever the policy and the property read here, unless it stays away."""
+        conditions = [*(node for node, _ in self.hurdles), self.prop.where]
+        for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in read_by(node)):
+            if not self.choose.chance(10):
+                self.aim.settled(leaf)
+
+    def approve(self) -> None:
+        """As often as not everybody says yes whom a guard may ask."""
+        confirms = [(g, e) for g in self.site.guards for e in g.effects if isinstance(e, k.Confirm)]
+        if not confirms or self.sketch.world.approvals or self.choose.chance(2):
+            return
+        for guard, confirm in confirms:
+            at_the_edge = () if confirm.within is None else (confirm.within, confirm.within + SECOND)
+            age = self.choose.of((NOW, NOW, NOW, NOW, *at_the_edge))
+            for name in self.approvers(confirm):
+                number = str(len(self.sketch.approvals))
+                self.sketch.approvals.append(GivenApproval(number, guard.name, name, age))
+
+    def approvers(self, confirm: k.Confirm) -> Iterator[str]:
+        of, sketch = confirm.approvers.of, self.sketch
+        for name in APPROVERS[: confirm.approvers.count]:
+            person = EntityRef("user", name)
+            match of:
+                case k.UserServed():
+                    user = sketch.holder("user")
+                    yield user.id if user is not None else name
+                case k.RoleOf(role):
+                    if person not in sketch.world.rows and "user" in sketch.kernel.entities:
+                        sketch.row(person).attributes["roles"] = (role,)
+                    yield name
+                case k.MemberOf(expression):
+                    yield self.member(person, sketch.known(expression))
+
+    def member(self, person: EntityRef, among: object) -> str:
+        """Somebody who is among those, or in them."""
+        every = among if isinstance(among, tuple) else (among,)
+        people = [one.id for one in every if isinstance(one, EntityRef) and one.type == "user"]
+        groups = [one for one in every if isinstance(one, EntityRef) and one.type != "user"]
+        if people:
+            return self.choose.of(people)
+        declared = self.sketch.kernel.entities.get("user")
+        if groups and declared is not None and person not in self.sketch.world.rows:
+            self.sketch.row(groups[0])
+            self.sketch.row(person).parents += [one for one in groups[:1] if one.type in declared.parents]
+        return person.id
+
+    # ── What is amiss ─────────────────────────────────────────────────────────────────────────
+
+    def spoil(self) -> None:
+        """One fact goes away, or becomes another one or one of a wrong type; or the request goes next door."""
+        paths = list(self.sketch.leaves())
+        if not paths or self.choose.chance(8):
+            self.sketch.spot = near(self.sketch.spot, self.choose)
+        elif self.choose.chance(10):
+            self.bound()
+        elif self.choose.chance(3):
+            self.spoil_attribute()
+        else:
+            path = self.choose.of(paths)
+            if self.choose.chance(2):
+                self.sketch.remove(path)
+            elif path != ("chain", "hops"):
+                self.sketch.put(path, wrong(self.sketch.raw(path)))
+
+    def bound(self) -> None:
+        """A task that holds nothing, which bounds tools and what is about a thing."""
+        if isinstance(self.sketch.spot, Tool):
+            self.sketch.put(("task", "tools"), ())
+        elif self.site.resource_type is not None:
+            self.sketch.put(("task", "entities"), ())
+
+    def spoil_attribute(self) -> None:
+        """An attribute of whoever is concerned: a directory that does not know, or a claim that makes no sense."""
+        roots = [root for root in ("user", "resource", "agent") if self.sketch.holder(root) in self.sketch.rows]
+        if not roots:
+            return
+        root = self.choose.of(roots)
+        holder = self.sketch.holder(root)
+        assert holder is not None
+        if self.choose.chance(4):
+            return self.sketch.forget(holder)
+        names = [name for name in self.sketch.rows[holder].attributes if not self.sketch.is_given_row(holder, name)]
+        if not names:
+            return
+        name = self.choose.of(names)
+        value = self.sketch.rows[holder].attributes.pop(name)
+        if self.choose.chance(2):
+            self.sketch.attributes[root, name] = wrong(value)
+
+
+def read_by(node: k.Expr) -> Iterator[Leaf]:
+    """The facts that a condition reads by themselves: not what belongs to the variable of a quantifier."""
+    for inner in k.walk(node):
+        if isinstance(inner, k.Fact) or (isinstance(inner, k.Attribute | k.Member) and is_rooted(inner)):
+            yield inner
+
+
+def is_rooted(node: k.Expr) -> bool:
+    while isinstance(node, k.Attribute | k.Member):
+        node = node.base
+    return isinstance(node, k.Fact)

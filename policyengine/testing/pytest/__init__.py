@@ -1,0 +1,1 @@
+"""The pytest plugin: `.policy` files as test items, and the `policy` fixture."""

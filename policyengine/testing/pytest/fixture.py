@@ -1,0 +1,105 @@
+"""Policies asked by Python tests: what pytest's fixture `policy` is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from policyengine.engine import Engine
+from policyengine.engine.request_input import Question
+from policyengine.runtime.decision import Decision
+from policyengine.testcases.scenario import BEGINNING
+from policyengine.testing.report import reasons
+
+NAMED = ("agent", "user")  # whom a text names by its id
+
+
+class NoPolicies(Exception):
+    """The fixture does not know whom to ask."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Whether something is allowed. In a failed `assert` it shows what was decided instead, and why."""
+
+    decision: Decision
+
+    def __bool__(self) -> bool:
+        return self.decision.allowed
+
+    def __repr__(self) -> str:
+        return "\n".join([str(self.decision.outcome), *(f"  {reason}" for reason in reasons(self.decision))])
+
+
+class Policy:
+    """Policies and an engine that decides by them, of which nobody else knows.
+
+    `paths` are files and folders of policies, or one bundle; `entities` a file of directory rows. The clock stands at
+    `now`, which is the beginning of 2026 (UTC) as in tests of policies. Engine.load says what it may raise; it is
+    raised when something is asked first.
+    """
+
+    def __init__(
+        self, *paths: Path | str, entities: Path | str | None = None, now: datetime = BEGINNING, base: Path = Path()
+    ) -> None:
+        self.paths = tuple(base / path for path in paths)
+        self.entities = None if entities is None else base / entities
+        self.now = now
+        self.base = base
+
+    def __call__(self, *paths: Path | str, entities: Path | str | None = None, now: datetime | None = None) -> Policy:
+        """Other policies, another directory or another time; what is not said stays."""
+        others = paths or self.paths
+        rows = self.entities if entities is None else entities
+        return Policy(*others, entities=rows, now=self.now if now is None else now, base=self.base)
+
+    @cached_property
+    def engine(self) -> Engine:
+        if not self.paths:
+            raise NoPolicies('which policies? call `policy("payments/")`, mark the test, or set `policy_paths`')
+        first, *others = self.paths
+        if first.suffix == ".policybundle" and not others:
+            return Engine.from_bundle(first, entities=self.entities, clock=lambda: self.now)
+        return Engine.load(*self.paths, entities=self.entities, clock=lambda: self.now)
+
+    def decide(self, asked: Question | None = None, /, **facts: object) -> Decision:
+        """What is decided, and spent. `asked` is a question as Engine.decide takes it, or an endpoint as tests write
+        it: `GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`; `facts` are the rest of it. An agent
+        and a user may be named by their ids. Raises RequestError when it is no question."""
+        if isinstance(asked, str) and not asked.lstrip().startswith("{"):
+            return self.engine.decide({**endpoint(asked), **facts_of(facts, endpoint(asked))})
+        if isinstance(asked, Mapping) or asked is None:
+            return self.engine.decide({**(asked or {}), **facts_of(facts, asked or {})})
+        return self.engine.decide(asked)
+
+    def allows(self, asked: Question | None = None, /, **facts: object) -> Allowed:
+        """Whether it is allowed: `assert policy.allows("GET /health")`, `assert not policy.allows(…)`."""
+        return Allowed(self.decide(asked, **facts))
+
+
+def facts_of(facts: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
+    """Facts beside an endpoint: those of a root that the endpoint is of, too, come together."""
+    found: dict[str, object] = {}
+    for root, value in facts.items():
+        known = {"id": value} if root in NAMED and isinstance(value, str) else value
+        of_endpoint = asked.get(root)
+        both = isinstance(known, Mapping) and isinstance(of_endpoint, Mapping)
+        found[root] = {**known, **of_endpoint} if both else known  # type: ignore[dict-item]  # both are mappings
+    return found
+
+
+def endpoint(text: str) -> dict[str, Mapping[str, object]]:
+    """`GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`, as the wire has it."""
+    word, _, rest = text.strip().partition(" ")
+    if word == "TOOL":
+        server, slash, name = rest.strip().partition("/")
+        return {"tool": {"server": server, "name": name} if slash else {"name": server}}
+    if word == "ACTION":
+        verb, _, thing = rest.strip().partition(" ")
+        type_, _, id_ = thing.strip().partition(" ")
+        named = {"id": id_.strip().strip('"')} if id_.strip() else {}
+        return {"action": {"name": verb}, "resource": {"type": type_, **named}}
+    return {"request": {"method": word, "path": rest.strip()}}

@@ -1,0 +1,306 @@
+"""What expressions become: typed, every name resolved."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from policyengine import kernel as k
+from policyengine.runtime.windows import Daily, load_zone
+from policyengine.source import Source, Span
+from policyengine.typesystem import EntityRef, Enum, List, Ref, Scalar, Set, Type
+from tests.checker.reading import ask, give, read
+
+AT = Span(Source("anywhere", ""), 0, 0)  # places never take part in comparison
+PLAN = Enum("plan", ("free", "team", "enterprise"))
+USER = Ref(frozenset({"user"}))
+PEOPLE = Set(Ref(frozenset({"team", "user"})))
+THE_USER = k.Fact(("user",), USER, True, span=AT)
+RESOURCE = k.Fact(("resource",), Ref(frozenset({"invoice"})), span=AT)
+TENANT = k.Attribute(THE_USER, "tenant", Scalar.STRING, span=AT)
+USER_PLAN = k.Attribute(THE_USER, "plan", PLAN, span=AT)
+ROLES = k.Attribute(THE_USER, "roles", Set(Scalar.STRING), span=AT)
+AMOUNT = k.Fact(("body", "amount"), Scalar.NUMBER, span=AT)
+TO = k.Fact(("body", "to"), Scalar.STRING, True, span=AT)
+APPROVERS = k.Attribute(RESOURCE, "approvers", PEOPLE, levels=(("folder", False), ("invoice", False)), span=AT)
+IP = k.Fact(("request", "ip"), Scalar.IP, True, span=AT)
+NOW = k.Fact(("time",), Scalar.TIME, span=AT)
+NETWORKS = (ip_network("10.0.0.0/8"), ip_network("192.168.0.0/16"))
+
+
+def constant(value: object, type_: Type) -> k.Constant:
+    return k.Constant(value, type_, span=AT)  # type: ignore[arg-type]  # tests give values of the type
+
+
+def text(value: str) -> k.Constant:
+    return constant(value, Scalar.STRING)
+
+
+def number(value: int) -> k.Constant:
+    return constant(value, Scalar.INT)
+
+
+def team(id_: str) -> k.Constant:
+    return constant(EntityRef("team", id_), Ref(frozenset({"team"})))
+
+
+SAME_TENANT = k.Compare("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STRING, span=AT), span=AT)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ('user.tenant == "a"', k.Compare("==", TENANT, text("a"), span=AT)),
+        ("body.amount > 500", k.Compare(">", AMOUNT, number(500), span=AT)),
+        ("user.plan >= team", k.Compare(">=", USER_PLAN, constant("team", PLAN), span=AT)),
+        ("team <= user.plan", k.Compare("<=", constant("team", PLAN), USER_PLAN, span=AT)),
+        (
+            "user.plan in paid",
+            k.Contains(constant(("team", "enterprise"), Set(PLAN)), USER_PLAN, False, span=AT),
+        ),
+        ("same_tenant", k.Named("same_tenant", SAME_TENANT, Scalar.BOOL, span=AT)),
+        ('user.roles has "a"', k.Contains(ROLES, text("a"), False, span=AT)),
+        ('"a" in user.roles', k.Contains(ROLES, text("a"), False, span=AT)),
+        ('"a" not in user.roles', k.Not(k.Contains(ROLES, text("a"), False, span=AT), span=AT)),
+        ("user in resource.approvers", k.Contains(APPROVERS, THE_USER, True, span=AT)),
+        ('user in team "a"', k.Below(THE_USER, team("a"), span=AT)),
+        ('user below team "a"', k.Below(THE_USER, team("a"), strict=True, span=AT)),
+        ('team "a" has user', k.Below(THE_USER, team("a"), direct=True, span=AT)),
+        ("user == resource.owner", k.Compare("==", THE_USER, k.Attribute(RESOURCE, "owner", USER, span=AT), span=AT)),
+        ("request.ip within internal", k.InNetwork(IP, constant(NETWORKS, List(Scalar.CIDR)), span=AT)),
+        ("request.ip within 10.0.0.0/8", k.InNetwork(IP, constant(NETWORKS[0], Scalar.CIDR), span=AT)),
+        ('user.tenant like "a*"', k.Like(TENANT, "a*", span=AT)),
+        ('user.tenant matches "a+"', k.Matches(TENANT, "a+", span=AT)),
+        ('user.roles overlaps ["a"]', k.Overlaps(ROLES, constant(("a",), Set(Scalar.STRING)), span=AT)),
+        ('user.roles subset of ["a"]', k.Subset(ROLES, constant(("a",), Set(Scalar.STRING)), span=AT)),
+        ("user.suspended", k.Attribute(THE_USER, "suspended", Scalar.BOOL, span=AT)),
+        ("body.to is present", k.Present(TO, span=AT)),
+        ("body.to is absent", k.Not(k.Present(TO, span=AT), span=AT)),
+        (
+            'body.to else "a" == "b"',
+            k.Compare("==", k.Default(TO, text("a"), Scalar.STRING, span=AT), text("b"), span=AT),
+        ),
+        (
+            'any r in user.roles: r == "a"',
+            k.Quantifier(
+                "any", "r", ROLES, k.Compare("==", k.Variable("r", Scalar.STRING, span=AT), text("a"), span=AT), span=AT
+            ),
+        ),
+        (
+            'request.headers["x-id"] == "a"',
+            k.Compare("==", k.Fact(("request", "headers", "x-id"), Scalar.STRING, True, span=AT), text("a"), span=AT),
+        ),
+        (
+            'args["content-type"] == "a"',
+            k.Compare("==", k.Fact(("args", "content-type"), Scalar.STRING, True, span=AT), text("a"), span=AT),
+        ),
+        ('body["amount"] == 5', k.Compare("==", AMOUNT, number(5), span=AT)),
+        (
+            "params.id == resource",
+            k.Compare("==", k.Fact(("params", "id"), Ref(frozenset({"invoice"})), span=AT), RESOURCE, span=AT),
+        ),
+        (
+            "resource == invoice(body.to)",
+            k.Compare("==", RESOURCE, k.Apply("invoice", (TO,), Ref(frozenset({"invoice"})), span=AT), span=AT),
+        ),
+        (
+            'resource == invoice("42")',
+            k.Compare("==", RESOURCE, constant(EntityRef("invoice", "42"), Ref(frozenset({"invoice"}))), span=AT),
+        ),
+        (
+            "time - 5m > user.since",
+            k.Compare(
+                ">",
+                k.Arithmetic("-", NOW, constant(timedelta(minutes=5), Scalar.DURATION), Scalar.TIME, span=AT),
+                k.Attribute(THE_USER, "since", Scalar.TIME, span=AT),
+                span=AT,
+            ),
+        ),
+        ("-5 < body.amount", k.Compare("<", number(-5), AMOUNT, span=AT)),
+        (
+            'time within mon..fri 08:00..18:00 "Europe/Berlin"',
+            k.InWindow(NOW, Daily(frozenset(range(5)), 480, 1080, load_zone("Europe/Berlin")), span=AT),
+        ),
+    ],
+)
+def test_a_condition_becomes_what_it_means(condition: str, expected: k.Expr) -> None:
+    found = ask(condition)
+    assert found.codes == []
+    assert found.expression == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "type_", "value"),
+    [
+        ("10_000", Scalar.INT, 10_000),
+        ("1.50", Scalar.NUMBER, Decimal("1.50")),
+        ("9223372036854775808", Scalar.NUMBER, Decimal(2**63)),
+        ("-3", Scalar.INT, -3),
+        ("1h30m", Scalar.DURATION, timedelta(minutes=90)),
+        ("2027-01-01", Scalar.TIME, datetime(2027, 1, 1, tzinfo=UTC)),
+        ("2027-01-01T10:00:00+02:00", Scalar.TIME, datetime(2027, 1, 1, 8, tzinfo=UTC)),
+        ("2027-01-01T10:00Z", Scalar.TIME, datetime(2027, 1, 1, 10, tzinfo=UTC)),
+        ("10.0.0.1", Scalar.IP, ip_address("10.0.0.1")),
+        ("::1", Scalar.IP, ip_address("::1")),
+        ("fe80::/10", Scalar.CIDR, ip_network("fe80::/10")),
+        ("sha256:00ff", Scalar.STRING, "sha256:00ff"),
+        ("true", Scalar.BOOL, True),
+        ('"a"', Scalar.STRING, "a"),
+        ('team "a"', Ref(frozenset({"team"})), EntityRef("team", "a")),
+        ("[1, 2.5]", List(Scalar.NUMBER), (1, Decimal("2.5"))),
+        ("[1, 1]", Set(Scalar.INT), (1,)),
+        ("[free, team]", Set(PLAN), ("free", "team")),
+        ("[]", Set(Scalar.STRING), ()),
+        ("[10.0.0.0/8, ::1]", List(Scalar.CIDR), (ip_network("10.0.0.0/8"), ip_network("::1/128"))),
+        ("boss", USER, EntityRef("user", "bob")),
+    ],
+)
+def test_a_literal_is_a_constant_of_its_type(written: str, type_: Type, value: object) -> None:
+    found = give(written, type_)
+    assert found.codes == []
+    assert found.expression == constant(value, type_)
+
+
+def test_a_list_that_holds_a_fact_is_no_constant() -> None:
+    found = give('["a", user.tenant]', Set(Scalar.STRING)).expression
+    assert found == k.Collection((text("a"), TENANT), Set(Scalar.STRING), span=AT)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("1 + 2", Scalar.INT),
+        ("1 + 2.5", Scalar.NUMBER),
+        ("body.n * body.n", Scalar.INT),
+        ("5m * 3", Scalar.DURATION),
+        ("time + 5m", Scalar.TIME),
+        ("5m + time", Scalar.TIME),
+        ("5m - 1m", Scalar.DURATION),
+        ("-credential.age", Scalar.DURATION),
+        ("lower(user.tenant)", Scalar.STRING),
+        ("size(user.roles)", Scalar.INT),
+        ("size(user.tenant)", Scalar.INT),
+        ("min(1, 2)", Scalar.INT),
+        ("max(1, 2.5)", Scalar.NUMBER),
+        ("min(1m, 2m)", Scalar.DURATION),
+        ("bucket(user.id, 100)", Scalar.INT),
+        ("user.manager.manager", USER),
+        ("body.card.number", Scalar.STRING),
+        ("resource.owner.plan", PLAN),
+        ("resource.owner.id", Scalar.STRING),
+        ("chain.hops", None),
+    ],
+)
+def test_every_expression_has_its_type(written: str, expected: Type | None) -> None:
+    found = ask(f"any x in [{written}]: true").expression
+    assert isinstance(found, k.Quantifier)
+    domain = found.domain.type
+    assert isinstance(domain, List)
+    assert expected is None or domain.element == expected
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "free in user.plans",
+        "user.plans has free",
+        "user.plans overlaps paid",
+        "paid overlaps user.plans",
+        "credential.kind in [jwt, mtls]",
+        "boss in resource.approvers",
+        'boss.tenant == "a"',
+        "office_hours and not (same_tenant or user.suspended)",
+        'any h in chain.hops: h.agent == "a" and h.issued_at is present',
+        'all r in user.roles: (any s in ["a"]: s == r)',
+        "agent.id == credential.subject and agent.groups has agent.model",
+        "context.net == 10.0.0.0/8",
+        'user.manager else user "nobody" == user',
+        "context.risk else 0.5 < 1",
+        "context.level == low",
+        'user.tenant < "b"',
+        "resource.owner.manager == boss",
+        "credential.age <= 5m and time < 2027-01-01",
+        "user is present and user.manager is absent",
+        "resource is present and params.id is present",
+        "request.query.page == request.headers.accept",
+        'user in [team "a", user "b"]',
+        "user in task.entities",
+        "task.entities has resource",
+        'any one in task.entities: one == user "alice"',
+        'request.host in ["api.example", "::1", "10.0.0.1"] and request.host != "localhost"',
+        'request.host like "*.example" or (request.host else "none") == "none"',
+        "request.ip in [10.0.0.1, ::1]",
+    ],
+)
+def test_a_sound_condition_is_accepted(condition: str) -> None:
+    found = ask(condition)
+    assert found.codes == []
+    assert found.expression is not None
+    assert found.expression.type == Scalar.BOOL
+
+
+def test_a_fact_of_two_places_exists_where_both_together_cover_the_rule() -> None:
+    world = "facts on POST /a { body.x: int }\nfacts on POST /b { body.x: int? }"
+    found = ask("body.x > 5", "POST /a, POST /b", world)
+    assert found.codes == []
+    assert found.expression == k.Compare(">", k.Fact(("body", "x"), Scalar.INT, True, span=AT), number(5), span=AT)
+
+
+def test_a_fact_has_the_type_that_its_place_gives_it() -> None:
+    world = "facts on POST /a { body.x: int }\nfacts on POST /b { body.x: string }"
+    assert ask("body.x > 5", "POST /a", world).codes == []
+    assert ask('body.x like "a"', "POST /b", world).codes == []
+
+
+def test_what_the_gateway_says_of_every_request_is_known_of_whoever_asks() -> None:
+    assert ask("context.risk else 1 < 1", None).codes == []
+
+
+def test_agents_have_declared_attributes_beside_their_facts() -> None:
+    world = "entity agent { publisher: string  team: team? } in team\nentity team"
+    found = ask('agent.publisher == "a" and agent.id == "b" and agent in agent.team', None, world)
+    assert found.codes == []
+    assert isinstance(found.expression, k.And)
+    publisher, name, _ = found.expression.items
+    assert isinstance(publisher, k.Compare)
+    assert isinstance(publisher.left, k.Attribute)
+    assert isinstance(name, k.Compare)
+    assert name.left == k.Fact(("agent", "id"), Scalar.STRING, span=AT)
+
+
+def test_a_resource_that_may_be_several_things_has_what_all_of_them_have() -> None:
+    place = "/a/{x: invoice}, /b/{x: folder}"
+    assert ask("user in resource.approvers", place).codes == []
+
+
+def test_names_of_an_imported_definition_are_those_of_its_own_package() -> None:
+    common = "package a\nlet limit = 5\nexport define big = request.size > limit\nexport let few = limit"
+    found = read(common, "package b\nimport a\nlet limit = 7\ndefine x = a.big and request.size < a.few")
+    assert found.codes == []
+
+
+def test_the_span_of_a_constant_by_name_is_where_it_is_used() -> None:
+    found = ask("user.plan in paid").expression
+    assert isinstance(found, k.Contains)
+    assert found.collection.span.text == "paid"
+
+
+def test_a_sum_of_a_hundred_terms_is_read() -> None:
+    assert ask(" + ".join(["body.n"] * 90) + " > 5").codes == []
+
+
+def test_a_list_of_thousands_is_too_large_a_condition() -> None:
+    assert ask(f"user.age in [{', '.join(map(str, range(10_001)))}]").codes == ["E248"]
+
+
+def test_definitions_of_bounded_depth_are_read_wherever_they_are_used() -> None:
+    nested = "\n".join(f"define a{i} = not a{i + 1}" for i in range(70))
+    found = ask("a0", "GET /a", f"{nested}\ndefine a70 = request.size > 5")
+    assert found.codes == []
+
+
+@pytest.mark.parametrize("condition", ["(large)", "not (large)", "(few) < request.size", "((large))"])
+def test_a_definition_may_stand_in_parentheses(condition: str) -> None:
+    found = ask(condition, "GET /a", "define large = request.size > 5\nlet few = 3")
+    assert found.codes == []

@@ -1,0 +1,344 @@
+"""What is said about doors, trust anchors and delegation: code, message, underlined text, hint."""
+
+import re
+from collections.abc import Iterable
+
+import pytest
+
+from policyengine.check import check_text
+from policyengine.diagnostics.model import Diagnostic
+
+# What other rooms say about the same text is theirs to test.
+OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
+
+
+def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
+    """Code, message, underlined text and hint of each."""
+    return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
+
+
+DOORS_WORLD = """\
+issuer acme { url "https://x" }
+issuer free { scopes none }
+scope read { GET /a }
+users unrestricted
+entity user { tenant: string  roles: set<string> }
+"""
+DOORS = [
+    (
+        'agent "bot" { acts alone  may read }',
+        [("E401", "this block does not say whose agents it means", 'agent "bot"', "add `issued by ISSUER`")],
+    ),
+    (
+        'agent "bot" { issued by acme  may read }',
+        [
+            (
+                "E402",
+                "this block does not say for whom the agent acts",
+                'agent "bot"',
+                "add `acts alone`, `acts for any user` or `acts for users where …`",
+            )
+        ],
+    ),
+    (
+        'agent group "g" { may read }',
+        [
+            ("E401", "this block does not say whose agents it means", 'agent group "g"', "add `issued by ISSUER`"),
+            (
+                "E402",
+                "this block does not say for whom the agent acts",
+                'agent group "g"',
+                "add `acts alone`, `acts for any user` or `acts for users where …`",
+            ),
+        ],
+    ),
+    (
+        'agent "bot" { issued by acme  acts alone  acts for any user  may read }',
+        [("E403", "for whom the agent acts is said twice", "acts for any user", "an agent acts in one way: keep one")],
+    ),
+    (
+        'agent "bot" { issued by acme  issued by acme  acts alone  may read }',
+        [
+            (
+                "E405",
+                "`issued by` is said twice",
+                "issued by acme",
+                "keep one; `issued by` and `attested by` take a list",
+            )
+        ],
+    ),
+    (
+        (
+            'agent "bot" { issued by acme  acts alone  credential { bound  lifetime <= 1m }  '
+            "credential { bound  age <= 0s }  may read }"
+        ),
+        [
+            ("E405", "`bound` is said twice", "bound", "keep one; `issued by` and `attested by` take a list"),
+            ("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`"),
+        ],
+    ),
+    (
+        ('agent "bot" { issued by acme  acts alone  credential { kind in [jtw, "mtls", 5] }  may read }'),
+        [
+            (
+                "E406",
+                "`jtw` is no kind of credential",
+                "jtw",
+                "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
+            ),
+            (
+                "E406",
+                "`5` is no kind of credential",
+                "5",
+                "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
+            ),
+        ],
+    ),
+    (
+        'agent "bot" { issued by acme  acts alone  credential { kind in [] }  may read }',
+        [("E406", "no credential is of no kind", "[]", "write the kinds: `kind in [jwt, mtls]`")],
+    ),
+    (
+        ('agent "bot" { issued by acme  acts alone  valid from 2026-02-01 until 2026-02-01  may read }'),
+        [
+            (
+                "E407",
+                "this ends before it begins",
+                "valid from 2026-02-01 until 2026-02-01",
+                "write the earlier date first",
+            )
+        ],
+    ),
+    (
+        'agent "bot" { issued by acme  acts alone  may GET /b, read }',
+        [
+            (
+                "E408",
+                "no credential can carry `GET /b`: it is in no scope",
+                "GET /b",
+                "name it in a scope, or write `scopes none` in the issuer if its credentials carry none",
+            )
+        ],
+    ),
+    (
+        'agent "" { issued by acme  acts alone  may read }',
+        [("E417", "an empty name is nobody's", '""', "write the name")],
+    ),
+    (
+        'agent group "" { issued by acme  acts alone  may read }',
+        [("E417", "an empty name is nobody's", '""', "write the name")],
+    ),
+    (
+        "agent where credential.bound { issued by acme  acts alone  may read }",
+        [
+            (
+                "E414",
+                "this is about the agent, and `credential` is not",
+                "credential.bound",
+                "only who asks is known here: ask for the rest in `may … when`",
+            )
+        ],
+    ),
+    (
+        (
+            'define fresh = credential.age < 5m\nagent where agent.publisher == "acme" and '
+            "fresh { issued by acme  acts alone  may read }"
+        ),
+        [
+            (
+                "E414",
+                "this is about the agent, and `credential` is not",
+                "fresh",
+                "only who asks is known here: ask for the rest in `may … when`",
+            )
+        ],
+    ),
+    (
+        'agent "bot" { issued by acme  acts for users where request.size > 5  may read }',
+        [
+            (
+                "E414",
+                "this is about the user, and `request` is not",
+                "request.size",
+                "only who asks is known here: ask for the rest in `may … when`",
+            )
+        ],
+    ),
+    (
+        'agent "bot" { issued by acme  acts alone  may read when approval.granted }',
+        [("E416", "an approval never opens a door", "approval.granted", "ask for it in a guard: `confirm by …`")],
+    ),
+    (
+        'agent "bot" { issued by acme  acts alone  may read when behavior.trust > 0.9 }',
+        [
+            (
+                "E415",
+                "behaviour never opens a door",
+                "behavior.trust",
+                "use it in a guard: `deny when …`, `confirm … when …`",
+            )
+        ],
+    ),
+    (
+        ('define ok = approval.granted\nagent "bot" { issued by acme  acts alone  may read when ok }'),
+        [("E416", "an approval never opens a door", "ok", "ask for it in a guard: `confirm by …`")],
+    ),
+    (
+        ('agent "bot" { issued by acme  acts alone  may read  may delegate read to agent "" for 0m }'),
+        [
+            ("E417", "an empty name is nobody's", '""', "write the name"),
+            ("E409", "`0m` lets nothing through", "0m", "write a longer time: `15m`"),
+        ],
+    ),
+    (
+        (
+            'scope write { POST /a }\nagent "bot" { issued by acme  acts alone  may read  may '
+            'delegate write to agent "b" }'
+        ),
+        [
+            (
+                "W421",
+                'agent "bot" hands on what it may not do itself',
+                'may delegate write to agent "b"',
+                "add `may write` to the block: authority only narrows along a chain",
+            ),
+            (
+                "W422",
+                "no block is about agent `b`",
+                '"b"',
+                "add the agent's own block: what it is handed it also needs",
+            ),
+        ],
+    ),
+    (
+        "users unrestricted",
+        [
+            (
+                "E405",
+                "`users unrestricted` is said twice",
+                "users unrestricted",
+                "say it once in a package, where everybody sees it",
+            )
+        ],
+    ),
+    ('user "" { may read }', [("E417", "an empty name is nobody's", '""', "write the name")]),
+    (
+        'user where tool.name == "x" { may read }',
+        [
+            (
+                "E414",
+                "this is about the user, and `tool` is not",
+                "tool.name",
+                "only who asks is known here: ask for the rest in `may … when`",
+            )
+        ],
+    ),
+    (
+        'user "a" { may read  valid until 2026-01-01  valid until 2027-01-01 }',
+        [("E405", "`valid` is said twice", "valid until 2027-01-01", "keep one")],
+    ),
+    (
+        'user "a" { may read when approval.granted }',
+        [("E416", "an approval never opens a door", "approval.granted", "ask for it in a guard: `confirm by …`")],
+    ),
+    (
+        'anyone { may read when approval.by == "x" }',
+        [("E416", "an approval never opens a door", "approval.by", "ask for it in a guard: `confirm by …`")],
+    ),
+    (
+        "delegation { depth <= 0 }",
+        [("E410", "the depth of a chain is a whole number, 1 or more", "0", "write `1` or more")],
+    ),
+    (
+        "delegation { depth <= 1.5 }",
+        [("E410", "the depth of a chain is a whole number, 1 or more", "1.5", "write `1` or more")],
+    ),
+    ("delegation { lifetime <= 0s }", [("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`")]),
+    (
+        "delegation { depth <= 1  depth <= 2 }",
+        [("E405", "`depth` is said twice", "depth <= 2", "keep the stricter one")],
+    ),
+    ('issuer b { url ""  url "x" }', [("E405", "`url` is said twice", 'url "x"', "keep one")]),
+    (
+        "issuer b { claims { a -> user.tenat } }",
+        [("E412", "`user.tenat` is no declared attribute", "user.tenat", "did you mean `user.tenant`?")],
+    ),
+    (
+        "issuer b { claims { a -> body.x } }",
+        [
+            (
+                "E412",
+                "`body.x` is no attribute that a credential can give",
+                "body.x",
+                "a claim is an attribute of the user or the agent: `tenant -> user.tenant`",
+            )
+        ],
+    ),
+    (
+        "issuer b { claims { sub -> user.id } }",
+        [
+            (
+                "E412",
+                "`user.id` is no declared attribute",
+                "user.id",
+                "who asks is told by the verified credential itself, not by a claim: remove the line",
+            )
+        ],
+    ),
+    (
+        "issuer b { claims { a -> user.tenant  b -> user.tenant } }",
+        [("E405", "`user.tenant` is said twice", "b -> user.tenant", "keep one")],
+    ),
+    (
+        "issuer b { claims { a -> agent.team } }",
+        [
+            (
+                "E412",
+                "`agent.team` is no declared attribute",
+                "agent.team",
+                "declare it: `entity agent { team: string? }`",
+            )
+        ],
+    ),
+    ("attester lab { age <= 0s }", [("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`")]),
+    (
+        "attester lab { environment in [] }",
+        [("E419", "no environment is in an empty list", "[]", "name the environments, or remove it")],
+    ),
+    (
+        "attester lab { environment in [tdx, 5] }",
+        [
+            ("E419", "`tdx` is no name of an environment", "tdx", 'write it in quotes: `"tdx"`'),
+            ("E419", "`5` is no name of an environment", "5", None),
+        ],
+    ),
+    ('attester lab { model "" }', [("E417", "this is empty", '""', "write it, or remove the whole setting")]),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), DOORS)
+def test_a_mistake_in_a_door_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(DOORS_WORLD + text)) == findings
+
+
+ALONE = [
+    (
+        (
+            'issuer acme { url "https://x" }\nscope read { GET /a }\nagent "bot" { issued by '
+            "acme  acts for any user  may read }"
+        ),
+        [
+            (
+                "E404",
+                "this agent acts for users, and no `user` block says what they may do",
+                "acts for any user",
+                "add `user any { may … }`, or `users unrestricted` if the agent's own doors are to decide",
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), ALONE)
+def test_an_agent_for_users_needs_their_doors(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(text)) == findings

@@ -1,0 +1,357 @@
+"""What is said about guards, and about what is not enforced yet: code, message, underlined text, hint."""
+
+import re
+from collections.abc import Iterable
+
+import pytest
+
+from policyengine.check import check_text
+from policyengine.diagnostics.model import Diagnostic
+
+# What other rooms say about the same text is theirs to test.
+OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
+
+
+def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
+    """Code, message, underlined text and hint of each."""
+    return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
+
+
+GUARDS_WORLD = """\
+entity team
+entity user { roles: set<string>  tenant: string  boss: user  teams: set<team> } in team
+entity invoice { owner: user  tenant: string  approvers: set<user or team>  amounts: set<int> }
+facts on POST /v1/{id: invoice}/pay { body.amount: number  body.card: string }
+anyone { may POST /v1/{id: invoice}/pay   may POST /b }
+"""
+GUARDS = [
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "{body.amount" }\n',
+        [
+            (
+                "E502",
+                "a lone `{`",
+                "{",
+                "a fact stands between braces, `{body.amount}`; for a brace itself write it twice",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "}" }\n',
+        [
+            (
+                "E502",
+                "a lone `}`",
+                "}",
+                "a fact stands between braces, `{body.amount}`; for a brace itself write it twice",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "{}" }\n',
+        [("E502", "`{}` names no fact", "{}", "braces hold the name of a fact and nothing else: `{body.amount}`")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "{a b}" }\n',
+        [
+            (
+                "E502",
+                "`{a b}` names no fact",
+                "{a b}",
+                "braces hold the name of a fact and nothing else: `{body.amount}`",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "{{}} {body.amount + 1}" }\n',
+        [
+            (
+                "E502",
+                "`{body.amount + 1}` names no fact",
+                "{body.amount + 1}",
+                "braces hold the name of a fact and nothing else: `{body.amount}`",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "" }\n',
+        [("E502", "the message is empty", '""', "write what the reader should know, or remove it")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "x \\" {credential.kind}" }\n',
+        [
+            (
+                "E503",
+                "a message must not show `credential.kind`",
+                '"x \\" {credential.kind}"',
+                "remove it: whoever sees the message could use it",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { deny message "{credential.scopes}" }\n',
+        [
+            (
+                "E503",
+                "a message must not show `credential.scopes`",
+                "{credential.scopes}",
+                "remove it: whoever sees the message could use it",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by role x within 0s }\n',
+        [("E507", "`0s` lets nothing through", "0s", "write a longer time: `15m`")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1 of role x }\n',
+        [("E506", "`1` is no number of persons", "1", "write a whole number, `2` or more")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1.5 of role x }\n',
+        [("E506", "`1.5` is no number of persons", "1.5", "write a whole number, `2` or more")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by resource.tenant }\n',
+        [
+            (
+                "E505",
+                "`resource.tenant` is a string: that approves nothing",
+                "resource.tenant",
+                "name a user, a group of users, or a set of them",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by resource.amounts }\n',
+        [
+            (
+                "E505",
+                "`resource.amounts` is a set<int>: that approves nothing",
+                "resource.amounts",
+                "name a user, a group of users, or a set of them",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by resource }\n',
+        [
+            (
+                "E505",
+                "users are never in `invoice`",
+                "resource",
+                "declare what users are in: `entity user { … } in invoice`",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by invoice "5" }\n',
+        [
+            (
+                "E505",
+                "users are never in `invoice`",
+                'invoice "5"',
+                "declare what users are in: `entity user { … } in invoice`",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { confirm by user when approval.age > 5m }\n',
+        [
+            (
+                "E512",
+                "a confirm cannot depend on an approval",
+                "approval.age",
+                "the approval lifts the confirm by itself: remove it from the condition",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { audit ful }\n',
+        [("E508", "`ful` is no level of audit", "ful", "did you mean `full`?")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { audit everything }\n',
+        [("E508", "`everything` is no level of audit", "everything", "levels are none, brief, full")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { redact user.tenant }\n',
+        [
+            (
+                "E509",
+                "`user.tenant` cannot be redacted",
+                "user.tenant",
+                "only declared facts that begin with `body.` or `args.` are",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { notify "" }\n',
+        [("E511", "nobody is notified", '""', 'name who is: `notify "security"`')],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { header "a b" "c" }\n',
+        [("E510", "`a b` is no name of a header", '"a b"', "a name has letters, digits and dashes")],
+    ),
+    (
+        'guard "g" on POST /v1/{id: invoice}/pay { header "a" "b\\nc" }\n',
+        [("E510", "the value of a header holds no control characters", '"b\\nc"', "write it on one line")],
+    ),
+    (
+        'guard "g" { deny when time > 2026-01-01 }\nguard "g" { deny when time < 2026-01-01 }',
+        [("E501", "two rules are called `g`", '"g"', "give one of them another name")],
+    ),
+    ('guard "" { deny }', [("E514", "a rule needs a name", '""', "say what the rule is for")]),
+    (
+        'guard "g" on POST /c { deny }',
+        [
+            (
+                "W521",
+                "no door opens anything at `POST /c`",
+                "POST /c",
+                "check how it is spelled; nothing has to be guarded here",
+            )
+        ],
+    ),
+    (
+        'guard "g" on POST /v1/{id}/pay, POST /d { deny }',
+        [
+            (
+                "W521",
+                "no door opens anything at `POST /d`",
+                "POST /d",
+                "check how it is spelled; nothing has to be guarded here",
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), GUARDS)
+def test_a_mistake_in_a_guard_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(GUARDS_WORLD + text)) == findings
+
+
+ROLES = [
+    (
+        'anyone { may GET /a }\nguard "g" { confirm by role x }',
+        [("E504", "nothing says which roles a user has", "x", "declare it: `entity user { roles: set<string> }`")],
+    ),
+    (
+        (
+            "enum role = a < boss\nentity user { roles: set<role> }\nanyone { may GET /a when "
+            'user.roles has a }\nguard "g" { confirm by role bos }'
+        ),
+        [("E504", "`bos` is no value of `role`", "bos", "did you mean `boss`?")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), ROLES)
+def test_a_role_that_nobody_can_have_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(text)) == findings
+
+
+LATER = [
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { }',
+        [
+            ("E910", "this rate has no limit", '"r"', "write how many in how long: `100/1m`, or `at most 5 at once`"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id on GET /a { 0/1m }',
+        [
+            ("E910", "`0/1m` is no pace", "0/1m", "write how many in how long, neither of them zero: `100/1m`"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { 5/0s }',
+        [
+            ("E910", "`5/0s` is no pace", "5/0s", "write how many in how long, neither of them zero: `100/1m`"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { 5/1m burst 0 }',
+        [
+            ("E910", "`0` is no number of requests", "0", "write `1` or more"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.di { 5/1m  6/1m }',
+        [
+            ("E910", "a rate has one limit", "6/1m", "write another rate for another limit"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { 5/1m floor 6/1m }',
+        [
+            ("E910", "`floor` is faster than the rate itself", "floor 6/1m", "only `raise … at most` goes above it"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { 5/1m raise x1 at most 4/1m when time > 5 }',
+        [
+            (
+                "E910",
+                "`at most` is slower than the rate itself",
+                "raise x1 at most 4/1m when time > 5",
+                "only `clamp` goes below it",
+            ),
+            ("E910", "`x1` raises nothing", "raise x1 at most 4/1m when time > 5", "write a factor above one: `x2`"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nrate "r" per agent.id { 5/1m clamp 1/1s when nothing }',
+        [
+            (
+                "E910",
+                "`clamp` is faster than the rate itself",
+                "clamp 1/1s when nothing",
+                "only `raise … at most` goes above it",
+            ),
+        ],
+    ),
+    (
+        ('anyone { may GET /a }\nbudget "b" per user.id { count <= 5 within 0s  sum user.id <= 5 within 1h }'),
+        [
+            ("E910", "a budget of no time limits nothing", "0s", "write how long: `24h`"),
+        ],
+    ),
+    (
+        'anyone { may GET /a }\nprofile "p" for agent "x" { expect GET /a -> nowhere }',
+        [
+            (
+                "E905",
+                "`profile` is not enforced yet",
+                'profile "p"',
+                "remove it: a policy that only seems to limit something would be worse than none",
+            )
+        ],
+    ),
+    (
+        'anyone { may GET /a }\ninvariant "i" { never allow nowhere when nothing }',
+        [
+            (
+                "E906",
+                "`invariant` is not enforced yet",
+                'invariant "i"',
+                "remove it: a policy that only seems to limit something would be worse than none",
+            )
+        ],
+    ),
+    (
+        ('anyone { may GET /a }\nrate "r" per agent.id { 5/1m }\nbudget "r" per user.id { count <= 5 within 1h }'),
+        [
+            ("E501", "two rules are called `r`", '"r"', "give one of them another name"),
+        ],
+    ),
+    ("language 2\nanyone { may GET /a }", [("E150", "language 2 is not known", "2", "write `language 1`")]),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), LATER)
+def test_limits_that_make_no_sense_and_what_is_not_enforced_yet_are_told(
+    text: str, findings: list[tuple[str, ...]]
+) -> None:
+    assert told(check_text(text)) == findings

@@ -1,0 +1,381 @@
+"""What is said about paths, scopes and bindings: code, message, underlined text, hint."""
+
+import re
+from collections.abc import Iterable
+
+import pytest
+
+from policyengine.check import check_text
+from policyengine.diagnostics.model import Diagnostic
+
+# What other rooms say about the same text is theirs to test.
+OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
+
+
+def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
+    """Code, message, underlined text and hint of each."""
+    return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
+
+
+PATHS = [
+    (
+        "anyone { may GET /a//b }",
+        [
+            (
+                "E301",
+                "an empty segment matches no path",
+                "/",
+                "remove the extra `/`; a trailing slash makes no difference",
+            )
+        ],
+    ),
+    (
+        "anyone { may GET /a/ }",
+        [
+            (
+                "E301",
+                "an empty segment matches no path",
+                "/",
+                "remove the extra `/`; a trailing slash makes no difference",
+            )
+        ],
+    ),
+    (
+        "anyone { may GET // }",
+        [
+            (
+                "E301",
+                "an empty segment matches no path",
+                "/",
+                "remove the extra `/`; a trailing slash makes no difference",
+            ),
+            (
+                "E301",
+                "an empty segment matches no path",
+                "/",
+                "remove the extra `/`; a trailing slash makes no difference",
+            ),
+        ],
+    ),
+    ("anyone { may GET /a/./b }", [("E302", "`.` matches no path: a dot segment", ".", None)]),
+    ("anyone { may GET /a/../b }", [("E302", "`..` matches no path: a dot segment", "..", None)]),
+    ("anyone { may GET /a/b. }", [("E302", "`b.` matches no path: a segment that ends in a dot", "b.", None)]),
+    ("anyone { may GET /{x}. }", [("E302", "`{x}.` matches no path: a segment that ends in a dot", "{x}.", None)]),
+    (
+        "anyone { may GET /a/**/b }",
+        [("E303", "`**` stands only at the end of a path", "**", "use `*` for exactly one segment")],
+    ),
+    (
+        "anyone { may GET /a%2Fb }",
+        [("E304", "`a%2Fb` holds a percent escape", "a%2Fb", "write the character itself: paths are compared decoded")],
+    ),
+    (
+        "anyone { may GET /a%41 }",
+        [("E304", "`a%41` holds a percent escape", "a%41", "write the character itself: paths are compared decoded")],
+    ),
+    (
+        "anyone { may GET /{a}.{b} }",
+        [("E305", "`{a}.{b}` holds two captures", "{a}.{b}", "a segment has one capture at most")],
+    ),
+    ("anyone { may GET /{a}/x/{a} }", [("E306", "`a` is captured twice", "{a}", "give one another name")]),
+    ("anyone { may GET /{a.b} }", [("E307", "the capture `a.b` is no plain word", "{a.b}", "write one word: `{id}`")]),
+    (
+        "anyone { may GETGETGETGETGETGET /a }",
+        [
+            (
+                "E309",
+                "`GETGETGETGETGETGET` is no method of any request",
+                "GETGETGETGETGETGET",
+                "a method has at most 16 letters",
+            )
+        ],
+    ),
+    ("anyone { may PSOT /a }", [("W321", "HTTP knows no method `PSOT`", "PSOT", "did you mean `POST`?")]),
+    (
+        "anyone { may GET|FETCH /a }",
+        [("W321", "HTTP knows no method `FETCH`", "FETCH", "methods are matched as written")],
+    ),
+    (
+        'anyone { may TOOL "" }',
+        [
+            (
+                "E319",
+                "no tool is called so: the name is empty",
+                'TOOL ""',
+                "tools are called `server/name`, or `name` alone",
+            )
+        ],
+    ),
+    (
+        'anyone { may TOOL "/x" }',
+        [
+            (
+                "E319",
+                "no tool is called so: a slash stands between a server and a name",
+                'TOOL "/x"',
+                "tools are called `server/name`, or `name` alone",
+            )
+        ],
+    ),
+    (
+        'anyone { may TOOL "a\\nb" }',
+        [
+            (
+                "E319",
+                "no tool is called so: it holds a control character",
+                'TOOL "a\\nb"',
+                "tools are called `server/name`, or `name` alone",
+            )
+        ],
+    ),
+    (
+        "anyone { may INPUT }",
+        [
+            (
+                "E908",
+                "`INPUT` is a reserved word: nothing is decided by it yet",
+                "INPUT",
+                "remove it; write the HTTP endpoint, tool or action itself",
+            )
+        ],
+    ),
+    (
+        'guard "g" on OUTPUT { deny }',
+        [
+            (
+                "E908",
+                "`OUTPUT` is a reserved word: nothing is decided by it yet",
+                "OUTPUT",
+                "remove it; write the HTTP endpoint, tool or action itself",
+            )
+        ],
+    ),
+    (
+        'guard "g" on /a except GET /b { deny when time > 2026-01-01 }\nanyone { may GET /a }',
+        [
+            (
+                "W322",
+                "`except GET /b` leaves nothing out",
+                "GET /b",
+                "it meets none of the places before `except`: remove it",
+            )
+        ],
+    ),
+    (
+        'guard "g" on GET /a except /** { deny }\nanyone { may GET /a }',
+        [
+            (
+                "E318",
+                "`except` leaves no place",
+                "on GET /a except /**",
+                "the rule would never apply: remove one of both",
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), PATHS)
+def test_a_mistake_in_an_endpoint_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(text)) == findings
+
+
+SCOPES = [
+    ("scope a { }", [("E311", "the scope `a` holds nothing", "a", "write an endpoint, a tool or an action in it")]),
+    (
+        "scope a { include b }\nscope b { }",
+        [
+            ("E311", "the scope `a` holds nothing", "a", "write an endpoint, a tool or an action in it"),
+            ("E311", "the scope `b` holds nothing", "b", "write an endpoint, a tool or an action in it"),
+        ],
+    ),
+    ("scope a { include a  GET /x }", [("E312", "the scope `a` includes itself", "a", "remove one of the includes")]),
+    (
+        "scope a { include b  GET /x }\nscope b { include c }\nscope c { include a }",
+        [("E312", "the scope `a` includes itself through `b`", "b", "remove one of the includes")],
+    ),
+    (
+        'scope a { GET /a }\nscope b as "a" { GET /b }',
+        [("E313", "two scopes are carried as `a`", '"a"', "give one of them another `as` name")],
+    ),
+    (
+        'scope a as "" { GET /a }',
+        [
+            (
+                "E314",
+                "no credential carries a scope with this name",
+                '""',
+                "write the scope as the issuer writes it in the credential",
+            )
+        ],
+    ),
+    (
+        'scope a as "x y" { GET /a }',
+        [
+            (
+                "E314",
+                "no credential carries a scope with this name",
+                '"x y"',
+                "write the scope as the issuer writes it in the credential",
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), SCOPES)
+def test_a_mistake_in_a_scope_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(text)) == findings
+
+
+BINDINGS_WORLD = """\
+facts { args.id: string  args.n: number  body.n: number }
+entity invoice
+entity folder
+"""
+BINDINGS = [
+    (
+        "scope a { TOOL t with resource = args.id }",
+        [
+            (
+                "E316",
+                "`resource` is an entity, and this is a string",
+                "args.id",
+                "name its type: `resource = invoice(args.id)`",
+            )
+        ],
+    ),
+    (
+        "scope a { TOOL t with user.id = args.id }",
+        [
+            (
+                "E316",
+                "`user.id` cannot be bound",
+                "user.id",
+                "bind `resource`, or a declared fact that begins with `body.`, `args.` or `context.`",
+            )
+        ],
+    ),
+    (
+        "scope a { TOOL t with body = args.id }",
+        [
+            (
+                "E316",
+                "`body` cannot be bound",
+                "body",
+                "bind `resource`, or a declared fact that begins with `body.`, `args.` or `context.`",
+            )
+        ],
+    ),
+    (
+        "scope a { TOOL t with body.n = args.n, body.n = 1 }",
+        [("E315", "`body.n` is bound twice", "body.n", "remove one")],
+    ),
+    (
+        "scope a { TOOL t with body.n = args.n, args.n = body.n }",
+        [
+            ("E317", "`args.n` is itself bound here", "args.n", "write what it is bound to in place of `args.n`"),
+            ("E317", "`body.n` is itself bound here", "body.n", "write what it is bound to in place of `body.n`"),
+        ],
+    ),
+    (
+        "scope a { TOOL t with resource = invoice(user.id) }",
+        [
+            (
+                "E317",
+                "`user.id` is more than the request says",
+                "user.id",
+                "`with` reads only `args`, `body`, `params`, `context`, `request` and `tool`",
+            )
+        ],
+    ),
+    (
+        "scope a { GET /{id: invoice} with resource = params.id }",
+        [
+            (
+                "E320",
+                "`GET /{id: invoice}` binds `resource` already",
+                "resource",
+                "remove it, or the type of the capture",
+            )
+        ],
+    ),
+    (
+        "scope a { TOOL t with body.n = args.n }\nscope b { TOOL t* with body.n = 2 }",
+        [("E320", "`body.n` is bound in two ways for the same endpoint", "TOOL t*", "bind it in the same way in both")],
+    ),
+    (
+        "scope a { TOOL t with body.n = args.n }\nscope b { TOOL t* with args.n = 2 }",
+        [
+            (
+                "E317",
+                "`args.n` is bound by another pattern of the same endpoint",
+                "args.n",
+                "write what it is bound to in its place",
+            )
+        ],
+    ),
+    (
+        ("scope a { TOOL t with resource = invoice(args.id) }\nscope b { TOOL * with resource = folder(args.id) }"),
+        [
+            (
+                "E320",
+                "an endpoint of this pattern has two resources: `folder(args.id)` and `invoice(args.id)`",
+                "TOOL *",
+                "write the same typed capture, at the same place, in both",
+            )
+        ],
+    ),
+    (
+        "scope a { GET /x/{id: invoice}  GET /{f: folder}/y }",
+        [
+            (
+                "E320",
+                "an endpoint of this pattern has two resources: `{f: folder}` and `{id: invoice}`",
+                "GET /{f: folder}/y",
+                "write the same typed capture, at the same place, in both",
+            )
+        ],
+    ),
+    (
+        (
+            "scope a { GET /x/{id: invoice}  POST /x/{id: folder} }\nuser any { may a }\nscope "
+            "b { GET|POST /x/{k: folder}  }"
+        ),
+        [
+            (
+                "E320",
+                "an endpoint of this pattern has two resources: `{k: folder}` and `{id: invoice}`",
+                "GET|POST /x/{k: folder}",
+                "write the same typed capture, at the same place, in both",
+            )
+        ],
+    ),
+    (
+        'scope a { GET /x/{id} }\nguard "g" on /{id}/** { deny }',
+        [
+            (
+                "E321",
+                "`id` is captured in two ways for the same endpoint",
+                "/{id}/**",
+                "give one of the captures another name",
+            )
+        ],
+    ),
+    (
+        "scope a { GET /x/{o: folder}/{id: invoice}  GET /x/{o: invoice}/{id: invoice} }",
+        [
+            (
+                "E321",
+                "`o` is captured in two ways for the same endpoint",
+                "GET /x/{o: invoice}/{id: invoice}",
+                "give one of the captures another name",
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "findings"), BINDINGS)
+def test_a_mistake_in_what_patterns_bind_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+    assert told(check_text(BINDINGS_WORLD + text)) == findings

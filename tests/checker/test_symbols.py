@@ -1,0 +1,260 @@
+"""Names of packages: what is declared, exported and imported, and what a name means where."""
+
+import pytest
+
+from policyengine.checker.names.symbols import Reporter, Symbol, report_unused_imports
+from policyengine.source import Source, Span
+from policyengine.syntax import nodes as ast
+from policyengine.syntax.reserved_words import UNUSABLE
+from tests.checker.reading import read, told
+
+COMMON = """package acme.common
+export enum plan = free < team
+export entity team in team
+export define late = request.size > 5
+define secret = request.size > 6
+export scope invoices.read { GET /invoices }
+"""
+
+
+def name(text: str) -> ast.Name:
+    return ast.Name(text, span=Span(Source("asked", text), 0, len(text)))
+
+
+def find(
+    package: str, kind: str, text: str, *texts: str
+) -> tuple[Symbol | None, list[tuple[str, str, str, str | None]]]:
+    report = Reporter()
+    found = read(*texts).program.find(package, kind, name(text), report)  # type: ignore[arg-type]
+    return found, told(report.diagnostics)
+
+
+def test_a_file_without_a_package_belongs_to_main() -> None:
+    assert set(read("let a = 1").program.packages) == {"main"}
+
+
+def test_all_files_of_a_package_share_their_names() -> None:
+    assert read("package a\ndefine x = y", "package a\ndefine y = request.size > 5").findings == ()
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    files = [COMMON, "package b\nimport acme.common\ndefine x = common.late and common.zip"]
+    assert told(read(*files).findings) == told(read(*reversed(files)).findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("enum", "common.plan"), ("entity", "common.team"), ("define", "common.late"), ("scope", "common.invoices.read")],
+)
+def test_exported_names_are_found_behind_the_last_part_of_their_package(kind: str, text: str) -> None:
+    found, findings = find("b", kind, text, COMMON, "package b\nimport acme.common")
+    assert findings == []
+    assert found is not None
+    assert (found.package, found.kind) == ("acme.common", kind)
+
+
+def test_an_alias_replaces_the_last_part() -> None:
+    found, findings = find("b", "define", "c.late", COMMON, "package b\nimport acme.common as c")
+    assert found is not None
+    assert findings == []
+
+
+def test_a_private_name_is_told_with_where_it_is_declared() -> None:
+    [finding] = read(COMMON, "package b\nimport acme.common\ndefine x = common.secret").findings
+    assert told([finding]) == [
+        (
+            "E208",
+            "`common.secret` is private to package `acme.common`",
+            "common.secret",
+            "write `export define secret` there",
+        )
+    ]
+    assert [(note.message, note.span.text) for note in finding.related] == [("declared here", "secret")]
+
+
+def test_a_name_of_another_kind_is_unknown() -> None:
+    found, findings = find("main", "scope", "x", "let x = 1")
+    assert found is None
+    assert findings == [("E207", "unknown scope `x`", "x", "declare it: `scope invoices.read { GET /invoices }`")]
+
+
+def test_names_of_different_spaces_may_be_the_same() -> None:
+    assert read("entity team\nscope team { GET /team }\nlet team = 1").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("invoices.raed", "did you mean `invoices.read`?"),
+        ("common.invoices.raed", "did you mean `common.invoices.read`?"),
+        ("common.zip", "package `acme.common` has no such name"),
+        ("zip", "declare it: `scope invoices.read { GET /invoices }`"),
+    ],
+)
+def test_an_unknown_name_is_told_with_what_was_probably_meant(text: str, hint: str) -> None:
+    importing = "package b\nimport acme.common\nscope invoices.read { GET /x }"
+    assert find("b", "scope", text, COMMON, importing)[1] == [("E207", f"unknown scope `{text}`", text, hint)]
+
+
+def test_a_name_that_another_package_exports_is_told_with_that_package() -> None:
+    hint = "`import acme.common` exports one of that name"
+    assert find("b", "scope", "invoices.read", COMMON, "package b")[1][0][3] == hint
+
+
+def test_the_alias_is_told_where_it_was_forgotten() -> None:
+    hint = "did you mean `common.invoices.read`?"
+    assert find("b", "scope", "invoices.read", COMMON, "package b\nimport acme.common\nlet x = 1")[1][0][3] == hint
+
+
+def test_a_user_exists_without_a_declaration() -> None:
+    found, findings = find("main", "entity", "user", "let x = 1")
+    assert found is not None
+    assert findings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("let a = 1\nlet a = 2", ("E210", "`a` is declared twice", "a", "give one of them another name")),
+        (
+            "enum a = x\nentity a",
+            ("E210", "`a` is declared as an enum and as an entity", "a", "give one of them another name"),
+        ),
+        (
+            "let a = 1\ndefine a = true",
+            ("E210", "`a` is declared as a let and as a define", "a", "give one of them another name"),
+        ),
+        ("enum a = x < y < x", ("E210", "the value `x` is written twice", "x", "remove one")),
+        (
+            "let user = 1",
+            ("E211", "the let `user` hides the built-in facts of that name", "user", "choose another name"),
+        ),
+        (
+            "define time = true",
+            ("E211", "the define `time` hides the built-in facts of that name", "time", "choose another name"),
+        ),
+        (
+            "enum a = tool < x",
+            ("E211", "the value `tool` hides the built-in facts of that name", "tool", "choose another name"),
+        ),
+        ("enum a = x\nlet x = 1", ("E211", "the let `x` hides a value of the enum `a`", "x", "choose another name")),
+        ("entity string", ("E212", "`string` is a type already", "string", "choose another name")),
+        ("let a.b = 1", ("E215", "the name of a let has no dots", "a.b", "write `a_b`")),
+        ("entity a.b", ("E215", "the name of an entity has no dots", "a.b", "write `a_b`")),
+        ("enum a = x.y", ("E215", "the value of an enum has no dots", "x.y", "write `x_y`")),
+        (
+            "import zip",
+            ("E209", "unknown package `zip`", "zip", "it is looked for in `zip.policy`, from the policy root"),
+        ),
+        ("package a\nimport a", ("E209", "package `a` imports itself", "a", "its own names need no import")),
+    ],
+)
+def test_a_mistake_in_declaring_names_is_told(text: str, expected: tuple[str, str, str, str]) -> None:
+    assert told(read(text).findings) == [expected]
+
+
+def test_names_of_a_package_that_there_is_not_are_no_findings_of_their_own() -> None:
+    texts = ['package web\nimport shops\nagent "x" { issued by shops.acme   acts alone   may shops.read }']
+    assert read(*texts).codes == ["E209"]
+
+
+def test_the_second_of_two_declarations_is_underlined_and_the_first_one_shown() -> None:
+    [finding] = read("let a = 1\nlet a = 2").findings
+    assert finding.span.line == 2
+    assert [(note.message, note.span.line) for note in finding.related] == [("first declared here", 1)]
+
+
+@pytest.mark.parametrize(
+    ("what", "word"), [(what, word) for what in ("let", "define") for word in sorted(UNUSABLE[what])]
+)
+def test_a_word_that_could_never_be_used_is_no_name_for_a_value(what: str, word: str) -> None:
+    assert "E212" in read(f"{what} {word} = true").codes
+
+
+@pytest.mark.parametrize(
+    ("texts", "code", "message"),
+    [
+        (["package b\nimport acme.comon"], "E209", "unknown package `acme.comon`"),
+        (["package b\nimport acme.common as user"], "E211", "the import `user` hides the built-in facts of that name"),
+        (
+            ["package b\nimport acme.common\nimport other.common", 'package other.common\nguard "g" { audit full }'],
+            "E210",
+            "`common` already stands for the package `acme.common`",
+        ),
+        (
+            ["package b\nimport acme.common\nscope common.x { GET /x }"],
+            "E211",
+            "`common.x` reads like a name of the imported package `acme.common`",
+        ),
+        (["package b\nentity team"], "E214", "the entity `team` is already declared by package `acme.common`"),
+    ],
+)
+def test_a_mistake_between_packages_is_told(texts: list[str], code: str, message: str) -> None:
+    assert [(finding.code, finding.message) for finding in read(COMMON, *texts).findings] == [(code, message)]
+
+
+def test_one_alias_may_be_written_in_two_files() -> None:
+    assert read(COMMON, *["package b\nimport acme.common"] * 2).findings == ()
+
+
+def test_imports_may_be_circular() -> None:
+    one = "package a\nimport b\nexport define x = b.y"
+    assert read(one, "package b\nimport a\nexport define y = request.size > 5\ndefine z = a.x").findings == ()
+
+
+def unused(*texts: str) -> list[tuple[str, str, str, str | None]]:
+    found = read(*texts)
+    report_unused_imports(found.program)
+    return told(found.program.report.diagnostics)
+
+
+def test_an_import_of_names_that_none_is_used_of_is_a_warning() -> None:
+    assert unused(COMMON, "package b\nimport acme.common") == [
+        ("W209", "nothing of package `acme.common` is used", "import acme.common", "remove the import")
+    ]
+
+
+def test_an_import_whose_name_is_used_is_none() -> None:
+    assert unused(COMMON, "package b\nimport acme.common\ndefine x = common.late") == []
+
+
+def test_an_import_that_brings_rules_is_none() -> None:
+    assert unused('package a\nguard "g" { audit full }', "package b\nimport a") == []
+
+
+def test_an_import_that_brings_attributes_of_the_user_is_used_by_them() -> None:
+    one = "package a\nexport entity user { tenant: string }"
+    assert unused(one, 'package b\nimport a\ndefine x = user.tenant == "x"') == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("define a = a", ["`a` is defined by itself"]),
+        ("let a = a", ["`a` is defined by itself"]),
+        ("define a = b\ndefine b = not a", ["`a` is defined by itself through `b`"]),
+        (
+            "define a = b\ndefine b = c\ndefine c = a and d\ndefine d = true",
+            ["`a` is defined by itself through `b` and `c`"],
+        ),
+        (
+            "define a = b and c\ndefine b = b\ndefine c = a",
+            ["`a` is defined by itself through `c`", "`b` is defined by itself"],
+        ),
+        ("define a = b\ndefine b = true and c\ndefine c = false", []),
+    ],
+)
+def test_each_circle_of_definitions_is_told_once(text: str, expected: list[str]) -> None:
+    findings = read(text).findings
+    assert sorted(finding.message for finding in findings if finding.code == "E213") == expected
+    assert {finding.code for finding in findings} <= {"E213"}
+
+
+def test_definitions_that_double_each_time_are_bounded() -> None:
+    doubling = "\n".join(f"define a{i} = a{i + 1} or a{i + 1}" for i in range(60))
+    assert read(f"{doubling}\ndefine a60 = request.size > 5").codes == ["E248"]
+
+
+def test_definitions_that_nest_each_time_are_bounded() -> None:
+    nesting = "\n".join(f"define a{i} = not a{i + 1}" for i in range(5_000))
+    assert read(f"{nesting}\ndefine a5000 = request.size > 5").codes == ["E248"]

@@ -1,0 +1,438 @@
+"""Rows that are looked up: what a decision knows, for how long, and what it says where nobody answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policyengine.audit import DecisionLog, read_records
+from policyengine.audit.replay import decided_again
+from policyengine.engine import Engine
+from policyengine.entities import lookup as module
+from policyengine.entities.lookup import Lookups, NotAnswered
+from policyengine.entities.store import Directory, Found
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.needs import Needs
+from policyengine.runtime.request import Request, RequestError
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.typesystem import EntityRef
+from tests.entities.shop import OUTCOMES, PAY, POLICY, READ, asking, outcomes, read, shop, tables
+from tests.generate.asking import askings, setting
+from tests.generate.specified import said
+
+
+@dataclass
+class Table:
+    """Rows in memory that are asked for by key; `down` says why it does not answer."""
+
+    rows: Mapping[EntityRef, EntityData]
+    types: frozenset[str]
+    shown: str = "table"
+    timeout: float = 0.5
+    ttl: float = 30.0
+    most: int = 1_000
+    down: str = ""
+    lasts: bool = True
+    asked: list[list[str]] = field(default_factory=list)
+
+    @property
+    def attributes(self) -> Mapping[str, frozenset[str]]:
+        return {name: frozenset() for name in self.types}
+
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+        self.asked.append([str(ref) for ref in refs])
+        if self.down:
+            raise NotAnswered(self.down, lasts=self.lasts)
+        return {ref: self.rows[ref] for ref in refs if ref in self.rows}
+
+    def probe(self, seconds: float) -> None:
+        self.asked.append([])
+        if self.down:
+            raise NotAnswered(self.down, lasts=self.lasts)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rows_of(directory: Directory) -> dict[EntityRef, EntityData]:
+    return {row.ref: row for row in directory}
+
+
+def looked_up(directory: Directory, clock: Clock, *types: str, **more: Any) -> tuple[Table, Directory]:
+    """The rows of these types are looked up, all others are loaded."""
+    rows = rows_of(directory)
+    table = Table({ref: row for ref, row in rows.items() if ref.type in types}, frozenset(types), **more)
+    loaded = [row for ref, row in rows.items() if ref.type not in types]
+    return table, Directory(loaded, lookups=Lookups([table], clock), loaded=directory.loaded)
+
+
+@pytest.fixture
+def known(tmp_path):
+    return read(tables(tmp_path / "csv"))
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+# ── What is asked ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("types", [("user",), ("team",), ("invoice",), ("user", "team", "invoice")])
+def test_it_does_not_matter_which_rows_are_looked_up(known, clock, types):
+    _, directory = looked_up(known, clock, *types)
+    assert outcomes(shop(directory)) == OUTCOMES
+
+
+def test_the_plan_names_the_rows_that_a_decision_needs_and_nothing_else(known, clock):
+    _, directory = looked_up(known, clock, "user", "team", "invoice")
+    evaluator = shop(directory)._world.evaluator
+    looking = directory.looking()
+    assert looking is not None
+    asked, found = Request.from_mapping(PAY), []
+    planned = evaluator.plan(asked, None, looking)  # type: ignore[arg-type]
+    while isinstance(planned, Needs):
+        assert not planned.windows
+        found.append(sorted(map(str, planned.rows)))
+        looking.fetch()
+        planned = evaluator.plan(asked, None, looking)  # type: ignore[arg-type]
+    assert found == [
+        ['invoice "42"', 'user "alice"'],
+        ['team "emea"', 'user "bob"'],
+        ['team "legal"'],
+        ['team "company"'],
+    ]
+    assert planned[0].allowed
+
+
+def test_what_was_looked_up_is_not_asked_again_until_it_is_too_old(known, clock):
+    table, directory = looked_up(known, clock, "user", "team", "invoice", ttl=30.0)
+    engine = shop(directory)
+    assert engine.decide(PAY).allowed
+    once = len(table.asked)
+    assert engine.decide(PAY).allowed
+    clock.now += 29.9
+    assert engine.decide(PAY).allowed
+    assert len(table.asked) == once
+    clock.now += 0.2
+    assert engine.decide(PAY).allowed
+    assert len(table.asked) == 2 * once
+
+
+def test_that_there_is_no_row_is_remembered_too(known, clock):
+    table, directory = looked_up(known, clock, "user")
+    engine = shop(directory)
+    for _ in range(3):
+        assert not engine.decide(asking("/v1/invoices/42", "nobody")).allowed
+    assert table.asked == [['user "nobody"']]
+
+
+def test_no_more_rows_are_kept_than_are_allowed(known, clock):
+    table, directory = looked_up(known, clock, "user", most=3)
+    engine = shop(directory)
+    for number in range(10):
+        engine.decide(asking("/v1/invoices/42", f"u{number}"))
+    assert directory.lookups is not None
+    assert [len(kept._rows) for kept in directory.lookups._kept] == [3]
+    engine.decide(asking("/v1/invoices/42", "u9"))
+    assert len(table.asked) == 10
+
+
+def test_a_circle_of_memberships_ends(clock):
+    teams = [EntityData(EntityRef("team", f"t{n}"), {}, (EntityRef("team", f"t{(n + 1) % 3}"),)) for n in range(3)]
+    alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
+    invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (teams[2].ref,), "owner": alice.ref})
+    for types in ((), ("user", "team")):
+        _, directory = looked_up(Directory([*teams, alice, invoice]), clock, *types)
+        assert shop(directory).decide(READ).allowed
+
+
+@pytest.mark.parametrize("types", [(), ("user", "team")])
+def test_of_a_row_that_is_partial_nobody_knows_what_it_is_not_in(clock, types):
+    """Its `in` may not be all: what is above counts, and what is not found there is unknown."""
+    alice = EntityData(EntityRef("user", "alice"), {}, (EntityRef("team", "emea"),), True)
+    emea, legal = EntityData(EntityRef("team", "emea"), {}), EntityData(EntityRef("team", "legal"), {})
+    _, directory = looked_up(Directory([alice, emea, legal]), clock, *types)
+    looking = directory.looking()
+    known = directory if looking is None else looking
+    for _ in range(3):
+        above = known.ancestors(alice.ref)
+        if isinstance(known, module.Looking) and known.lacking:
+            known.fetch()
+    assert (above.refs, above.complete) == ((emea.ref,), False)
+    assert not known.parents(alice.ref).complete
+    assert known.ancestors(emea.ref).complete
+
+
+def test_what_is_nested_too_deep_is_unknown_and_not_looked_up_forever(clock, caplog):
+    teams = [EntityData(EntityRef("team", f"t{n}"), {}, (EntityRef("team", f"t{n + 1}"),)) for n in range(100)]
+    alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
+    invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (EntityRef("team", "t99"),), "owner": alice.ref})
+    table, directory = looked_up(Directory([*teams, alice, invoice]), clock, "user", "team")
+    engine = shop(directory)
+    assert [engine.decide(READ).allowed for _ in range(4)] == [False] * 4, "whatever is known of before"
+    assert len(table.asked) == module.MOST_STEPS + 1
+    near = EntityData(invoice.ref, {"approvers": (teams[module.MOST_STEPS - 1].ref,), "owner": alice.ref})
+    _, directory = looked_up(Directory([*teams, alice, near]), clock, "user", "team")
+    assert shop(directory).decide(READ).allowed
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+
+
+def test_a_decision_does_not_look_up_more_rows_than_are_good(clock, monkeypatch, caplog):
+    monkeypatch.setattr(module, "MOST_ROWS", 5)
+    teams = [EntityData(EntityRef("team", f"t{n}"), {}) for n in range(10)]
+    alice = EntityData(EntityRef("user", "alice"), {}, tuple(team.ref for team in teams))
+    invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (EntityRef("team", "other"),), "owner": alice.ref})
+    table, directory = looked_up(Directory([*teams, alice, invoice]), clock, "user", "team")
+    engine = shop(directory)
+    assert [engine.decide(READ).outcome for _ in range(3)] == ["deny"] * 3
+    assert sum(map(len, table.asked)) <= 5
+
+
+# ── Nobody answers ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_database_that_goes_away_makes_facts_unknown_and_is_told_once(known, clock, caplog):
+    table, directory = looked_up(known, clock, "user", "team", "invoice")
+    engine = shop(directory)
+    assert engine.decide(READ).allowed
+    table.down = "the cable is cut"
+    assert engine.decide(READ).allowed, "what is fresh is still known"
+    clock.now += 31
+    with caplog.at_level(logging.WARNING, logger="policyengine"):
+        for _ in range(5):
+            decision = engine.decide(READ)
+            assert decision.outcome == "deny"
+            assert "did not answer" in str([one.why for one in decision.unknown])
+        assert [record.getMessage() for record in caplog.records] == [
+            "the directory at `table` does not answer: the cable is cut; its facts are unknown"
+        ]
+        asked = len(table.asked)
+        assert engine.decide(READ).outcome == "deny"
+        assert len(table.asked) == asked, "it is left alone for a moment"
+        assert directory.lookups is not None
+        assert directory.lookups.failures > 5
+        table.down = ""
+        clock.now += module.PAUSE
+        assert engine.decide(READ).allowed
+    assert len(caplog.records) == 2
+    assert "answers again" in caplog.records[-1].getMessage()
+
+
+def test_while_nobody_knows_whether_it_is_back_one_asks_and_the_others_do_not_wait(known, clock):
+    table, directory = looked_up(known, clock, "user")
+    engine = shop(directory)
+    table.down = "gone"
+    engine.decide(READ)
+    clock.now += module.PAUSE
+    within, go = threading.Event(), threading.Event()
+    fetch = table.fetch
+
+    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+        within.set()
+        assert go.wait(10)
+        return fetch(refs, seconds)
+
+    table.fetch = slow  # type: ignore[method-assign]
+    table.down = ""
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(engine.decide, READ)
+        assert within.wait(10)
+        assert not engine.decide(READ).allowed
+        go.set()
+        assert first.result(10).allowed
+    assert engine.decide(READ).allowed
+
+
+def test_one_row_that_cannot_be_asked_for_stops_no_others(known, clock, caplog):
+    table, directory = looked_up(known, clock, "user", lasts=False)
+    engine = shop(directory)
+    table.down = "no such character"
+    assert not engine.decide(READ).allowed
+    table.down = ""
+    assert engine.decide(READ).allowed
+    assert directory.lookups is not None
+    assert directory.lookups.failures == 1
+
+
+@pytest.mark.parametrize(("each", "given"), [(0.3, [0.5, 0.2]), (0.6, [0.5])])
+def test_one_decision_waits_no_longer_than_the_timeout_however_much_it_needs(known, clock, each, given):
+    table, directory = looked_up(known, clock, "user", "team", "invoice", timeout=0.5)
+    seen: list[float] = []
+    fetch = table.fetch
+
+    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+        seen.append(seconds)
+        clock.now += each
+        return fetch(refs, seconds)
+
+    table.fetch = slow  # type: ignore[method-assign]
+    assert shop(directory).decide(PAY).allowed == (len(given) > 1)  # two rounds show that she is in legal
+    assert seen == pytest.approx(given)
+
+
+def test_a_directory_that_nobody_asked_knows_nothing_of_what_is_looked_up(known, clock):
+    _, directory = looked_up(known, clock, "user")
+    assert "not looked up" in str(directory.attribute(EntityRef("user", "alice"), "plan"))
+    assert shop(directory)._world.quick(READ) is None
+
+
+# ── Whether there is a row ────────────────────────────────────────────────────────────────────
+
+KNOWN = """
+entity folder { blocked: set<user> inherited else [] } in folder
+entity doc { blocked: set<user> inherited else []   private: bool? } in folder
+entity user { }
+anyone {
+  may GET /known/{id: doc} when resource is known
+  may GET /new/{id: doc} when not resource is known
+  may GET /public/{id: doc} when not (resource.private else false)
+  may GET /free/{id: doc} when user not in resource.blocked
+}
+"""
+FOLDER, DOC = EntityRef("folder", "f"), EntityRef("doc", "1")
+ROWS = [
+    EntityData(FOLDER, {"blocked": (EntityRef("user", "bob"),)}),
+    EntityData(DOC, {}, (FOLDER,)),
+    EntityData(EntityRef("user", "alice"), {}),
+    EntityData(EntityRef("user", "bob"), {}),
+]
+
+
+def opened(engine: Engine, doc: str, user: str = "alice") -> set[str]:
+    def ask(place: str) -> bool:
+        return engine.decide({"request": {"method": "GET", "path": f"/{place}/{doc}"}, "user": {"id": user}}).allowed
+
+    return {place for place in ("known", "new", "public", "free") if ask(place)}
+
+
+@pytest.mark.parametrize("types", [(), ("doc",), ("folder",), ("doc", "folder", "user")])
+def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_says_neither(clock, types):
+    table, directory = looked_up(Directory(ROWS), clock, *types)
+    engine = Engine.from_text(KNOWN, directory=directory)
+    assert opened(engine, "1") == {"known", "public", "free"}
+    assert opened(engine, "1", user="bob") == {"known", "public"}
+    assert opened(engine, "2") == {"new"}
+    table.down = "gone"
+    clock.now += 31
+    if "doc" in types:
+        assert opened(engine, "1") == opened(engine, "2") == set()
+    elif "folder" in types:
+        assert opened(engine, "1") == {"known", "public"}
+
+
+def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
+    table, directory = looked_up(Directory(ROWS), clock, "doc", ttl=0.0)
+    log = DecisionLog(tmp_path / "log.jsonl")
+    engine = Engine.from_text(KNOWN, directory=directory, log=log)
+    asked = [opened(engine, "1"), opened(engine, "2")]
+    table.down = "gone"
+    asked.append(opened(engine, "2"))
+    log.close()
+    assert asked == [{"known", "public", "free"}, {"new"}, set()]
+    for record in read_records(tmp_path / "log.jsonl"):
+        again = decided_again(record, engine.kernel)
+        assert again.decision.to_dict() == record.decision
+
+
+# ── The same as loaded ────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 5_000), st.sets(st.integers(0, 4)))
+def test_a_directory_that_is_looked_up_decides_as_one_that_is_loaded(seed, which):
+    asked = setting(seed)
+    names = sorted({row.ref.type for row in asked.directory})
+    types = [name for place, name in enumerate(names) if place in which or not which]
+    clock = Clock()
+    _, directory = looked_up(asked.directory, clock, *types)
+    when: list[Any] = [None]
+
+    def made(one: Directory) -> Engine:
+        return Engine(asked.kernel, directory=one, clock=lambda: when[0], store=MemoryStore(history_complete=True))
+
+    loaded, looking = made(asked.directory), made(directory)
+    for one in askings(seed, 10):
+        when[0] = one.now
+        clock.now += 7.0  # some rows are fresh, and some are asked for again
+        assert answers(looking, one.question) == answers(loaded, one.question)
+
+
+def answers(engine: Engine, question: Any) -> object:
+    try:
+        return said(engine.evaluate(question)), said(engine.explain(question).decision), said(engine.decide(question))
+    except RequestError as error:
+        return error.member, error.message
+
+
+# ── On record ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_looked_up_is_on_record_and_decides_the_same_again(known, clock, tmp_path):
+    table, directory = looked_up(known, clock, "user", "invoice", ttl=0.0)
+    log = DecisionLog(tmp_path / "log.jsonl")
+    engine = Engine.from_text(POLICY, directory=directory, log=log)
+    asked = [READ, PAY, asking("/v1/invoices/43", "cy"), asking("/v1/invoices/44", "nobody")]
+    told = [engine.decide(one).outcome for one in asked]
+    table.down = "gone"
+    told.append(engine.decide(READ).outcome)
+    log.close()
+    records = list(read_records(tmp_path / "log.jsonl"))
+    assert [record.outcome for record in records] == told == ["allow", "allow", "deny", "deny", "deny"]
+    for record in records:
+        again = decided_again(record, engine.kernel)
+        assert again.same
+        assert again.decision.to_dict().get("unknown") == record.decision.get("unknown")
+
+
+# ── Another directory ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_directory_is_replaced_at_once_and_every_decision_sees_one_of_them(known):
+    """By the one Bob is in legal and Alice in nothing, by the other it is the reverse: never is either of both."""
+    legal, alice, bob = EntityRef("team", "legal"), EntityRef("user", "alice"), EntityRef("user", "bob")
+    rest = [row for ref, row in rows_of(known).items() if ref.type != "user"]
+
+    def having(roles: str, parents: tuple[EntityRef, ...]) -> Directory:
+        attributes = {"roles": (roles,), "plan": roles}
+        return Directory([*rest, EntityData(alice, attributes, parents), EntityData(bob, {"manager": alice})])
+
+    policy = POLICY.replace(
+        "user any {\n  may inv.read when user in resource.approvers",
+        'user any {\n  may inv.read when (user.plan == team and user in team "legal")'
+        ' or (user.plan == free and not (user in team "legal"))',
+    )
+    worlds = [having("team", (legal,)), having("free", (EntityRef("team", "company"),))]
+    engine = Engine.from_text(policy, directory=worlds[0])
+    ended, wrong = threading.Event(), []
+
+    def ask(question: Any) -> int:
+        count = 0
+        while not ended.is_set():
+            count += 1
+            if not engine.decide(question).allowed:
+                wrong.append(question)
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, READ), pool.submit(ask, json.dumps(READ))]
+        for number in range(300):
+            engine.replace_directory(worlds[number % 2])
+        ended.set()
+        assert all(one.result(60) for one in asked)
+    assert wrong == []
+    assert engine.directory is worlds[1]

@@ -1,0 +1,93 @@
+"""A real PostgreSQL that stalls, dies and comes back: decisions never hang, never allow by what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.entities import lookup
+from tests.entities.postgres import PASSWORD, Postgres, running
+from tests.entities.shop import READ, SQL, mapped, read, shop
+
+TIMEOUT = "200ms"
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Postgres]:
+    """A server that tests may kill."""
+    with running() as server:
+        server.fresh(SQL)
+        yield server
+
+
+@pytest.fixture
+def engine(mortal: Postgres, tmp_path, monkeypatch):
+    monkeypatch.setattr(lookup, "PAUSE", 0.4)
+    engine = shop(read(mapped(tmp_path, mortal.url, lookup=True, ttl="0s", timeout=TIMEOUT)))
+    until_allowed(engine)
+    return engine
+
+
+def until_allowed(engine: Engine) -> None:
+    until = monotonic() + PATIENCE
+    while not engine.decide(READ).allowed:
+        assert monotonic() < until, "it never came back"
+
+
+def took(engine: Engine) -> float:
+    began = monotonic()
+    decision = engine.decide(READ)
+    assert decision.outcome == "deny"
+    assert decision.unknown
+    return monotonic() - began
+
+
+def test_a_server_that_stands_still_is_not_waited_for(mortal, engine, caplog):
+    mortal.pause()
+    try:
+        first, second = took(engine), took(engine)
+    finally:
+        mortal.resume()
+    assert max(first, second) < 2.0
+    until_allowed(engine)
+    assert PASSWORD not in caplog.text
+
+
+def test_a_server_that_dies_makes_facts_unknown_until_it_is_back(mortal, engine, caplog):
+    mortal.stop()
+    assert took(engine) < 2.0
+    mortal.start()
+    until_allowed(engine)
+    told = [record.getMessage() for record in caplog.records if record.name == "policyengine"]
+    assert len(told) == 2
+    assert f"127.0.0.1:{mortal.port}/postgres` does not answer" in told[0]
+    assert "answers again" in told[1]
+    assert PASSWORD not in caplog.text
+
+
+def test_connections_that_were_cut_while_nobody_asked_are_made_anew(mortal, engine):
+    mortal.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'policyengine'")
+    assert engine.decide(READ).allowed
+
+
+def test_a_table_that_is_taken_away_makes_facts_unknown(mortal, engine):
+    mortal.run("alter table approvers rename to gone")
+    try:
+        assert engine.decide(READ).outcome == "deny"
+    finally:
+        mortal.run("alter table gone rename to approvers")
+    until_allowed(engine)
+
+
+def test_a_table_that_is_locked_is_not_waited_for(mortal, engine):
+    import psycopg
+
+    where = f"host=127.0.0.1 port={mortal.port} user=postgres password={PASSWORD} dbname=postgres"
+    with psycopg.connect(where) as other:
+        other.execute("lock table people in access exclusive mode")
+        assert took(engine) < 2.0
+    until_allowed(engine)

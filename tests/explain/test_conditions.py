@@ -1,0 +1,70 @@
+"""Conditions in an explanation, each marked as it is written, and doors that nearly match."""
+
+import pytest
+
+from policyengine.engine import Engine
+from tests.spec.deciding import question
+
+FACTS = "facts on GET /x { context.tag: string? }\nentity doc { note: string? }"
+ABSENT = [
+    'request.query["a"] is absent',
+    'request.headers["a"] is absent',
+    "context.tag is absent",
+    'request.method not in ["POST"]',
+    'not request.method in ["POST"]',
+    'not request.query["a"] is present',
+]
+
+
+def conditions(policy):
+    """The lines of an explanation of `GET /x`, each with its mark."""
+    asked = question("GET /x")
+    asked["request"] |= {"query": {}, "headers": {}}
+    rendered = Engine.from_text(policy).explain(asked).render()
+    return [line.strip() for line in rendered.splitlines()]
+
+
+@pytest.mark.parametrize("condition", ABSENT)
+def test_a_condition_that_holds_is_marked_so_at_a_door(condition):
+    assert f"✓ {condition}" in conditions(f"{FACTS}\nanyone {{ may GET /x when {condition} }}")
+
+
+@pytest.mark.parametrize("condition", ABSENT)
+@pytest.mark.parametrize("word", ["require", "deny unless", "deny when", "warn when", "warn unless"])
+def test_a_condition_that_holds_is_marked_so_in_a_guard(condition, word):
+    policy = f'{FACTS}\nanyone {{ may GET /x }}\nguard "g" on GET /x {{ {word} {condition} }}'
+    assert f"✓ {condition}" in conditions(policy)
+
+
+@pytest.mark.parametrize("word", ["require", "deny unless", "deny when", "warn when", "warn unless"])
+@pytest.mark.parametrize("condition", ['request.query["a"] is present', 'request.method in ["POST"]'])
+def test_a_condition_that_does_not_hold_is_marked_so_in_a_guard(condition, word):
+    policy = f'{FACTS}\nanyone {{ may GET /x }}\nguard "g" on GET /x {{ {word} {condition} }}'
+    assert f"✗ {condition}" in conditions(policy)
+
+
+def test_an_absent_resource_is_marked_so():
+    doors = f"{FACTS}\nanyone {{ may GET /x, GET /docs/{{id: doc}} }}"
+    policy = f'{doors}\nguard "g" {{ require resource is absent or resource.note is absent }}'
+    assert "✓ resource is absent" in conditions(policy)
+
+
+def test_a_comment_after_unless_changes_no_mark():
+    policy = 'anyone { may GET /x }\nguard "g" { deny unless # it names one\n request.query["a"] is present }'
+    assert '✗ request.query["a"] is present' in conditions(policy)
+
+
+def test_an_attribute_that_is_there_is_not_absent():
+    policy = f"{FACTS}\nanyone {{ may GET /docs/{{id: doc}} when resource.note is absent }}"
+    asked = question("GET /docs/7", entities=[{"type": "doc", "id": "7", "attributes": {"note": "n"}}])
+    walk = Engine.from_text(policy).explain(asked).to_dict()["walk"]
+    (grant,) = next(gate for gate in walk["gates"] if gate["text"] == "door")["parts"]
+    assert [(part["mark"], part["text"]) for part in grant["parts"]] == [("no", "resource.note is absent")]
+
+
+@pytest.mark.parametrize(("path", "told"), [("/FILES/pub/a", True), ("/other", False), ("/files/a", False)])
+def test_a_door_that_differs_in_case_alone_says_so(path, told):
+    """The answer is that no block accepts the caller: that no credential is at fault is to be seen here."""
+    explanation = Engine.from_text("anyone { may GET /files/** }").explain(question(f"GET {path}"))
+    assert ("letters of its path are in another case" in explanation.render()) is told
+    assert "another case" not in str(explanation.decision.to_dict())

@@ -1,0 +1,114 @@
+"""Specifications from a URL: a real server that is slow, long, missing, or sends the reader elsewhere."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from policyengine.importers import ImportProblem, fetch, read_openapi
+from tests.importers.bringing import spec
+
+BODY = {"content": {"application/json": {"schema": {"$ref": "parts/pet.json"}}}}
+SPEC = spec({"/p": {"post": {"requestBody": BODY}}})
+
+
+@contextmanager
+def serving(pages):
+    """`pages` by path: what they answer, or a URL that they redirect to; and what was asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            page = pages.get(self.path)
+            self.send_response(404 if page is None else 302 if isinstance(page, str) else 200)
+            if isinstance(page, str):
+                self.send_header("Location", page)
+            self.end_headers()
+            if isinstance(page, bytes):
+                self.wfile.write(page)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_url_is_read_with_what_it_refers_to_on_its_own_server():
+    pet = json.dumps({"properties": {"name": {"type": "string"}}}).encode()
+    with serving({"/v1/api.json": json.dumps(SPEC).encode(), "/v1/parts/pet.json": pet}) as (url, asked):
+        api = read_openapi(f"{url}/v1/api.json")
+    assert [fact.written for fact in api.operations[0].facts] == ["body.name: string?"]
+    assert asked == ["/v1/api.json", "/v1/parts/pet.json"]
+
+
+def test_no_reference_leads_to_another_server():
+    with serving({"/x": b"{}"}) as (other, asked):
+        away = json.dumps(SPEC).replace("parts/pet.json", f"{other}/x").encode()
+        with serving({"/api.json": away}) as (url, _):
+            api = read_openapi(f"{url}/api.json")
+    assert "leads to another server" in api.notes[0]
+    assert asked == []
+
+
+def test_no_redirect_leads_to_another_server():
+    with serving({"/x": b"{}"}) as (other, asked), serving({"/api.json": f"{other}/x"}) as (url, _):
+        with pytest.raises(ImportProblem, match=r"it redirects to `.*/x`, which is another server"):
+            read_openapi(f"{url}/api.json")
+        assert asked == []
+
+
+def test_a_redirect_on_the_same_server_is_followed():
+    with serving({"/api.json": "/v2.json", "/v2.json": json.dumps(spec({"/x": {"get": {}}})).encode()}) as (url, _):
+        assert read_openapi(f"{url}/api.json").operations[0].key == "GET /x"
+
+
+def test_a_page_that_is_not_there_is_told():
+    with serving({}) as (url, _), pytest.raises(ImportProblem, match=r"`http.*/api.json`: it answers 404 Not Found"):
+        read_openapi(f"{url}/api.json")
+
+
+def test_an_answer_without_end_is_cut(monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_BYTES", 1_000)
+    with (
+        serving({"/api.json": b" " * 1_001}) as (url, _),
+        pytest.raises(ImportProblem, match="longer than 1,000 bytes"),
+    ):
+        read_openapi(f"{url}/api.json")
+
+
+def test_an_answer_that_takes_too_long_is_cut(monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_SECONDS", 0.0001)
+    with serving({"/api.json": b" " * 100}) as (url, _), pytest.raises(ImportProblem):
+        read_openapi(f"{url}/api.json")
+
+
+def test_nobody_who_answers_is_told():
+    with serving({}) as (url, _):
+        pass
+    with pytest.raises(ImportProblem, match=r"`http.*/api.json`: it cannot be read"):
+        read_openapi(f"{url}/api.json")
+
+
+def test_a_file_that_is_too_long_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_BYTES", 10)
+    (tmp_path / "api.json").write_text(" " * 11)
+    with pytest.raises(ImportProblem, match="longer than 10 bytes"):
+        read_openapi(str(tmp_path / "api.json"))
+
+
+@pytest.mark.parametrize(("name", "told"), [("nothing.json", "there is no such file"), (".", "this is no file")])
+def test_a_file_that_is_none_is_told(tmp_path, monkeypatch, name, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImportProblem, match=told):
+        read_openapi(name)

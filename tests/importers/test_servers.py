@@ -1,0 +1,106 @@
+"""MCP servers that run for real, asked for their tools over both of their transports."""
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from policyengine.importers import ImportProblem, Kind, bring, read_tools
+from tests.importers.bringing import assert_sound
+
+pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
+
+SERVER = """\
+import sys
+from mcp.server import MCPServer
+from mcp.types import ToolAnnotations
+
+server = MCPServer("Demo Files")
+
+
+@server.tool(annotations=ToolAnnotations(readOnlyHint=True))
+def read_file(path: str, line: int = 1) -> str:
+    "Read a file."
+    return path
+
+
+@server.tool()
+def write_file(path: str) -> str:
+    return path
+
+
+if sys.argv[1:]:
+    import uvicorn
+
+    uvicorn.run(server.streamable_http_app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+else:
+    server.run()
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "server.py").write_text(SERVER)
+    return tmp_path / "server.py"
+
+
+def summary(api):
+    return [(one.endpoint.written, one.kind, [fact.written for fact in one.facts]) for one in api.operations]
+
+
+def test_a_command_is_asked_and_its_policy_is_sound(server, tmp_path):
+    api = read_tools(shlex.join([sys.executable, str(server)]))
+    assert summary(api) == [
+        ("TOOL demo_files/read_file", Kind.READ, ["args.path: string", "args.line: int?"]),
+        ("TOOL demo_files/write_file", Kind.DELETE, ["args.path: string"]),
+    ]
+    bring(tmp_path / "p", api, "policyengine init")
+    assert_sound(tmp_path / "p")
+
+
+def test_a_url_is_asked(server):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, str(server), str(port)], stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(port)
+            api = read_tools(f"http://127.0.0.1:{port}/mcp", "files")
+        finally:
+            process.terminate()
+    assert [written for written, _, _ in summary(api)] == ["TOOL files/read_file", "TOOL files/write_file"]
+
+
+def wait_for(port):
+    """Until somebody listens: a connection that is refused comes back at once."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as asked:
+            if asked.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (f"{shlex.quote(sys.executable)} -c pass", "it cannot be asked for its tools"),
+        ("no-such-command-here --x", "it cannot be asked for its tools"),
+        ("http://127.0.0.1:9/mcp", "it cannot be asked for its tools"),
+        ('echo "', "this is no command"),
+        (" ", "there is no command"),
+    ],
+)
+def test_what_does_not_speak_mcp_is_told(source, told):
+    with pytest.raises(ImportProblem) as raised:
+        read_tools(source)
+    assert told in str(raised.value)
+
+
+def test_what_a_file_says_needs_no_server(tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [{"name": "x"}]}))
+    assert len(read_tools(str(tmp_path / "tools.json")).operations) == 1

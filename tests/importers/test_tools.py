@@ -1,0 +1,201 @@
+"""Lists of tools to operations: hints are claims, and only ever make a tool stricter."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from policyengine import Engine
+from policyengine.importers import ImportProblem, Kind, bring, read_tools
+from policyengine.importers.mcp_tools import is_file
+from tests.importers.bringing import assert_sound
+
+NOW = datetime(2000, 6, 1, tzinfo=UTC)  # before the doors of a new project ended
+
+
+def tools(folder, *listed, name="desk"):
+    (folder / "tools.json").write_text(json.dumps({"tools": list(listed)}))
+    return read_tools(str(folder / "tools.json"), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hints", "kind"),
+    [
+        ("look", {"readOnlyHint": True}, Kind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": False}, Kind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": True}, Kind.DELETE),
+        ("delete_all", {"readOnlyHint": True}, Kind.DELETE),
+        ("rm", {"readOnlyHint": True}, Kind.DELETE),
+        ("shell_exec", {"readOnlyHint": True}, Kind.DELETE),
+        ("python_repl", {"readOnlyHint": True}, Kind.DELETE),
+        ("openTerminal", {"readOnlyHint": True}, Kind.DELETE),
+        ("runQuery", {"readOnlyHint": True, "destructiveHint": False}, Kind.DELETE),
+        ("truncated_run", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
+        ("prune_charms", {"readOnlyHint": True}, Kind.READ),
+        ("deleteAll", {"destructiveHint": False}, Kind.DELETE),
+        ("put", {"destructiveHint": False}, Kind.WRITE),
+        ("put", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
+        ("put", {"idempotentHint": True, "openWorldHint": False}, Kind.DELETE),
+        ("put", {"readOnlyHint": "true"}, Kind.DELETE),
+        ("put", {"destructiveHint": 0}, Kind.DELETE),
+        ("put", {}, Kind.DELETE),
+        ("put", None, Kind.DELETE),
+    ],
+)
+def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kind):
+    [found] = tools(tmp_path, {"name": name, "annotations": hints}).operations
+    assert found.kind is kind
+
+
+@pytest.mark.parametrize("name", ["delete_all", "rm", "exec", "run", "shell", "runCommand"])
+def test_a_claim_that_contradicts_itself_is_told(tmp_path, name):
+    api = tools(tmp_path, {"name": name, "annotations": {"readOnlyHint": True}})
+    assert api.notes == (f"`{name}` claims to only read, and its name or its hints say otherwise",)
+
+
+def test_arguments_are_facts(tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {"to": {"$ref": "#/$defs/To"}, "n": {"type": "integer"}},
+        "required": ["n"],
+    }
+    schema["$defs"] = {"To": {"type": "array", "items": {"type": "string"}}}
+    [found] = tools(tmp_path, {"name": "send", "inputSchema": schema}).operations
+    assert [fact.written for fact in found.facts] == ["args.to: list<string>?", "args.n: int"]
+
+
+@pytest.mark.parametrize("reference", ["other.json#/a", "http://127.0.0.1:1/a", "/etc/passwd"])
+def test_a_schema_of_a_tool_reads_no_other_document(tmp_path, reference):
+    api = tools(tmp_path, {"name": "send", "inputSchema": {"$ref": reference}})
+    assert api.operations[0].facts == ()
+    assert "is another document, and none is read here" in api.notes[0]
+
+
+def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
+    harmless = {
+        "name": "x",
+        "annotations": {"readOnlyHint": True},
+        "inputSchema": {"properties": {"a": {"type": "string"}}},
+    }
+    api = tools(tmp_path, harmless, {"name": "x"})
+    assert [(one.kind, one.facts) for one in api.operations] == [(Kind.DELETE, ())]
+    assert "listed twice" in api.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, lambda t: {"tools": t}, lambda t: {"jsonrpc": "2.0", "id": 1, "result": {"tools": t}}]
+)
+def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
+    (tmp_path / "files.json").write_text(json.dumps(wrap([{"name": "look"}])))
+    api = read_tools(str(tmp_path / "files.json"))
+    assert [one.endpoint.written for one in api.operations] == ["TOOL files/look"]
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [("tools.json", True), ("TOOLS.JSON", True), ("my tools.json", True), ("serve x.json", False), ("./serve", False)],
+)
+def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my tools.json").write_text("[]")
+    assert is_file(source) is read
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "there is no `tools`"),
+        ('{"tools": {}}', "at `#/tools`: `tools` is a list, and this is a mapping"),
+        ('{"tools": [7]}', "at `#/tools/0`: a tool is a mapping, and this is a number"),
+        ('{"tools": [{}]}', "at `#/tools/0`: this tool has no `name`"),
+        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name is a text, and this is a number"),
+        ('{"tools": [', "tools.json`:1:12: this is no JSON"),
+    ],
+)
+def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
+    (tmp_path / "tools.json").write_text(text)
+    with pytest.raises(ImportProblem) as raised:
+        read_tools(str(tmp_path / "tools.json"))
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "*", "a\nb"])
+def test_a_server_has_a_name_that_patterns_can_say(tmp_path, name):
+    with pytest.raises(ImportProblem, match="is no name for a server"):
+        tools(tmp_path, {"name": "x"}, name=name)
+
+
+def test_many_tools_are_sorted_into_files_by_their_first_words(tmp_path):
+    listed = [
+        {"name": f"{area}_{i}", "annotations": {"readOnlyHint": True}}
+        for area in ("mail", "files", "web")
+        for i in range(20)
+    ]
+    bring(tmp_path / "p", tools(tmp_path, *listed), "policyengine init")
+    assert sorted(path.name for path in (tmp_path / "p/tools").glob("*s.policy")) == ["files.policy"]
+    assert (tmp_path / "p/tools/mail.policy").exists()
+    assert_sound(tmp_path / "p")
+
+
+DELETES = {
+    "name": "delete_file",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "force": {"type": "boolean"}, "how": {"type": "object"}},
+        "required": ["path"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("tool", "confirm"),
+    [
+        (DELETES, 'message "delete_file: path {args.path}, force {args.force}"'),
+        (
+            {**DELETES, "inputSchema": {"type": "object", "properties": {"path": {"type": "string"}}}},
+            'message "delete_file {args.path}"',
+        ),
+        ({"name": "wipe"}, 'message "wipe" # lint: allow blind-confirm because its arguments are not declared'),
+        ({"name": "wipe {all}"}, 'message "wipe {{all}}" # lint: allow blind-confirm because'),
+    ],
+)
+def test_a_person_who_is_asked_sees_the_arguments(tmp_path, tool, confirm):
+    bring(tmp_path / "p", tools(tmp_path, tool), "policyengine init")
+    assert f"confirm by user within 15m {confirm}" in (tmp_path / "p/tools/tools.policy").read_text()
+    assert_sound(tmp_path / "p")
+
+
+def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
+    engine = Engine.load(tmp_path / "p", clock=lambda: NOW)
+
+    def called(args, *approvals):
+        return engine.decide({
+            "tool": {"server": "desk", "name": "delete_file"}, "args": args, "approvals": list(approvals),
+            "agent": {"id": "example-agent", "issuer": "login"}, "user": {"id": "alice"},
+            "credential": {"kind": "jwt", "lifetime": "10m"},
+        })  # fmt: skip
+
+    asked = called({"path": "/tmp/x"})
+    assert (str(asked.outcome), asked.reasons[0].message) == ("confirm", 'delete_file: path "/tmp/x", force (unknown)')
+    granted = {"id": "a", "by": "alice", "granted_at": NOW.isoformat(), "binding": asked.remedies[0].binding}
+    for args in ({"path": "/etc/passwd"}, {"path": "/tmp/x", "force": True}, {"path": "/tmp/x", "more": "/etc"}):
+        assert str(called(args, granted).outcome) == "confirm"
+    assert called({"path": "/tmp/x"}, granted).allowed
+
+
+def test_a_description_that_changes_is_told(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
+    again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
+    [change] = bring(tmp_path / "p", again, "policyengine init", check=True).changed
+    assert (change.key, change.said) == ("TOOL desk/look", ("its description is another one",))
+
+
+def test_a_tool_that_becomes_destructive_asks_though_it_was_granted(tmp_path):
+    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "annotations": {"readOnlyHint": True}}), "policyengine init")
+    outcome = bring(tmp_path / "p", tools(tmp_path, {"name": "look"}), "policyengine init")
+    assert outcome.changed[0].said == ("was read, is delete",)
+    assert (
+        'guard "TOOL desk/look asks since import 2" on TOOL desk/look'
+        in (tmp_path / "p/tools/new_2.policy").read_text()
+    )

@@ -1,0 +1,141 @@
+"""`# lint: allow RULE because …`: what it silences, and what is wrong with one that silences nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyengine.check import check, check_text, lint_text
+from policyengine.diagnostics.catalog import RULES, rule
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+
+DOOR = "anyone { may GET /a }"
+ODD = "anyone { may PSOT /a }"
+
+
+def codes(text: str) -> list[str]:
+    return [found.code for found in check_text(text)]
+
+
+def told(found: list[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
+    return [(one.code, one.message, one.span.text, one.hint) for one in found]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# lint: allow W321 because they speak it so\n{ODD}",
+        f"# lint: allow unknown-method because they speak it so\n{ODD}",
+        f"{ODD}   # lint: allow W321 because they speak it so",
+        f"#lint:allow head, W321 because of two things\n{ODD}",
+        f"# lint: allow head because of one thing\n# lint: allow W321 because of another\n{ODD}",
+        f"# lint: allow W321 because they speak it so\n# A door of old.\n{ODD}",
+        "anyone {\n  may GET /b,\n    # lint: allow W321 because they speak it so\n    PSOT /a\n}",
+    ],
+)
+def test_a_comment_allows_a_warning_beside_it(text: str) -> None:
+    assert codes(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# lint: allow W322 because of another\n{ODD}",
+        f"# lint: allow W321 because it is too far\n\n{ODD}",
+        f"{ODD}\n# lint: allow W321 because it comes after",
+        f"{DOOR}  # lint: allow W321 because it is about the line before\n{ODD}",
+        f"# please lint: allow W321 because no\n{ODD}",
+    ],
+)
+def test_only_the_rule_beside_the_warning_allows_it(text: str) -> None:
+    assert codes(text) == ["W321"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "message", "hint"),
+    [
+        ("# lint: allow W321", "this allows nothing: it gives no reason", "write it `# lint: allow RULE because …`"),
+        ("# lint: allow W321 because", "this allows nothing: it gives no reason",
+         "write it `# lint: allow RULE because …`"),
+        ("# lint: allow because it is so", "this allows nothing: it gives no reason",
+         "write it `# lint: allow RULE because …`"),
+        ('# lint: allow W321 "they speak it"', "this allows nothing",
+         "write `because` before the reason, without quotes"),
+        ("# lint: disable W321 because no", "this allows nothing",
+         "an allowance is written `# lint: allow RULE because …`"),
+    ],
+)  # fmt: skip
+def test_an_allowance_without_a_reason_is_told_and_allows_nothing(comment: str, message: str, hint: str) -> None:
+    found = check_text(f"{comment}\n{ODD}")
+    assert told(found)[0] == ("W170", message, comment, hint)
+    assert [one.code for one in found] == ["W170", "W321"]
+
+
+def test_a_rule_that_does_not_exist_is_told() -> None:
+    (found, _) = check_text(f"# lint: allow unknwon-method because they speak it so\n{ODD}")
+    message = "there is no rule `unknwon-method`, so this allows nothing"
+    assert told([found]) == [("W171", message, "unknwon-method", "did you mean `unknown-method`?")]
+
+
+def test_no_comment_allows_an_error() -> None:
+    found = check_text("# lint: allow E301 because please\nanyone { may GET /a//b }")
+    message = "`E301` is an error, and no comment allows an error"
+    assert told(found)[0] == ("W171", message, "E301", "mend what it is about, and leave this out")
+    assert [one.code for one in found] == ["W171", "E301"]
+
+
+def test_a_comment_allows_nothing_in_another_file() -> None:
+    texts = ("# lint: allow W321 because here\nanyone { may GET /z }\n", ODD)
+    parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(texts)]
+    assert [one.code for one in check([module for module, _ in parsed if module]).diagnostics] == ["W321"]
+
+
+# ── Allowances that are left over ─────────────────────────────────────────────────────────────
+
+
+def test_an_allowance_that_allows_nothing_is_told_by_lint_only() -> None:
+    text = f"# lint: allow head because the probe speaks it\n{DOOR}"
+    message = "nothing here is `head`, so this allows nothing"
+    assert codes(text) == []
+    assert told(lint_text(text)) == [("W172", message, "head", "leave it out: what it allowed is gone")]
+
+
+def test_of_two_rules_only_the_one_that_is_gone_is_told() -> None:
+    found = lint_text(f"# lint: allow head, unknown-method because they speak it so\n{ODD}")
+    assert [(one.code, one.span.text) for one in found] == [("W172", "head")]
+
+
+def test_an_allowance_of_an_opinion_is_used_up_by_lint() -> None:
+    text = "# lint: allow wide-grant because everybody may read the handbook\nanyone { may GET /handbook/** }"
+    assert lint_text(text) == []
+
+
+def test_an_allowance_of_a_rule_that_was_not_asked_for_is_not_stale() -> None:
+    text = f"# lint: allow untested-endpoint because it is a probe\n{DOOR}"
+    assert lint_text(text) == []
+    assert lint_text(text, ("W653",)) == []
+
+
+def test_a_stale_allowance_cannot_be_allowed() -> None:
+    text = f"# lint: allow stale-allowance because\n# lint: allow stale-allowance, head because of nothing\n{DOOR}"
+    assert [one.code for one in lint_text(text)] == ["W170", "W172", "W172"]
+
+
+def test_nothing_is_stale_while_a_policy_has_errors() -> None:
+    assert [one.code for one in lint_text("# lint: allow head because of that\nanyone { may GET /a//b }")] == ["E301"]
+
+
+# ── Names of rules ────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_warning_has_a_short_name_and_no_error_has() -> None:
+    from policyengine.diagnostics.catalog import CODES
+
+    assert {code.code for code in RULES.values()} == {code for code in CODES if code.startswith("W")}
+    assert all(name == name.lower() and " " not in name for name in RULES)
+
+
+@pytest.mark.parametrize("word", ["W350", "w350", "head", "HEAD"])
+def test_a_rule_is_found_by_code_or_name(word: str) -> None:
+    assert rule(word) is RULES["head"]

@@ -1,0 +1,76 @@
+"""Paths that differ in case alone, and conditions that a path in another case gets past."""
+
+import pytest
+
+from policyengine.check import check_text, lint_text
+
+OPEN = "anyone { may GET|POST /files/{dir}/** }\n"
+
+
+def told(text: str) -> list[tuple[str, str]]:
+    return [(one.message, one.span.text) for one in check_text(text) if one.code == "W323"]
+
+
+def test_two_spellings_of_a_path_are_told_once_where_the_second_begins():
+    (found,) = told("anyone { may GET /v1/files/{id}, POST /v1/Files, DELETE /v1/Files/{id}/x }\n")
+    assert found == (
+        "`POST /v1/Files` and `GET /v1/files/{id}` differ in case, "
+        "which guards and limits do not look at, and doors do",
+        "POST /v1/Files",
+    )
+
+
+def test_a_guard_that_is_spelled_otherwise_than_a_door_is_told():
+    assert [span for _, span in told(OPEN + 'guard "g" on /Files/** { deny when request.size > 1 }\n')] == ["/Files/**"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "anyone { may GET /files, GET /file, GET /v1/files, GET /v1/Files2 }\n",
+        "paths ignore case\nanyone { may GET /files, GET /Files }\n",
+        'paths ignore case\nanyone { may GET /Files/** }\nguard "g" on /files/** { deny when request.size > 1 }\n',
+        "anyone { may TOOL files/read, TOOL Files/read }\n",
+    ],
+)
+def test_nothing_else_is_told(text: str):
+    assert told(text) == []
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'when request.path like "/files/secret/*"', 'when request.path == "/files/secret"',
+        'when params.dir == "secret"',
+        'when "secret" == params.dir', 'when params.dir in ["secret", "7"]', 'when params.dir matches "se.*"',
+        'when starts_with(params.dir, "se")', 'when (params.dir else "x") == "secret"', 'unless params.dir != "secret"',
+        'when request.size > 1 or params.dir == "secret"', 'unless not ends_with(params.dir, "ret")',
+        'unless params.dir not in ["secret"]',
+    ],
+)  # fmt: skip
+def test_a_rule_that_closes_where_a_text_of_the_path_is_as_it_says_is_told(condition: str):
+    found = [
+        one
+        for one in lint_text(OPEN + f'guard "g" on /files/{{dir}}/** {{ deny {condition} }}\n')
+        if one.code == "W558"
+    ]
+    assert len(found) == 1
+    assert found[0].message.startswith("a path in another case gets past guard `g`: `")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'unless params.dir == "public"', 'unless request.path like "/files/public/*"', 'when params.dir != "public"',
+        'when lower(params.dir) == "secret"', 'when params.dir == "7"', 'when params.dir like "7*"',
+        'when request.method == "POST"', 'when params.dir not in ["public"]',
+    ],
+)  # fmt: skip
+def test_what_closes_in_every_other_case_is_not_told(condition: str):
+    found = lint_text(OPEN + f'guard "g" on /files/{{dir}}/** {{ deny {condition} }}\n')
+    assert "W558" not in {one.code for one in found}
+
+
+def test_a_limit_that_looks_at_case_is_told():
+    limit = 'rate "r" per agent.id on /files/{dir}/** when params.dir == "secret" { 1/1m }\n'
+    assert "W558" in {one.code for one in lint_text(OPEN + limit)}

@@ -1,0 +1,514 @@
+"""What lint tells beside the check: exact message, underlined text and hint; and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyengine.check import check_text, lint_text
+from policyengine.diagnostics.model import Diagnostic
+
+ISSUER = 'issuer acme { url "https://login.acme.example"  scopes none }\n'
+BOT = "users unrestricted\n" + ISSUER
+ASKED = "credential { kind in [jwt]  lifetime <= 15m }"
+CHAINED = 'users unrestricted\nissuer acme { url "https://a"  records chains }\nscope a { GET /a }\n'
+FACTS = "facts { body.amount: number?  body.kind: string?  args.force: bool? }\nentity user { tier: number? }\n"
+DOOR = "anyone { may GET /a }\n"
+
+
+def found(policy: str) -> list[Diagnostic]:
+    assert [one.render() for one in check_text(policy)] == []
+    return lint_text(policy)
+
+
+def told(policy: str) -> list[tuple[str, str, str, str | None]]:
+    return [(one.code, one.message, one.span.text, one.hint) for one in found(policy)]
+
+
+def codes(policy: str) -> list[str]:
+    return [one.code for one in found(policy)]
+
+
+def bot(credential: str = ASKED, items: str = "may GET /a", name: str = '"bot"') -> str:
+    return f"agent {name} {{ issued by acme  acts alone  {credential}  {items} }}\n"
+
+
+def planner(items: str) -> str:
+    helper = f'agent "helper" {{ issued by acme  acts for any user  {ASKED}  may a }}\n'
+    return CHAINED + f'agent "planner" {{ issued by acme  acts for any user  {ASKED}  may a  {items} }}\n' + helper
+
+
+# ── Credentials ───────────────────────────────────────────────────────────────────────────────
+
+KINDS_ONLY = BOT + bot("credential { kind in [jwt] }")
+LIFETIME_ONLY = BOT + bot("credential { lifetime <= 15m }")
+
+
+def test_an_agent_without_a_lifetime_is_told_at_its_head() -> None:
+    message = 'a credential of `agent "bot"` may last for ever'
+    hint = "add `credential { lifetime <= 15m }`: what is stolen is then soon worthless"
+    assert told(KINDS_ONLY) == [("W456", message, 'agent "bot"', hint)]
+
+
+def test_an_agent_that_takes_any_kind_is_told_at_its_head() -> None:
+    message = '`agent "bot"` takes any kind of credential, static keys too'
+    hint = "add `credential { kind in [jwt, mtls] }`"
+    assert told(LIFETIME_ONLY) == [("W457", message, 'agent "bot"', hint)]
+
+
+@pytest.mark.parametrize("kind", ["api_key", "basic"])
+def test_a_static_key_among_the_kinds_is_told_at_them(kind: str) -> None:
+    ((code, message, text, hint),) = told(BOT + bot(f"credential {{ kind in [jwt, {kind}]  lifetime <= 15m }}"))
+    assert (code, text) == ("W457", f"kind in [jwt, {kind}]")
+    assert message == f'`agent "bot"` takes `{kind}`, which whoever has seen it can use'
+    assert hint == f"leave `{kind}` out, and issue tokens that expire"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(BOT + bot("credential { kind in [jwt]  age <= 5m }"), id="an age"),
+        pytest.param(BOT + bot("credential { bound  lifetime <= 15m }"), id="bound"),
+        pytest.param(
+            KINDS_ONLY + 'guard "g" { require credential.lifetime <= 1h message "too long" }', id="a guard everywhere"
+        ),
+        pytest.param(
+            KINDS_ONLY + 'guard "g" on /a { require credential.lifetime <= 1h message "too long" }', id="a guard there"
+        ),
+        pytest.param(
+            LIFETIME_ONLY + 'guard "g" { deny when credential.kind == api_key message "no keys" }',
+            id="a guard on kinds",
+        ),
+        pytest.param(LIFETIME_ONLY + 'guard "g" { require credential.bound message "unbound" }', id="a guard on bound"),
+    ],
+)
+def test_a_credential_that_is_good_enough_is_left_alone(policy: str) -> None:
+    assert codes(policy) == []
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        pytest.param('guard "g" on /a/b { require credential.lifetime <= 1h message "too long" }', id="elsewhere"),
+        pytest.param('guard "g" on /** except GET /a { require credential.lifetime <= 1h message "x" }', id="except"),
+        pytest.param('guard "g" { audit full when credential.lifetime > 1h }', id="which only records"),
+    ],
+)
+def test_a_guard_that_does_not_stand_before_every_door_is_not_enough(guard: str) -> None:
+    doors = bot("credential { kind in [jwt] }", "may GET /a, GET /a/b")
+    assert codes(BOT + doors + guard) == ["W456"]
+
+
+# ── Doors ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_stars_in_a_may_are_told() -> None:
+    message = "`anyone` may use whatever `GET /a/**` comes to cover one day"
+    hint = "name the endpoints: one that is added later is then not open before anybody looked"
+    assert told("anyone { may GET /a/** }") == [("W458", message, "GET /a/**", hint)]
+
+
+def test_two_stars_in_a_scope_are_told_once_however_many_grant_it() -> None:
+    scope = 'issuer acme { url "https://a" }\nscope all_a { GET /a/** }\nusers unrestricted\n'
+    policy = scope + bot(items="may all_a") + bot(items="may all_a", name='"archivist"')
+    assert [one[:3:2] for one in told(policy)] == [("W458", "GET /a/**")]
+
+
+@pytest.mark.parametrize(
+    ("door", "wide"),
+    [("TOOL *", True), ("TOOL mail/*", False), ("GET /a/*", False), ("GET /a/{id}", False), ("ANY /**", True)],
+)
+def test_what_is_wide(door: str, wide: bool) -> None:
+    assert codes(f"anyone {{ may {door} }}") == ["W458"] * wide
+
+
+def test_two_stars_in_a_scope_that_only_guards_use_are_left_alone() -> None:
+    policy = 'scope all_a { GET /a/** }\nguard "g" on all_a { deny when request.size > 9 message "too large" }\n'
+    assert codes(policy + DOOR) == []
+
+
+SERVED = 'issuer acme { url "https://a" }\nscope a { GET /a }\nscope b { GET /b }\n'
+SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {ASKED}  may a  may b }}\n'
+
+
+def test_a_may_that_no_user_block_goes_along_with_is_told() -> None:
+    message = 'no user block opens any of this, so `agent "bot"` never gets through here'
+    hint = "let a user block open it, too, or remove it"
+    assert told(SERVED + SERVANT + "user any { may b }\n") == [("W461", message, "may a", hint)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param("user any { may a, b }\n", id="users may"),
+        pytest.param('user "ada" { may GET /a }\nuser "bob" { may b }\n', id="each of them one"),
+        pytest.param("user any { may b }\nanyone { may GET /a }\n", id="anyone may"),
+        pytest.param("users unrestricted\n", id="users are unrestricted"),
+    ],
+)
+def test_a_may_that_users_have_is_left_alone(more: str) -> None:
+    assert codes(SERVED + SERVANT + more) == []
+
+
+@pytest.mark.parametrize(
+    ("alias", "carried"),
+    [("read:a", True), ("https://acme.example/a", True), ("läs", False), ('a\\"b', False), ("a\\\\b", False)],
+)
+def test_a_scope_is_carried_by_tokens_of_oauth_or_told(alias: str, carried: bool) -> None:
+    policy = SERVED.replace("scope a {", f'scope a as "{alias}" {{') + SERVANT + "user any { may a, b }\n"
+    assert codes(policy) == ["W352"] * (not carried)
+
+
+# ── Handing on ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chain_of_any_depth_is_told_once() -> None:
+    policy = planner('may delegate a to agent "helper" for 5m  may delegate a to agent "planner" for 5m')
+    hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
+    expected = 'may delegate a to agent "helper" for 5m'
+    assert told(policy) == [("W459", "nothing says how many agents a chain may have", expected, hint)]
+
+
+def test_what_is_handed_on_for_ever_is_told() -> None:
+    policy = planner('may delegate a to agent "helper"') + "delegation { depth <= 3 }\n"
+    hint = "add `for 30m`, or a limit for all chains: `delegation { lifetime <= 1h }`"
+    assert told(policy) == [
+        ("W460", "what this hands on is handed on for ever", 'may delegate a to agent "helper"', hint)
+    ]
+
+
+def test_limits_for_all_chains_are_enough() -> None:
+    assert codes(planner('may delegate a to agent "helper"') + "delegation { depth <= 3  lifetime <= 1h }\n") == []
+
+
+# ── Guards ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("rule", ["require request.size < 9", "deny when request.size > 9", "deny"])
+def test_a_denial_without_words_is_told(rule: str) -> None:
+    hint = 'add `message "…"`: what is wrong, and what to do'
+    message = "guard `g` denies here and does not tell the caller why"
+    policy = f'guard "g" on POST /a {{ {rule} }}\nanyone {{ may GET|POST /a }}\n'
+    assert told(policy) == [("W552", message, rule, hint)]
+
+
+def asking(rest: str) -> str:
+    facts = "facts { body.amount: number?  body.note: string? }\n"
+    return f'entity user {{ roles: set<string> }}\n{facts}guard "g" {{ confirm by role boss {rest} }}\n' + DOOR
+
+
+def test_an_approval_without_an_end_is_told() -> None:
+    rule = 'message "pay {body.amount}, {body.note}"'
+    hint = "add `within 15m`: by then the world has moved on"
+    assert told(asking(rule)) == [("W553", "an approval of `g` never expires", f"confirm by role boss {rule}", hint)]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", 'message "may it?"', 'message "{user.id} from {request.ip}, {request.host}, {tool.name} and {agent.id}"'],
+)
+def test_approvers_who_see_nothing_of_the_request_are_told(rest: str) -> None:
+    rule = f"within 15m when body.amount > 9 and body.note is absent {rest}"
+    message = "approvers of `g` see nothing of the request that they approve"
+    hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
+    assert told(asking(rule)) == [("W557", message, f"confirm by role boss {rule}".rstrip(), hint)]
+
+
+@pytest.mark.parametrize(
+    "shown", ["body.amount", "request.path", 'request.query["id"]', 'request.headers["x-id"]', 'args["x-id"]']
+)
+def test_approvers_who_see_one_fact_of_the_request_are_not_told(shown: str) -> None:
+    text = shown.replace('"', '\\"')
+    rest = f'within 15m when body.amount > 9 and body.note is absent message "{{{text}}}"'.replace("\\\\", "\\")
+    assert codes(asking(rest)) == []
+
+
+@pytest.mark.parametrize("bound", ["body", "body except body.trace", "body.note, request.query"])
+def test_a_fact_that_approvals_alone_are_bound_to_is_read(bound: str) -> None:
+    rest = f'within 15m bound to ({bound}) when body.amount > 9 message "pay {{body.amount}}"'
+    assert codes(asking(rest)) == (["W262"] if "note" not in bound else [])
+
+
+# ── Defaults ──────────────────────────────────────────────────────────────────────────────────
+
+HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
+
+
+def test_a_default_that_opens_a_door_is_told() -> None:
+    policy = FACTS + "anyone { may GET /a when (body.amount else 0) <= 100 and not (args.force else false)\n"
+    policy += '  and (body.kind else "x") == "y" }\n'
+    assert told(policy) == [
+        ("W554", "leaving `body.amount` out opens this", "(body.amount else 0)", HINT),
+        ("W554", "leaving `args.force` out opens this", "(args.force else false)", HINT),
+    ]
+
+
+def test_a_default_that_keeps_a_guard_from_acting_is_told() -> None:
+    rules = [
+        "deny when (body.amount else 0) > 100",
+        "require (body.amount else 0) <= 100",
+        "deny when args.force else false",
+        'deny unless (body.kind else "small") == "small"',
+    ]
+    for rule in rules:
+        ((code, message, _, hint),) = told(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR)
+        assert (code, hint) == ("W554", HINT)
+        assert message.endswith("out keeps `g` from acting")
+
+
+READ = 'guard "reads" { audit full when body.amount > 1 or body.kind == "a" or args.force }\n'
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param("deny when (body.amount else 1_000) > 100", id="the default denies"),
+        pytest.param("require (body.amount else 1_000) <= 100", id="the default fails"),
+        pytest.param("deny when (user.tier else 0) > 100", id="no fact of the caller"),
+        pytest.param("deny when (body.amount else 0) > (user.tier else 5)", id="another fact decides, too"),
+        pytest.param("deny when body.amount > 100", id="no default"),
+    ],
+)
+def test_a_default_that_decides_nothing_for_the_caller_is_left_alone(rule: str) -> None:
+    assert codes(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR) == []
+
+
+def test_a_default_in_a_definition_is_told_where_it_stands() -> None:
+    policy = FACTS + "define small = (body.amount else 0) <= 100\nanyone { may GET /a when small }\n" + READ
+    assert [one[:3:2] for one in told(policy)] == [("W554", "(body.amount else 0)")]
+
+
+# ── Absence ───────────────────────────────────────────────────────────────────────────────────
+
+PAY = "facts on POST /pay, TOOL pay { body.note: string?   body.amount: number? }\n"
+DOORS = "anyone { may POST /pay, TOOL pay }\n"
+READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.amount > 1 }\n'
+
+
+@pytest.mark.parametrize(
+    ("rule", "fact", "then"),
+    [
+        ('guard "g" on POST /pay { deny when body.note is present message "no" }', "body.note", "`g` acts"),
+        ('guard "g" on POST /pay { require body.note is absent message "no" }', "body.note", "`g` acts"),
+        ('guard "g" on POST /pay { deny when body.note is present and body.note == "x" message "no" }', "body.note",
+         "`g` acts"),
+        ('guard "g" { deny when request.headers["x-a"] is present message "no" }', 'request.headers["x-a"]',
+         "`g` acts"),
+        ('guard "g" on POST /pay { confirm by role r within 5m when body.note is present }', "body.note", "`g` acts"),
+        ("anyone { may POST /pay when body.note is absent }", "body.note", "this `may` opens nothing"),
+        ("rate \"r\" per request.ip on POST /pay when body.note is present { 5/1m }", "body.note", "`r` acts"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_lets_pass_what_is_absent_is_told(rule: str, fact: str, then: str) -> None:
+    policy = f"entity user {{ roles: set<string> }}\n{PAY}{DOORS}{READS}{rule}\n"
+    message = f"a gateway may not hand on `{fact}`, so nobody knows whether it is there, and then {then}"
+    assert [(code, text) for code, text, *_ in told(policy) if code == "W559"] == [("W559", message)]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ require body.note is present }}', id="absence stops it"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ audit full when body.note is present }}', id="a duty"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on TOOL pay {{ deny when body.note is present }}', id="only of a tool"),
+        pytest.param(
+            'facts on TOOL pay { args.note: string? }\nanyone { may TOOL pay }\n'
+            'guard "g" on TOOL pay { deny when args.note is present }', id="facts of tools",
+        ),
+        pytest.param(
+            'facts { body.note: string? }\nanyone { may TOOL pay }\nguard "g" { deny when body.note is present }',
+            id="no door over HTTP",
+        ),
+        pytest.param(f'{PAY}{DOORS}guard "g" {{ deny when request.query["a"] is present }}', id="the query is known"),
+        pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ deny when body.note != "x" }}', id="a comparison"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_no_gateway_changes_is_left_alone(policy: str) -> None:
+    assert "W559" not in codes(policy)
+
+
+# ── Names ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        pytest.param(
+            BOT + bot() + bot(items="may GET /b", name='"BOT"'),
+            "the agent `BOT` looks like another one, `bot`", id="agents",
+        ),
+        pytest.param(
+            'entity user { user_id: string  user_ld: string  userid: string }\n' + DOOR, None, id="l and i in small"
+        ),
+        pytest.param(
+            "entity user { tier1: string  tierl: string }\n" + DOOR,
+            "the attribute `tierl` looks like another one, `tier1`", id="1 and l",
+        ),
+        pytest.param(
+            "enum plan = pro0 < proO\nentity user { plan: plan }\n" + DOOR,
+            "the value `proO` looks like another one, `pro0`", id="0 and O",
+        ),
+        pytest.param(
+            "scope a.read { GET /a }\nscope a_read { GET /b }\nanyone { may a.read, a_read }\n",
+            "the scope `a_read` looks like another one, `a.read`", id="separators",
+        ),
+        pytest.param(
+            'guard "Small" { deny when request.size > 9 message "a" }\n'
+            'guard "small" { deny when request.size > 8 message "b" }\n' + DOOR,
+            "the guard `small` looks like another one, `Small`", id="guards",
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_look_alike_are_told(policy: str, message: str | None) -> None:
+    assert [one.message for one in lint_text(policy) if one.code == "W264"] == ([message] if message else [])
+
+
+def test_a_name_beside_the_same_name_is_no_look_alike() -> None:
+    assert codes(BOT + bot() + bot(items="may GET /b")) == []
+
+
+# ── What nothing reads ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fact_that_no_rule_reads_is_told() -> None:
+    policy = 'facts { body.a: int  body.b: int }\nguard "g" { audit full when body.a > 1 }\n' + DOOR
+    hint = "remove it: whoever declares a fact is taken to rely on it"
+    assert told(policy) == [("W262", "no rule reads `body.b`", "body.b", hint)]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param('guard "g" { deny when request.size > 9 message "{body.b}" }', id="in a message"),
+        pytest.param('guard "g" { redact body.b }', id="redacted"),
+        pytest.param('guard "g" { audit full when body.b is present }', id="asked for"),
+        pytest.param('scope t { TOOL t with body.b = args.n }\nfacts on TOOL t { args.n: int }\nanyone { may t }',
+                     id="bound"),
+        pytest.param("define large = body.b > 5\nanyone { may GET /b when large }", id="through a definition"),
+    ],
+)  # fmt: skip
+def test_a_fact_that_something_reads_is_left_alone(rule: str) -> None:
+    assert "W262" not in codes(f"facts {{ body.b: int? }}\n{rule}\n{DOOR}")
+
+
+def test_a_fact_that_only_tests_bring_along_is_told() -> None:
+    policy = "facts { body.b: int }\n" + DOOR + 'test "t" { GET /a { body.b: 1 } => allow }\n'
+    assert codes(policy) == ["W262"]
+
+
+def test_an_anchor_that_no_agent_asks_for_is_told() -> None:
+    more = 'issuer old { url "https://old" }\nattester lab { age <= 1h }\n'
+    assert [one[:2] for one in told(BOT + bot() + more)] == [
+        ("W263", "no agent asks for the issuer `old`"),
+        ("W263", "no agent asks for the attester `lab`"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param('export issuer old { url "https://old" }\n' + DOOR, id="exported"),
+        pytest.param('issuer old { url "https://old"  scopes none }\nuser any { may GET /a }\n', id="for users"),
+        pytest.param(
+            'attester lab { age <= 1h }\nguard "g" { require attestation.by == "lab" message "no" }\n' + DOOR,
+            id="named",
+        ),
+        pytest.param(
+            'attester lab { age <= 1h }\nguard "g" { require attestation.by in ["lab"] message "no" }\n' + DOOR,
+            id="listed",
+        ),
+    ],
+)
+def test_an_anchor_that_may_be_needed_is_left_alone(policy: str) -> None:
+    assert codes(policy) == []
+
+
+# ── Tests ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_request_again_is_told_with_the_first() -> None:
+    (one,) = found(DOOR + 'test "t" { GET /a => allow   GET /b => deny   GET /a => allow }\n')
+    assert (one.code, one.message) == ("W652", "this test asks the same already, in the same world")
+    assert one.span.text == "GET /a => allow"
+    assert one.related[0].span.start < one.span.start
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param("GET /a { request.size: 3 } => allow", id="with a fact"),
+        pytest.param("GET /a => not deny", id="expects something else"),
+        pytest.param("after 5s GET /a => allow", id="later"),
+        pytest.param("given request { size: 3 }  GET /a => allow", id="in another world"),
+    ],
+)
+def test_what_differs_is_no_repetition(second: str) -> None:
+    assert codes(DOOR + f'test "t" {{ GET /a => allow   {second} }}\n') == []
+
+
+def test_a_request_after_an_approval_was_spent_is_no_repetition() -> None:
+    policy = asking('within 5m when body.note is absent message "pay {body.amount}"')
+    shots = 'GET /a { approval: { rule: "g", by: "x" } } => confirm   GET /a => confirm   GET /a => confirm'
+    assert codes(policy + f'test "t" {{ {shots} }}\n') == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param('rate "r" per request.ip { 2/1m }\n', id="counted"),
+        pytest.param(
+            'guard "g" on /a { deny when count of (GET /a by any user) within 1h > 1 message "no" }\n', id="remembered"
+        ),
+    ],
+)
+def test_where_requests_are_counted_or_remembered_each_leaves_another_world(rule: str) -> None:
+    twice = 'test "one" { GET /a => allow   GET /a => allow   GET /b => deny }\n'
+    assert codes(DOOR + rule + twice) == []
+    assert codes(DOOR + rule + twice + 'test "two" { GET /b => deny }\n') == []
+    assert codes(DOOR + rule + twice + twice.replace("one", "two")) == ["W652"]
+    assert codes(DOOR + rule + twice + 'test "two" { GET /a => allow   GET /a => allow }\n') == ["W652"]
+
+
+def test_a_test_that_is_all_in_another_one_is_told_at_its_name() -> None:
+    tests = 'test "one" { GET /a => allow   GET /b => deny }\ntest "two" { GET /b => deny }\n'
+    message = "all that this test asks, test `one` asks too, in the same world"
+    assert [one[:3] for one in told(DOOR + tests)] == [("W652", message, '"two"')]
+
+
+def test_of_two_equal_tests_the_later_one_is_told() -> None:
+    tests = 'test "one" { GET /a => allow }\ntest "two" { GET /a => allow }\n'
+    assert [one.span.text for one in found(DOOR + tests)] == ['"two"']
+
+
+def test_tests_that_share_a_request_are_left_alone() -> None:
+    tests = 'test "one" { GET /a => allow   GET /c => deny }\ntest "two" { GET /a => allow   GET /b => deny }\n'
+    assert codes(DOOR + tests) == []
+
+
+def test_an_endpoint_that_no_test_asks_about_is_told_where_it_is_asked_for() -> None:
+    policy = "anyone { may GET|POST /a/{id}, TOOL mail/*, ACTION view note }\nentity note\n"
+    policy += 'test "t" { POST /a/7 => allow   ACTION view note "7" => allow   GET "/a//b" => deny }\n'
+    assert lint_text(policy) == []
+    assert [(one.code, one.message, one.span.text) for one in lint_text(policy, ("W653",))] == [
+        ("W653", "no test asks about `TOOL mail/*`", "TOOL mail/*")
+    ]
+
+
+# ── Scopes that are used through others: never told ───────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param("scope a { GET /a }\nscope b { include a }\nanyone { may b }", id="included"),
+        pytest.param("scope b { include a }\nscope a { GET /a/{a} }\nanyone { may b }", id="beforehand"),
+        pytest.param("scope a { GET /a }\nscope b { include a }\nscope c { include b }\nanyone { may c }", id="twice"),
+        pytest.param(
+            "scope a.r { GET /a }\nscope a.w { include a.r  POST /a }\nfacts on a.r { body.x: int }\n"
+            'guard "g" on a.r { audit full when body.x > 1 }\nanyone { may a.w }',
+            id="with facts of its own",
+        ),
+        pytest.param("scope a { GET /a }\nexport scope b { include a }", id="by an exported one"),
+    ],
+)
+def test_a_scope_that_is_granted_through_another_is_left_alone(policy: str) -> None:
+    assert [one.code for one in check_text(policy)] == []

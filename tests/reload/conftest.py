@@ -1,0 +1,29 @@
+"""A folder of policies that changes, and what is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policyengine.reload import ReloadRules
+
+OPEN = """language 1
+package shop
+anyone { may GET /health }
+"""
+SHUT = OPEN + 'guard "closed" on GET /health { deny }\n'
+TEST = """language 1
+package shop
+test "it is open" { GET /health => allow }
+"""
+QUIET = ReloadRules(seconds=0)  # nobody is told what a reload widened, which takes a process
+ASK = {"request": {"method": "GET", "path": "/health"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "policies"
+    made.mkdir()
+    (made / "shop.policy").write_text(OPEN)
+    return made

@@ -1,0 +1,171 @@
+"""What may decide next, and why not: checked, held to its own tests, signed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from policyengine.compiler.bundle.file import decode_bundle, write_bundle
+from policyengine.compiler.bundle.signature import SigningKey
+from policyengine.engine import Engine
+from policyengine.entities.sources import Sources
+from policyengine.reload import Candidate, Origin, Refused, prepared
+from policyengine.reload.subprocess import prepared_apart
+from tests.reload.conftest import OPEN, SHUT, TEST
+
+
+def refused(*paths: Path, **more: object) -> Refused:
+    with pytest.raises(Refused) as caught:
+        prepared(Origin(paths, **more))  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_what_is_good_has_the_revision_that_loading_gives(folder: Path) -> None:
+    (folder / "shop_test.policy").write_text(TEST)
+    found = prepared(Origin((folder,)))
+    assert decode_bundle(found.bundle).kernel.revision == Engine.load(folder).revision
+    assert (found.tests, found.directory) == (1, None)
+
+
+def test_what_has_errors_is_refused_with_all_of_them(folder: Path) -> None:
+    (folder / "shop.policy").write_text(OPEN + "guard g on GET /health { deny when nonsense }\nanyone { may GT /x }\n")
+    found = refused(folder)
+    assert found.why.endswith(" in the policies")
+    assert f"{folder}/shop.policy:4:" in str(found)
+
+
+@pytest.mark.parametrize("where", ["shop_test.policy", "shop.policy"])
+def test_what_fails_its_own_tests_is_refused_and_says_which(folder: Path, where: str) -> None:
+    (folder / "shop.policy").write_text(SHUT)
+    test = 'test "it is open" { GET /health => allow }\n'
+    (folder / where).write_text(TEST if where == "shop_test.policy" else SHUT + test)
+    found = refused(folder)
+    assert found.why == "1 of 1 test request failed"
+    assert 'failed test "it is open"' in str(found)
+    assert prepared(Origin((folder,), tested=False)).tests == 0
+
+
+def test_a_claim_about_all_requests_is_tried(folder: Path) -> None:
+    pytest.importorskip("hypothesis")
+    (folder / "shop.policy").write_text(
+        OPEN + 'test "never" { forall request where request.path == "/health" => not allow }\n'
+    )
+    assert "failed" in refused(folder).why
+
+
+def test_a_test_with_errors_is_refused(folder: Path) -> None:
+    (folder / "shop_test.policy").write_text(TEST.replace("allow", "maybe"))
+    assert refused(folder).why == "1 error in the policies"
+
+
+@pytest.mark.parametrize("left", ["entity user { }", None])
+def test_nothing_is_no_policy(folder: Path, left: str | None) -> None:
+    (folder / "shop.policy").unlink() if left is None else (folder / "shop.policy").write_text(left)
+    assert refused(folder).why == "nothing in the policies allows anything"
+
+
+@pytest.mark.parametrize("left", ["", " \n\t\n", "# only words", "language 1\npackage shop\n"])
+def test_a_file_that_declares_nothing_is_refused_whatever_lies_beside_it(folder: Path, left: str) -> None:
+    (folder / "guards.policy").write_text(left)
+    found = refused(folder)
+    assert found.why == "1 error in the policies"
+    assert "E155 nothing is declared in this file" in str(found)
+
+
+def test_a_folder_that_was_named_and_is_empty_is_refused_beside_one_that_is_not(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "guards").mkdir()
+    assert "E156 no policy lies in this folder" in str(refused(folder, tmp_path / "guards"))
+
+
+def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid() == 0:  # whom no mode keeps out
+        monkeypatch.setattr(
+            Path, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        )
+    else:
+        (folder / "shop.policy").chmod(0)
+    assert "this file cannot be read: permission denied" in str(refused(folder))
+
+
+def test_entities_are_read_and_what_is_wrong_with_them_is_told(folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "entities.json"
+    rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
+    found = prepared(Origin((folder,), Sources.of(rows))).directory
+    assert [str(row.ref) for row in found or ()] == ['user "ann"']
+    rows.write_text('{"entities": [{"type": "user"}]}')
+    told = refused(folder, entities=Sources.of(rows))
+    assert told.why == "the entities cannot be used"
+    assert "entities[0].id" in str(told)
+
+
+def test_long_findings_are_cut(folder: Path) -> None:
+    (folder / "shop.policy").write_text(OPEN + "".join(f"anyone {{ may GET /{n} when no{n} }}\n" for n in range(30)))
+    assert str(refused(folder)).endswith("… and 10 more")
+
+
+# ── Bundles ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> tuple[Path, Path]:
+    pytest.importorskip("cryptography")
+    from cryptography.hazmat.primitives import serialization as how
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    made = Ed25519PrivateKey.generate()
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    private.write_bytes(made.private_bytes(how.Encoding.PEM, how.PrivateFormat.PKCS8, how.NoEncryption()))
+    public.write_bytes(made.public_key().public_bytes(how.Encoding.PEM, how.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def test_a_bundle_is_taken_as_it_is_and_its_signature_checked_again(tmp_path: Path, key: tuple[Path, Path]) -> None:
+    kernel, file = Engine.from_text(OPEN).kernel, tmp_path / "shop.policybundle"
+    file.write_bytes(write_bundle(kernel, "1", SigningKey.read(key[0])))
+    origin = Origin((file,), keys=(key[1],))
+    assert prepared(origin).bundle == file.read_bytes()
+    file.write_bytes(write_bundle(kernel, "1"))
+    assert prepared(Origin((file,))).bundle == file.read_bytes()
+    assert "1 error" in refused(file, keys=(key[1],)).why
+    file.write_bytes(file.read_bytes()[:-40])
+    assert "damaged" in str(refused(file)) or "bundle" in str(refused(file))
+
+
+def test_keys_that_are_gone_refuse(tmp_path: Path, key: tuple[Path, Path]) -> None:
+    file = tmp_path / "shop.policybundle"
+    file.write_bytes(write_bundle(Engine.from_text(OPEN).kernel, "1", SigningKey.read(key[0])))
+    key[1].unlink()
+    assert "cannot be read" in str(refused(file, keys=(key[1],)))
+
+
+# ── In a process of its own ───────────────────────────────────────────────────────────────────
+
+
+def test_apart_it_is_the_same(folder: Path) -> None:
+    origin = Origin((folder,))
+    assert prepared_apart(origin) == prepared(origin)
+    (folder / "shop.policy").write_text("nonsense")
+    with pytest.raises(Refused) as caught:
+        prepared_apart(origin)
+    assert (caught.value.why, caught.value.findings) == (refused(folder).why, refused(folder).findings)
+
+
+def test_what_takes_too_long_is_refused(folder: Path) -> None:
+    with pytest.raises(Refused, match=r"took longer than 0\.01 s"):
+        prepared_apart(Origin((folder,)), 0.01)
+
+
+def test_a_process_that_dies_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.reload.subprocess.COMMAND", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(Refused, match="ended with status -9"):
+        prepared_apart(Origin((folder,)))
+
+
+def test_a_candidate_and_a_refusal_can_be_sent(folder: Path) -> None:
+    found = prepared(Origin((folder,)))
+    assert isinstance(pickle.loads(pickle.dumps(found)), Candidate)
+    sent = pickle.loads(pickle.dumps(Refused("why", ["one"])))
+    assert (sent.why, sent.findings) == ("why", ("one",))

@@ -1,0 +1,32 @@
+"""A SIGHUP that comes while a server starts is heeded when it can be, and ends nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from policyengine.early_signals import had_hangup, keep_hangups
+from policyengine.engine import Engine
+from policyengine.reload import Reloading
+from policyengine.reload.thread import hanging_up
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_what_came_before_is_asked_for_once_it_can_be(came: bool) -> None:
+    keep_hangups()
+    if came:
+        os.kill(os.getpid(), signal.SIGHUP)
+    asked: list[str] = []
+    with hanging_up(Reloading(Engine.from_text("anyone { may GET /x }")), lambda: asked.append("reload")):
+        assert asked == ["reload"] * came
+    assert not had_hangup()

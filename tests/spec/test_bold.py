@@ -1,0 +1,783 @@
+"""The sentences in bold are the language: each of them tried here, quoted in the docstring of its tests."""
+
+import re
+from datetime import timedelta
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from policyengine.engine import Engine
+from policyengine.http.body import body_members
+from policyengine.runtime.caller import called_by
+from policyengine.runtime.decision import Gate
+from policyengine.runtime.values import Invalid
+from policyengine.server import create_app
+from policyengine.server.authzen.adapter import Authzen, read
+from policyengine.stores.memory.store import MemoryStore
+from tests.generate.impostors import impostor
+from tests.history.plainly import Trace
+from tests.spec.deciding import (
+    NOW,
+    bot,
+    chain,
+    codes,
+    decide,
+    directory,
+    gates,
+    hop,
+    kernel,
+    question,
+    spending,
+    unknown,
+    verdict,
+)
+
+DOCS = Path(__file__).parents[2] / "docs" / "language.md"
+HEAD = "issuer acme { scopes none  records chains }\nissuer other { scopes none }\nusers unrestricted\n"
+
+
+def test_every_sentence_in_bold_is_tried_here():
+    prose = re.sub(
+        r"```.*?```|`[^`\n]*`", lambda code: re.sub(r"\*", "∗", code[0]), DOCS.read_text("utf-8"), flags=re.DOTALL
+    )
+    bold = [" ".join(text.split()) for text in re.findall(r"\*\*(.+?)\*\*", prose, flags=re.DOTALL)]
+    tried = " ".join(Path(__file__).read_text("utf-8").split())
+    assert len(bold) >= 9
+    assert [sentence for sentence in bold if f"**{sentence}**" not in tried] == []
+
+
+def test_an_issuer_speaks_for_its_own_users():
+    """**what an issuer says of a user whose id fits none of its patterns does not count: that user is unknown**"""
+    policy = 'issuer partner { scopes none  users like "*@partner.example" }\n'
+    policy += "user any { may GET /x }\nanyone { may GET /y }\n"
+    policy += 'guard "known" on GET /y { deny when user.id == "mallory" }\n'
+    for path, wrong in (("/x", "identity"), ("/y", "guard")):
+        for user, gate in (("bob@partner.example", None), ("alice", wrong)):
+            asked = {
+                "user": {"id": user},
+                "credential": {"issuer": "partner"},
+                "request": {"method": "GET", "path": path},
+            }
+            decision = Engine.from_text(policy).decide(asked)
+            assert (decision.gate and decision.gate.value) == gate
+
+
+# ── Doors and guards ──────────────────────────────────────────────────────────────────────────
+
+# Everything that can be declared, apart from doors, as generous as it can be said.
+NOT_DOORS = """
+enum plan = free < team
+entity team in team
+entity user { roles: set<string>  plan: plan? } in team
+facts { body.n: number?  context.ok: bool? }
+let everybody = ["a"]
+define fine = time > 2000-01-01
+scope all as "all" { GET /x }
+issuer acme { scopes none  records chains  claims { r -> user.roles } }
+attester lab { }
+delegation { depth <= 9 }
+guard "generous" { deny when not fine  audit full  warn  notify "soc" }
+"""
+
+
+def test_nothing_but_a_block_opens_a_door():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    approvals = [{"id": "a", "by": "fin", "granted_at": "2027-01-04T11:00:00Z", "binding": "sha256:x"}]
+    who = {**bot(scopes=["all"], claims={"r": ["admin"]}), "attestation": {"verified": True, "by": "lab"}}
+    rows = {"user alice": {"roles": ["admin", "root"]}, "agent bot": {}}
+    decision = decide(NOT_DOORS, question("GET /x", **who, approvals=approvals), rows)
+    assert verdict(decision) == "deny by identity"
+
+
+def test_a_map_opens_no_door():
+    """**A map opens no door:** what it makes of a question is decided like any other."""
+    item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
+    authzen = Authzen(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
+    asked = {
+        "subject": {"type": "user", "id": "alice", "properties": {"roles": ["admin", "root"]}},
+        "action": {"name": "see"},
+        "resource": {"type": "anything", "id": "x"},
+    }
+    assert verdict(authzen.decided(read(asked)).decision) == "deny by identity"
+
+
+@pytest.mark.parametrize(
+    ("block", "who"),
+    [
+        ("anyone { may GET /x }", {}),
+        ("user any { may all }", {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}),
+        ('agent "bot" { issued by acme  acts alone  may all }', bot(user=None)),
+    ],
+)
+def test_each_kind_of_block_opens_one(block, who):
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    assert decide(NOT_DOORS + block, question("GET /x", **who)).allowed
+
+
+def test_no_block_closes_what_another_opens():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    policy = HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    policy += (
+        'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x when time < 2000-01-01 }\n'
+    )
+    policy += 'agent where agent.id != "bot" { issued by acme  acts alone  may GET /y }\nuser "mallory" { may GET /y }'
+    assert decide(policy, question("GET /x", **bot())).allowed
+
+
+@pytest.mark.parametrize(
+    ("guard", "told"),
+    [
+        ('guard "g" { require resource.owner == user }', ["E518"]),
+        ('guard "g" on GET /docs/{id: doc} { require resource.owner == user }', []),
+        ('guard "g" { require resource is absent or resource.owner == user }', []),
+        ('rate "r" per resource.id { 1/1m }', ["E518"]),
+        ('rate "r" per resource.id on GET /docs/{id: doc} { 1/1m }', []),
+    ],
+)
+def test_a_rule_that_reads_resource_applies_where_it_is_bound(guard, told):
+    """**A guard, rate or budget that reads `resource` applies only where something binds it, or says what holds without
+    one**: at `GET /health` it would be unknown, and shut it."""
+    doors = "entity doc { owner: user }\nuser any { may GET /docs/{id: doc}, GET /health }\n"
+    assert codes(doors + guard) == set(told)
+
+
+ABOUT = """
+entity doc { owner: user }
+facts on TOOL docs/* { args.id: string? }
+scope tools { TOOL docs/show with resource = doc(args.id)   TOOL docs/list   ACTION view doc   GET /docs/{id: doc} }
+issuer acme { scopes none }
+agent "bot" { issued by acme  acts alone  may tools  may GET /** when resource is absent }
+guard "g" { RULE }
+"""
+
+
+@pytest.mark.parametrize("rule", [
+    'require resource is absent or resource.id == "1"', 'deny when resource is present and resource.id != "1"',
+    'deny unless (resource.id else "1") == "1"', 'require not (resource is present and resource.id != "1")',
+])  # fmt: skip
+@pytest.mark.parametrize(("asked", "more", "allowed"), [
+    ("TOOL docs/list", {}, True), ("TOOL docs/show", {"args": {"id": "1"}}, True),
+    ("TOOL docs/show", {"args": {"id": "2"}}, False), ("TOOL docs/show", {"args": {}}, False),
+    ("TOOL docs/show", {}, False), ("TOOL docs/show", {"args": {"id": ""}}, False),
+    ("TOOL docs/show", {"args": {"id": None}}, False), ("TOOL docs/show", {"args": {"id": 7}}, False),
+    ("ACTION view doc 1", {}, True), ("ACTION view doc 2", {}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc", "id": ""}}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc", "id": None}}, False),
+    ("ACTION view doc 1", {"resource": {"type": "doc"}}, False),
+    ("GET /docs/1", {}, True), ("GET /docs/2", {}, False), ("GET /DOCS/1", {}, False),
+])  # fmt: skip
+def test_what_names_a_resource_may_be_missing_and_then_it_is_unknown(rule, asked, more, allowed):
+    """**Where something binds `resource` it is never absent**: a tool may have a default where the argument is missing,
+    and a server may take a path in another case for the same."""
+    policy = ABOUT.replace("RULE", rule)
+    caller = {"agent": {"id": "bot", "issuer": "acme"}}
+    assert decide(policy, {**question(asked, **caller), **more}).allowed is allowed
+
+
+def test_a_guard_closes_what_every_block_opens():
+    """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
+    policy = (
+        HEAD
+        + "user any { may GET /x }\nanyone { may GET /x }\n"
+        + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    )
+    asked = question("GET /x", **bot())
+    assert decide(policy, asked).allowed
+    assert gates(decide(policy + 'guard "g" { deny }', asked)) == ["guard"]
+
+
+@pytest.mark.parametrize(("is_", "says", "outcome"), [("bob", "alice", 'deny by "g"'), ("alice", "bob", "allow")])
+def test_a_fact_is_what_it_is(is_, says, outcome):
+    """**A fact is what was given, not what it says of itself:** it is read once, as the plain value that it holds."""
+    policy = HEAD + 'facts { context.who: string }\nanyone { may GET /x }\nguard "g" { require context.who == "alice" }'
+    raw = {"request": {"method": "GET", "path": "/x"}, "context": {"who": impostor(is_, says)}}
+    assert verdict(Engine.from_text(policy).decide(raw)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("12345678901234567890", ["number"]), ("9223372036854775808", ["number"]),
+        ("9223372036854775807", ["number", "int"]), ("9" * 34, ["number"]), ("9" * 35, []),
+        ("1" + "0" * 40, ["number"]), ("1e40", ["number"]), ("1" + "0" * 34 + "1", []),
+        ("-12345678901234567890", ["number"]), ("0.1234567890123456789012345678901234", ["number"]),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_exact_to_34_digits(given, known):
+    """**A number is exact up to 34 significant digits, a whole one beyond 64 bits too; with more digits it is unknown,
+    and an `int` beyond 64 bits is.**"""
+    policy = "facts { body.number: number?  body.int: int? }\nanyone { may GET /x }\n"
+    policy += "".join(f'guard "{one}" {{ deny when body.{one} == 3 }}\n' for one in ("number", "int"))
+    text = f'{{"request": {{"method": "GET", "path": "/x"}}, "body": {{"number": {given}, "int": {given}}}}}'
+    denied = {reason.rule for reason in Engine.from_text(policy).decide(text).reasons}
+    assert [one for one in ("number", "int") if one not in denied] == known
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"), [("request.ip", [True, False, True, True]), ("address(request.ip)", [True, True, True, True])]
+)
+def test_an_ipv6_address_counts_by_its_network(key, allowed):
+    """**`per request.ip` counts an IPv6 address by its /64, of which one subscriber has every address;
+    `per address(request.ip)` counts each for itself.**"""
+    rules = (
+        f'rate "r" per {key} on GET /x {{ 1/1h }}',
+        f'guard "g" {{ deny when after GET /x within 1h per ({key}) }}',
+    )
+    for rule in rules:
+        engine = Engine.from_text(f"anyone {{ may GET /x }} {rule}", store=MemoryStore(history_complete=True))
+        addresses = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "10.0.0.1")
+        asked = [{"request": {"method": "GET", "path": "/x", "ip": ip}} for ip in addresses]
+        assert [engine.decide(one).allowed for one in asked] == allowed
+        assert not engine.decide({"request": {"method": "GET", "path": "/x", "ip": "::ffff:10.0.0.1"}}).allowed
+
+
+@pytest.mark.parametrize("options", [None, {"consume": True}])
+def test_what_was_decided_is_not_decided_again(options):
+    """**What was decided once is not decided again:** of two requests a minute the one that got no answer was one."""
+    ids = iter(["\ud800", "second", "third"])
+    policy = 'anyone { may GET /x }\nrate "r" per request.path on GET /x { 2/1m }'
+    engine = Engine.from_text(policy, ids=lambda now: next(ids))
+    client = TestClient(create_app(engine), "http://localhost", raise_server_exceptions=False)
+    asked = {"request": {"method": "GET", "path": "/x"}, **({} if options is None else {"options": options})}
+    answers = [client.post("/decide", json=asked) for _ in range(3)]
+    assert [one.status_code for one in answers] == [500, 200, 200]
+    assert [one.json()["outcome"] for one in answers[1:]] == ["allow", "throttle"]
+
+
+# ── Order ─────────────────────────────────────────────────────────────────────────────────────
+
+FILES = (
+    'package one\nimport two\nimport three as t\nguard "one" on two.x { require user.plan >= t.limit }\n',
+    "package two\nimport three\nexport scope x { GET /x }\nexport issuer acme { scopes none }\nuser any { may x }\n",
+    "package three\nimport two\nexport enum plan = free < team\n"
+    "export entity user { plan: plan? }\nexport let limit = team\n"
+    'agent "bot" { issued by two.acme  acts for any user  may two.x }\n',
+    'package one\nguard "two" { audit full }\n',
+)
+
+
+def test_the_order_of_files_never_matters():
+    """**The order of files, imports and declarations never matters.**"""
+    asked = question("GET /x", **bot())
+    rows = {"user alice": {"plan": "free"}}
+    found = {(kernel(*files).revision, verdict(decide(kernel(*files), asked, rows))) for files in permutations(FILES)}
+    assert len(found) == 1
+    assert found.pop()[1] == 'deny by "one"'
+
+
+def test_the_order_of_imports_and_declarations_never_matters():
+    """**The order of files, imports and declarations never matters.**"""
+    first = FILES[0]
+    swapped = first.replace("import two\nimport three as t", "import three as t\nimport two")
+    lines = FILES[2].splitlines()
+    turned = "\n".join([*lines[:2], *reversed(lines[2:])])
+    assert swapped != first
+    assert kernel(swapped, FILES[1], turned, FILES[3]).revision == kernel(*FILES).revision
+
+
+# ── Inherited ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("member", "allowed"),
+    [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
+)
+def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
+    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
+    policy = """
+    entity folder { tags: set<string> inherited } in folder
+    entity doc { tags: set<string> inherited } in folder
+    anyone { may GET /docs/{id: doc} }
+    guard "g" on GET /docs/{id: doc} { require resource.tags has "TAG" }
+    """
+    rows = {
+        "doc 7": {"tags": ["own"], "in": ["folder a"]}, "folder a": {"tags": ["parent"], "in": ["folder b"]},
+        "folder b": {"tags": ["grandparent"]}, "folder c": {"tags": ["sibling"], "in": ["folder b"]},
+        "doc 8": {"tags": ["child"], "in": ["doc 7"]},
+    }  # fmt: skip
+    assert decide(policy.replace("TAG", member), question("GET /docs/7"), rows).allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("levels", "folder", "expected"),
+    [
+        ("inherited", {"tags": ["parent"]}, "deny"),
+        ("inherited", {"tags": ["bad"]}, "deny"),
+        ("inherited", {}, "deny"),
+        ("inherited else []", {"tags": ["parent"]}, "allow"),
+        ("inherited else []", {"tags": ["bad"]}, "deny"),
+        ("inherited else []", {}, "allow"),
+        ("inherited else []", {"tags": "parent"}, "deny"),
+        ("inherited else []", None, "deny"),
+    ],
+)
+def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, folder, expected):
+    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
+    policy = f"""
+    entity folder {{ tags: set<string> {levels} }} in folder
+    entity doc {{ tags: set<string> {levels} }} in folder
+    anyone {{ may GET /docs/{{id: doc}} }}
+    guard "g" on GET /docs/{{id: doc}} {{ deny when resource.tags has "bad" }}
+    """
+    rows = {"doc 7": {"in": ["folder a"]}} | ({} if folder is None else {"folder a": folder})
+    assert str(decide(policy, question("GET /docs/7"), rows).outcome) == expected
+
+
+ROWLESS = """
+entity user { tenant: string?  banned: bool? }
+entity doc { private: bool? }
+issuer acme { scopes none  claims { org -> user.tenant } }
+user any {
+  may GET /open/{id: doc} when not (resource.private else false)
+  may GET /mine/{id: doc} when (user.tenant else "acme") == "acme"
+  may GET /fair/{id: doc} when not (user.banned else false)
+  may GET /known/{id: doc} when resource is known
+  may GET /new/{id: doc} when not resource is known
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "opened"),
+    [
+        ({}, {}, {"new"}),
+        ({}, {"claims": {"org": "acme"}}, {"mine", "new"}),
+        ({"user alice": {}}, {}, {"mine", "fair", "new"}),
+        ({"doc 7": {}}, {}, {"open", "known"}),
+        ({"doc 7": {"private": True}}, {}, {"known"}),
+        ({}, {"entities": [{"type": "doc", "id": "7"}]}, {"open", "known"}),
+        ({}, {"entities": [{"type": "doc", "id": "7", "partial": True}]}, set()),
+        ({}, {"entities": [{"type": "doc", "id": "7", "attributes": {"private": False}, "partial": True}]}, {"open"}),
+    ],
+)
+def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
+    """**An attribute of a thing without a row is unknown, through `else` too; claims and `map authzen` make known only
+    what they map; `resource is known` is answered by the directory or trusted rows.**"""
+    claims = {"claims": more["claims"]} if "claims" in more else {}
+    entities = {"entities": more["entities"]} if "entities" in more else {}
+    who = {"user": {"id": "alice"}, "credential": {"issuer": "acme", **claims}}
+    places = ("open", "mine", "fair", "known", "new")
+    assert {p for p in places if decide(ROWLESS, question(f"GET /{p}/7", **who, **entities), rows).allowed} == opened
+
+
+# ── Requirements ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_requirements_guard_their_own_block_and_nothing_else():
+    """**A block's requirements guard that block's doors and nothing else; what must hold for everybody is a guard.**"""
+    policy = HEAD + 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }\n'
+    lax = policy + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    asked = question("GET /x", **bot(bound=False))
+    assert verdict(decide(policy, asked)) == "deny by identity"
+    assert decide(lax, asked).allowed
+    assert decide(policy + "anyone { may GET /x }", asked).allowed
+    assert verdict(decide(lax + 'guard "all" { require credential.bound }', asked)) == 'deny by "all"'
+
+
+# ── Chains ────────────────────────────────────────────────────────────────────────────────────
+
+NARROW = """
+scope x { GET /x }
+scope y { GET /y }
+issuer acme { records chains }
+USER
+agent "first" { issued by acme  acts for any user  FIRST  DELEGATE }
+agent "last" { issued by acme  acts for any user  LAST }
+"""
+WHOLE = {
+    "USER": "user any { may x, y }",
+    "FIRST": "may x, y",
+    "DELEGATE": 'may delegate x, y to agent "last"',
+    "LAST": "may x, y",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "less"),
+    [
+        ("USER", "user any { may y }"), ("FIRST", "may y"), ("LAST", "may y"),
+        ("DELEGATE", 'may delegate y to agent "last"'), ("DELEGATE", 'may delegate x, y to agent "other"'),
+        ("DELEGATE", ""),
+        ("hop", ["y"]), ("hop", []), ("credential", ["y"]), ("credential", []), (None, None),
+    ],
+)  # fmt: skip
+def test_whoever_lacks_authority_takes_it_from_the_whole_chain(part, less):
+    """**Authority only narrows along a chain.**"""
+    text = NARROW
+    for name, whole in {**WHOLE, part or "": less}.items():
+        text = text.replace(name, str(whole)) if name in WHOLE else text
+    scopes = {"hop": ["x", "y"], "credential": ["x", "y"], **({part: less} if part in ("hop", "credential") else {})}
+    who = bot("last", scopes=scopes["credential"])
+    asked = question("GET /x", **who, chain=chain(hop("first", *scopes["hop"])))
+    assert decide(text, asked).allowed is (part is None)
+
+
+# ── Unknown ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("given", [{}, {"n": "1"}, {"n": True}, {"n": None}, {"n": [1]}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'agent "bot" { issued by acme  acts for any user  may GET /x when context.n < 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\nguard "g" { require context.n < 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\nguard "g" { deny when context.n >= 5 }',
+        'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+        'guard "g" { confirm by user when context.n >= 5 }',
+    ],
+)
+def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
+    """**An unknown fact never opens a door and never loosens a limit**, and the reason names the fact."""
+    policy = "facts { context.n: number }\n" + HEAD + rule
+    assert decide(policy, question("GET /x", **bot(), context={"n": 1})).allowed
+    decision = decide(policy, question("GET /x", **bot(), context=given))
+    assert not decision.allowed
+    assert unknown(decision) == {"context.n"}
+    assert "`context.n` is unknown" in decision.reasons[0].message
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({"body": {}}, True),
+        ({"body": {}, "pending": ["body.*"]}, False),
+        ({"body": {"note": None}, "pending": ["body.*"]}, True),
+        ({"body": {"note": "urgent"}, "pending": ["body.*"]}, False),
+        ({"body": {"note": "later"}, "pending": ["body.*"]}, True),
+    ],
+)
+def test_of_an_object_that_is_not_known_whole_nothing_is_absent_but_null(given, allowed):
+    """**of an object that is not known whole, what is given is a fact, `null` is known to be absent, and any other
+    member is unknown.**"""
+    policy = "facts { body.note: string? }\n" + HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
+    policy += 'guard "g" { deny when (body.note else "") == "urgent" }'
+    assert decide(policy, question("GET /x", **bot(), **given)).allowed is allowed
+
+
+def test_a_member_in_another_case_is_unknown():
+    """**A member whose name is there in another case only is unknown, not absent**: `Amount` is `amount` to some."""
+    policy = "anyone { may GET /x }\nfacts { body.role: string? }\n" + 'guard "g" { require body.role is absent }'
+    assert decide(policy, question("GET /x", body={"roles": "admin"})).allowed
+    assert verdict(decide(policy, question("GET /x", body={"Role": "admin"}))) == 'deny by "g"'
+
+
+def test_a_header_in_another_spelling_is_unknown():
+    """**A header whose name is there in another spelling only is unknown, not absent**: `X.Role` is `X-Role`."""
+    policy = "anyone { may GET /x }\n" + 'guard "g" { require request.headers["x-role"] is absent }'
+    for name, found in (("x-roles", "allow"), ("x.role", 'deny by "g"'), ("X_Role", 'deny by "g"')):
+        asked = question("GET /x", request={"method": "GET", "path": "/x", "headers": {name: "7"}})
+        assert verdict(decide(policy, asked)) == found
+
+
+def test_a_body_that_two_readers_read_otherwise_is_unknown():
+    """**A body is read where every usual reader reads the same from it; what one reads otherwise is unknown.**"""
+    form = "application/x-www-form-urlencoded"
+    assert body_members([form], [], b"to=alice") == {"to": "alice"}
+    assert isinstance(body_members([form], [], b'{"x":"&to=alice&y=","to":"mallory"}'), Invalid)
+
+
+# ── Outcomes ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("guards", "outcome"),
+    [
+        ("", "allow"),
+        ("A", "allow"),
+        ("C", "confirm"),
+        ("AC", "confirm"),
+        ("D", "deny"),
+        ("CD", "deny"),
+        ("ACD", "deny"),
+    ],
+)
+def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    items = {"A": "audit full", "C": "confirm by user", "D": "deny"}
+    for order in permutations(guards):
+        policy = "anyone { may GET /x }\n" + "\n".join(f'guard "{name}" {{ {items[name]} }}' for name in order)
+        assert str(decide(policy, question("GET /x")).outcome) == outcome
+
+
+@pytest.mark.parametrize(
+    "policy", ["let a = 1", "language 1\npackage empty\nlet a = 1", "anyone { may GET /y }", 'guard "g" { audit full }']
+)
+def test_nothing_said_means_deny(policy):
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    for where in ("GET /x", "TOOL t", "ACTION view doc 7"):
+        assert str(decide(policy, question(where)).outcome) == "deny"
+
+
+# ── Approvals and limits ──────────────────────────────────────────────────────────────────────
+
+REFUNDS = """entity user { roles: set<string> }
+facts on POST /refund { body.amount: number }
+anyone { may POST /refund }
+guard "large" on POST /refund { confirm by role finance when body.amount > 500 message "{body.amount}" }
+rate "calls" per request.ip on POST /refund { 2/1h }
+budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 within 24h }
+"""
+
+
+def test_a_person_is_asked_once_and_what_is_granted_is_taken_once():
+    """**A confirm peeks at all limits and takes of rates only, once per open binding; the allow takes whatever the
+    confirm did not; without room it is `throttle` and the approval stays unspent.**"""
+    now = [NOW]
+    boss = {"user fin": {"roles": ["finance"]}}
+    engine = Engine.from_text(REFUNDS, directory=directory(boss), clock=lambda: now[0])
+
+    def refund(amount, *approvals):
+        asked = {**question("POST /refund", request={"ip": "10.0.0.1"}, body={"amount": amount})}
+        decision = engine.decide({**asked, "approvals": list(approvals)})
+        return str(decision.outcome), {one.rule: one.remaining for one in decision.rates}, decision
+
+    def grant(decision, name):
+        binding = decision.remedies[0].binding
+        return {"id": name, "by": "fin", "granted_at": now[0].isoformat(), "binding": binding}
+
+    asked = [refund(3_000) for _ in range(3)]
+    assert [one[:2] for one in asked] == [("confirm", {"calls": 1, "refunds": 5_000})] * 3
+    assert refund(5_500)[0] == "throttle"
+    assert refund(3_000, grant(asked[0][2], "a"))[:2] == ("allow", {"calls": 1, "refunds": 2_000})
+    late = refund(1_500)[2]
+    assert refund(3_000)[0] == "throttle"
+    approval, now[0] = grant(late, "b"), NOW + timedelta(hours=2)
+    assert refund(400)[0] == refund(400)[0] == "allow"
+    assert [refund(1_500, approval)[0] for _ in range(2)] == ["throttle"] * 2
+    now[0] = NOW + timedelta(hours=25)
+    assert refund(1_500, approval)[0] == "allow"
+
+
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=20), timedelta(seconds=-20), timedelta(hours=1)], ids=str)
+def test_windows_end_by_the_clock_of_the_store(ahead):
+    """**The store's own clock decides windows on every store**, and never runs back."""
+    trace = Trace.of('guard "g" on POST /pay { require no POST /pay within 10s }')
+    trace.now, trace.stored = NOW + ahead, NOW
+    assert [trace.says("POST /pay") for _ in range(2)] == ["allow", 'deny by "g"']
+    trace.stored += timedelta(seconds=10)
+    assert trace.says("POST /pay") == "allow"
+
+
+@pytest.mark.parametrize("text", ["", "\n\t ", "# only words", "language 1\npackage app", "import app.common"])
+def test_a_file_that_declares_nothing_is_an_error(text):
+    """**A file that declares nothing is an error**"""
+    assert "E155" in codes(text)
+    assert "E155" not in codes(f"{text}\nlet a = 1")
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────
+
+CANONICAL = ["/", "/a", "/a/b", "/a/b/", "/caf%C3%A9", "/a%20b", "/a.b", "/.well-known/x", "/...x", "/a:b", "/~a", "/A"]
+NOT_CANONICAL = [
+    "", "a", "*", "//", "/a//b", "/a/b//", "/.", "/..", "/a/./b", "/a/../b", "/%2e%2e/a", "/%2E", "/a%2Fb",
+    "/a%5cb", "/a\\b",
+    "/a%00b", "/a;b", "/a%3Bb", "/a\tb", "/a%0Ab", "/a?b", "/a%3Fb", "/a#b", "/a%23", "/%80", "/%C0%AF", "/%ED%A0%80",
+    "/%252e", "/%25", "/a%", "/a%g1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CANONICAL)
+def test_a_canonical_path_is_looked_at(path):
+    """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
+    assert decide("anyone { may GET /** }", question(f"GET {path}")).allowed
+
+
+@pytest.mark.parametrize("path", [path for path in NOT_CANONICAL if path])
+def test_any_other_path_is_malformed(path):
+    """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
+    decision = decide("anyone { may GET /** }", {"request": {"method": "GET", "path": path}})
+    assert gates(decision) == ["malformed_path"]
+
+
+# ── History ───────────────────────────────────────────────────────────────────────────────────
+
+REVIEWED = """
+anyone { may POST /review, POST /pay }
+guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }
+"""
+
+
+def test_a_report_of_another_caller_is_not_heard():
+    """**Only the caller that asked for a decision reports its outcome.**"""
+    engine = Engine.from_text(REVIEWED, store=MemoryStore(history_complete=True))
+    who = {"agent": {"id": "bot"}, "user": {"id": "alice"}}
+    review, pay = ({"request": {"method": "POST", "path": path}, **who} for path in ("/review", "/pay"))
+    with called_by("name edge"):
+        decision = engine.decide(review).id
+    assert not engine.report(decision, status=200)
+    assert not engine.decide(pay).allowed
+    with called_by("name edge"):
+        assert engine.report(decision, status=200)
+    assert engine.decide(pay).allowed
+
+
+# ── Where facts come from ─────────────────────────────────────────────────────────────────────
+
+SOURCES = """
+entity user { level: string? }
+issuer acme { scopes none  claims { lvl -> user.level } }
+users unrestricted
+agent "bot" { issued by acme  acts for any user  may GET /x }
+guard "g" { require user.level == "high" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("claim", "row", "gateway", "allowed"),
+    [
+        ("high", "low", "low", True), ("low", "high", "high", False),
+        (None, "high", "low", True), (None, "low", "high", False),
+        (None, None, "high", True), (None, None, "low", False),
+        (None, None, None, False),
+    ],
+)  # fmt: skip
+def test_the_first_source_that_knows_an_attribute_gives_it(claim, row, gateway, allowed):
+    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    sent = [] if gateway is None else [{"type": "user", "id": "alice", "attributes": {"level": gateway}}]
+    rows = {} if row is None else {"user alice": {"level": row}}
+    asked = question("GET /x", **bot(claims={} if claim is None else {"lvl": claim}), entities=sent)
+    assert decide(SOURCES, asked, rows).allowed is allowed
+
+
+@pytest.mark.parametrize("member", ["body", "args", "context", "params"])
+def test_no_other_member_of_a_request_gives_an_attribute(member):
+    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    if member == "params":
+        assert codes("anyone { may GET /x }\nfacts { params.x: string }")
+    else:
+        asked = question(
+            "GET /x", **bot(), **{member: {"level": "high", "user": {"level": "high"}, "user.level": "high"}}
+        )
+        assert not decide(SOURCES, asked).allowed
+
+
+# ── Approvals ─────────────────────────────────────────────────────────────────────────────────
+
+APPROVING = """
+entity user { roles: set<string> }
+anyone { may POST /pay, TOOL fs/delete, ACTION open door }
+entity door
+guard "ask" { confirm by role boss CLAUSE }
+"""
+
+
+def asked_and_approved(clause: str, asked: dict[str, object], then: dict[str, object]) -> str:
+    """What comes of one request with the approval of another."""
+    rows = {"user boss": {"roles": ["boss"]}}
+    text = APPROVING.replace("CLAUSE", clause)
+    binding = decide(text, asked, rows).remedies[0].binding
+    approval = {"id": "a", "by": "boss", "granted_at": "2027-01-04T11:00:00Z", "binding": binding}
+    return verdict(decide(text, {**then, "approvals": [approval]}, rows))
+
+
+@pytest.mark.parametrize(
+    ("where", "member", "one", "other"),
+    [
+        ("POST /pay", "body", {"amount": 1}, {"amount": 500}),
+        ("TOOL fs/delete", "args", {"path": "/tmp/x"}, {"path": "/etc/passwd"}),
+        ("POST /pay", "request", {"query": {"amount": "1"}}, {"query": {"amount": "500"}}),
+        ("POST /pay", "request", {"host": "a.example"}, {"host": "b.example"}),
+        ("ACTION open door 7", "context", {"wide": False}, {"wide": True}),
+    ],
+)
+def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
+    """**an approval binds the whole `body` and `args` as read, undeclared members too, of an HTTP request the query and
+    the host, of an action its `context`, with the resource and all that the rule and its message read.**"""
+    asked, changed = question(where, **{member: one}), question(where, **{member: other})
+    assert asked_and_approved("", asked, asked) == "allow"
+    assert asked_and_approved("", asked, changed) == 'confirm by "ask"'
+    assert asked_and_approved("bound to (resource)", asked, changed) == "allow"
+
+
+@pytest.mark.parametrize(
+    ("clause", "more", "expected"),
+    [
+        ("", {}, 'confirm by "ask"'),
+        ("", {"body": {"amount": "much"}}, 'confirm by "ask"'),
+        ("", {"pending": ["body"]}, 'deny by "ask"'),
+        ("", {"pending": ["body.note"]}, 'deny by "ask"'),
+        ("bound to (request.query)", {"pending": ["body"]}, 'confirm by "ask"'),
+        ("bound to (body except body.note)", {"pending": ["body.note"]}, 'confirm by "ask"'),
+    ],
+)
+def test_what_is_pending_is_no_value(clause, more, expected):
+    """**Absent and wrong-typed are values; pending is not: a confirm that cannot see what it would bind is a deny,
+    unless `bound to (…)` leaves it out.**"""
+    assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected
+
+
+@pytest.mark.parametrize("host", ["api.example", "API.example", "api.example.", "api.example:8443", "API.Example.:80"])
+def test_a_host_is_compared_as_one_spelling(host):
+    """**`request.host` is compared without port, trailing dot and case, at every door:** `API.Example.:8443` is …"""
+    policy = 'anyone { may GET /x }\nguard "g" { require request.host == "api.example" }'
+    assert decide(policy, question("GET /x", request={"host": host})).allowed
+    assert not decide(policy, question("GET /x", request={"host": f"evil.{host}"})).allowed
+    assert codes(policy.replace("api.example", "api.example:8443")) == {"E255"}
+
+
+# ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+FOR_TASKS = """
+entity invoice { }
+issuer acme { scopes none }
+users unrestricted
+agent "bot" { issued by acme  acts for any user  may TOOL *, GET /v1/{id: invoice} }
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "task", "gate"),
+    [
+        ("TOOL fs/read", {"tools": ["fs/read"]}, []), ("TOOL fs/read", {"tools": ["read"]}, []),
+        ("TOOL fs/write", {"tools": ["fs/read"]}, ["task"]), ("TOOL db/read", {"tools": ["fs/read"]}, ["task"]),
+        ("TOOL fs/read", {"tools": []}, ["task"]), ("TOOL fs/read", {}, []), ("TOOL fs/read", {"entities": []}, []),
+        ("GET /v1/7", {"entities": [{"type": "invoice", "id": "7"}]}, []), ("GET /v1/7", {"tools": []}, []),
+        ("GET /v1/7", {"entities": [{"type": "user", "id": "7"}]}, ["task"]), ("GET /v1/7", {}, []),
+        ("GET /v1/7", {"entities": [{"type": "invoice", "id": "8"}]}, ["task"]),
+        ("GET /v1/7", {"entities": []}, ["task"]),
+    ],
+)  # fmt: skip
+def test_a_task_bounds_tools_and_things(where, task, gate):
+    """**`task.tools` bounds tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that bind
+    `resource`, by type and id; absent bounds nothing, empty everything.**"""
+    asked = question(where, **bot(), task=task)
+    assert gates(decide(FOR_TASKS, asked)) == gate
+    assert gates(decide(f"tasks advisory\n{FOR_TASKS}", asked)) == []
+
+
+# ── Case ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
+    """**Guards and limits match paths without regard to case; doors and `except` exactly, unless
+    `paths ignore case`.**"""
+    head = "paths ignore case\n" if ignoring else ""
+    guarded = f'{head}anyone {{ may GET /** }}\nguard "g" on /a/** except /a/b {{ deny }}'
+    assert [decide(guarded, question(f"GET {path}")).allowed for path in ("/A/x", "/a/b", "/a/B")] == [
+        False,
+        True,
+        ignoring,
+    ]
+    assert decide(f"{head}anyone {{ may GET /a }}", question("GET /A")).allowed is ignoring
+    limited = f'{head}anyone {{ may GET /** }}\nrate "r" per request.ip on /a {{ 1/1m }}'
+    assert spending(limited, question("GET /A", request={"ip": "10.0.0.1"}))[1].limits
+
+
+# ── Steps ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("many", "gate"), [(199, None), (200, Gate.FAILURE)])
+def test_a_decision_takes_so_many_steps_and_no_more(many, gate):
+    """**A decision takes at most 200,000 steps, counted by how large collections are and never by the clock: what would
+    take more is a deny at the gate `failure`.**"""
+    policy = "facts { body.a: list<int> }\nanyone { may GET /x }\n"
+    policy += 'guard "g" { deny when (any x in body.a: (any y in body.a: x > y + 1_000)) }\n'
+    assert decide(policy, question("GET /x", body={"a": list(range(many))})).gate == gate

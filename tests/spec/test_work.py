@@ -1,0 +1,305 @@
+"""The steps of a decision: counted by the sizes of collections, the same whatever the values are, and bounded."""
+
+from __future__ import annotations
+
+import logging
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from policyengine.check import check_text
+from policyengine.engine import Engine
+from policyengine.lint.rules import loops
+from policyengine.runtime.decision import Effects, Gate
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.spec import reference, work
+from policyengine.spec.evaluate import facts_of
+from policyengine.spec.work import MOST_STEPS
+from tests.spec.deciding import NOW, bot, decide, directory, kernel, question, spending
+
+HEAD = """
+entity team in team
+entity user { roles: set<string> } in team
+facts {
+  body.a: list<int>  body.b: list<int>  body.text: string?  body.users: list<user>?
+  body.c: list<list<int>>?  body.d: list<list<int>>?  body.texts: list<string>?
+  body.items: list<{ tags: list<string>  name: string? }>?  body.numbers: list<number>?
+}
+anyone { may POST /x }
+"""
+LOOP = "(any x in body.a: x == 0)"  # a comparison, a variable, a constant: three parts
+
+
+def guard(condition: str, name: str = "g") -> str:
+    return f'guard "{name}" {{ deny when {condition} }}\n'
+
+
+def steps(condition: str, body: dict[str, object], rows: Any = None) -> int:
+    """What the specification counts of a guard."""
+    meant = kernel(HEAD + guard(condition))
+    facts = facts_of(meant, Request.from_mapping(asked(body)), Snapshot(directory(rows)), NOW)
+    reference.conclude(facts, reference.walk(facts, Snapshot(directory(rows))))
+    return facts.work.steps
+
+
+def asked(body: dict[str, object]) -> dict[str, object]:
+    return question("POST /x", body={"a": [], "b": [], **body})
+
+
+def ints(many: int, start: int = 0) -> list[int]:
+    return list(range(start, start + many))
+
+
+@pytest.mark.parametrize(
+    ("condition", "body", "expected"),
+    [
+        ("body.a overlaps body.b", {"a": ints(7), "b": ints(5)}, 12),
+        ("body.a subset of body.b", {"a": ints(7), "b": ints(5)}, 12),
+        ("body.a == body.b", {"a": ints(7), "b": ints(5)}, 12),
+        ("1 in body.a", {"a": ints(7)}, 0),
+        (LOOP, {"a": ints(7)}, 21),
+        ("(any x in body.a: (all y in body.b: x == y))", {"a": ints(7), "b": ints(5)}, 7 * 2 + 7 * 5 * 3),
+        ("(any x in body.a: x in body.b)", {"a": ints(7), "b": ints(5)}, 7 * 3),
+        ("(any i in body.items: \"t\" in i.tags)", {"items": [{"tags": ["a", "b"]}] * 3}, 3 * 4 + 3 * (2 + 2)),
+        ('(any x in body.a: body.text like "a*")', {"a": ints(3), "text": "b" * 640}, 3 * 2 + 3 * 10),
+        ('(any i in body.items: i.name == "a")', {"items": [{"tags": [], "name": "b" * 128}]}, 4 + 2),
+        ("user.roles has \"a\"", {}, 0),
+        ("(any x in body.a: size(body.texts) > 1)", {"a": ints(3), "texts": ["b" * 128] * 5}, 3 * 4 + 3 * (5 + 5 * 2)),
+    ],
+)  # fmt: skip
+def test_steps_are_counted_by_sizes(condition: str, body: dict[str, object], expected: int) -> None:
+    assert steps(condition, body) == expected
+
+
+def test_an_entity_in_a_set_takes_what_it_is_in_and_the_set() -> None:
+    rows = {"user a": {"roles": [], "in": ["team t"]}, "team t": {"in": ["team u"]}, "team u": {}}
+    anyone = "(any one in body.users: one in body.users)"
+    alone = 1 * 3
+    assert steps(anyone, {"users": ["a"]}, rows) == alone + 1 + 2
+
+
+LISTS: dict[str, object] = {"c": [[1, 2], [3]], "d": [[4], [5]]}  # 2 elements with 3 in them, 2 with 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("body.c overlaps body.d", 5 + 4),
+        ("body.c subset of body.d", 5 + 4),
+        ("body.c == body.d", 5 + 4),
+        ("body.c != body.d", 5 + 4),
+        ("[1, 2] in body.c", 2 + 3),
+        ("[1, 2] in body.c and [1] in body.c", 2 + 1 + 3),
+        ("(any x in body.c: x in body.d)", 2 * 3 + 3 + 2),
+        ("(any x in body.c: x == [1])", 2 * 3 + 3 + 2 * 1),
+        ("(any x in body.c: (any y in body.d: x == y))", 2 * 2 + 2 * 2 * 3 + 2 * 3 + 2 * 2),
+    ],
+)
+def test_lists_of_lists_take_what_the_lists_in_them_hold(condition: str, expected: int) -> None:
+    assert steps(condition, LISTS) == expected
+
+
+@pytest.mark.parametrize("operator", ["overlaps", "subset of"])
+def test_lists_that_hold_what_is_unknown_are_compared_each_with_each(operator: str) -> None:
+    """For each of the one side all that the other holds: on the side where that is less."""
+    unknown = {"c": [[1, "x"], [3]], "d": [[4], [5], [6]]}
+    assert steps(f"body.c {operator} body.d", unknown) == 5 + 6 + min(2 * 6, 3 * 5)
+
+
+def test_long_lists_in_lists_are_counted_and_denied() -> None:
+    body = {"c": [[0] * 150 + [n] for n in range(40)], "d": [[0] * 150 + [-n - 1] for n in range(40)]}
+    assert steps("body.c overlaps body.d", body) == 2 * 40 * (1 + 151)
+    pairs = HEAD + guard("(any x in body.c: (any y in body.d: x == y))")
+    assert decide(pairs, asked(body)).gate is Gate.FAILURE
+
+
+def test_each_order_of_looking_up_lists_takes_the_same_steps() -> None:
+    parts = ["body.c overlaps body.d", "[1] in body.c", "(any x in body.c: x in body.c)"]
+    assert len({steps(" and ".join(one), LISTS) for one in permutations(parts)}) == 1
+
+
+@pytest.mark.parametrize("values", [ints(6), [0] * 6, ["a"] * 6, [0, "a", 5, 5, None, 7]])
+def test_values_do_not_matter_to_steps(values: list[object]) -> None:
+    """Whether and where an element is found, or one is unknown."""
+    assert steps(LOOP, {"a": values}) == 18
+    assert steps("body.a overlaps body.b", {"a": values, "b": ints(6)}) == 12
+
+
+def test_each_order_of_rules_and_parts_takes_the_same_steps() -> None:
+    rules = [guard("body.a overlaps body.b", "one"), guard(LOOP, "two"), guard("1 in body.b", "three")]
+    body = asked({"a": ints(40), "b": ints(40)})
+    found = set()
+    for texts in permutations(rules):
+        facts = facts_of(kernel(HEAD + "".join(texts)), Request.from_mapping(body), Snapshot(directory(None)), NOW)
+        reference.walk(facts, Snapshot(directory(None)))
+        found.add(facts.work.steps)
+    assert found == {40 + 40 + 40 * 3}
+
+
+# ── The bound ─────────────────────────────────────────────────────────────────────────────────
+
+PAIRS = "(any x in body.a: (any y in body.b: x == y))"  # n * 2 + n * m * 3
+FEW = 2_000
+JUST, MORE = (25, 26), (25, 27)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision has fewer steps, so that a test need not take as many as it really has."""
+    monkeypatch.setattr(work, "MOST_STEPS", FEW)
+    monkeypatch.setattr(loops, "MOST_STEPS", FEW)
+
+
+def test_a_decision_has_200_000_steps() -> None:
+    n, m = 258, 258
+    assert 2 * n + 3 * n * (m - 1) <= MOST_STEPS == 200_000 < 2 * n + 3 * n * m
+    assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m - 1, 1_000)})).allowed
+    assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)})).gate is Gate.FAILURE
+
+
+@pytest.mark.usefixtures("few")
+def test_a_decision_may_take_all_of_its_steps() -> None:
+    n, m = JUST
+    assert steps(PAIRS, {"a": ints(n), "b": ints(m, 1_000)}) == 2 * n + 3 * n * m == FEW
+    assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)})).allowed
+
+
+@pytest.mark.usefixtures("few")
+def test_what_takes_more_is_denied_at_failure_and_names_the_rule_and_its_collections() -> None:
+    n, m = MORE
+    found, effects = spending(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)}))
+    assert (found.allowed, found.gate, len(found.reasons)) == (False, Gate.FAILURE, 1)
+    words = "the decision takes more than 200,000 steps, most of them in guard `g`: `body.b` has 27 elements, "
+    assert (found.reasons[0].rule, found.reasons[0].message) == ("g", f"{words}`body.a` has 25 elements")
+    assert effects == Effects(excess=f"{words}`body.a` has 25 elements")
+    assert (found.obligations, found.remedies, found.unknown) == ((), (), ())
+
+
+@pytest.mark.usefixtures("few")
+def test_rules_share_the_steps_and_the_dearest_is_named() -> None:
+    both = HEAD + guard(PAIRS, "dear") + guard("body.a overlaps body.b", "cheap")
+    assert decide(both, asked({"a": ints(25), "b": ints(25, 1_000)})).allowed
+    found = decide(both, asked({"a": ints(25), "b": ints(26, 1_000)}))
+    assert (found.gate, found.reasons[0].rule) == (Gate.FAILURE, "dear")
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    "condition",
+    [
+        f"body.a == [1] or {PAIRS}",
+        f"body.a != [1] and {PAIRS}",
+        f"not {PAIRS}",
+    ],
+)
+def test_no_other_part_of_a_condition_spares_the_steps(condition: str) -> None:
+    assert decide(HEAD + guard(condition), asked({"a": ints(30), "b": ints(30)})).gate is Gate.FAILURE
+
+
+OTHERS = """
+issuer acme { scopes none }
+users unrestricted
+facts { body.a: list<int>  body.b: list<int> }
+agent "bot" { issued by acme  acts for any user  may POST /x }
+agent "other" { issued by acme  acts for any user  may POST /x when PAIRS }
+""".replace("PAIRS", PAIRS)
+
+
+@pytest.mark.usefixtures("few")
+def test_rules_about_others_take_no_steps() -> None:
+    large = {"a": ints(30), "b": ints(30)}
+    assert decide(OTHERS, question("POST /x", body=large, **bot())).allowed
+    found = decide(OTHERS, question("POST /x", body=large, **bot("other")))
+    assert (found.gate, found.reasons[0].rule) == (Gate.FAILURE, None)
+    assert 'in `agent "other"`: `body.a`' in found.reasons[0].message
+
+
+@pytest.mark.usefixtures("few")
+def test_who_is_not_known_is_not_told_which_rule_it_was() -> None:
+    policy = OTHERS.replace("anyone", "nobody") + guard(PAIRS, "secret")
+    found = decide(policy, question("POST /x", body={"a": ints(30), "b": ints(30)}, **bot("stranger")))
+    assert (found.gate, found.reasons[0].rule, found.reasons[0].at) == (Gate.FAILURE, None, None)
+    assert (
+        found.reasons[0].message == "the decision takes more than 200,000 steps; the operator's log says in which rule"
+    )
+
+
+@pytest.mark.usefixtures("few")
+def test_how_large_sets_of_the_directory_are_is_for_the_operator() -> None:
+    policy = HEAD + guard("(any r in user.roles: (any s in user.roles: r == s))")
+    rows = {"user alice": {"roles": [f"r{n}" for n in range(30)]}}
+    found, effects = spending(policy, {**asked({}), "user": {"id": "alice"}}, rows)
+    assert found.reasons[0].message.endswith("guard `g`: `user.roles`")
+    assert effects.excess.endswith("guard `g`: `user.roles` has 30 elements")
+
+
+# ── The engine ────────────────────────────────────────────────────────────────────────────────
+
+LARGE = asked({"a": ints(30), "b": ints(30, 1_000)})
+
+
+def ask(engine: Engine, how: str) -> Any:
+    match how:
+        case "many":
+            return engine.decide_many([LARGE])[0]
+        case "request":
+            return engine.decide(Request.from_mapping(LARGE))
+        case _:
+            return getattr(engine, how)(LARGE)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("how", ["decide", "evaluate", "many", "request"])
+def test_too_many_steps_are_counted_and_logged_as_a_failure(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine.from_text(HEAD + guard(PAIRS), clock=lambda: NOW)
+    with caplog.at_level(logging.WARNING, "policyengine"):
+        assert ask(engine, how).gate is Gate.FAILURE
+    assert engine.failures == 1
+    assert [(one.event, "guard `g`" in one.message) for one in caplog.records] == [("decision_exceeded", True)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("few")
+def test_an_explanation_shows_the_failure_and_the_rules() -> None:
+    found = Engine.from_text(HEAD + guard(PAIRS), clock=lambda: NOW).explain(LARGE)
+    assert found.decision.gate is Gate.FAILURE
+    assert found.decision.reasons[0].rule == "g"
+
+
+@pytest.mark.usefixtures("few")
+def test_what_fails_takes_nothing_of_limits() -> None:
+    policy = HEAD + guard(PAIRS) + 'rate "r" per request.ip on POST /x { 1/1h }\n'
+    engine = Engine.from_text(policy, clock=lambda: NOW)
+    large = {**LARGE, "request": {"method": "POST", "path": "/x", "ip": "10.0.0.1"}}
+    assert engine.decide(large).gate is Gate.FAILURE
+    assert engine.decide({**large, "body": {"a": [], "b": []}}).allowed
+
+
+# ── The checker ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("condition", "fits"),
+    [
+        (PAIRS, 25),
+        ("(any x in body.a: body.a overlaps body.b)", 30),
+        ("(any x in body.a: (all y in body.a: (any z in body.b: x + y == z)))", 7),
+    ],
+)
+def test_check_tells_loops_over_loops_and_how_many_elements_fit(condition: str, fits: int) -> None:
+    (found,) = [one for one in check_text(HEAD + guard(condition)) if one.code == "W715"]
+    assert "a loop inside of a loop: with 10,000 elements it takes" in found.message
+    assert f"with more than {fits} elements each a request is denied" in (found.hint or "")
+    assert decide(HEAD + guard(condition), asked({"a": ints(fits, 9_000), "b": ints(fits)})).gate is not Gate.FAILURE
+    more = asked({"a": ints(fits + 1, 9_000), "b": ints(fits + 1)})
+    assert decide(HEAD + guard(condition), more).gate is Gate.FAILURE
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["body.a overlaps body.b", "(any x in body.a: x in body.b)", LOOP, '(all r in user.roles: r like "a*")'],
+)
+def test_check_is_silent_where_whatever_a_request_brings_fits(condition: str) -> None:
+    assert not [one for one in check_text(HEAD + guard(condition)) if one.code == "W715"]

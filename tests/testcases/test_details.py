@@ -1,0 +1,271 @@
+"""What stands after an outcome, `with { … }` and `responded …`, and `repeat` before: what it means, what is wrong."""
+
+from datetime import timedelta
+
+import pytest
+
+from policyengine.check import check, check_text
+from policyengine.runtime.decision import Gate, Outcome
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
+from policyengine.testcases import Compare, Detail, Expected, Responded
+from tests.checker.reading import told
+
+WORLD = """
+entity user { roles: set<string>  manager: user? }
+entity invoice { tenant: string  size: int }
+entity folder { size: string }
+facts on POST /a { body.amount: number  body.card: string }
+facts on POST /i/{id: invoice} { body.kind: string }
+facts on GET /f/{id: folder} { body.kind: number }
+issuer acme { url "https://login.acme.example" }
+anyone { may GET /a, POST /a, POST /i/{id: invoice}, GET /f/{id: folder}, GET /t/{team} }
+guard "small" on POST /a { deny when body.amount > 9   audit full   redact body.card, body.amount }
+guard "odd" { deny when any g in agent.groups: g like "x*" }
+guard "asks" on POST /a { confirm by role boss when body.amount > 5   notify "a@b.example"   warn message "so much" }
+"""
+
+
+def errors(inside: str) -> list[tuple[str, str, str, str | None]]:
+    found = check_text(f'{WORLD}\ntest "t" {{\n{inside}\n}}')
+    return told([finding for finding in found if finding.is_error])
+
+
+def expected(written: str) -> Expected:
+    module, findings = parse(Source("p.policy", f'{WORLD}\ntest "t" {{ POST /a => {written} }}'))
+    assert module
+    assert not findings
+    checked = check([module])
+    assert checked.ok, [finding.render() for finding in checked.diagnostics]
+    return checked.cases[0].expected
+
+
+@pytest.mark.parametrize(
+    ("written", "detail"),
+    [
+        ('deny with { message: "no *" }', Detail("message", ("no *",), Compare.AMONG)),
+        ('deny with { reason: "small" }', Detail("reason", ("small",), Compare.AMONG)),
+        ('deny with { reasons: ["small", user] }', Detail("reasons", ("small", Gate.USER), Compare.EXACTLY)),
+        ('confirm with { remedy: "approval by *" }', Detail("remedy", ("approval by *",), Compare.AMONG)),
+        ("deny with { remedies: [] }", Detail("remedies", (), Compare.EXACTLY)),
+        ('allow with { obligation: "redact body.card, body.amount" }',
+         Detail("obligation", ("redact body.card, body.amount",), Compare.AMONG)),
+        ('deny with { obligations: ["audit full", "notify *"] }',
+         Detail("obligations", ("audit full", "notify *"), Compare.EXACTLY)),
+        ('allow with { obligation: "warn whatever" }', Detail("obligation", ("warn whatever",), Compare.AMONG)),
+        ("deny with { unknown: body.amount }", Detail("unknown", ("body.amount",), Compare.AMONG)),
+        ("deny with { unknown: [body.amount, user.manager.roles] }",
+         Detail("unknown", ("body.amount", "user.manager.roles"), Compare.EXACTLY)),
+        (r'deny with { unknown: ["host()", "request.headers[\"x-id\"]"] }',
+         Detail("unknown", ("host()", 'request.headers["x-id"]'), Compare.EXACTLY)),
+        ('deny with { unknown: [g, g.x, "body.amount * 2"] }',
+         Detail("unknown", ("g", "g.x", "body.amount * 2"), Compare.EXACTLY)),
+        ("deny with { unknown: params.team }", Detail("unknown", ("params.team",), Compare.AMONG)),
+        ("deny with { unknown: past.status }", Detail("unknown", ("past.status",), Compare.AMONG)),
+        ("deny with { unknown: [past.params.team, past.output.id] }",
+         Detail("unknown", ("past.params.team", "past.output.id"), Compare.EXACTLY)),
+        ('allow with { chain: ["alice", agent "bot"] }', Detail("chain", ("alice", "bot"), Compare.IN_ORDER)),
+        ("allow with { chain: [] }", Detail("chain", (), Compare.IN_ORDER)),
+        ('allow with { agent: "bot" }', Detail("agent", ("bot",), Compare.EXACTLY)),
+        ("allow with { user: absent }", Detail("user", (), Compare.EXACTLY)),
+        ("not deny with { issuer: acme }", Detail("issuer", ("acme",), Compare.EXACTLY)),
+        ("allow with { reasons: [] }", Detail("reasons", (), Compare.EXACTLY)),
+        ('not allow with { remedies: ["scope x"] }', Detail("remedies", ("scope x",), Compare.EXACTLY)),
+    ],
+)  # fmt: skip
+def test_a_detail_is_read(written: str, detail: Detail) -> None:
+    assert expected(written).details == (detail,)
+
+
+def test_a_gate_is_no_rule_of_the_same_name() -> None:
+    [detail] = expected("deny with { reasons: [guard] }").details
+    assert isinstance(detail.wanted[0], Gate)
+    [detail] = expected('deny with { reasons: ["small"] }').details
+    assert not isinstance(detail.wanted[0], Gate)
+
+
+def test_details_stand_behind_the_reason_and_are_part_of_the_text() -> None:
+    found = expected('deny by "small"\n  with { user: absent,\n chain: [] }')
+    assert (found.outcome, found.rule, len(found.details)) == (Outcome.DENY, "small", 2)
+    assert found.text == 'deny by "small" with { user: absent, chain: [] }'
+
+
+def test_the_last_cell_of_a_table_and_otherwise_have_details_too() -> None:
+    text = (
+        f'{WORLD} test "t" {{ cases {{ | request | => | | GET /a | allow with {{ user: absent }} | }}\n'
+        "cases for who in [\"x\", \"y\"], request in [GET /a] { given agent.id who given agent.issuer acme "
+        "otherwise allow with { agent: who } } }"
+    )  # fmt: skip
+    module, findings = parse(Source("p.policy", text))
+    assert module
+    assert not findings
+    checked = check([module])
+    assert [detail.wanted for case in checked.cases for detail in case.expected.details] == [(), ("x",), ("y",)]
+
+
+GATES = (
+    "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+    "`failure`"
+)
+MEMBERS = (
+    "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
+    "`unknown`, `chain`, `agent`, `user` and `issuer`"
+)
+MISTAKES = [
+    # ── Members
+    ("GET /b => deny with { remdy: 1 }", "E611", "remdy", "a decision has no `remdy` to expect",
+     "did you mean `remedy`?"),
+    ("GET /b => deny with { outcome.x: 1 }", "E611", "outcome.x", "a decision has no `outcome.x` to expect", MEMBERS),
+    ("GET /b => deny with { }", "E618", "{ }", "`with` claims nothing",
+     "name what the decision must have: `message`, `reason`, `reasons` or `remedy`"),
+    ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` is given twice",
+     "remove one of both"),
+    # ── Shapes
+    ("GET /b => deny with { message: 5 }", "E618", "5", "`5` is no value of `message`: that is a text",
+     'write `message: "refund of 900 to *"`'),
+    ("GET /b => deny with { message: no }", "E618", "no", "`no` is no value of `message`: that is a text",
+     'a text is written in quotes: `"no"`'),
+    ('GET /b => deny with { message: "" }', "E618", '""', '`""` is no value of `message`: that is a text',
+     'write `message: "refund of 900 to *"`'),
+    ('GET /b => deny with { remedies: "scope x" }', "E618", '"scope x"',
+     '`"scope x"` is no value of `remedies`: that is a list', 'write `remedies: ["scope create:refunds"]`'),
+    ('GET /b => deny with { remedy: ["scope x"] }', "E618", '["scope x"]',
+     '`["scope x"]` is no value of `remedy`: that is one, not a list',
+     'write `remedy: "approval by role finance within 15m"`'),
+    ("GET /b => deny with { unknown: [5] }", "E618", "5", "`5` is no value of `unknown`: that is the name of a fact",
+     "write `unknown: [body.amount]`"),
+    ("GET /a => allow with { chain: [absent] }", "E618", "absent", "`absent` is no value of `chain`: that is a text",
+     'write `chain: ["alice", "planner", "invoice-bot"]`'),
+    # ── Names
+    ('GET /b => deny with { reason: "smal" }', "E608", '"smal"', "no rule is called `smal`", "did you mean `small`?"),
+    ("GET /b => deny with { reason: small }", "E609", "small", "there is no gate `small`",
+     'a rule is named in quotes: `reason: "small"`'),
+    ("GET /b => deny with { reasons: [door] }", "E609", "door", "there is no gate `door`", GATES),
+    ("GET /b => deny with { unknown: body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
+     "did you mean `body.amount`?"),
+    ("GET /b => deny with { unknown: [bdy.x] }", "E602", "bdy.x", "unknown fact `bdy.x`",
+     "facts begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, `context`, "
+     "`credential`, `params`, `request`, `resource`, `task`, `time`, `tool` and `user`"),
+    ("GET /b => deny with { unknown: past.body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
+     "did you mean `body.amount`?"),
+    ('GET /b => deny with { unknown: "hots()" }', "E602", '"hots()"', "unknown fact `hots()`",
+     "did you mean `host()`?"),
+    ("GET /b => deny with { unknown: \"user.age\" }", "E201", "user.age", "unknown fact `user.age`",
+     "declare it: `entity user { age: … }`"),
+    ("GET /b => deny with { unknown: params.ide }", "E243", "params.ide", "no path captures `ide`",
+     "captured are `params.id`, `params.team`"),
+    ("GET /b => deny with { unknown: user.age }", "E201", "user.age", "unknown fact `user.age`",
+     "declare it: `entity user { age: … }`"),
+    ("GET /a => allow with { issuer: acm }", "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
+    ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
+     "`aproval` is no kind of remedy", "did you mean `approval`?"),
+    ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is no kind of remedy",
+     "it begins with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
+    ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is no kind of obligation",
+     "did you mean `audit`?"),
+    ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',
+     "no guard asks for `notify b@b.example`", "did you mean `notify a@b.example`?"),
+    ('GET /a => allow with { obligation: "step_up *" }', "E611", '"step_up *"', "no guard asks for `step_up *`",
+     "guards ask for `audit full`, `notify a@b.example`, `redact body.card, body.amount` and `warn`"),
+    # ── Never
+    ('GET /a => allow with { message: "x" }', "E619", 'message: "x"', "an allow has no message",
+     "remove it, or write another outcome"),
+    ('GET /a => allow with { remedies: ["scope x"] }', "E619", 'remedies: ["scope x"]', "an allow has no remedies",
+     "remove it, or write another outcome"),
+    ("GET /b => not throttle with { reason: default }", "E619", "reason: default",
+     "`not throttle` leaves open what comes instead", "write the outcome, or remove `reason`"),
+    ("GET /b => deny with { reasons: [] }", "E619", "reasons: []", "what is not allowed has a reason",
+     "name it, or remove `reasons`"),
+    ('GET /b => deny with { remedy: "approval by role boss" }', "E619", 'remedy: "approval by role boss"',
+     "`approval` is the remedy of a confirm only", "`policyengine decide` shows the remedies of a decision"),
+    ('POST /a => confirm with { remedies: ["scope x"] }', "E619", 'remedies: ["scope x"]',
+     "`scope` is the remedy of a deny only", "`policyengine decide` shows the remedies of a decision"),
+    ('POST /a => deny with { obligation: "redact *" }', "E619", 'obligation: "redact *"',
+     "only an allow carries `redact`", "others carry `audit` and `notify`"),
+    # ── Rates
+    ('GET /b => deny with { rate: "smal: 1 of 2" }', "E611", '"smal: 1 of 2"', "no rate or budget is called `smal`",
+     "there is none"),
+    ('GET /b => deny with { rate: "small" }', "E618", '"small"',
+     "`\"small\"` is no value of `rate`: that is what is left of a rate", 'write `rate: "per agent: 37 of 100"`'),
+    ("GET /b => deny with { rates: 3 }", "E618", "3", "`3` is no value of `rates`: that is a list",
+     'write `rates: ["per agent: 37 of 100"]`'),
+    # ── Repetitions
+    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b", "one request is repeated, and these are several",
+     "write a line for each method"),
+    ("repeat 3 in 999999w GET /b => deny", "E617", "999999w", "no calendar goes on for another `999999w`",
+     "wait less long"),
+    ("repeat 3 in 1m GET /b => deny at 2026-01-01T00:00:59Z GET /b => deny", "E617", "at 2026-01-01T00:00:59Z",
+     "the clock of a test never runs back", "it is 2026-01-01T00:01:00Z by then: put earlier requests first"),
+    ("repeat 0 in 1s GET /b => deny", "E621", "0", "a request is made at least once", "write `1` or more"),
+    ("repeat 1.5 in 1s GET /b => deny", "E621", "1.5", "`1.5` is no number of requests",
+     "write it like `repeat 21 in 10s`"),
+    ("repeat 100_001 in 1s GET /b => deny", "E621", "100_001", "no test makes more than 100,000 requests",
+     "repeat it less often"),
+    ("repeat 2 in 0s GET /b => deny", "E621", "0s", "requests take some time",
+     "write how long all of them take: `10s`"),
+    ("repeat 2 in 1s repeat 3 in 1s GET /b => deny", "E621", "repeat 3 in 1s", "a request is repeated once",
+     "keep one `repeat`"),
+    ("repeat 3 in 1s GET /b => first deny at 4", "E621", "4", "there are only 3 requests",
+     "`repeat` makes 3: name one of them"),
+    ("repeat 3 in 1s GET /b => first deny at 0", "E621", "0", "the first of the requests is number 1",
+     "write `1` or more"),
+    ("GET /b => first deny at 3", "E621", "first deny at 3", "`first … at` counts the requests of `repeat`",
+     "write `repeat 21 in 10s` before the request"),
+    ("cases { | request | => | | GET /b | first deny at 3 | }", "E621", "first deny at 3",
+     "`first … at` counts the requests of `repeat`", "write `repeat 21 in 10s` before the request"),
+    ("forall request => first deny at 3", "E621", "first deny at 3",
+     "`first … at` counts the requests of `repeat`", "write `repeat 21 in 10s` before the request"),
+    # ── Responses
+    ("GET /a => allow responded 99", "E621", "99", "`99` is no status of HTTP",
+     "a status is a number from 100 to 599: `responded 201`"),
+    ("GET /a => allow responded 600", "E621", "600", "`600` is no status of HTTP",
+     "a status is a number from 100 to 599: `responded 201`"),
+    ("GET /b => deny responded 403", "E621", "responded 403",
+     "a request that is not allowed is not made, and nothing responds to it",
+     "remove `responded …`, or expect `allow`"),
+    ("GET /a => allow responded 200 { claim_id: 7 }", "E621", "claim_id", "`claim_id` is no part of a response",
+     "write `output.claim_id: …`"),
+    ("GET /a => allow responded 200 { output: 7 }", "E621", "output", "`output` is no part of a response",
+     "write `output.id: …`"),
+    # ── Of all requests
+    ("forall request => deny with { user: absent }", "E619", "{ user: absent }",
+     "`with` speaks of one decision, and `forall` of very many",
+     "remove it, or write a request of its own: `GET /a => … with { … }`"),
+    ('forall request => deny by "smal"', "E608", '"smal"', "no rule is called `smal`", "did you mean `small`?"),
+    ("forall request where user.rolls has \"x\" => deny", "E201", "user.rolls", "unknown fact `user.rolls`",
+     "did you mean `user.roles`?"),
+    ("forall request where body.amount => deny", "E228", "body.amount", None, None),
+    ('forall request where params.ide == "1" => deny', "E243", "params.ide", "no path captures `ide`",
+     "captured are `params.id`, `params.team`"),
+    ('forall request where body.kind == "x" => deny', "E217", "body.kind",
+     "`body.kind` has one type here and another there, and this condition is about all",
+     "declare it alike everywhere, or ask another fact"),
+    ("forall request where resource.size == 5 => deny", "E217", "resource.size",
+     "`resource.size` has one type here and another there, and this condition is about all",
+     "declare it alike everywhere, or ask another fact"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inside", "code", "underlined", "message", "hint"), MISTAKES, ids=[f"{row[1]} {row[0][:60]}" for row in MISTAKES]
+)
+def test_a_mistake_is_told(inside: str, code: str, underlined: str, message: str | None, hint: str | None) -> None:
+    found = errors(inside)
+    assert [(finding[0], finding[2]) for finding in found] == [(code, underlined)]
+    assert message is None or found == [(code, message, underlined, hint)]
+
+
+def test_a_response_is_handed_on_with_its_case() -> None:
+    module, _ = parse(
+        Source(
+            "p.policy",
+            f"""{WORLD} test "t" {{
+      POST /a => not deny responded 201 {{ output.claim_id: 7, output["x-y"]: [1] }}
+      repeat 3 in 1s GET /a => first deny at 3 responded 500 }}""",
+        )
+    )
+    assert module
+    made, repeated = check([module]).cases
+    assert made.responded == Responded(201, {"claim_id": 7, "x-y": (1,)})
+    assert [one.now - repeated.now for one in repeated.requests] == [timedelta(seconds=n) / 3 for n in range(3)]
+    assert [one.expected.negated for one in repeated.requests] == [True, True, False]
