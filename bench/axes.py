@@ -15,7 +15,7 @@ QUESTIONS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class GrownPolicy:
     """`rows` are entities as their JSON file has them; `expected` is None where only another engine could tell."""
 
     text: str
@@ -29,19 +29,19 @@ class Axis:
     name: str
     title: str
     points: tuple[int, ...]
-    grow: Callable[[int], Grown]
+    grow: Callable[[int], GrownPolicy]
 
 
-def rules(count: int) -> Grown:
+def grow_rules(count: int) -> GrownPolicy:
     work = workload(count, QUESTIONS)
-    return Grown(policy.policy(work), [policy.question(asked) for asked in work.requests], list(work.expected))
+    return GrownPolicy(policy.policy(work), [policy.question(asked) for asked in work.requests], list(work.expected))
 
 
 SERVICES = 20
 IDENTITY = 'issuer idp { url "https://idp.example" }\n'
 
 
-def depth(segments: int) -> Grown:
+def grow_depth(segments: int) -> GrownPolicy:
     """Twenty endpoints whose paths have so many segments; every other question misses the last but one."""
     pick = random.Random(segments)
     paths = ["/" + "/".join(f"s{number}n{level}" for level in range(segments - 1)) for number in range(SERVICES)]
@@ -51,41 +51,41 @@ def depth(segments: int) -> Grown:
     for place in range(QUESTIONS):
         number, good = pick.randrange(SERVICES), place % 2 == 0
         path = f"{paths[number]}{'' if good else 'y'}/{pick.randrange(10**6)}"
-        questions.append(_asked(path, [f"x{number}"]))
+        questions.append(_question(path, [f"x{number}"]))
         expected.append(good)
-    return Grown(f"{_head('depth')}{IDENTITY}{scopes}\n{block}\n", questions, expected)
+    return GrownPolicy(f"{_policy_head('depth')}{IDENTITY}{scopes}\n{block}\n", questions, expected)
 
 
-def collections(count: int) -> Grown:
+def grow_collections(count: int) -> GrownPolicy:
     """One rule for so many collections, each asked at least twice: more than an engine may remember."""
-    text = f"{_head('collections')}{IDENTITY}scope x {{ GET /v1/{{organization}}/items/{{id}} }}\n"
+    text = f"{_policy_head('collections')}{IDENTITY}scope x {{ GET /v1/{{organization}}/items/{{id}} }}\n"
     block = 'agent "bot" { issued by idp   acts alone   may x }\n'
-    asked = [_asked(f"/v1/o{place % count}/items/{place}", ["x"]) for place in range(max(QUESTIONS, 2 * count))]
+    asked = [_question(f"/v1/o{place % count}/items/{place}", ["x"]) for place in range(max(QUESTIONS, 2 * count))]
     for other in asked[::2]:
         other["credential"] = {"scopes": ["y"]}
-    return Grown(text + block, asked, [place % 2 == 1 for place in range(len(asked))])
+    return GrownPolicy(text + block, asked, [place % 2 == 1 for place in range(len(asked))])
 
 
-def chain(hops: int) -> Grown:
+def grow_chain(hops: int) -> GrownPolicy:
     """So many agents hand a task on to the one who asks; every other question lacks the scope at the first of them."""
     names = [f"h{number}" for number in range(hops + 1)]
     blocks = [
         f'agent "{name}" {{ issued by idp   acts alone   may x   may delegate x to agent "{then}" }}'
         for name, then in zip(names, [*names[1:], "nobody"], strict=True)
     ]
-    head = f"{_head('chain')}issuer idp {{ records chains }}\nscope x {{ GET /x/{{id}} }}\n"
+    head = f"{_policy_head('chain')}issuer idp {{ records chains }}\nscope x {{ GET /x/{{id}} }}\n"
     questions, expected = [], []
     for place in range(QUESTIONS):
         good = place % 2 == 0
-        asked = _asked(f"/x/{place}", ["x"], agent=names[-1])
+        asked = _question(f"/x/{place}", ["x"], agent=names[-1])
         scopes = [["x"] if good or number else ["y"] for number in range(hops)]
         listed = [{"agent": name, "issuer": "idp", "scopes": has} for name, has in zip(names, scopes, strict=False)]
         questions.append({**asked, "chain": {"hops": listed}})
         expected.append(good)
-    return Grown(f"{head}{chr(10).join(blocks)}\n", questions, expected)
+    return GrownPolicy(f"{head}{chr(10).join(blocks)}\n", questions, expected)
 
 
-def roles(count: int) -> Grown:
+def grow_roles(count: int) -> GrownPolicy:
     """An agent with so many groups, each with a block and an endpoint; every other question is for a stranger's."""
     pick = random.Random(count)
     scopes = "\n".join(f"scope x{number} {{ GET /x/r{number}/{{id}} }}" for number in range(count * 2))
@@ -96,36 +96,36 @@ def roles(count: int) -> Grown:
     for place in range(QUESTIONS):
         good = place % 2 == 0
         number = pick.randrange(count) + (0 if good else count)
-        questions.append(_asked(f"/x/r{number}/{place}", [f"x{number}"], groups=groups))
+        questions.append(_question(f"/x/r{number}/{place}", [f"x{number}"], groups=groups))
         expected.append(good)
-    return Grown(f"{_head('roles')}{IDENTITY}{scopes}\n{blocks}\n", questions, expected)
+    return GrownPolicy(f"{_policy_head('roles')}{IDENTITY}{scopes}\n{blocks}\n", questions, expected)
 
 
-def entities(users: int) -> Grown:
+def grow_entities(users: int) -> GrownPolicy:
     """The drive of the Cedar paper with so many users, and six times as many rows."""
     made = drive(users)
     questions = [question(asked) for asked in made.requests]
-    return Grown(made.policy.read_text(encoding="utf-8"), questions, None, made.plain())
+    return GrownPolicy(made.policy.read_text(encoding="utf-8"), questions, None, made.plain())
 
 
 AXES = {
     axis.name: axis
     for axis in (
-        Axis("rules", "rules", (10, 100, 1_000, 10_000, 100_000), rules),
-        Axis("depth", "segments of a path", (2, 4, 8, 16, 32, 64), depth),
-        Axis("collections", "collections asked", (100, 1_000, 10_000, 30_000), collections),
-        Axis("chain", "hops of a chain", (1, 2, 4, 8, 16), chain),
-        Axis("roles", "groups of the agent", (1, 4, 16, 64, 256), roles),
-        Axis("entities", "users of the drive", (100, 1_000, 10_000), entities),
+        Axis("rules", "rules", (10, 100, 1_000, 10_000, 100_000), grow_rules),
+        Axis("depth", "segments of a path", (2, 4, 8, 16, 32, 64), grow_depth),
+        Axis("collections", "collections asked", (100, 1_000, 10_000, 30_000), grow_collections),
+        Axis("chain", "hops of a chain", (1, 2, 4, 8, 16), grow_chain),
+        Axis("roles", "groups of the agent", (1, 4, 16, 64, 256), grow_roles),
+        Axis("entities", "users of the drive", (100, 1_000, 10_000), grow_entities),
     )
 }
 
 
-def _head(name: str) -> str:
+def _policy_head(name: str) -> str:
     return f"language 1\npackage bench.{name}\n\n"
 
 
-def _asked(path: str, scopes: list[str], agent: str = "bot", groups: list[str] | None = None) -> dict[str, Any]:
+def _question(path: str, scopes: list[str], agent: str = "bot", groups: list[str] | None = None) -> dict[str, Any]:
     return {
         "request": {"method": "GET", "path": path},
         "agent": {"id": agent, "issuer": policy.ISSUER, "groups": groups or []},

@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 from bench.child import Data
 from bench.peers import ENTRIES, FLOOR, OURS
 from bench.report import Section, machine_words, version_words
-from bench.trial import number
+from bench.trial import format_number
 
 WIDTH, HEIGHT = 790, 476
 LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 80
@@ -47,7 +47,7 @@ class Scale:
 
 def svg(section: Section, machine: dict[str, object]) -> str:
     """The chart of a `decide` section; engines that were not timed at a size have no point there."""
-    lines = _lines(section.data)
+    lines = _points_by_engine(section.data)
     values = [one["p50_us"] for points in lines.values() for one in points]
     sizes = sorted({one["size"] for points in lines.values() for one in points})
     if len(sizes) < 2:
@@ -61,14 +61,14 @@ def svg(section: Section, machine: dict[str, object]) -> str:
         f'<title id="t">{escape(_summary(lines))}</title>',
         f'<text class="title" x="{LEFT - 48}" y="24">One decision, µs (median, request in, verdict out)</text>',
         *_grid(sizes, across, up),
-        *_drawn(lines, across, up),
-        *_small(machine_words(machine), version_words(machine)),
+        *_draw_lines(lines, across, up),
+        *_footnotes(machine_words(machine), version_words(machine)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _small(*lines: str) -> list[str]:
+def _footnotes(*lines: str) -> list[str]:
     """The last lines, from the bottom up to the axis."""
     heights = range(HEIGHT - 10 - 14 * (len(lines) - 1), HEIGHT, 14)
     return [
@@ -77,7 +77,7 @@ def _small(*lines: str) -> list[str]:
     ]
 
 
-def _lines(data: Sequence[Data]) -> dict[str, list[Data]]:
+def _points_by_engine(data: Sequence[Data]) -> dict[str, list[Data]]:
     """Points by engine, ours last, so that it is drawn above the others."""
     found: dict[str, list[Data]] = {}
     for one in sorted(data, key=lambda one: (one["engine"] == OURS.name, one["engine"] == FLOOR.name)):
@@ -88,7 +88,7 @@ def _lines(data: Sequence[Data]) -> dict[str, list[Data]]:
 
 def _summary(lines: dict[str, list[Data]]) -> str:
     """For those who hear the chart: the last point of every line."""
-    ends = [f"{ENTRIES[name].title} {number(points[-1]['p50_us'])}" for name, points in lines.items()]
+    ends = [f"{ENTRIES[name].title} {format_number(points[-1]['p50_us'])}" for name, points in lines.items()]
     return f"Microseconds a decision at the most rules measured: {', '.join(reversed(ends))}"
 
 
@@ -106,35 +106,35 @@ def _grid(sizes: Sequence[int], across: Scale, up: Scale) -> list[str]:
     return parts
 
 
-def _drawn(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[str]:
+def _draw_lines(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[str]:
     parts = []
     for name, points in lines.items():
-        kind = _kind(name)
+        kind = _line_class(name)
         path = " ".join(f"{across(one['size'])},{up(one['p50_us'])}" for one in points)
         parts.append(f'<polyline class="line {kind}" points="{path}"/>')
         parts += [
             f'<circle class="dot {kind}" r="3" cx="{across(one["size"])}" cy="{up(one["p50_us"])}"/>' for one in points
         ]
     ends = {name: up(points[-1]["p50_us"]) for name, points in lines.items()}
-    for name, y in _apart(ends).items():
+    for name, y in _spread_labels(ends).items():
         last = lines[name][-1]
-        words = f"{ENTRIES[name].title}  {number(last['p50_us'])}" + _short(last, lines)
+        words = f"{ENTRIES[name].title}  {format_number(last['p50_us'])}" + _largest_size_note(last, lines)
         x = WIDTH - RIGHT + 12
-        parts.append(f'<text class="label {_kind(name)}" x="{x}" y="{y + 4}">{escape(words)}</text>')
+        parts.append(f'<text class="label {_line_class(name)}" x="{x}" y="{y + 4}">{escape(words)}</text>')
     return parts
 
 
-def _short(last: Data, lines: dict[str, list[Data]]) -> str:
+def _largest_size_note(last: Data, lines: dict[str, list[Data]]) -> str:
     """Says at how many rules a line that ends early does."""
     largest = max(points[-1]["size"] for points in lines.values())
     return "" if last["size"] == largest else f" at {last['size']:,}"
 
 
-def _kind(name: str) -> str:
+def _line_class(name: str) -> str:
     return {OURS.name: "ours", FLOOR.name: "floor"}.get(name, "peer")
 
 
-def _apart(wanted: dict[str, float]) -> dict[str, float]:
+def _spread_labels(wanted: dict[str, float]) -> dict[str, float]:
     """Labels from top to bottom, none on another, each as near to its line as that allows."""
     placed: dict[str, float] = {}
     below = float(TOP - LINE)

@@ -18,7 +18,7 @@ def write_policy(text: Text) -> Callable[[Path, int], None]:
         (folder / "old.policy").write_text(old, encoding="utf-8")
         changed = old.replace("body.amount > 3 ", "body.amount > 4 ").replace("body.amount == 3 ", "body.amount == 5 ")
         (folder / "new.policy").write_text(changed, encoding="utf-8")
-        write_json(folder / "request.json", asked("/s0"))
+        write_json(folder / "request.json", make_question("/s0"))
 
     return write
 
@@ -27,7 +27,7 @@ def write_json(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value), encoding="utf-8")
 
 
-def asked(path: str, **more: Any) -> dict[str, Any]:
+def make_question(path: str, **more: Any) -> dict[str, Any]:
     return {
         "request": {"method": "GET", "path": path},
         "agent": {"id": "bot", "issuer": "acme"},
@@ -127,35 +127,38 @@ def write_yaml(make: Callable[[int], dict[str, Any]]) -> Callable[[Path, int], N
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def row(kind: str, name: str, parents: list[str] | None = None, **attributes: Any) -> dict[str, Any]:
+def entity_row(kind: str, name: str, parents: list[str] | None = None, **attributes: Any) -> dict[str, Any]:
     above = [{"type": "team", "id": parent} for parent in parents or []]
     return {"type": kind, "id": name, "attributes": attributes, "in": above}
 
 
 def people(count: int) -> list[dict[str, Any]]:
-    teams = [row("team", f"t{number}") for number in range(max(1, count // 10))]
-    return [*teams, *(row("user", f"u{n}", [f"t{n // 10}"], team="x", level=n) for n in range(count // 10 * 10))]
+    teams = [entity_row("team", f"t{number}") for number in range(max(1, count // 10))]
+    return [*teams, *(entity_row("user", f"u{n}", [f"t{n // 10}"], team="x", level=n) for n in range(count // 10 * 10))]
 
 
 def team_chain(count: int) -> list[dict[str, Any]]:
     """Each team in the one before it."""
-    return [row("team", f"t{n}", [f"t{n - 1}"] if n else []) for n in range(count)]
+    return [entity_row("team", f"t{n}", [f"t{n - 1}"] if n else []) for n in range(count)]
 
 
 def many_parents(count: int) -> list[dict[str, Any]]:
-    return [*(row("team", f"t{n}") for n in range(count)), row("user", "u", [f"t{n}" for n in range(count)])]
+    return [
+        *(entity_row("team", f"t{n}") for n in range(count)),
+        entity_row("user", "u", [f"t{n}" for n in range(count)]),
+    ]
 
 
-def twice(count: int) -> list[dict[str, Any]]:
+def people_twice(count: int) -> list[dict[str, Any]]:
     return people(count) * 2
 
 
 def unknown_attributes(count: int) -> list[dict[str, Any]]:
-    return [row("user", f"u{n}", **{f"a{n}": 1}) for n in range(count)]
+    return [entity_row("user", f"u{n}", **{f"a{n}": 1}) for n in range(count)]
 
 
 def wrong_values(count: int) -> list[dict[str, Any]]:
-    return [row("user", f"u{n}", [f"nowhere{n}"], level="x") for n in range(count)]
+    return [entity_row("user", f"u{n}", [f"nowhere{n}"], level="x") for n in range(count)]
 
 
 def write_rows(make: Callable[[int], list[dict[str, Any]]]) -> Callable[[Path, int], None]:
@@ -178,41 +181,45 @@ def write_request(make: Callable[[int], str]) -> Callable[[Path, int], None]:
 
 
 def body_members(count: int) -> str:
-    return json.dumps(asked("/s0", body={f"m{number}": number for number in range(count)}))
+    return json.dumps(make_question("/s0", body={f"m{number}": number for number in range(count)}))
 
 
 def body_twice(count: int) -> str:
     members = ", ".join(f'"m{number}": 1' for number in range(count))
-    return json.dumps(asked("/s0", body="@")).replace('"@"', f'{{{members}, "m{count - 1}": 2}}')
+    return json.dumps(make_question("/s0", body="@")).replace('"@"', f'{{{members}, "m{count - 1}": 2}}')
 
 
 def body_list(count: int) -> str:
-    return json.dumps(asked("/s0", body={"amount": [[number] for number in range(count)]}))
+    return json.dumps(make_question("/s0", body={"amount": [[number] for number in range(count)]}))
 
 
 def body_text(count: int) -> str:
-    return json.dumps(asked("/s0", body={"note": "a b" * count}))
+    return json.dumps(make_question("/s0", body={"note": "a b" * count}))
 
 
 def request_path(count: int) -> str:
-    return json.dumps(asked("/s0" * count))
+    return json.dumps(make_question("/s0" * count))
 
 
 def request_scopes(count: int) -> str:
-    return json.dumps(asked("/s0", credential={"kind": "jwt", "scopes": [f"s{number}" for number in range(count)]}))
+    return json.dumps(
+        make_question("/s0", credential={"kind": "jwt", "scopes": [f"s{number}" for number in range(count)]})
+    )
 
 
 def request_groups(count: int) -> str:
-    return json.dumps(asked("/s0", agent={"id": "bot", "issuer": "acme", "groups": [f"g{n}" for n in range(count)]}))
+    return json.dumps(
+        make_question("/s0", agent={"id": "bot", "issuer": "acme", "groups": [f"g{n}" for n in range(count)]})
+    )
 
 
 def request_rows(count: int) -> str:
-    return json.dumps(asked("/s0", entities=people(count)))
+    return json.dumps(make_question("/s0", entities=people(count)))
 
 
 def request_lines(folder: Path, count: int) -> None:
     write_policy(scopes)(folder, 2)
-    written = (json.dumps(asked(f"/s{number}")) for number in range(count))
+    written = (json.dumps(make_question(f"/s{number}")) for number in range(count))
     (folder / "requests.jsonl").write_text("\n".join(written) + "\n", encoding="utf-8")
 
 
@@ -237,37 +244,40 @@ def write_log(questions: Callable[[int], Iterator[dict[str, Any]]]) -> Callable[
 
 
 def log_endpoints(count: int) -> Iterator[dict[str, Any]]:
-    return (asked(f"/s{number}") for number in range(count))
+    return (make_question(f"/s{number}") for number in range(count))
 
 
 def log_same(count: int) -> Iterator[dict[str, Any]]:
-    return (asked("/s0") for _ in range(count))
+    return (make_question("/s0") for _ in range(count))
 
 
 def log_ids(count: int) -> Iterator[dict[str, Any]]:
-    return (asked(f"/things/{number}/parts/{number % 7}") for number in range(count))
+    return (make_question(f"/things/{number}/parts/{number % 7}") for number in range(count))
 
 
 def log_agents(count: int) -> Iterator[dict[str, Any]]:
-    return (asked("/s1", agent={"id": f"a{number}", "issuer": "acme"}) for number in range(count))
+    return (make_question("/s1", agent={"id": f"a{number}", "issuer": "acme"}) for number in range(count))
 
 
 def log_users(count: int) -> Iterator[dict[str, Any]]:
-    return (asked("/s1", user={"id": f"u{number}"}) for number in range(count))
+    return (make_question("/s1", user={"id": f"u{number}"}) for number in range(count))
 
 
 def log_bodies(count: int) -> Iterator[dict[str, Any]]:
-    return (asked("/s0", body={"amount": number, "note": f"n{number}"}) for number in range(count))
+    return (make_question("/s0", body={"amount": number, "note": f"n{number}"}) for number in range(count))
 
 
 def log_rows(count: int) -> Iterator[dict[str, Any]]:
-    return (asked(f"/s{n}", user={"id": f"u{n}"}, entities=[row("user", f"u{n}", level=n)]) for n in range(count))
+    return (
+        make_question(f"/s{n}", user={"id": f"u{n}"}, entities=[entity_row("user", f"u{n}", level=n)])
+        for n in range(count)
+    )
 
 
 APIS = (
     api_paths, api_one_area, api_overlapping, api_crossing, api_deletes, api_members, api_schemas, api_scopes, api_tags,
 )  # fmt: skip
-ROWS = (people, team_chain, many_parents, twice, unknown_attributes, wrong_values)
+ROWS = (people, team_chain, many_parents, people_twice, unknown_attributes, wrong_values)
 REQUESTS = (
     body_members, body_twice, body_list, body_text, request_path, request_scopes, request_groups, request_rows,
 )  # fmt: skip

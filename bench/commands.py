@@ -16,11 +16,11 @@ from bench import command_inputs as inputs
 from bench import command_policies as policies
 from bench.report import Section, Target
 from bench.serving.servers import POLICYENGINE
-from bench.trial import number
+from bench.trial import format_number
 
 SECONDS = 60  # of CPU; what takes longer is ended
 MEMORY = 4 * 2**30  # bytes of address space
-MOST_GROWTH = 3.0  # from n to 2n, where n takes more than a moment: four would be a square
+MAX_GROWTH = 3.0  # from n to 2n, where n takes more than a moment: four would be a square
 MOMENT = 0.25  # seconds beside the start of a command
 CHECKOUT = "POLICYENGINE_CHECKOUT"  # a folder whose `policyengine` is measured in place of this one
 Say = Callable[[str], None]
@@ -28,7 +28,7 @@ Write = Callable[[Path, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CommandCase:
     name: str
     size: int
     write: Write
@@ -36,7 +36,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CommandRun:
     """`seconds` of CPU, None where it was ended; the most memory; the first line that it wrote."""
 
     seconds: float | None
@@ -49,63 +49,65 @@ DIFF = ("diff", "old.policy", "new.policy")
 INIT = ("init", "made", "--openapi", "api.json")
 ENTITIES = ("--entities", "rows.json")
 DECIDE = ("decide", "old.policy")
-ASKED = ("--request", "request.json")
+REQUEST_OPTION = ("--request", "request.json")
 
 
-def named_cases() -> Iterator[Case]:
-    yield Case("diff of guards at one endpoint", 400, inputs.write_policy(policies.guards_together), DIFF)
-    yield Case("init of overlapping paths", 4_096, inputs.write_api(inputs.api_overlapping), INIT)
-    yield Case("JSON with a duplicate key", 40_000, inputs.duplicate_key, INIT)
-    yield Case("check of scopes", 60_000, inputs.write_policy(policies.scopes), CHECK)
-    yield Case("decide --request /dev/zero", 1, inputs.write_request(inputs.body_members),
+def named_cases() -> Iterator[CommandCase]:
+    yield CommandCase("diff of guards at one endpoint", 400, inputs.write_policy(policies.guards_together), DIFF)
+    yield CommandCase("init of overlapping paths", 4_096, inputs.write_api(inputs.api_overlapping), INIT)
+    yield CommandCase("JSON with a duplicate key", 40_000, inputs.duplicate_key, INIT)
+    yield CommandCase("check of scopes", 60_000, inputs.write_policy(policies.scopes), CHECK)
+    yield CommandCase("decide --request /dev/zero", 1, inputs.write_request(inputs.body_members),
                ("decide", "old.policy", "--request", "/dev/zero"))  # fmt: skip
 
 
-def survey() -> Iterator[Case]:
+def survey() -> Iterator[CommandCase]:
     for name, text in policies.POLICIES.items():
-        yield Case(f"check: {name}", 500, inputs.write_policy(text), CHECK)
+        yield CommandCase(f"check: {name}", 500, inputs.write_policy(text), CHECK)
     for name in ("grants", "agents", "issuers", "guard_effects"):
-        yield Case(f"lint: {name}", 500, inputs.write_policy(policies.POLICIES[name]), ("lint", "old.policy"))
+        yield CommandCase(f"lint: {name}", 500, inputs.write_policy(policies.POLICIES[name]), ("lint", "old.policy"))
     for name in ("grants", "guards", "users", "guard_effects"):
-        yield Case(f"diff: {name}", 200, inputs.write_policy(policies.POLICIES[name]), DIFF)
+        yield CommandCase(f"diff: {name}", 200, inputs.write_policy(policies.POLICIES[name]), DIFF)
     for command in (("fmt",), ("test",), ("test", "--coverage"), ("compile", "-o", "x.policybundle"), ("graph",)):
-        yield Case(" ".join(command), 500, inputs.write_policy(policies.tests), (*command, "old.policy"))
+        yield CommandCase(" ".join(command), 500, inputs.write_policy(policies.tests), (*command, "old.policy"))
     for text in (policies.test_lines, policies.test_cases, policies.test_entities):
-        yield Case(f"test: {text.__name__}", 500, inputs.write_policy(text), ("test", "old.policy"))
-    yield Case("test --mutate", 20, inputs.write_policy(policies.tests), ("test", "--mutate", "old.policy"))
-    yield Case("test: properties", 4, inputs.write_policy(policies.properties), ("test", "old.policy"))
+        yield CommandCase(f"test: {text.__name__}", 500, inputs.write_policy(text), ("test", "old.policy"))
+    yield CommandCase("test --mutate", 20, inputs.write_policy(policies.tests), ("test", "--mutate", "old.policy"))
+    yield CommandCase("test: properties", 4, inputs.write_policy(policies.properties), ("test", "old.policy"))
     yield from imports()
     yield from questions()
 
 
-def imports() -> Iterator[Case]:
+def imports() -> Iterator[CommandCase]:
     for api in inputs.APIS:
-        yield Case(f"init: {api.__name__}", 200, inputs.write_api(api), INIT)
+        yield CommandCase(f"init: {api.__name__}", 200, inputs.write_api(api), INIT)
     for api in (inputs.api_paths, inputs.api_deletes, inputs.api_tags, inputs.api_scopes):
-        yield Case(f"init, the second half: {api.__name__}", 200, written_before(api), INIT)
-    yield Case("init: YAML", 200, inputs.write_yaml(inputs.api_paths), ("init", "made", "--openapi", "api.yaml"))
-    yield Case("init: tools", 500, inputs.write_api(inputs.mcp_tools),
+        yield CommandCase(f"init, the second half: {api.__name__}", 200, after_import(api), INIT)
+    yield CommandCase("init: YAML", 200, inputs.write_yaml(inputs.api_paths), ("init", "made", "--openapi", "api.yaml"))
+    yield CommandCase("init: tools", 500, inputs.write_api(inputs.mcp_tools),
                ("init", "made", "--mcp", "api.json", "--name", "srv"))  # fmt: skip
 
 
-def questions() -> Iterator[Case]:
+def questions() -> Iterator[CommandCase]:
     for rows in inputs.ROWS:
-        yield Case(f"check --entities: {rows.__name__}", 1_000, inputs.write_rows(rows), (*CHECK, *ENTITIES))
-    yield Case("decide --entities", 5_000, inputs.write_rows(inputs.people), (*DECIDE, *ASKED, *ENTITIES))
+        yield CommandCase(f"check --entities: {rows.__name__}", 1_000, inputs.write_rows(rows), (*CHECK, *ENTITIES))
+    yield CommandCase(
+        "decide --entities", 5_000, inputs.write_rows(inputs.people), (*DECIDE, *REQUEST_OPTION, *ENTITIES)
+    )
     for request in inputs.REQUESTS:
         for command in ("decide", "explain"):
-            words = (command, "old.policy", *ASKED)
-            yield Case(f"{command}: {request.__name__}", 2_000, inputs.write_request(request), words)
-    yield Case("decide: lines", 5_000, inputs.request_lines, (*DECIDE, "--request", "requests.jsonl"))
+            words = (command, "old.policy", *REQUEST_OPTION)
+            yield CommandCase(f"{command}: {request.__name__}", 2_000, inputs.write_request(request), words)
+    yield CommandCase("decide: lines", 5_000, inputs.request_lines, (*DECIDE, "--request", "requests.jsonl"))
     for log in inputs.LOGS:
         for command in (("record", "old.policy"), ("suggest", "old.policy"), ("why", "@id", "old.policy"), DIFF):
             words = (*command, "--log", "log.jsonl")
-            yield Case(f"{command[0]}: {log.__name__}", 500, inputs.write_log(log), words)
-        yield Case(f"simulate: {log.__name__}", 500, inputs.write_log(log),
+            yield CommandCase(f"{command[0]}: {log.__name__}", 500, inputs.write_log(log), words)
+        yield CommandCase(f"simulate: {log.__name__}", 500, inputs.write_log(log),
                    ("simulate", "old.policy", "--trace", "log.jsonl"))  # fmt: skip
 
 
-def written_before(make: Callable[[int], dict[str, Any]]) -> Write:
+def after_import(make: Callable[[int], dict[str, Any]]) -> Write:
     """Half of it was imported before."""
 
     def write(folder: Path, count: int) -> None:
@@ -117,31 +119,31 @@ def written_before(make: Callable[[int], dict[str, Any]]) -> Write:
 
 
 def run(say: Say) -> Section:
-    start = measured(Case("start", 1, inputs.write_policy(policies.scopes), CHECK), 1).seconds or 0.0
-    found = [both(case, start, say) for case in (*named_cases(), *survey())]
+    start = measure_case(CommandCase("start", 1, inputs.write_policy(policies.scopes), CHECK), 1).seconds or 0.0
+    found = [measure_two_sizes(case, start, say) for case in (*named_cases(), *survey())]
     grown = [one["growth"] for one in found if one["growth"] is not None]
     return Section(
         "commands",
         "What commands take of inputs of n and 2n",
         ("input", "n", "s at n", "s at 2n", "growth", "MB", "says"),
-        tuple(row(one) for one in found),
+        tuple(result_row(one) for one in found),
         tuple(found),
         (
-            Target("most growth from n to 2n", MOST_GROWTH, max(grown, default=0.0)),
+            Target("most growth from n to 2n", MAX_GROWTH, max(grown, default=0.0)),
             Target("most seconds", SECONDS, max((one["seconds_2n"] or SECONDS + 1 for one in found), default=0.0), "s"),
         ),
         (
-            f"Seconds are of CPU, with {number(start)} to start. Growth is without these.",
+            f"Seconds are of CPU, with {format_number(start)} to start. Growth is without these.",
             f"What takes more than {SECONDS} s, or {MEMORY // 2**30} GiB, is ended.",
         ),
     )
 
 
-def both(case: Case, start: float, say: Say) -> dict[str, Any]:
+def measure_two_sizes(case: CommandCase, start: float, say: Say) -> dict[str, Any]:
     runs = []
     for size in (case.size, 2 * case.size):
         say(f"commands: {case.name}, {size:,}")
-        runs.append(measured(case, size))
+        runs.append(measure_case(case, size))
         if runs[0].seconds is None:
             runs.append(runs[0])
             break
@@ -155,32 +157,32 @@ def both(case: Case, start: float, say: Say) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def row(one: dict[str, Any]) -> tuple[str, ...]:
+def result_row(one: dict[str, Any]) -> tuple[str, ...]:
     seconds = (f"> {SECONDS}" if some is None else f"{some:.2f}" for some in (one["seconds"], one["seconds_2n"]))
     growth = "–" if one["growth"] is None else f"{one['growth']:.2f}×"
     return one["case"], f"{one['n']:,}", *seconds, growth, f"{one['megabytes']:,}", one["says"][:60]
 
 
-def measured(case: Case, size: int) -> Run:
+def measure_case(case: CommandCase, size: int) -> CommandRun:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case.write(folder, size)
         return run_command(case.command, folder)
 
 
-def run_command(command: tuple[str, ...], folder: Path) -> Run:
+def run_command(command: tuple[str, ...], folder: Path) -> CommandRun:
     words = [(folder / "id").read_text() if word == "@id" else word for word in command]
     output = folder / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(
             [*POLICYENGINE, *words],
-            cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=limited,
+            cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=set_limits,
         )  # fmt: skip
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     lines = output.read_text(errors="replace").split("\n", 1)
     seconds = None if process.returncode < 0 else round(used.ru_utime + used.ru_stime, 2)
-    return Run(seconds, used.ru_maxrss / (1024 if sys.platform == "linux" else 2**20), lines[0])
+    return CommandRun(seconds, used.ru_maxrss / (1024 if sys.platform == "linux" else 2**20), lines[0])
 
 
 def environment() -> dict[str, str]:
@@ -188,6 +190,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, **({"PYTHONPATH": checkout} if checkout else {})}
 
 
-def limited() -> None:
+def set_limits() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

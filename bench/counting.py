@@ -8,16 +8,16 @@ from time import perf_counter_ns
 
 from bench import policy
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from bench.workload import workload
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Answer
-from policyengine.server.telemetry.counters import Count, Tally, Turns, always, now_and_then
-from policyengine.server.telemetry.process_metrics import rules_of
+from policyengine.server.telemetry.counters import CountFunction, ServerCounters, TimingTurns, time_always, time_sampled
+from policyengine.server.telemetry.process_metrics import rule_names
 
 RULES = 1_000
 ROUNDS = 25
-MOST = 0.2  # microseconds
+MAX_MICROSECONDS = 0.2  # microseconds
 Say = Callable[[str], None]
 
 
@@ -26,29 +26,29 @@ def counting(say: Say) -> Section:
     engine = Engine.from_text(policy.policy(work))
     say(f"counting: answers of {RULES:,} rules")
     answers = [engine.decide(policy.question(asked)).answer for asked in work.requests]
-    tally = Tally(rules=rules_of(engine))
+    tally = ServerCounters(rules=rule_names(engine))
     took = {
-        "by the event loop": cost(tally.counter("decide"), answers, now_and_then()),
-        "by a thread": cost(tally.apart("decide"), answers, always()),
+        "by the event loop": cost(tally.counter("decide"), answers, time_sampled()),
+        "by a thread": cost(tally.apart("decide"), answers, time_always()),
     }
     return Section(
         "counting",
         f"One decision more in /metrics: microseconds, the median of {ROUNDS} rounds",
         ("by whom", "µs"),
-        tuple((who, number(one)) for who, one in took.items()),
+        tuple((who, format_number(one)) for who, one in took.items()),
         tuple({"who": who, "microseconds": one} for who, one in took.items()),
-        (Target("an ordinary `/decide` counts in", MOST, took["by the event loop"], "µs"),),
+        (Target("an ordinary `/decide` counts in", MAX_MICROSECONDS, took["by the event loop"], "µs"),),
         ("The event loop times one of sixteen, threads time all; the loop around it is not part of it.",),
     )
 
 
-def cost(count: Count, answers: Sequence[Answer], timed: Turns) -> float:
+def cost(count: CountFunction, answers: Sequence[Answer], timed: TimingTurns) -> float:
     """In microseconds: looking at the clock, where it is looked at, and counting."""
-    found = [counted(count, answers, timed) - nothing(answers) for _ in range(ROUNDS + 1)][1:]
+    found = [time_counting(count, answers, timed) - time_empty_loop(answers) for _ in range(ROUNDS + 1)][1:]
     return median(found) / len(answers) / 1e3
 
 
-def counted(count: Count, answers: Sequence[Answer], timed: Turns) -> int:
+def time_counting(count: CountFunction, answers: Sequence[Answer], timed: TimingTurns) -> int:
     clock = perf_counter_ns
     start = clock()
     for one in answers:
@@ -57,7 +57,7 @@ def counted(count: Count, answers: Sequence[Answer], timed: Turns) -> int:
     return clock() - start
 
 
-def nothing(answers: Sequence[Answer]) -> int:
+def time_empty_loop(answers: Sequence[Answer]) -> int:
     start = perf_counter_ns()
     for _ in answers:
         pass

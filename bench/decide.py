@@ -10,10 +10,10 @@ from time import perf_counter
 
 from bench.child import Data, in_child
 from bench.machine import rss_mb
-from bench.peers import BARE, ENTRIES, FLOOR, OURS, PEERS, Entry
-from bench.peers.own import Floor
+from bench.peers import BARE, ENTRIES, FLOOR, OURS, PEERS, PeerEntry
+from bench.peers.own import FloorPeer
 from bench.report import Section, Target
-from bench.trial import cell, trial
+from bench.trial import format_cell, trial
 from bench.workload import workload
 
 SIZES = (10, 100, 1_000, 10_000)
@@ -29,11 +29,11 @@ def run(sizes: Sequence[int], full: bool, say: Callable[[str], None]) -> Section
         largest = (LARGEST,) if full and entry in (OURS, FLOOR) else ()
         for size in (*sizes, *largest):
             say(f"decide: {entry.title}, {size:,} rules")
-            found.append(one(entry, size, cap))
+            found.append(run_entry(entry, size, cap))
     return section(found)
 
 
-def one(entry: Entry, size: int, cap: float) -> Data:
+def run_entry(entry: PeerEntry, size: int, cap: float) -> Data:
     asked = {"engine": entry.name, "size": size}
     if entry.version is None:
         return {**asked, "skipped": "not there: pip install '.[bench]'"}
@@ -49,18 +49,18 @@ def measure(engine: str, size: int, cap: float) -> Data:
     gc.collect()
     before, start = rss_mb(), perf_counter()
     try:
-        with within(cap):
+        with time_limit(cap):
             peer = load(work)
     except TimeoutError:
         return {"skipped": f"not loaded in {cap:,.0f} s"}
     loading = perf_counter() - start
     gc.collect()
     loaded = {"load_ms": round(loading * 1e3, 2), "rss_mb": round(rss_mb() - before, 1)}
-    return {**loaded, **trial(peer, work.requests, work.expected, Floor(work), work.requests, cap)}
+    return {**loaded, **trial(peer, work.requests, work.expected, FloorPeer(work), work.requests, cap)}
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeoutError inside when they are over, as soon as Python code runs; the parent's patience is the rest."""
 
     def over(*_: object) -> None:
@@ -79,7 +79,7 @@ def section(found: Sequence[Data]) -> Section:
     sizes = sorted({one["size"] for one in found})
     cells = {(one["engine"], one["size"]): one for one in found}
     engines = list(dict.fromkeys(one["engine"] for one in found))
-    rows = [(ENTRIES[name].title, *(cell(cells.get((name, size))) for size in sizes)) for name in engines]
+    rows = [(ENTRIES[name].title, *(format_cell(cells.get((name, size))) for size in sizes)) for name in engines]
     return Section(
         name="decide",
         title="One decision, request in, verdict out: p50 / p99 in µs, and p50 as a multiple of the floor's",
@@ -103,11 +103,11 @@ def targets(found: Sequence[Data]) -> tuple[Target, ...]:
     return (
         Target("p50 beside the floor's, at the worst size", 1.0, max((one["ratio"] for one in ours), default=None)),
         Target("p99 beside our own p50, at the worst size", 2.5, max(tails, default=None)),
-        Target("the nearest native peer beside us, at the worst size", 10.0, nearest(found), at_least=True),
+        Target("the nearest native peer beside us, at the worst size", 10.0, nearest_peer_ratio(found), at_least=True),
     )
 
 
-def nearest(found: Sequence[Data]) -> float | None:
+def nearest_peer_ratio(found: Sequence[Data]) -> float | None:
     """How many times our p50 the quickest native peer takes; both as multiples of the floor in their own process."""
     timed = [one for one in found if "ratio" in one]
     ours = {one["size"]: one["ratio"] for one in timed if one["engine"] == OURS.name}

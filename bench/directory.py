@@ -17,10 +17,10 @@ from time import perf_counter
 from typing import Any
 
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from policyengine import Engine
-from policyengine.entities.sources import Sources
-from policyengine.entities.store import Directory
+from policyengine.entities.sources import EntitySources
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 
@@ -28,8 +28,8 @@ TEAMS, USERS, DEPTH = 10_000, 100_000, 5
 LOADS = 3
 CALLS, ROUNDS, FEW = 3_000, 40, 300
 WITHOUT, WITH = "decide without membership", "decide with `user in resource.approvers`"
-KEPT, EACH_TIME = "decide by a row looked up before", "decide by a row looked up each time, SQLite"
-MOST_SECONDS, MOST_MICROSECONDS = 3.0, 0.2
+CACHED_ROW, FETCHED_ROW = "decide by a row looked up before", "decide by a row looked up each time, SQLite"
+MAX_LOAD_SECONDS, MAX_ADDED_MICROSECONDS = 3.0, 0.2
 Say = Callable[[str], None]
 Team, User = tuple[str, str], tuple[str, str, str, str]  # id and parent; id, team, plan, tenant
 
@@ -58,7 +58,7 @@ attributes = ["plan", "tenant"]
 """
 
 
-def people(seed: int = 1) -> tuple[list[Team], list[User]]:
+def generate_people(seed: int = 1) -> tuple[list[Team], list[User]]:
     """Teams in `DEPTH` storeys of equal size, each in one of the storey above; users are in the lowest ones."""
     random, storey = Random(seed), TEAMS // DEPTH
 
@@ -73,7 +73,7 @@ def people(seed: int = 1) -> tuple[list[Team], list[User]]:
     ]
 
 
-def rows(teams: list[Team], users: list[User]) -> Iterator[dict[str, Any]]:
+def entity_rows(teams: list[Team], users: list[User]) -> Iterator[dict[str, Any]]:
     for id_, parent in teams:
         yield {"type": "team", "id": id_, **({"in": [{"type": "team", "id": parent}]} if parent else {})}
     for id_, team, plan, tenant in users:
@@ -81,8 +81,8 @@ def rows(teams: list[Team], users: list[User]) -> Iterator[dict[str, Any]]:
         yield {"type": "user", "id": id_, "attributes": attributes, "in": [{"type": "team", "id": team}]}
 
 
-def written(folder: Path, teams: list[Team], users: list[User]) -> dict[str, Path]:
-    found = list(rows(teams, users))
+def write_files(folder: Path, teams: list[Team], users: list[User]) -> dict[str, Path]:
+    found = list(entity_rows(teams, users))
     (folder / "people.json").write_text(json.dumps({"entities": found}))
     (folder / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     tables = folder / "tables"
@@ -102,13 +102,13 @@ def written(folder: Path, teams: list[Team], users: list[User]) -> dict[str, Pat
     }  # fmt: skip
 
 
-def loaded(source: Path, engine: Engine) -> tuple[float, Directory]:
+def time_load(source: Path, engine: Engine) -> tuple[float, EntityStore]:
     """Seconds, the best of some: files are in the cache of the system then."""
-    best, directory = float("inf"), Directory()
+    best, directory = float("inf"), EntityStore()
     for _ in range(LOADS):
         gc.collect()
         began = perf_counter()
-        directory = Sources.of(source).read(engine.kernel.entities)
+        directory = EntitySources.of(source).read(engine.kernel.entities)
         best = min(best, perf_counter() - began)
     return best, directory
 
@@ -122,26 +122,26 @@ def question(user: str) -> dict[str, Any]:
     }
 
 
-def top_of(directory: Directory, user: str) -> EntityRef:
+def top_team(directory: EntityStore, user: str) -> EntityRef:
     """The team that is above everything the user is in."""
     return directory.ancestors(EntityRef("user", user)).refs[-1]
 
 
-def membership(directory: Directory) -> tuple[float, float]:
+def time_membership(directory: EntityStore) -> tuple[float, float]:
     """Microseconds of a decision without and with membership, side by side: by a team five steps above."""
     user = "u7"
-    invoice = EntityData(EntityRef("invoice", "42"), {"tenant": "org7", "approvers": (top_of(directory, user),)})
-    world = Directory([*directory, invoice])
+    invoice = EntityData(EntityRef("invoice", "42"), {"tenant": "org7", "approvers": (top_team(directory, user),)})
+    world = EntityStore([*directory, invoice])
     plain, member = (Engine.from_text(POLICY.replace("CONDITION", text), directory=world) for text in (PLAIN, MEMBER))
     asked = question(user)
     assert plain.decide(asked).allowed
     assert member.decide(asked).allowed
-    assert not member.decide(question("u57")).allowed or top_of(directory, "u57") == top_of(directory, user)
-    rounds = [(timed(plain, asked), timed(member, asked)) for _ in range(ROUNDS)]
+    assert not member.decide(question("u57")).allowed or top_team(directory, "u57") == top_team(directory, user)
+    rounds = [(time_decision(plain, asked), time_decision(member, asked)) for _ in range(ROUNDS)]
     return median(one for one, _ in rounds), median(two for _, two in rounds)
 
 
-def timed(engine: Engine, asked: dict[str, Any], calls: int = CALLS) -> float:
+def time_decision(engine: Engine, asked: dict[str, Any], calls: int = CALLS) -> float:
     decide = engine.decide
     began = perf_counter()
     for _ in range(calls):
@@ -149,7 +149,7 @@ def timed(engine: Engine, asked: dict[str, Any], calls: int = CALLS) -> float:
     return (perf_counter() - began) / calls * 1e6
 
 
-def looking_up(folder: Path) -> tuple[float, float]:
+def time_lookup(folder: Path) -> tuple[float, float]:
     """Microseconds of a decision whose user is looked up in SQLite: kept since before, and asked for each time."""
     found = []
     for ttl in ("1h", "0s"):
@@ -158,10 +158,10 @@ def looking_up(folder: Path) -> tuple[float, float]:
         )
         (folder / "looking.toml").write_text(text)
         engine = Engine.from_text(POLICY.replace("CONDITION", 'user.tenant == "org7"'))
-        engine.replace_directory(Sources.of(folder / "looking.toml").read(engine.kernel.entities))
+        engine.replace_directory(EntitySources.of(folder / "looking.toml").read(engine.kernel.entities))
         asked = question("u7")
         assert engine.decide(asked).allowed
-        found.append(median(timed(engine, asked, FEW) for _ in range(LOADS)))
+        found.append(median(time_decision(engine, asked, FEW) for _ in range(LOADS)))
     return found[0], found[1]
 
 
@@ -171,37 +171,37 @@ def run(say: Say) -> Section:
     seconds: dict[str, float] = {}
     known: set[int] = set()
     with TemporaryDirectory() as folder:
-        directory = Directory()
-        for name, source in written(Path(folder), *people()).items():
+        directory = EntityStore()
+        for name, source in write_files(Path(folder), *generate_people()).items():
             say(f"directory: reading {name}")
-            seconds[name], directory = loaded(source, engine)
+            seconds[name], directory = time_load(source, engine)
             rows = ((row.ref, row.parents, tuple(sorted(row.attributes.items()))) for row in directory)
             known.add(hash(frozenset(rows)))
         if len(known) != 1:
             raise AssertionError("what was read of one is not what was read of another")
         say("directory: asking who is in what")
-        timings = (*membership(directory), *looking_up(Path(folder)))
+        timings = (*time_membership(directory), *time_lookup(Path(folder)))
     return section(seconds, timings)
 
 
 def section(seconds: dict[str, float], timings: tuple[float, ...]) -> Section:
     slowest = max(seconds, key=lambda name: seconds[name])
-    asked = dict(zip((WITHOUT, WITH, KEPT, EACH_TIME), timings, strict=True))
+    asked = dict(zip((WITHOUT, WITH, CACHED_ROW, FETCHED_ROW), timings, strict=True))
     return Section(
         name="directory",
         title=f"{USERS:,} users in {TEAMS:,} teams nested {DEPTH} deep: loaded with their closures, and asked for",
         columns=("what", "seconds", "µs"),
         rows=(
-            *((f"load {name}", number(each), "") for name, each in seconds.items()),
-            *((what, "", number(each)) for what, each in asked.items()),
+            *((f"load {name}", format_number(each), "") for name, each in seconds.items()),
+            *((what, "", format_number(each)) for what, each in asked.items()),
         ),
         data=(
             *({"what": f"load {name}", "seconds": round(each, 3)} for name, each in seconds.items()),
             *({"what": what, "us": round(each, 3)} for what, each in asked.items()),
         ),
         targets=(
-            Target(f"to load {slowest}, the slowest", MOST_SECONDS, seconds[slowest], "s"),
-            Target("`user in resource.approvers` adds", MOST_MICROSECONDS, timings[1] - timings[0], "µs"),
+            Target(f"to load {slowest}, the slowest", MAX_LOAD_SECONDS, seconds[slowest], "s"),
+            Target("`user in resource.approvers` adds", MAX_ADDED_MICROSECONDS, timings[1] - timings[0], "µs"),
         ),
         notes=(
             f"The best of {LOADS} loads; medians of {ROUNDS} rounds of {CALLS:,} decisions, side by side.",

@@ -29,14 +29,14 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from bench.report import Section, Target
-from bench.stores import running
+from bench.stores import start_redis
 
 Say = Callable[[str], None]
 Do = Callable[[], object]
-SAMPLES, LONGEST = 40, 30.0  # of a fault; seconds
-BETWEEN = 0.05  # seconds
-RECOVERS = 5.0  # seconds in which it is to be ready again
-FULL = 1_048_576  # bytes of the file system that is filled
+SAMPLES, MAX_FAULT_SECONDS = 40, 30.0  # of a fault; seconds
+SAMPLE_INTERVAL_SECONDS = 0.05  # seconds
+MAX_RECOVERY_SECONDS = 5.0  # seconds in which it is to be ready again
+FULL_DISK_BYTES = 1_048_576  # bytes of the file system that is filled
 GAUGE = "policyengine_store_failing"
 RECOVERY = "answers again", "takes writes again"
 POLICY = """
@@ -50,7 +50,7 @@ rate "looks" per request.path on GET /look/{id} { 2/1d }
 
 
 @dataclass
-class Served:
+class ServerUnderTest:
     """A server that decides, and the traffic that it has beside the samples."""
 
     url: str
@@ -89,11 +89,11 @@ class Served:
         while not self.ended.is_set():
             with suppress(OSError, ValueError):
                 self.looks()
-            self.ended.wait(BETWEEN / 5)
+            self.ended.wait(SAMPLE_INTERVAL_SECONDS / 5)
 
 
 @contextmanager
-def served(store: str, folder: Path, *, as_nobody: bool = False) -> Iterator[Served]:
+def start_server(store: str, folder: Path, *, as_nobody: bool = False) -> Iterator[ServerUnderTest]:
     (folder / "shop.policy").write_text(POLICY)
     log = folder / "stderr"
     code = "from policyengine.cli import main; main()"
@@ -106,7 +106,7 @@ def served(store: str, folder: Path, *, as_nobody: bool = False) -> Iterator[Ser
             line = process.stdout.readline()
             if not line:
                 raise RuntimeError(log.read_text())
-            found = Served(json.loads(line)["listening"], process, log)
+            found = ServerUnderTest(json.loads(line)["listening"], process, log)
             thread = Thread(target=found.traffic)
             thread.start()
             try:
@@ -119,7 +119,7 @@ def served(store: str, folder: Path, *, as_nobody: bool = False) -> Iterator[Ser
 
 
 @dataclass
-class Outcome:
+class FaultResult:
     """What samples of a fault found; `recovered` in seconds after its end, None where it is not to."""
 
     fault: str
@@ -131,46 +131,46 @@ class Outcome:
     recovered: float | None = None
 
 
-def sampled(
-    fault: str, server: Served, begin: Callable[[], None], end: Callable[[], None] | None, loses: bool
-) -> Outcome:
+def sample_fault(
+    fault: str, server: ServerUnderTest, begin: Callable[[], None], end: Callable[[], None] | None, loses: bool
+) -> FaultResult:
     """`loses`: decisions go on, and what they write may be lost."""
-    found = Outcome(fault)
-    ready(server)
+    found = FaultResult(fault)
+    wait_until_ready(server)
     before = server.log.read_text()
     begin()
     if not loses:
-        lasting(server)
-    until = monotonic() + LONGEST
+        wait_until_failing(server)
+    until = monotonic() + MAX_FAULT_SECONDS
     while found.samples < SAMPLES and monotonic() < until:
-        sample(found, server, loses)
-        sleep(BETWEEN)
+        take_sample(found, server, loses)
+        sleep(SAMPLE_INTERVAL_SECONDS)
     log = server.log.read_text()[len(before) :]
     found.said = sum(log.count(words) for words in RECOVERY)
     if end is not None:
         end()
         began = monotonic()
-        ready(server)
+        wait_until_ready(server)
         found.recovered = monotonic() - began
     return found
 
 
-def lasting(server: Served) -> None:
+def wait_until_failing(server: ServerUnderTest) -> None:
     """Until decisions begin to fail: a disk is not full at once."""
-    until = monotonic() + LONGEST
+    until = monotonic() + MAX_FAULT_SECONDS
     while server.decides() and monotonic() < until:
-        sleep(BETWEEN / 5)
+        sleep(SAMPLE_INTERVAL_SECONDS / 5)
 
 
-def ready(server: Served) -> None:
-    until = monotonic() + RECOVERS + LONGEST
+def wait_until_ready(server: ServerUnderTest) -> None:
+    until = monotonic() + MAX_RECOVERY_SECONDS + MAX_FAULT_SECONDS
     while server.ask("/readyz")[0] != 200 or not server.decides():
         if monotonic() > until:
             raise RuntimeError("it does not become ready: " + server.log.read_text())
-        sleep(BETWEEN / 5)
+        sleep(SAMPLE_INTERVAL_SECONDS / 5)
 
 
-def sample(found: Outcome, server: Served, loses: bool) -> None:
+def take_sample(found: FaultResult, server: ServerUnderTest, loses: bool) -> None:
     first, status, gauge, last = server.decides(), server.ask("/readyz")[0], server.gauge(), server.decides()
     found.samples += 1
     fails = loses or not (first or last)
@@ -183,8 +183,8 @@ def sample(found: Outcome, server: Served, loses: bool) -> None:
 # ── Faults ────────────────────────────────────────────────────────────────────────────────────
 
 
-def redis_faults(folder: Path, say: Say) -> Iterator[Outcome]:
-    with running("redis-server", folder) as port:
+def redis_faults(folder: Path, say: Say) -> Iterator[FaultResult]:
+    with start_redis("redis-server", folder) as port:
         client = import_module("redis").Redis(port=port, protocol=2)
 
         def configured(most: str, policy: str = "noeviction") -> None:
@@ -194,24 +194,24 @@ def redis_faults(folder: Path, say: Say) -> Iterator[Outcome]:
         url, free = f"redis://127.0.0.1:{port}", partial(configured, "0")
         say("faults: Redis is full")
         with server_of(url, folder / "full") as server:
-            yield sampled("Redis full, noeviction", server, partial(configured, "1"), free, False)
+            yield sample_fault("Redis full, noeviction", server, partial(configured, "1"), free, False)
         say("faults: Redis evicts")
         with server_of(url, folder / "evicting") as server:
             evicts = partial(configured, "100mb", "allkeys-lru")
-            yield sampled("Redis may evict, allkeys-lru", server, evicts, free, True)
+            yield sample_fault("Redis may evict, allkeys-lru", server, evicts, free, True)
         say("faults: Redis is a replica")
         with server_of(url, folder / "replica") as server:
             replica, primary = partial(client.replicaof, "127.0.0.1", "1"), partial(client.replicaof, "NO", "ONE")
-            yield sampled("Redis a read-only replica", server, replica, primary, False)
+            yield sample_fault("Redis a read-only replica", server, replica, primary, False)
         client.close()
 
 
 def server_of(store: str, folder: Path, *, as_nobody: bool = False) -> Any:
     folder.mkdir(exist_ok=True)
-    return served(store, folder, as_nobody=as_nobody)
+    return start_server(store, folder, as_nobody=as_nobody)
 
 
-def sqlite_faults(folder: Path, say: Say) -> Iterator[Outcome]:
+def sqlite_faults(folder: Path, say: Say) -> Iterator[FaultResult]:
     def place(name: str) -> tuple[Path, str]:
         (folder / name).mkdir()
         (folder / name).chmod(0o777)
@@ -222,29 +222,31 @@ def sqlite_faults(folder: Path, say: Say) -> Iterator[Outcome]:
     file, url = place("locked")
     with server_of(url, file.parent) as server, closing(sqlite3.connect(file, isolation_level=None)) as other:
         begin, end = partial(other.execute, "BEGIN EXCLUSIVE"), partial(other.execute, "COMMIT")
-        yield sampled("SQLite locked", server, begin, end, False)
+        yield sample_fault("SQLite locked", server, begin, end, False)
     say("faults: SQLite is removed")
     file, url = place("removed")
     with server_of(url, file.parent) as server:
-        yield sampled("SQLite file removed", server, file.unlink, None, True)
+        yield sample_fault("SQLite file removed", server, file.unlink, None, True)
     say("faults: SQLite is replaced")
     file, url = place("replaced")
     with server_of(url, file.parent) as server:
         other_file = file.with_name("other.db")
         with closing(sqlite3.connect(other_file)):
-            yield sampled("SQLite file replaced", server, partial(other_file.replace, file), None, True)
+            yield sample_fault("SQLite file replaced", server, partial(other_file.replace, file), None, True)
     if os.geteuid() == 0 and shutil.which("setpriv") is not None:
         say("faults: SQLite is read-only")
         file, url = place("readonly")
         with server_of(url, file.parent, as_nobody=True) as server:
-            yield sampled("SQLite file read-only", server, partial(file.chmod, 0o444), partial(file.chmod, 0o600), True)
+            yield sample_fault(
+                "SQLite file read-only", server, partial(file.chmod, 0o444), partial(file.chmod, 0o600), True
+            )
 
 
-def full_disk(folder: Path, say: Say) -> Iterator[Outcome]:
+def full_disk(folder: Path, say: Say) -> Iterator[FaultResult]:
     """On a file system of its own, where one may be mounted."""
     place = folder / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={FULL}", "none", place], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_BYTES}", "none", place], check=False).returncode:
         return
     try:
         say("faults: the disk of SQLite is full")
@@ -256,7 +258,7 @@ def full_disk(folder: Path, say: Say) -> Iterator[Outcome]:
                     file.write(bytes(4_096))
 
         with server_of(f"sqlite:///{place}/store.db", folder / "full-disk") as server:
-            yield sampled("SQLite disk full", server, fill, ballast.unlink, False)
+            yield sample_fault("SQLite disk full", server, fill, ballast.unlink, False)
     finally:
         subprocess.run(["umount", place], check=False)
 
@@ -265,7 +267,7 @@ def full_disk(folder: Path, say: Say) -> Iterator[Outcome]:
 
 
 def run(say: Say) -> Section:
-    found: list[Outcome] = []
+    found: list[FaultResult] = []
     with TemporaryDirectory() as folder, ExitStack():
         Path(folder).chmod(0o755)
         if shutil.which("redis-server") is not None:
@@ -292,12 +294,12 @@ def run(say: Say) -> Section:
             Target("missed by the gauge", len(found), unseen, "samples"),
         ),
         notes=(
-            f"{SAMPLES} samples of a fault, or {LONGEST:.0f} s: a decision, `/readyz`, `/metrics` and a decision each.",
+            f"{SAMPLES} samples of a fault, or {MAX_FAULT_SECONDS:.0f} s: a decision, `/readyz`, `/metrics` and a decision each.",
             "Of a fault that decisions do not meet the first samples may come before the next look.",
         ),
     )
 
 
-def row_of(one: Outcome) -> tuple[str, ...]:
+def row_of(one: FaultResult) -> tuple[str, ...]:
     numbers = (one.samples, one.failed, one.wrong, one.unseen, one.said)
     return one.fault, *map(str, numbers), "" if one.recovered is None else f"{one.recovered:.1f} s"

@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 
 from bench.policy import ISSUER
-from bench.workload import Permit, Workload
+from bench.workload import PermitRule, Workload
 
 # The first two segments are the key of the index. Most paths are words; the others are judged more carefully.
 PLAIN_PATH = re.compile(r"(/[\w~-]++/[\w~-]++)(?:/[\w~-]++){0,126}+/?+", re.ASCII)
 SEGMENT = r'/(?:[!"$&-\-0-:<->@-\[\]-~]|\.++(?=[^./]))++'
 ANY_PATH = re.compile(rf"({SEGMENT}{SEGMENT})(?:{SEGMENT}){{0,126}}+/?+")
-LONGEST_PATH = 8_192
-MOST_KNOWN = 8_192  # collections to remember
+MAX_PATH_LENGTH = 8_192
+MAX_KNOWN_COLLECTIONS = 8_192  # collections to remember
 
 Question = Mapping[str, Any]
 DEFAULT, IDENTITY, MALFORMED = ("default",), ("identity",), ("malformed_path",)
@@ -56,11 +56,11 @@ def floor(work: Workload) -> Callable[[Question], Verdict]:
     def learn(path: str, cut: int) -> Methods | None:
         """What stands at a path, for all that differ only after the last slash; None when it is not canonical."""
         match = PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)
-        if match is None or len(path) > LONGEST_PATH:
+        if match is None or len(path) > MAX_PATH_LENGTH:
             return None
-        methods = _below(path, index.get(match[1], {}))
+        methods = _methods_below(path, index.get(match[1], {}))
         if match.end(1) <= cut < len(path) - 1:
-            if len(known) >= MOST_KNOWN:
+            if len(known) >= MAX_KNOWN_COLLECTIONS:
                 known.clear()
             known[path[:cut]] = methods
         return methods
@@ -71,7 +71,7 @@ def floor(work: Workload) -> Callable[[Question], Verdict]:
             path = request["path"]
             cut = path.rfind("/")
             methods = find(path[:cut])
-            if methods is None or not path[cut + 1 :].isalnum() or not path.isascii() or len(path) > LONGEST_PATH:
+            if methods is None or not path[cut + 1 :].isalnum() or not path.isascii() or len(path) > MAX_PATH_LENGTH:
                 methods = learn(path, cut)
                 if methods is None:
                     return Verdict("deny", MALFORMED, number())
@@ -111,7 +111,7 @@ def floor(work: Workload) -> Callable[[Question], Verdict]:
                 return Verdict("allow", reasons, number())
             return Verdict("deny", DEFAULT, number())
         except (AttributeError, KeyError, TypeError):  # a fact is absent, or something else stands in its place
-            return decide(_completed(question))
+            return decide(_complete_question(question))
 
     return decide
 
@@ -167,14 +167,14 @@ def _index(work: Workload) -> dict[str, Methods]:
     }
 
 
-def _row(permit: Permit) -> tuple[Any, ...]:
+def _row(permit: PermitRule) -> tuple[Any, ...]:
     """Equal texts are one object: with many rules, fewer places in memory to go to."""
     agent, group = permit.agent and intern(permit.agent), permit.group and intern(permit.group)
     bounds = (permit.depth, permit.hours, permit.risk)
     return (agent, group, intern(permit.scope), *bounds, permit.prefix, (permit.id,))
 
 
-def _below(path: str, methods: Methods) -> Methods:
+def _methods_below(path: str, methods: Methods) -> Methods:
     """Without the rules whose prefix the path does not have; prefixes end in a slash."""
     return {
         method: (guard, tuple(rule for rule in rules if path.startswith(rule[1][-2])))
@@ -191,7 +191,7 @@ MEMBERS = {
 }
 
 
-def _completed(question: Question) -> Question:
+def _complete_question(question: Question) -> Question:
     """The question with every fact in its place; what is absent is None, which fits no rule."""
     given = {root: value if isinstance(value := question.get(root), dict) else {} for root in MEMBERS}
     whole = {root: {name: given[root].get(name) for name in names} for root, names in MEMBERS.items()}

@@ -12,12 +12,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bench.axes import AXES, Axis, Grown
+from bench.axes import AXES, Axis, GrownPolicy
 from bench.child import Data, in_child
 from bench.machine import rss_mb
-from bench.peers.own import Floor
+from bench.peers.own import FloorPeer
 from bench.report import Section, Target
-from bench.trial import number, trial
+from bench.trial import format_number, trial
 from bench.workload import workload
 from policyengine import Decision, Engine
 
@@ -33,11 +33,11 @@ def run(largest: int | None, say: Callable[[str], None]) -> Section:
             if largest is None or size <= largest:
                 say(f"growth: {size:,} {axis.title}")
                 answer = in_child("bench.growth:measure", SECONDS, {"axis": axis.name, "size": size})
-                found.append({"axis": axis.name, "size": size} | _skipping(answer))
+                found.append({"axis": axis.name, "size": size} | _skip_reason(answer))
     return section(found)
 
 
-def _skipping(answer: Data) -> Data:
+def _skip_reason(answer: Data) -> Data:
     return {"skipped": answer["error"]} if "error" in answer else answer
 
 
@@ -53,32 +53,35 @@ def measure(axis: str, size: int) -> Data:
     loaded = {"load_ms": round(loading * 1e3, 2), "rss_mb": round(rss_mb() - before, 2)}
     expected = grown.expected or [engine.decide(asked).allowed for asked in grown.questions]
     work = workload(10)
-    return {**loaded, **trial(_Peer(engine), grown.questions, expected, Floor(work), work.requests, SECONDS / 3)}
+    return {
+        **loaded,
+        **trial(_EnginePeer(engine), grown.questions, expected, FloorPeer(work), work.requests, SECONDS / 3),
+    }
 
 
-class _Peer:
+class _EnginePeer:
     def __init__(self, engine: Engine) -> None:
         self.ask = engine.decide
 
     def question(self, asked: dict[str, Any]) -> Any:
-        return _named(asked)
+        return _intern_keys(asked)
 
     def allowed(self, answer: Decision) -> bool:
         return answer.allowed
 
 
-def _named(tree: Any) -> Any:
+def _intern_keys(tree: Any) -> Any:
     """The same tree, its members named by texts that code knows already, as in a program that writes them out."""
     match tree:
         case dict():
-            return {sys.intern(name): _named(value) for name, value in tree.items()}
+            return {sys.intern(name): _intern_keys(value) for name, value in tree.items()}
         case list():
-            return [_named(value) for value in tree]
+            return [_intern_keys(value) for value in tree]
         case _:
             return tree
 
 
-def _engine(grown: Grown) -> Engine:
+def _engine(grown: GrownPolicy) -> Engine:
     if grown.rows is None:
         return Engine.from_text(grown.text)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +132,7 @@ def _rows(axis: Axis, found: Sequence[Data]) -> list[tuple[str, ...]]:
 def _values(one: Data) -> tuple[str, ...]:
     if "skipped" in one:
         return (str(one["skipped"]), *[""] * len(MEASURES))
-    return (*(number(one[name]) for name in MEASURES), f"{number(one['ratio'])}×")
+    return (*(format_number(one[name]) for name in MEASURES), f"{format_number(one['ratio'])}×")
 
 
 def _exponents(timed: Sequence[Data]) -> dict[str, float | None]:

@@ -17,21 +17,21 @@ from statistics import median
 from time import perf_counter
 
 from bench.child import Data, in_child
-from bench.decide import one as decided
+from bench.decide import run_entry as decided
 from bench.loading import builder
-from bench.measure import anew, timed
+from bench.measure import fresh_questions, time_calls
 from bench.paper import NAMES
-from bench.paper import one as translated
+from bench.paper import run_application as translated
 from bench.peers import OURS
-from bench.peers.own import Floor
+from bench.peers.own import FloorPeer
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from bench.workload import workload
 
 BASELINE = Path(__file__).parent / "baseline.json"
 SIZES = (10, 1_000)
-LOADING, LOADED = "load", 1_000
-BAND, BAND_OF_LOADING = 0.25, 0.6
+LOAD_PREFIX, LOAD_SIZE = "load", 1_000
+BAND, LOAD_BAND = 0.25, 0.6
 MEASUREMENTS = 3
 LOADS = 5
 SECONDS = 60.0
@@ -55,7 +55,7 @@ class Finding:
 
     @property
     def band(self) -> float:
-        return BAND_OF_LOADING if self.name.startswith(LOADING) else BAND
+        return LOAD_BAND if self.name.startswith(LOAD_PREFIX) else BAND
 
     @property
     def worse(self) -> bool:
@@ -67,7 +67,7 @@ class Finding:
         return self.change is not None and self.change < -self.band
 
 
-def _measures() -> dict[str, Measure]:
+def _measure_functions() -> dict[str, Measure]:
     """Each gives `ratio`, or says why not."""
     found: dict[str, Measure] = {}
     for size in SIZES:
@@ -75,8 +75,10 @@ def _measures() -> dict[str, Measure]:
     for application, title in NAMES.items():
         found[f"paper, {title}"] = partial(translated, "policyengine", application)
     for engine, title in {"policyengine": "text", "policyengine-bundle": "a bundle"}.items():
-        asked = {"engine": engine, "size": LOADED}
-        found[f"{LOADING} {LOADED:,} rules from {title}"] = partial(in_child, "bench.guard:load_ratio", SECONDS, asked)
+        asked = {"engine": engine, "size": LOAD_SIZE}
+        found[f"{LOAD_PREFIX} {LOAD_SIZE:,} rules from {title}"] = partial(
+            in_child, "bench.guard:load_ratio", SECONDS, asked
+        )
     return found
 
 
@@ -84,9 +86,9 @@ def load_ratio(engine: str, size: int) -> Data:
     """In the child: milliseconds to load for each microsecond that the floor takes to decide, the best of five each."""
     build, _ = builder(engine, size)
     work = workload(10)
-    floor = Floor(work)
-    fresh = anew(floor.question, work.requests)
-    yardstick = min(timed(floor.ask, fresh).p50 for _ in range(LOADS))
+    floor = FloorPeer(work)
+    fresh = fresh_questions(floor.question, work.requests)
+    yardstick = min(time_calls(floor.ask, fresh).p50 for _ in range(LOADS))
     return {"ratio": round(min(_milliseconds(build) for _ in range(LOADS)) / yardstick, 3)}
 
 
@@ -100,7 +102,9 @@ def _milliseconds(build: Callable[[], object]) -> float:
 def run(say: Say, measures: Mapping[str, Measure] | None = None) -> list[Finding]:
     """Measure everything; what looks worse, again, and then the best counts."""
     before = baseline()
-    return [_finding(name, measure, before.get(name), say) for name, measure in (measures or _measures()).items()]
+    return [
+        _finding(name, measure, before.get(name), say) for name, measure in (measures or _measure_functions()).items()
+    ]
 
 
 def _finding(name: str, measure: Measure, before: float | None, say: Say) -> Finding:
@@ -128,8 +132,8 @@ def baseline() -> dict[str, float]:
 
 def update(say: Say, machine: Mapping[str, object], measures: Mapping[str, Measure] | None = None) -> None:
     """Make the medians of three measurements the baseline. Raises ValueError for what cannot be measured."""
-    ratios = {name: _median(name, measure, say) for name, measure in (measures or _measures()).items()}
-    kept = {"ratios": ratios, "bands": {"decide, paper": BAND, LOADING: BAND_OF_LOADING}, "machine": dict(machine)}
+    ratios = {name: _median(name, measure, say) for name, measure in (measures or _measure_functions()).items()}
+    kept = {"ratios": ratios, "bands": {"decide, paper": BAND, LOAD_PREFIX: LOAD_BAND}, "machine": dict(machine)}
     BASELINE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -145,7 +149,7 @@ def _median(name: str, measure: Measure, say: Say) -> float:
 
 
 def section(findings: list[Finding]) -> Section:
-    rows = [(one.name, number(one.before), number(one.now), _change(one)) for one in findings]
+    rows = [(one.name, format_number(one.before), format_number(one.now), _change(one)) for one in findings]
     return Section(
         name="guard",
         title="Ratios to the floor of the same run, beside the baseline",
@@ -154,7 +158,7 @@ def section(findings: list[Finding]) -> Section:
         data=tuple({"what": one.name, "baseline": one.before, "now": one.now, "worse": one.worse} for one in findings),
         targets=(Target("ratios that became worse", 0, sum(one.worse for one in findings), ""),),
         notes=(
-            f"Worse: more than {BAND:.0%} above the baseline ({BAND_OF_LOADING:.0%} for loading) in each of "
+            f"Worse: more than {BAND:.0%} above the baseline ({LOAD_BAND:.0%} for loading) in each of "
             f"{MEASUREMENTS} measurements.",
             "Meant to be so? `python -m bench guard --update` makes it the baseline: say why in the commit.",
         ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.rates import CALLS, ROUNDS, Ask, Say, turns
+from bench.rates import CALLS, ROUNDS, Ask, Say, time_in_turns
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from policyengine import Engine
 from policyengine.stores.memory.store import MemoryStore
 
@@ -49,12 +49,12 @@ def engine(*conditions: str) -> Engine:
     return Engine.from_text(HEAD + "".join(guards), store=MemoryStore(history_complete=True))
 
 
-def asking(made: Engine, path: str) -> Ask:
+def ask_for(made: Engine, path: str) -> Ask:
     asked = question(path)
     return lambda _: made.decide(asked).allowed
 
 
-def reviewed(made: Engine, *, one: bool = False) -> None:
+def add_reviews(made: Engine, *, one: bool = False) -> None:
     """Reviews by the caller and, where a condition asks for those, by somebody else: each of them succeeded."""
     for user in ("alice", "bob"):
         for event in range(EVENTS):
@@ -62,44 +62,46 @@ def reviewed(made: Engine, *, one: bool = False) -> None:
             made.report(made.decide(question(path, user)).id, status=200)
 
 
-def history(say: Say) -> Section:
-    asks: dict[str, Ask] = {"no history": asking(engine(), PAY.replace("{id}", "7"))}
+def run(say: Say) -> Section:
+    asks: dict[str, Ask] = {"no history": ask_for(engine(), PAY.replace("{id}", "7"))}
     for name, condition in CONDITIONS.items():
         say(f"history: {name}")
         made = engine(condition)
-        reviewed(made)
-        asks[name] = asking(made, PAY.replace("{id}", "7"))
+        add_reviews(made)
+        asks[name] = ask_for(made, PAY.replace("{id}", "7"))
     made = engine(CONDITIONS[FIRST])
-    reviewed(made, one=True)
-    asks["correlated, all events of one invoice"] = asking(made, PAY.replace("{id}", "7"))
-    asks["to be remembered, in place of one no longer needed"] = remembering()
+    add_reviews(made, one=True)
+    asks["correlated, all events of one invoice"] = ask_for(made, PAY.replace("{id}", "7"))
+    asks["to be remembered, in place of one no longer needed"] = ask_while_recording()
     assert all(ask("") for ask in asks.values())
     say("history: in turns")
-    times = dict(zip(asks, turns(list(asks.values())), strict=True))
+    times = dict(zip(asks, time_in_turns(list(asks.values())), strict=True))
     plain = times["no history"]
     return Section(
         name="history",
         title=f"A decision that asks for the past, at {EVENTS:,} events of its key, in memory",
         columns=("what", "µs", "more than without, µs"),
-        rows=tuple((name, number(us), "" if us == plain else number(us - plain)) for name, us in times.items()),
+        rows=tuple(
+            (name, format_number(us), "" if us == plain else format_number(us - plain)) for name, us in times.items()
+        ),
         data=tuple({"what": name, "us": round(us, 3)} for name, us in times.items()),
         targets=(Target("a correlated condition", 3.0, round(times[FIRST] - plain, 3), "µs more"),),
         notes=(f"Medians of {ROUNDS} rounds of {CALLS:,} calls, all in turns. Every request is allowed.",),
     )
 
 
-def remembering() -> Ask:
+def ask_while_recording() -> Ask:
     """Each call is one more event, and an older one leaves the window."""
-    clock = Clock()
+    clock = SteppingClock()
     guard = f'guard "g" on POST {PAY} {{ deny when count of POST {PAY} within {EVENTS}s > {2 * EVENTS} }}\n'
     made = Engine.from_text(HEAD + guard, store=MemoryStore(history_complete=True), clock=clock)
-    ask = asking(made, PAY.replace("{id}", "7"))
+    ask = ask_for(made, PAY.replace("{id}", "7"))
     for _ in range(EVENTS):
         ask("")
     return ask
 
 
-class Clock:
+class SteppingClock:
     """A second later whenever it is asked, as `Engine` may ask it: by nanoseconds."""
 
     def __init__(self) -> None:

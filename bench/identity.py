@@ -15,18 +15,18 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from bench.measure import anew, duel
+from bench.measure import duel, fresh_questions
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from policyengine import Engine
-from policyengine.identity.authenticator import Identity, Parts
-from policyengine.identity.config.issuer_factory import OwnKeys
-from policyengine.identity.config.model import Configuration
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.config.issuer_factory import OwnKeySource
+from policyengine.identity.config.model import IdentityConfig
 from policyengine.identity.keys.jwks import VerifyingKey
-from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
-from policyengine.identity.shared_credentials import Sharing
+from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
+from policyengine.identity.shared_credentials import SharingDetector
 from policyengine.identity.verified import UNBOUND
-from policyengine.identity.verify.chains import reader_of
+from policyengine.identity.verify.chains import create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.stores.credential_marks import MemoryMarks
 
@@ -44,7 +44,7 @@ CLAIMS: dict[str, Any] = {
     "jti": "c2a4e0f1", "scope": "read:things write:things",
 }  # fmt: skip
 REQUEST = {"method": "GET", "path": "/v1/things/42", "ip": "10.1.2.3"}
-BESIDE = {
+EXTRA_CREDENTIALS = {
     "a bearer token": {},
     "a token with a certificate": {
         "client_certificate": f"By=spiffe://acme.example/edge;Hash={'0123456789abcdef' * 4};"
@@ -54,19 +54,19 @@ BESIDE = {
 PRIVATE: dict[str, ECKey | OKPKey | RSAKey] = {}
 ALGORITHMS = ("ES256", "RS256", "Ed25519")
 QUESTIONS, CALLS, ROUNDS, SECONDS, DUELS = 500, 50, 40, 5.0, 9
-MORE, TIMES = 2.0, 1.3
+MAX_EXTRA_MICROSECONDS, MAX_LIBRARY_RATIO = 2.0, 1.3
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Known:
+class FixedKeys:
     keys: dict[str, VerifyingKey]
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         return (self.keys[alg],)
 
 
-def private(alg: str) -> ECKey | OKPKey | RSAKey:
+def private_key(alg: str) -> ECKey | OKPKey | RSAKey:
     if alg not in PRIVATE:
         PRIVATE[alg] = {
             "ES256": lambda: ECKey.generate_key("P-256"),
@@ -76,41 +76,43 @@ def private(alg: str) -> ECKey | OKPKey | RSAKey:
     return PRIVATE[alg]
 
 
-def public(alg: str) -> VerifyingKey:
-    key = private(alg)
+def public_key(alg: str) -> VerifyingKey:
+    key = private_key(alg)
     return type(key).import_key(key.as_dict(private=False))
 
 
-def token(alg: str, subject: str = "alice") -> str:
+def make_token(alg: str, subject: str = "alice") -> str:
     header = {"alg": alg, "typ": "at+jwt", "kid": alg}
-    return jwt.encode(header, {**CLAIMS, "sub": subject}, private(alg), algorithms=[alg])
+    return jwt.encode(header, {**CLAIMS, "sub": subject}, private_key(alg), algorithms=[alg])
 
 
-def engine(own: OwnKeys | None = None) -> Engine:
+def engine(own: OwnKeySource | None = None) -> Engine:
     """`own`: the issuer is us."""
     made = Engine.from_text(POLICY)
     issuers, marks = made.kernel.issuers, MemoryMarks()
-    found = own or Known({alg: public(alg) for alg in ALGORITHMS})
-    tokens = TokenVerifier(trusted_issuers(issuers, Configuration(), {"acme": found}), marks)
-    parts = Parts(tokens, reader_of(issuers, Configuration()), lambda *_: UNBOUND, lambda *_: None)
-    made.identity = Identity(parts, marks, sharing=Sharing(), own=own)
+    found = own or FixedKeys({alg: public_key(alg) for alg in ALGORITHMS})
+    tokens = TokenVerifier(trusted_issuers(issuers, IdentityConfig(), {"acme": found}), marks)
+    parts = CredentialChecks(
+        tokens, create_chain_reader(issuers, IdentityConfig()), lambda *_: UNBOUND, lambda *_: None
+    )
+    made.identity = CredentialAuthenticator(parts, marks, sharing=SharingDetector(), own=own)
     return made
 
 
 # ── One that was proved before ────────────────────────────────────────────────────────────────
 
 
-def issued_here(say: Say) -> dict[str, Any]:
+def measure_own_token(say: Say) -> dict[str, Any]:
     """Of such a token it is looked at, too, whether its key is still there."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "signing.json")
         write_ring(path, new_ring("ES256", NOW - 10), new=True)
-        keys = FileKeys.of(path)
+        keys = KeyRingFile.of(path)
         raw = keys.sign({"typ": "at+jwt"}, CLAIMS, NOW)
-        return repeated("a token of our own", {}, say, engine(OwnKeys(keys, "acme")), raw)
+        return measure_known_token("a token of our own", {}, say, engine(OwnKeySource(keys, "acme")), raw)
 
 
-def repeated(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str) -> dict[str, Any]:
+def measure_known_token(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str) -> dict[str, Any]:
     """With what comes beside the token."""
     say(f"identity: {what} again and again")
     credentials = {"authorization": f"Bearer {raw}", **beside}
@@ -122,8 +124,8 @@ def repeated(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str
     assert proved is not None
     claimed = proved.facts
     assert plain.decide({"request": REQUEST, **claimed}).allowed
-    ours = anew(lambda one: one, [presented] * QUESTIONS)
-    facts = anew(lambda one: one, [{"request": REQUEST, **claimed}] * QUESTIONS)
+    ours = fresh_questions(lambda one: one, [presented] * QUESTIONS)
+    facts = fresh_questions(lambda one: one, [{"request": REQUEST, **claimed}] * QUESTIONS)
     duels = [duel(made.decide, ours, plain.decide, facts, SECONDS / DUELS) for _ in range(DUELS)]
     found = sorted(duels, key=lambda one: one.ours.mean - one.floor.mean)[DUELS // 2]
     return {"what": f"{what} that was proved", "us": found.ours.mean, "beside": found.floor.mean}
@@ -132,21 +134,21 @@ def repeated(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str
 # ── One that is new ───────────────────────────────────────────────────────────────────────────
 
 
-def verified(alg: str, say: Say) -> dict[str, Any]:
+def measure_new_token(alg: str, say: Say) -> dict[str, Any]:
     """By turns: we read, verify and say who it is; the library decodes and verifies."""
     say(f"identity: a new token signed by {alg}")
-    made, key = engine(), public(alg)
+    made, key = engine(), public_key(alg)
     assert made.identity is not None
     tokens, reads = made.identity.parts.tokens, made.identity.parts.reads
-    raws = [token(alg, f"user-{n}") for n in range(CALLS)]
-    ours, library = turns([
+    raws = [make_token(alg, f"user-{n}") for n in range(CALLS)]
+    ours, library = time_in_turns([
         lambda raw: reads(tokens.verify(raw, NOW)),
         lambda raw: jwt.decode(raw, key, algorithms=[alg]),
     ], raws)  # fmt: skip
     return {"what": f"a new token, {alg}", "us": ours, "beside": library}
 
 
-def turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[float]:
+def time_in_turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[float]:
     """Microseconds a call of each: the quickest rounds, as whatever else the machine does only adds to them."""
     found: list[list[float]] = [[] for _ in asks]
     gc.collect()
@@ -161,18 +163,20 @@ def turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[
 
 def section(data: list[dict[str, Any]]) -> Section:
     again, new = data[: -len(ALGORITHMS)], data[-len(ALGORITHMS) :]
-    more = [Target(f"{one['what']}, beyond facts", MORE, one["us"] - one["beside"], "µs") for one in again]
+    more = [
+        Target(f"{one['what']}, beyond facts", MAX_EXTRA_MICROSECONDS, one["us"] - one["beside"], "µs") for one in again
+    ]
     return Section(
         name="identity",
         title="Raw credentials: proved before, and new",
         columns=("what", "us, µs", "beside, µs", "more, µs", "times"),
         rows=tuple(
-            (one["what"], number(one["us"]), number(one["beside"]), number(one["us"] - one["beside"]),
-             number(one["us"] / one["beside"]))
+            (one["what"], format_number(one["us"]), format_number(one["beside"]), format_number(one["us"] - one["beside"]),
+             format_number(one["us"] / one["beside"]))
             for one in data
         ),
         data=tuple(data),
-        targets=(*more, *(Target(one["what"], TIMES, one["us"] / one["beside"]) for one in new)),
+        targets=(*more, *(Target(one["what"], MAX_LIBRARY_RATIO, one["us"] / one["beside"]) for one in new)),
         notes=(
             "Beside a token that was proved: the same question with facts. Beside a new one: `joserfc.jwt.decode`.",
         ),
@@ -180,5 +184,8 @@ def section(data: list[dict[str, Any]]) -> Section:
 
 
 def run(say: Say) -> Section:
-    again = [repeated(what, beside, say, engine(), token("ES256")) for what, beside in BESIDE.items()]
-    return section([*again, issued_here(say), *(verified(alg, say) for alg in ALGORITHMS)])
+    again = [
+        measure_known_token(what, beside, say, engine(), make_token("ES256"))
+        for what, beside in EXTRA_CREDENTIALS.items()
+    ]
+    return section([*again, measure_own_token(say), *(measure_new_token(alg, say) for alg in ALGORITHMS)])

@@ -15,9 +15,9 @@ from typing import Any
 from bench import policy
 from bench.child import Data, in_child
 from bench.machine import rss_mb
-from bench.peers import BARE, ENTRIES, OURS, PEERS, Entry
+from bench.peers import BARE, ENTRIES, OURS, PEERS, PeerEntry
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from bench.workload import workload
 from policyengine import Engine, __version__
 from policyengine.compiler.bundle.file import write_bundle
@@ -25,23 +25,23 @@ from policyengine.compiler.bundle.file import write_bundle
 SIZES = (100, 1_000, 10_000)
 SECONDS = 90.0  # what takes longer to load is not waited for; counting memory takes up to four times as long
 AT = 10_000  # where the targets are
-BUNDLE = Entry("policyengine-bundle", "policyengine, from a bundle", "", "", indexed=True)
+BUNDLE = PeerEntry("policyengine-bundle", "policyengine, from a bundle", "", "", indexed=True)
 TITLES = {entry.name: entry.title for entry in (OURS, BUNDLE, BARE, *PEERS)}
 Say = Callable[[str], None]
 
 
-def compiling(sizes: Sequence[int], say: Say) -> Section:
+def run_compile(sizes: Sequence[int], say: Say) -> Section:
     """Milliseconds from text (for us also from a bundle) to an engine that can decide."""
-    return compiled(_all("bench.loading:load", SECONDS * 3, sizes, say), sizes)
+    return compile_section(_measure_all("bench.loading:measure_load", SECONDS * 3, sizes, say), sizes)
 
 
-def compiled(found: Sequence[Data], sizes: Sequence[int]) -> Section:
-    from_text, from_bundle = _at(found, OURS, "load_ms"), _at(found, BUNDLE, "load_ms")
+def compile_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
+    from_text, from_bundle = _value_at(found, OURS, "load_ms"), _value_at(found, BUNDLE, "load_ms")
     return Section(
         name="compile",
         title="From the text of the rules to an engine that can decide, ms; in brackets the first decision, ms",
         columns=("engine", *(f"{size:,} rules" for size in sizes)),
-        rows=_rows(found, sizes, lambda one: f"{number(one['load_ms'])} ({number(one['first_ms'])})"),
+        rows=_rows(found, sizes, lambda one: f"{format_number(one['load_ms'])} ({format_number(one['first_ms'])})"),
         data=tuple(found),
         targets=(
             Target(f"{AT:,} rules from text", 3_000, from_text, "ms"),
@@ -51,19 +51,19 @@ def compiled(found: Sequence[Data], sizes: Sequence[int]) -> Section:
     )
 
 
-def memory(sizes: Sequence[int], say: Say) -> Section:
+def run_memory(sizes: Sequence[int], say: Say) -> Section:
     """Megabytes that stay when the engine is loaded and the garbage is gone."""
-    return kept(_all("bench.loading:keep", SECONDS * 5, sizes, say), sizes)
+    return memory_section(_measure_all("bench.loading:measure_memory", SECONDS * 5, sizes, say), sizes)
 
 
-def kept(found: Sequence[Data], sizes: Sequence[int]) -> Section:
+def memory_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
     return Section(
         name="memory",
         title="What an engine keeps: resident memory / what Python's allocator counts, MB",
         columns=("engine", *(f"{size:,} rules" for size in sizes)),
-        rows=_rows(found, sizes, lambda one: f"{number(one['rss_mb'])} / {number(one['python_mb'])}"),
+        rows=_rows(found, sizes, lambda one: f"{format_number(one['rss_mb'])} / {format_number(one['python_mb'])}"),
         data=tuple(found),
-        targets=(Target(f"{AT:,} rules", 60, _at(found, OURS, "rss_mb"), "MB"),),
+        targets=(Target(f"{AT:,} rules", 60, _value_at(found, OURS, "rss_mb"), "MB"),),
         notes=(
             "Resident memory holds what the allocator did not give back after loading; native engines are only in it.",
             "Two loads in two processes: counting slows loading down. 1 MB is 10⁶ bytes.",
@@ -71,7 +71,7 @@ def kept(found: Sequence[Data], sizes: Sequence[int]) -> Section:
     )
 
 
-def load(engine: str, size: int) -> Data:
+def measure_load(engine: str, size: int) -> Data:
     """In the child: seconds to load, and to decide for the first time."""
     build, ask = builder(engine, size)
     gc.collect()
@@ -83,9 +83,9 @@ def load(engine: str, size: int) -> Data:
     return {"load_ms": round((loaded - start) * 1e3, 2), "first_ms": round((first - loaded) * 1e3, 2)}
 
 
-def keep(engine: str, size: int) -> Data:
+def measure_memory(engine: str, size: int) -> Data:
     """In the child: resident memory; Python's own count comes from another child."""
-    counted = in_child("bench.loading:count", SECONDS * 4, {"engine": engine, "size": size})
+    counted = in_child("bench.loading:measure_allocations", SECONDS * 4, {"engine": engine, "size": size})
     build, ask = builder(engine, size)
     gc.collect()
     before = rss_mb()
@@ -95,7 +95,7 @@ def keep(engine: str, size: int) -> Data:
     return {"rss_mb": round(rss_mb() - before, 2), "python_mb": counted.get("python_mb")}
 
 
-def count(engine: str, size: int) -> Data:
+def measure_allocations(engine: str, size: int) -> Data:
     build, ask = builder(engine, size)
     gc.collect()
     tracemalloc.start()
@@ -126,34 +126,34 @@ def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
 def _bundle(size: int, folder: str) -> Path:
     """Written by another process, so that this one holds nothing of the text."""
     file = Path(folder, f"{size}.policybundle")
-    answer = in_child("bench.loading:compiled_to", SECONDS * 2, {"size": size, "file": str(file)})
+    answer = in_child("bench.loading:compile_to_file", SECONDS * 2, {"size": size, "file": str(file)})
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return file
 
 
-def compiled_to(size: int, file: str) -> Data:
+def compile_to_file(size: int, file: str) -> Data:
     """In a child: writes the bundle."""
     made = Engine.from_text(policy.policy(workload(size, requests=20)))
     return {"bytes": Path(file).write_bytes(write_bundle(made.kernel, __version__))}
 
 
-def _all(function: str, seconds: float, sizes: Sequence[int], say: Say) -> list[Data]:
+def _measure_all(function: str, seconds: float, sizes: Sequence[int], say: Say) -> list[Data]:
     found = []
     for entry in (OURS, BUNDLE, BARE, *PEERS):
         for size in sizes:
             say(f"loading: {entry.title}, {size:,} rules")
             asked = {"engine": entry.name, "size": size}
-            answer = _missing(entry) or in_child(function, seconds, asked)
+            answer = _missing_package(entry) or in_child(function, seconds, asked)
             found.append({**asked, **({"skipped": answer["error"]} if "error" in answer else answer)})
     return found
 
 
-def _missing(entry: Entry) -> Data | None:
+def _missing_package(entry: PeerEntry) -> Data | None:
     return {"error": "not there: pip install '.[bench]'"} if entry.version is None else None
 
 
-def _at(found: Sequence[Data], entry: Entry, name: str) -> float | None:
+def _value_at(found: Sequence[Data], entry: PeerEntry, name: str) -> float | None:
     values = [one.get(name) for one in found if (one["engine"], one["size"]) == (entry.name, AT)]
     return values[0] if values else None
 

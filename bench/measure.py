@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 Ask: TypeAlias = Callable[[Any], Any]
 Fresh: TypeAlias = Callable[[], Sequence[Any]]
-FEWEST, MOST = 3, 25
+MIN_ROUNDS, MAX_ROUNDS = 3, 25
 WARM_UP = 400
 
 
@@ -40,7 +40,7 @@ class Duel:
     rounds: int
 
 
-def timed(ask: Ask, fresh: Fresh) -> Timing:
+def time_calls(ask: Ask, fresh: Fresh) -> Timing:
     clock, took = perf_counter_ns, []
     for question in fresh():
         start = clock()
@@ -59,7 +59,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def anew(question: Ask, requests: Sequence[Any]) -> Fresh:
+def fresh_questions(question: Ask, requests: Sequence[Any]) -> Fresh:
     """Makes the questions of copies of the requests, which share no text with anything, nor with each other."""
     kept = [pickle.dumps(request) for request in requests]
     return lambda: [question(pickle.loads(one)) for one in kept]
@@ -72,18 +72,18 @@ def duel(ask: Ask, fresh: Fresh, floor: Ask, same: Fresh, seconds: float) -> Due
     gc.collect()
     deadline = perf_counter_ns() + seconds * 1e9
     rounds: list[tuple[Timing, Timing]] = []
-    while len(rounds) < FEWEST or (len(rounds) < MOST and perf_counter_ns() < deadline):
-        rounds.append((timed(ask, fresh), timed(floor, same)))
+    while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and perf_counter_ns() < deadline):
+        rounds.append((time_calls(ask, fresh), time_calls(floor, same)))
     return Duel(
-        middle([mine for mine, _ in rounds]),
-        middle([floors for _, floors in rounds]),
+        median_timing([mine for mine, _ in rounds]),
+        median_timing([floors for _, floors in rounds]),
         median(mine.p50 / floors.p50 for mine, floors in rounds),
         median(mine.mean / floors.mean for mine, floors in rounds),
         len(rounds),
     )
 
 
-def middle(timings: Sequence[Timing]) -> Timing:
+def median_timing(timings: Sequence[Timing]) -> Timing:
     return Timing(
         median(one.p50 for one in timings), median(one.p99 for one in timings), median(one.mean for one in timings)
     )

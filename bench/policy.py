@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.workload import Forbid, Permit, Request, Workload
+from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 ISSUER = "idp"
 HEAD = """language 1
@@ -17,7 +17,7 @@ issuer idp { url "https://idp.example" }
 
 def policy(work: Workload) -> str:
     """A scope for each permit, inside the one that credentials carry; a block for each subject; guards for forbids."""
-    blocks: dict[str, list[Permit]] = {}
+    blocks: dict[str, list[PermitRule]] = {}
     carried: dict[str, list[str]] = {}
     for permit in work.permits:
         who = f'agent "{permit.agent}"' if permit.agent is not None else f'agent group "{permit.group}"'
@@ -27,7 +27,7 @@ def policy(work: Workload) -> str:
     return "\n".join([*lines, *(line for who, permits in blocks.items() for line in _block(who, permits))]) + "\n"
 
 
-def _scope(permit: Permit) -> str:
+def _scope(permit: PermitRule) -> str:
     return f"scope {permit.id} {{ {'|'.join(permit.methods)} {permit.prefix}** }}"
 
 
@@ -35,11 +35,11 @@ def _carrier(scope: str, permits: list[str]) -> str:
     return f'scope {scope.replace(":", ".")} as "{scope}" {{ include {", ".join(permits)} }}'
 
 
-def _guard(forbid: Forbid) -> str:
+def _guard(forbid: ForbidRule) -> str:
     return f'guard "{forbid.id}" on DELETE {forbid.prefix}** {{ require attestation.verified }}'
 
 
-def _block(who: str, permits: list[Permit]) -> Iterator[str]:
+def _block(who: str, permits: list[PermitRule]) -> Iterator[str]:
     yield f"{who} {{"
     yield f"  issued by {ISSUER}   acts alone"
     for permit in permits:
@@ -47,7 +47,7 @@ def _block(who: str, permits: list[Permit]) -> Iterator[str]:
     yield "}"
 
 
-def _conditions(permit: Permit) -> Iterator[str]:
+def _conditions(permit: PermitRule) -> Iterator[str]:
     yield f"context.depth <= {permit.depth}"
     yield f'context.tenant == "{permit.tenant}"'
     if permit.hours is not None:
@@ -57,7 +57,7 @@ def _conditions(permit: Permit) -> Iterator[str]:
         yield f"context.risk < {permit.risk}"
 
 
-def question(asked: Request) -> dict[str, object]:
+def question(asked: WorkloadRequest) -> dict[str, object]:
     return {
         "request": {"method": asked.method, "path": asked.path},
         "agent": {"id": asked.agent, "issuer": ISSUER, "groups": list(asked.groups)},

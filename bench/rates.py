@@ -15,7 +15,7 @@ from typing import Any
 from bench.child import Data, in_child
 from bench.machine import rss_mb
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from policyengine import Engine
 
 MANY = 1_000_000_000  # a limit that nobody reaches while it is timed
@@ -46,7 +46,7 @@ def question(caller: str) -> dict[str, Any]:
     }
 
 
-def ours(*limits: int) -> Ask:
+def policyengine_limits(*limits: int) -> Ask:
     made, questions = engine(*limits), {}
 
     def ask(caller: str) -> bool:
@@ -68,7 +68,7 @@ def pypi_limits(strategy: str) -> Callable[[int], Ask]:
     return make
 
 
-def throttled(algorithm: str) -> Callable[[int], Ask]:
+def throttled_py(algorithm: str) -> Callable[[int], Ask]:
     def make(limit: int) -> Ask:
         module = import_module("throttled")
         quota = module.per_min(limit, burst=limit) if algorithm != "fixed_window" else module.per_min(limit)
@@ -81,17 +81,17 @@ def throttled(algorithm: str) -> Callable[[int], Ask]:
 PEERS: dict[str, Callable[[int], Ask]] = {
     "limits, fixed window": pypi_limits("FixedWindowRateLimiter"),
     "limits, sliding window": pypi_limits("SlidingWindowCounterRateLimiter"),
-    "throttled-py, GCRA": throttled("gcra"),
-    "throttled-py, token bucket": throttled("token_bucket"),
-    "policyengine": ours,
+    "throttled-py, GCRA": throttled_py("gcra"),
+    "throttled-py, token bucket": throttled_py("token_bucket"),
+    "policyengine": policyengine_limits,
 }
 
 
-def admits(ask: Ask) -> int:
+def count_admitted(ask: Ask) -> int:
     return sum(ask("counted") for _ in range(FEW + 5))
 
 
-def turns(asks: Sequence[Ask]) -> list[float]:
+def time_in_turns(asks: Sequence[Ask]) -> list[float]:
     """Microseconds a call of each, in turns, so that whatever else the machine does meets all of them."""
     found: list[list[float]] = [[] for _ in asks]
     gc.collect()
@@ -108,7 +108,7 @@ def turns(asks: Sequence[Ask]) -> list[float]:
     return [median(times) for times in found]
 
 
-def hold(kind: str) -> Data:
+def measure_key_memory(kind: str) -> Data:
     """In the child: megabytes that a million live keys take."""
     more = ADAPTIVE if kind == "adaptive" else ""
     made = Engine.from_text(f'{HEAD}rate "r" per agent.id on /v1/** {{ 100/1d {more} }}\n')
@@ -131,7 +131,7 @@ def rates(say: Say) -> Section:
     for name, make in PEERS.items():
         say(f"rates: {name}")
         try:
-            admitted = admits(make(FEW))
+            admitted = count_admitted(make(FEW))
         except ImportError:
             skipped.append(f"{name.split(',')[0]} is not installed.")
             continue
@@ -140,12 +140,14 @@ def rates(say: Say) -> Section:
         else:
             peers[name] = make(MANY)
     say("rates: in turns")
-    own = [ours(), ours(MANY), ours(MANY, MANY, MANY)]
+    own = [policyengine_limits(), policyengine_limits(MANY), policyengine_limits(MANY, MANY, MANY)]
     names = ["policyengine, no rate", "policyengine, one rate", "policyengine, three rates"]
     peers.pop("policyengine", None)
-    times = turns([*own, *peers.values()])
+    times = time_in_turns([*own, *peers.values()])
     say("rates: a million callers")
-    plain, adaptive = (in_child("bench.rates:hold", 300, {"kind": kind}) for kind in ("plain", "adaptive"))
+    plain, adaptive = (
+        in_child("bench.rates:measure_key_memory", 300, {"kind": kind}) for kind in ("plain", "adaptive")
+    )
     rows = list(zip([*names, *peers], times, strict=True))
     none, one, three = times[:3]
     return Section(
@@ -153,8 +155,8 @@ def rates(say: Say) -> Section:
         title="A decision with rates in memory, and what libraries take that only count",
         columns=("what", "µs", "more than no rate, µs"),
         rows=(
-            *((name, number(us), number(us - none) if name.startswith("policyengine,") else "") for name, us in rows),
-            *((f"{KEYS:,} callers, {kind}: MB", number(found.get("mb", 0.0)), "")
+            *((name, format_number(us), format_number(us - none) if name.startswith("policyengine,") else "") for name, us in rows),
+            *((f"{KEYS:,} callers, {kind}: MB", format_number(found.get("mb", 0.0)), "")
               for kind, found in (("plain", plain), ("adaptive", adaptive))),
         ),
         data=(*({"what": name, "us": round(us, 3)} for name, us in rows), {"plain": plain, "adaptive": adaptive}),

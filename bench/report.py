@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.trial import number
+from bench.trial import format_number
 
 SCHEMA = 1
 
@@ -37,7 +37,9 @@ class Target:
         bound = f"{'≥' if self.at_least else '≤'} {self.limit:,g} {self.unit}"
         if self.seen is None:
             return f"{self.what}: {bound}, not measured in this run"
-        return f"{self.what}: {bound}, seen {number(self.seen)} {self.unit}: {'holds' if self.holds else 'missed'}"
+        return (
+            f"{self.what}: {bound}, seen {format_number(self.seen)} {self.unit}: {'holds' if self.holds else 'missed'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
     for row in section.rows:
         ours = row[0].startswith("policyengine")
         table.add_row(*map(Text, row), style="bold" if ours else "dim" if row[0].startswith("floor") else None)
-    lines = [Text("  ") + _light(target) + Text(target.words()) for target in section.targets]
+    lines = [Text("  ") + _target_mark(target) + Text(target.words()) for target in section.targets]
     notes = [Text(f"  {note}", style="dim") for note in section.notes]
     console.print(
         Group(
@@ -97,7 +99,7 @@ def show(section: Section, machine: dict[str, Any], console: Console) -> None:
     )
 
 
-def _light(target: Target) -> Text:
+def _target_mark(target: Target) -> Text:
     mark, style = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("– ", "dim")}[target.holds]
     return Text(mark, style=style)
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.report import Section, Target
-from bench.testing import quickest
-from bench.trial import number
+from bench.testing import time_best
+from bench.trial import format_number
 from policyengine.engine import Engine
-from policyengine.simulation import WORKFLOWS, Callers, Plan, Series, VirtualClock, play, traffic_of
+from policyengine.simulation import WORKFLOWS, Callers, Series, TrafficPlan, VirtualClock, simulate, workflow_traffic
 
 EVENTS = 200_000
 START = 1_798_761_600_000_000  # the beginning of 2027, in microseconds
 SECOND = 1_000_000
-LEAST = 150_000  # events a second, of one static rate
+MIN_EVENTS_PER_SECOND = 150_000  # events a second, of one static rate
 POLICY = """language 1
 anyone { may GET /search }
 rate "searches" per agent.id on GET /search { PACE }
@@ -25,7 +25,7 @@ rate "days" per agent.id on GET /search { 900000/1d }
 QUESTION = {"request": {"method": "GET", "path": "/search", "host": "api"}, "agent": {"id": "worker"}}
 Say = Callable[[str], None]
 # What is played: the policy, the workflow, how many callers.
-PLAYED: dict[str, tuple[str, str, int]] = {
+SCENARIOS: dict[str, tuple[str, str, int]] = {
     "no limit": (POLICY.rpartition("rate")[0], "steady", 1),
     "one static rate, all admitted": (POLICY.replace("PACE", "100000/1m"), "steady", 1),
     "one static rate, 1,000 callers by chance": (POLICY.replace("PACE", "100000/1m"), "many", 1_000),
@@ -34,23 +34,28 @@ PLAYED: dict[str, tuple[str, str, int]] = {
 }
 
 
-def once(text: str, workflow: str, callers: int) -> int:
+def simulate_once(text: str, workflow: str, callers: int) -> int:
     """A hundred requests a second; how many came."""
     clock = VirtualClock(START)
     engine = Engine.from_text(text, clock=clock)
-    plan = Plan(START, EVENTS * SECOND // 100, 100, callers)
+    plan = TrafficPlan(START, EVENTS * SECOND // 100, 100, callers)
     assert workflow in WORKFLOWS
     series = Series(START)
-    play(engine, clock, traffic_of(workflow, plan, Callers((QUESTION,), "agent.id" if callers > 1 else None)), series)
+    simulate(
+        engine,
+        clock,
+        workflow_traffic(workflow, plan, Callers((QUESTION,), "agent.id" if callers > 1 else None)),
+        series,
+    )
     assert not series.failures
     return series.events
 
 
-def measured(say: Say) -> list[dict[str, Any]]:
+def measure_scenarios(say: Say) -> list[dict[str, Any]]:
     found = []
-    for what, (text, workflow, callers) in PLAYED.items():
+    for what, (text, workflow, callers) in SCENARIOS.items():
         say(f"simulate: {what}")
-        seconds, events = quickest(lambda: once(text, workflow, callers))  # noqa: B023 - called at once
+        seconds, events = time_best(lambda: simulate_once(text, workflow, callers))  # noqa: B023 - called at once
         found.append({"what": what, "events": events, "seconds": seconds, "per_second": events / seconds})
     return found
 
@@ -61,13 +66,14 @@ def section(data: list[dict[str, Any]]) -> Section:
         title="Traffic played under a virtual clock, on one core",
         columns=("what", "requests", "seconds", "requests/s"),
         rows=tuple(
-            (one["what"], f"{one['events']:,}", number(one["seconds"]), f"{one['per_second']:,.0f}") for one in data
+            (one["what"], f"{one['events']:,}", format_number(one["seconds"]), f"{one['per_second']:,.0f}")
+            for one in data
         ),
         data=tuple(data),
-        targets=(Target("one static rate", LEAST, round(data[1]["per_second"]), "/s", at_least=True),),
+        targets=(Target("one static rate", MIN_EVENTS_PER_SECOND, round(data[1]["per_second"]), "/s", at_least=True),),
         notes=("The quickest of three, with loading the policy; made, decided, spent and counted.",),
     )
 
 
 def run(say: Say) -> Section:
-    return section(measured(say))
+    return section(measure_scenarios(say))

@@ -20,11 +20,11 @@ from tempfile import TemporaryDirectory
 from time import monotonic, perf_counter, time
 from typing import Any
 
-from bench.rates import FEW, HEAD, MANY, Ask, Say, admits, question
+from bench.rates import FEW, HEAD, MANY, Ask, Say, count_admitted, question
 from bench.report import Section, Target
-from bench.trial import number
+from bench.trial import format_number
 from policyengine import Engine
-from policyengine.stores.credential_marks import Marks
+from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.open import open_store
 
 CALLS, ROUNDS = 1_000, 15
@@ -40,7 +40,7 @@ Row = tuple[str, str, Callable[[], int]]  # where, what, and one round: it answe
 
 
 @contextmanager
-def running(program: str, folder: Path) -> Iterator[int]:
+def start_redis(program: str, folder: Path) -> Iterator[int]:
     """A server that keeps nothing on the disk, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
@@ -73,7 +73,7 @@ def engine(url: str, *limits: int, guard: str = "") -> Engine:
     return Engine.from_text(HEAD + "".join(rates) + guard, store=open_store(f"{url}?timeout=2s"))
 
 
-def alone(made: Engine) -> Callable[[], int]:
+def decide_singly(made: Engine) -> Callable[[], int]:
     asked = [question(f"caller {n}") for n in range(CALLERS)]
     if not made.decide(asked[0]).allowed:
         raise RuntimeError("what is timed is to be allowed")
@@ -86,7 +86,7 @@ def alone(made: Engine) -> Callable[[], int]:
     return ask
 
 
-def by_threads(made: Engine) -> Callable[[], int]:
+def decide_in_threads(made: Engine) -> Callable[[], int]:
     """As a process is asked that serves: by several callers, each of whom waits for its own answer."""
     pool = ThreadPoolExecutor(THREADS)
     asked = [[question(f"caller {n}") for n in range(first, CALLERS, THREADS)] for first in range(THREADS)]
@@ -99,12 +99,12 @@ def by_threads(made: Engine) -> Callable[[], int]:
     return lambda: sum(pool.map(ask, asked))
 
 
-def together(made: Engine) -> Callable[[], int]:
+def decide_in_batches(made: Engine) -> Callable[[], int]:
     asked = [question(f"caller {n % CALLERS}") for n in range(BATCH)]
     return lambda: len(made.decide_many(asked))
 
 
-def repeated(ask: Callable[[], object]) -> Callable[[], int]:
+def repeat_call(ask: Callable[[], object]) -> Callable[[], int]:
     def round() -> int:
         for _ in range(CALLS):
             ask()
@@ -113,33 +113,37 @@ def repeated(ask: Callable[[], object]) -> Callable[[], int]:
     return round
 
 
-def own(where: str, url: str) -> Iterator[Row]:
+def engine_rows(where: str, url: str) -> Iterator[Row]:
     limited = engine(url, MANY)
-    yield where, ONE, alone(limited)
-    yield where, AT_ONCE, by_threads(limited)
-    yield where, "policyengine, two rates", alone(engine(url, MANY, MANY))
-    yield where, BATCHES, together(limited)
+    yield where, ONE, decide_singly(limited)
+    yield where, AT_ONCE, decide_in_threads(limited)
+    yield where, "policyengine, two rates", decide_singly(engine(url, MANY, MANY))
+    yield where, BATCHES, decide_in_batches(limited)
     asking = engine(url, MANY, guard=PAST)
     asking.decide({**question("first"), "request": {"method": "GET", "path": "/v1/things/1"}})
-    yield where, "policyengine, one rate and the past", alone(asking)
-    yield from credentials(where, open_store(url).marks)
+    yield where, "policyengine, one rate and the past", decide_singly(asking)
+    yield from credential_rows(where, open_store(url).marks)
 
 
-def credentials(where: str, marks: Marks) -> Iterator[Row]:
+def credential_rows(where: str, marks: CredentialMarks) -> Iterator[Row]:
     """What the store adds to a proof that must be new, and to a credential that was verified before."""
     names, now = [f"agent:acme/{number}" for number in range(NAMES)], int(time())
     marks.revoke(("agent:acme/other",), now + 600, now)
     new = count()
-    yield where, "policyengine, a proof that must be new", repeated(lambda: marks.once(f"{next(new)}", now + 300, now))
+    yield (
+        where,
+        "policyengine, a proof that must be new",
+        repeat_call(lambda: marks.once(f"{next(new)}", now + 300, now)),
+    )
     asked = f"policyengine, which of {NAMES} names are revoked"
-    yield where, asked, repeated(lambda: marks.revoked(names, now))
+    yield where, asked, repeat_call(lambda: marks.revoked(names, now))
     if not marks.remote:
-        yield where, "policyengine, whether anything was revoked since", repeated(lambda: marks.version)
+        yield where, "policyengine, whether anything was revoked since", repeat_call(lambda: marks.version)
 
 
-def bare(port: int) -> Callable[[], int]:
+def bare_get(port: int) -> Callable[[], int]:
     client = import_module("redis").Redis(port=port, protocol=2)
-    return repeated(lambda: client.get("nothing"))
+    return repeat_call(lambda: client.get("nothing"))
 
 
 def pypi_limits(port: int) -> Callable[[int], Ask]:
@@ -155,7 +159,7 @@ def pypi_limits(port: int) -> Callable[[int], Ask]:
     return make
 
 
-def throttled(port: int) -> Callable[[int], Ask]:
+def throttled_py(port: int) -> Callable[[int], Ask]:
     def make(limit: int) -> Ask:
         module = import_module("throttled")
         store = module.RedisStore(server=f"redis://127.0.0.1:{port}/0")
@@ -165,7 +169,7 @@ def throttled(port: int) -> Callable[[int], Ask]:
     return make
 
 
-def ours(url: str) -> Callable[[int], Ask]:
+def policyengine_limits(url: str) -> Callable[[int], Ask]:
     def make(limit: int) -> Ask:
         made = engine(url, limit)
         return lambda caller: made.decide(question(f"{limit} {caller}")).allowed
@@ -175,21 +179,21 @@ def ours(url: str) -> Callable[[int], Ask]:
 
 PEERS: dict[str, Callable[[int], Callable[[int], Ask]]] = {
     "limits, fixed window": pypi_limits,
-    "throttled-py, GCRA": throttled,
+    "throttled-py, GCRA": throttled_py,
 }
 
 
-def peers(where: str, port: int, skipped: list[str]) -> Iterator[Row]:
+def peer_rows(where: str, port: int, skipped: list[str]) -> Iterator[Row]:
     for name, of in PEERS.items():
         try:
             make = of(port)
-            admitted = admits(make(FEW))
+            admitted = count_admitted(make(FEW))
         except ImportError:
             skipped.append(f"{name.split(',')[0]} is not installed.")
             continue
         if admitted == FEW:
             ask = make(MANY)
-            yield where, f"{name}, counting alone", repeated(lambda ask=ask: ask("caller"))  # type: ignore[misc]
+            yield where, f"{name}, counting alone", repeat_call(lambda ask=ask: ask("caller"))  # type: ignore[misc]
         else:
             skipped.append(f"{name} lets {admitted} of {FEW} through on {where} and is not timed.")
 
@@ -197,7 +201,7 @@ def peers(where: str, port: int, skipped: list[str]) -> Iterator[Row]:
 # ── The section ───────────────────────────────────────────────────────────────────────────────
 
 
-def turns(rows: list[Row], say: Say) -> list[float]:
+def time_in_turns(rows: list[Row], say: Say) -> list[float]:
     """Decisions a second of each, in turns, so that whatever else the machine does meets all of them."""
     found: list[list[float]] = [[] for _ in rows]
     for one in range(ROUNDS):
@@ -213,22 +217,22 @@ def run(say: Say) -> Section:
     skipped: list[str] = []
     with TemporaryDirectory() as folder, ExitStack() as stack:
         file = f"sqlite:///{folder}/store.db"
-        rows = list(own("SQLite", file)) if counts_right("SQLite", file, skipped) else []
+        rows = list(engine_rows("SQLite", file)) if counts_exactly("SQLite", file, skipped) else []
         for program in SERVERS:
             if shutil.which(program) is None:
                 skipped.append(f"`{program}` is not installed.")
                 continue
-            where, port = program.split("-")[0].title(), stack.enter_context(running(program, Path(folder)))
-            rows.append((where, BARE, bare(port)))
-            if counts_right(where, f"redis://127.0.0.1:{port}", skipped):
-                rows += own(where, f"redis://127.0.0.1:{port}")
-            rows += peers(where, port, skipped)
-        found = turns(rows, say)
+            where, port = program.split("-")[0].title(), stack.enter_context(start_redis(program, Path(folder)))
+            rows.append((where, BARE, bare_get(port)))
+            if counts_exactly(where, f"redis://127.0.0.1:{port}", skipped):
+                rows += engine_rows(where, f"redis://127.0.0.1:{port}")
+            rows += peer_rows(where, port, skipped)
+        found = time_in_turns(rows, say)
     return section(rows, found, skipped)
 
 
-def counts_right(where: str, url: str, skipped: list[str]) -> bool:
-    admitted = admits(ours(url)(FEW))
+def counts_exactly(where: str, url: str, skipped: list[str]) -> bool:
+    admitted = count_admitted(policyengine_limits(url)(FEW))
     if admitted != FEW:
         skipped.append(f"policyengine lets {admitted} of {FEW} through on {where} and is not timed.")
     return admitted == FEW
@@ -242,7 +246,13 @@ def section(rows: list[Row], found: list[float], skipped: list[str]) -> Section:
         title="Decisions a second of one process on a shared store, and what libraries take that only count",
         columns=("what", "on", "a second", "µs", "of bare GETs"),
         rows=tuple(
-            (what, where, number(each), number(1e6 / each), f"{each / bares[where]:.2f}" if where in bares else "")
+            (
+                what,
+                where,
+                format_number(each),
+                format_number(1e6 / each),
+                f"{each / bares[where]:.2f}" if where in bares else "",
+            )
             for (where, what), each in many.items()
         ),
         data=tuple({"where": where, "what": what, "per_second": round(each)} for (where, what), each in many.items()),

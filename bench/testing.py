@@ -9,8 +9,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from bench.report import Section, Target
-from bench.trial import number
-from policyengine.check import Checked, check
+from bench.trial import format_number
+from policyengine.check import CheckResult, check
 from policyengine.policy_files import load_sources
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
@@ -44,28 +44,28 @@ Say = Callable[[str], None]
 Made = TypeVar("Made")
 
 
-def table(cases: int) -> str:
+def case_table(cases: int) -> str:
     rows = (ROWS[place % len(ROWS)].format(place // len(ROWS) % 500) for place in range(cases))
     return f"{HEAD}{chr(10).join(rows)}\n  }}\n}}\n"
 
 
-def checked(*paths: Path) -> Checked:
+def check_policies(*paths: Path) -> CheckResult:
     sources, problems = load_sources(paths)
     parsed = [parse(source) for source in sources]
     found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
     return check([module for module, _ in parsed if module is not None], found)
 
 
-def ten_thousand(folder: Path) -> None:
+def run_many_cases(folder: Path) -> None:
     """From files to results, as `policyengine test` does it."""
-    policy = checked(folder)
+    policy = check_policies(folder)
     assert policy.kernel is not None, [one.render() for one in policy.diagnostics if one.is_error][:3]
     report = run(collect(policy), policy.kernel)
     assert report.ok, report.bad[0].render()
     assert len(report.results) == CASES
 
 
-def quickest(make: Callable[[], Made]) -> tuple[float, Made]:
+def time_best(make: Callable[[], Made]) -> tuple[float, Made]:
     """Seconds, and what was made."""
     best: tuple[float, Made] | None = None
     for _ in range(TRIES):
@@ -78,8 +78,8 @@ def quickest(make: Callable[[], Made]) -> tuple[float, Made]:
     return best
 
 
-def measured(say: Say) -> list[dict[str, Any]]:
-    policy = checked(PAYMENTS)
+def measure_testing(say: Say) -> list[dict[str, Any]]:
+    policy = check_policies(PAYMENTS)
     assert policy.kernel is not None
     kernel, cases = policy.kernel, collect(policy)
     with tempfile.TemporaryDirectory() as name:
@@ -88,15 +88,15 @@ def measured(say: Say) -> list[dict[str, Any]]:
             text = file.read_text(encoding="utf-8")
             kept = text[: text.index('\ntest "')] if file.name.endswith("_test.policy") else text
             (folder / file.name).write_text(kept, encoding="utf-8")
-        (folder / "many_test.policy").write_text(table(CASES), encoding="utf-8")
+        (folder / "many_test.policy").write_text(case_table(CASES), encoding="utf-8")
         say(f"testing: {CASES:,} cases")
-        many, _ = quickest(lambda: ten_thousand(folder))
+        many, _ = time_best(lambda: run_many_cases(folder))
     say("testing: the tests of payments")
-    own, _ = quickest(lambda: run(cases, kernel))
+    own, _ = time_best(lambda: run(cases, kernel))
     say("testing: their coverage")
-    covering, coverage = quickest(lambda: measure(cases, kernel))
+    covering, coverage = time_best(lambda: measure(cases, kernel))
     say("testing: faults in payments")
-    mutating, faults = quickest(lambda: mutate(policy))
+    mutating, faults = time_best(lambda: mutate(policy))
     tried = len(faults.outcomes)
     return [
         {"what": f"{CASES:,} cases, from files to results", "seconds": many, "each": many / CASES, "of": CASES},
@@ -113,7 +113,10 @@ def section(data: list[dict[str, Any]]) -> Section:
         name="testing",
         title="Tests of a policy, on one core",
         columns=("what", "seconds", "how many", "each, ms"),
-        rows=tuple((one["what"], number(one["seconds"]), f"{one['of']:,}", number(one["each"] * 1e3)) for one in data),
+        rows=tuple(
+            (one["what"], format_number(one["seconds"]), f"{one['of']:,}", format_number(one["each"] * 1e3))
+            for one in data
+        ),
         data=tuple(data),
         targets=(
             Target(f"{CASES:,} cases", 3.0, many["seconds"], "s"),
@@ -124,4 +127,4 @@ def section(data: list[dict[str, Any]]) -> Section:
 
 
 def testing(say: Say) -> Section:
-    return section(measured(say))
+    return section(measure_testing(say))

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.machine import cores
 from bench.report import Section, Target
-from bench.stores import answers, running
+from bench.stores import answers, start_redis
 from policyengine import Engine
 from policyengine.stores.open import open_store
 
@@ -40,7 +40,7 @@ rate "all" per request.method on GET /report/{id} { 1000000000/1d }
 
 
 @contextmanager
-def busy() -> Iterator[None]:
+def busy_machine() -> Iterator[None]:
     """Everybody else on this machine wants all of it."""
     burning = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2 * len(cores()))]
     try:
@@ -52,45 +52,45 @@ def busy() -> Iterator[None]:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[int]:
+def start_cluster(folder: Path) -> Iterator[int]:
     """Three servers that share all slots, and the port of one."""
     import redis
 
     with ExitStack() as stack:
-        ports = [stack.enter_context(member(folder / str(number))) for number in range(3)]
+        ports = [stack.enter_context(start_member(folder / str(number))) for number in range(3)]
         clients = [redis.Redis(port=port, protocol=2) for port in ports]
         for number, client in enumerate(clients):
             first, last = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
             client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
-            client.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], bus(ports[0]))
+            client.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], bus_port(ports[0]))
         until = monotonic() + PATIENCE
-        while not all(whole(client) for client in clients) and monotonic() < until:
+        while not all(is_cluster_ready(client) for client in clients) and monotonic() < until:
             pass
         for client in clients:
             client.close()
         yield ports[0]
 
 
-def whole(client: Any) -> bool:
+def is_cluster_ready(client: Any) -> bool:
     told = client.execute_command("CLUSTER INFO")
     return bool(told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "3")
 
 
-def bus(port: int) -> int:
+def bus_port(port: int) -> int:
     """Beside its port: most are far below the largest."""
     return port - 10_000 if port > 30_000 else port + 10_000
 
 
 @contextmanager
-def member(folder: Path) -> Iterator[int]:
+def start_member(folder: Path) -> Iterator[int]:
     import socket
 
     folder.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    words += ["--cluster-enabled", "yes", "--cluster-port", str(bus(port))]
+    words += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port(port))]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = monotonic() + PATIENCE
@@ -102,7 +102,7 @@ def member(folder: Path) -> Iterator[int]:
         process.wait()
 
 
-def denied(url: str) -> tuple[int, float]:
+def measure_denials(url: str) -> tuple[int, float]:
     """How many of all decisions, and how many there were a second."""
     made = Engine.from_text(POLICY, store=open_store(url))
 
@@ -123,16 +123,16 @@ def run(say: Say) -> Section:
     rows: list[tuple[str, ...]] = []
     data: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        alone = stack.enter_context(running("redis-server", Path(folder)))
-        shared = stack.enter_context(cluster(Path(folder)))
-        with busy():
+        alone = stack.enter_context(start_redis("redis-server", Path(folder)))
+        shared = stack.enter_context(start_cluster(Path(folder)))
+        with busy_machine():
             for where, url in (
                 ("Redis", f"redis://127.0.0.1:{alone}"),
                 ("Cluster", f"redis+cluster://127.0.0.1:{shared}"),
             ):
                 for timeout in (None, *TIMEOUTS):
                     say(f"timeouts: {where}, {timeout or 'as by default'}")
-                    many, pace = denied(url if timeout is None else f"{url}?timeout={timeout}")
+                    many, pace = measure_denials(url if timeout is None else f"{url}?timeout={timeout}")
                     rows.append((where, timeout or "as by default", f"{DECISIONS:,}", f"{many:,}", f"{pace:,.0f}"))
                     data.append({"where": where, "timeout": timeout, "decisions": DECISIONS, "denied": many})
     worst = next(one["denied"] for one in data if one["timeout"] is None and one["where"] == "Cluster")

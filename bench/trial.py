@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import Any
 
 from bench.child import Data
-from bench.measure import anew, duel
+from bench.measure import duel, fresh_questions
 from bench.peers import Peer
 
 SECONDS = 2.0  # for all rounds of one engine
-FEWEST_TIMED = 100
+MIN_TIMED_QUESTIONS = 100
 SAMPLE = 20  # answers that tell how long all will take
 
 
@@ -25,10 +25,13 @@ def trial(
 ) -> Data:
     """Verify all requests within `cap` seconds, then time; `floor_requests` are what the floor is asked meanwhile."""
     questions = [peer.question(asked) for asked in requests]
-    if problem := unverified(peer, questions, expected, cap):
+    if problem := verification_problem(peer, questions, expected, cap):
         return {"skipped": problem}
-    chosen = slice(_affordable(peer.ask, questions))
-    fresh, same = anew(peer.question, requests[chosen]), anew(floor.question, floor_requests[chosen])
+    chosen = slice(_affordable_questions(peer.ask, questions))
+    fresh, same = (
+        fresh_questions(peer.question, requests[chosen]),
+        fresh_questions(floor.question, floor_requests[chosen]),
+    )
     result = duel(peer.ask, fresh, floor.ask, same, SECONDS)
     return {
         "verified": len(questions),
@@ -45,7 +48,7 @@ def trial(
     }
 
 
-def unverified(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], cap: float) -> str | None:
+def verification_problem(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], cap: float) -> str | None:
     """Why the engine is not timed: a verdict that differs, or verdicts that would take longer than the cap.
 
     The first answer does not count in the estimate: many engines prepare something for it.
@@ -64,26 +67,26 @@ def unverified(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], c
     return None
 
 
-def _affordable(ask: Callable[[Any], Any], questions: Sequence[Any]) -> int:
+def _affordable_questions(ask: Callable[[Any], Any], questions: Sequence[Any]) -> int:
     """How many of the questions three rounds of two loops can ask in the seconds there are."""
     some = questions[:50]
     start = perf_counter()
     for question in some:
         ask(question)
     each = (perf_counter() - start) / len(some)
-    return max(FEWEST_TIMED, min(len(questions), int(SECONDS / 6 / each)))
+    return max(MIN_TIMED_QUESTIONS, min(len(questions), int(SECONDS / 6 / each)))
 
 
-def cell(one: Data | None) -> str:
+def format_cell(one: Data | None) -> str:
     """What a table shows of a trial: `p50 / p99  ratio×`, or why there is nothing to show."""
     if one is None:
         return ""
     if "skipped" in one:
         return str(one["skipped"])
-    return f"{number(one['p50_us'])} / {number(one['p99_us'])}  {number(one['ratio'])}×"
+    return f"{format_number(one['p50_us'])} / {format_number(one['p99_us'])}  {format_number(one['ratio'])}×"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Three digits that count: 0.82, 14.4, 6,552."""
     if value is None:
         return "–"

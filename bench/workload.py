@@ -12,7 +12,7 @@ TENANTS, SCOPED = 20, 50
 
 
 @dataclass(frozen=True, slots=True)
-class Permit:
+class PermitRule:
     """Opens `prefix…` to an agent or to a group, by some methods, under conditions; `hours` is half-open."""
 
     id: str
@@ -29,7 +29,7 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
-class Forbid:
+class ForbidRule:
     """Closes DELETE below `prefix` to whoever is not attested."""
 
     id: str
@@ -38,7 +38,7 @@ class Forbid:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WorkloadRequest:
     agent: str
     groups: tuple[str, ...]
     method: str
@@ -56,20 +56,20 @@ class Workload:
     """`expected[i]` is what a plain reading of the rules says to `requests[i]`."""
 
     size: int
-    permits: tuple[Permit, ...]
-    forbids: tuple[Forbid, ...]
+    permits: tuple[PermitRule, ...]
+    forbids: tuple[ForbidRule, ...]
     agents: dict[str, tuple[str, ...]]
     groups: tuple[str, ...]
-    requests: tuple[Request, ...]
+    requests: tuple[WorkloadRequest, ...]
     expected: tuple[bool, ...]
 
 
 def workload(size: int, requests: int = 2_000, seed: int = 7) -> Workload:
     """`size` rules, 95 % permits and 5 % forbids, and `requests` requests of which exactly half are allowed."""
-    return _Maker(size, seed).workload(requests)
+    return _WorkloadGenerator(size, seed).workload(requests)
 
 
-class _Maker:
+class _WorkloadGenerator:
     def __init__(self, size: int, seed: int) -> None:
         self.random = random.Random(f"{seed}/{size}")
         self.size = size
@@ -84,7 +84,7 @@ class _Maker:
 
     def workload(self, requests: int) -> Workload:
         permits = tuple(self._permit(number) for number in range(self.size - self.admins))
-        forbids = tuple(Forbid(f"f{j}", f"/admin/x{j}", f"/admin/x{j}/") for j in range(self.admins))
+        forbids = tuple(ForbidRule(f"f{j}", f"/admin/x{j}", f"/admin/x{j}/") for j in range(self.admins))
         asked, expected = self._requests(permits, forbids, requests)
         return Workload(self.size, permits, forbids, self.agents, self.groups, asked, expected)
 
@@ -97,13 +97,13 @@ class _Maker:
     def _agent(self) -> str:
         return f"a{self.random.randrange(len(self.agents))}"
 
-    def _permit(self, number: int) -> Permit:
+    def _permit(self, number: int) -> PermitRule:
         pick = self.random
         admin, single = pick.random() < 0.1, pick.random() < 0.5
         base = f"/admin/x{pick.randrange(self.admins)}" if admin else f"/v1/svc{pick.randrange(self.services)}"
         methods = {*pick.sample(METHODS, pick.randint(1, 4)), *(["DELETE"] if admin else [])}
         opens = pick.randint(0, 12)
-        return Permit(
+        return PermitRule(
             id=f"p{number}",
             agent=self._agent() if single else None,
             group=None if single else pick.choice(sorted(self.members)),
@@ -118,11 +118,11 @@ class _Maker:
         )
 
     def _requests(
-        self, permits: Sequence[Permit], forbids: Sequence[Forbid], count: int
-    ) -> tuple[tuple[Request, ...], tuple[bool, ...]]:
+        self, permits: Sequence[PermitRule], forbids: Sequence[ForbidRule], count: int
+    ) -> tuple[tuple[WorkloadRequest, ...], tuple[bool, ...]]:
         oracle = Oracle(permits, forbids)
         wanted = {True: count // 2, False: count - count // 2}
-        found: list[tuple[Request, bool]] = []
+        found: list[tuple[WorkloadRequest, bool]] = []
         while len(found) < count:
             rule = self.random.choice(permits)
             asked = self._fitting(rule)
@@ -135,13 +135,13 @@ class _Maker:
         self.random.shuffle(found)
         return tuple(asked for asked, _ in found), tuple(verdict for _, verdict in found)
 
-    def _fitting(self, rule: Permit) -> Request:
+    def _fitting(self, rule: PermitRule) -> WorkloadRequest:
         """A request that the rule allows."""
         pick = self.random
         agent = rule.agent or pick.choice(self.members[rule.group or ""])
         scopes = list(dict.fromkeys([rule.scope, *(self._scope() for _ in range(3))]))
         pick.shuffle(scopes)
-        return Request(
+        return WorkloadRequest(
             agent=agent,
             groups=self.agents[agent],
             method=pick.choice(rule.methods),
@@ -154,7 +154,7 @@ class _Maker:
             attested=True,
         )
 
-    def _spoilt(self, asked: Request, rule: Permit) -> Request:
+    def _spoilt(self, asked: WorkloadRequest, rule: PermitRule) -> WorkloadRequest:
         """The same request with one thing changed, which mostly makes a deny of it."""
         pick = self.random
         match pick.choice(["agent", "method", "path", "scope", "depth", "tenant", "attested"]):
@@ -178,20 +178,20 @@ class _Maker:
 class Oracle:
     """Labels requests by a plain reading of the rules; only the path is indexed."""
 
-    def __init__(self, permits: Iterable[Permit], forbids: Iterable[Forbid]) -> None:
-        self._permits: dict[str, list[Permit]] = {}
+    def __init__(self, permits: Iterable[PermitRule], forbids: Iterable[ForbidRule]) -> None:
+        self._permits: dict[str, list[PermitRule]] = {}
         for permit in permits:
             self._permits.setdefault(permit.base, []).append(permit)
         self._closed = {forbid.base for forbid in forbids}
 
-    def allows(self, asked: Request) -> bool:
+    def allows(self, asked: WorkloadRequest) -> bool:
         base = "/".join(asked.path.split("/")[:3])
         if asked.method == "DELETE" and not asked.attested and base in self._closed:
             return False
-        return any(permits(rule, asked) for rule in self._permits.get(base, ()))
+        return any(rule_permits(rule, asked) for rule in self._permits.get(base, ()))
 
 
-def permits(rule: Permit, asked: Request) -> bool:
+def rule_permits(rule: PermitRule, asked: WorkloadRequest) -> bool:
     return (
         asked.path.startswith(rule.prefix)
         and (asked.agent == rule.agent if rule.agent is not None else rule.group in asked.groups)

@@ -15,13 +15,13 @@ from time import perf_counter, sleep
 from typing import Any
 
 from bench.report import Section, Target
-from bench.serving.servers import POLICYENGINE, answering, free_port, started
-from bench.trial import number
+from bench.serving.servers import POLICYENGINE, free_port, start_process, wait_for_http
+from bench.trial import format_number
 
 ASKERS = 4  # connections that ask the worst question again and again
 SECONDS, PAUSE = 3.0, 0.005
 PATIENCE = 30.0  # seconds for which a decision is waited for
-MOST = 50.0  # milliseconds
+MAX_HEALTH_MILLISECONDS = 50.0  # milliseconds
 FACTS = """\
 facts { body.a: list<int>  body.b: list<int>  body.text: string?  body.texts: list<string>?  body.note: int? }
 anyone { may POST /x }
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class WorstCase:
     """A rule, and the question that takes it longest. That its `body.note` is unknown keeps it off the quick way."""
 
     name: str
@@ -47,25 +47,25 @@ class Case:
         return json.dumps(asked, separators=(",", ":")).encode()
 
 
-def cases() -> Iterator[Case]:
+def worst_cases() -> Iterator[WorstCase]:
     ten, more = list(range(10_000)), list(range(10_000, 20_000))
     apart = {"a": ten, "b": more}
-    yield Case("a overlaps b, 10,000 each", "deny when body.a overlaps body.b", apart)
-    yield Case("a subset of b, 10,000 each", "deny when body.a subset of body.b", {"a": ten, "b": ten[::-1]})
-    yield Case("a loop and `in`, 10,000 each", "deny when (any x in body.a: x in body.b)", apart)
+    yield WorstCase("a overlaps b, 10,000 each", "deny when body.a overlaps body.b", apart)
+    yield WorstCase("a subset of b, 10,000 each", "deny when body.a subset of body.b", {"a": ten, "b": ten[::-1]})
+    yield WorstCase("a loop and `in`, 10,000 each", "deny when (any x in body.a: x in body.b)", apart)
     cubic = "deny when (any x in body.a: (any y in body.a: (any z in body.a: x + y == z + 1_000_000)))"
-    yield Case("three loops, 30 elements", cubic, {"a": ten[:30]})
-    yield Case("three loops, 10,000 elements", cubic, {"a": ten})
+    yield WorstCase("three loops, 30 elements", cubic, {"a": ten[:30]})
+    yield WorstCase("three loops, 10,000 elements", cubic, {"a": ten})
     long = 'deny when (any x in body.a: body.text like "*b*c*")'
-    yield Case("a loop over a long text", long, {"a": ten, "text": "a" * 65_000})
-    yield Case("`matches` on long texts", 'deny when (any x in body.texts: x matches "[a-z]*[0-9]")',
+    yield WorstCase("a loop over a long text", long, {"a": ten, "text": "a" * 65_000})
+    yield WorstCase("`matches` on long texts", 'deny when (any x in body.texts: x matches "[a-z]*[0-9]")',
                {"texts": ["a" * 60_000 + str(place) + "." for place in range(16)]})  # fmt: skip
-    yield Case("1 MiB that no rule reads", "deny when body.a overlaps body.b",
+    yield WorstCase("1 MiB that no rule reads", "deny when body.a overlaps body.b",
                {"a": [1], "b": [2], "deep": [[{"a": [{"b": {}}]}] * 10_000] * 4})  # fmt: skip
 
 
 def run(say: Say) -> Section:
-    found = [measured(case, say) for case in cases()]
+    found = [measure_case(case, say) for case in worst_cases()]
     worst = max(one["healthz_p99_ms"] for one in found)
     return Section(
         "worst",
@@ -76,30 +76,30 @@ def run(say: Say) -> Section:
                 one["case"],
                 f"{one['bytes']:,}",
                 one["shown"],
-                number(one["healthz_p99_ms"]),
-                number(one["idle_p99_ms"]),
+                format_number(one["healthz_p99_ms"]),
+                format_number(one["idle_p99_ms"]),
                 one["gate"],
             )
             for one in found
         ),
         tuple(found),
-        (Target("/healthz p99 while the worst question is decided", MOST, worst, "ms"),),
+        (Target("/healthz p99 while the worst question is decided", MAX_HEALTH_MILLISECONDS, worst, "ms"),),
         (f"A decision alone, first; one that takes longer than {PATIENCE:g} s is not waited for.",),
     )
 
 
-def measured(case: Case, say: Say) -> dict[str, Any]:
+def measure_case(case: WorstCase, say: Say) -> dict[str, Any]:
     say(f"worst: {case.name}")
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         (folder / "worst.policy").write_text(case.policy)
         command = [*POLICYENGINE, "serve", str(folder / "worst.policy"), "--port", str(port)]
-        with started(command, folder / "log") as process:
-            answering(port, "/healthz", process)
-            idle = health(port)
-            seconds, gate = asked(port, case.question)
-            with asking(port, case.question):
-                p99 = health(port)
+        with start_process(command, folder / "log") as process:
+            wait_for_http(port, "/healthz", process)
+            idle = health_latency(port)
+            seconds, gate = ask_server(port, case.question)
+            with ask_in_background(port, case.question):
+                p99 = health_latency(port)
     shown = f"> {PATIENCE:g}" if seconds is None else f"{seconds:.3f}"
     return {
         "case": case.name, "bytes": len(case.question), "seconds": seconds, "shown": shown, "healthz_p99_ms": p99,
@@ -108,7 +108,7 @@ def measured(case: Case, say: Say) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def asked(port: int, question: bytes) -> tuple[float | None, str]:
+def ask_server(port: int, question: bytes) -> tuple[float | None, str]:
     """How long it took, and at which gate it ended; None where nobody waited so long."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     began = perf_counter()
@@ -123,14 +123,14 @@ def asked(port: int, question: bytes) -> tuple[float | None, str]:
 
 
 @contextmanager
-def asking(port: int, question: bytes) -> Iterator[None]:
+def ask_in_background(port: int, question: bytes) -> Iterator[None]:
     """Meanwhile, the question is asked by several at a time."""
     over = Event()
 
     def ask() -> None:
         while not over.is_set():
             with suppress(OSError):  # of the server that ends
-                asked(port, question)
+                ask_server(port, question)
 
     askers = [Thread(target=ask, daemon=True) for _ in range(ASKERS)]
     for one in askers:
@@ -139,7 +139,7 @@ def asking(port: int, question: bytes) -> Iterator[None]:
     over.set()
 
 
-def health(port: int) -> float:
+def health_latency(port: int) -> float:
     """The 99th percentile of how long `/healthz` takes, in milliseconds."""
     took: list[float] = []
     ends = perf_counter() + SECONDS

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from policyengine import vocabulary
 from policyengine.cli.app import COMMANDS
-from policyengine.cli.settings.table import SETTINGS, Setting
-from policyengine.diagnostics.catalog import CODES, RULES
-from policyengine.diagnostics.catalog.entry import Code
-from policyengine.identity.config.docs import settings as of_identity
-from policyengine.identity.issue.errors import KNOWN as UNISSUED
-from policyengine.lint.dead_rules import DECIDED
-from policyengine.runtime.credential_errors import KNOWN
-from policyengine.testcases.details import MEMBERS
+from policyengine.cli.settings.table import SETTINGS, SettingSpec
+from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
+from policyengine.identity.config.docs import setting_docs as of_identity
+from policyengine.identity.issue.errors import ISSUANCE_REFUSAL_INFO as UNISSUED
+from policyengine.lint.dead_rules import DECIDED_EXAMPLES
+from policyengine.runtime.credential_errors import REFUSAL_INFO
+from policyengine.testcases.details import DETAIL_MEMBERS
 from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent
@@ -43,7 +43,7 @@ def facts() -> str:
     return table("| fact | type (`?`: may be absent) | meaning |", rows)
 
 
-def signature(function: vocabulary.Function) -> str:
+def signature(function: vocabulary.BuiltInFunction) -> str:
     def word(type_: Type | str) -> str:
         return str(type_)
 
@@ -57,16 +57,16 @@ def functions() -> str:
 
 
 def decided() -> str:
-    return table("| case | example |", [f"| {cell(name)} | `{cell(example)}` |" for name, example in DECIDED])
+    return table("| case | example |", [f"| {cell(name)} | `{cell(example)}` |" for name, example in DECIDED_EXAMPLES])
 
 
 def details() -> str:
-    rows = [f"| `{one.name}: {cell(one.example)}` | {cell(one.doc)} |" for one in MEMBERS.values()]
+    rows = [f"| `{one.name}: {cell(one.example)}` | {cell(one.doc)} |" for one in DETAIL_MEMBERS.values()]
     return table("| detail | holds when |", rows)
 
 
 def refusals() -> str:
-    rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in KNOWN.items()]
+    rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in REFUSAL_INFO.items()]
     return table("| code | what is told | error in the challenge |", rows)
 
 
@@ -88,7 +88,7 @@ def diagnostics() -> str:
     return head + "".join(page(CODES[code]) for code in sorted(CODES))
 
 
-def page(code: Code) -> str:
+def page(code: DiagnosticDoc) -> str:
     name = f" Rule `{code.name}`{', told by `policyengine lint`' if code.opinion else ''}." if code.name else ""
     told = f"\n## {code.code}: {code.title}\n\n{code.explanation}{name}\n"
     if not code.bad:
@@ -101,12 +101,12 @@ def rules() -> str:
     rows = [
         f"| `{code.name}` | {code.code} | {cell(code.title)}{' · only where asked for' if code.optional else ''} "
         f"| {'lint' if code.opinion else 'check'} |"
-        for code in sorted(RULES.values(), key=lambda code: code.code)
+        for code in sorted(CODES_BY_NAME.values(), key=lambda code: code.code)
     ]
     return table("| rule | code | finds | told by |", rows)
 
 
-def option_of(setting: Setting) -> str:
+def option_of(setting: SettingSpec) -> str:
     """As the command line has it: `--port`."""
     found = []
     for command, parameter in setting.options:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-MAX_SETTINGS = 2**20  # bytes of what people write by hand: settings, tokens, maps of tables
+MAX_SETTINGS_BYTES = 2**20  # bytes of what people write by hand: settings, tokens, maps of tables
 
 
 class ByteStream(Protocol):
@@ -55,7 +55,7 @@ def read_stream(stream: ByteStream, max_bytes: int) -> bytes:
     """All that is left of a stream. Raises OSError where that is too much."""
     data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise too_large(f"this holds more than {max_bytes:,} bytes")
+        raise too_large_error(f"this holds more than {max_bytes:,} bytes")
     return data
 
 
@@ -65,9 +65,9 @@ def read_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes]
     while line := stream.readline(max_bytes + 1):
         number += 1
         if len(line) > max_bytes:
-            raise too_large(f"line {number:,} holds more than {max_bytes:,} bytes")
+            raise too_large_error(f"line {number:,} holds more than {max_bytes:,} bytes")
         yield number, line
 
 
-def too_large(message: str) -> OSError:
+def too_large_error(message: str) -> OSError:
     return OSError(errno.EFBIG, message)

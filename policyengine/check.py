@@ -10,33 +10,35 @@ from policyengine import kernel as k
 from policyengine import lint as lints
 from policyengine import testcases
 from policyengine.checker import confusable_text
-from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.expressions import check_definitions
-from policyengine.checker.lower.policy import lower
-from policyengine.checker.names.package_names import with_misspelled
-from policyengine.checker.names.symbols import MAIN, Program, Reporter, package_of, report_unused_imports
+from policyengine.checker.lower.policy import lower_policy
+from policyengine.checker.names.package_names import merge_misspelled_packages
+from policyengine.checker.names.symbols import MAIN_PACKAGE, Program, Reporter, package_of, report_unused_imports
 from policyengine.checker.patterns import binders
 from policyengine.checker.patterns.overlap import forget_places
-from policyengine.checker.patterns.places import Places
+from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.types.entity_hierarchy import check_inherited
 from policyengine.checker.types.schema import Schema
-from policyengine.diagnostics.catalog import CODES, Code
-from policyengine.diagnostics.model import BoundExceeded, Diagnostic, in_order
-from policyengine.kernel.fingerprint import ordered
+from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
+from policyengine.diagnostics.model import BoundExceeded, Diagnostic, sort_diagnostics
+from policyengine.kernel.fingerprint import canonicalize
 from policyengine.lint import allowances, dead_limits, dead_rules, unbound_resource
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
 
-LANGUAGE = "1"
+LANGUAGE_VERSION = "1"
 # What a declaration that could not be read may have said: told only once the syntax is right.
-NEEDS_ALL = frozenset("E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split())
+SYNTAX_DEPENDENT_CODES = frozenset(
+    "E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split()
+)
 # What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
-NEEDS_DOORS = frozenset({"W322", "W421", "W521", "W936"})
+GRANT_DEPENDENT_CODES = frozenset({"W322", "W421", "W521", "W936"})
 
 
-class Depth(Enum):
+class CheckDepth(Enum):
     """How much is sought: errors alone, warnings too, or what is only an opinion as well."""
 
     ERRORS = 1
@@ -45,7 +47,7 @@ class Depth(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` and
     `properties` are of its tests."""
 
@@ -61,21 +63,23 @@ class Checked:
         return self.kernel is not None
 
 
-@uncollected()
-def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> Checked:
+@gc_paused()
+def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> CheckResult:
     """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
-    found = unordered(modules, syntax)
-    return replace(found, kernel=found.kernel and ordered(found.kernel))
+    found = check_unordered(modules, syntax)
+    return replace(found, kernel=found.kernel and canonicalize(found.kernel))
 
 
-@uncollected()
-def lint(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()) -> Checked:
+@gc_paused()
+def lint(
+    modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()
+) -> CheckResult:
     """The check, and what is only an opinion; `optional` are codes of rules that are told only where asked for."""
-    return unordered(modules, syntax, Depth.OPINIONS, optional)
+    return check_unordered(modules, syntax, CheckDepth.OPINIONS, optional)
 
 
-@uncollected()
-def compiled(
+@gc_paused()
+def compile_sources(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
     """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
@@ -83,37 +87,37 @@ def compiled(
     Nothing else is kept: trees and tables, larger than the kernel, are gone before it is put in order.
     Without `advice` only errors are sought; if there is one, all is told.
     """
-    kernel, found = read(sources, problems, advice)
-    return kernel and ordered(kernel), found
+    kernel, found = check_sources(sources, problems, advice)
+    return kernel and canonicalize(kernel), found
 
 
-def read(
+def check_sources(
     sources: Iterable[Source], problems: Iterable[Diagnostic], advice: bool
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
     parsed = [parse(source) for source in sources]
     modules = [module for module, _ in parsed if module is not None]
     found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
-    checked = unordered(modules, found, Depth.WARNINGS if advice else Depth.ERRORS)
+    checked = check_unordered(modules, found, CheckDepth.WARNINGS if advice else CheckDepth.ERRORS)
     if checked.kernel is None and not advice:
-        checked = unordered(modules, found)  # whoever has to mend it is told everything
+        checked = check_unordered(modules, found)  # whoever has to mend it is told everything
     return checked.kernel, checked.diagnostics
 
 
-def unordered(
+def check_unordered(
     modules: Sequence[ast.Module],
     syntax: Sequence[Diagnostic],
-    depth: Depth = Depth.WARNINGS,
+    depth: CheckDepth = CheckDepth.WARNINGS,
     optional: Collection[str] = (),
-) -> Checked:
+) -> CheckResult:
     """The check, but for the kernel's order and revision."""
     report = Reporter()
     program = Program.of(modules, report)
-    places = Places(program)
+    places = PlaceResolver(program)
     schema = Schema.of(program, places)
     try:
-        return _checked(modules, syntax, Sought(depth, optional), program, places, schema)
+        return _checked(modules, syntax, CheckScope(depth, optional), program, places, schema)
     except BoundExceeded as beyond:
-        return Checked(None, in_order([*syntax, beyond.diagnostic]), program, schema)
+        return CheckResult(None, sort_diagnostics([*syntax, beyond.diagnostic]), program, schema)
     finally:
         forget_places()
 
@@ -121,34 +125,34 @@ def unordered(
 def _checked(
     modules: Sequence[ast.Module],
     syntax: Sequence[Diagnostic],
-    sought: Sought,
+    sought: CheckScope,
     program: Program,
-    places: Places,
+    places: PlaceResolver,
     schema: Schema,
-) -> Checked:
+) -> CheckResult:
     """Raises BoundExceeded."""
     report = program.report
     places.check_scopes()
-    bound = binders.collect(program, places, schema)
+    bound = binders.collect_binders(program, places, schema)
     check_definitions(program, schema)
     check_inherited(program, schema)
-    draft = Draft.of(program, schema, places)
-    check_languages(modules, report)
-    kernel = lower(draft, bound, package_of(modules[0]) if modules else MAIN)
-    shown = testcases.Examples() if syntax else testcases.lower(program, schema)
+    draft = LoweringContext.of(program, schema, places)
+    check_language_versions(modules, report)
+    kernel = lower_policy(draft, bound, package_of(modules[0]) if modules else MAIN_PACKAGE)
+    shown = testcases.LoweredTests() if syntax else testcases.lower(program, schema)
     report_unused_imports(program)
-    found = [d for d in program.report.diagnostics if not (syntax and d.code in NEEDS_ALL)]
-    found = with_misspelled(found, program, NEEDS_ALL)
+    found = [d for d in program.report.diagnostics if not (syntax and d.code in SYNTAX_DEPENDENT_CODES)]
+    found = merge_misspelled_packages(found, program, SYNTAX_DEPENDENT_CODES)
     found += [
         *syntax,
-        *(finding for module in modules for finding in confusable_text.findings(module)),
-        *empty(modules, syntax),
+        *(finding for module in modules for finding in confusable_text.find_confusable_text(module)),
+        *find_empty_files(modules, syntax),
     ]
-    kept = in_order(concluded(found, kernel, modules, shown, sought))
-    return Checked(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
+    kept = sort_diagnostics(add_lint_findings(found, kernel, modules, shown, sought))
+    return CheckResult(None if has_error(kept) else kernel, kept, program, schema, shown.cases, shown.properties)
 
 
-def empty(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
+def find_empty_files(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
     """Files in which nothing is declared; one whose mistakes were not read as anything is told by these."""
     mistaken = {id(one.span.source) for one in syntax}
     for module in modules:
@@ -159,47 +163,47 @@ def empty(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterat
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class CheckScope:
     """How much is sought; `optional` are the codes of optional rules that are."""
 
-    depth: Depth
+    depth: CheckDepth
     optional: Collection[str]
 
     @property
-    def rules(self) -> list[Code]:
+    def rules(self) -> list[DiagnosticDoc]:
         return [code for code in CODES.values() if not code.optional or code.code in self.optional]
 
 
-def concluded(
+def add_lint_findings(
     found: list[Diagnostic],
     kernel: k.Kernel,
     modules: Sequence[ast.Module],
-    shown: testcases.Examples,
-    sought: Sought,
+    shown: testcases.LoweredTests,
+    sought: CheckScope,
 ) -> list[Diagnostic]:
     """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
-    found = [*found, *allowances.problems(modules)]
+    found = [*found, *allowances.check_allowances(modules)]
     if has_error(found):
-        return allowances.without_allowed((one for one in found if one.code not in NEEDS_DOORS), modules)
-    found += findings(kernel, modules, shown, sought)
-    if sought.depth is Depth.OPINIONS and not has_error(found):
-        found += allowances.stale(found, modules, sought.rules)
-    return allowances.without_allowed(found, modules)
+        return allowances.drop_allowed((one for one in found if one.code not in GRANT_DEPENDENT_CODES), modules)
+    found += lint_findings(kernel, modules, shown, sought)
+    if sought.depth is CheckDepth.OPINIONS and not has_error(found):
+        found += allowances.stale_allowances(found, modules, sought.rules)
+    return allowances.drop_allowed(found, modules)
 
 
-def findings(
-    kernel: k.Kernel, modules: Sequence[ast.Module], shown: testcases.Examples, sought: Sought
+def lint_findings(
+    kernel: k.Kernel, modules: Sequence[ast.Module], shown: testcases.LoweredTests, sought: CheckScope
 ) -> Iterator[Diagnostic]:
-    yield from unbound_resource.mistakes(kernel)
-    if sought.depth is Depth.ERRORS:
-        yield from dead_rules.mistakes(kernel)
-        yield from dead_limits.mistakes(kernel)
-        yield from lints.mistakes(kernel, modules)
+    yield from unbound_resource.unbound_resource_errors(kernel)
+    if sought.depth is CheckDepth.ERRORS:
+        yield from dead_rules.dead_rule_errors(kernel)
+        yield from dead_limits.dead_limit_errors(kernel)
+        yield from lints.wrong_tests(kernel, modules)
         return
-    yield from dead_rules.findings(kernel)
-    yield from dead_limits.findings(kernel)
-    yield from lints.findings(kernel, modules)
-    if sought.depth is Depth.OPINIONS:
+    yield from dead_rules.dead_rule_findings(kernel)
+    yield from dead_limits.dead_limit_findings(kernel)
+    yield from lints.probable_mistakes(kernel, modules)
+    if sought.depth is CheckDepth.OPINIONS:
         yield from lints.opinions(kernel, modules, shown.cases, sought.optional)
 
 
@@ -207,11 +211,11 @@ def has_error(found: Iterable[Diagnostic]) -> bool:
     return any(diagnostic.is_error for diagnostic in found)
 
 
-def check_languages(modules: Sequence[ast.Module], report: Reporter) -> None:
+def check_language_versions(modules: Sequence[ast.Module], report: Reporter) -> None:
     for module in modules:
-        if module.language is not None and module.language.text != LANGUAGE:
+        if module.language is not None and module.language.text != LANGUAGE_VERSION:
             message = f"language {module.language.text} is not known"
-            report("E150", message, module.language.span, f"write `language {LANGUAGE}`")
+            report("E150", message, module.language.span, f"write `language {LANGUAGE_VERSION}`")
 
 
 def check_text(text_: str) -> list[Diagnostic]:

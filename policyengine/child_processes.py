@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`, for what a process starts itself, too
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # as `python -P`, for what a process starts itself, too
 
 
 def python_command(code: str) -> list[str]:
@@ -16,18 +16,18 @@ def python_command(code: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    return {**os.environ, SAFE_PATH: "1"}
+    return {**os.environ, SAFE_PATH_VARIABLE: "1"}
 
 
 @contextmanager
-def safe_spawning() -> Iterator[None]:
+def safe_multiprocessing() -> Iterator[None]:
     """What `multiprocessing` starts meanwhile is safe: it takes no arguments for Python, and the environment only."""
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
+    before = os.environ.get(SAFE_PATH_VARIABLE)
+    os.environ[SAFE_PATH_VARIABLE] = "1"
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(SAFE_PATH, None)
+            os.environ.pop(SAFE_PATH_VARIABLE, None)
         else:
-            os.environ[SAFE_PATH] = before
+            os.environ[SAFE_PATH_VARIABLE] = before

@@ -5,21 +5,21 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-_kept: list[int] = []
+_hangups: list[int] = []
 
 
-def keep_hangups() -> None:
+def record_hangups() -> None:
     """From now on, until somebody else handles them."""
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _keep)
+        signal.signal(signal.SIGHUP, _record_hangup)
 
 
-def had_hangup() -> bool:
+def take_hangup() -> bool:
     """Whether one came; it is told once."""
-    came = bool(_kept)
-    _kept.clear()
+    came = bool(_hangups)
+    _hangups.clear()
     return came
 
 
-def _keep(number: int, frame: FrameType | None) -> None:
-    _kept.append(number)
+def _record_hangup(number: int, frame: FrameType | None) -> None:
+    _hangups.append(number)

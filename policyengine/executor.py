@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from policyengine.fair_queue import FairQueue, never
+from policyengine.fair_queue import FairQueue, never_gone
 
-SWITCH = 0.001  # seconds until a thread that calculates lets an event loop have its turn
-MOST = 64  # the loop's own are as few as there are processors, and whoever waits for an issuer would have all of them
+SWITCH_SECONDS = 0.001  # seconds until a thread that calculates lets an event loop have its turn
+MAX_THREADS = (
+    64  # the loop's own are as few as there are processors, and whoever waits for an issuer would have all of them
+)
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
-_long = FairQueue("policyengine-long")
+_long_queue = FairQueue("policyengine-long")
 _requester: ContextVar[Requester | None] = ContextVar("requester", default=None)
 
 
-def pool() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
     """That of this process."""
     if not _pools:
-        _pools.append(ThreadPoolExecutor(MOST, "policyengine"))
+        _pools.append(ThreadPoolExecutor(MAX_THREADS, "policyengine"))
     return _pools[0]
 
 
@@ -43,26 +45,26 @@ def enter_requester(requester: Requester) -> None:
     _requester.set(requester)
 
 
-def is_gone() -> bool:
+def is_requester_gone() -> bool:
     """Whether nobody waits any more for what is done here."""
     requester = _requester.get()
     return requester is not None and requester.is_gone()
 
 
-def begin(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
+def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
     """Does what takes long, one after the other, as an event loop that shares its interpreter with more threads waits
     longer for its turn. Callers have it in turn; who asks in this process itself may ask for as much as it likes.
 
     Raises WorkRefused.
     """
-    whole = partial(copy_context().run, uncollected, partial(work, *args, **given))
+    whole = partial(copy_context().run, without_gc, partial(work, *args, **given))
     requester = _requester.get()
     if requester is None:
-        return _long.submit("", whole, never, bounded=False)
-    return _long.submit(requester.name(), whole, requester.is_gone)
+        return _long_queue.submit("", whole, never_gone, bounded=False)
+    return _long_queue.submit(requester.name(), whole, requester.is_gone)
 
 
-def uncollected(work: Callable[[], T]) -> T:
+def without_gc(work: Callable[[], T]) -> T:
     """While much is read, nobody looks for garbage in it: all threads would wait for that."""
     before = gc.isenabled()
     gc.disable()
@@ -73,16 +75,16 @@ def uncollected(work: Callable[[], T]) -> T:
             gc.enable()
 
 
-async def in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+async def run_in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
     """The same, for an event loop. Raises WorkRefused."""
-    return await wrap_future(begin(work, *args, **given))
+    return await wrap_future(submit_long(work, *args, **given))
 
 
-async def in_thread(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+async def run_in_thread(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
     """As `asyncio.to_thread`."""
-    return await get_running_loop().run_in_executor(pool(), partial(copy_context().run, work, *args, **given))
+    return await get_running_loop().run_in_executor(thread_pool(), partial(copy_context().run, work, *args, **given))
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads stay where they began
-    os.register_at_fork(after_in_child=_long.reset)
+    os.register_at_fork(after_in_child=_long_queue.reset)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-MOST_OF_CALLER = 16
-MOST_IN_ALL = 128
+MAX_WORK_PER_CALLER = 16
+MAX_WORK = 128
 T = TypeVar("T")
 
 
-def never() -> bool:
+def never_gone() -> bool:
     """Nobody that waits is gone."""
     return False
 
 
-class WorkRefused(Exception):
+class WorkRefusedError(Exception):
     """Nothing was begun: too much waits already, or nobody waits for it any more."""
 
 
@@ -35,7 +35,7 @@ class WaitingWork:
 
     def drop(self) -> None:
         if self.done.set_running_or_notify_cancel():
-            self.done.set_exception(WorkRefused("nobody waits for it any more"))
+            self.done.set_exception(WorkRefusedError("nobody waits for it any more"))
 
     def run(self) -> None:
         if self.is_gone():
@@ -55,7 +55,7 @@ class FairQueue:
     The thread is begun with the first work, and no end of the process waits for it.
     """
 
-    def __init__(self, name: str, most_of_caller: int = MOST_OF_CALLER, most_in_all: int = MOST_IN_ALL) -> None:
+    def __init__(self, name: str, most_of_caller: int = MAX_WORK_PER_CALLER, most_in_all: int = MAX_WORK) -> None:
         self._name, self._most_of_caller, self._most_in_all = name, most_of_caller, most_in_all
         self.reset()
 
@@ -86,21 +86,21 @@ class FairQueue:
         if len(self._waiting.get(caller, ())) >= self._most_of_caller:
             self._sweep(caller)
             if len(self._waiting.get(caller, ())) >= self._most_of_caller:
-                raise WorkRefused("too many questions of this caller wait for their turn")
+                raise WorkRefusedError("too many questions of this caller wait for their turn")
         if self._many >= self._most_in_all:
-            for one in list(self._waiting):
-                self._sweep(one)
+            for waiting_caller in list(self._waiting):
+                self._sweep(waiting_caller)
             if self._many >= self._most_in_all:
-                raise WorkRefused("too many questions wait for their turn")
+                raise WorkRefusedError("too many questions wait for their turn")
 
     def _sweep(self, caller: str) -> None:
         """Of what nobody waits for any more nothing takes room."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
-        for one in before:
-            if one.is_dead:
-                one.drop()
+        for queued in before:
+            if queued.is_dead:
+                queued.drop()
             else:
-                alive.append(one)
+                alive.append(queued)
         self._many -= len(before) - len(alive)
         if alive:
             self._waiting[caller] = alive

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.file_mark import CHANGED, HINT, FileMark
+from policyengine.file_mark import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
 from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 
-SUFFIX = ".policy"
-BUNDLE = ".policybundle"
-ROOT = ".policyroot"  # a file of this name marks the root of a set: its policies are loaded together, and no others
-MAX_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
+POLICY_SUFFIX = ".policy"
+BUNDLE_SUFFIX = ".policybundle"
+ROOT_MARKER = (
+    ".policyroot"  # a file of this name marks the root of a set: its policies are loaded together, and no others
+)
+MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
 NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 HEAD = re.compile(
@@ -36,7 +38,7 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     An imported package is looked for from the policy root: the folder given, or for a file the folder above its
     package. What is not there is for the checker to say, who knows where the import stands.
     """
-    loading = Loading(tests)
+    loading = SourceLoader(tests)
     for path in map(Path, paths):
         loading.given(path)
     loading.deserted()
@@ -44,7 +46,7 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     return loading.sources, loading.problems
 
 
-def sets_of(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
+def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
     """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together.
 
     So do files beside the marked roots: nobody should take them for checked because their neighbours are.
@@ -54,13 +56,13 @@ def sets_of(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
     for path in map(Path, paths):
         below = roots_below(path)
         apart += [(root,) for root in below]
-        together += beside(path, below) if below else [path]
+        together += files_outside_roots(path, below) if below else [path]
     return [tuple(together), *apart] if together or not apart else apart
 
 
-def beside(path: Path, roots: Sequence[Path]) -> list[Path]:
+def files_outside_roots(path: Path, roots: Sequence[Path]) -> list[Path]:
     """The policies in a folder that are in none of the marked roots."""
-    return [file for file in policies_in(path, lambda _: None) if not any(map(file.is_relative_to, roots))]
+    return [file for file in find_policies(path, lambda _: None) if not any(map(file.is_relative_to, roots))]
 
 
 def roots_below(path: Path) -> list[Path]:
@@ -69,9 +71,9 @@ def roots_below(path: Path) -> list[Path]:
         return []
     found: list[Path] = []
     for inside, folders, files in os.walk(path):
-        if ROOT in files:
+        if ROOT_MARKER in files:
             found.append(Path(inside))
-        folders[:] = [] if ROOT in files else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if ROOT_MARKER in files else sorted(name for name in folders if not name.startswith("."))
     return found
 
 
@@ -81,12 +83,12 @@ def root_above(path: Path) -> Path | None:
         whole = path.absolute()
     except OSError:  # the current folder is gone
         return None
-    marked = next((folder for folder in (whole, *whole.parents) if os.path.isfile(folder / ROOT)), None)
+    marked = next((folder for folder in (whole, *whole.parents) if os.path.isfile(folder / ROOT_MARKER)), None)
     return None if marked is None else Path(os.path.relpath(marked)) if not path.is_absolute() else marked
 
 
 @dataclass(slots=True)
-class Loading:
+class SourceLoader:
     """`seen` are real paths, so that no link makes a file count twice; `roots` are where each source's imports are."""
 
     tests: bool = True
@@ -100,10 +102,10 @@ class Loading:
         if below := roots_below(path):
             named = ", ".join(f"`{root.as_posix()}`" for root in below[:4]) + (", …" if len(below) > 4 else "")
             self.problems.append(
-                problem("E154", name_of(path), "several sets of policies lie here", f"name one: {named}")
+                file_diagnostic("E154", display_name(path), "several sets of policies lie here", f"name one: {named}")
             )
         elif os.path.isdir(path):
-            files = list(policies_in(path, self.unlisted))
+            files = list(find_policies(path, self.unlisted))
             self.empty += [] if files else [path]
             for file in files:
                 self.read(file, root_above(path) or path)
@@ -114,19 +116,19 @@ class Loading:
         """A folder that was named and holds nothing, beside others that do, is more often not mounted than meant."""
         if self.sources:
             why, hint = "no policy lies in this folder", "is it mounted, and do its files end with `.policy`?"
-            self.problems += [problem("E156", name_of(one), why, hint) for one in self.empty]
+            self.problems += [file_diagnostic("E156", display_name(one), why, hint) for one in self.empty]
 
     def imported(self) -> None:
         for source, file, root in self.roots:  # grows while it is walked
-            package, imports = head_of(source)
-            for where in dict.fromkeys((root or root_of(file, package), root_of(file, package))):
-                for found in (file for name in imports for file in files_of(name, where, self.unlisted)):
-                    self.read(found, where)
+            package, imports = parse_head(source)
+            for where in dict.fromkeys((root or package_root(file, package), package_root(file, package))):
+                for imported_file in (file for name in imports for file in package_files(name, where, self.unlisted)):
+                    self.read(imported_file, where)
 
     def unlisted(self, error: OSError) -> None:
         """A folder whose files cannot be listed may hold a guard: leaving it out unsaid would open doors."""
         message = f"this folder cannot be read: {(error.strerror or str(error)).lower()}"
-        self.problems.append(problem("E152", name_of(Path(error.filename)), message, None))
+        self.problems.append(file_diagnostic("E152", display_name(Path(error.filename)), message, None))
 
     def read(self, file: Path, root: Path | None) -> None:
         real = os.path.realpath(file) if "\0" not in str(file) else str(file)
@@ -137,46 +139,50 @@ class Loading:
         if isinstance(found, Diagnostic):
             self.problems.append(found)
         else:
-            found = replace(found, label=label_of(found, file, root))
+            found = replace(found, label=source_label(found, file, root))
             self.sources.append(found)
             self.roots.append((found, file, root))
 
 
-def label_of(source: Source, file: Path, root: Path | None) -> str:
+def source_label(source: Source, file: Path, root: Path | None) -> str:
     """The path below the policy root: the same wherever the policies lie."""
-    below = root or root_of(file, head_of(source)[0])
+    below = root or package_root(file, parse_head(source)[0])
     return file.relative_to(below).as_posix() if file.is_relative_to(below) else file.name
 
 
 def read_file(file: Path) -> Source | Diagnostic:
     """The policy in a file; a Diagnostic when there is none that can be read."""
-    name = name_of(file)
-    if file.suffix == BUNDLE:
+    name = display_name(file)
+    if file.suffix == BUNDLE_SUFFIX:
         hint = "`decide`, `explain` and `serve` take a bundle, alone; check and test what it was compiled from"
-        return problem("E152", name, "this is a bundle, not a policy", hint)
+        return file_diagnostic("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            return problem("E152", name, "this is no file", "name a policy, or a folder of policies")
-        if status.st_size > MAX_BYTES:
-            message = f"this file has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}"
-            return problem("E153", name, message, "split it into several packages")
+            return file_diagnostic("E152", name, "this is no file", "name a policy, or a folder of policies")
+        if status.st_size > MAX_POLICY_BYTES:
+            message = f"this file has {status.st_size:,} bytes; the limit is {MAX_POLICY_BYTES:,}"
+            return file_diagnostic("E153", name, message, "split it into several packages")
         with file.open("rb") as stream:
-            before = FileMark.of(stream.fileno())
-            found = read_source(name, stream.read(MAX_BYTES + 1))
-            return found if FileMark.of(stream.fileno()) == before else problem("E152", name, CHANGED, HINT)
+            before = FileVersion.of(stream.fileno())
+            found = read_source(name, stream.read(MAX_POLICY_BYTES + 1))
+            return (
+                found
+                if FileVersion.of(stream.fileno()) == before
+                else file_diagnostic("E152", name, FILE_CHANGED, FILE_CHANGED_HINT)
+            )
     except FileNotFoundError:
-        return problem("E151", name, "there is no such file", "paths are read from the current folder")
+        return file_diagnostic("E151", name, "there is no such file", "paths are read from the current folder")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return problem("E152", name, f"this file cannot be read: {why.lower()}", None)
+        return file_diagnostic("E152", name, f"this file cannot be read: {why.lower()}", None)
 
 
-def problem(code: str, name: str, message: str, hint: str | None) -> Diagnostic:
+def file_diagnostic(code: str, name: str, message: str, hint: str | None) -> Diagnostic:
     return Diagnostic(code, message, Span(Source(name, ""), 0, 0), hint)
 
 
-def name_of(file: Path) -> str:
+def display_name(file: Path) -> str:
     """The path as given; from the current folder where it lies in it."""
     try:
         return file.relative_to(Path.cwd()).as_posix() if file.is_absolute() else file.as_posix()
@@ -184,29 +190,29 @@ def name_of(file: Path) -> str:
         return file.as_posix()
 
 
-def policies_in(folder: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
+def find_policies(folder: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
     """All `.policy` files at any depth, in one order on every system. Hidden files and folders are left out."""
     walked: set[str] = set()
     for inside, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(inside)
         folders[:] = [] if real in walked else sorted(name for name in folders if not name.startswith("."))
         if real not in walked:
-            yield from (Path(inside, name) for name in sorted(files) if is_policy(name))
+            yield from (Path(inside, name) for name in sorted(files) if is_policy_file(name))
         walked.add(real)
 
 
-def is_policy(name: str) -> bool:
-    return name.endswith(SUFFIX) and not name.startswith(".")
+def is_policy_file(name: str) -> bool:
+    return name.endswith(POLICY_SUFFIX) and not name.startswith(".")
 
 
-def head_of(source: Source) -> tuple[str | None, list[str]]:
+def parse_head(source: Source) -> tuple[str | None, list[str]]:
     """The package a text says it is, and those it imports: what stands before its first declaration."""
     match = HEAD.match(source.text)
     imports = COMMENT.sub("", match["imports"]) if match else ""
     return match["package"] if match else None, list(dict.fromkeys(IMPORT.findall(imports)))
 
 
-def root_of(file: Path, package: str | None) -> Path:
+def package_root(file: Path, package: str | None) -> Path:
     """The folder above `acme/common.policy` or `acme/common/*.policy`; otherwise the file's own folder."""
     names = tuple(package.split(".")) if package else ()
     for parts in ((*file.parent.parts, file.stem), file.parent.parts):
@@ -216,10 +222,10 @@ def root_of(file: Path, package: str | None) -> Path:
     return file.parent
 
 
-def files_of(package: str, root: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
+def package_files(package: str, root: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
     """Where a package lies: in a file of its name, in a folder of its name, or in both."""
     folder = root.joinpath(*package.split("."))
-    file = folder.with_name(folder.name + SUFFIX)
+    file = folder.with_name(folder.name + POLICY_SUFFIX)
     if os.path.isfile(file):
         yield file
     if os.path.isdir(folder):
@@ -228,4 +234,4 @@ def files_of(package: str, root: Path, unlisted: Callable[[OSError], None]) -> I
         except OSError as error:
             unlisted(error)
             return
-        yield from (folder / name for name in names if is_policy(name) and os.path.isfile(folder / name))
+        yield from (folder / name for name in names if is_policy_file(name) and os.path.isfile(folder / name))

@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MOST_LINKS = 40  # as the system follows
+MAX_LINKS = 40  # as the system follows
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-NAME_IT = "name the file itself"
+NAME_FILE_HINT = "name the file itself"
 
 
 class UntrustedPathError(OSError):
@@ -47,8 +47,8 @@ def trusted_path(path: Path | str) -> Path:
             place = step
             continue
         links += 1
-        if links > MOST_LINKS:
-            raise UntrustedPathError(f"one of more than {MOST_LINKS} links", step, NAME_IT)
+        if links > MAX_LINKS:
+            raise UntrustedPathError(f"one of more than {MAX_LINKS} links", step, NAME_FILE_HINT)
         check_link(step, found, place)
         target = os.readlink(step)
         place = "/" if target.startswith("/") else place
@@ -61,10 +61,10 @@ def check_link(link: str, found: os.stat_result, place: str) -> None:
     Raises UntrustedPathError."""
     ours, folder = (os.geteuid(), 0), os.lstat(place)
     if found.st_uid not in ours:
-        raise UntrustedPathError("a link of another user", link, NAME_IT)
+        raise UntrustedPathError("a link of another user", link, NAME_FILE_HINT)
     shut = folder.st_mode & stat.S_ISVTX or os.statvfs(place).f_flag & os.ST_RDONLY
     if folder.st_uid not in ours or (folder.st_mode & OTHERS_WRITE and not shut):
-        hint = f"{NAME_IT}, or `chmod go-w {shlex.quote(os.path.dirname(link))}`"
+        hint = f"{NAME_FILE_HINT}, or `chmod go-w {shlex.quote(os.path.dirname(link))}`"
         raise UntrustedPathError("a link in a folder that others can write to", link, hint)
 
 

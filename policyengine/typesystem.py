@@ -25,7 +25,7 @@ class Scalar(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Enum:
+class EnumType:
     """Named values in rising order (`free < team`); built-in ones are not `ordered` and compare for equality only."""
 
     name: str
@@ -37,7 +37,7 @@ class Enum:
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
+class RefType:
     """A reference to an entity of one of the named types: `user`, `user or team`."""
 
     entities: frozenset[str]
@@ -47,7 +47,7 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
-class Set:
+class SetType:
     element: Type
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Set:
 
 
 @dataclass(frozen=True, slots=True)
-class List:
+class ListType:
     element: Type
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class List:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldType:
     """A member of a record or an attribute of an entity. `optional` is `T?`; `inherited` unions a set along `in`, with
     `else_empty` also of entities whose row lacks it."""
 
@@ -75,10 +75,10 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    fields: tuple[Field, ...]
+class RecordType:
+    fields: tuple[FieldType, ...]
 
-    def field(self, name: str) -> Field | None:
+    def field(self, name: str) -> FieldType | None:
         return next((f for f in self.fields if f.name == name), None)
 
     def __str__(self) -> str:
@@ -86,15 +86,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Unresolved:
+class UnresolvedType:
     """The type of an expression that already has an error: it fits everything, so that one mistake is told once."""
 
     def __str__(self) -> str:
         return "unknown type"
 
 
-Type: TypeAlias = Scalar | Enum | Ref | Set | List | Record | Unresolved
-Collection: TypeAlias = Set | List
+Type: TypeAlias = Scalar | EnumType | RefType | SetType | ListType | RecordType | UnresolvedType
+Collection: TypeAlias = SetType | ListType
 
 
 class EntityRef(Struct, frozen=True, gc=False):

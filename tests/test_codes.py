@@ -9,7 +9,7 @@ import pytest
 import policyengine
 from policyengine import syntax
 from policyengine.check import check_text, lint_text
-from policyengine.diagnostics.catalog import CODES, Code
+from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
 from policyengine.diagnostics.catalog.syntax import CODES as SYNTAX
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
@@ -25,7 +25,7 @@ def codes_of(findings: Iterable[Diagnostic]) -> set[str]:
     return {diagnostic.code for diagnostic in findings}
 
 
-def by_code(codes: Iterable[Code]) -> pytest.MarkDecorator:
+def by_code(codes: Iterable[DiagnosticDoc]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("code", [pytest.param(code, id=code.code) for code in codes])
 
 
@@ -37,12 +37,12 @@ BESIDE_OTHERS = {"E123": {"E116"}}
 
 
 @by_code(SHOWN)
-def test_the_bad_example_yields_its_code_and_no_other(code: Code) -> None:
+def test_the_bad_example_yields_its_code_and_no_other(code: DiagnosticDoc) -> None:
     assert codes_in(code.bad) - BESIDE_OTHERS.get(code.code, set()) == {code.code}
 
 
 @by_code(SHOWN)
-def test_the_good_example_is_good(code: Code) -> None:
+def test_the_good_example_is_good(code: DiagnosticDoc) -> None:
     assert codes_in(code.good) == set()
 
 
@@ -51,28 +51,28 @@ OPINIONS = [code for code in CODES.values() if code.opinion]
 
 
 @by_code(MEANT)
-def test_the_whole_check_finds_exactly_the_code_in_the_bad_example(code: Code) -> None:
+def test_the_whole_check_finds_exactly_the_code_in_the_bad_example(code: DiagnosticDoc) -> None:
     assert codes_of(check_text(code.bad)) == {code.code}
 
 
 @by_code(MEANT)
-def test_the_whole_check_finds_nothing_in_the_good_example(code: Code) -> None:
+def test_the_whole_check_finds_nothing_in_the_good_example(code: DiagnosticDoc) -> None:
     assert codes_of(check_text(code.good)) == set()
 
 
 @by_code(OPINIONS)
-def test_lint_finds_exactly_the_opinion_in_the_bad_example_and_check_finds_nothing(code: Code) -> None:
+def test_lint_finds_exactly_the_opinion_in_the_bad_example_and_check_finds_nothing(code: DiagnosticDoc) -> None:
     assert codes_of(lint_text(code.bad, (code.code,))) == {code.code}
     assert check_text(code.bad) == []
 
 
 @by_code(OPINIONS)
-def test_lint_finds_nothing_in_the_good_example_of_an_opinion(code: Code) -> None:
+def test_lint_finds_nothing_in_the_good_example_of_an_opinion(code: DiagnosticDoc) -> None:
     assert codes_of(lint_text(code.good, (code.code,))) == set()
 
 
 @by_code(CODES.values())
-def test_a_code_is_explained_in_sentences(code: Code) -> None:
+def test_a_code_is_explained_in_sentences(code: DiagnosticDoc) -> None:
     assert re.fullmatch(r"[EW][1-9]\d\d", code.code)
     assert code.title
     assert not code.title.endswith(".")

@@ -23,7 +23,7 @@ import pytest
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli.app import COMMANDS, application
+from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.table import BY_OPTION
 from tests.pages import ran
 from tests.stores import servers
@@ -70,7 +70,7 @@ def command(word: str) -> list[str]:
 
 
 def options_of(program: str) -> set[str]:
-    command: Any = get_command(application([program], alone=True))
+    command: Any = get_command(build_application([program], alone=True))
     return {option for one in command.params for option in one.opts}
 
 

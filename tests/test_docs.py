@@ -13,9 +13,9 @@ from runpy import run_path
 
 import pytest
 
-from policyengine.check import Checked, check, lint_text
+from policyengine.check import CheckResult, check, lint_text
 from policyengine.runtime.request import Request
-from policyengine.server.authzen.adapter import read
+from policyengine.server.authzen.adapter import read_evaluation
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
@@ -45,7 +45,7 @@ def in_language(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
-def checked(block: Block, prelude: str = "") -> Checked:
+def checked(block: Block, prelude: str = "") -> CheckResult:
     module, found = parse(Source(block.place, prelude + block.text))
     return check([module] if module else [], found)
 
@@ -168,7 +168,7 @@ def execute(block: Block, served: str) -> None:
 def test_json_is_json_and_what_asks_is_a_request(block: Block) -> None:
     found = json.loads(block.text)
     if "subject" in found:
-        read(found)
+        read_evaluation(found)
     elif {"request", "tool", "action"} & set(found):
         Request.from_mapping(found)
 

@@ -19,7 +19,7 @@ from policyengine.engine import Engine
 from policyengine.engine import engine as module
 from policyengine.engine.request_input import new_id
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.stores.memory.store import MemoryStore
@@ -35,7 +35,7 @@ guard "large" on POST /pay { confirm by role finance within 1h when body.amount 
 guard "night" on GET /night { require time within 22:00..06:00 "UTC" }
 """
 HEALTH = {"request": {"method": "GET", "path": "/health"}}
-STAFF = Directory([row("user fin", {"roles": ["finance"]})])
+STAFF = EntityStore([row("user fin", {"roles": ["finance"]})])
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
 
 
 def test_an_explanation_that_fails_explains_a_deny(shop, monkeypatch, caplog):
-    monkeypatch.setattr(module, "walk", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "trace_request", lambda *_: 1 / 0)
     explained = shop.explain(HEALTH)
     assert (explained.decision.outcome, explained.decision.gate) == (Outcome.DENY, Gate.FAILURE)
     assert explained.render()
@@ -178,7 +178,7 @@ def test_an_explanation_that_fails_explains_a_deny(shop, monkeypatch, caplog):
 
 
 def test_a_directory_that_breaks_is_a_failure_and_no_approval_is_spent(shop):
-    class Broken(Directory):
+    class Broken(EntityStore):
         def attribute(self, ref: object, name: str) -> object:
             raise RuntimeError("the database is gone")
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from policyengine.check import Checked
+from policyengine.check import CheckResult
 from policyengine.cli.commands.check import check_files
 from policyengine.engine import Engine
 from policyengine.kernel import Confirm, Deny
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
-from policyengine.testing import Report, collect, run
+from policyengine.testing import RunReport, collect, run
 from policyengine.testing.coverage import measure
 from policyengine.testing.mutation import mutate
-from policyengine.testing.report import Result
+from policyengine.testing.report import CaseResult
 from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
 
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
@@ -31,12 +31,12 @@ each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) f
 
 
 @cache
-def checked(folder: Path) -> Checked:
+def checked(folder: Path) -> CheckResult:
     return check_files([folder])[0]
 
 
 @cache
-def report_of(folder: Path) -> Report:
+def report_of(folder: Path) -> RunReport:
     kernel = checked(folder).kernel
     assert kernel is not None
     return run(collect(checked(folder)), kernel)
@@ -91,8 +91,8 @@ def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> Non
     assert closing <= named
 
 
-def results(folder: Path) -> list[Result]:
-    return [result for result in report_of(folder).results if isinstance(result, Result)]
+def results(folder: Path) -> list[CaseResult]:
+    return [result for result in report_of(folder).results if isinstance(result, CaseResult)]
 
 
 def decisions(folder: Path) -> list[Decision]:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.check import Checked, check
+from policyengine.check import CheckResult, check
 from policyengine.engine import Engine
 from policyengine.policy_files import load_sources
 from policyengine.source import Source, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect
-from policyengine.testing.report import Status
-from policyengine.testing.runner import results_of
+from policyengine.testing.report import ResultStatus
+from policyengine.testing.runner import case_results
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import MANY, WRITE, caller, decisions, example
 from tests.server.authzen.test_evaluation import RULES
@@ -173,20 +173,20 @@ def loaded(folder: Path) -> list[Source]:
     return [source for source in sources_of(folder) if not is_test_file(source.name)]
 
 
-def answers(folder: Path, checked: Checked) -> list[bool]:
+def answers(folder: Path, checked: CheckResult) -> list[bool]:
     assert checked.kernel is not None
     ask = caller(Engine(checked.kernel, directory=example(folder.name).directory))
     return decisions(ask("POST", MANY, json={"evaluations": BY_AUTHZEN[folder.name]}))
 
 
-def fails(checked: Checked) -> bool:
+def fails(checked: CheckResult) -> bool:
     if checked.kernel is None or has_errors(checked):
         return True
-    bad = {Status.FAILED, Status.ERRORED}
-    return any(result.status in bad for result in results_of(collect(checked), checked.kernel))
+    bad = {ResultStatus.FAILED, ResultStatus.ERRORED}
+    return any(result.status in bad for result in case_results(collect(checked), checked.kernel))
 
 
-def has_errors(checked: Checked) -> bool:
+def has_errors(checked: CheckResult) -> bool:
     return any(found.is_error for found in checked.diagnostics)
 
 

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from policyengine.fair_queue import FairQueue, WorkRefused, never
+from policyengine.fair_queue import FairQueue, WorkRefusedError, never_gone
 
 SECONDS = 30
 
@@ -21,7 +21,7 @@ class Gated:
         self.queue = FairQueue("policyengine-test", most_of_caller=3, most_in_all=5)
         self.order: list[str] = []
         self.gate = Event()
-        self.first: Future[bool] = self.queue.submit("gate", partial(self.gate.wait, SECONDS), never)
+        self.first: Future[bool] = self.queue.submit("gate", partial(self.gate.wait, SECONDS), never_gone)
         while not self.first.running():
             pass
 
@@ -56,20 +56,20 @@ def test_what_was_cancelled_is_not_done(gated: Gated) -> None:
 def test_what_nobody_waits_for_is_not_done(gated: Gated) -> None:
     gone, waiting = gated.submit("a", gone=True), gated.submit("b")
     assert gated.done(waiting) == ["b"]
-    with pytest.raises(WorkRefused, match="nobody waits"):
+    with pytest.raises(WorkRefusedError, match="nobody waits"):
         gone.result(SECONDS)
 
 
 def test_no_more_waits_of_a_caller_than_its_bound(gated: Gated) -> None:
     waiting = [gated.submit("a") for _ in range(3)]
-    with pytest.raises(WorkRefused, match="of this caller"):
+    with pytest.raises(WorkRefusedError, match="of this caller"):
         gated.submit("a")
     assert gated.done(*waiting, gated.submit("b")) == ["a", "b", "a", "a"]
 
 
 def test_no_more_waits_in_all_than_the_bound(gated: Gated) -> None:
     waiting = [gated.submit(caller) for caller in "aabbc"]
-    with pytest.raises(WorkRefused, match="too many questions wait"):
+    with pytest.raises(WorkRefusedError, match="too many questions wait"):
         gated.submit("d")
     gated.done(*waiting)
     assert gated.done(gated.submit("d"))[-1] == "d"
@@ -88,7 +88,7 @@ def test_this_process_itself_may_ask_for_as_much_as_it_likes(gated: Gated) -> No
 
 
 def test_what_fails_ends_no_other_work(gated: Gated) -> None:
-    failing: Future[float] = gated.queue.submit("a", lambda: 1 / 0, never)
+    failing: Future[float] = gated.queue.submit("a", lambda: 1 / 0, never_gone)
     assert gated.done(gated.submit("a")) == ["a"]
     with pytest.raises(ZeroDivisionError):
         failing.result(SECONDS)

@@ -14,9 +14,9 @@ import httpx
 import msgspec
 import pytest
 
-from policyengine.client.base import PAUSE, Circuit, Unanswered, encodable
+from policyengine.client.base import OPEN_SECONDS, ClientCircuit, NoDecisionError, to_encodable
 from policyengine.client.http import AsyncPolicyClient, PolicyClient
-from policyengine.client.socket import encode
+from policyengine.client.socket import encode_question
 from policyengine.engine import Engine
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate
@@ -100,7 +100,7 @@ def test_what_has_no_value_arrives_as_unknown_with_its_reason(served: str, ask: 
         assert told.outcome == "deny"
         assert told.answer == engine.evaluate(question).answer
         assert {one.why for one in told.unknown} in ({"a number that some round"}, {"the body was sent as `x`"})
-    (sent,) = decode.from_msgpack(encode(encodable([rounded])))  # type: ignore[misc]
+    (sent,) = decode.from_msgpack(encode_question(to_encodable([rounded])))  # type: ignore[misc]
     assert (sent.why, sent.given) == (rounded.why, rounded.given)
 
 
@@ -250,7 +250,7 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
         assert len(tries) == 6
         assert is_failure(policies.decide(OPEN), "did not answer lately")
         assert len(tries) == 6
-        now[0] += PAUSE
+        now[0] += OPEN_SECONDS
         well[0] = True
         assert policies.decide(OPEN).allowed
         assert policies.decide(OPEN).allowed
@@ -258,12 +258,12 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
 
 def test_only_one_caller_tries_for_all() -> None:
     now = [0.0]
-    circuit = Circuit(lambda: now[0])
+    circuit = ClientCircuit(lambda: now[0])
     for _ in range(3):
         circuit.leave(well=False)
-    now[0] += PAUSE
+    now[0] += OPEN_SECONDS
     circuit.enter()
-    with pytest.raises(Unanswered):
+    with pytest.raises(NoDecisionError):
         circuit.enter()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from policyengine import policy_files
-from policyengine.policy_files import MAX_BYTES, load_sources, sets_of
+from policyengine.policy_files import MAX_POLICY_BYTES, load_sources, policy_sets
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_beyond_the_limit_is_told_without_being_read() -> None:
     with open("a.policy", "wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(MAX_POLICY_BYTES + 1)
     assert [code for code, *_ in told("a.policy")] == ["E153"]
 
 
@@ -187,16 +187,16 @@ def test_files_of_tests_are_left_out_on_request() -> None:
 def test_each_marked_root_in_a_folder_is_a_set_of_its_own() -> None:
     for path in ("p/one/.policyroot", "p/one/in/a.policy", "p/two/.policyroot", "p/two/b.policy", "q/c.policy"):
         write(path)
-    assert sets_of(["p", "q"]) == [(Path("q"),), (Path("p/one"),), (Path("p/two"),)]
-    assert sets_of(["p/one", "q"]) == [(Path("p/one"), Path("q"))]
-    assert sets_of(["p/one/in"]) == [(Path("p/one/in"),)]
-    assert sets_of(["nowhere"]) == [(Path("nowhere"),)]
+    assert policy_sets(["p", "q"]) == [(Path("q"),), (Path("p/one"),), (Path("p/two"),)]
+    assert policy_sets(["p/one", "q"]) == [(Path("p/one"), Path("q"))]
+    assert policy_sets(["p/one/in"]) == [(Path("p/one/in"),)]
+    assert policy_sets(["nowhere"]) == [(Path("nowhere"),)]
 
 
 def test_policies_beside_marked_roots_are_a_set_too() -> None:
     for path in ("p/one/.policyroot", "p/one/a.policy", "p/unmarked/b.policy", "p/c.policy"):
         write(path)
-    assert sets_of(["p"]) == [(Path("p/c.policy"), Path("p/unmarked/b.policy")), (Path("p/one"),)]
+    assert policy_sets(["p"]) == [(Path("p/c.policy"), Path("p/unmarked/b.policy")), (Path("p/one"),)]
 
 
 def test_an_engine_is_not_loaded_from_several_sets() -> None:

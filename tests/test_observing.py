@@ -13,11 +13,11 @@ import pytest
 from policyengine import Decision, Engine, RequestError
 from policyengine.audit import DecisionLog, read_records
 from policyengine.engine.observe_mode import Observe, ObserveError
-from policyengine.runtime.idempotency_key import Once
-from policyengine.server.adapters.responses import told
-from policyengine.server.content_negotiation import Form
-from policyengine.server.decide_requests import Semantics, batch_of, decided_in_turn
-from policyengine.server.socket_protocol import answer_to
+from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.server.adapters.responses import to_verdict
+from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.decide_requests import Semantics, decide_batch, parse_batch
+from policyengine.server.socket_protocol import answer_frame
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 END = NOW + timedelta(days=7)
@@ -114,14 +114,14 @@ def test_every_form_of_an_answer_says_so(observing: Engine) -> None:
     decision = observing.decide(asked("/v1/shut"))
     assert json.loads(decision.to_json()) == msgpack.unpackb(decision.to_msgpack())
     assert decision.to_dict()["would_be"] == "deny"
-    framed, _ = answer_to(observing, msgpack.packb([1, "decide", asked("/v1/shut")]))
+    framed, _ = answer_frame(observing, msgpack.packb([1, "decide", asked("/v1/shut")]))
     assert msgpack.unpackb(framed)[2]["would_be"] == "deny"
-    assert dict(told(decision).headers)["x-would-be"] == "deny"
-    assert dict(told(observing.decide(asked("/v1/x"))).headers)["x-would-be"] == "allow"
+    assert dict(to_verdict(decision).headers)["x-would-be"] == "deny"
+    assert dict(to_verdict(observing.decide(asked("/v1/x"))).headers)["x-would-be"] == "allow"
 
 
 async def in_turn(observing: Engine, body: bytes) -> list[dict[str, object]]:
-    return await decided_in_turn(observing, batch_of(body, Form.JSON))
+    return await decide_batch(observing, parse_batch(body, BodyFormat.JSON))
 
 
 def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine) -> None:
@@ -133,7 +133,7 @@ def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine
     assert [outcomes(one) for one in observing.decide_many([asked("/v1/shut")]) if isinstance(one, Decision)] == [
         ("allow", "deny")
     ]
-    once = Once("gateway", b"key", b"digest")
+    once = IdempotencyKey("gateway", b"key", b"digest")
     assert [outcomes(observing.decide_once(asked("/v1/shut"), once).decision) for _ in range(2)] == [
         ("allow", "deny")
     ] * 2
@@ -153,18 +153,18 @@ def test_who_asks_over_http_reads_it(observing: Engine) -> None:
 
 def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(observing: Engine) -> None:
     pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
-    from policyengine.server.adapters.envoy_grpc import response_of
+    from policyengine.server.adapters.envoy_grpc import build_check_response
 
     for path, would_be in (("/v1/shut", "deny"), ("/v1/x", "allow")):
-        found = response_of(told(observing.decide(asked(path))), ())
+        found = build_check_response(to_verdict(observing.decide(asked(path))), ())
         assert dict(found.dynamic_metadata)["x_would_be"] == would_be
         behind = {one.header.key: one.header.value for one in found.ok_response.headers}
         assert behind["x-would-be"] == would_be
         assert "x-would-be" not in found.ok_response.headers_to_remove
         assert "x-would-be" not in [one.header.key for one in found.ok_response.response_headers_to_add]
-    stopped = response_of(told(observing.decide({"request": {"method": "GET", "path": "/v1/x"}})), ())
+    stopped = build_check_response(to_verdict(observing.decide({"request": {"method": "GET", "path": "/v1/x"}})), ())
     assert "x-would-be" not in [one.header.key for one in stopped.denied_response.headers]
-    plain = response_of(told(Engine.from_text(POLICY).decide(asked("/v1/x"))), ())
+    plain = build_check_response(to_verdict(Engine.from_text(POLICY).decide(asked("/v1/x"))), ())
     assert "x-would-be" in plain.ok_response.headers_to_remove
 
 
@@ -200,7 +200,7 @@ def test_without_observing_nothing_is_said_of_it(tmp_path: Path) -> None:
 def test_who_is_nobody_is_still_asked_who_it_is(observing: Engine) -> None:
     decision = observing.decide({"request": {"method": "GET", "path": "/v1/x"}})
     assert outcomes(decision) == ("deny", "deny")
-    assert told(decision).status == 401
+    assert to_verdict(decision).status == 401
     assert observing.observed == {}
 
 
@@ -234,7 +234,7 @@ def test_no_name_is_vouched_for_that_the_policy_did_not_accept(observing: Engine
     decision = observing.decide({**asked("/v1/x"), "agent": {"id": "bot", "issuer": "evil"}})
     assert outcomes(decision) == ("allow", "deny")
     assert str(decision.gate) == "identity"
-    headers = dict(told(decision).headers)
+    headers = dict(to_verdict(decision).headers)
     assert (headers["x-auth-subject"], headers["x-auth-user"]) == ("", "")
 
 

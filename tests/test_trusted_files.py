@@ -13,17 +13,17 @@ import pytest
 
 from policyengine.audit.log import DecisionLog, LogError
 from policyengine.cli.errors import CommandError
-from policyengine.cli.settings.file import configuration_of
-from policyengine.compiler.bundle.signature import KeyFileError, _contents
-from policyengine.identity.config.model import IdentityError, read_configuration
-from policyengine.identity.keys.agent_directories import read_file
+from policyengine.cli.settings.file import load_settings
+from policyengine.compiler.bundle.signature import KeyFileError, _read_key_file
+from policyengine.identity.config.model import IdentityError, read_identity_config
+from policyengine.identity.keys.agent_directories import read_directory_file
 from policyengine.identity.proof.spiffe import read_bundle
 from policyengine.identity.secrets import read_private
-from policyengine.identity.verify.api_keys import lines_of
-from policyengine.server.bearer_tokens import TokenError, read_token_file
+from policyengine.identity.verify.api_keys import read_key_lines
+from policyengine.server.bearer_tokens import BearerTokenError, read_token_file
 from policyengine.stores.base import StoreError
 from policyengine.stores.sqlite.store import SqliteStore
-from policyengine.trusted_files import MOST_LINKS, UntrustedPathError, read_trusted, trusted_path
+from policyengine.trusted_files import MAX_LINKS, UntrustedPathError, read_trusted, trusted_path
 from tests.stores.charges import START, asks, rate
 
 NOBODY = 65_534
@@ -71,7 +71,7 @@ def test_a_link_in_a_folder_that_is_open_to_all_counts_where_it_is_mounted_read_
 def test_tokens_that_others_can_write_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
     (tmp_path / "tokens").chmod(0o666)
-    with pytest.raises(TokenError, match="whoever writes it has a token"):
+    with pytest.raises(BearerTokenError, match="whoever writes it has a token"):
         read_token_file(tmp_path / "tokens")
 
 
@@ -106,7 +106,7 @@ def test_a_link_counts_where_nobody_else_can_replace_it(mode: int, counts: bool,
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(UntrustedPathError, match=f"more than {MOST_LINKS} links"):
+    with pytest.raises(UntrustedPathError, match=f"more than {MAX_LINKS} links"):
         trusted_path(tmp_path / "a")
 
 
@@ -116,19 +116,19 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
 def settings(path: Path) -> object:
     """As it lies beside the policies."""
     (path.parent / "policyengine.toml").symlink_to(path.name)
-    return configuration_of([path.parent])
+    return load_settings([path.parent])
 
 
 OPENS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "log": (DecisionLog, LogError),
     "store": (SqliteStore, StoreError),
     "secret": (read_private, IdentityError),
-    "tokens": (read_token_file, TokenError),
-    "API keys": (lines_of, IdentityError),
-    "keys of agents": (lambda path: read_file(path, 0.0), IdentityError),
+    "tokens": (read_token_file, BearerTokenError),
+    "API keys": (read_key_lines, IdentityError),
+    "keys of agents": (lambda path: read_directory_file(path, 0.0), IdentityError),
     "SPIFFE bundle": (read_bundle, IdentityError),
-    "key of a bundle": (_contents, KeyFileError),
-    "identity.toml": (read_configuration, IdentityError),
+    "key of a bundle": (_read_key_file, KeyFileError),
+    "identity.toml": (read_identity_config, IdentityError),
     "settings": (settings, CommandError),
 }
 

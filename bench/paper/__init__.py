@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from bench.child import Data, in_child
 from bench.report import Section, Target
-from bench.trial import cell
+from bench.trial import format_cell
 
 NAMES = {"drive": "drive", "codehost": "code host", "todo": "to-do list"}
 ENGINES = {"policyengine": "policyengine", "cedar": "Cedar"}
@@ -23,11 +23,11 @@ def run(say: Callable[[str], None]) -> Section:
     for engine in ENGINES:
         for application in NAMES:
             say(f"paper: {ENGINES[engine]}, {NAMES[application]}")
-            found.append(one(engine, application))
+            found.append(run_application(engine, application))
     return section(found)
 
 
-def one(engine: str, application: str, scale: int = SCALE) -> Data:
+def run_application(engine: str, application: str, scale: int = SCALE) -> Data:
     asked = {"engine": engine, "application": application, "scale": scale}
     if find_spec("cedarpy") is None:
         return {**asked, "skipped": "no Cedar to agree with: pip install '.[bench]'"}
@@ -37,7 +37,7 @@ def one(engine: str, application: str, scale: int = SCALE) -> Data:
 
 def section(found: Sequence[Data]) -> Section:
     cells = {(one["engine"], one["application"]): one for one in found}
-    rows = [(title, *(cell(cells.get((engine, name))) for name in NAMES)) for engine, title in ENGINES.items()]
+    rows = [(title, *(format_cell(cells.get((engine, name))) for name in NAMES)) for engine, title in ENGINES.items()]
     allowed = {NAMES[one["application"]]: one["allowed"] for one in found if "allowed" in one}
     ours = [one["p50_us"] for one in found if one["engine"] == "policyengine" and "p50_us" in one]
     return Section(

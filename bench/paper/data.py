@@ -16,14 +16,14 @@ Attribute: TypeAlias = "Ref | bool | list[Ref]"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EntityRow:
     ref: Ref
     attributes: dict[str, Attribute]
     parents: list[Ref]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PaperRequest:
     user: str
     action: str
     resource: Ref
@@ -34,8 +34,8 @@ class Application:
     """`policy` and `cedar` say the same in the two languages."""
 
     name: str
-    rows: tuple[Row, ...]
-    requests: tuple[Asked, ...]
+    rows: tuple[EntityRow, ...]
+    requests: tuple[PaperRequest, ...]
 
     @property
     def policy(self) -> Path:
@@ -51,28 +51,28 @@ class Application:
             {
                 "type": row.ref[0],
                 "id": row.ref[1],
-                "attributes": {name: _plain(value) for name, value in row.attributes.items()},
-                "in": [named(parent) for parent in row.parents],
+                "attributes": {name: _json_value(value) for name, value in row.attributes.items()},
+                "in": [ref_dict(parent) for parent in row.parents],
             }
             for row in self.rows
         ]
 
 
-def named(ref: Ref) -> dict[str, str]:
+def ref_dict(ref: Ref) -> dict[str, str]:
     return {"type": ref[0], "id": ref[1]}
 
 
-def _plain(value: Attribute) -> object:
+def _json_value(value: Attribute) -> object:
     match value:
         case bool():
             return value
         case list():
-            return [named(ref) for ref in value]
+            return [ref_dict(ref) for ref in value]
         case _:
-            return named(value)
+            return ref_dict(value)
 
 
-class Maker:
+class ApplicationGenerator:
     """Draws a graph of a given scale: so many users, and everything else in proportion."""
 
     def __init__(self, name: str, scale: int) -> None:
@@ -89,51 +89,53 @@ class Maker:
         """Parents of its own kind, from before it, so that there are no circles."""
         return self.some(refs[:place], most)
 
-    def requests(self, draw: Callable[[], Asked]) -> tuple[Asked, ...]:
+    def requests(self, draw: Callable[[], PaperRequest]) -> tuple[PaperRequest, ...]:
         return tuple(draw() for _ in range(REQUESTS))
 
 
-def numbered(kind: str, count: int) -> list[Ref]:
+def numbered_refs(kind: str, count: int) -> list[Ref]:
     return [(kind, f"{kind}{number}") for number in range(max(1, count))]
 
 
 def drive(scale: int = 100) -> Application:
-    make = Maker("drive", scale)
-    users, groups = numbered("user", scale), numbered("group", scale // 5)
-    folders, documents = numbered("folder", scale), numbered("document", scale * 2)
+    make = ApplicationGenerator("drive", scale)
+    users, groups = numbered_refs("user", scale), numbered_refs("group", scale // 5)
+    folders, documents = numbered_refs("folder", scale), numbered_refs("document", scale * 2)
     views = {ref: ("view", f"of {ref[1]}") for ref in (*users, *groups)}
     member_of = {user: make.some(groups, 3) for user in users}
     owned = {user: (make.some(documents, 5), make.some(folders, 3)) for user in users}
     every_view = list(views.values())
     people = [
-        Row(user, {"view": views[user], "owned_documents": docs, "owned_folders": own}, member_of[user])
+        EntityRow(user, {"view": views[user], "owned_documents": docs, "owned_folders": own}, member_of[user])
         for user, (docs, own) in owned.items()
     ]
-    seen = [Row(views[user], {}, []) for user in users]
+    seen = [EntityRow(views[user], {}, []) for user in users]
     members: dict[Ref, list[Ref]] = {group: [] for group in groups}
     for user, of in member_of.items():
         for group in of:
             members[group].append(views[user])
-    seen += [Row(views[group], {}, members[group]) for group in groups]
+    seen += [EntityRow(views[group], {}, members[group]) for group in groups]
     tree = [
-        Row(folder, {}, [*make.earlier(folders, place, 2), *make.some(every_view, 2)])
+        EntityRow(folder, {}, [*make.earlier(folders, place, 2), *make.some(every_view, 2)])
         for place, folder in enumerate(folders)
     ]
     tree += [
-        Row(document, {"public": make.random.random() < 0.2}, [*make.some(folders, 2), *make.some(every_view, 2)])
+        EntityRow(document, {"public": make.random.random() < 0.2}, [*make.some(folders, 2), *make.some(every_view, 2)])
         for document in documents
     ]
 
-    def draw() -> Asked:
+    def draw() -> PaperRequest:
         user = make.one(users)
         near = make.random.random() < 0.5
         if make.random.random() < 0.7:
             of = owned[user][0] if near and owned[user][0] else documents
-            return Asked(user[1], make.random.choice(["read", "read", "write", "share", "change_owner"]), make.one(of))
+            return PaperRequest(
+                user[1], make.random.choice(["read", "read", "write", "share", "change_owner"]), make.one(of)
+            )
         of = owned[user][1] if near and owned[user][1] else folders
-        return Asked(user[1], make.random.choice(["read", "write", "share", "create_document"]), make.one(of))
+        return PaperRequest(user[1], make.random.choice(["read", "write", "share", "create_document"]), make.one(of))
 
-    rows = (*people, *(Row(group, {}, []) for group in groups), *seen, *tree)
+    rows = (*people, *(EntityRow(group, {}, []) for group in groups), *seen, *tree)
     return Application("drive", rows, make.requests(draw))
 
 
@@ -143,9 +145,9 @@ ACTIONS = ("read", "triage", "write", "maintain", "admin")
 
 
 def codehost(scale: int = 100) -> Application:
-    make = Maker("codehost", scale)
-    users, teams = numbered("user", scale), numbered("team", scale // 4)
-    organizations, repositories = numbered("organization", scale // 10), numbered("repository", scale)
+    make = ApplicationGenerator("codehost", scale)
+    users, teams = numbered_refs("user", scale), numbered_refs("team", scale // 4)
+    organizations, repositories = numbered_refs("organization", scale // 10), numbered_refs("repository", scale)
     on = {ref: {role: ("repository_role", f"{ref[1]} {role}") for role in REPOSITORY_ROLES} for ref in repositories}
     of = {
         ref: {role: ("organization_role", f"{ref[1]} {role}") for role in ORGANIZATION_ROLES} for ref in organizations
@@ -155,7 +157,7 @@ def codehost(scale: int = 100) -> Application:
     organization_roles = [role for roles in of.values() for role in roles.values()]
     direct = {user: make.some(repository_roles, 6) for user in users}
     people = [
-        Row(
+        EntityRow(
             user,
             {},
             [*direct[user], *make.some(teams, 3), *make.some(organizations, 1), *make.some(organization_roles, 1)],
@@ -163,19 +165,19 @@ def codehost(scale: int = 100) -> Application:
         for user in users
     ]
     grouped = [
-        Row(team, {}, [*make.earlier(teams, place, 2), *make.some(repository_roles, 12)])
+        EntityRow(team, {}, [*make.earlier(teams, place, 2), *make.some(repository_roles, 12)])
         for place, team in enumerate(teams)
     ]
-    holders = [Row(ref, dict(of[ref]), make.some(organization_roles, 1)) for ref in organizations]
-    hosted = [Row(ref, {**on[ref], "owner": owners[ref]}, []) for ref in repositories]
+    holders = [EntityRow(ref, dict(of[ref]), make.some(organization_roles, 1)) for ref in organizations]
+    hosted = [EntityRow(ref, {**on[ref], "owner": owners[ref]}, []) for ref in repositories]
     by_role = {role: repository for repository, roles in on.items() for role in roles.values()}
 
-    def draw() -> Asked:
+    def draw() -> PaperRequest:
         user = make.one(users)
         near = [by_role[role] for role in direct[user]] if make.random.random() < 0.6 else []
-        return Asked(user[1], make.random.choice(ACTIONS), make.one(near or repositories))
+        return PaperRequest(user[1], make.random.choice(ACTIONS), make.one(near or repositories))
 
-    roles = [Row(role, {}, []) for role in (*repository_roles, *organization_roles)]
+    roles = [EntityRow(role, {}, []) for role in (*repository_roles, *organization_roles)]
     return Application("codehost", (*people, *grouped, *holders, *hosted, *roles), make.requests(draw))
 
 
@@ -184,31 +186,40 @@ APPLICATION: Ref = ("application", "TinyTodo")
 
 
 def todo(scale: int = 100) -> Application:
-    make = Maker("todo", scale)
-    users, teams, lists = numbered("user", scale), numbered("team", scale // 5), numbered("todo_list", scale * 2)
+    make = ApplicationGenerator("todo", scale)
+    users, teams, lists = (
+        numbered_refs("user", scale),
+        numbered_refs("team", scale // 5),
+        numbered_refs("todo_list", scale * 2),
+    )
     member_of = {user: make.some(teams, 4) for user in users}
-    people = [Row(user, {}, [*member_of[user], APPLICATION]) for user in users]
-    grouped = [Row(team, {}, [*make.earlier(teams, place, 2), APPLICATION]) for place, team in enumerate(teams)]
+    people = [EntityRow(user, {}, [*member_of[user], APPLICATION]) for user in users]
+    grouped = [EntityRow(team, {}, [*make.earlier(teams, place, 2), APPLICATION]) for place, team in enumerate(teams)]
     kept: dict[Ref, dict[str, Attribute]] = {
         ref: {"owner": make.one(users), "readers": make.one(teams), "editors": make.one(teams)} for ref in lists
     }
 
-    def draw() -> Asked:
+    def draw() -> PaperRequest:
         user = make.one(users)
         if make.random.random() < 0.1:
-            return Asked(user[1], make.random.choice(["create_list", "get_lists"]), APPLICATION)
+            return PaperRequest(user[1], make.random.choice(["create_list", "get_lists"]), APPLICATION)
         near = [ref for ref, has in kept.items() if has["owner"] == user or has["editors"] in member_of[user]]
         chosen = near if near and make.random.random() < 0.4 else lists
-        return Asked(user[1], make.random.choice(LIST_ACTIONS), make.one(chosen))
+        return PaperRequest(user[1], make.random.choice(LIST_ACTIONS), make.one(chosen))
 
-    rows = (*people, *grouped, *(Row(ref, has, [APPLICATION]) for ref, has in kept.items()), Row(APPLICATION, {}, []))
+    rows = (
+        *people,
+        *grouped,
+        *(EntityRow(ref, has, [APPLICATION]) for ref, has in kept.items()),
+        EntityRow(APPLICATION, {}, []),
+    )
     return Application("todo", rows, make.requests(draw))
 
 
 APPLICATIONS: dict[str, Callable[[int], Application]] = {"drive": drive, "codehost": codehost, "todo": todo}
 
 
-def question(asked: Asked) -> dict[str, Any]:
+def question(asked: PaperRequest) -> dict[str, Any]:
     """As our engine takes it."""
     kind, name = asked.resource
     return {

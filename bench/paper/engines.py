@@ -7,25 +7,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.paper.data import Application, Asked, Attribute, named, question
+from bench.paper.data import Application, Attribute, PaperRequest, question, ref_dict
 from policyengine import Decision, Engine
 
 
-class Ours:
+class PolicyenginePaperPeer:
     def __init__(self, application: Application) -> None:
         with tempfile.TemporaryDirectory() as folder:
             entities = Path(folder, "entities.json")
             entities.write_text(json.dumps({"entities": application.plain()}))
             self.ask = Engine.load(application.policy, entities=entities).decide
 
-    def question(self, asked: Asked) -> dict[str, Any]:
+    def question(self, asked: PaperRequest) -> dict[str, Any]:
         return question(asked)
 
     def allowed(self, answer: Decision) -> bool:
         return answer.allowed
 
 
-class Cedar:
+class CedarPaperPeer:
     """Policies and entities are parsed once, then handed over as handles."""
 
     def __init__(self, application: Application) -> None:
@@ -33,9 +33,9 @@ class Cedar:
 
         entities = [
             {
-                "uid": named(row.ref),
-                "attrs": {name: _cedar(value) for name, value in row.attributes.items()},
-                "parents": [named(parent) for parent in row.parents],
+                "uid": ref_dict(row.ref),
+                "attrs": {name: _cedar_value(value) for name, value in row.attributes.items()},
+                "parents": [ref_dict(parent) for parent in row.parents],
             }
             for row in application.rows
         ]
@@ -43,11 +43,11 @@ class Cedar:
         self.policies = cedarpy.PolicySet.from_str(application.cedar.read_text())
         self.entities = cedarpy.Entities.from_json_str(json.dumps(entities))
 
-    def question(self, asked: Asked) -> dict[str, Any]:
+    def question(self, asked: PaperRequest) -> dict[str, Any]:
         return {
-            "principal": named(("user", asked.user)),
-            "action": named(("Action", asked.action)),
-            "resource": named(asked.resource),
+            "principal": ref_dict(("user", asked.user)),
+            "action": ref_dict(("Action", asked.action)),
+            "resource": ref_dict(asked.resource),
             "context": {},
         }
 
@@ -58,11 +58,11 @@ class Cedar:
         return bool(answer.allowed)
 
 
-def _cedar(value: Attribute) -> object:
+def _cedar_value(value: Attribute) -> object:
     match value:
         case bool():
             return value
         case list():
-            return [{"__entity": named(ref)} for ref in value]
+            return [{"__entity": ref_dict(ref)} for ref in value]
         case _:
-            return {"__entity": named(value)}
+            return {"__entity": ref_dict(value)}

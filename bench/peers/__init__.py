@@ -29,7 +29,7 @@ Load: TypeAlias = Callable[[Workload], Peer]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PeerEntry:
     """`package` is the distribution that must be there, None for what this repository brings; `native` is not Python.
 
     `indexed`: the rules are looked up by path, by the engine or by code that its caller had to write.
@@ -56,20 +56,20 @@ class Entry:
         return loader
 
 
-OURS = Entry("policyengine", "policyengine", "own", "Ours", indexed=True)
-FLOOR = Entry("floor", "floor: plain Python, same duties", "own", "Floor", indexed=True)
-BARE = Entry("floor-bare", "floor: no duties, bool only", "own", "BareFloor", indexed=True)
+OURS = PeerEntry("policyengine", "policyengine", "own", "PolicyenginePeer", indexed=True)
+FLOOR = PeerEntry("floor", "floor: plain Python, same duties", "own", "FloorPeer", indexed=True)
+BARE = PeerEntry("floor-bare", "floor: no duties, bool only", "own", "BareFloorPeer", indexed=True)
 PEERS = (
-    Entry("cel-sliced", "CEL in Rust, sliced", "cel", "Sliced", "common-expression-language", True, True),
-    Entry("cel", "CEL in Rust", "cel", "Listed", "common-expression-language", True),
-    Entry("rego-data", "Rego (regorus), keyed data", "rego", "AsData", "opa-eval", True, True),
-    Entry("rego", "Rego (regorus)", "rego", "AsRules", "opa-eval", True),
-    Entry("cedar-sliced", "Cedar, sliced", "cedar", "Sliced", "cedarpy", True, True),
-    Entry("cedar", "Cedar", "cedar", "Whole", "cedarpy", True),
-    Entry("casbin-sliced", "Casbin, FastEnforcer", "casbin", "Sliced", "casbin", False, True),
-    Entry("casbin", "Casbin", "casbin", "Listed", "casbin"),
-    Entry("cel-python-sliced", "cel-python, sliced", "celpy", "Sliced", "cel-python", False, True),
-    Entry("cel-python", "cel-python", "celpy", "Listed", "cel-python"),
-    Entry("oso", "Oso", "oso", "Rules", "oso", True),
+    PeerEntry("cel-sliced", "CEL in Rust, sliced", "cel", "CelSlicedPeer", "common-expression-language", True, True),
+    PeerEntry("cel", "CEL in Rust", "cel", "CelPeer", "common-expression-language", True),
+    PeerEntry("rego-data", "Rego (regorus), keyed data", "rego", "RegoDataPeer", "opa-eval", True, True),
+    PeerEntry("rego", "Rego (regorus)", "rego", "RegoRulesPeer", "opa-eval", True),
+    PeerEntry("cedar-sliced", "Cedar, sliced", "cedar", "CedarSlicedPeer", "cedarpy", True, True),
+    PeerEntry("cedar", "Cedar", "cedar", "CedarPeer", "cedarpy", True),
+    PeerEntry("casbin-sliced", "Casbin, FastEnforcer", "casbin", "CasbinSlicedPeer", "casbin", False, True),
+    PeerEntry("casbin", "Casbin", "casbin", "CasbinPeer", "casbin"),
+    PeerEntry("cel-python-sliced", "cel-python, sliced", "celpy", "CelpySlicedPeer", "cel-python", False, True),
+    PeerEntry("cel-python", "cel-python", "celpy", "CelpyPeer", "cel-python"),
+    PeerEntry("oso", "Oso", "oso", "OsoPeer", "oso", True),
 )
 ENTRIES = {entry.name: entry for entry in (OURS, FLOOR, BARE, *PEERS)}

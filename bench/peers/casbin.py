@@ -10,7 +10,7 @@ from typing import Any
 import casbin
 
 from bench.peers.shapes import base_of
-from bench.workload import Forbid, Permit, Request, Workload
+from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 MODEL = """[request_definition]
 r = base, subs, path, act, scopes, depth, tenant, hour, risk, attested
@@ -25,7 +25,7 @@ r.hour >= p.h0 && r.hour < p.h1 && r.risk < p.risk && (p.att == "any" || r.attes
 """
 
 
-class Listed:
+class CasbinPeer:
     def __init__(self, work: Workload) -> None:
         logging.getLogger("casbin").setLevel(logging.CRITICAL)  # it logs every decision
         rows = [*map(_permit, work.permits), *map(_forbid, work.forbids)]
@@ -38,7 +38,7 @@ class Listed:
     def enforcer_of(self, model: str, table: str) -> casbin.Enforcer:
         return casbin.Enforcer(model, table)
 
-    def question(self, asked: Request) -> tuple[Any, ...]:
+    def question(self, asked: WorkloadRequest) -> tuple[Any, ...]:
         subjects = ("*", asked.agent, *asked.groups)
         numbers = (f"{asked.depth:03}", asked.tenant, f"{asked.hour:03}", f"{asked.risk:03}")
         return (base_of(asked.path), subjects, asked.path, asked.method, asked.scopes, *numbers, asked.attested)
@@ -50,14 +50,14 @@ class Listed:
         return answer
 
 
-class Sliced(Listed):
+class CasbinSlicedPeer(CasbinPeer):
     """`FastEnforcer` keeps the rows by a key, here the base path."""
 
     def enforcer_of(self, model: str, table: str) -> casbin.Enforcer:
         return casbin.FastEnforcer(model, table, cache_key_order=[0])
 
 
-def _permit(rule: Permit) -> list[str]:
+def _permit(rule: PermitRule) -> list[str]:
     opens, closes = rule.hours or (0, 24)
     risk = 999 if rule.risk is None else rule.risk
     who, methods = rule.agent or rule.group or "", f"^({'|'.join(rule.methods)})$"
@@ -65,6 +65,6 @@ def _permit(rule: Permit) -> list[str]:
     return [rule.base, who, f"{rule.prefix}*", methods, rule.scope, *bounds, "any", "allow"]
 
 
-def _forbid(rule: Forbid) -> list[str]:
+def _forbid(rule: ForbidRule) -> list[str]:
     bounds = ["099", "*", "000", "024", "999"]
     return [rule.base, "*", f"{rule.prefix}*", "^DELETE$", "*", *bounds, "unattested", "deny"]

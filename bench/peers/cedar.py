@@ -8,19 +8,19 @@ from typing import Any
 
 import cedarpy
 
-from bench.peers.shapes import base_of, by_base, flat, quoted
-from bench.workload import Forbid, Permit, Request, Workload
+from bench.peers.shapes import base_of, by_base, flat_request, quoted
+from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 
-class Whole:
+class CedarPeer:
     """One policy set, as Cedar is meant to be used."""
 
     def __init__(self, work: Workload) -> None:
         self.policies = cedarpy.PolicySet.from_str(policies(work.permits, work.forbids))
         self.entities = cedarpy.Entities.from_json_str(json.dumps(entities(work)))
 
-    def question(self, asked: Request) -> dict[str, Any]:
-        context = flat(asked)
+    def question(self, asked: WorkloadRequest) -> dict[str, Any]:
+        context = flat_request(asked)
         return {
             "principal": {"type": "Agent", "id": context.pop("agent")},
             "action": {"type": "Action", "id": context.pop("method")},
@@ -35,7 +35,7 @@ class Whole:
         return bool(answer.allowed)
 
 
-class Sliced(Whole):
+class CedarSlicedPeer(CedarPeer):
     """The caller keeps a policy set for every base path, and picks the right one himself."""
 
     def __init__(self, work: Workload) -> None:
@@ -52,17 +52,17 @@ class Sliced(Whole):
         return cedarpy.is_authorized(question, chosen, self.entities)
 
 
-def policies(permits: Iterable[Permit], forbids: Iterable[Forbid]) -> str:
+def policies(permits: Iterable[PermitRule], forbids: Iterable[ForbidRule]) -> str:
     return "\n".join([*map(_permit, permits), *map(_forbid, forbids)])
 
 
-def _permit(rule: Permit) -> str:
+def _permit(rule: PermitRule) -> str:
     who = f'principal == Agent::"{rule.agent}"' if rule.agent is not None else f'principal in Group::"{rule.group}"'
     actions = ", ".join(f'Action::"{method}"' for method in rule.methods)
     return f"permit({who}, action in [{actions}], resource) when {{ {' && '.join(_conditions(rule))} }};"
 
 
-def _conditions(rule: Permit) -> Iterator[str]:
+def _conditions(rule: PermitRule) -> Iterator[str]:
     yield f'context.path like "{rule.prefix}*"'
     yield f"context.scopes.contains({quoted([rule.scope])})"
     yield f"context.depth <= {rule.depth}"
@@ -73,7 +73,7 @@ def _conditions(rule: Permit) -> Iterator[str]:
         yield f"context.risk < {rule.risk}"
 
 
-def _forbid(rule: Forbid) -> str:
+def _forbid(rule: ForbidRule) -> str:
     scope = f'forbid(principal, action == Action::"DELETE", resource) when {{ context.path like "{rule.prefix}*" }}'
     return f"{scope} unless {{ context.attested }};"
 

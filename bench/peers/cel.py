@@ -8,28 +8,28 @@ from typing import Any
 import cel
 
 from bench.peers.expressions import forbid, permit
-from bench.peers.shapes import base_of, by_base, flat
-from bench.workload import Request, Workload
+from bench.peers.shapes import base_of, by_base, flat_request
+from bench.workload import Workload, WorkloadRequest
 
 
-class Listed:
+class CelPeer:
     """All forbids, then all permits, one after the other."""
 
     def __init__(self, work: Workload) -> None:
         self.permits = [cel.compile(permit(rule)) for rule in work.permits]
         self.forbids = [cel.compile(forbid(rule)) for rule in work.forbids]
 
-    def question(self, asked: Request) -> dict[str, Any]:
-        return flat(asked)
+    def question(self, asked: WorkloadRequest) -> dict[str, Any]:
+        return flat_request(asked)
 
     def ask(self, question: dict[str, Any]) -> bool:
-        return decided(self.forbids, self.permits, question)
+        return decide(self.forbids, self.permits, question)
 
     def allowed(self, answer: bool) -> bool:
         return answer
 
 
-class Sliced(Listed):
+class CelSlicedPeer(CelPeer):
     """The caller keeps the programs in a dictionary by base path."""
 
     def __init__(self, work: Workload) -> None:
@@ -44,10 +44,10 @@ class Sliced(Listed):
 
     def ask(self, question: dict[str, Any]) -> bool:
         forbids, permits = self.programs.get(base_of(question["path"]), ((), ()))
-        return decided(forbids, permits, question)
+        return decide(forbids, permits, question)
 
 
-def decided(forbids: Iterable[cel.Program], permits: Iterable[cel.Program], question: dict[str, Any]) -> bool:
+def decide(forbids: Iterable[cel.Program], permits: Iterable[cel.Program], question: dict[str, Any]) -> bool:
     context = cel.Context(variables=question)
     for program in forbids:
         if program.execute(context):

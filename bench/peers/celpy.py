@@ -9,11 +9,11 @@ import celpy
 from celpy.adapter import json_to_cel
 
 from bench.peers.expressions import forbid, permit
-from bench.peers.shapes import base_of, by_base, flat
-from bench.workload import Request, Workload
+from bench.peers.shapes import base_of, by_base, flat_request
+from bench.workload import Workload, WorkloadRequest
 
 
-class Listed:
+class CelpyPeer:
     def __init__(self, work: Workload) -> None:
         self.environment = celpy.Environment()
         self.permits = [self.program(permit(rule)) for rule in work.permits]
@@ -22,17 +22,17 @@ class Listed:
     def program(self, text: str) -> celpy.Runner:
         return self.environment.program(self.environment.compile(text))
 
-    def question(self, asked: Request) -> dict[str, Any]:
-        return flat(asked)
+    def question(self, asked: WorkloadRequest) -> dict[str, Any]:
+        return flat_request(asked)
 
     def ask(self, question: dict[str, Any]) -> bool:
-        return decided(self.forbids, self.permits, question)
+        return decide(self.forbids, self.permits, question)
 
     def allowed(self, answer: bool) -> bool:
         return answer
 
 
-class Sliced(Listed):
+class CelpySlicedPeer(CelpyPeer):
     """The caller keeps the programs in a dictionary by base path."""
 
     def __init__(self, work: Workload) -> None:
@@ -48,10 +48,10 @@ class Sliced(Listed):
 
     def ask(self, question: dict[str, Any]) -> bool:
         forbids, permits = self.programs.get(base_of(question["path"]), ((), ()))
-        return decided(forbids, permits, question)
+        return decide(forbids, permits, question)
 
 
-def decided(forbids: Iterable[celpy.Runner], permits: Iterable[celpy.Runner], question: dict[str, Any]) -> bool:
+def decide(forbids: Iterable[celpy.Runner], permits: Iterable[celpy.Runner], question: dict[str, Any]) -> bool:
     values = {name: json_to_cel(value) for name, value in question.items()}
     return not any(program.evaluate(values) for program in forbids) and any(
         program.evaluate(values) for program in permits

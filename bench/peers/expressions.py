@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.peers.shapes import quoted
-from bench.workload import Forbid, Permit
+from bench.workload import ForbidRule, PermitRule
 
 
-def permit(rule: Permit) -> str:
+def permit(rule: PermitRule) -> str:
     return " && ".join(_conditions(rule))
 
 
-def forbid(rule: Forbid) -> str:
+def forbid(rule: ForbidRule) -> str:
     return f'method == "DELETE" && !attested && path.startsWith("{rule.prefix}")'
 
 
-def _conditions(rule: Permit) -> Iterator[str]:
+def _conditions(rule: PermitRule) -> Iterator[str]:
     yield f'agent == "{rule.agent}"' if rule.agent is not None else f'"{rule.group}" in groups'
     yield f'tenant == "{rule.tenant}"'
     yield f"method in [{quoted(rule.methods)}]"

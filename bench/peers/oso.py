@@ -7,18 +7,18 @@ from typing import Any
 
 from oso import Oso
 
-from bench.peers.shapes import flat, quoted
-from bench.workload import Forbid, Permit, Request, Workload
+from bench.peers.shapes import flat_request, quoted
+from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 
-class Rules:
+class OsoPeer:
     def __init__(self, work: Workload) -> None:
         self.oso = Oso()
         head = "allow(agent, _action, q) if permit(agent, q) and not forbidden(q);"
         self.oso.load_str("\n".join([head, *map(_permit, work.permits), *map(_forbid, work.forbids)]))
 
-    def question(self, asked: Request) -> dict[str, Any]:
-        return flat(asked)
+    def question(self, asked: WorkloadRequest) -> dict[str, Any]:
+        return flat_request(asked)
 
     def ask(self, question: dict[str, Any]) -> bool:
         return bool(self.oso.is_allowed(question["agent"], "call", question))
@@ -27,12 +27,12 @@ class Rules:
         return answer
 
 
-def _permit(rule: Permit) -> str:
+def _permit(rule: PermitRule) -> str:
     who = f'"{rule.agent}"' if rule.agent is not None else "_"
     return f"permit({who}, q) if {' and '.join(_conditions(rule))};"
 
 
-def _conditions(rule: Permit) -> Iterator[str]:
+def _conditions(rule: PermitRule) -> Iterator[str]:
     if rule.agent is None:
         yield f'"{rule.group}" in q.groups'
     yield f'q.tenant = "{rule.tenant}"'
@@ -46,5 +46,5 @@ def _conditions(rule: Permit) -> Iterator[str]:
     yield f'q.path.startswith("{rule.prefix}")'
 
 
-def _forbid(rule: Forbid) -> str:
+def _forbid(rule: ForbidRule) -> str:
     return f'forbidden(q) if q.method = "DELETE" and q.attested = false and q.path.startswith("{rule.prefix}");'

@@ -10,8 +10,8 @@ from typing import Any
 
 import opa_eval
 
-from bench.peers.shapes import by_base, flat, quoted
-from bench.workload import Permit, Request, Workload
+from bench.peers.shapes import by_base, flat_request, quoted
+from bench.workload import PermitRule, Workload, WorkloadRequest
 
 HEAD = """package authz
 import rego.v1
@@ -42,12 +42,12 @@ forbidden if { input.method == "DELETE"; not input.attested; data.closed[base] }
 )
 
 
-class AsRules:
+class RegoRulesPeer:
     def __init__(self, work: Workload) -> None:
         self.engine = _engine(rules(work), None)
 
-    def question(self, asked: Request) -> dict[str, Any]:
-        return flat(asked)
+    def question(self, asked: WorkloadRequest) -> dict[str, Any]:
+        return flat_request(asked)
 
     def ask(self, question: dict[str, Any]) -> str:
         return str(self.engine.evaluate(json.dumps(question)))
@@ -56,7 +56,7 @@ class AsRules:
         return answer == "true"
 
 
-class AsData(AsRules):
+class RegoDataPeer(RegoRulesPeer):
     def __init__(self, work: Workload) -> None:
         self.engine = _engine(OVER_DATA, json.dumps(data(work)))
 
@@ -78,7 +78,7 @@ def rules(work: Workload) -> str:
     return HEAD + "\n".join([*permits, *forbids]) + "\n"
 
 
-def _conditions(rule: Permit) -> Iterator[str]:
+def _conditions(rule: PermitRule) -> Iterator[str]:
     yield f'input.agent == "{rule.agent}"' if rule.agent is not None else f'"{rule.group}" in input.groups'
     yield f'input.tenant == "{rule.tenant}"'
     yield f"input.method in {{{quoted(rule.methods)}}}"
@@ -97,7 +97,7 @@ def data(work: Workload) -> dict[str, Any]:
     return {"rules": listed, "closed": {forbid.base: True for forbid in work.forbids}}
 
 
-def _row(rule: Permit) -> dict[str, Any]:
+def _row(rule: PermitRule) -> dict[str, Any]:
     opens, closes = rule.hours or (0, 24)
     return {
         "subject": rule.agent or rule.group,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from bench.workload import Forbid, Permit, Request
+from bench.workload import ForbidRule, PermitRule, WorkloadRequest
 
 Value = str | int | bool | list[str]
-Kind = TypeVar("Kind", Permit, Forbid)
+Kind = TypeVar("Kind", PermitRule, ForbidRule)
 
 
-def flat(asked: Request) -> dict[str, Value]:
+def flat_request(asked: WorkloadRequest) -> dict[str, Value]:
     return {
         "agent": asked.agent,
         "groups": list(asked.groups),

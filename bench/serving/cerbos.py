@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.shapes import by_base, quoted
-from bench.serving.servers import Server, answering, free_port, started
-from bench.workload import Forbid, Permit, Request, Workload
+from bench.serving.servers import Server, free_port, start_process, wait_for_http
+from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 INSTALL = "npm install @cerbos/cerbos-linux-x64, or CERBOS=/path/to/cerbos"
 
@@ -35,8 +35,8 @@ def cerbos(work: Workload, folder: Path, program: Path) -> Iterator[Server]:
     settings = folder / "cerbos.yaml"
     settings.write_text(json.dumps(_settings(policies, port, inner)))
     command = [str(program), "server", "--config", str(settings), "--log-level", "error"]
-    with started(command, folder / "cerbos.log", GOMAXPROCS="1", CERBOS_NO_TELEMETRY="1") as process:
-        answering(port, "/_cerbos/health", process)
+    with start_process(command, folder / "cerbos.log", GOMAXPROCS="1", CERBOS_NO_TELEMETRY="1") as process:
+        wait_for_http(port, "/_cerbos/health", process)
         yield Server("cerbos", "Cerbos", process.pid, f"http://127.0.0.1:{port}/api/check/resources", question, allowed)
 
 
@@ -55,16 +55,18 @@ def resource_policies(work: Workload) -> dict[str, str]:
     found = {}
     for base in sorted({*permits, *forbids}):
         rules = [*map(_permit, permits.get(base, ())), *map(_forbid, forbids.get(base, ()))]
-        resource = {"version": "default", "resource": kind(base), "rules": rules}
-        found[f"{kind(base)}.json"] = json.dumps({"apiVersion": "api.cerbos.dev/v1", "resourcePolicy": resource})
+        resource = {"version": "default", "resource": resource_kind(base), "rules": rules}
+        found[f"{resource_kind(base)}.json"] = json.dumps(
+            {"apiVersion": "api.cerbos.dev/v1", "resourcePolicy": resource}
+        )
     return found
 
 
-def kind(base: str) -> str:
+def resource_kind(base: str) -> str:
     return base.strip("/").replace("/", "_")
 
 
-def _permit(rule: Permit) -> dict[str, Any]:
+def _permit(rule: PermitRule) -> dict[str, Any]:
     return {
         "name": rule.id,
         "actions": rule.methods,
@@ -74,7 +76,7 @@ def _permit(rule: Permit) -> dict[str, Any]:
     }
 
 
-def _conditions(rule: Permit) -> Iterator[str]:
+def _conditions(rule: PermitRule) -> Iterator[str]:
     if rule.agent is not None:
         yield f"P.id == {quoted([rule.agent])}"
     yield f"P.attr.tenant == {quoted([rule.tenant])}"
@@ -87,12 +89,12 @@ def _conditions(rule: Permit) -> Iterator[str]:
         yield f"P.attr.risk < {rule.risk}"
 
 
-def _forbid(rule: Forbid) -> dict[str, Any]:
+def _forbid(rule: ForbidRule) -> dict[str, Any]:
     condition = {"match": {"expr": "P.attr.attested == false"}}
     return {"name": rule.id, "actions": ["DELETE"], "effect": "EFFECT_DENY", "roles": ["*"], "condition": condition}
 
 
-def question(asked: Request) -> bytes:
+def question(asked: WorkloadRequest) -> bytes:
     attributes = {
         "tenant": asked.tenant,
         "scopes": asked.scopes,
@@ -101,7 +103,7 @@ def question(asked: Request) -> bytes:
         "risk": asked.risk,
         "attested": asked.attested,
     }
-    resource = {"kind": kind("/".join(asked.path.split("/")[:3])), "id": "e", "attr": {"path": asked.path}}
+    resource = {"kind": resource_kind("/".join(asked.path.split("/")[:3])), "id": "e", "attr": {"path": asked.path}}
     return json.dumps(
         {
             "principal": {"id": asked.agent, "roles": asked.groups, "attr": attributes},
@@ -111,5 +113,5 @@ def question(asked: Request) -> bytes:
     ).encode()
 
 
-def allowed(asked: Request, answer: Any) -> bool:
+def allowed(asked: WorkloadRequest, answer: Any) -> bool:
     return bool(answer["results"][0]["actions"][asked.method] == "EFFECT_ALLOW")

@@ -22,7 +22,7 @@ from bench.report import Section
 from bench.serving.servers import free_port
 
 POLICY = "language 1\npackage shop\nanyone { may GET /health }\n"
-FILES = 128  # that the server may open, for heads that never end
+MAX_OPEN_FILES = 128  # that the server may open, for heads that never end
 HEADS = 400  # that are opened at most
 CLIENTS = 50
 SHARED = 64  # connections that workers share
@@ -42,15 +42,15 @@ def run(say: Say) -> Section:
         policy = Path(name) / "shop.policy"
         policy.write_text(POLICY)
         say("connections: heads that never end")
-        found.append({"what": "heads", **heads(policy)})
+        found.append({"what": "heads", **measure_unfinished_heads(policy)})
         for workers in (1, 2):
             say(f"connections: SIGTERM with {workers} workers")
-            found.append({"what": "stop", "workers": workers, **asyncio.run(stop(policy, workers))})
+            found.append({"what": "stop", "workers": workers, **asyncio.run(measure_stop(policy, workers))})
         for workers in (2, 4):
             say(f"connections: sharing by {workers} workers")
-            found.append({"what": "shares", "workers": workers, **shares(policy, workers)})
+            found.append({"what": "shares", "workers": workers, **measure_worker_shares(policy, workers)})
         say("connections: large bodies")
-        found.append({"what": "large", **asyncio.run(large(policy))})
+        found.append({"what": "large", **asyncio.run(measure_large_bodies(policy))})
     return section(found)
 
 
@@ -68,9 +68,9 @@ def section(found: Sequence[Data]) -> Section:
 def row(one: Data) -> tuple[str, str]:
     match one:
         case {"what": "heads", "shut_out_at": None}:
-            return f"heads that never end, {FILES} files", f"nobody is shut out by {HEADS}"
+            return f"heads that never end, {MAX_OPEN_FILES} files", f"nobody is shut out by {HEADS}"
         case {"what": "heads", "shut_out_at": many}:
-            return f"heads that never end, {FILES} files", f"{many} shut others out"
+            return f"heads that never end, {MAX_OPEN_FILES} files", f"{many} shut others out"
         case {"what": "stop", "workers": workers, "lost": lost, "answers": answers, "refused": refused}:
             seen = f"{lost} of {CLIENTS} lost; {answers:,} answers, {refused} refused"
             return f"SIGTERM under traffic, {workers} workers", seen
@@ -96,7 +96,7 @@ class RunningServer:
 
 
 @contextmanager
-def served(policy: Path, *options: str, files: int = 4_096) -> Iterator[RunningServer]:
+def start_server(policy: Path, *options: str, files: int = 4_096) -> Iterator[RunningServer]:
     port = free_port()
     command = [sys.executable, "-c", PROGRAM, str(files), "serve", str(policy), "--port", str(port), *options]
     with Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as process:
@@ -108,7 +108,7 @@ def served(policy: Path, *options: str, files: int = 4_096) -> Iterator[RunningS
             process.kill()
 
 
-def answered(port: int, seconds: float = 2.0) -> bool:
+def is_answering(port: int, seconds: float = 2.0) -> bool:
     """Whether somebody who comes now gets an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=seconds) as one:
@@ -122,10 +122,10 @@ def answered(port: int, seconds: float = 2.0) -> bool:
 # ── Heads that never end ──────────────────────────────────────────────────────────────────────
 
 
-def heads(policy: Path) -> Data:
-    with served(policy, files=FILES) as server, ExitStack() as stack:
+def measure_unfinished_heads(policy: Path) -> Data:
+    with start_server(policy, files=MAX_OPEN_FILES) as server, ExitStack() as stack:
         for many in range(HEADS):
-            if many % 10 == 0 and not answered(server.port):
+            if many % 10 == 0 and not is_answering(server.port):
                 return {"shut_out_at": many}
             one = stack.enter_context(socket.socket())
             one.settimeout(2)
@@ -179,16 +179,16 @@ class SteadyClient:
             ends = not self.keeps or b"connection: close" in head
 
 
-async def stop(
+async def measure_stop(
     policy: Path, workers: int, seconds: float = 4.0, before: Callable[[RunningServer], object] = bool
 ) -> Data:
     """`before` does something to the server while its clients ask, before it is told to stop."""
-    with served(policy, "--workers", str(workers), "--drain-seconds", str(seconds)) as server:
+    with start_server(policy, "--workers", str(workers), "--drain-seconds", str(seconds)) as server:
         clients = [SteadyClient(server.port, keeps=number % 2 == 0) for number in range(CLIENTS)]
         tasks = [asyncio.create_task(one.run()) for one in clients]
-        await under_way(clients, 20)
+        await wait_for_answers(clients, 20)
         before(server)
-        await under_way(clients, 40)
+        await wait_for_answers(clients, 40)
         server.process.send_signal(signal.SIGTERM)
         began = monotonic()
         await asyncio.wait(tasks, timeout=PATIENCE)
@@ -202,7 +202,7 @@ async def stop(
         }
 
 
-async def under_way(clients: Sequence[SteadyClient], answers: int) -> None:
+async def wait_for_answers(clients: Sequence[SteadyClient], answers: int) -> None:
     """Until each has so many, or has lost one."""
     while any(one.answers < answers and one.lost is None for one in clients):
         await asyncio.sleep(0.01)
@@ -211,7 +211,7 @@ async def under_way(clients: Sequence[SteadyClient], answers: int) -> None:
 # ── Sharing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def sockets_of(pid: int) -> int:
+def count_sockets(pid: int) -> int:
     found = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
@@ -219,16 +219,16 @@ def sockets_of(pid: int) -> int:
     return found
 
 
-def shares(policy: Path, workers: int) -> Data:
+def measure_worker_shares(policy: Path, workers: int) -> Data:
     """How many of the connections that clients opened each worker has."""
-    with served(policy, "--workers", str(workers)) as server, ExitStack() as stack:
-        answered(server.port)
-        before = {pid: sockets_of(pid) for pid in server.workers()}
+    with start_server(policy, "--workers", str(workers)) as server, ExitStack() as stack:
+        is_answering(server.port)
+        before = {pid: count_sockets(pid) for pid in server.workers()}
         for _ in range(SHARED):
             one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE))
             one.sendall(ASK)
             one.recv(65_536)
-        return {"each": sorted((sockets_of(pid) - many for pid, many in before.items()), reverse=True)}
+        return {"each": sorted((count_sockets(pid) - many for pid, many in before.items()), reverse=True)}
 
 
 # ── Large bodies ──────────────────────────────────────────────────────────────────────────────
@@ -241,10 +241,10 @@ class LatencyWatch:
     took: list[float] = field(default_factory=list)
 
     async def run(self, port: int) -> None:
-        async with connected(port) as (reader, writer):
+        async with open_connection(port) as (reader, writer):
             while True:
                 began = perf_counter()
-                await exchanged(reader, writer, ASK)
+                await exchange(reader, writer, ASK)
                 self.took.append(perf_counter() - began)
                 await asyncio.sleep(0.002)
 
@@ -253,7 +253,7 @@ class LatencyWatch:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def open_connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2 * LARGE)
     try:
         yield reader, writer
@@ -261,13 +261,13 @@ async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
         writer.close()
 
 
-async def exchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> None:
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> None:
     writer.write(message)
     head = await reader.readuntil(b"\r\n\r\n")
     await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
 
 
-def bodies() -> list[bytes]:
+def large_bodies() -> list[bytes]:
     """Of 1 MB each: one long text, many short ones, many numbers, many objects, and the same with an option that makes
     a question unusual."""
     question = {"request": {"method": "POST", "path": "/orders"}}
@@ -286,22 +286,22 @@ def bodies() -> list[bytes]:
     return found
 
 
-async def large(policy: Path, seconds: float = 6.0, senders: int = 4) -> Data:
-    with served(policy) as server:
+async def measure_large_bodies(policy: Path, seconds: float = 6.0, senders: int = 4) -> Data:
+    with start_server(policy) as server:
         alone, watch, sent = LatencyWatch(), LatencyWatch(), 0
-        await watched(alone, server.port, 2.0)
+        await watch_for(alone, server.port, 2.0)
 
         async def send() -> None:
             nonlocal sent
-            async with connected(server.port) as (reader, writer):
+            async with open_connection(server.port) as (reader, writer):
                 while True:
                     for body in messages:
-                        await exchanged(reader, writer, body)
+                        await exchange(reader, writer, body)
                         sent += 1
 
-        messages = bodies()
+        messages = large_bodies()
         tasks = [asyncio.create_task(send()) for _ in range(senders)]
-        await watched(watch, server.port, seconds)
+        await watch_for(watch, server.port, seconds)
         for one in tasks:
             one.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -309,6 +309,6 @@ async def large(policy: Path, seconds: float = 6.0, senders: int = 4) -> Data:
         return {**longest, "answered": sent, "watched": len(watch.took)}
 
 
-async def watched(watch: LatencyWatch, port: int, seconds: float) -> None:
+async def watch_for(watch: LatencyWatch, port: int, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(watch.run(port), seconds)

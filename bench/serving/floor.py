@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from bench.serving.shape import Question
+from bench.serving.shape import QuestionShape
 
 ANSWER = b"x" * int(os.environ.get("ANSWER", "300"))
 START = {
@@ -19,7 +19,7 @@ START = {
     "status": 200,
     "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())],
 }
-decode = msgspec.json.Decoder(Question).decode
+decode = msgspec.json.Decoder(QuestionShape).decode
 Message: TypeAlias = dict[str, Any]
 
 

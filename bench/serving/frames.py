@@ -18,17 +18,24 @@ from bench.child import Data, in_child
 from bench.machine import cores
 from bench.measure import percentile
 from bench.report import Section, Target
-from bench.serving.servers import POLICYENGINE, NotStarted, Process, cpu_seconds, listening, started
+from bench.serving.servers import (
+    POLICYENGINE,
+    ServerProcess,
+    ServerStartError,
+    cpu_seconds,
+    start_process,
+    wait_for_socket,
+)
 from bench.serving.socket_floor import HEADER
-from bench.trial import number
+from bench.trial import format_number
 from bench.workload import Workload, workload
 from policyengine.client.socket import SocketClient, SocketError
 
 RULES = 1_000
-MANY = 64
+BATCH_SIZE = 64
 ROUNDS, SECONDS = 3, 2.0
 TITLES = {"policyengine": "policyengine serve --socket", "floor": "floor: asyncio protocol"}
-LOADS = {"one": (1, 1), "many": (MANY, 4)}  # questions in a frame, frames on their way
+LOADS = {"one": (1, 1), "many": (BATCH_SIZE, 4)}  # questions in a frame, frames on their way
 Say = Callable[[str], None]
 
 encode = msgspec.msgpack.Encoder().encode
@@ -42,40 +49,40 @@ def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
         say(f"socket: starting the servers, {RULES:,} rules")
         try:
             ours = stack.enter_context(_ours(work, folder))
-        except NotStarted as problem:
+        except ServerStartError as problem:
             return section([{"engine": "policyengine", "skipped": str(problem)}])
-        if wrong := _wrong(folder / "ours.sock", work):
+        if wrong := _verdict_problem(folder / "ours.sock", work):
             return section([{"engine": "policyengine", "skipped": wrong}])
         floor = stack.enter_context(_floor(work, folder))
         (folder / "questions").write_bytes(encode([policy.question(asked) for asked in work.requests]))
-        return section(_measured({"policyengine": ours, "floor": floor}, folder, rounds, seconds, say))
+        return section(_measure({"policyengine": ours, "floor": floor}, folder, rounds, seconds, say))
 
 
 @contextmanager
-def _ours(work: Workload, folder: Path) -> Iterator[Process]:
+def _ours(work: Workload, folder: Path) -> Iterator[ServerProcess]:
     file, path = folder / "gateway.policy", folder / "ours.sock"
     file.write_text(policy.policy(work))
-    with started([*POLICYENGINE, "serve", str(file), "--socket", str(path)], folder / "ours.log") as process:
-        listening(socket.AF_UNIX, str(path), process)
+    with start_process([*POLICYENGINE, "serve", str(file), "--socket", str(path)], folder / "ours.log") as process:
+        wait_for_socket(socket.AF_UNIX, str(path), process)
         yield process
 
 
 @contextmanager
-def _floor(work: Workload, folder: Path) -> Iterator[Process]:
+def _floor(work: Workload, folder: Path) -> Iterator[ServerProcess]:
     """It sends what our server answered to the first questions."""
     path, files = folder / "floor.sock", [folder / "one", folder / "many"]
-    questions = [policy.question(asked) for asked in work.requests[:MANY]]
-    with _connected(folder / "ours.sock") as one:
+    questions = [policy.question(asked) for asked in work.requests[:BATCH_SIZE]]
+    with _connect(folder / "ours.sock") as one:
         for file, asked in zip(files, (questions[0], questions), strict=True):
             _send(one, 1, asked)
-            file.write_bytes(bytes(decode(_Reader(one).frame())[2]))
+            file.write_bytes(bytes(decode(_FrameReader(one).frame())[2]))
     command = [POLICYENGINE[0], "-m", "bench.serving.socket_floor", str(path), *map(str, files)]
-    with started(command, folder / "floor.log") as process:
-        listening(socket.AF_UNIX, str(path), process)
+    with start_process(command, folder / "floor.log") as process:
+        wait_for_socket(socket.AF_UNIX, str(path), process)
         yield process
 
 
-def _wrong(path: Path, work: Workload) -> str | None:
+def _verdict_problem(path: Path, work: Workload) -> str | None:
     """Why our server is not timed."""
     try:
         with SocketClient(path, timeout=60) as client:
@@ -86,7 +93,7 @@ def _wrong(path: Path, work: Workload) -> str | None:
     return f"wrong: {wrong:,} of 2,000 verdicts" if wrong else None
 
 
-def _measured(processes: dict[str, Process], folder: Path, rounds: int, seconds: float, say: Say) -> list[Data]:
+def _measure(processes: dict[str, ServerProcess], folder: Path, rounds: int, seconds: float, say: Say) -> list[Data]:
     sockets = {"policyengine": folder / "ours.sock", "floor": folder / "floor.sock"}
     found: dict[tuple[str, str], list[Data]] = {}
     for turn in range(rounds + 1):  # the first warms up
@@ -117,8 +124,8 @@ def load(path: str, questions: str, kind: str, seconds: float) -> Data:
     frames = _frames(msgspec.msgpack.decode(Path(questions).read_bytes()), a_frame)
     sent: list[int] = []
     times: list[int] = []
-    with _connected(Path(path)) as one:
-        reader = _Reader(one)
+    with _connect(Path(path)) as one:
+        reader = _FrameReader(one)
         start = perf_counter_ns()
         end = start + int(seconds * 1e9)
         while perf_counter_ns() < end:
@@ -143,27 +150,27 @@ def _frames(questions: Sequence[Any], a_frame: int) -> list[bytes]:
     asked = questions if a_frame == 1 else [
         questions[at : at + a_frame] for at in range(0, len(questions) - a_frame + 1, a_frame)
     ]  # fmt: skip
-    return [_framed(place, one) for place, one in enumerate(asked)]
+    return [_frame(place, one) for place, one in enumerate(asked)]
 
 
-def _framed(place: int, asked: object) -> bytes:
+def _frame(place: int, asked: object) -> bytes:
     payload = encode((place, "decide", asked))
     return HEADER.pack(len(payload)) + payload
 
 
 def _send(one: socket.socket, place: int, asked: object) -> None:
-    one.sendall(_framed(place, asked))
+    one.sendall(_frame(place, asked))
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[socket.socket]:
+def _connect(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as one:
         one.settimeout(30)
         one.connect(str(path))
         yield one
 
 
-class _Reader:
+class _FrameReader:
     """Frames from a socket, in order."""
 
     def __init__(self, one: socket.socket) -> None:
@@ -200,7 +207,7 @@ def summary(engine: str, kind: str, runs: Sequence[Data]) -> Data:
 
 
 def section(found: Sequence[Data]) -> Section:
-    batched = {one["engine"]: one["rate"] for one in found if one.get("a_frame") == MANY}
+    batched = {one["engine"]: one["rate"] for one in found if one.get("a_frame") == BATCH_SIZE}
     return Section(
         name="socket",
         title=f"MessagePack frames over a Unix socket, {RULES:,} rules, one core for the server, audit off",
@@ -216,10 +223,12 @@ def section(found: Sequence[Data]) -> Section:
         rows=tuple(_row(one, found) for one in sorted(found, key=lambda one: one.get("a_frame", 0))),
         data=tuple(found),
         targets=(
-            Target(f"decisions/s, {MANY} a frame", 300_000, batched.get("policyengine"), "decisions/s", at_least=True),
+            Target(
+                f"decisions/s, {BATCH_SIZE} a frame", 300_000, batched.get("policyengine"), "decisions/s", at_least=True
+            ),
         ),
         notes=(
-            f"One connection; {MANY} a frame with {LOADS['many'][1]} frames on their way, one a frame without haste.",
+            f"One connection; {BATCH_SIZE} a frame with {LOADS['many'][1]} frames on their way, one a frame without haste.",
             "The floor decodes the same frames into types and sends answers that ours gave. All 2,000 are right.",
         ),
     )
@@ -231,5 +240,5 @@ def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
         return (title, "", str(one["skipped"]), "", "", "", "")
     floors = [other["rate"] for other in found if (other["engine"], other.get("a_frame")) == ("floor", one["a_frame"])]
     of_floor = f"{one['rate'] / floors[0]:.0%}" if floors else "–"
-    times = (number(one["p50_us"]), number(one["p99_us"]), number(one["cpu_us"]))
+    times = (format_number(one["p50_us"]), format_number(one["p99_us"]), format_number(one["cpu_us"]))
     return (title, str(one["a_frame"]), f"{one['rate']:,}", of_floor, *times)

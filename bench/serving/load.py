@@ -58,7 +58,7 @@ def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, 
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script.name, url]
         done = subprocess.run(
-            [*pinned(cores()[0]), *command],
+            [*pin_command(cores()[0]), *command],
             capture_output=True,
             text=True,
             timeout=seconds + 30,
@@ -69,7 +69,7 @@ def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, 
     return found
 
 
-def pinned(core: int) -> list[str]:
+def pin_command(core: int) -> list[str]:
     """What to put before a command to keep it on a core, where the system has that."""
     return ["taskset", "-c", str(core)] if shutil.which("taskset") else []
 
@@ -79,11 +79,11 @@ def pinned(core: int) -> list[str]:
 
 def loop(url: str, bodies: str, connections: int, seconds: float) -> dict[str, Any]:
     """In a child: HTTP/1.1 by hand, because a library would be slower than the server."""
-    host, port, path = _parts(url)
+    host, port, path = _split_url(url)
     requests = [_request(host, path, body) for body in Path(bodies).read_bytes().splitlines()]
     if not hasattr(select, "epoll"):
         return {"error": "our own load generator needs epoll: install wrk"}
-    state = _State(requests)
+    state = _LoadState(requests)
     with ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
         sockets = {}
@@ -111,7 +111,7 @@ def loop(url: str, bodies: str, connections: int, seconds: float) -> dict[str, A
 
 
 @dataclass(slots=True)
-class _State:
+class _LoadState:
     requests: Sequence[bytes]
     place: int = 0
     failed: int = 0
@@ -127,7 +127,7 @@ class _State:
     def answer(self, one: socket.socket) -> None:
         number = one.fileno()
         data = self.partly.pop(number, b"") + one.recv(65_536)
-        if not _whole(data):
+        if not _is_complete(data):
             self.partly[number] = data
             return
         self.times.append(perf_counter_ns() - self.sent[number])
@@ -135,7 +135,7 @@ class _State:
         self.send(one)
 
 
-def _whole(data: bytes) -> bool:
+def _is_complete(data: bytes) -> bool:
     """Whether head and body of one answer are there; only answers with a content-length are understood."""
     head = data.find(b"\r\n\r\n")
     if head < 0:
@@ -145,7 +145,7 @@ def _whole(data: bytes) -> bool:
     return len(data) >= head + 4 + length
 
 
-def _parts(url: str) -> tuple[str, int, str]:
+def _split_url(url: str) -> tuple[str, int, str]:
     host, _, rest = url.removeprefix("http://").partition(":")
     port, _, path = rest.partition("/")
     return host, int(port), f"/{path}"

@@ -13,8 +13,8 @@ from statistics import median
 from bench.child import Data
 from bench.report import Section, Target
 from bench.serving import cerbos, load, servers
-from bench.serving.servers import NotStarted, Server
-from bench.trial import number
+from bench.serving.servers import Server, ServerStartError
+from bench.trial import format_number
 from bench.workload import Workload, workload
 
 RULES = 1_000
@@ -37,13 +37,13 @@ def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         say(f"serve: starting the servers, {RULES:,} rules")
-        started, skipped = _started(work, folder, stack)
-        verified, wrong = _verified(started, work, say)
-        measured = _measured(verified, work, folder, rounds, seconds, say)
+        started, skipped = _start_servers(work, folder, stack)
+        verified, wrong = _verify_servers(started, work, say)
+        measured = _measure(verified, work, folder, rounds, seconds, say)
     return section([*measured, *skipped, *wrong])
 
 
-def _started(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Server], list[Data]]:
+def _start_servers(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Server], list[Data]]:
     """What runs until the stack is left, and why the others do not."""
     running: list[Server] = []
     skipped: list[Data] = []
@@ -51,13 +51,13 @@ def _started(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Serve
     def start(name: str, server: AbstractContextManager[Server]) -> None:
         try:
             running.append(stack.enter_context(server))
-        except NotStarted as problem:
+        except ServerStartError as problem:
             skipped.append({"engine": name, "skipped": str(problem)})
 
-    start("policyengine", servers.ours(work, folder))
-    size = len(_asked(running[0], [running[0].body(work.requests[0])])[0]) if running else USUAL_ANSWER
-    start(SEVERAL, servers.ours(work, folder, WORKERS))
-    start("floor", servers.floor(size, folder))
+    start("policyengine", servers.policyengine_server(work, folder))
+    size = len(_ask_all(running[0], [running[0].body(work.requests[0])])[0]) if running else USUAL_ANSWER
+    start(SEVERAL, servers.policyengine_server(work, folder, WORKERS))
+    start("floor", servers.floor_server(size, folder))
     program = cerbos.binary()
     if program is None:
         skipped.append({"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"})
@@ -66,12 +66,12 @@ def _started(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Serve
     return running, skipped
 
 
-def _verified(started: Sequence[Server], work: Workload, say: Say) -> tuple[list[Server], list[Data]]:
+def _verify_servers(started: Sequence[Server], work: Workload, say: Say) -> tuple[list[Server], list[Data]]:
     """Those whose 2,000 verdicts are right, and why the others are out."""
     right, wrong = [], []
     for server in started:
         say(f"serve: verifying {server.title}")
-        answers = _asked(server, [server.body(asked) for asked in work.requests])
+        answers = _ask_all(server, [server.body(asked) for asked in work.requests])
         read = server.allowed
         verdicts = None if read is None else [
             read(asked, json.loads(answer)) for asked, answer in zip(work.requests, answers, strict=True)
@@ -84,7 +84,7 @@ def _verified(started: Sequence[Server], work: Workload, say: Say) -> tuple[list
     return right, wrong
 
 
-def _asked(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
+def _ask_all(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
     host, _, path = server.url.removeprefix("http://").partition("/")
     connection = http.client.HTTPConnection(host, timeout=30)
     answers = []
@@ -94,7 +94,7 @@ def _asked(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
     return answers
 
 
-def _measured(
+def _measure(
     verified: Sequence[Server], work: Workload, folder: Path, rounds: int, seconds: float, say: Say
 ) -> list[Data]:
     bodies = {}
@@ -148,8 +148,10 @@ def section(found: Sequence[Data]) -> Section:
         rows=(*(_row(one, found) for one in ordered), *skipped),
         data=tuple(found),
         targets=(
-            Target(f"requests/s beside the floor, {busy} connections", 0.85, beside(found, "floor"), at_least=True),
-            Target(f"requests/s beside Cerbos, {busy} connections", 8.0, beside(found, "cerbos"), at_least=True),
+            Target(
+                f"requests/s beside the floor, {busy} connections", 0.85, relative_rate(found, "floor"), at_least=True
+            ),
+            Target(f"requests/s beside Cerbos, {busy} connections", 8.0, relative_rate(found, "cerbos"), at_least=True),
         ),
         notes=(
             f"Load by {load.generator()} on another core; the floor decodes the same body and answers as many bytes.",
@@ -160,13 +162,13 @@ def section(found: Sequence[Data]) -> Section:
 
 
 def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
-    share = beside(found, "floor", one["engine"], one["connections"])
-    times = (number(one["p50_us"]), number(one["p99_us"]), number(one["cpu_us"]))
+    share = relative_rate(found, "floor", one["engine"], one["connections"])
+    times = (format_number(one["p50_us"]), format_number(one["p99_us"]), format_number(one["cpu_us"]))
     of_floor = "–" if share is None else f"{share:.0%}"
     return (TITLES[one["engine"]], str(one["connections"]), f"{one['rps']:,}", of_floor, *times)
 
 
-def beside(
+def relative_rate(
     found: Sequence[Data], other: str, engine: str = "policyengine", connections: int = max(CONNECTIONS)
 ) -> float | None:
     """Requests per second as a multiple of another server's: the median of the rounds' own multiples."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from bench import policy
 from bench.machine import cores
-from bench.serving.load import pinned
-from bench.workload import Request, Workload
+from bench.serving.load import pin_command
+from bench.workload import Workload, WorkloadRequest
 
 POLICYENGINE = (sys.executable, "-c", "from policyengine.cli import main; main()")
 PATIENCE = 120.0  # seconds until a server must answer
@@ -33,36 +33,36 @@ class Server:
     title: str
     pid: int
     url: str
-    body: Callable[[Request], bytes]
-    allowed: Callable[[Request, Any], bool] | None
+    body: Callable[[WorkloadRequest], bytes]
+    allowed: Callable[[WorkloadRequest, Any], bool] | None
 
 
 @contextmanager
-def ours(work: Workload, folder: Path, workers: int = 1) -> Iterator[Server]:
+def policyengine_server(work: Workload, folder: Path, workers: int = 1) -> Iterator[Server]:
     """`policyengine serve`, as its users start it."""
     name = "policyengine" if workers == 1 else f"policyengine-{workers}"
     file = folder / f"{name}.policy"
     file.write_text(policy.policy(work))
     port = free_port()
     command = [*POLICYENGINE, "serve", str(file), "--port", str(port), "--workers", str(workers)]
-    with started(command, folder / f"{name}.log") as process:
-        answering(port, "/healthz", process)
+    with start_process(command, folder / f"{name}.log") as process:
+        wait_for_http(port, "/healthz", process)
         url = f"http://127.0.0.1:{port}/decide"
         yield Server(name, "policyengine serve", process.pid, url, question, lambda _, answer: bool(answer["allowed"]))
 
 
 @contextmanager
-def floor(size: int, folder: Path) -> Iterator[Server]:
+def floor_server(size: int, folder: Path) -> Iterator[Server]:
     """Raw ASGI on uvicorn, with uvloop and httptools where they are installed; `size` is the length of the answer."""
     port = free_port()
     quick = ["--loop", "auto", "--http", "auto", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
     command = [sys.executable, "-m", "uvicorn", "bench.serving.floor:app", "--port", str(port), *quick]
-    with started(command, folder / "floor.log", ANSWER=str(size)) as process:
-        listening(socket.AF_INET, ("127.0.0.1", port), process)
+    with start_process(command, folder / "floor.log", ANSWER=str(size)) as process:
+        wait_for_socket(socket.AF_INET, ("127.0.0.1", port), process)
         yield Server("floor", "floor: raw ASGI", process.pid, f"http://127.0.0.1:{port}/", question, None)
 
 
-def question(asked: Request) -> bytes:
+def question(asked: WorkloadRequest) -> bytes:
     return json.dumps(policy.question(asked), separators=(",", ":")).encode()
 
 
@@ -70,25 +70,25 @@ def question(asked: Request) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ServerProcess:
     pid: int
     log: Path
     over: Callable[[], bool]
 
 
 @contextmanager
-def started(command: Sequence[str], log: Path, **variables: str) -> Iterator[Process]:
+def start_process(command: Sequence[str], log: Path, **variables: str) -> Iterator[ServerProcess]:
     """A process on the last core, in a group of its own, that is stopped at the end."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*pinned(cores()[-1]), *command],
+            [*pin_command(cores()[-1]), *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **variables},
             start_new_session=True,
         )
     try:
-        yield Process(process.pid, log, lambda: process.poll() is not None)
+        yield ServerProcess(process.pid, log, lambda: process.poll() is not None)
     finally:
         _stop(process)
 
@@ -104,29 +104,29 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-class NotStarted(Exception):
+class ServerStartError(Exception):
     """A server that ended, or did not answer in time; the message is the last line of its log."""
 
 
-def listening(family: int, address: object, process: Process) -> None:
+def wait_for_socket(family: int, address: object, process: ServerProcess) -> None:
     def connect() -> bool:
         with socket.socket(family) as one:
             one.connect(address)  # type: ignore[arg-type]
             return True
 
-    _patiently(connect, process)
+    _wait_until(connect, process)
 
 
-def answering(port: int, path: str, process: Process) -> None:
+def wait_for_http(port: int, path: str, process: ServerProcess) -> None:
     def answer() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", path)
         return connection.getresponse().status == 200
 
-    _patiently(answer, process)
+    _wait_until(answer, process)
 
 
-def _patiently(ready: Callable[[], bool], process: Process) -> None:
+def _wait_until(ready: Callable[[], bool], process: ServerProcess) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not process.over():
         try:
@@ -136,7 +136,7 @@ def _patiently(ready: Callable[[], bool], process: Process) -> None:
             pass
         time.sleep(0.05)
     lines = [line.strip(" │╯╰─") for line in process.log.read_text().splitlines()]
-    raise NotStarted(next((line for line in reversed(lines) if line), f"no answer in {PATIENCE:.0f} s"))
+    raise ServerStartError(next((line for line in reversed(lines) if line), f"no answer in {PATIENCE:.0f} s"))
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Line(msgspec.Struct):
+class RequestLine(msgspec.Struct):
     method: str
     path: str
 
@@ -31,8 +31,8 @@ class Attestation(msgspec.Struct):
     verified: bool
 
 
-class Question(msgspec.Struct):
-    request: Line
+class QuestionShape(msgspec.Struct):
+    request: RequestLine
     agent: Agent
     credential: Credential
     context: Context

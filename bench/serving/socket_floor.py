@@ -13,14 +13,14 @@ from typing import cast
 
 import msgspec
 
-from bench.serving.shape import Question
+from bench.serving.shape import QuestionShape
 
 HEADER = Layout(">I")
-decode = msgspec.msgpack.Decoder(tuple[int, str, Question | list[Question]]).decode
+decode = msgspec.msgpack.Decoder(tuple[int, str, QuestionShape | list[QuestionShape]]).decode
 encode = msgspec.msgpack.Encoder().encode
 
 
-class Floor(asyncio.Protocol):
+class FloorProtocol(asyncio.Protocol):
     """`one` and `many` are the answers, ready to be sent."""
 
     def __init__(self, one: bytes, many: bytes) -> None:
@@ -48,7 +48,7 @@ class Floor(asyncio.Protocol):
 
 
 async def serve(path: str, one: bytes, many: bytes) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(lambda: Floor(one, many), path)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: FloorProtocol(one, many), path)
     await server.serve_forever()
 
 

@@ -11,66 +11,66 @@ from policyengine import kernel as k
 from policyengine.analysis.diff.answers import (
     CONFIRM,
     OBLIGE,
-    Answer,
+    AnswerKey,
+    answer_direction,
     answer_of,
     details_of,
-    direction_of,
-    in_words,
+    format_answer,
     outcome_of,
 )
-from policyengine.analysis.diff.model import Flip, Replayed
-from policyengine.audit import Again, CannotRepeat, Record, decided_again, read_records
+from policyengine.analysis.diff.model import DecisionFlip, LogDiff
+from policyengine.audit import DecisionRecord, ReplayError, ReplayResult, read_records, replay_decision
 from policyengine.runtime.decision import Outcome
 
 
 def replay(
     path: Path | str, old: k.Kernel, new: k.Kernel, tell: Callable[[str], None] = lambda message: None
-) -> Replayed:
+) -> LogDiff:
     """Both policies asked what was asked then, in the world of then; where the new one says what the old one says, that
     is held against what was recorded. `tell` hears about lines that hold no decision.
 
     Raises OSError when the log cannot be read.
     """
     records = unusable = 0
-    flips: list[Flip] = []
+    flips: list[DecisionFlip] = []
     for record in read_records(path, tell):
         records += 1
         try:
-            flip = flipped(record, old, new) or unlike_recorded(record, old, new)
-        except CannotRepeat:
+            flip = flip_between(record, old, new) or flip_from_recorded(record, old, new)
+        except ReplayError:
             unusable += 1
             continue
         flips += [flip] if flip is not None else []
-    return Replayed(str(path), records, tuple(flips), unusable)
+    return LogDiff(str(path), records, tuple(flips), unusable)
 
 
-def flipped(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
+def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
     """Whether the two come to different answers. Raises CannotRepeat."""
-    before = decided_again(record, old)
-    after = decided_again(rebound(record, before, new), new)
+    before = replay_decision(record, old)
+    after = replay_decision(rebind_approvals(record, before, new), new)
     if before.unsure or after.unsure:
-        raise CannotRepeat(f"it may rest on what was left out of the log: {', '.join(before.unsure or after.unsure)}")
+        raise ReplayError(f"it may rest on what was left out of the log: {', '.join(before.unsure or after.unsure)}")
     answers = answer_of(before.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None
-    words = [in_words(outcome_of(one), details_of(one)) for one in answers]
-    return Flip(record.id, record.line, direction_of(*answers), words[0], words[1])
+    words = [format_answer(outcome_of(one), details_of(one)) for one in answers]
+    return DecisionFlip(record.id, record.line, answer_direction(*answers), words[0], words[1])
 
 
-def unlike_recorded(record: Record, old: k.Kernel, new: k.Kernel) -> Flip | None:
+def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
     """Whether the new policy comes to another answer than the one that was given, by whichever policy that was. Raises
     CannotRepeat."""
     if record.request.get("approvals") and record.revision != old.revision:
-        raise CannotRepeat("its approvals were bound to another policy")
-    after = decided_again(rebound(record, decided_again(record, old), new), new)
+        raise ReplayError("its approvals were bound to another policy")
+    after = replay_decision(rebind_approvals(record, replay_decision(record, old), new), new)
     answers = recorded_answer(record.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None
-    words = [in_words(outcome_of(one), details_of(one)) for one in answers]
-    return Flip(record.id, record.line, direction_of(*answers), words[0], words[1], recorded=True)
+    words = [format_answer(outcome_of(one), details_of(one)) for one in answers]
+    return DecisionFlip(record.id, record.line, answer_direction(*answers), words[0], words[1], recorded=True)
 
 
-def recorded_answer(decision: Mapping[str, Any]) -> Answer:
+def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
     """As `answer_of` gives that of a decision."""
     carried = {(OBLIGE, one["kind"], *one.get("arguments", ())) for one in decision.get("obligations", ())}
     asked = [
@@ -81,13 +81,13 @@ def recorded_answer(decision: Mapping[str, Any]) -> Answer:
     return tuple(sorted((*stopped, *(() if stopped else asked), *carried)))
 
 
-def rebound(record: Record, before: Again, new: k.Kernel) -> Record:
+def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel) -> DecisionRecord:
     """Approvals are bound to the policy they were granted under: here they count for the rule of that name again."""
     given = record.request.get("approvals")
     if not isinstance(given, list | tuple) or not given:
         return record
-    rules = dict(granted(before))
-    wanted = dict(asked_for(decided_again(record, new)))
+    rules = dict(rules_by_approval(before))
+    wanted = dict(approval_bindings(replay_decision(record, new)))
     bound = [
         {**one, "binding": wanted.get(rules.get(str(one.get("id")), ""), one.get("binding"))}
         for one in given
@@ -96,7 +96,7 @@ def rebound(record: Record, before: Again, new: k.Kernel) -> Record:
     return replace(record, request={**record.request, "approvals": bound})
 
 
-def granted(before: Again) -> Iterator[tuple[str, str]]:
+def rules_by_approval(before: ReplayResult) -> Iterator[tuple[str, str]]:
     """By the id of an approval the rule that it lifted."""
     for guard in before.seen.guards:
         for effect in guard.effects:
@@ -104,7 +104,7 @@ def granted(before: Again) -> Iterator[tuple[str, str]]:
                 yield approval.id, guard.guard.name
 
 
-def asked_for(after: Again) -> Iterator[tuple[str, str]]:
+def approval_bindings(after: ReplayResult) -> Iterator[tuple[str, str]]:
     """By the name of a rule what its approval must be bound to."""
     for guard in after.seen.guards:
         for effect in guard.effects:

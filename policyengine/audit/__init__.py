@@ -3,24 +3,24 @@ or ended. Written by the engine, and by the server that issues tokens."""
 
 from policyengine.audit.fsync import Sync
 from policyengine.audit.log import DecisionLog, LogError, OnFailure
-from policyengine.audit.reader import Entry, Record, read_log, read_records
-from policyengine.audit.replay import Again, CannotRepeat, decided_again
+from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
+from policyengine.audit.replay import ReplayError, ReplayResult, replay_decision
 from policyengine.audit.rotation import Rotation
-from policyengine.audit.tokens import TokenEvent, What
+from policyengine.audit.tokens import TokenEvent, TokenEventKind
 
 __all__ = [
-    "Again",
-    "CannotRepeat",
     "DecisionLog",
-    "Entry",
+    "DecisionRecord",
+    "LogEntry",
     "LogError",
     "OnFailure",
-    "Record",
+    "ReplayError",
+    "ReplayResult",
     "Rotation",
     "Sync",
     "TokenEvent",
-    "What",
-    "decided_again",
+    "TokenEventKind",
     "read_log",
     "read_records",
+    "replay_decision",
 ]

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from policyengine.audit.rotation import STAMPED
+from policyengine.audit.rotation import TIMESTAMP_PATTERN
 from policyengine.bounded_files import ByteStream, begins_with
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some shippers begin a file or a line with it
-PIECE = 2**20  # bytes of a line that are read at once
-LONGEST_LINE = 2**29  # bytes: that of a directory holds all its rows
+PIECE_BYTES = 2**20  # bytes of a line that are read at once
+MAX_LINE_BYTES = 2**29  # bytes: that of a directory holds all its rows
 
 
-def files_of(path: Path) -> list[Path]:
+def log_files(path: Path) -> list[Path]:
     """Oldest first. A file that was set aside can be named by itself. Raises OSError where there is none at all."""
-    ours = rf"\.{STAMPED}"
+    ours = rf"\.{TIMESTAMP_PATTERN}"
     logrotates = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
     named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{logrotates})(?:\.gz)?")
     try:
@@ -31,46 +31,46 @@ def files_of(path: Path) -> list[Path]:
     if not others or path.exists():
         begins_with(path, b"")
     found = [*sorted(others, key=lambda one: (one.stat().st_mtime_ns, one.name)), *([path] if path.exists() else [])]
-    return without_twins(found)
+    return without_duplicates(found)
 
 
-def without_twins(files: list[Path]) -> list[Path]:
+def without_duplicates(files: list[Path]) -> list[Path]:
     """A file that is being compressed may be there twice for a moment."""
     names = {one.name for one in files}
     return [one for one in files if not (one.suffix == ".gz" and one.name.removesuffix(".gz") in names)]
 
 
-def lines_of(path: Path, tell: Tell) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, tell: Report) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers. Raises OSError where the file cannot be read at all."""
-    with opened(path) as file:
+    with open_log_file(path) as file:
         try:
             yield from bounded_lines(file, path, tell)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             tell(f"{path}: the rest of this file is left out: {error}")
 
 
-def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_log_file(path: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path, "rb") if begins_with(path, GZIP) else path.open("rb")
 
 
-def bounded_lines(file: ByteStream, path: Path, tell: Tell) -> Iterator[tuple[int, bytes]]:
+def bounded_lines(file: ByteStream, path: Path, tell: Report) -> Iterator[tuple[int, bytes]]:
     """None longer than is good: what is no JSON is not even put together."""
     number = 0
-    while line := file.readline(PIECE):
+    while line := file.readline(PIECE_BYTES):
         number += 1
-        whole = rest_of_line(file, line) if len(line) == PIECE and not line.endswith(b"\n") else line
+        whole = read_rest_of_line(file, line) if len(line) == PIECE_BYTES and not line.endswith(b"\n") else line
         if whole is None:
             tell(f"{path}:{number}: this line is left out: it is longer than any of a log")
         elif whole.strip():
             yield number, whole.removeprefix(BYTE_ORDER_MARK)
 
 
-def rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
+def read_rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
     """The whole line; None where it is too long, or begins as no record does."""
     pieces, size, fits = [begun], len(begun), begun.startswith(b"{")
-    while not pieces[-1].endswith(b"\n") and (piece := file.readline(PIECE)):
+    while not pieces[-1].endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
         size += len(piece)
-        fits = fits and size <= LONGEST_LINE
+        fits = fits and size <= MAX_LINE_BYTES
         if not fits:
             pieces.clear()
         pieces.append(piece)

@@ -6,7 +6,7 @@ import os
 from enum import StrEnum
 from threading import Event, Thread
 
-EVERY = 1.0  # seconds
+FSYNC_INTERVAL_SECONDS = 1.0  # seconds
 
 
 class Sync(StrEnum):
@@ -17,7 +17,7 @@ class Sync(StrEnum):
     ALWAYS = "always"
 
 
-class Syncing:
+class FileSyncer:
     """What one process does about it. What cannot be forced to the disk is as if it was not written."""
 
     def __init__(self, sync: Sync, every: float) -> None:

@@ -14,101 +14,103 @@ import msgspec
 
 from policyengine import kernel as k
 from policyengine.audit.redaction import Redaction
-from policyengine.runtime.history import Happening, History, Listed, WindowKey, packed, restored
+from policyengine.runtime.history import History, HistoryList, PastEvent, WindowKey, encode_values, values_from_json
 from policyengine.runtime.values import Invalid, Unknown, Value
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.history import key_of, matches, within
-from policyengine.spec.history_records import events_of
+from policyengine.spec.history import event_matches, events_since, history_key
+from policyengine.spec.history_records import event_patterns
 from policyengine.spec.kleene import describe
 from policyengine.typesystem import EntityRef
 
-MOST = 1_000  # events of one history on a line
+MAX_EVENTS = 1_000  # events of one history on a line
 
 
-class Past(NamedTuple):
+class LoggedHistory(NamedTuple):
     """A history as it was looked at. `events` is None where there were too many to be written down."""
 
-    events: Sequence[Happening] | None
+    events: Sequence[PastEvent] | None
     complete_after: int
     now: int
     version: int = 0
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
-        return Listed(self.events or (), self.complete_after, self.now).among(place, wanted)
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
+        return HistoryList(self.events or (), self.complete_after, self.now).among(place, wanted)
 
 
 # ── To a line ─────────────────────────────────────────────────────────────────────────────────
 
 
-def told(asked: Iterable[k.Happened | k.Aggregate], facts: Facts, redaction: Redaction) -> list[dict[str, Any]]:
+def encode_histories(
+    asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts, redaction: Redaction
+) -> list[dict[str, Any]]:
     """The histories that the conditions look at, without their secrets."""
     found: list[dict[str, Any]] = []
-    for event, span in longest(asked):
-        key = key_of(event, facts, value)
+    for event, span in longest_spans(asked):
+        key = history_key(event, facts, evaluate)
         history = None if isinstance(key, Unknown) else facts.history.get((event.watch, key))
         if history is not None:
-            past = looked_at(history, event, span, facts)
-            events = None if past.events is None else [as_data(one, event, redaction) for one in past.events]
+            past = select_events(history, event, span, facts)
+            events = None if past.events is None else [encode_event(one, event, redaction) for one in past.events]
             looked = " ".join(event.span.text.split())
             times = {"complete_after": past.complete_after, "now": past.now}
             found.append({"watch": event.watch, "event": looked, **times, "events": events})
     return found
 
 
-def longest(asked: Iterable[k.Happened | k.Aggregate]) -> Iterator[tuple[k.Event, timedelta]]:
+def longest_spans(asked: Iterable[k.HistoryCondition | k.Aggregate]) -> Iterator[tuple[k.EventPattern, timedelta]]:
     """Each event once, and how far back anybody looks for it."""
-    spans: dict[str, tuple[k.Event, timedelta]] = {}
+    spans: dict[str, tuple[k.EventPattern, timedelta]] = {}
     for node in asked:
-        for event in events_of(node):
+        for event in event_patterns(node):
             known = spans.get(event.watch)
             spans[event.watch] = event, node.within if known is None else max(known[1], node.within)
     yield from spans.values()
 
 
-def looked_at(history: History, event: k.Event, span: timedelta, facts: Facts) -> Past:
-    start, events = within(history, event, span, facts, value)
+def select_events(history: History, event: k.EventPattern, span: timedelta, facts: Facts) -> LoggedHistory:
+    start, events = events_since(history, event, span, facts, evaluate)
     sure = not rests_on_approvals(event)
-    some = [one for one in events if not (sure and matches(event, one, facts, value) is False)]
-    return Past(None if len(some) > MOST else some, max(history.complete_after, start), history.now)
+    some = [one for one in events if not (sure and event_matches(event, one, facts, evaluate) is False)]
+    return LoggedHistory(None if len(some) > MAX_EVENTS else some, max(history.complete_after, start), history.now)
 
 
-def rests_on_approvals(event: k.Event) -> bool:
+def rests_on_approvals(event: k.EventPattern) -> bool:
     """Which approvals count is known in a guard only."""
     read = k.walk(event.where) if event.where is not None else ()
     return any(isinstance(one, k.Fact) and one.path[0] == "approval" for one in read)
 
 
-def as_data(one: Happening, event: k.Event, redaction: Redaction) -> dict[str, Any]:
-    facts = tuple(masked(known, fact, redaction) for known, fact in zip(one.facts, event.facts, strict=True))
+def encode_event(one: PastEvent, event: k.EventPattern, redaction: Redaction) -> dict[str, Any]:
+    facts = tuple(mask_value(known, fact, redaction) for known, fact in zip(one.facts, event.facts, strict=True))
     paths = (("output", *path) for path in event.outputs)
-    output = tuple(unless_hidden(raw, path, redaction) for raw, path in zip(one.output, paths, strict=False))
-    return {"at": one.at, "serial": one.serial, "decision": one.decision, "facts": raw(facts), "status": one.status,
-            "output": raw(output)}  # fmt: skip
+    output = tuple(redact_value(raw, path, redaction) for raw, path in zip(one.output, paths, strict=False))
+    return {"at": one.at, "serial": one.serial, "decision": one.decision, "facts": encode_raw_values(facts), "status": one.status,
+            "output": encode_raw_values(output)}  # fmt: skip
 
 
-def masked(known: Value, fact: k.Expr, redaction: Redaction) -> Value:
+def mask_value(known: Value, fact: k.Expr, redaction: Redaction) -> Value:
     path = fact.path if isinstance(fact, k.Fact) else tuple(describe(fact).split("."))
-    return known if isinstance(known, Unknown) else unless_hidden(known, path, redaction)
+    return known if isinstance(known, Unknown) else redact_value(known, path, redaction)
 
 
-def unless_hidden(known: Any, path: tuple[str, ...], redaction: Redaction) -> Any:
+def redact_value(known: Any, path: tuple[str, ...], redaction: Redaction) -> Any:
     shown = redaction.value(known, path)
     return Unknown.of(".".join(path), "redacted") if isinstance(shown, Invalid) else shown
 
 
-def raw(values: tuple[Any, ...]) -> msgspec.Raw:
-    return msgspec.Raw(packed(values).encode("utf-8", "replace"))
+def encode_raw_values(values: tuple[Any, ...]) -> msgspec.Raw:
+    return msgspec.Raw(encode_values(values).encode("utf-8", "replace"))
 
 
 # ── From a line ───────────────────────────────────────────────────────────────────────────────
 
 
-def read(tree: Iterable[Mapping[str, Any]]) -> dict[str, Past]:
+def decode_histories(tree: Iterable[Mapping[str, Any]]) -> dict[str, LoggedHistory]:
     """By watch. Raises LookupError, TypeError, ValueError."""
     return {
-        one["watch"]: Past(
-            None if one["events"] is None else [happening(event) for event in one["events"]],
+        one["watch"]: LoggedHistory(
+            None if one["events"] is None else [decode_event(event) for event in one["events"]],
             one["complete_after"],
             one["now"],
         )
@@ -116,18 +118,25 @@ def read(tree: Iterable[Mapping[str, Any]]) -> dict[str, Past]:
     }
 
 
-def happening(one: Mapping[str, Any]) -> Happening:
+def decode_event(one: Mapping[str, Any]) -> PastEvent:
     status = one["status"]
-    return Happening(one["at"], one["serial"], one["decision"], restored(one["facts"]), status, restored(one["output"]))
+    return PastEvent(
+        one["at"],
+        one["serial"],
+        one["decision"],
+        values_from_json(one["facts"]),
+        status,
+        values_from_json(one["output"]),
+    )
 
 
-class Pasts(dict[WindowKey, History]):
+class LoggedHistories(dict[WindowKey, History]):
     """The histories of a record for one policy. `lacking` tells whether it asked for one that is not there."""
 
-    def __init__(self, recorded: Mapping[str, Past], facts: Facts) -> None:
+    def __init__(self, recorded: Mapping[str, LoggedHistory], facts: Facts) -> None:
         self.recorded, self.lacking = recorded, False
         for watch in facts.kernel.watches:
-            past, key = recorded.get(watch.event.watch), key_of(watch.event, facts, value)
+            past, key = recorded.get(watch.event.watch), history_key(watch.event, facts, evaluate)
             if past is not None and past.events is not None and not isinstance(key, Unknown):
                 self[watch.event.watch, key] = past  # type: ignore[assignment]  # its events are there
 

@@ -17,13 +17,13 @@ from threading import Lock
 from time import monotonic, time
 
 from policyengine import kernel as k
-from policyengine.audit.encoder import Writer, encode
-from policyengine.audit.fsync import EVERY, Sync, Syncing
+from policyengine.audit.encoder import LogLineEncoder, encode
+from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.redaction import Redaction
-from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, alone, set_aside, tidy_apart
-from policyengine.audit.tokens import What
-from policyengine.entities.store import Found
-from policyengine.http.trace_context import current
+from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
+from policyengine.audit.tokens import TokenEventKind
+from policyengine.entities.store import RowResult
+from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
@@ -32,8 +32,8 @@ from policyengine.trusted_files import UntrustedPathError, open_trusted
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-NEAR = 1_048_576  # bytes
-LOOKS = 1.0  # seconds between two looks whether the file was moved away
+MAX_COUNTED_BYTES = 1_048_576  # bytes
+CHECK_INTERVAL_SECONDS = 1.0  # seconds between two looks whether the file was moved away
 OWNER_ONLY = 0o600
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -73,14 +73,14 @@ class DecisionLog:
     ) -> None:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
-        self.rotation, self._syncing = rotation, Syncing(Sync(sync), EVERY)
+        self.rotation, self._syncing = rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS)
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until it is worth a look
         self._later = 0.0
         self.failures = 0
         try:
             self._redaction = Redaction.of(redact)
-            self._writer = Writer(self._redaction)
-            self._writers: dict[tuple[str, ...], Writer] = {}  # by what guards leave out: as many as they say
+            self._writer = LogLineEncoder(self._redaction)
+            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by what guards leave out: as many as they say
         except ValueError as error:
             raise LogError(str(error), 'write it as policies do: `body.card`, `request.headers["x-id"]`') from None
         self._directories: dict[str, bytes] = {}
@@ -89,8 +89,8 @@ class DecisionLog:
         self._ends_torn = self._failing = False
         try:
             self._file = open_log(self.path)
-            self._place, self._size = place_of(self._file), 0
-            self._ends_torn = not ends_whole(self._file)
+            self._place, self._size = file_identity(self._file), 0
+            self._ends_torn = not ends_with_newline(self._file)
         except OSError as error:
             raise LogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
 
@@ -127,13 +127,13 @@ class DecisionLog:
         if os.pread(self._file, len(line), 0) == line:
             return True
         size = os.fstat(self._file).st_size
-        return line in os.pread(self._file, len(line) + NEAR, max(0, size - len(line) - NEAR))
+        return line in os.pread(self._file, len(line) + MAX_COUNTED_BYTES, max(0, size - len(line) - MAX_COUNTED_BYTES))
 
-    def past(self, asked: Iterable[k.Happened | k.Aggregate], facts: Facts) -> bytes:
+    def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
         """What a line says of the histories that a decision rested on."""
         return self._writer.past(asked, facts)
 
-    def looked_up(self, found: Mapping[EntityRef, Found], types: Iterable[str]) -> bytes:
+    def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
         """What a line says of the rows that a decision asked a database for."""
         return self._writer.looked_up(found, types)
 
@@ -146,16 +146,16 @@ class DecisionLog:
         """
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
-            line = writer.line(decision, moment, call, traced() + state, writer.question(question))
+            line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
         except Exception:
             self._not_put("a decision")
             return self.lets_pass
         return self._append(line) or self.lets_pass
 
-    def note(self, what: What, told: Mapping[str, object], now: int) -> bool:
+    def note(self, what: TokenEventKind, told: Mapping[str, object], now: int) -> bool:
         """Whether it is on record what became of a token. `now` in seconds since 1970."""
         try:
-            line = self._writer.event(what, told, now * 1_000_000_000, traced())
+            line = self._writer.event(what, told, now * 1_000_000_000, trace_member())
         except Exception:
             self._not_put("what became of a token")
             return False
@@ -171,14 +171,14 @@ class DecisionLog:
         with self._guard:
             self.failures += 1
 
-    def _writer_for(self, decision: Decision) -> Writer:
+    def _writer_for(self, decision: Decision) -> LogLineEncoder:
         """What the policy has the gateway leave out, the log leaves out, too."""
         facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
         if not facts:
             return self._writer
         found = self._writers.get(facts)
         if found is None:
-            found = self._writers[facts] = Writer(self._redaction.also(facts))
+            found = self._writers[facts] = LogLineEncoder(self._redaction.also(facts))
         return found
 
     # ── The file ──────────────────────────────────────────────────────────────────────────────
@@ -204,7 +204,7 @@ class DecisionLog:
 
     @staticmethod
     def _looked() -> float:
-        return monotonic() + LOOKS
+        return monotonic() + CHECK_INTERVAL_SECONDS
 
     def _look(self) -> None:
         """Whether the file is still there, and not due to be set aside; else a new one is opened in its place."""
@@ -226,9 +226,9 @@ class DecisionLog:
         except LogError as error:
             raise OSError(errno.EINVAL, error.message) from None
         try:
-            begin(opened, b"".join(self._directories.values()))
+            write_beginning(opened, b"".join(self._directories.values()))
             os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
-            self._place, self._ends_torn = place_of(self._file), False
+            self._place, self._ends_torn = file_identity(self._file), False
             self._size = os.fstat(self._file).st_size
             self._room = inf if self.rotation.size is None else float(max(1, self.rotation.size - self._size))
         finally:
@@ -239,9 +239,9 @@ class DecisionLog:
         if not self._is_due() or monotonic() < self._later:
             return False
         try:
-            with alone(self.path):
-                if place_of(self.path) == self._place and self._is_due():
-                    set_aside(self.path, time())
+            with rotation_lock(self.path):
+                if file_identity(self.path) == self._place and self._is_due():
+                    rename_aside(self.path, time())
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -251,7 +251,7 @@ class DecisionLog:
                 extra={"event": "log_rotation"},
             )  # fmt: skip
             return False
-        tidy_apart(self.path, self.rotation)
+        tidy_in_thread(self.path, self.rotation)
         return True
 
     def _is_due(self) -> bool:
@@ -263,7 +263,7 @@ class DecisionLog:
         """Whether the file is the one that the path names, and was not emptied."""
         with suppress(FileNotFoundError):
             before, self._size = self._size, os.fstat(self._file).st_size
-            return place_of(self.path) == self._place and self._size >= before
+            return file_identity(self.path) == self._place and self._size >= before
         return False
 
     def _failed(self, error: OSError) -> None:
@@ -287,9 +287,9 @@ class DecisionLog:
             )  # fmt: skip
 
 
-def traced() -> bytes:
+def trace_member() -> bytes:
     """The member that tells to which trace a line belongs; nothing where it belongs to none."""
-    trace = current()
+    trace = current_trace()
     return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()
 
 
@@ -305,19 +305,19 @@ def open_log(path: Path) -> int:
     return opened
 
 
-def place_of(file: Path | int) -> tuple[int, int]:
+def file_identity(file: Path | int) -> tuple[int, int]:
     """Which file that is, whatever it is called."""
     found = os.stat(file)
     return found.st_dev, found.st_ino
 
 
-def begin(file: int, lines: bytes) -> None:
+def write_beginning(file: int, lines: bytes) -> None:
     """What a new file begins with; another process may have been first. Raises OSError."""
     if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
         raise NO_ROOM
 
 
-def ends_whole(file: int) -> bool:
+def ends_with_newline(file: int) -> bool:
     """Whether the last line has its end: a process that was killed may have left half of one."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

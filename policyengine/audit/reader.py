@@ -11,23 +11,23 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from policyengine.audit.encoder import BEGINNING, VERSION
-from policyengine.audit.files import Tell, files_of, lines_of
-from policyengine.audit.history_fields import Past, read
-from policyengine.audit.redaction import Redacted
-from policyengine.audit.tokens import TokenEvent, What, fingerprint_in
-from policyengine.entities.lookup import Looking, Lookups
-from policyengine.entities.store import NO_ANSWER, Directory, Found
+from policyengine.audit.encoder import LINE_START, LOG_VERSION
+from policyengine.audit.files import Report, log_files, read_lines
+from policyengine.audit.history_fields import LoggedHistory, decode_histories
+from policyengine.audit.redaction import RedactedFact
+from policyengine.audit.tokens import TokenEvent, TokenEventKind, get_fingerprint
+from policyengine.entities.lookup import EntityLookups, LookupEntityStore
+from policyengine.entities.store import NO_ANSWER, EntityStore, RowResult
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.entities import entity_rows
+from policyengine.runtime.entities import read_entity_rows
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
 from policyengine.runtime.values import Invalid, coerce_time
 from policyengine.typesystem import EntityRef
 
-OF_A_DIRECTORY = BEGINNING + b'"directory":'
-EMPTY = Directory(loaded=False)
+DIRECTORY_LINE_START = LINE_START + b'"directory":'
+EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
 PARTS: dict[str, tuple[str, ...]] = {  # of a decision, with the texts that each has
     "reasons": ("outcome", "gate", "message"),
@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {  # of a decision, with the texts that each
 
 
 @dataclass(frozen=True)
-class Record:
+class DecisionRecord:
     """One decision. `decision` is what was answered, as `/decide` gives it; `request` the question in its wire shape.
 
     `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
@@ -54,11 +54,11 @@ class Record:
     call: str
     decision: Mapping[str, Any]
     request: Mapping[str, object]
-    directory: Directory | None = EMPTY
+    directory: EntityStore | None = EMPTY_DIRECTORY
     spent: frozenset[str] = frozenset()
     spends: tuple[str, ...] = ()
-    redacted: tuple[Redacted, ...] = ()
-    history: Mapping[str, Past] = field(default_factory=dict)
+    redacted: tuple[RedactedFact, ...] = ()
+    history: Mapping[str, LoggedHistory] = field(default_factory=dict)
     observed: bool = False
     trace: str | None = None
     file: Path = Path()
@@ -82,7 +82,7 @@ class Record:
     @property
     def fingerprint(self) -> str | None:
         """Of the credential that it was decided by: the token that was issued has the same one."""
-        return fingerprint_in(self.request)
+        return get_fingerprint(self.request)
 
     @cached_property
     def question(self) -> Request:
@@ -90,64 +90,67 @@ class Record:
         return Request.from_mapping(self.request)
 
 
-Entry: TypeAlias = Record | TokenEvent  # what a line tells that happened
+LogEntry: TypeAlias = DecisionRecord | TokenEvent  # what a line tells that happened
 
 
-class NoRecord(Exception):
+class LogRecordError(Exception):
     """A line tells of nothing that happened: why."""
 
 
-def read_log(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Entry]:
+def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[LogEntry]:
     """All that a log tells, decisions and what became of tokens, in the order of its files (those that were set aside,
     too) and their lines. `tell` hears about lines that hold neither.
 
     Raises OSError when a file cannot be read.
     """
     before = 0
-    for file in files_of(Path(path)):
-        before += yield from entries_in(file, tell, before)
+    for file in log_files(Path(path)):
+        before += yield from read_entries(file, tell, before)
 
 
-def read_records(path: Path | str, tell: Tell = lambda message: None) -> Iterator[Record]:
+def read_records(path: Path | str, tell: Report = lambda message: None) -> Iterator[DecisionRecord]:
     """The decisions alone, as `read_log` reads them. Raises OSError when a file cannot be read."""
-    return (one for one in read_log(path, tell) if isinstance(one, Record))
+    return (one for one in read_log(path, tell) if isinstance(one, DecisionRecord))
 
 
-def entries_in(path: Path, tell: Tell, before: int = 0) -> Generator[Entry, None, int]:
+def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
     """Those of one file, which can be read alone; how many lines it has. So many lines were in files before it."""
-    directories, number = dict(directories_in(path, tell)), 0
-    for number, line in lines_of(path, tell):
+    directories, number = dict(read_directories(path, tell)), 0
+    for number, line in read_lines(path, tell):
         if is_directory(line):
             continue
         try:
-            found = [entry_of(number, line, directories)]
-        except NoRecord as problem:
-            found = list(salvaged(number, line, directories, path, problem, tell))
+            found = [parse_entry(number, line, directories)]
+        except LogRecordError as problem:
+            found = list(salvage_entry(number, line, directories, path, problem, tell))
         yield from (replace(one, line=before + number, file=path) for one in found)
     return number
 
 
-def directories_in(path: Path, tell: Tell) -> Iterator[tuple[str, Directory]]:
-    for number, line in lines_of(path, lambda _: None):
+def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStore]]:
+    for number, line in read_lines(path, lambda _: None):
         if not is_directory(line):
             continue
         try:
-            tree = tree_of(line)
-            rows = restored(tree["entities"], tree.get("beyond_json", ()))
-            yield str(tree["directory"]), Directory(entity_rows(tuple(decode.clean(row) for row in rows), "entities"))
-        except (NoRecord, RequestError, decode.WireError, LookupError, TypeError, ValueError) as error:
+            tree = parse_line(line)
+            rows = restore_special_values(tree["entities"], tree.get("beyond_json", ()))
+            yield (
+                str(tree["directory"]),
+                EntityStore(read_entity_rows(tuple(decode.clean(row) for row in rows), "entities")),
+            )
+        except (LogRecordError, RequestError, decode.DecodeError, LookupError, TypeError, ValueError) as error:
             tell(f"{path}:{number}: the directory on this line cannot be read: {error}")
 
 
 def is_directory(line: bytes) -> bool:
     """Whether a line holds rows that decisions were made by, also where a shipper wrote its JSON anew."""
-    if line.startswith(BEGINNING):
-        return line.startswith(OF_A_DIRECTORY)
+    if line.startswith(LINE_START):
+        return line.startswith(DIRECTORY_LINE_START)
     if b'"entities"' not in line:
         return False
     try:
-        tree = tree_of(line)
-    except NoRecord:
+        tree = parse_line(line)
+    except LogRecordError:
         return False
     return "directory" in tree and "entities" in tree and "decision" not in tree
 
@@ -155,80 +158,84 @@ def is_directory(line: bytes) -> bool:
 def is_log_line(line: bytes) -> bool:
     """Whether a file that begins with this line is a log."""
     try:
-        return line.startswith(BEGINNING) or bool(tree_of(line))
-    except NoRecord:
+        return line.startswith(LINE_START) or bool(parse_line(line))
+    except LogRecordError:
         return False
 
 
-def salvaged(
-    number: int, line: bytes, directories: Mapping[str, Directory], path: Path, problem: NoRecord, tell: Tell
-) -> Iterator[Entry]:
+def salvage_entry(
+    number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
+) -> Iterator[LogEntry]:
     """Behind half a line, which a process left that was killed, another process may have written a whole one."""
-    half, begins, rest = line.rpartition(BEGINNING)
+    half, begins, rest = line.rpartition(LINE_START)
     if not line.endswith(b"\n"):
         tell(f"{path}:{number}: the last line was cut off: it is left out")
         return
-    if half and not rest.startswith(OF_A_DIRECTORY.removeprefix(BEGINNING)):
+    if half and not rest.startswith(DIRECTORY_LINE_START.removeprefix(LINE_START)):
         try:
-            yield entry_of(number, begins + rest, directories)
+            yield parse_entry(number, begins + rest, directories)
             tell(f"{path}:{number}: a line was cut off before this one: it is left out")
             return
-        except NoRecord:
+        except LogRecordError:
             pass
     tell(f"{path}:{number}: this line is left out: {problem}")
 
 
-def entry_of(number: int, line: bytes, directories: Mapping[str, Directory]) -> Entry:
+def parse_entry(number: int, line: bytes, directories: Mapping[str, EntityStore]) -> LogEntry:
     """Raises NoRecord."""
-    tree = tree_of(line)
-    what = next((one for one in What if one in tree), None)
-    return record_of(number, tree, directories) if what is None else event_of(number, tree, what)
+    tree = parse_line(line)
+    what = next((one for one in TokenEventKind if one in tree), None)
+    return parse_decision_record(number, tree, directories) if what is None else parse_token_event(number, tree, what)
 
 
-def event_of(number: int, tree: Mapping[str, Any], what: What) -> TokenEvent:
+def parse_token_event(number: int, tree: Mapping[str, Any], what: TokenEventKind) -> TokenEvent:
     """Raises NoRecord."""
     try:
-        told = restored(tree[what], tree.get("beyond_json", ()))
+        told = restore_special_values(tree[what], tree.get("beyond_json", ()))
         if not isinstance(told, dict):
-            raise NoRecord(f"its `{what}` is no object")
-        return TokenEvent(number, time_of(tree), what, told, redacted_in(tree), trace_of(tree))
+            raise LogRecordError(f"its `{what}` is no object")
+        return TokenEvent(number, parse_record_time(tree), what, told, parse_redacted_facts(tree), parse_trace(tree))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise NoRecord(f"it does not say what became of a token ({error})") from None
+        raise LogRecordError(f"it does not say what became of a token ({error})") from None
 
 
-def time_of(tree: Mapping[str, Any]) -> datetime:
+def parse_record_time(tree: Mapping[str, Any]) -> datetime:
     """Raises NoRecord, LookupError."""
     found = coerce_time(tree["time"], "time")
     if not isinstance(found, datetime):
-        raise NoRecord("its time is none")
+        raise LogRecordError("its time is none")
     return found
 
 
-def redacted_in(tree: Mapping[str, Any]) -> tuple[Redacted, ...]:
-    return tuple(Redacted(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ()))
+def parse_redacted_facts(tree: Mapping[str, Any]) -> tuple[RedactedFact, ...]:
+    return tuple(RedactedFact(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ()))
 
 
-def trace_of(tree: Mapping[str, Any]) -> str | None:
+def parse_trace(tree: Mapping[str, Any]) -> str | None:
     return None if tree.get("trace") is None else str(tree["trace"])
 
 
-def record_of(number: int, tree: Mapping[str, Any], directories: Mapping[str, Directory]) -> Record:
+def parse_decision_record(
+    number: int, tree: Mapping[str, Any], directories: Mapping[str, EntityStore]
+) -> DecisionRecord:
     """Raises NoRecord."""
     try:
         digest = tree.get("directory")
-        found = Record(
+        found = DecisionRecord(
             line=number,
-            time=time_of(tree),
+            time=parse_record_time(tree),
             call=str(tree["call"]),
             decision=tree["decision"],
-            request=restored(tree["request"], tree.get("beyond_json", ())),
-            directory=with_looked_up(EMPTY if digest is None else directories.get(digest), tree.get("looked_up")),
+            request=restore_special_values(tree["request"], tree.get("beyond_json", ())),
+            directory=with_looked_up(
+                EMPTY_DIRECTORY if digest is None else directories.get(digest), tree.get("looked_up")
+            ),
             spent=frozenset(tree.get("spent", ())),
             spends=tuple(tree.get("spends", ())),
-            redacted=redacted_in(tree),
-            history=read(tree.get("history", ())),
+            redacted=parse_redacted_facts(tree),
+            history=decode_histories(tree.get("history", ())),
             observed=tree.get("observed") is True,
-            trace=trace_of(tree),
+            trace=parse_trace(tree),
         )
         _ = found.outcome, found.id, found.revision, found.package
         check_shape(found)
@@ -240,72 +247,72 @@ def record_of(number: int, tree: Mapping[str, Any], directories: Mapping[str, Di
         AttributeError,
         ArithmeticError,
         RequestError,
-        decode.WireError,
+        decode.DecodeError,
     ) as error:
-        raise NoRecord(f"it is no record of a decision ({error})") from None
+        raise LogRecordError(f"it is no record of a decision ({error})") from None
 
 
-def check_shape(record: Record) -> None:
+def check_shape(record: DecisionRecord) -> None:
     """Raises NoRecord where a member that is looked into later is of another type."""
     if not isinstance(record.request, dict):
-        raise NoRecord("its `request` is no object")
+        raise LogRecordError("its `request` is no object")
     if not isinstance(record.decision.get("principal"), dict | None):
-        raise NoRecord("its `principal` is no object")
+        raise LogRecordError("its `principal` is no object")
     for name, needed in PARTS.items():
         several = record.decision.get(name, ())
         if not isinstance(several, list | tuple) or not all(isinstance(one, dict) for one in several):
-            raise NoRecord(f"its `{name}` is no list of objects")
+            raise LogRecordError(f"its `{name}` is no list of objects")
         texts = [(one.get(word), word) for one in several for word in needed]
         texts += [(one[word], word) for one in several for word in OPTIONAL_TEXTS if one.get(word) is not None]
         texts += [(text, "arguments") for one in several for text in one.get("arguments", ())]
         if wrong := next((word for text, word in texts if not isinstance(text, str)), None):
-            raise NoRecord(f"a `{wrong}` of its `{name}` is no text")
+            raise LogRecordError(f"a `{wrong}` of its `{name}` is no text")
 
 
-def with_looked_up(directory: Directory | None, looked_up: Any) -> Directory | None:
+def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
     """The directory as a decision saw it that looked up rows: of others of these types it knew nothing. Raises
     LookupError, TypeError, ValueError, RequestError."""
     if looked_up is None or directory is None:
         return directory
-    rows = restored(looked_up["entities"], looked_up.get("beyond_json", ()))
-    found: dict[EntityRef, Found] = {}
-    for row in entity_rows(tuple(decode.clean(one) for one in rows), "entities"):
+    rows = restore_special_values(looked_up["entities"], looked_up.get("beyond_json", ()))
+    found: dict[EntityRef, RowResult] = {}
+    for row in read_entity_rows(tuple(decode.clean(one) for one in rows), "entities"):
         found[row.ref] = row
     found |= {EntityRef(*one): None for one in looked_up["none"]}
     found |= {EntityRef(*one): NO_ANSWER for one in looked_up["unanswered"]}
-    return Looking(directory, Lookups((), types=looked_up["types"]), found)
+    return LookupEntityStore(directory, EntityLookups((), types=looked_up["types"]), found)
 
 
-def tree_of(line: bytes) -> dict[str, Any]:
+def parse_line(line: bytes) -> dict[str, Any]:
     """Raises NoRecord."""
     try:
         tree = decode.json_tree(line)
-    except decode.WireError as error:
-        raise NoRecord(str(error)) from None
+    except decode.DecodeError as error:
+        raise LogRecordError(str(error)) from None
     if not isinstance(tree, dict) or "v" not in tree:
-        raise NoRecord("it is no line of a decision log")
-    if type(tree["v"]) is not int and tree["v"] != VERSION:
-        raise NoRecord("its version `v` is no whole number")
-    if tree["v"] != VERSION:
-        raise NoRecord(f"it is of version {tree['v']}, and this program knows {VERSION}")
+        raise LogRecordError("it is no line of a decision log")
+    if type(tree["v"]) is not int and tree["v"] != LOG_VERSION:
+        raise LogRecordError("its version `v` is no whole number")
+    if tree["v"] != LOG_VERSION:
+        raise LogRecordError(f"it is of version {tree['v']}, and this program knows {LOG_VERSION}")
     return tree
 
 
 # ── What JSON cannot hold ─────────────────────────────────────────────────────────────────────
 
 
-def restored(tree: Any, beyond: Any) -> Any:
+def restore_special_values(tree: Any, beyond: Any) -> Any:
     """The tree with every value where it was. Raises LookupError, TypeError, ValueError."""
-    for one in beyond:
-        *path, last = one["at"]
+    for item in beyond:
+        *path, last = item["at"]
         place = tree
         for step in path:
             place = place[step]
-        place[last] = value_of(one["is"], one["value"])
+        place[last] = decode_special_value(item["is"], item["value"])
     return tree
 
 
-def value_of(kind: str, written: Any) -> object:
+def decode_special_value(kind: str, written: Any) -> object:
     match kind:
         case "number":
             return Decimal(written)

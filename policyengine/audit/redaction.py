@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from policyengine.runtime.values import Invalid
-from policyengine.vocabulary import ROOTS, SECRET_HEADERS
+from policyengine.vocabulary import FACT_ROOT_NAMES, SECRET_HEADERS
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -23,16 +23,16 @@ x_auth_token x_csrf_token
 SECRET_NAMES: Final = SECRET_HEADERS | {
     name for word in _WORDS.split() for name in (word, word.replace("_", "-"), word.replace("_", ""))
 }
-CALLERS_FACTS = frozenset({"request", "body", "args", "context", "credential", "task"})
-OF_THE_ENDPOINT = frozenset({("request", "method"), ("request", "path")})
+CALLER_ROOTS = frozenset({"request", "body", "args", "context", "credential", "task"})
+ENDPOINT_PATHS = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
-ANY, ANY_MANY = "*", "**"  # one step of a path, and any number of them
+ANY_MEMBER, ANY_PATH = "*", "**"  # one step of a path, and any number of them
 
 
 @dataclass(frozen=True, slots=True)
-class Redacted:
+class RedactedFact:
     """A fact that was left out. Equal fingerprints of one run of the server are of equal values.
 
     `tellable`: a message of a rule could show it. No message shows secret headers.
@@ -58,32 +58,32 @@ class Redaction:
     def of(cls, facts: Iterable[str]) -> Redaction:
         """By names as policies write them: `body.card`, `request.headers["x-id"]`; a star stands for any member or
         place in a list, and two for any number of them: `args.**.token`. Raises ValueError."""
-        paths = list(map(path_of, facts))
-        patterns = tuple(path for path in paths if not {ANY, ANY_MANY}.isdisjoint(path))
+        paths = list(map(parse_fact_path, facts))
+        patterns = tuple(path for path in paths if not {ANY_MEMBER, ANY_PATH}.isdisjoint(path))
         return cls(frozenset(paths).difference(patterns), patterns)
 
     def also(self, facts: Iterable[str]) -> Redaction:
         """These facts, too."""
-        return replace(self, paths=self.paths.union(map(path_of, facts)))
+        return replace(self, paths=self.paths.union(map(parse_fact_path, facts)))
 
     @property
     def suspicious(self) -> frozenset[str]:
         """Names in lower case under which something may have to be left out."""
         return SECRET_NAMES | {path[-1].lower() for path in (*self.paths, *self.patterns)}
 
-    def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[Redacted]]:
+    def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[RedactedFact]]:
         """The tree without its secrets, and what they were."""
-        found: list[Redacted] = []
+        found: list[RedactedFact] = []
         return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
 
     def value(self, value: object, path: Path) -> Any:
         """One value, without its secrets."""
         return self._without(value, path, [])
 
-    def _without(self, value: object, path: Path, found: list[Redacted]) -> object:
+    def _without(self, value: object, path: Path, found: list[RedactedFact]) -> object:
         if self.hides(path) and value is not None:
             is_header = path[:2] == ("request", "headers") and path[-1].lower() in SECRET_HEADERS
-            told = Redacted(spelled(path), self.fingerprint(value), tellable=not is_header)
+            told = RedactedFact(format_fact_path(path), self.fingerprint(value), tellable=not is_header)
             found.append(told)
             return f"redacted:{told.fingerprint}" if isinstance(value, str) else REDACTED
         match value:
@@ -99,36 +99,36 @@ class Redaction:
         named = (*path[:2], path[2].lower(), *path[3:]) if path[:2] == ("request", "headers") and path[2:] else path
         if path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths:
             return True
-        by_pattern = bool(self.patterns) and path[:2] not in OF_THE_ENDPOINT
-        return by_pattern and any(fits(named, pattern) for pattern in self.patterns)
+        by_pattern = bool(self.patterns) and path[:2] not in ENDPOINT_PATHS
+        return by_pattern and any(matches_pattern(named, pattern) for pattern in self.patterns)
 
     def fingerprint(self, value: object) -> str:
         return hmac.digest(self.key, repr(value).encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
 
 
-def fits(path: Path, pattern: Path) -> bool:
+def matches_pattern(path: Path, pattern: Path) -> bool:
     if not pattern:
         return not path
-    if pattern[0] == ANY_MANY:
-        return any(fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
-    return bool(path) and pattern[0] in (ANY, path[0]) and fits(path[1:], pattern[1:])
+    if pattern[0] == ANY_PATH:
+        return any(matches_pattern(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    return bool(path) and pattern[0] in (ANY_MEMBER, path[0]) and matches_pattern(path[1:], pattern[1:])
 
 
-def path_of(fact: str) -> Path:
+def parse_fact_path(fact: str) -> Path:
     """Raises ValueError with what is wrong."""
     if not NAMED_FACT.fullmatch(fact):
         raise ValueError(f"`{fact}` is no name of a fact")
     path = tuple(STEP.findall(fact))
-    if path[0] not in ROOTS:
+    if path[0] not in FACT_ROOT_NAMES:
         raise ValueError(f"`{fact}`: there is no fact `{path[0]}`")
-    if path[0] not in CALLERS_FACTS or path[:2] in OF_THE_ENDPOINT:
+    if path[0] not in CALLER_ROOTS or path[:2] in ENDPOINT_PATHS:
         raise ValueError(f"`{fact}` is no fact of the request that can be left out: a record says who asked for what")
-    if path[-1] in (ANY, ANY_MANY):
+    if path[-1] in (ANY_MEMBER, ANY_PATH):
         raise ValueError(f"`{fact}` ends with a star: name what holds it, and all of that is left out")
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 
-def spelled(path: Path) -> str:
+def format_fact_path(path: Path) -> str:
     """`request.headers["x-id"]`: the fact as policies write it."""
     first, *others = path
     return first + "".join(f".{name}" if name.isidentifier() else f'["{name}"]' for name in others)

@@ -8,43 +8,43 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any
 
-from policyengine.audit.history_fields import Pasts
-from policyengine.audit.reader import Record
+from policyengine.audit.history_fields import LoggedHistories
+from policyengine.audit.reader import DecisionRecord
 from policyengine.audit.redaction import REDACTED
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.kernel import Kernel
-from policyengine.runtime.apply_limits import settled
+from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.limits import Limited, Standing
+from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import Approval, RequestError
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
 from policyengine.runtime.values import Cause, Unknown
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts
-from policyengine.spec.reference import conclude, walk
-from policyengine.spec.trace import Walk
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.trace import DecisionTrace
 from policyengine.typesystem import EntityRef
 
 MICROSECOND = timedelta(microseconds=1)
 
 
-class CannotRepeat(Exception):
+class ReplayError(Exception):
     """A record does not hold all that its decision depended on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class ReplayResult:
     """What a policy says to a recorded question. `read` are the entities that were looked up for it.
 
     `unsure` are facts that were left out of the log and may have mattered: nobody can tell what the policy would say.
     """
 
-    record: Record
+    record: DecisionRecord
     decision: Decision
     facts: Facts
-    seen: Walk
+    seen: DecisionTrace
     read: frozenset[EntityRef]
     unsure: tuple[str, ...] = ()
 
@@ -62,30 +62,32 @@ class Again:
         return (then["outcome"], reasons) == (str(self.decision.outcome), now)
 
 
-def decided_again(record: Record, kernel: Kernel) -> Again:
+def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     """By the specification, with the facts, the directory, the clock, the approvals and the past of then. Raises
     CannotRepeat."""
-    again = with_what_is_there(record, kernel)
+    again = decide_from_record(record, kernel)
     if not record.redacted:
         return again
-    without = with_what_is_there(replace(record, request=hidden(record)), kernel)
-    return replace(again, unsure=tuple(sorted({one.fact for one in causes(without.seen) if one.why == REDACTED.why})))
+    without = decide_from_record(replace(record, request=hide_redacted(record)), kernel)
+    return replace(
+        again, unsure=tuple(sorted({one.fact for one in unknown_causes(without.seen) if one.why == REDACTED.why}))
+    )
 
 
-def causes(seen: object) -> Iterator[Cause]:
+def unknown_causes(seen: object) -> Iterator[Cause]:
     """Of all that was unknown on the way to a decision."""
     match seen:
         case Unknown():
             yield from seen.causes
         case tuple():
-            for one in seen:
-                yield from causes(one)
-        case _ if type(seen).__module__ == Walk.__module__:
+            for part in seen:
+                yield from unknown_causes(part)
+        case _ if type(seen).__module__ == DecisionTrace.__module__:
             for member in fields(seen):  # type: ignore[arg-type]  # they are dataclasses
-                yield from causes(getattr(seen, member.name))
+                yield from unknown_causes(getattr(seen, member.name))
 
 
-def hidden(record: Record) -> dict[str, object]:
+def hide_redacted(record: DecisionRecord) -> dict[str, object]:
     """The request in which all that was left out is unknown: a fingerprint is no value."""
     marks = {f"redacted:{one.fingerprint}" for one in record.redacted}
 
@@ -103,32 +105,34 @@ def hidden(record: Record) -> dict[str, object]:
     return {name: without(value) for name, value in record.request.items()}
 
 
-def with_what_is_there(record: Record, kernel: Kernel) -> Again:
+def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     """Raises CannotRepeat."""
     if record.directory is None:
-        raise CannotRepeat("the log does not hold the directory that this was decided by")
+        raise ReplayError("the log does not hold the directory that this was decided by")
     try:
         request = record.question
     except RequestError as error:
-        raise CannotRepeat(f"its request cannot be read: {error}") from None
-    entities = Traced(record.directory)
+        raise ReplayError(f"its request cannot be read: {error}") from None
+    entities = TracingEntities(record.directory)
     snapshot = Snapshot(entities, record.spent)
-    facts = facts_of(kernel, request, snapshot, record.time)
-    past = Pasts(record.history, facts)
+    facts = build_facts(kernel, request, snapshot, record.time)
+    past = LoggedHistories(record.history, facts)
     facts = replace(facts, history=past)
-    seen = walk(facts, snapshot)
+    seen = trace_request(facts, snapshot)
     if record.redacted and record.spends:
-        facts = replace(facts.looked_at_anew, request=replace(request, approvals=tuple(counted_then(record, seen))))
-        seen = walk(facts, snapshot)
+        facts = replace(
+            facts.looked_at_anew, request=replace(request, approvals=tuple(recorded_approvals(record, seen)))
+        )
+        seen = trace_request(facts, snapshot)
     if past.lacking and seen.identified:  # else nothing of it is told
-        raise CannotRepeat("the log does not hold what happened before it")
+        raise ReplayError("the log does not hold what happened before it")
     decision, effects = conclude(facts, seen)
     if effects.limits:
-        decision = settled(decision, effects.limits, tuple(stood_then(record.decision, effects.limits)))
-    return Again(record, decision.with_id(record.id), facts, seen, frozenset(entities.asked))
+        decision = apply_limits(decision, effects.limits, tuple(recorded_limit_states(record.decision, effects.limits)))
+    return ReplayResult(record, decision.with_id(record.id), facts, seen, frozenset(entities.asked))
 
 
-def counted_then(record: Record, seen: Walk) -> Iterator[Approval]:
+def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:
     """The approvals, where those that were spent count for all that asked for one: they were bound to facts that were
     left out of the log, and nothing was spent unless all of these had theirs."""
     effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
@@ -141,7 +145,7 @@ def counted_then(record: Record, seen: Walk) -> Iterator[Approval]:
             yield replace(approval, id=f"{approval.id}/{number}" if number else approval.id, binding=binding)
 
 
-def stood_then(decision: Mapping[str, Any], limits: Sequence[Limited]) -> Iterator[Standing]:
+def recorded_limit_states(decision: Mapping[str, Any], limits: Sequence[LimitCharge]) -> Iterator[LimitState]:
     """How the limits stood, as the decision of then tells it; one that was not there then lets the request through."""
     states: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for state in decision.get("rates", ()):
@@ -149,26 +153,28 @@ def stood_then(decision: Mapping[str, Any], limits: Sequence[Limited]) -> Iterat
     full = [(one.get("rule"), one["message"]) for one in decision.get("reasons", ()) if one["outcome"] == "throttle"]
     waits = {one.get("rule"): one.get("within") for one in decision.get("remedies", ()) if one["kind"] == "wait"}
     ranks: Counter[str] = Counter()
-    for one in limits:
-        of_rule, rank = states[one.name], ranks[one.name]
-        ranks[one.name] += 1
-        told = [message for rule, message in full if rule == one.name]
-        stopped = any(message.startswith(f"`{one.words}`:") for message in told) or (bool(told) and len(of_rule) == 1)
-        wait = parse_duration(waits.get(one.name) or "")
-        yield standing_of(
+    for limit in limits:
+        of_rule, rank = states[limit.name], ranks[limit.name]
+        ranks[limit.name] += 1
+        told = [message for rule, message in full if rule == limit.name]
+        stopped = any(message.startswith(f"`{limit.words}`:") for message in told) or (bool(told) and len(of_rule) == 1)
+        wait = parse_duration(waits.get(limit.name) or "")
+        yield parse_limit_state(
             of_rule[rank] if rank < len(of_rule) else {},
             admitted=not stopped,
             retry=None if wait is None else wait // MICROSECOND,
         )
 
 
-def standing_of(state: Mapping[str, Any], *, admitted: bool, retry: int | None) -> Standing:
+def parse_limit_state(state: Mapping[str, Any], *, admitted: bool, retry: int | None) -> LimitState:
     limit, remaining, reset = (state.get(name, 0) for name in ("limit", "remaining", "reset_ms"))
-    return Standing(admitted, limit, remaining, reset * 1_000, 0 if admitted else retry, float(state.get("factor", 1)))
+    return LimitState(
+        admitted, limit, remaining, reset * 1_000, 0 if admitted else retry, float(state.get("factor", 1))
+    )
 
 
 @dataclass(slots=True)
-class Traced:
+class TracingEntities:
     """A directory that remembers which entities it was asked about."""
 
     entities: Entities
@@ -203,4 +209,4 @@ class Traced:
         return self.entities.deepest
 
     def with_rows(self, rows: Sequence[EntityData]) -> Entities:
-        return Traced(self.entities.with_rows(rows), self.asked) if rows else self
+        return TracingEntities(self.entities.with_rows(rows), self.asked) if rows else self

@@ -20,12 +20,12 @@ from pathlib import Path
 from threading import Thread
 
 _LOG = logging.getLogger("policyengine")
-STAMP = "%Y%m%dT%H%M%S.%fZ"
-STAMPED = r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z"
-LEFT_ALONE = 60.0  # seconds after which nobody writes to a file that was renamed
-COMPRESSED = ".gz"
-UNFINISHED = ".gz.new"
-FORGOTTEN = 3_600.0  # seconds after which nobody finishes it
+TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
+TIMESTAMP_PATTERN = r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z"
+COMPRESS_AFTER_SECONDS = 60.0  # seconds after which nobody writes to a file that was renamed
+COMPRESSED_SUFFIX = ".gz"
+UNFINISHED_SUFFIX = ".gz.new"
+UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which nobody finishes it
 OWNER_ONLY = 0o600
 LATER = 60.0  # seconds until it is tried again where it cannot be done
 
@@ -56,7 +56,7 @@ NO_ROTATION = Rotation()
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def rotation_lock(path: Path) -> Iterator[None]:
     """Of all processes that write in its folder nobody else renames meanwhile. Raises OSError."""
     import fcntl
 
@@ -68,33 +68,33 @@ def alone(path: Path) -> Iterator[None]:
         os.close(folder)  # which lets others go on
 
 
-def set_aside(path: Path, now: float) -> Path:
+def rename_aside(path: Path, now: float) -> Path:
     """Gives the file the name of that moment, or of the next that is free. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
-    taken = {name.removesuffix(COMPRESSED) for name in os.listdir(path.parent)}
-    name = f"{path.name}.{moment.strftime(STAMP)}"
+    taken = {name.removesuffix(COMPRESSED_SUFFIX) for name in os.listdir(path.parent)}
+    name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
     while name in taken:
         moment = moment.fromtimestamp(moment.timestamp() + 1e-6, UTC)
-        name = f"{path.name}.{moment.strftime(STAMP)}"
+        name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
     path.rename(path.with_name(name))
     return path.with_name(name)
 
 
-def set_aside_before(path: Path) -> list[Path]:
+def rotated_files(path: Path) -> list[Path]:
     """The files that were set aside, oldest first."""
-    named = re.compile(rf"{re.escape(path.name)}\.({STAMPED})(?:\.gz)?")
+    named = re.compile(rf"{re.escape(path.name)}\.({TIMESTAMP_PATTERN})(?:\.gz)?")
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name))
 
 
-def tidied(path: Path, rotation: Rotation) -> None:
+def tidy(path: Path, rotation: Rotation) -> None:
     """Removes what is too much, and compresses what nobody writes to any more. What cannot be done stays for later."""
     try:
-        files = set_aside_before(path)
-        for old in beyond(files, rotation.keep):
+        files = rotated_files(path)
+        for old in files_to_delete(files, rotation.keep):
             old.unlink(missing_ok=True)
             files.remove(old)
-        for one in files[:-1] if rotation.compress else ():
-            compress(one)
+        for file in files[:-1] if rotation.compress else ():
+            compress(file)
     except OSError as error:
         _LOG.error(
             "old files of the decision log `%s` could not be looked after: %s", path, error,
@@ -102,22 +102,22 @@ def tidied(path: Path, rotation: Rotation) -> None:
         )  # fmt: skip
 
 
-def beyond(files: Sequence[Path], keep: int | None) -> list[Path]:
+def files_to_delete(files: Sequence[Path], keep: int | None) -> list[Path]:
     """The oldest of `files`, which are in order, of which there are more than `keep`. One that is being compressed is
     there twice for a moment, and counts once."""
-    names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED) for file in files))
+    names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED_SUFFIX) for file in files))
     old = set() if keep is None else set(names[: max(0, len(names) - keep)])
-    return [file for file in files if file.name.removesuffix(COMPRESSED) in old]
+    return [file for file in files if file.name.removesuffix(COMPRESSED_SUFFIX) in old]
 
 
 def compress(path: Path) -> None:
     """In one step, so that no reader sees half a file, nor misses one. Raises OSError."""
     before = path.stat()
-    if path.suffix == COMPRESSED or time.time() - before.st_mtime < LEFT_ALONE:
+    if path.suffix == COMPRESSED_SUFFIX or time.time() - before.st_mtime < COMPRESS_AFTER_SECONDS:
         return
-    new = path.with_name(path.name + UNFINISHED)
+    new = path.with_name(path.name + UNFINISHED_SUFFIX)
     with suppress(FileNotFoundError):
-        if time.time() - new.stat().st_mtime > FORGOTTEN:  # whoever began it is gone
+        if time.time() - new.stat().st_mtime > UNFINISHED_MAX_AGE_SECONDS:  # whoever began it is gone
             new.unlink()
     try:
         opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
@@ -134,14 +134,14 @@ def compress(path: Path) -> None:
             os.fsync(written.fileno())
         os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
         if path.stat().st_size == before.st_size:
-            new.rename(path.with_name(path.name + COMPRESSED))
+            new.rename(path.with_name(path.name + COMPRESSED_SUFFIX))
             path.unlink()
     finally:
         new.unlink(missing_ok=True)
 
 
-def tidy_apart(path: Path, rotation: Rotation) -> Thread:
+def tidy_in_thread(path: Path, rotation: Rotation) -> Thread:
     """In a thread: no decision waits for it."""
-    thread = Thread(target=tidied, args=(path, rotation), name="log rotation", daemon=True)
+    thread = Thread(target=tidy, args=(path, rotation), name="log rotation", daemon=True)
     thread.start()
     return thread

@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from policyengine.audit.redaction import Redacted
+from policyengine.audit.redaction import RedactedFact
 
 
-class What(StrEnum):
+class TokenEventKind(StrEnum):
     """The value is the member of its line that tells the rest."""
 
     ISSUED = "issued"
@@ -29,16 +29,16 @@ class TokenEvent:
 
     line: int
     time: datetime
-    what: What
+    what: TokenEventKind
     told: Mapping[str, Any]
-    redacted: tuple[Redacted, ...] = ()
+    redacted: tuple[RedactedFact, ...] = ()
     trace: str | None = None
     file: Path = Path()
 
     @property
     def fingerprint(self) -> str | None:
         """Of the token that was issued or ended: decisions that were made by it have the same one."""
-        return fingerprint_in(self.told)
+        return get_fingerprint(self.told)
 
     @property
     def revision(self) -> str | None:
@@ -47,20 +47,20 @@ class TokenEvent:
         return found if isinstance(found, str) else None
 
 
-def fingerprint_in(facts: Mapping[str, Any]) -> str | None:
+def get_fingerprint(facts: Mapping[str, Any]) -> str | None:
     """`credential.fingerprint`, where that is there."""
     credential = facts.get("credential")
     found = credential.get("fingerprint") if isinstance(credential, Mapping) else None
     return found if isinstance(found, str) else None
 
 
-def times_in_words(value: object) -> object:
+def format_times(value: object) -> object:
     """As people and other programs read them."""
     match value:
         case Mapping():
-            return {name: times_in_words(one) for name, one in value.items()}
+            return {name: format_times(one) for name, one in value.items()}
         case list() | tuple():
-            return tuple(map(times_in_words, value))
+            return tuple(map(format_times, value))
         case datetime():
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case _:

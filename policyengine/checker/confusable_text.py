@@ -15,47 +15,47 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MOST_FINDINGS = 100  # of one kind in one file: more would help nobody
+MAX_FINDINGS_PER_KIND = 100  # of one kind in one file: more would help nobody
 
 # Not drawn, and no format characters by their category.
-FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+DIRECTION_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Alphabets with letters that look like those of another one.
-LOOK_ALIKES = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
+CONFUSABLE_SCRIPTS = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
 # Latin letters in another dress: each looks like a letter of a plain word and is another character.
-DRESSED = frozenset({"FULLWIDTH", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
+STYLED_LETTER_NAMES = frozenset({"FULLWIDTH", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
 MARKS = r"\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*")
 ESCAPED = re.compile(r"\\u[0-9a-fA-F]{4}")
 
 
-def findings(module: ast.Module) -> Iterator[Diagnostic]:
+def find_confusable_text(module: ast.Module) -> Iterator[Diagnostic]:
     source = module.span.source
-    yield from islice(unseen_characters(source), MOST_FINDINGS)
+    yield from islice(find_invisible_characters(source), MAX_FINDINGS_PER_KIND)
     if source.text.isascii() and not ESCAPED.search(source.text):
         return
     strings = list(strings_of(module))
-    for check in (mixed_scripts, second_spellings, unseen_escapes):
-        yield from islice((found for text, use in strings for found in check(text, use)), MOST_FINDINGS)
+    for check in (find_mixed_scripts, find_decomposed_text, find_invisible_escapes):
+        yield from islice((found for text, use in strings for found in check(text, use)), MAX_FINDINGS_PER_KIND)
 
 
 # ── The whole source, comments included ───────────────────────────────────────────────────────
 
 
-def unseen_characters(source: Source) -> Iterator[Diagnostic]:
-    for start, end in runs(source.text):
+def find_invisible_characters(source: Source) -> Iterator[Diagnostic]:
+    for start, end in invisible_runs(source.text):
         span = Span(source, start, end)
         hint = "remove it: what a reviewer sees must be what is read"
-        if TURNS.search(span.text):
-            message = f"{described(TURNS.findall(span.text)[0])} turns the direction of writing"
+        if DIRECTION_CONTROLS.search(span.text):
+            message = f"{describe_characters(DIRECTION_CONTROLS.findall(span.text)[0])} turns the direction of writing"
             yield Diagnostic("E144", message, span, hint)
         else:
-            yield Diagnostic("E140", f"{described(span.text)} cannot be seen", span, hint)
+            yield Diagnostic("E140", f"{describe_characters(span.text)} cannot be seen", span, hint)
 
 
-def runs(text: str) -> Iterator[tuple[int, int]]:
+def invisible_runs(text: str) -> Iterator[tuple[int, int]]:
     """Where unseen characters stand, neighbours together."""
-    unseen = {char for char in set(text) if is_unseen(char)}
+    unseen = {char for char in set(text) if is_invisible(char)}
     start: int | None = None
     for i, char in enumerate(text if unseen else ""):
         if char in unseen and not is_emoji_style(text, i):
@@ -67,14 +67,18 @@ def runs(text: str) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-def is_unseen(char: str) -> bool:
+def is_invisible(char: str) -> bool:
     """Controls, format and direction characters, line separators, surrogates, private use, fillers, variations."""
     if char.isascii():
         return not char.isprintable() and char not in "\n\t\r"
-    return unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co") or char in FILLERS or is_variation(char)
+    return (
+        unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co")
+        or char in FILLER_CHARACTERS
+        or is_variation_selector(char)
+    )
 
 
-def is_variation(char: str) -> bool:
+def is_variation_selector(char: str) -> bool:
     return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef" or "\u180b" <= char <= "\u180d"
 
 
@@ -83,7 +87,7 @@ def is_emoji_style(text: str, at: int) -> bool:
     return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
 
 
-def described(text: str) -> str:
+def describe_characters(text: str) -> str:
     first = f"the character U+{ord(text[0]):04X}"
     name = unicodedata.name(text[0], "")
     return f"{first} ({name.lower()})" if name else first
@@ -92,7 +96,7 @@ def described(text: str) -> str:
 # ── The strings of the AST ────────────────────────────────────────────────────────────────────
 
 
-class Use(Enum):
+class StringUse(Enum):
     """What a string is for decides how strictly it is read."""
 
     ID = "id"  # something is compared with it
@@ -100,18 +104,18 @@ class Use(Enum):
     SAMPLE = "sample"  # what a test tries: an escape may spell what an id may not hold
 
 
-def strings_of(module: ast.Module) -> Iterator[tuple[ast.Text, Use]]:
+def strings_of(module: ast.Module) -> Iterator[tuple[ast.Text, StringUse]]:
     for declaration in module.declarations:
         tested = isinstance(declaration, ast.FixtureDecl | ast.TestDecl)
         prose = {id(text) for node in ast.walk(declaration) for text in prose_in(node)}
         for node in ast.walk(declaration):
             if isinstance(node, ast.Text):
-                yield node, Use.PROSE if id(node) in prose else Use.SAMPLE if tested else Use.ID
+                yield node, StringUse.PROSE if id(node) in prose else StringUse.SAMPLE if tested else StringUse.ID
 
 
 def prose_in(node: ast.Node) -> tuple[ast.Text | None, ...]:
     match node:
-        case ast.Deny() | ast.Require() | ast.Confirm() | ast.Obligation():
+        case ast.Deny() | ast.Require() | ast.Confirm() | ast.ObligationEffect():
             return (node.message,)
         case ast.GuardDecl() | ast.RateDecl() | ast.BudgetDecl() | ast.ProfileDecl() | ast.InvariantDecl():
             return (node.name,)
@@ -125,13 +129,13 @@ def prose_in(node: ast.Node) -> tuple[ast.Text | None, ...]:
             return ()
 
 
-def mixed_scripts(text: ast.Text, use: Use) -> Iterator[Diagnostic]:
-    for match in WORD.finditer(text.span.text if use is Use.SAMPLE else text.value):
+def find_mixed_scripts(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
+    for match in WORD.finditer(text.span.text if use is StringUse.SAMPLE else text.value):
         scripts = scripts_of(match[0])
         if len(scripts) > 1:
             message = f"the word `{match[0]}` mixes {' and '.join(scripts)} letters"
             hint = "letters of different alphabets can look the same: write each word in one"
-            yield Diagnostic("W142" if use is Use.PROSE else "E142", message, where(text, match[0]), hint)
+            yield Diagnostic("W142" if use is StringUse.PROSE else "E142", message, word_span(text, match[0]), hint)
 
 
 def scripts_of(word: str) -> list[str]:
@@ -143,14 +147,14 @@ def script_of(char: str) -> str | None:
     if char.isascii():
         return "Latin"
     name = unicodedata.name(char, "").split(" ")[0]
-    if name in DRESSED and unicodedata.normalize("NFKC", char).isascii():
+    if name in STYLED_LETTER_NAMES and unicodedata.normalize("NFKC", char).isascii():
         return f"{name.lower()} Latin"
-    return name.capitalize() if name in LOOK_ALIKES else None
+    return name.capitalize() if name in CONFUSABLE_SCRIPTS else None
 
 
-def second_spellings(text: ast.Text, use: Use) -> Iterator[Diagnostic]:
+def find_decomposed_text(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
     """Two spellings of one text look the same and are different ids."""
-    if not is_composed(text.span.text) or (use is Use.ID and not is_composed(text.value)):
+    if not is_composed(text.span.text) or (use is StringUse.ID and not is_composed(text.value)):
         composed = unicodedata.normalize("NFC", text.value)
         message = "this text is not in Unicode's composed form (NFC)"
         yield Diagnostic("E143", message, text.span, f'write it composed: `"{composed}"`')
@@ -160,18 +164,20 @@ def is_composed(text: str) -> bool:
     return unicodedata.is_normalized("NFC", text)
 
 
-def unseen_escapes(text: ast.Text, use: Use) -> Iterator[Diagnostic]:
+def find_invisible_escapes(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
     """In prose an escape may turn the direction of writing; in an id it can only deceive."""
-    if use is not Use.ID or "\\" not in text.span.text:
+    if use is not StringUse.ID or "\\" not in text.span.text:
         return
     written = text.span.text
-    unseen = [text.value[start:end] for start, end in runs(text.value) if text.value[start:end] not in written]
+    unseen = [
+        text.value[start:end] for start, end in invisible_runs(text.value) if text.value[start:end] not in written
+    ]
     if unseen:
-        message = f"{described(unseen[0])} cannot be seen where this text is shown"
+        message = f"{describe_characters(unseen[0])} cannot be seen where this text is shown"
         yield Diagnostic("E141", message, text.span, "leave the escape out")
 
 
-def where(text: ast.Text, word: str) -> Span:
+def word_span(text: ast.Text, word: str) -> Span:
     """The word inside of the string, if it stands there as it is."""
     at = text.span.text.find(word)
     start = text.span.start + at

@@ -12,17 +12,17 @@ from policyengine.runtime.values import Unknown, coerce
 from policyengine.spec.kleene import elements
 
 
-def doubts(rows: Iterable[EntityData], entities: Mapping[str, k.Entity]) -> list[str]:
+def check_rows(rows: Iterable[EntityData], entities: Mapping[str, k.EntityType]) -> list[str]:
     """One sentence for each kind of doubt, of the first row that raises it. Rows may hold more than a policy reads:
     only what looks misspelled, or is of another type than is declared, is told."""
     found: dict[tuple[str, str], str] = {}
     for row in rows:
-        for name, doubt in of_row(row, entities):
+        for name, doubt in check_row(row, entities):
             found.setdefault((row.ref.type, name), doubt)
     return list(found.values())
 
 
-def of_row(row: EntityData, entities: Mapping[str, k.Entity]) -> Iterator[tuple[str, str]]:
+def check_row(row: EntityData, entities: Mapping[str, k.EntityType]) -> Iterator[tuple[str, str]]:
     entity = entities.get(row.ref.type)
     if entity is None:
         meant = suggest(row.ref.type, entities)
@@ -35,11 +35,11 @@ def of_row(row: EntityData, entities: Mapping[str, k.Entity]) -> Iterator[tuple[
             meant = suggest(name, [one.name for one in entity.fields if one.name not in row.attributes])
             if meant is not None:
                 yield name, f"{row.ref}: the policy knows no `{name}`; did you mean `{meant}`?"
-        elif (why := unusable(raw, name, field.type)) is not None:
+        elif (why := value_problem(raw, name, field.type)) is not None:
             yield name, f"{row.ref}: `{name}` is unknown: {why}"
 
 
-def unusable(raw: object, name: str, type_: typesystem.Type) -> str | None:
+def value_problem(raw: object, name: str, type_: typesystem.Type) -> str | None:
     """Why the attribute cannot be read as what it is declared to be; absent is no reason."""
     value = coerce(raw, type_, name)
     parts = [value, *elements(value)] if not isinstance(value, Unknown) else [value]

@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime.format_values import duration
-from policyengine.runtime.history import MOST_EVENTS
-from policyengine.spec.history_records import awaits
+from policyengine.runtime.format_values import format_duration
+from policyengine.runtime.history import MAX_EVENTS_PER_KEY
+from policyengine.spec.history_records import awaits_outcome
 from policyengine.typesystem import Scalar
 
 # Bytes in CPython, rounded up; a test fills a store and measures. Texts are of at most MOST_KEPT bytes in UTF-8, which
 # four bytes for each character may hold.
-OF_A_KEY = 1_024
-OF_AN_EVENT = 448  # when, its order, its decision
-OF_AN_OUTCOME = 768  # a decision whose outcome is waited for
-UNKNOWN = 640  # whatever the type, a fact may be unknown, with its reason
-TEXT = 1_280
-SEVERAL = 4_096
+BYTES_PER_KEY = 1_024
+BYTES_PER_EVENT = 448  # when, its order, its decision
+BYTES_PER_OUTCOME = 768  # a decision whose outcome is waited for
+BYTES_PER_UNKNOWN = 640  # whatever the type, a fact may be unknown, with its reason
+BYTES_PER_TEXT = 1_280
+BYTES_PER_COLLECTION = 4_096
 
 
-class Footprint(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Of one event: how many of a key are kept, and how many bytes they are at most."""
 
     event: str
@@ -32,30 +32,37 @@ class Footprint(NamedTuple):
     bytes: int
 
 
-def footprints(kernel: k.Kernel) -> Iterator[Footprint]:
+def estimate_memory(kernel: k.Kernel) -> Iterator[MemoryEstimate]:
     for watch in kernel.watches:
         event = watch.event
-        several = 1 if event.latest else MOST_EVENTS
+        several = 1 if event.latest else MAX_EVENTS_PER_KEY
         words = " ".join(event.span.text.split())
-        yield Footprint(words, event.span.at, duration(watch.within), several, OF_A_KEY + several * of_one(event))
+        yield MemoryEstimate(
+            words, event.span.at, format_duration(watch.within), several, BYTES_PER_KEY + several * event_bytes(event)
+        )
 
 
-def of_one(event: k.Event) -> int:
-    facts = sum(of_fact(fact.type) for fact in event.facts)
-    return OF_AN_EVENT + facts + SEVERAL * len(event.outputs) + (OF_AN_OUTCOME if awaits(event) else 0)
+def event_bytes(event: k.EventPattern) -> int:
+    facts = sum(fact_bytes(fact.type) for fact in event.facts)
+    return (
+        BYTES_PER_EVENT
+        + facts
+        + BYTES_PER_COLLECTION * len(event.outputs)
+        + (BYTES_PER_OUTCOME if awaits_outcome(event) else 0)
+    )
 
 
-def of_fact(type: typesystem.Type) -> int:
+def fact_bytes(type: typesystem.Type) -> int:
     match type:
-        case Scalar.STRING | typesystem.Ref() | typesystem.Enum():
-            return TEXT
+        case Scalar.STRING | typesystem.RefType() | typesystem.EnumType():
+            return BYTES_PER_TEXT
         case Scalar():
-            return UNKNOWN
+            return BYTES_PER_UNKNOWN
         case _:
-            return SEVERAL
+            return BYTES_PER_COLLECTION
 
 
-def size(bytes: int) -> str:
+def format_bytes(bytes: int) -> str:
     """`3.2 KiB`, never less than it is."""
     for unit, most in (("KiB", 1 << 10), ("MiB", 1 << 20)):
         if bytes <= most * 1_000:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.source import Span
 
-MOST_GUESSES = 200
+MAX_FINDINGS_WITH_SUGGESTION = 200
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Reporter:
     found: dict[Diagnostic, None] = field(default_factory=dict)
 
     def report(
-        self, code: str, message: str, span: Span, hint: str | None = None, related: Iterable[Related] = ()
+        self, code: str, message: str, span: Span, hint: str | None = None, related: Iterable[RelatedLocation] = ()
     ) -> None:
         self.found[Diagnostic(code, message, span, hint, tuple(related))] = None
 
@@ -26,7 +26,7 @@ class Reporter:
 
     def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
         """What was probably meant; after very many findings no more is guessed, for it takes time and helps nobody."""
-        return suggest(word, candidates()) if len(self.found) < MOST_GUESSES else None
+        return suggest(word, candidates()) if len(self.found) < MAX_FINDINGS_WITH_SUGGESTION else None
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

@@ -6,41 +6,41 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from policyengine.source import Span
-from policyengine.typesystem import Enum, List, Record, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import EnumType, ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
 
-LONGEST_QUOTE = 60
+MAX_QUOTE_LENGTH = 60
 
 
-def a(type_: Type) -> str:
+def describe_type(type_: Type) -> str:
     """A type in a sentence: `a string`, `a value of plan`, `a reference to user`, `a set<string>`."""
     match type_:
         case Scalar.INT | Scalar.IP:
             return f"an {type_}"
         case Scalar():
             return f"a {type_}"
-        case Enum(name):
+        case EnumType(name):
             return f"a value of {name}"
-        case Ref():
+        case RefType():
             return f"a reference to {type_}"
-        case Set(Record()) | List(Record()):
+        case SetType(RecordType()) | ListType(RecordType()):
             return "a list of records"
-        case Set() | List():
+        case SetType() | ListType():
             return f"a {type_}"
-        case Record():
+        case RecordType():
             return "a record"
-        case Unresolved():
+        case UnresolvedType():
             return "of unknown type"
         case _:
             assert_never(type_)
 
 
-def quote(span: Span) -> str:
+def quote_source(span: Span) -> str:
     """What is written there, on one line, in backticks."""
     text = " ".join(span.text.split())
-    return f"`{text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 1] + '…'}`"
+    return f"`{text if len(text) <= MAX_QUOTE_LENGTH else text[: MAX_QUOTE_LENGTH - 1] + '…'}`"
 
 
-def listed(words: Iterable[str], last: str = "and") -> str:
+def join_words(words: Iterable[str], last: str = "and") -> str:
     """`a`, `b` and `c`."""
     quoted = [f"`{word}`" for word in words]
     return "".join(quoted) if len(quoted) < 2 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"

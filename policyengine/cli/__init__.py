@@ -14,7 +14,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from policyengine import __version__
 from policyengine.control_characters import one_line
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {what}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:
@@ -40,9 +40,9 @@ def _run(arguments: list[str]) -> int:
         print(f"policyengine {__version__}", flush=True)
         return 0
     if arguments[:1] in (["serve"], ["mcp-gateway"]):
-        from policyengine.early_signals import keep_hangups
+        from policyengine.early_signals import record_hangups
 
-        keep_hangups()
+        record_hangups()
     from policyengine.cli.app import run
 
     return run(arguments)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from policyengine.http.completeness import Adapter
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.completeness import GatewayAdapter
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.kernel import Kernel
 from policyengine.lint.absence import Absence, absences_over_http
 
-MOST_SHOWN = 6
-OVER_HTTP = (Adapter.FORWARD_AUTH, Adapter.NGINX, Adapter.ENVOY)
-WHO = frozenset({"agent", "user", "credential", "chain", "task", "attestation"})
-HINT = (
+MAX_LISTED_CONDITIONS = 6
+HTTP_ADAPTERS = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
+IDENTITY_ROOTS = frozenset({"agent", "user", "credential", "chain", "task", "attestation"})
+ABSENCE_HINT = (
     "hand it on and say so in `[gateway]` (docs/gateways.md), or do without `else`, `is present` and `is absent` there"
 )
 
@@ -22,13 +22,15 @@ HINT = (
 class HiddenAbsences:
     """Of all that the policies ask, at adapters that are open, in the order of the texts."""
 
-    found: tuple[tuple[Absence, tuple[Adapter, ...]], ...]
+    found: tuple[tuple[Absence, tuple[GatewayAdapter, ...]], ...]
 
     @classmethod
-    def of(cls, kernel: Kernel, names: Vouched, adapters: Iterable[Adapter], *, proves: bool) -> HiddenAbsences:
+    def of(
+        cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
+    ) -> HiddenAbsences:
         """`proves`: credentials are verified here, so that gateways have nothing to say of who asks."""
         there = tuple(adapters)
-        asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in WHO)]
+        asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in IDENTITY_ROOTS)]
         hidden = [(one, tuple(at for at in there if names.hides_absence(at, one.path))) for one in asked]
         return cls(tuple((one, at) for one, at in hidden if at))
 
@@ -43,23 +45,23 @@ class HiddenAbsences:
 
     def lines(self) -> Iterator[str]:
         """The first of them, by the places where they are unknown."""
-        last: tuple[Adapter, ...] = ()
-        shown = sorted(self.found[:MOST_SHOWN], key=lambda one: one[1])
+        last: tuple[GatewayAdapter, ...] = ()
+        shown = sorted(self.found[:MAX_LISTED_CONDITIONS], key=lambda one: one[1])
         for absence, adapters in shown:
             if adapters != last:
-                yield f"at {listed([one.place for one in adapters])}"
+                yield f"at {join_names([one.place for one in adapters])}"
                 last = adapters
             yield f"  {absence.span.at}  {absence.rule}: `{absence.words}`"
-        if len(self.found) > MOST_SHOWN:
-            yield f"and {len(self.found) - MOST_SHOWN:,} more"
+        if len(self.found) > MAX_LISTED_CONDITIONS:
+            yield f"and {len(self.found) - MAX_LISTED_CONDITIONS:,} more"
 
     def to_dict(self) -> dict[str, object]:
         shown = [
             {"at": one.span.at, "rule": one.rule, "asks": one.words, "unknown_at": [str(at) for at in adapters]}
-            for one, adapters in self.found[:MOST_SHOWN]
+            for one, adapters in self.found[:MAX_LISTED_CONDITIONS]
         ]
         return {"count": len(self.found), "conditions": shown}
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])

@@ -15,9 +15,16 @@ import typer
 from typer.main import get_command
 
 from policyengine import __version__
-from policyengine.cli import INTERRUPTED
-from policyengine.cli.errors import TRACEBACK, CommandError, in_short, policy_error, show_traceback, tell
-from policyengine.cli.output.terminal import Format
+from policyengine.cli import EXIT_INTERRUPTED
+from policyengine.cli.errors import (
+    TRACEBACK_VARIABLE,
+    CommandError,
+    policy_error,
+    report_error,
+    short_message,
+    show_traceback,
+)
+from policyengine.cli.output.terminal import OutputFormat
 from policyengine.control_characters import one_line
 
 USAGE = 2
@@ -43,7 +50,7 @@ Examples:
   policyengine decide my-policies --request my-policies/request.json
 """
 
-FUNCTIONS = {
+COMMAND_PATHS = {
     "check": "check.check",
     "lint": "lint.lint",
     "fmt": "fmt.fmt",
@@ -68,7 +75,7 @@ FUNCTIONS = {
 }
 
 
-class Commands(MutableMapping[str, Callable[..., int]]):
+class LazyCommands(MutableMapping[str, Callable[..., int]]):
     """Commands by name, in the order of `--help`. The module of a command is imported when the command is asked for."""
 
     def __init__(self, functions: Mapping[str, str]) -> None:
@@ -99,13 +106,13 @@ class Commands(MutableMapping[str, Callable[..., int]]):
         return len(self._names)
 
 
-COMMANDS = Commands(FUNCTIONS)
+COMMANDS = LazyCommands(COMMAND_PATHS)
 
 
 CONFIG = "--config"
 
 
-def application(commands: Collection[str], *, alone: bool) -> typer.Typer:
+def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
     """The commands as one program, or one command as a program of its own."""
     app = typer.Typer(
         name="policyengine",
@@ -117,7 +124,7 @@ def application(commands: Collection[str], *, alone: bool) -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
     )
     if not alone:
-        app.callback()(_shared)
+        app.callback()(_shared_options)
     for name in commands:
         app.command(name)(COMMANDS[name])
     return app
@@ -126,25 +133,25 @@ def application(commands: Collection[str], *, alone: bool) -> typer.Typer:
 def _invoke(arguments: list[str]) -> int | None:
     """A command that is named first runs without the others: reading everybody's options takes a tenth of a second."""
     if arguments[:1] and arguments[0] in COMMANDS:
-        app, name, rest = application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
+        app, name, rest = build_application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
     else:
-        app, name, rest = application(COMMANDS, alone=False), "policyengine", arguments
+        app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments
     command = get_command(app)
     if arguments[:1]:
-        configured(command, arguments[0])
+        apply_settings(command, arguments[0])
     code: int | None = command.main(args=rest, prog_name=name, standalone_mode=False)
     return code
 
 
-def configured(command: Any, name: str) -> None:
+def apply_settings(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
-    from policyengine.cli.settings.file import Configuration, configuration_of, shown
+    from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
     from policyengine.cli.settings.table import BY_OPTION
 
-    def tell_unread(found: Configuration) -> None:
+    def tell_unread(found: ProjectSettings) -> None:
         if found.unread is not None and found.file is None:
-            text = f"note: `{shown(found.unread)}` is not read: it lies above the root of the policies (`.policyroot`)"
+            text = f"note: `{display_path(found.unread)}` is not read: it lies above the root of the policies (`.policyroot`)"
             print(one_line(text), file=sys.stderr)
 
     def said(context: Any, parameter: str, call: bool = True) -> Any:
@@ -153,9 +160,9 @@ def configured(command: Any, name: str) -> None:
             return None
         key = "policyengine.configuration"
         if key not in context.meta:
-            context.meta[key] = Configuration()
+            context.meta[key] = ProjectSettings()
             with suppress(CommandError) if name == "doctor" else nullcontext():  # which looks at the file by itself
-                context.meta[key] = configuration_of([Path(one) for one in context.params.get("paths") or (".",)])
+                context.meta[key] = load_settings([Path(one) for one in context.params.get("paths") or (".",)])
                 tell_unread(context.meta[key])
         return context.meta[key].option(setting)
 
@@ -163,15 +170,15 @@ def configured(command: Any, name: str) -> None:
         command.context_class = type("Configured", (command.context_class,), {"lookup_default": said})
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"policyengine {__version__}")
         raise typer.Exit
 
 
-def _shared(
+def _shared_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     config: Annotated[
         str | None,
@@ -192,20 +199,20 @@ def run(arguments: list[str]) -> int:
     arguments = _without_traceback(arguments)
     as_json = _wants_json(arguments)
     try:
-        with _configuration_named(arguments) as rest:
+        with _config_option(arguments) as rest:
             code = _invoke(rest)
         sys.stdout.flush()
         return code or 0
     except CommandError as error:
-        return tell(error, as_json=as_json)
+        return report_error(error, as_json=as_json)
     except UsageError as error:
-        return _tell_usage(error, as_json)
+        return _report_usage_error(error, as_json)
     except typer.Abort:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except OSError:
         raise  # files that commands read are dealt with there: what fails here is writing the answer
     except Exception as error:
-        return _tell_unexpected(error, as_json)
+        return _report_unexpected_error(error, as_json)
 
 
 def _never_fail_to_encode() -> None:
@@ -219,29 +226,29 @@ def _without_traceback(arguments: list[str]) -> list[str]:
     """The option, wherever it stands, is the same as the environment variable."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--traceback" in arguments[:end]:
-        os.environ[TRACEBACK] = "1"
+        os.environ[TRACEBACK_VARIABLE] = "1"
     return [word for i, word in enumerate(arguments) if i >= end or word != "--traceback"]
 
 
 @contextmanager
-def _configuration_named(arguments: list[str]) -> Iterator[list[str]]:
+def _config_option(arguments: list[str]) -> Iterator[list[str]]:
     """The arguments without `--config`, which is the same as the environment variable, wherever it stands."""
-    from policyengine.cli.settings.file import NAMED
+    from policyengine.cli.settings.file import CONFIG_VARIABLE
 
-    before = os.environ.get(NAMED)
-    file, rest = _named_in(arguments)
+    before = os.environ.get(CONFIG_VARIABLE)
+    file, rest = _extract_config_option(arguments)
     if file is not None:
-        os.environ[NAMED] = file
+        os.environ[CONFIG_VARIABLE] = file
     try:
         yield rest
     finally:
         if file is not None and before is None:
-            os.environ.pop(NAMED, None)
+            os.environ.pop(CONFIG_VARIABLE, None)
         elif file is not None and before is not None:
-            os.environ[NAMED] = before
+            os.environ[CONFIG_VARIABLE] = before
 
 
-def _named_in(arguments: list[str]) -> tuple[str | None, list[str]]:
+def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The last file that is named, and the other arguments. Raises CommandError."""
     found: str | None = None
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -259,29 +266,29 @@ def _named_in(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Also known when the arguments are wrong."""
     pairs = pairwise(arguments)
-    return "--format=json" in arguments or any(pair == ("--format", Format.JSON) for pair in pairs)
+    return "--format=json" in arguments or any(pair == ("--format", OutputFormat.JSON) for pair in pairs)
 
 
-def _tell_usage(error: Exception, as_json: bool) -> int:
+def _report_usage_error(error: Exception, as_json: bool) -> int:
     if isinstance(message := getattr(error, "message", None), str):  # some begin with whose error it is
         error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
     if as_json:
         message = getattr(error, "format_message", error.__str__)()
-        return tell(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)
+        return report_error(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)
     error.show()  # type: ignore[attr-defined]
     return USAGE
 
 
-def _tell_unexpected(error: Exception, as_json: bool) -> int:
+def _report_unexpected_error(error: Exception, as_json: bool) -> int:
     """The rules of a bundle are read when they are needed, and may prove wrong as late as that."""
     from policyengine.diagnostics.model import PolicyError
 
     if isinstance(error, PolicyError):
-        return tell(policy_error(error), as_json=as_json)
-    return _tell_internal(error, as_json)
+        return report_error(policy_error(error), as_json=as_json)
+    return _report_internal_error(error, as_json)
 
 
-def _tell_internal(error: Exception, as_json: bool) -> int:
+def _report_internal_error(error: Exception, as_json: bool) -> int:
     show_traceback(error)
     hint = "this is a mistake in policyengine: please report it, with what `--traceback` shows"
-    return tell(CommandError("internal", f"internal error: {in_short(error)}", hint), as_json=as_json)
+    return report_error(CommandError("internal", f"internal error: {short_message(error)}", hint), as_json=as_json)

@@ -11,11 +11,11 @@ from pathlib import Path
 from policyengine.cli.errors import file_error
 
 
-def put_in_place(file: Path, text: str) -> None:
+def replace_file(file: Path, text: str) -> None:
     """The new text in place of the old; links stay links, and who may read the file stays as it was."""
     target = file.resolve()
     try:
-        with _beside(target) as new:
+        with _temporary_file(target) as new:
             new.write_bytes(text.encode())
             new.chmod(target.stat().st_mode)
             new.replace(target)
@@ -23,11 +23,11 @@ def put_in_place(file: Path, text: str) -> None:
         raise file_error(file, error) from None
 
 
-def put_new(file: Path, text: str) -> None:
+def write_file(file: Path, text: str) -> None:
     """The text in a file, whole or not at all; what was there before is replaced."""
     target = file.resolve()
     try:
-        with _beside(target) as new:
+        with _temporary_file(target) as new:
             new.write_bytes(text.encode())
             new.chmod(target.stat().st_mode if target.exists() else 0o644)
             new.replace(target)
@@ -36,7 +36,7 @@ def put_new(file: Path, text: str) -> None:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _temporary_file(target: Path) -> Iterator[Path]:
     """A new file in the same folder, gone in the end unless it was moved."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(descriptor)

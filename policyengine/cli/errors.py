@@ -12,7 +12,7 @@ from typing import Any
 
 from policyengine.cli.output.terminal import Screen, print_json
 
-TRACEBACK = "POLICYENGINE_TRACEBACK"
+TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class CommandError(Exception):
         return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint, **known}}
 
 
-def tell(error: CommandError, *, as_json: bool) -> int:
+def report_error(error: CommandError, *, as_json: bool) -> int:
     """Say what went wrong in every form that was asked for; the exit code."""
     if as_json:
         print_json(error.to_dict(), indent=None)
@@ -45,18 +45,18 @@ def tell(error: CommandError, *, as_json: bool) -> int:
     return error.code
 
 
-def in_short(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def show_traceback(error: BaseException) -> None:
     """Where in the program it came from, for those who asked."""
-    if os.environ.get(TRACEBACK):
+    if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error)
 
 
 @contextmanager
-def logged_in_short() -> Iterator[None]:
+def short_log_messages() -> Iterator[None]:
     """What fails inside of a decision is denied and logged; the log is one line here, not a traceback."""
     import logging
 
@@ -64,7 +64,7 @@ def logged_in_short() -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             error = sys.exception() or RuntimeError()
             show_traceback(error)
-            Screen(sys.stderr).line(f"error: {record.getMessage()}: {in_short(error)}")
+            Screen(sys.stderr).line(f"error: {record.getMessage()}: {short_message(error)}")
 
     logger, handler = logging.getLogger("policyengine"), InShort()
     logger.addHandler(handler)

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.output.terminal import Format, Screen, busy, print_json
-from policyengine.importers import Api, ImportProblem, Outcome, bring, read_openapi, read_tools, remembered_server
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.importers import (
+    Api,
+    ApiImportError,
+    ImportResult,
+    import_policies,
+    previous_server,
+    read_openapi,
+    read_tools,
+)
 
-MOST_LINES = 20  # of a kind; JSON has them all
+MAX_LINES = 20  # of a kind; JSON has them all
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImportOptions:
     """What was asked for on the command line."""
 
     openapi: str | None
@@ -24,24 +32,24 @@ class Wanted:
     base_path: str | None
 
 
-def bring_api(folder: Path, wanted: Wanted, *, check: bool, format: Format) -> int:
-    _refuse_mixtures(wanted)
+def import_api(folder: Path, wanted: ImportOptions, *, check: bool, format: OutputFormat) -> int:
+    _check_options(wanted)
     try:
-        with busy("reading what you brought"):
+        with show_progress("reading what you brought"):
             api = _read(folder, wanted)
-        with busy("writing policies"):
-            outcome = bring(folder, api, _command(folder, wanted), check=check)
-    except ImportProblem as problem:
+        with show_progress("writing policies"):
+            outcome = import_policies(folder, api, _command(folder, wanted), check=check)
+    except ApiImportError as problem:
         facts = (("place", problem.place.replace("`", "") or None),)
         raise CommandError("import", str(problem), problem.hint, facts) from None
-    if format is Format.JSON:
+    if format is OutputFormat.JSON:
         print_json(_data(api, outcome))
     else:
         _show(folder, api, outcome, check)
     return int(check and outcome.differs)
 
 
-def _refuse_mixtures(wanted: Wanted) -> None:
+def _check_options(wanted: ImportOptions) -> None:
     if wanted.openapi is not None and wanted.mcp is not None:
         hint = "bring each into a folder of its own"
         raise CommandError("usage", "`--openapi` and `--mcp` do not go together", hint, code=2)
@@ -51,13 +59,13 @@ def _refuse_mixtures(wanted: Wanted) -> None:
         raise CommandError("usage", "`--base-path` is for `--openapi`: tools have no paths", code=2)
 
 
-def _read(folder: Path, wanted: Wanted) -> Api:
+def _read(folder: Path, wanted: ImportOptions) -> Api:
     if wanted.openapi is not None:
         return read_openapi(wanted.openapi, wanted.base_path)
-    return read_tools(wanted.mcp or "", wanted.name or remembered_server(folder))
+    return read_tools(wanted.mcp or "", wanted.name or previous_server(folder))
 
 
-def _command(folder: Path, wanted: Wanted) -> str:
+def _command(folder: Path, wanted: ImportOptions) -> str:
     options = (
         ("--openapi", wanted.openapi),
         ("--mcp", wanted.mcp),
@@ -68,7 +76,7 @@ def _command(folder: Path, wanted: Wanted) -> str:
     return shlex.join(["policyengine", "init", folder.as_posix(), *given])
 
 
-def _data(api: Api, outcome: Outcome) -> dict[str, Any]:
+def _data(api: Api, outcome: ImportResult) -> dict[str, Any]:
     return {
         "created": [path.as_posix() for path in outcome.created],
         "endpoints": len(api.operations),
@@ -79,7 +87,7 @@ def _data(api: Api, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show(folder: Path, api: Api, outcome: Outcome, check: bool) -> None:
+def _show(folder: Path, api: Api, outcome: ImportResult, check: bool) -> None:
     screen = Screen()
     _lines(screen, "created", [path.as_posix() for path in outcome.created])
     if not outcome.first:
@@ -99,7 +107,7 @@ def _show(folder: Path, api: Api, outcome: Outcome, check: bool) -> None:
 
 
 def _lines(screen: Screen, word: str, lines: list[str] | tuple[str, ...]) -> None:
-    for line in lines[:MOST_LINES]:
+    for line in lines[:MAX_LINES]:
         screen.line(f"{word} {line}")
-    if len(lines) > MOST_LINES:
-        screen.line(f"{word} … and {len(lines) - MOST_LINES:,} more")
+    if len(lines) > MAX_LINES:
+        screen.line(f"{word} … and {len(lines) - MAX_LINES:,} more")

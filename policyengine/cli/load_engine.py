@@ -9,31 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyengine.cli.commands.check import no_policies
+from policyengine.cli.commands.check import no_policies_error
 from policyengine.cli.errors import CommandError, file_error, policy_error
-from policyengine.cli.output.terminal import Screen, busy
-from policyengine.cli.request_input import Question, called
-from policyengine.cli.settings.file import configuration_of
+from policyengine.cli.output.terminal import Screen, show_progress
+from policyengine.cli.request_input import RequestDocument, describe_place
+from policyengine.cli.settings.file import load_settings
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
     from policyengine.engine import Engine
     from policyengine.engine.request_input import Clock
     from policyengine.entities.errors import EntitiesError
-    from policyengine.entities.sources import Sources, Stamp
-    from policyengine.entities.store import Directory
-    from policyengine.entities.watch import Following
+    from policyengine.entities.sources import EntitySources, SourcesStamp
+    from policyengine.entities.store import EntityStore
+    from policyengine.entities.watch import EntityWatcher
     from policyengine.kernel import Kernel
-    from policyengine.reload import Reloading, ReloadRules
+    from policyengine.reload import ReloadableEngine, ReloadRules
     from policyengine.stores.base import Store
 
-MOST_DOUBTS = 5
+MAX_LISTED_DOUBTS = 5
 BUNDLE = ".policybundle"
 
 
 def load_engine(
     paths: Sequence[Path],
-    entities: Sequence[str] | Sources | None,
+    entities: Sequence[str] | EntitySources | None,
     trusted: Sequence[Path] | None = None,
     log: DecisionLog | None = None,
     clock: Clock | None = None,
@@ -49,9 +49,9 @@ def load_engine(
     from policyengine.stores.base import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
-    bundle, kept = _bundle_of(paths, trusted), _store(store)
+    bundle, kept = _find_bundle(paths, trusted), _store(store)
     try:
-        with busy("reading the policies"):
+        with show_progress("reading the policies"):
             if bundle is not None:
                 engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
             else:
@@ -68,74 +68,78 @@ def load_engine(
     except OSError as error:
         raise file_error(error.filename or paths[0], error) from None
     if not engine.packages:
-        raise no_policies(paths)
+        raise no_policies_error(paths)
     if entities is not None:
-        _warn_of_rows(engine.directory, engine.kernel, entities)
+        _warn_unreadable_rows(engine.directory, engine.kernel, entities)
     return engine
 
 
-def entity_sources(paths: Sequence[Path], entities: Sequence[str] | Sources | None) -> Sources | None:
+def entity_sources(paths: Sequence[Path], entities: Sequence[str] | EntitySources | None) -> EntitySources | None:
     """What `--entities` names; what is where in a database, the project's `policyengine.toml` says."""
-    from policyengine.entities.sources import Sources, is_url
+    from policyengine.entities.sources import EntitySources, is_url
 
-    if isinstance(entities, Sources):
+    if isinstance(entities, EntitySources):
         return entities
     if not entities:
         return None
-    mapping = configuration_of(paths).file if paths and any(map(is_url, entities)) else None
-    return Sources(tuple(entities), mapping)
+    mapping = load_settings(paths).file if paths and any(map(is_url, entities)) else None
+    return EntitySources(tuple(entities), mapping)
 
 
-def directory_beside(paths: Sequence[Path], entities: Sequence[str], kernel: Kernel) -> Directory:
+def load_directory(paths: Sequence[Path], entities: Sequence[str], kernel: Kernel) -> EntityStore:
     """The rows that `--entities` names, read as these policies declare them; what they cannot read is warned of."""
     from policyengine.entities.errors import EntitiesError
 
     sources = entity_sources(paths, entities)
     assert sources is not None
     try:
-        with busy("reading the entities"):
+        with show_progress("reading the entities"):
             directory = sources.read(kernel.entities)
     except EntitiesError as error:
         raise entities_error(error) from None
-    _warn_of_rows(directory, kernel, sources)
+    _warn_unreadable_rows(directory, kernel, sources)
     return directory
 
 
-def following_of(
-    held: Reloading, sources: Sources | None, stamp: Stamp | None, files: bool, rules: Callable[[], ReloadRules]
-) -> Following | None:
+def build_entity_watcher(
+    held: ReloadableEngine,
+    sources: EntitySources | None,
+    stamp: SourcesStamp | None,
+    files: bool,
+    rules: Callable[[], ReloadRules],
+) -> EntityWatcher | None:
     """The entities are read again when they change; with `--watch` their files are, together with the policies."""
     from policyengine.entities.errors import EntitiesError
-    from policyengine.entities.watch import Following
+    from policyengine.entities.watch import EntityWatcher
     from policyengine.reload.inventory import ENTITIES
 
     if sources is None:
         return None
     try:
-        return Following(
+        return EntityWatcher(
             sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
         )
     except EntitiesError as error:
         raise entities_error(error) from None
 
 
-def held_to_tests(paths: Sequence[Path], engine: Engine) -> int:
+def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
     """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
     from policyengine.compiler.bundle.file import decode_bundle
-    from policyengine.reload import Origin, Refused
-    from policyengine.reload.candidate import MOST_TOLD
-    from policyengine.reload.subprocess import prepared_apart
+    from policyengine.reload import ReloadRefusedError, ReloadSource
+    from policyengine.reload.candidate import MAX_LISTED_FINDINGS
+    from policyengine.reload.subprocess import prepare_in_subprocess
 
-    origin = Origin(tuple(paths))
+    origin = ReloadSource(tuple(paths))
     if origin.bundle is not None:
         hint = "run `policyengine test` before it is compiled, and leave `--test` out"
         raise CommandError("usage", "a bundle carries no tests", hint, code=2)
     try:
-        with busy("running the tests"):
-            found = prepared_apart(origin)
-    except Refused as refused:
+        with show_progress("running the tests"):
+            found = prepare_in_subprocess(origin)
+    except ReloadRefusedError as refused:
         hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
-        detail = "\n\n".join(refused.findings[:MOST_TOLD])
+        detail = "\n\n".join(refused.findings[:MAX_LISTED_FINDINGS])
         raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
     if decode_bundle(found.bundle).kernel.revision != engine.revision:
         raise CommandError("tests", "the policies changed while they were read", "start again")
@@ -151,7 +155,7 @@ def entities_error(error: EntitiesError) -> CommandError:
         ("row", error.row),
         ("column", error.column),
     )
-    return CommandError("entities", f"`{error.place}`{_at(error.member)}: {error.message}", error.hint, facts)
+    return CommandError("entities", f"`{error.place}`{_at_member(error.member)}: {error.message}", error.hint, facts)
 
 
 def _store(url: str) -> Store:
@@ -163,7 +167,7 @@ def _store(url: str) -> Store:
         raise CommandError("store", error.message, error.hint) from None
 
 
-def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:
+def _find_bundle(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:
     """The bundle that is named, if one is."""
     bundles = [path for path in paths if path.suffix == BUNDLE]
     if bundles and len(paths) > 1:
@@ -174,33 +178,35 @@ def _bundle_of(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | 
     return bundles[0] if bundles else None
 
 
-def _warn_of_rows(directory: Directory, kernel: Kernel, sources: Sources) -> None:
+def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: EntitySources) -> None:
     """What a policy cannot read in a row is unknown when it decides: better told before."""
-    from policyengine.checker.entity_rows import doubts
+    from policyengine.checker.entity_rows import check_rows
 
     told = list(directory.notes)
     names = ", ".join(f"`{one}`" for one in sources.unchecked)
     if names:
-        told += [f"{names}: {doubt}" for doubt in doubts(directory, kernel.entities)]
+        told += [f"{names}: {doubt}" for doubt in check_rows(directory, kernel.entities)]
     screen = Screen(sys.stderr)
-    for doubt in told[:MOST_DOUBTS]:
+    for doubt in told[:MAX_LISTED_DOUBTS]:
         screen.line(("warning: ", "bold yellow"), doubt)
-    if len(told) > MOST_DOUBTS:
-        screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MOST_DOUBTS} more like these")
+    if len(told) > MAX_LISTED_DOUBTS:
+        screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MAX_LISTED_DOUBTS} more like these")
 
 
 @contextmanager
-def told_of(question: Question) -> Iterator[None]:
+def report_request_errors(question: RequestDocument) -> Iterator[None]:
     """A request that is wrong is the asker's mistake: say where it stands and which member it is."""
     from policyengine.runtime.structure_checks import RequestError
 
     try:
         yield
     except RequestError as error:
-        place = called(question.file, question.line)
+        place = describe_place(question.file, question.line)
         facts = (("file", question.file), ("line", question.line), ("member", error.member or None))
-        raise CommandError("request", f"{place}{_at(error.member)}: {error.message}", error.hint, facts) from None
+        raise CommandError(
+            "request", f"{place}{_at_member(error.member)}: {error.message}", error.hint, facts
+        ) from None
 
 
-def _at(member: str) -> str:
+def _at_member(member: str) -> str:
     return f" at `{member}`" if member else ""

@@ -13,12 +13,12 @@ from policyengine.bounded_files import read_lines, read_stream
 from policyengine.cli.errors import CommandError, file_error
 
 STDIN = "-"
-LINES = (".jsonl", ".ndjson")
-MAX_BYTES = 2**24  # of one request, with the rows that it brings
+LINES_SUFFIXES = (".jsonl", ".ndjson")
+MAX_REQUEST_BYTES = 2**24  # of one request, with the rows that it brings
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RequestDocument:
     """The bytes of one request. `line` is where it stands when it is one of many."""
 
     data: bytes
@@ -26,7 +26,7 @@ class Question:
     line: int | None = None
 
 
-def read_questions(name: str) -> Iterator[Question]:
+def read_requests(name: str) -> Iterator[RequestDocument]:
     """Every request in the file, as they come: a stream is not waited for. None at all is an error."""
     empty = True
     try:
@@ -36,53 +36,53 @@ def read_questions(name: str) -> Iterator[Question]:
     except OSError as error:
         raise file_error(name, error) from None
     if empty:
-        raise CommandError("request", f"no request in {called(name)}", facts=(("file", name),))
+        raise CommandError("request", f"no request in {describe_place(name)}", facts=(("file", name),))
 
 
-def read_question(name: str) -> Question:
+def read_single_request(name: str) -> RequestDocument:
     """The only request in the file."""
-    questions = read_questions(name)
+    questions = read_requests(name)
     first = next(questions)
     if next(questions, None) is not None:
         hint = "`policyengine decide` answers many"
-        raise CommandError("request", f"more than one request in {called(name)}", hint, (("file", name),))
+        raise CommandError("request", f"more than one request in {describe_place(name)}", hint, (("file", name),))
     return first
 
 
-def _from_file(name: str) -> Iterator[Question]:
-    if name.endswith(LINES):
+def _from_file(name: str) -> Iterator[RequestDocument]:
+    if name.endswith(LINES_SUFFIXES):
         with open(name, "rb") as lines:
-            yield from _from_lines(read_lines(lines, MAX_BYTES), name)
+            yield from _from_lines(read_lines(lines, MAX_REQUEST_BYTES), name)
     else:
         with open(name, "rb") as file:
-            data = read_stream(file, MAX_BYTES)
+            data = read_stream(file, MAX_REQUEST_BYTES)
         yield from _from_whole(data, name)
 
 
-def _from_stdin() -> Iterator[Question]:
+def _from_stdin() -> Iterator[RequestDocument]:
     """Stdin holds lines if its first line is a document by itself."""
     stream: BinaryIO = sys.stdin.buffer
-    numbered = read_lines(stream, MAX_BYTES)
+    numbered = read_lines(stream, MAX_REQUEST_BYTES)
     first = next(((number, line) for number, line in numbered if line.strip()), (1, b""))
-    if _documents(first[1]):
+    if _count_documents(first[1]):
         yield from _from_lines(chain([first], numbered), STDIN)
     else:
-        yield from _from_whole(first[1] + read_stream(stream, MAX_BYTES - len(first[1])), STDIN)
+        yield from _from_whole(first[1] + read_stream(stream, MAX_REQUEST_BYTES - len(first[1])), STDIN)
 
 
-def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[Question]:
-    return (Question(line.strip(), file, number) for number, line in lines if line.strip())
+def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[RequestDocument]:
+    return (RequestDocument(line.strip(), file, number) for number, line in lines if line.strip())
 
 
-def _from_whole(data: bytes, file: str) -> Iterator[Question]:
-    if _documents(data) > 1:
+def _from_whole(data: bytes, file: str) -> Iterator[RequestDocument]:
+    if _count_documents(data) > 1:
         hint = "write each request on a line of its own, in a file that ends in `.jsonl`"
-        raise CommandError("request", f"more than one document in {called(file)}", hint, (("file", file),))
+        raise CommandError("request", f"more than one document in {describe_place(file)}", hint, (("file", file),))
     if data.strip():
-        yield Question(data, file)
+        yield RequestDocument(data, file)
 
 
-def _documents(data: bytes) -> int:
+def _count_documents(data: bytes) -> int:
     """How many JSON documents these bytes begin with: 0, 1, or 2 for more; what is wrong with them is told later."""
     try:
         text = data.decode().strip()
@@ -93,7 +93,7 @@ def _documents(data: bytes) -> int:
         return 0
 
 
-def called(name: str, line: int | None = None) -> str:
+def describe_place(name: str, line: int | None = None) -> str:
     """What messages call a place in a file of requests."""
     at = "" if line is None else f":{line}"
     return f"stdin{at}" if name == STDIN else f"`{name}{at}`"

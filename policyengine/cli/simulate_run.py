@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyengine.cli.commands.check import check_files
 from policyengine.cli.errors import CommandError
-from policyengine.cli.load_engine import BUNDLE, load_engine, told_of
-from policyengine.cli.request_input import called, read_questions
+from policyengine.cli.load_engine import BUNDLE, load_engine, report_request_errors
+from policyengine.cli.request_input import describe_place, read_requests
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
-    from policyengine.simulation import Callers, Event, Plan, Played, Series, VirtualClock
-    from policyengine.simulation.sample_requests import World
+    from policyengine.simulation import Callers, Series, SimulationResult, TrafficEvent, TrafficPlan, VirtualClock
+    from policyengine.simulation.sample_requests import SampleRequests
 
-MOST_REQUESTS = 50_000_000
+MAX_REQUESTS = 50_000_000
 UNITS = {"s": "1s", "m": "1m", "h": "1h", "d": "1d"}
 
 
-class Made(NamedTuple):
+class WorkflowTraffic(NamedTuple):
     """A workflow: its traffic, about how much that is, and what it is in words and as data."""
 
-    plan: Plan
-    events: Iterator[Event]
+    plan: TrafficPlan
+    events: Iterator[TrafficEvent]
     total: int
     words: tuple[str, ...]
     about: dict[str, Any]
 
 
 @dataclass
-class Plays:
+class SimulateCommand:
     """One policy on a virtual clock. `world` is what its tests are made in, where their requests are played."""
 
     paths: Sequence[Path]
@@ -41,7 +41,7 @@ class Plays:
     trust: Sequence[Path] | None
     begins: str | None
     seed: int
-    world: World | None = None
+    world: SampleRequests | None = None
     clock: VirtualClock = field(init=False)
     engine: Engine = field(init=False)
 
@@ -53,16 +53,16 @@ class Plays:
     @cached_property
     def start(self) -> int:
         """In microseconds since 1970; where nobody says it, when tests of policies begin."""
-        from policyengine.simulation.time_units import microseconds
-        from policyengine.simulation.traffic import moment_of
-        from policyengine.testcases.scenario import BEGINNING
+        from policyengine.simulation.time_units import to_microseconds
+        from policyengine.simulation.traffic import parse_moment
+        from policyengine.testcases.scenario import DEFAULT_TIME
 
         if self.begins is None:
-            return microseconds(BEGINNING if self.world is None else self.world.now)
-        if (moment := moment_of(self.begins)) is None:
+            return to_microseconds(DEFAULT_TIME if self.world is None else self.world.now)
+        if (moment := parse_moment(self.begins)) is None:
             hint = "write a day or a time with its zone: `2027-01-01`, `2027-01-01T09:00:00Z`"
             raise CommandError("usage", f"`--start {self.begins}` is no time", hint, code=2)
-        return microseconds(moment)
+        return to_microseconds(moment)
 
     @staticmethod
     def microseconds(option: str, text: str) -> int:
@@ -84,54 +84,54 @@ class Plays:
             engine = Engine(engine.kernel, directory=self.world.directory, clock=self.clock)
         self.engine = engine
 
-    def played(self, series: Series, words: tuple[str, ...], about: Mapping[str, Any]) -> Played:
-        from policyengine.simulation import Played
-        from policyengine.simulation.result import Limit
+    def played(self, series: Series, words: tuple[str, ...], about: Mapping[str, Any]) -> SimulationResult:
+        from policyengine.simulation import SimulationResult
+        from policyengine.simulation.result import SimulatedLimit
 
-        limits = tuple(map(Limit.of, self.engine.kernel.limits))
-        return Played(self.engine.revision, words, dict(about), limits, series)
+        limits = tuple(map(SimulatedLimit.of, self.engine.kernel.limits))
+        return SimulationResult(self.engine.revision, words, dict(about), limits, series)
 
     # ── Workflows ─────────────────────────────────────────────────────────────────────────────
 
     def workflow(
         self, name: str, request: str | None, rate: str, callers: int | None, vary: str | None, lasting: str | None
-    ) -> Made:
-        from policyengine.runtime.format_values import duration
-        from policyengine.simulation import WORKFLOWS, Plan, expected, traffic_of
+    ) -> WorkflowTraffic:
+        from policyengine.runtime.format_values import format_duration
+        from policyengine.simulation import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
         from policyengine.simulation.time_units import MICROSECOND
 
         known = WORKFLOWS[name]
         span = known.span if lasting is None else self.microseconds("--for", lasting)
-        pace = rate_of(rate)
+        pace = parse_rate(rate)
         asked, source = self._asked(request)
-        plan = Plan(self.start, span, pace, callers or known.callers, self.seed)
-        if (total := expected(name, plan)) > MOST_REQUESTS:
+        plan = TrafficPlan(self.start, span, pace, callers or known.callers, self.seed)
+        if (total := expected_count(name, plan)) > MAX_REQUESTS:
             raise CommandError("usage", f"that would be {total:,} requests", "take a shorter time, or fewer", code=2)
         who = self._callers(asked, plan.callers, vary)
-        lasts = duration(span * MICROSECOND)
+        lasts = format_duration(span * MICROSECOND)
         several = f"{plan.callers:,} callers, who differ by `{who.vary}`" if who.vary else "one caller"
         words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"asked: {source}")
         about = {"workflow": name, "rate_per_second": pace, "for_ms": span // 1_000, "callers": plan.callers,
                  "vary": who.vary, "seed": self.seed, "requests": len(asked)}  # fmt: skip
-        return Made(plan, traffic_of(name, plan, who), total, words, about)
+        return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)
 
     def _asked(self, request: str | None) -> tuple[tuple[Mapping[str, Any], ...], str]:
         """The questions, and where they are from."""
         if request is not None:
             self.load()
-            questions = tuple(read(request))
-            return questions, called(request) if len(
+            questions = tuple(read_spending_requests(request))
+            return questions, describe_place(request) if len(
                 questions
-            ) == 1 else f"{len(questions)} of {called(request)}, in turn"
+            ) == 1 else f"{len(questions)} of {describe_place(request)}, in turn"
         return self._of_tests()
 
     def _of_tests(self) -> tuple[tuple[Mapping[str, Any], ...], str]:
-        from policyengine.simulation.sample_requests import limited, world_of
+        from policyengine.simulation.sample_requests import collect_samples, limited_requests
 
         bundled = any(path.suffix == BUNDLE for path in self.paths)
-        self.world = None if bundled else world_of(check_files(self.paths)[0].cases)
+        self.world = None if bundled else collect_samples(check_files(self.paths)[0].cases)
         self.load()
-        found = () if self.world is None else limited(self.world.questions, self.engine.evaluate)
+        found = () if self.world is None else limited_requests(self.world.questions, self.engine.evaluate)
         if not found:
             why = "a bundle holds no tests" if bundled else "the policy has no tests with a request that is allowed"
             raise CommandError("tests", f"what is to be asked? {why}", "name a request with `--request FILE`")
@@ -141,7 +141,7 @@ class Plays:
         ) == 1 else f"{len(found)} requests of the policy's tests that are allowed, in turn"
 
     def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
-        from policyengine.simulation import Callers, NobodyElse
+        from policyengine.simulation import Callers, NoOtherCallerError
         from policyengine.simulation.callers import ROOTS
 
         if vary is not None and ("." not in vary or vary.split(".")[0] not in ROOTS):
@@ -149,24 +149,24 @@ class Plays:
             raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by that", hint, code=2)
         try:
             return Callers.of(asked, many, vary, lambda one: self.engine.evaluate(dict(one)).allowed)
-        except NobodyElse:
+        except NoOtherCallerError:
             message = "the policy lets no other agent or user ask that, so there is one caller"
             hint = "`--vary FACT` names what else differs from caller to caller; `--callers 1` plays the one"
             raise CommandError("request", message, hint) from None
 
 
-def read(name: str) -> Iterator[Mapping[str, Any]]:
+def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
     """The questions of a file, as they are played: they spend."""
     from policyengine.runtime.request import Request
-    from policyengine.simulation.traffic import spending, tree_of
+    from policyengine.simulation.traffic import as_spending, parse_line
 
-    for question in read_questions(name):
-        with told_of(question):
+    for question in read_requests(name):
+        with report_request_errors(question):
             Request.from_json(question.data)
-        yield spending(tree_of(0, question.data)[0])
+        yield as_spending(parse_line(0, question.data)[0])
 
 
-def rate_of(text: str) -> float:
+def parse_rate(text: str) -> float:
     """Requests a second."""
     from policyengine.runtime.literals import parse_duration
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.output.terminal import Screen, busy
+from policyengine.cli.output.terminal import Screen, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.check import Checked
+    from policyengine.check import CheckResult
     from policyengine.testing import Selection
     from policyengine.testing.coverage import Coverage
     from policyengine.testing.mutation import MutationReport
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class MeasureOptions:
     """What is to be measured. `least` is the coverage in percent that is enough, where it is measured at all."""
 
     coverage: bool = False
@@ -30,27 +30,27 @@ class Measures:
     limit: int | None = None
 
     def taken(
-        self, sets: Sequence[Checked], selection: Selection, seed: int, jobs: int, *, tests_pass: bool
-    ) -> Measured:
+        self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int, *, tests_pass: bool
+    ) -> MeasureResult:
         """Faults are made only in what passes its tests: the tests of another policy tell nothing."""
         wanted = self.coverage or self.judged or self.html is not None or self.lcov is not None
         found = self._covered(sets, selection) if wanted else None
         mutation = self._mutated(sets, selection, seed, jobs) if self.mutate and tests_pass else None
-        return Measured(found, self.least, mutation, untried=self.mutate and not tests_pass)
+        return MeasureResult(found, self.least, mutation, untried=self.mutate and not tests_pass)
 
-    def _covered(self, sets: Sequence[Checked], selection: Selection) -> Coverage:
+    def _covered(self, sets: Sequence[CheckResult], selection: Selection) -> Coverage:
         from policyengine.testing import collect
-        from policyengine.testing.coverage import measure, total
+        from policyengine.testing.coverage import measure, merge_coverage
         from policyengine.testing.coverage.html import render_html
         from policyengine.testing.coverage.lcov import render_lcov
 
-        with busy("measuring what the tests show", len(sets)) as counted:
+        with show_progress("measuring what the tests show", len(sets)) as counted:
             parts = []
             for checked in sets:
                 assert checked.kernel is not None
                 parts.append(measure(collect(checked, selection), checked.kernel))
                 counted()
-        found = parts[0] if len(parts) == 1 else total(parts)
+        found = parts[0] if len(parts) == 1 else merge_coverage(parts)
         try:
             if self.html is not None:
                 render_html(found, self.html)
@@ -60,15 +60,15 @@ class Measures:
             raise file_error(error.filename or self.html or self.lcov, error) from None
         return found
 
-    def _mutated(self, sets: Sequence[Checked], selection: Selection, seed: int, jobs: int) -> MutationReport:
+    def _mutated(self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int) -> MutationReport:
         from policyengine.runtime.request import RequestError
         from policyengine.testing import Selection, collect
-        from policyengine.testing.mutation import MutationReport, TestsFail, mutate, sample
-        from policyengine.testing.runner import CannotAsk
+        from policyengine.testing.mutation import FailingTestError, MutationReport, mutate, sample
+        from policyengine.testing.runner import CaseSetupError
 
         reports = []
         total = sum(len(sample(checked, seed, self.limit)) for checked in sets)
-        with busy("making faults", total) as counted:
+        with show_progress("making faults", total) as counted:
             for checked in sets:
                 chosen = frozenset((case.package, case.test) for case in collect(checked, selection))
                 tests = None if selection == Selection() else chosen
@@ -76,7 +76,7 @@ class Measures:
                     reports.append(
                         mutate(checked, tests=tests, seed=seed, limit=self.limit, jobs=jobs, progress=counted)
                     )
-                except (TestsFail, CannotAsk, RequestError) as error:
+                except (FailingTestError, CaseSetupError, RequestError) as error:
                     raise CommandError("tests", f"no faults can be tried: {error}") from None
         outcomes = tuple(outcome for report in reports for outcome in report.outcomes)
         stale = tuple(stale for report in reports for stale in report.stale)
@@ -84,7 +84,7 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasureResult:
     """What was measured; `untried` says that faults were wanted and the tests do not pass."""
 
     coverage: Coverage | None = None

@@ -11,22 +11,22 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyengine.cli.commands.check import checked_sets
-from policyengine.cli.errors import CommandError, file_error, logged_in_short, policy_error
-from policyengine.cli.output.terminal import Screen, busy, json_text
+from policyengine.cli.commands.check import check_sets
+from policyengine.cli.errors import CommandError, file_error, policy_error, short_log_messages
+from policyengine.cli.output.terminal import Screen, json_text, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.check import Checked
-    from policyengine.cli.test_measures import Measured, Measures
-    from policyengine.testing import Report, Selection
-    from policyengine.testing.report import Tested
+    from policyengine.check import CheckResult
+    from policyengine.cli.test_measures import MeasureOptions, MeasureResult
+    from policyengine.testing import RunReport, Selection
+    from policyengine.testing.report import ExampleResult
 
 FAILURES = 1
 NO_TESTS = 3
 BAD_POLICY = 4
 
 
-class Form(StrEnum):
+class ReportFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     JUNIT = "junit"
@@ -35,7 +35,7 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class PolicyTestRun:
     """What was asked for, however often it is run."""
 
     selection: Selection
@@ -43,116 +43,119 @@ class Runs:
     jobs: int
     seed: int
     examples: int | None
-    measures: Measures
+    measures: MeasureOptions
     verbose: bool
-    format: Form
+    format: ReportFormat
     output: Path | None
 
     def once(self, paths: Sequence[Path]) -> int:
-        from policyengine.testing import Report
+        from policyengine.testing import RunReport
 
-        sets = [checked for checked, _ in checked_sets(paths)]
+        sets = [checked for checked, _ in check_sets(paths)]
         for checked in sets:
             if checked.kernel is None:
                 raise policy_error(checked, BAD_POLICY)
         results = tuple(self.results(sets))
         revisions = [checked.kernel.revision for checked in sets if checked.kernel is not None]
-        report = Report(results, revisions[0] if len(revisions) == 1 else "")
+        report = RunReport(results, revisions[0] if len(revisions) == 1 else "")
         if not report.results:
-            raise no_tests(self.selection, sets)
+            raise no_tests_error(self.selection, sets)
         measured = self.measures.taken(sets, self.selection, self.seed, self.jobs, tests_pass=report.ok)
         self.tell(report, measured)
         return 0 if report.ok and measured.enough else FAILURES
 
-    def results(self, sets: Sequence[Checked]) -> Iterator[Tested]:
+    def results(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
         """The results of all sets, first of requests and then of claims, up to the first that is bad if so asked."""
-        from policyengine.testing.report import BAD
+        from policyengine.testing.report import FAILURE_STATUSES
 
         for result in chain(self._of_cases(sets), self._of_claims(sets)):
             yield result
-            if self.stop and result.status in BAD:
+            if self.stop and result.status in FAILURE_STATUSES:
                 return
 
-    def _of_cases(self, sets: Sequence[Checked]) -> Iterator[Tested]:
+    def _of_cases(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
         from policyengine.testing import collect
-        from policyengine.testing.parallel import results_by
+        from policyengine.testing.parallel import parallel_results
 
         cases = [(checked.kernel, collect(checked, self.selection)) for checked in sets]
         total = sum(len(several) for _, several in cases)
-        with busy("running the tests", total) as counted, logged_in_short():
+        with show_progress("running the tests", total) as counted, short_log_messages():
             for kernel, several in cases:
                 assert kernel is not None
-                with closing(results_by(self.jobs, several, kernel)) as found:
+                with closing(parallel_results(self.jobs, several, kernel)) as found:
                     for result in found:
                         counted()
                         yield result
 
-    def _of_claims(self, sets: Sequence[Checked]) -> Iterator[Tested]:
+    def _of_claims(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
         from policyengine.testing.selection import collect_properties
 
         claims = [(checked.kernel, collect_properties(checked, self.selection)) for checked in sets]
         if not any(several for _, several in claims):
             return
-        from policyengine.testing.properties import EXAMPLES, NoHypothesis, try_properties
+        from policyengine.testing.properties import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties
 
-        with busy("trying the claims", sum(len(several) for _, several in claims)) as counted, logged_in_short():
+        with (
+            show_progress("trying the claims", sum(len(several) for _, several in claims)) as counted,
+            short_log_messages(),
+        ):
             for kernel, several in claims:
                 assert kernel is not None
                 for claim in several:
                     try:
-                        yield from try_properties([claim], kernel, self.seed, self.examples or EXAMPLES)
-                    except NoHypothesis as error:
+                        yield from try_properties([claim], kernel, self.seed, self.examples or DEFAULT_EXAMPLES)
+                    except HypothesisMissingError as error:
                         raise CommandError("usage", str(error), error.hint, code=2) from None
                     counted()
 
-    def tell(self, report: Report, measured: Measured) -> None:
+    def tell(self, report: RunReport, measured: MeasureResult) -> None:
         text = report.render(verbose=self.verbose)
         if self.output is not None:
-            write(self.output, self.written(report, measured))
-        if self.output is not None or self.format is Form.TEXT:
+            write_report(self.output, self.written(report, measured))
+        if self.output is not None or self.format is ReportFormat.TEXT:
             Screen().findings(text)
             measured.tell(Screen())
         else:
             Screen().plain(self.written(report, measured))
-            if self.format is not Form.JSON:  # which has it all
+            if self.format is not ReportFormat.JSON:  # which has it all
                 measured.tell(Screen(sys.stderr))
         measured.tell_what_lacks(Screen(sys.stderr))
 
-    def written(self, report: Report, measured: Measured) -> str:
-        if self.format is Form.JSON:
-            return in_json({**report.to_dict(), **measured.to_dict()})
-        return written(report, self.format, self.verbose)
+    def written(self, report: RunReport, measured: MeasureResult) -> str:
+        if self.format is ReportFormat.JSON:
+            return to_json({**report.to_dict(), **measured.to_dict()})
+        return render_report(report, self.format, self.verbose)
 
 
-def written(report: Report, form: Form, verbose: bool) -> str:
+def render_report(report: RunReport, form: ReportFormat, verbose: bool) -> str:
     """The report in a form for programs, or as text."""
     from policyengine.testing import report_formats
 
     match form:
-        case Form.JSON:
-            return in_json(report.to_dict())
-        case Form.JUNIT:
-            return report_formats.junit(report)
-        case Form.TAP:
-            return report_formats.tap(report)
-        case Form.GITHUB:
-            return report_formats.github(report)
-        case Form.TEXT:
+        case ReportFormat.JSON:
+            return to_json(report.to_dict())
+        case ReportFormat.JUNIT:
+            return report_formats.render_junit(report)
+        case ReportFormat.TAP:
+            return report_formats.render_tap(report)
+        case ReportFormat.GITHUB:
+            return report_formats.render_github(report)
+        case ReportFormat.TEXT:
             return report.render(verbose=verbose) + "\n"
 
 
-def in_json(data: Mapping[str, object]) -> str:
+def to_json(data: Mapping[str, object]) -> str:
     return json_text(data) + "\n"
 
 
-def write(path: Path, text: str) -> None:
+def write_report(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise file_error(path, error) from None
 
 
-def no_tests(selection: Selection, sets: Sequence[Checked]) -> CommandError:
+def no_tests_error(selection: Selection, sets: Sequence[CheckResult]) -> CommandError:
     """Nothing was asked, which is no success; and why, where a word of the command line may be misspelled."""
     from policyengine.diagnostics.model import suggest
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from policyengine.cli.errors import CommandError, tell
+from policyengine.cli.errors import CommandError, report_error
 from policyengine.cli.output.terminal import Screen
 from policyengine.extras import install_command
 
 SUFFIXES = (".policy", ".json", ".toml")
-PATIENCE = 200  # milliseconds
+POLL_MILLISECONDS = 200  # milliseconds
 
 
-def again_when_changed(paths: Sequence[Path], once: Callable[[], int]) -> int:
+def rerun_on_change(paths: Sequence[Path], once: Callable[[], int]) -> int:
     """Runs until it is interrupted; what is wrong with a policy is told and waits for the next change."""
     try:
         from watchfiles import watch
@@ -26,22 +26,22 @@ def again_when_changed(paths: Sequence[Path], once: Callable[[], int]) -> int:
         *folders,
         watch_filter=lambda _, path: path.endswith(SUFFIXES),
         debounce=300,
-        rust_timeout=PATIENCE,
+        rust_timeout=POLL_MILLISECONDS,
         yield_on_timeout=True,
     )
     next(changing)  # it watches from here on: what changes while the tests run is not missed
-    tried(once)
+    run_reporting_errors(once)
     screen.line(("watching for changes; Ctrl-C ends it", "dim"))
     for changes in changing:
         if changes:
             screen.line()
             screen.line((f"changed: {', '.join(sorted({Path(path).name for _, path in changes}))}", "bold"))
-            tried(once)
+            run_reporting_errors(once)
     return 0
 
 
-def tried(once: Callable[[], int]) -> None:
+def run_reporting_errors(once: Callable[[], int]) -> None:
     try:
         once()
     except CommandError as error:
-        tell(error, as_json=False)
+        report_error(error, as_json=False)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
-from policyengine.client.socket import encode
+from policyengine.client.socket import encode_question
 from policyengine.extras import install_command
 from policyengine.runtime.decision import (
     Decision,
@@ -33,21 +33,21 @@ try:
 except ImportError as error:
     raise ImportError(f"httpx is not installed; {install_command('httpx')}") from error
 
-Question: TypeAlias = Mapping[str, object]
+QuestionMapping: TypeAlias = Mapping[str, object]
 
 TIMEOUT = 0.25  # seconds for each of two tries
-FAILS_BEFORE_OPEN = 3  # in a row
-PAUSE = 0.25  # seconds that nobody asks a server that fails
-LARGEST_ANSWER = 16 * 1024 * 1024
-MOST_AT_ONCE = 1_000
+FAILURES_TO_OPEN = 3  # in a row
+OPEN_SECONDS = 0.25  # seconds that nobody asks a server that fails
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_BATCH_ITEMS = 1_000
 MSGPACK = "application/msgpack"
 GATEWAY_ERRORS = (502, 503, 504)
 # Raised before a question can have arrived.
-UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _LOG = logging.getLogger("policyengine")
 
 
-class Told(msgspec.Struct, frozen=True):
+class WireDecision(msgspec.Struct, frozen=True):
     """A decision on the wire."""
 
     outcome: Outcome
@@ -86,16 +86,16 @@ class Told(msgspec.Struct, frozen=True):
         )
 
 
-class ToldMany(msgspec.Struct, frozen=True):
-    decisions: list[Told]
+class WireDecisions(msgspec.Struct, frozen=True):
+    decisions: list[WireDecision]
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ProblemDetails(msgspec.Struct, frozen=True):
     detail: str = ""
     hint: str | None = None
 
 
-class Sent(NamedTuple):
+class WireRequest(NamedTuple):
     """One question as it goes over the wire, the same each time. `again`: it may be asked twice, whatever happened."""
 
     path: str
@@ -104,35 +104,35 @@ class Sent(NamedTuple):
     again: bool
 
 
-class Answered(NamedTuple):
+class WireResponse(NamedTuple):
     status: int
     media_type: str
     content: bytes
 
 
-class Unanswered(Exception):
+class NoDecisionError(Exception):
     """There is no decision; why, in words."""
 
 
-def encodable(value: object) -> object:
+def to_encodable(value: object) -> object:
     """With what has no value in the form in which servers know it again."""
     match value:
         case Mapping():
-            return {name: encodable(one) for name, one in value.items()}
+            return {name: to_encodable(one) for name, one in value.items()}
         case list() | tuple():
-            return [encodable(one) for one in value]
+            return [to_encodable(one) for one in value]
         case Invalid(why, digest):
             return msgspec.msgpack.Ext(NO_VALUE_EXTENSION, f"{why}\0{digest or ''}".encode())
         case _:
             return value
 
 
-_one = msgspec.msgpack.Decoder(Told).decode
-_many = msgspec.msgpack.Decoder(ToldMany).decode
-_problem = msgspec.msgpack.Decoder(Problem).decode
+_decode_decision = msgspec.msgpack.Decoder(WireDecision).decode
+_decode_decisions = msgspec.msgpack.Decoder(WireDecisions).decode
+_decode_problem = msgspec.msgpack.Decoder(ProblemDetails).decode
 
 
-class Circuit:
+class ClientCircuit:
     """Opens when a server failed several times in a row. Once it paused, one caller tries; all others are refused."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -142,32 +142,32 @@ class Circuit:
     def enter(self) -> None:
         """Raises Unanswered at once while nobody is to ask."""
         with self._lock:
-            if self._fails < FAILS_BEFORE_OPEN:
+            if self._fails < FAILURES_TO_OPEN:
                 return
             now = self._clock()
             if now < self._again:
-                raise Unanswered("it did not answer lately")
-            self._again = now + PAUSE  # this caller tries for all
+                raise NoDecisionError("it did not answer lately")
+            self._again = now + OPEN_SECONDS  # this caller tries for all
 
     def leave(self, *, well: bool) -> None:
         with self._lock:
             was = self._fails
             self._fails = 0 if well else was + 1
-            self._again = self._clock() + PAUSE
-        if not well and was + 1 == FAILS_BEFORE_OPEN:
+            self._again = self._clock() + OPEN_SECONDS
+        if not well and was + 1 == FAILURES_TO_OPEN:
             _LOG.error("whoever decides does not answer: everything is denied until it does")
-        elif well and was >= FAILS_BEFORE_OPEN:
+        elif well and was >= FAILURES_TO_OPEN:
             _LOG.warning("whoever decides answers again")
 
 
-class Exchanges:
+class ClientBase:
     """What both clients share: what is sent, and what is read of the answer."""
 
     def __init__(
         self, url: str, *, token: str | None = None, timeout: float = TIMEOUT, clock: Callable[[], float] = monotonic
     ) -> None:
         self.timeout = timeout
-        self.circuit = Circuit(clock)
+        self.circuit = ClientCircuit(clock)
         self._token = token
         shown = {} if token is None else {"authorization": f"Bearer {token}"}
         # No proxy of the environment stands between, and nobody is followed elsewhere.
@@ -176,85 +176,85 @@ class Exchanges:
             "headers": {**shown, "content-type": MSGPACK, "accept": MSGPACK},
         }  # fmt: skip
 
-    def question(self, path: str, asked: object, *, spends: bool) -> Sent:
+    def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
         """A key has an owner only where a token says whose it is; without one, what spends is not asked twice."""
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
-            return Sent(path, encode(encodable(asked)), headers, again=keyed or not spends)
+            return WireRequest(path, encode_question(to_encodable(asked)), headers, again=keyed or not spends)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise Unanswered(f"the question cannot be written: {error}") from None
+            raise NoDecisionError(f"the question cannot be written: {error}") from None
 
 
-def content_of(answer: Answered) -> bytes:
+def response_content(answer: WireResponse) -> bytes:
     """The content of an answer that is one. Raises Unanswered."""
     if answer.status != 200:
-        raise Unanswered(said(answer))
+        raise NoDecisionError(describe_error(answer))
     if answer.media_type.partition(";")[0].strip() != MSGPACK:
-        raise Unanswered("what answers is no decision API")
+        raise NoDecisionError("what answers is no decision API")
     return answer.content
 
 
-def said(answer: Answered) -> str:
+def describe_error(answer: WireResponse) -> str:
     try:
-        problem = _problem(answer.content)
+        problem = _decode_problem(answer.content)
     except (msgspec.MsgspecError, ValueError):
         return f"it answered with status {answer.status}"
     return f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail or f"status {answer.status}"
 
 
-def decision_of(answer: Answered) -> Decision:
+def parse_decision(answer: WireResponse) -> Decision:
     try:
-        return _one(content_of(answer)).decision
+        return _decode_decision(response_content(answer)).decision
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Unanswered(f"the answer cannot be read: {error}") from None
+        raise NoDecisionError(f"the answer cannot be read: {error}") from None
 
 
-def decisions_of(answer: Answered, wanted: int) -> list[Decision]:
+def parse_decisions(answer: WireResponse, wanted: int) -> list[Decision]:
     try:
-        found = [one.decision for one in _many(content_of(answer)).decisions]
+        found = [one.decision for one in _decode_decisions(response_content(answer)).decisions]
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Unanswered(f"the answer cannot be read: {error}") from None
+        raise NoDecisionError(f"the answer cannot be read: {error}") from None
     if len(found) != wanted:
-        raise Unanswered("there are not as many answers as questions")
+        raise NoDecisionError("there are not as many answers as questions")
     return found
 
 
-def denial(error: Exception) -> Decision:
+def failure_denial(error: Exception) -> Decision:
     """The decision where there is none."""
-    if not isinstance(error, Unanswered):
+    if not isinstance(error, NoDecisionError):
         _LOG.error("no decision, so it is denied", exc_info=error)
-    why = str(error) if isinstance(error, Unanswered) else "asking failed"
+    why = str(error) if isinstance(error, NoDecisionError) else "asking failed"
     reason = Reason(Gate.FAILURE, f"no decision: {why}")
     return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), id=ulid(time_ns(), next(serials)))
 
 
-def spending(question: Question) -> Question:
+def with_consume(question: QuestionMapping) -> QuestionMapping:
     """An item of a batch spends only where it says so."""
     options = question.get("options")
     given = options if isinstance(options, Mapping) else {}
     return {**question, "options": {"consume": True, **given}}
 
 
-def chunks(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    return (questions[at : at + MOST_AT_ONCE] for at in range(0, len(questions), MOST_AT_ONCE))
+def chunks(questions: Sequence[QuestionMapping]) -> Iterator[Sequence[QuestionMapping]]:
+    return (questions[at : at + MAX_BATCH_ITEMS] for at in range(0, len(questions), MAX_BATCH_ITEMS))
 
 
-def event_of(decision: str, status: int | None, latency_ms: float | None, output: object, refund: bool) -> object:
+def build_event(decision: str, status: int | None, latency_ms: float | None, output: object, refund: bool) -> object:
     told = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output}
     return {name: value for name, value in told.items() if value is not None} | ({"refund": True} if refund else {})
 
 
-def in_words(error: Exception, timeout: float) -> Unanswered:
+def to_no_decision_error(error: Exception, timeout: float) -> NoDecisionError:
     match error:
-        case Unanswered():
+        case NoDecisionError():
             return error
         case httpx.TimeoutException() | TimeoutError():
-            return Unanswered(f"no answer within {timeout * 1_000:g} ms")
+            return NoDecisionError(f"no answer within {timeout * 1_000:g} ms")
         case _:
-            return Unanswered(f"it cannot be asked: {str(error) or type(error).__name__}")
+            return NoDecisionError(f"it cannot be asked: {str(error) or type(error).__name__}")
 
 
 def check_size(content: bytearray) -> None:
-    if len(content) > LARGEST_ANSWER:
-        raise Unanswered("the answer is larger than 16 MiB")
+    if len(content) > MAX_ANSWER_BYTES:
+        raise NoDecisionError("the answer is larger than 16 MiB")

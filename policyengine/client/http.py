@@ -18,20 +18,20 @@ import anyio
 
 from policyengine.client.base import (
     GATEWAY_ERRORS,
+    NOT_SENT_ERRORS,
     TIMEOUT,
-    UNSENT,
-    Answered,
-    Exchanges,
-    Question,
-    Sent,
+    ClientBase,
+    QuestionMapping,
+    WireRequest,
+    WireResponse,
+    build_event,
     check_size,
     chunks,
-    decision_of,
-    decisions_of,
-    denial,
-    event_of,
-    in_words,
-    spending,
+    failure_denial,
+    parse_decision,
+    parse_decisions,
+    to_no_decision_error,
+    with_consume,
 )
 from policyengine.extras import install_command
 from policyengine.runtime.decision import Decision
@@ -44,7 +44,7 @@ except ImportError as error:
 _LOG = logging.getLogger("policyengine")
 
 
-class PolicyClient(Exchanges):
+class PolicyClient(ClientBase):
     """Asks `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
 
     Each of at most two tries has `timeout` seconds. What spends is asked twice only by a key, which needs a `token`, or
@@ -63,21 +63,21 @@ class PolicyClient(Exchanges):
         super().__init__(url, token=token, timeout=timeout, clock=clock)
         self._http = httpx.Client(transport=transport, **self._settings)
 
-    def decide(self, question: Question) -> Decision:
+    def decide(self, question: QuestionMapping) -> Decision:
         """Decide and spend. A deny at gate `failure` where there was no answer."""
         try:
-            return decision_of(self._asked(self.question("/decide", question, spends=True)))
+            return parse_decision(self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
-            return denial(error)
+            return failure_denial(error)
 
-    def evaluate(self, question: Question) -> Decision:
+    def evaluate(self, question: QuestionMapping) -> Decision:
         """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
         try:
-            return decision_of(self._asked(self.question("/evaluate", question, spends=False)))
+            return parse_decision(self._asked(self.question("/evaluate", question, spends=False)))
         except Exception as error:
-            return denial(error)
+            return failure_denial(error)
 
-    def decide_many(self, questions: Sequence[Question]) -> list[Decision]:
+    def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         """Decide each and spend, in order. Those without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in self._decided(chunk)]
 
@@ -87,12 +87,12 @@ class PolicyClient(Exchanges):
         *,
         status: int | None = None,
         latency_ms: float | None = None,
-        output: Question | None = None,
+        output: QuestionMapping | None = None,
         refund: bool = False,
     ) -> bool:
         """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
         try:
-            event = event_of(decision, status, latency_ms, output, refund)
+            event = build_event(decision, status, latency_ms, output, refund)
             return self._asked(self.question("/events", event, spends=False)).status == 200
         except Exception as error:
             _LOG.warning("an outcome could not be reported: %s", error)
@@ -107,36 +107,36 @@ class PolicyClient(Exchanges):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _decided(self, questions: Sequence[Question]) -> list[Decision]:
+    def _decided(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         try:
-            asked = {"requests": [spending(one) for one in questions]}
-            return decisions_of(self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
+            asked = {"requests": [with_consume(one) for one in questions]}
+            return parse_decisions(self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
         except Exception as error:
-            return [denial(error) for _ in questions]
+            return [failure_denial(error) for _ in questions]
 
-    def _asked(self, sent: Sent) -> Answered:
+    def _asked(self, sent: WireRequest) -> WireResponse:
         self.circuit.enter()
         try:
             answer = self._tried(sent)
         except Exception as error:
             self.circuit.leave(well=False)
-            raise in_words(error, self.timeout) from None
+            raise to_no_decision_error(error, self.timeout) from None
         self.circuit.leave(well=answer.status < 500)
         return answer
 
-    def _tried(self, sent: Sent) -> Answered:
+    def _tried(self, sent: WireRequest) -> WireResponse:
         """Twice, where the first try came to nothing."""
         try:
             answer = self._exchanged(sent)
         except (httpx.HTTPError, TimeoutError) as error:
-            if not sent.again and not isinstance(error, UNSENT):
+            if not sent.again and not isinstance(error, NOT_SENT_ERRORS):
                 raise
         else:
             if not sent.again or answer.status not in GATEWAY_ERRORS:
                 return answer
         return self._exchanged(sent)
 
-    def _exchanged(self, sent: Sent) -> Answered:
+    def _exchanged(self, sent: WireRequest) -> WireResponse:
         """One try. That each piece comes in time is not enough: all of them together have to."""
         deadline = monotonic() + self.timeout
         content = bytearray()
@@ -146,10 +146,10 @@ class PolicyClient(Exchanges):
                 check_size(content)
                 if monotonic() > deadline:
                     raise TimeoutError
-            return Answered(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+            return WireResponse(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
 
 
-class AsyncPolicyClient(Exchanges):
+class AsyncPolicyClient(ClientBase):
     """`PolicyClient` for callers with an event loop: the same, awaited. Integrations take one in place of an Engine."""
 
     def __init__(
@@ -164,21 +164,21 @@ class AsyncPolicyClient(Exchanges):
         super().__init__(url, token=token, timeout=timeout, clock=clock)
         self._http = httpx.AsyncClient(transport=transport, **self._settings)
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: QuestionMapping) -> Decision:
         """Decide and spend. A deny at gate `failure` where there was no answer."""
         try:
-            return decision_of(await self._asked(self.question("/decide", question, spends=True)))
+            return parse_decision(await self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
-            return denial(error)
+            return failure_denial(error)
 
-    async def evaluate(self, question: Question) -> Decision:
+    async def evaluate(self, question: QuestionMapping) -> Decision:
         """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
         try:
-            return decision_of(await self._asked(self.question("/evaluate", question, spends=False)))
+            return parse_decision(await self._asked(self.question("/evaluate", question, spends=False)))
         except Exception as error:
-            return denial(error)
+            return failure_denial(error)
 
-    async def decide_many(self, questions: Sequence[Question]) -> list[Decision]:
+    async def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         """Decide each and spend, in order. Those without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in await self._decided(chunk)]
 
@@ -188,12 +188,12 @@ class AsyncPolicyClient(Exchanges):
         *,
         status: int | None = None,
         latency_ms: float | None = None,
-        output: Question | None = None,
+        output: QuestionMapping | None = None,
         refund: bool = False,
     ) -> bool:
         """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
         try:
-            event = event_of(decision, status, latency_ms, output, refund)
+            event = build_event(decision, status, latency_ms, output, refund)
             return (await self._asked(self.question("/events", event, spends=False))).status == 200
         except Exception as error:
             _LOG.warning("an outcome could not be reported: %s", error)
@@ -213,40 +213,42 @@ class AsyncPolicyClient(Exchanges):
     ) -> None:
         await self.close()
 
-    async def _decided(self, questions: Sequence[Question]) -> list[Decision]:
+    async def _decided(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         try:
-            asked = {"requests": [spending(one) for one in questions]}
-            return decisions_of(await self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
+            asked = {"requests": [with_consume(one) for one in questions]}
+            return parse_decisions(
+                await self._asked(self.question("/decide/batch", asked, spends=True)), len(questions)
+            )
         except Exception as error:
-            return [denial(error) for _ in questions]
+            return [failure_denial(error) for _ in questions]
 
-    async def _asked(self, sent: Sent) -> Answered:
+    async def _asked(self, sent: WireRequest) -> WireResponse:
         self.circuit.enter()
         try:
             answer = await self._tried(sent)
         except Exception as error:
             self.circuit.leave(well=False)
-            raise in_words(error, self.timeout) from None
+            raise to_no_decision_error(error, self.timeout) from None
         self.circuit.leave(well=answer.status < 500)
         return answer
 
-    async def _tried(self, sent: Sent) -> Answered:
+    async def _tried(self, sent: WireRequest) -> WireResponse:
         """Twice, where the first try came to nothing."""
         try:
             answer = await self._exchanged(sent)
         except (httpx.HTTPError, TimeoutError) as error:
-            if not sent.again and not isinstance(error, UNSENT):
+            if not sent.again and not isinstance(error, NOT_SENT_ERRORS):
                 raise
         else:
             if not sent.again or answer.status not in GATEWAY_ERRORS:
                 return answer
         return await self._exchanged(sent)
 
-    async def _exchanged(self, sent: Sent) -> Answered:
+    async def _exchanged(self, sent: WireRequest) -> WireResponse:
         content = bytearray()
         with anyio.fail_after(self.timeout):
             async with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:
                 async for piece in answer.aiter_bytes():
                     content += piece
                     check_size(content)
-                return Answered(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+                return WireResponse(answer.status_code, answer.headers.get("content-type", ""), bytes(content))

@@ -23,19 +23,19 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-HEADER = Layout(">I")
-LARGEST_QUESTION = 1024 * 1024  # bytes in a frame that asks
-LARGEST_ANSWER = 64 * 1024 * 1024  # bytes in a frame that answers
-AT_ONCE = 64
+FRAME_HEADER = Layout(">I")
+MAX_QUESTION_BYTES = 1024 * 1024  # bytes in a frame that asks
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes in a frame that answers
+MAX_BATCH_ITEMS = 64
 NUMBER_EXTENSION = 1  # of MessagePack: the text of a number that MessagePack itself does not hold
-SMALLEST_INT, LARGEST_INT = -(2**63), 2**64 - 1  # that it does
-DECIDED = 200
-NOTHING_WAITS = (404, 409)  # not known, or reported before
-UNDER_WAY = "key_under_way"
-PAUSE = 0.05  # seconds until it is asked again
+MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # that it does
+STATUS_DECIDED = 200
+NOT_AWAITED_STATUSES = (404, 409)  # not known, or reported before
+KEY_UNDER_WAY = "key_under_way"
+RETRY_PAUSE_SECONDS = 0.05  # seconds until it is asked again
 
-Kind = Literal["decide", "evaluate", "report"]
-Free = dict[str, Any]
+FrameKind = Literal["decide", "evaluate", "report"]
+JsonObject = dict[str, Any]
 Read = TypeVar("Read")
 
 
@@ -45,12 +45,12 @@ class SocketError(Exception):
     `problem` is the server's, where it is the server that said so: `status`, `detail`, `member`, `hint`.
     """
 
-    def __init__(self, message: str, problem: Free | None = None) -> None:
+    def __init__(self, message: str, problem: JsonObject | None = None) -> None:
         self.problem = problem or {}
         super().__init__(message)
 
 
-class Answer(msgspec.Struct, frozen=True):
+class SocketDecision(msgspec.Struct, frozen=True):
     """A decision as the server sent it; the members are those of an answer of `POST /decide`."""
 
     outcome: Literal["allow", "deny", "confirm", "throttle"]
@@ -59,25 +59,25 @@ class Answer(msgspec.Struct, frozen=True):
     revision: str
     package: str
     gate: str | None
-    reasons: list[Free]
-    remedies: list[Free]
-    principal: Free
-    rates: list[Free]
-    obligations: list[Free]
-    unknown: list[Free]
-    explanation: Free | None = None
-    error: Free | None = None
+    reasons: list[JsonObject]
+    remedies: list[JsonObject]
+    principal: JsonObject
+    rates: list[JsonObject]
+    obligations: list[JsonObject]
+    unknown: list[JsonObject]
+    explanation: JsonObject | None = None
+    error: JsonObject | None = None
 
     def __post_init__(self) -> None:
         if self.allowed is not (self.outcome == "allow"):
             raise ValueError("`allowed` and `outcome` contradict each other")
 
 
-_encoded = msgspec.msgpack.Encoder(decimal_format="number").encode
-_frame = msgspec.msgpack.Decoder(tuple[int | None, int, msgspec.Raw]).decode
-_answer = msgspec.msgpack.Decoder(Answer).decode
-_answers = msgspec.msgpack.Decoder(list[Answer]).decode
-_problem = msgspec.msgpack.Decoder(Free).decode
+_encode_msgpack = msgspec.msgpack.Encoder(decimal_format="number").encode
+_decode_frame = msgspec.msgpack.Decoder(tuple[int | None, int, msgspec.Raw]).decode
+_decode_decision = msgspec.msgpack.Decoder(SocketDecision).decode
+_decode_decisions = msgspec.msgpack.Decoder(list[SocketDecision]).decode
+_decode_problem = msgspec.msgpack.Decoder(JsonObject).decode
 
 
 class SocketClient:
@@ -95,13 +95,13 @@ class SocketClient:
         self._ids = count(1)
         self._turn = Lock()
 
-    def decide(self, question: Mapping[str, object], *, key: str | None = None) -> Answer:
+    def decide(self, question: Mapping[str, object], *, key: str | None = None) -> SocketDecision:
         """Decide and spend, as `POST /decide` does; by a `key` once. Raises SocketError: no decision, deny."""
-        return _read(_answer, self._ask("decide", question, self._key(key)))
+        return _decode_content(_decode_decision, self._ask("decide", question, self._key(key)))
 
-    def evaluate(self, question: Mapping[str, object]) -> Answer:
+    def evaluate(self, question: Mapping[str, object]) -> SocketDecision:
         """Decide and spend nothing. Raises SocketError: no decision, deny."""
-        return _read(_answer, self._ask("evaluate", question))
+        return _decode_content(_decode_decision, self._ask("evaluate", question))
 
     def report(
         self,
@@ -120,20 +120,22 @@ class SocketClient:
         try:
             self._ask("report", {name: value for name, value in event.items() if value is not None})
         except SocketError as error:
-            if error.problem.get("status") in NOTHING_WAITS:
+            if error.problem.get("status") in NOT_AWAITED_STATUSES:
                 return False
             raise
         return True
 
-    def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[Answer]:
+    def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
         """Decide each, in order, as `decide` does; what is no question is a deny with its `error`.
 
         Raises SocketError: then none of the answers is known, whatever was spent, and all are a deny.
         """
         asked = list(questions)
-        answers: list[Answer] = []
-        for at in range(0, len(asked), AT_ONCE):
-            answers += _read(_answers, self._ask("decide", asked[at : at + AT_ONCE], self._key(None)))
+        answers: list[SocketDecision] = []
+        for at in range(0, len(asked), MAX_BATCH_ITEMS):
+            answers += _decode_content(
+                _decode_decisions, self._ask("decide", asked[at : at + MAX_BATCH_ITEMS], self._key(None))
+            )
         if len(answers) != len(asked):
             raise SocketError("there are not as many answers as questions")
         return answers
@@ -156,20 +158,20 @@ class SocketClient:
         """What is not asked again needs none, and is answered quicker without."""
         return given or (secrets.token_urlsafe(16) if self.retries else None)
 
-    def _ask(self, kind: Kind, question: object, key: str | None = None) -> msgspec.Raw:
+    def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:
         with self._turn:
             for left in range(self.retries, -1, -1):
                 try:
                     return self._exchanged(next(self._ids), kind, question, key)
                 except SocketError as error:
-                    if not left or error.problem.get("code") != UNDER_WAY:
+                    if not left or error.problem.get("code") != KEY_UNDER_WAY:
                         raise
-                    time.sleep(PAUSE)
+                    time.sleep(RETRY_PAUSE_SECONDS)
                 except OSError as error:
                     self.close()
                     if not left:
                         raise self._unheard(error) from None
-                    time.sleep(0 if isinstance(error, TimeoutError) else PAUSE)
+                    time.sleep(0 if isinstance(error, TimeoutError) else RETRY_PAUSE_SECONDS)
                 except BaseException:
                     # Interrupted in the middle: what comes next would be the answer to this question.
                     self.close()
@@ -181,25 +183,25 @@ class SocketClient:
             return SocketError(f"no answer from `{self.path}` within {self.timeout:g} seconds")
         return SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}")
 
-    def _exchanged(self, id: int, kind: Kind, question: object, key: str | None) -> msgspec.Raw:
-        sent = _framed((id, kind, question) if key is None else (id, kind, question, key))
+    def _exchanged(self, id: int, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:
+        sent = _build_frame((id, kind, question) if key is None else (id, kind, question, key))
         deadline = time.monotonic() + self.timeout
         connection = self._connected()
         connection.settimeout(self.timeout)
         connection.sendall(sent)
-        (size,) = HEADER.unpack(_received(connection, HEADER.size, deadline))
-        if size > LARGEST_ANSWER:
+        (size,) = FRAME_HEADER.unpack(_receive_bytes(connection, FRAME_HEADER.size, deadline))
+        if size > MAX_ANSWER_BYTES:
             self.close()
             raise SocketError("the answer is larger than 64 MiB")
         try:
-            answered, status, content = _frame(_received(connection, size, deadline))
+            answered, status, content = _decode_frame(_receive_bytes(connection, size, deadline))
         except msgspec.MsgspecError as error:
             self.close()
             raise SocketError(f"the answer cannot be read: {error}") from None
-        if status != DECIDED:
+        if status != STATUS_DECIDED:
             if answered is None:
                 self.close()
-            raise _refused(content)
+            raise _to_socket_error(content)
         if answered != id:
             self.close()
             raise SocketError("the answer is to another question")
@@ -214,37 +216,37 @@ class SocketClient:
         return self._socket
 
 
-def encode(question: object) -> bytes:
+def encode_question(question: object) -> bytes:
     """A question as MessagePack, its numbers exact. Raises TypeError, ValueError, OverflowError, RecursionError."""
-    return _encoded(_exact(question))
+    return _encode_msgpack(_with_exact_numbers(question))
 
 
-def _exact(value: object) -> object:
+def _with_exact_numbers(value: object) -> object:
     """Numbers that MessagePack has none of travel as their text, in an extension."""
     match value:
         case dict():
-            return {name: _exact(one) for name, one in value.items()}
+            return {name: _with_exact_numbers(one) for name, one in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_exact(one) for one in value]
+            return [_with_exact_numbers(one) for one in value]
         case Decimal() if value.is_finite() and Decimal(repr(float(value))) != value:
             return msgspec.msgpack.Ext(NUMBER_EXTENSION, str(value).encode())
-        case int() if not SMALLEST_INT <= value <= LARGEST_INT:
+        case int() if not MIN_INT <= value <= MAX_INT:
             return msgspec.msgpack.Ext(NUMBER_EXTENSION, str(value).encode())
         case _:
             return value
 
 
-def _framed(question: object) -> bytes:
+def _build_frame(question: object) -> bytes:
     try:
-        payload = encode(question)
+        payload = encode_question(question)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SocketError(f"the question cannot be written as MessagePack: {error}") from None
-    if len(payload) > LARGEST_QUESTION:
+    if len(payload) > MAX_QUESTION_BYTES:
         raise SocketError("the question is larger than 1 MiB")
-    return HEADER.pack(len(payload)) + payload
+    return FRAME_HEADER.pack(len(payload)) + payload
 
 
-def _received(connection: socket.socket, size: int, deadline: float) -> bytes:
+def _receive_bytes(connection: socket.socket, size: int, deadline: float) -> bytes:
     pieces = bytearray()
     while len(pieces) < size:
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -255,14 +257,14 @@ def _received(connection: socket.socket, size: int, deadline: float) -> bytes:
     return bytes(pieces)
 
 
-def _read(decode: Callable[[msgspec.Raw], Read], content: msgspec.Raw) -> Read:
+def _decode_content(decode: Callable[[msgspec.Raw], Read], content: msgspec.Raw) -> Read:
     try:
         return decode(content)
     except msgspec.MsgspecError as error:
         raise SocketError(f"the answer cannot be read: {error}") from None
 
 
-def _refused(content: msgspec.Raw) -> SocketError:
-    problem = _read(_problem, content)
+def _to_socket_error(content: msgspec.Raw) -> SocketError:
+    problem = _decode_content(_decode_problem, content)
     said = [str(problem[name]) for name in ("detail", "hint") if problem.get(name) is not None]
     return SocketError(" (".join(said) + ")" * (len(said) - 1), problem)

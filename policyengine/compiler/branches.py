@@ -14,8 +14,8 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.tree import Node, Numbers, Tree
-from policyengine.runtime.letter_case import fold
-from policyengine.spec.match import folding_for
+from policyengine.runtime.letter_case import fold_case
+from policyengine.spec.match import least_folding
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch
@@ -65,7 +65,7 @@ class Paths:
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
         known = branch.next.get(segment)
-        if known is None and branch.wild is not None and fold(segment) not in branch.cased:
+        if known is None and branch.wild is not None and fold_case(segment) not in branch.cased:
             known = branch.wild
         return known or self._reached(branch, segment)
 
@@ -108,9 +108,9 @@ class Paths:
 
     def _grow(self, branch: Branch) -> None:
         for text, place in literals(branch):
-            branch.cased.setdefault(fold(text), []).append((text, place))
+            branch.cased.setdefault(fold_case(text), []).append((text, place))
         for text in dict.fromkeys(text for several in branch.cased.values() for text, _ in several):
-            reached = self._onward(branch, branch.cased[fold(text)], text)
+            reached = self._onward(branch, branch.cased[fold_case(text)], text)
             assert reached is not None  # the literal itself
             branch.next[text] = reached
         plain = affixed(branch, None)
@@ -122,11 +122,11 @@ class Paths:
         branch.grown = True
 
     def _reached(self, branch: Branch, segment: str) -> Branch | None:
-        alike = branch.cased.get(fold(segment), ()) if branch.grown else literals(branch)
+        alike = branch.cased.get(fold_case(segment), ()) if branch.grown else literals(branch)
         return self._onward(branch, alike, segment)
 
     def _onward(self, branch: Branch, alike: Iterable[tuple[str, Place]], segment: str) -> Branch | None:
-        folded = ((place, folding_for(k.Segment(text), segment)) for text, place in alike)
+        folded = ((place, least_folding(k.Segment(text), segment)) for text, place in alike)
         literal = ((node, max(before, took)) for (node, before), took in folded if took is not None)
         places = (*literal, *affixed(branch, segment))
         return self._branch(places, branch.rests, branch.loose) if places else None
@@ -154,7 +154,7 @@ def affixed(branch: Branch, segment: str | None) -> tuple[Place, ...]:
     for node, folding in branch.places:
         for (before, after), then in node.affixes:
             anything = 0 if not (before or after) else None
-            took = anything if segment is None else folding_for(k.Segment(before, True, after), segment)
+            took = anything if segment is None else least_folding(k.Segment(before, True, after), segment)
             if took is not None:
                 found.append((then, max(folding, took)))
     return tuple(found)

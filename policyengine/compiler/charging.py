@@ -15,41 +15,41 @@ from typing import Any, TypeAlias
 from policyengine import kernel as k
 from policyengine.compiler.emit import Writer
 from policyengine.compiler.lines import Text
-from policyengine.runtime.limits import Key, Limited, Meter
+from policyengine.runtime.limits import CountKey, LimitCharge, SteadyRate
 from policyengine.runtime.values import Value
 from policyengine.spec import limits as spending
 from policyengine.spec import trace as w
 from policyengine.typesystem import EntityRef, Scalar
 
 
-def meter_of(limit: k.Limit) -> Meter | None:
+def meter_of(limit: k.Limit) -> SteadyRate | None:
     """For a rate of one pace for all, which each request takes one of, and nothing else."""
     if not isinstance(limit, k.Rate) or not isinstance(limit.pace, k.Pace):
         return None
     if limit.cost or limit.raises or limit.clamps or limit.at_once or limit.counting_denials:
         return None
-    nobody = w.LimitedSeen(limit, True)
-    (limited,) = spending.charges(nobody)
-    return Meter(limited)
+    nobody = w.LimitTrace(limit, True)
+    (limited,) = spending.limit_charges(nobody)
+    return SteadyRate(limited)
 
 
 # Takes what the rates of these meters cost, by their keys, at a time (nanoseconds): how they stand then, or None where
 # one of them has no room for it, and nothing was taken.
-Take: TypeAlias = Callable[[Any, int], tuple[tuple[Meter, int], ...] | None]
+Take: TypeAlias = Callable[[Any, int], tuple[tuple[SteadyRate, int], ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Taker:
     """The plain rates of an endpoint, of which a store takes at once."""
 
-    meters: tuple[Meter, ...]
+    meters: tuple[SteadyRate, ...]
 
-    def charges(self, keys: Any) -> tuple[tuple[Meter, Key | str], ...]:
+    def charges(self, keys: Any) -> tuple[tuple[SteadyRate, CountKey | str], ...]:
         """The same, to be asked for in full."""
         return tuple(zip(self.meters, keys if len(self.meters) > 1 else (keys,), strict=True))
 
 
-def plain_meters(limits: Sequence[k.Limit]) -> tuple[Meter, ...]:
+def plain_meters(limits: Sequence[k.Limit]) -> tuple[SteadyRate, ...]:
     """Of rates that are all plain and always apply; none where one is not."""
     meters = [None if limit.when is not None else meter_of(limit) for limit in limits]
     return () if None in meters else tuple(meter for meter in meters if meter is not None)
@@ -61,10 +61,10 @@ def by_agent_alone(limits: Sequence[k.Limit]) -> bool:
     return len(keys) == 1 and isinstance(keys[0], k.Fact) and keys[0].path == ("agent", "id")
 
 
-def charged(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[Limited, ...] | None:
+def charged(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[LimitCharge, ...] | None:
     """The charges of any limit, by what it reads: None where that cannot be counted."""
     seen = seen_with(limit, keys, numbers)
-    return None if spending.doubts(seen) else tuple(spending.charges(seen))
+    return None if spending.unknown_limit_inputs(seen) else tuple(spending.limit_charges(seen))
 
 
 NOBODY: Any = object()
@@ -78,14 +78,14 @@ class Charged:
     """The same of one limit, for those who asked lately as it was for them then."""
 
     limit: k.Limit
-    known: dict[tuple[object, ...], tuple[Limited, ...] | None] = field(default_factory=dict)
+    known: dict[tuple[object, ...], tuple[LimitCharge, ...] | None] = field(default_factory=dict)
 
-    def __call__(self, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[Limited, ...] | None:
+    def __call__(self, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> tuple[LimitCharge, ...] | None:
         types = (*map(type, keys), *map(type, numbers))
         if not SAME.issuperset(types):
             return charged(self.limit, keys, numbers)
         asked = keys, numbers, types
-        found: tuple[Limited, ...] | None = self.known.get(asked, NOBODY)
+        found: tuple[LimitCharge, ...] | None = self.known.get(asked, NOBODY)
         if found is not NOBODY:
             return found
         if len(self.known) >= MOST_CALLERS:
@@ -96,15 +96,15 @@ class Charged:
         return found
 
 
-def seen_with(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> w.LimitedSeen:
+def seen_with(limit: k.Limit, keys: tuple[Value, ...], numbers: tuple[Value, ...]) -> w.LimitTrace:
     if isinstance(limit, k.Budget):
         pairs = zip(limit.quotas, numbers[::2], numbers[1::2], strict=True)
-        read = tuple((bound, spending.summand(quota, amount)) for quota, bound, amount in pairs)
-        return w.LimitedSeen(limit, True, True, keys, quotas=read)
+        read = tuple((bound, spending.budget_amount(quota, amount)) for quota, bound, amount in pairs)
+        return w.LimitTrace(limit, True, True, keys, quotas=read)
     cost, count, *moves = numbers
-    taken = 1 if limit.cost is None else spending.natural(cost, limit.cost, 0)
-    most = spending.natural(count, limit.pace.count, 1) if isinstance(limit.pace, k.PaceByFact) else 1
-    return w.LimitedSeen(limit, True, True, keys, taken, most, tuple(moves))
+    taken = 1 if limit.cost is None else spending.request_count(cost, limit.cost, 0)
+    most = spending.request_count(count, limit.pace.count, 1) if isinstance(limit.pace, k.PaceByFact) else 1
+    return w.LimitTrace(limit, True, True, keys, taken, most, tuple(moves))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from policyengine.compiler.reads import only_str
 from policyengine.runtime.request import ROOTS
-from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.runtime.values import MAX_ELEMENTS
 
 Question: TypeAlias = dict[str, Any]
 # The roots of a question and the members of each, both sorted; None for roots that are free or not restricted here.
@@ -106,7 +106,7 @@ class Driver:
             self.add(f'{root}_ = q["{root}"]', depth=2)
         plain = [f"type({root}_) is not {'list' if root == 'pending' else 'dict'}" for root, _ in self.form]
         free = [root for root, names in self.form if names is None]
-        plain += [f"len({root}_) > {MOST_ELEMENTS}" for root in free]
+        plain += [f"len({root}_) > {MAX_ELEMENTS}" for root in free]
         self.add(f"if {' or '.join(plain)}: return None", depth=2)
         for root, names in self.form:
             if names is not None:

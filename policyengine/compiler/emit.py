@@ -16,10 +16,10 @@ from policyengine.compiler import pasts, reads
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.membership import MembershipLines
 from policyengine.compiler.pending import surely_absent
-from policyengine.runtime.letter_case import fold
+from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob, compile_regex
-from policyengine.runtime.request import OF_CLIENTS
-from policyengine.runtime.values import LARGEST_INT, SMALLEST_INT
+from policyengine.runtime.request import CLIENT_ROOTS
+from policyengine.runtime.values import MAX_INT, MIN_INT
 from policyengine.spec.kleene import describe
 from policyengine.typesystem import EntityRef, Scalar
 
@@ -35,15 +35,15 @@ NAMESPACE: dict[str, object] = {
         "within",
     )
 }  # fmt: skip
-NAMESPACE |= {"EntityRef": EntityRef, "fold": fold, "surely_absent": surely_absent, **pasts.NAMESPACE}
+NAMESPACE |= {"EntityRef": EntityRef, "fold": fold_case, "surely_absent": surely_absent, **pasts.NAMESPACE}
 
 
 # Comparisons of an int with a limit that also keep it within 64 bits.
 RANGES = {
-    "<": f"{SMALLEST_INT} <= {{code}} < {{limit}}",
-    "<=": f"{SMALLEST_INT} <= {{code}} <= {{limit}}",
-    ">": f"{{limit}} < {{code}} <= {LARGEST_INT}",
-    ">=": f"{{limit}} <= {{code}} <= {LARGEST_INT}",
+    "<": f"{MIN_INT} <= {{code}} < {{limit}}",
+    "<=": f"{MIN_INT} <= {{code}} <= {{limit}}",
+    ">": f"{{limit}} < {{code}} <= {MAX_INT}",
+    ">=": f"{{limit}} <= {{code}} <= {MAX_INT}",
 }
 
 
@@ -54,7 +54,7 @@ def effort(node: k.Expr) -> int:
             return 0
         case k.Fact() | k.Compare(_, k.Fact(), k.Constant()):
             return 1
-        case k.Happened() | k.Not(k.Happened()) | k.Compare(_, k.Aggregate(), _):
+        case k.HistoryCondition() | k.Not(k.HistoryCondition()) | k.Compare(_, k.Aggregate(), _):
             return 3
         case _:
             return 2
@@ -87,23 +87,23 @@ class Writer(MembershipLines):
             case k.Collection(items):
                 codes = [self.reference(self.value(item)) for item in items]
                 return Text(self.put(f"({''.join(f'{code}, ' for code in codes)})"))
-            case k.Named(_, expression):
+            case k.DefinitionRef(_, expression):
                 return self.value(expression)
             case k.Default():
                 return self._default(node)
             case k.Arithmetic(operator, left, right):
                 sides = f"{self.value(left).code}, {self.value(right).code}"
                 return self._sure(f'calculated("{operator}", {sides})')
-            case k.Negative(operand):
+            case k.UnaryMinus(operand):
                 return self._sure(f"negated({self.value(operand).code})")
-            case k.Apply(_, (id_,), typesystem.Ref() as type) if len(type.entities) == 1:
+            case k.Call(_, (id_,), typesystem.RefType() as type) if len(type.entities) == 1:
                 code = self.value(id_).code
                 self.unless(f"type({code}) is str and {code} and {code}.isascii()")
                 return Text(code, next(iter(type.entities)))
-            case k.Apply(function, arguments):
+            case k.Call(function, arguments):
                 given = "".join(f", {self.reference(self.value(one))}" for one in arguments)
                 return self._sure(f"called({self.word(function)}{given})")
-            case k.Past():
+            case k.PastFact():
                 return self.past(node)
             case k.Aggregate():
                 return self._once(("aggregate", node), lambda: self.aggregate(node))
@@ -149,7 +149,7 @@ class Writer(MembershipLines):
         names = next((found for type in types if (found := self.setting.claimed.get((type, node.name)))), None)
         if names is None:
             return None
-        plain = isinstance(getattr(node.type, "element", node.type), Scalar | typesystem.Enum)
+        plain = isinstance(getattr(node.type, "element", node.type), Scalar | typesystem.EnumType)
         if base.code != base.of or node.inherited or not plain:
             self.unless(f"{self.raw(('credential', 'claims'))} is None")  # it may be the caller, by another way
             return None
@@ -157,7 +157,7 @@ class Writer(MembershipLines):
 
     def _only(self, type: typesystem.Type) -> str | None:
         """The one type of entity that a reference can be of: then its id is enough."""
-        return next(iter(type.entities)) if isinstance(type, typesystem.Ref) and len(type.entities) == 1 else None
+        return next(iter(type.entities)) if isinstance(type, typesystem.RefType) and len(type.entities) == 1 else None
 
     def _default(self, node: k.Default) -> Text:
         name = self.name()
@@ -184,7 +184,7 @@ class Writer(MembershipLines):
                 raw = self.raw(path)
                 with self.block(f'if {raw} is None and "pending" in q:'):
                     self.unless(f"surely_absent(q, {self.word(path)})")
-                if path[0] in OF_CLIENTS and len(path) > 1:
+                if path[0] in CLIENT_ROOTS and len(path) > 1:
                     steps = "".join(f", {self.word(step)}" for step in path[1:])
                     self.unless(f"{raw} is not None or absent({self.root(path[0])}{steps})")
                 return raw, lambda: self.fact(node)
@@ -196,7 +196,7 @@ class Writer(MembershipLines):
     @contextmanager
     def where(self, node: k.Expr) -> Iterator[None]:
         """A block that is reached only if the condition is surely true. What is most easily refuted comes first."""
-        while isinstance(node, k.Named):
+        while isinstance(node, k.DefinitionRef):
             node = node.expression
         if isinstance(node, k.And):
             with ExitStack() as blocks:
@@ -237,7 +237,7 @@ class Writer(MembershipLines):
 
     def test(self, node: k.Expr) -> str:
         """A condition that is sure to be True or False."""
-        if isinstance(node, k.Named):
+        if isinstance(node, k.DefinitionRef):
             return self.test(node.expression)
         return self._once(("test", node), lambda: Text(self._test(node))).code
 
@@ -252,7 +252,7 @@ class Writer(MembershipLines):
                 return self._compare(node)
             case k.Contains():
                 return self._contains(node)
-            case k.Below(item, ancestor, strict, direct):
+            case k.IsMember(item, ancestor, strict, direct):
                 relation = "parents" if direct else "above" if strict else "within"
                 kin = self._kin(relation, self.value(item))
                 return self.put(f"{self._as_reference(ancestor)} in {kin}")
@@ -268,13 +268,13 @@ class Writer(MembershipLines):
                 return self._overlaps(left, right)
             case k.Subset(left, right):
                 return self.put(f"{self.as_set(left)} <= {self.as_set(right)}")
-            case k.Present(operand):
+            case k.IsPresent(operand):
                 return self._present(operand)
             case k.HasRow(entity):
                 return self._kin("row", self.value(entity))
             case k.Quantifier():
                 return self._quantifier(node)
-            case k.Happened():
+            case k.HistoryCondition():
                 return self.happened(node)
             case _:
                 return self.value(node).code
@@ -292,13 +292,13 @@ class Writer(MembershipLines):
     def _compare(self, node: k.Compare) -> str:
         left, right = node.left, node.right
         types = [getattr(side, "type", None) for side in (left, right)]
-        if any(isinstance(one, typesystem.Record | typesystem.List) for one in types):
+        if any(isinstance(one, typesystem.RecordType | typesystem.ListType) for one in types):
             raise NotQuick("a comparison of lists or objects")
         if node.operator not in ("==", "!="):
-            ranks = next((one for one in types if isinstance(one, typesystem.Enum)), None)
+            ranks = next((one for one in types if isinstance(one, typesystem.EnumType)), None)
             a, b = (self._rank(side, ranks) if ranks else self.value(side).code for side in (left, right))
             return self.put(f"{a} {node.operator} {b}")
-        if any(isinstance(one, typesystem.Set) for one in types):
+        if any(isinstance(one, typesystem.SetType) for one in types):
             return self.put(f"{self.as_set(left)} {node.operator} {self.as_set(right)}")
         one, other = self.value(left), self.value(right)
         if one.of is not None and other.of is not None:
@@ -306,7 +306,7 @@ class Writer(MembershipLines):
             return self.put(f"{one.code} {node.operator} {other.code}") if same_type else str(node.operator == "!=")
         return self.put(f"{self.reference(one)} {node.operator} {self.reference(other)}")
 
-    def _rank(self, node: k.Expr, ranks: typesystem.Enum) -> str:
+    def _rank(self, node: k.Expr, ranks: typesystem.EnumType) -> str:
         if isinstance(node, k.Constant):
             return str(ranks.values.index(str(node.value)))
         return f"{self.word(ranks.values)}.index({self.value(node).code})"
@@ -320,7 +320,7 @@ class Writer(MembershipLines):
                 return "True"
             case k.Fact(("params", _)):
                 return "False"
-            case k.Past():
+            case k.PastFact():
                 return self.past_is_there(node)
         raw, checked = self._maybe(node)
         absent = "ABSENT" if checked is None else "None"
@@ -338,7 +338,7 @@ class Writer(MembershipLines):
         domain = self.value(node.domain).code
         name, one, stop = self.put(str(node.word == "all")), self.name(), "" if node.word == "any" else "not "
         element = getattr(getattr(node.domain, "type", None), "element", None)
-        if not isinstance(element, Scalar | typesystem.Enum | typesystem.Ref):
+        if not isinstance(element, Scalar | typesystem.EnumType | typesystem.RefType):
             raise NotQuick("elements that are no plain values")
         self.read_before(node.condition)
         with self.block(f"for {one} in {domain}:"):

@@ -20,17 +20,17 @@ from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
-from policyengine.runtime.extent import extent, is_large
+from policyengine.runtime.extent import is_large, measure_extent
 from policyengine.runtime.history import WindowKey
-from policyengine.runtime.limits import Meter
+from policyengine.runtime.limits import SteadyRate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, Looking, Snapshot
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.facts import MOST_HOPS
-from policyengine.spec.history_records import windows
+from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.facts import MAX_HOPS
+from policyengine.spec.history_records import history_windows
 from policyengine.spec.reference import decide
-from policyengine.spec.work import STEPS_AT_ONCE, hop_steps, who_steps
+from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
 
 class Evaluator:
@@ -43,7 +43,7 @@ class Evaluator:
         *,
         tree: Tree | None = None,
         now: Callable[[], int] = time_ns,
-        taking: Callable[[tuple[Meter, ...]], Take] | None = None,
+        taking: Callable[[tuple[SteadyRate, ...]], Take] | None = None,
         recall: Recall | None = None,
     ) -> None:
         self.kernel = kernel
@@ -70,16 +70,18 @@ class Evaluator:
     def _has_long_chain(self, request: Request) -> bool:
         """Whether so many blocks may speak for its hops, and read such large facts for each, that it takes long."""
         hops = request.fact("chain", "hops")
-        if not isinstance(hops, tuple) or not 0 < len(hops) <= MOST_HOPS:
+        if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        steps, each = 0, len(hops) * (1 + extent(request.facts))
+        steps, each = 0, len(hops) * (1 + measure_extent(request.facts))
         for block in self.slices.of(request).agents:
-            steps += each * (who_steps(block) + hop_steps(block))
-            if steps > STEPS_AT_ONCE:
+            steps += each * (head_steps(block) + hop_steps(block))
+            if steps > MAX_UNNOTICED_STEPS:
                 return True
         return False
 
-    def plan(self, request: Request, now: datetime, looking: Looking | None = None) -> tuple[Decision, Effects] | Needs:
+    def plan(
+        self, request: Request, now: datetime, looking: LookupEntities | None = None
+    ) -> tuple[Decision, Effects] | Needs:
         """What `resume` says, where no state can change it, else what of the state it needs.
 
         Where entities are looked up, `looking` is what this decision was told of them: as long as it lacks some, rows
@@ -102,9 +104,9 @@ class Evaluator:
         """The histories that the rules which can matter here look at."""
         kernel = self.slices.of(request)
         nodes = self.slices.histories_in(kernel)
-        return windows(nodes, facts_of(kernel, request, Snapshot(entities), now)) if nodes else frozenset()
+        return history_windows(nodes, build_facts(kernel, request, Snapshot(entities), now)) if nodes else frozenset()
 
 
-def lacked(request: Request, looking: Looking | None) -> Needs | None:
+def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
     """The rows that the decision would have to know, if there are any."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None

@@ -12,9 +12,9 @@ from policyengine import typesystem
 from policyengine.compiler.lines import Lines, NotQuick, Text
 from policyengine.compiler.reads import Column
 from policyengine.runtime.request import ROOTS
-from policyengine.runtime.values import LARGEST_INT, LONGEST_STRING, SMALLEST_INT, names_an_id
+from policyengine.runtime.values import MAX_INT, MAX_STRING_LENGTH, MIN_INT, is_id_fact
 from policyengine.typesystem import Scalar
-from policyengine.vocabulary import NEUTRAL
+from policyengine.vocabulary import NEUTRAL_VALUES
 
 Path: TypeAlias = tuple[str, ...]
 Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], Column]
@@ -109,7 +109,7 @@ class FactLines(Lines):
         if any(path[:length] in self.setting.bound for length in range(2, len(path))):
             raise NotQuick("inside of what is bound")
         match path:
-            case ("agent",) | ("user",) if isinstance(node.type, typesystem.Ref):
+            case ("agent",) | ("user",) if isinstance(node.type, typesystem.RefType):
                 return Text(self._there(path[0]), path[0])
             case ("agent" | "user", "id"):
                 return Text(self._there(path[0]))
@@ -127,8 +127,8 @@ class FactLines(Lines):
                 return Text("False")
             case ("cluster", "id"):
                 return self._sure("user if agent is None else agent")
-            case _ if path in NEUTRAL:
-                return Text(self.constant(NEUTRAL[path]))
+            case _ if path in NEUTRAL_VALUES:
+                return Text(self.constant(NEUTRAL_VALUES[path]))
             case ("request", "method" | "path") | ("tool",):
                 return self._endpoint(node)
             case ("request", "host"):
@@ -161,7 +161,9 @@ class FactLines(Lines):
     def _endpoint(self, node: k.Fact) -> Text:
         match (path := node.path), self.setting.kind:
             case ("tool",), "tool":
-                return Text("parts", "tool" if isinstance(node.type, typesystem.Ref) else None)  # its qualified name
+                return Text(
+                    "parts", "tool" if isinstance(node.type, typesystem.RefType) else None
+                )  # its qualified name
             case ("request", "path"), "http":
                 raw = self.raw(path)  # plain, as the walk has seen: but for a last slash it is as it is decided
                 return Text(self.put(f'{raw}[:-1] if {raw}[-1] == "/" and {raw} != "/" else {raw}'))
@@ -189,19 +191,19 @@ class FactLines(Lines):
                 return self._given(expression, node)
 
     def _reference(self, code: str, entity: str, type: typesystem.Type) -> Text:
-        if not isinstance(type, typesystem.Ref) or entity not in type.entities:
+        if not isinstance(type, typesystem.RefType) or entity not in type.entities:
             raise NotQuick("another entity than is declared")
         return Text(code, entity)
 
     def _given(self, expression: k.Expr, node: k.Fact) -> Text:
         """What `with` says, in a setting where nothing is bound yet."""
-        if getattr(expression, "type", None) != node.type and not isinstance(node.type, typesystem.Ref):
+        if getattr(expression, "type", None) != node.type and not isinstance(node.type, typesystem.RefType):
             raise NotQuick("bound to another type")
         before, seen = self.setting, self._seen
         self.setting, self._seen = replace(before, bound={}), {}
         found = self.value(expression)
         self.setting, self._seen = before, seen
-        if isinstance(node.type, typesystem.Ref) and found.of not in node.type.entities:
+        if isinstance(node.type, typesystem.RefType) and found.of not in node.type.entities:
             raise NotQuick("another entity than is declared")
         return found
 
@@ -212,24 +214,24 @@ class FactLines(Lines):
                 self.unless(f"{raw} is True or {raw} is False")
                 return raw
             case Scalar.INT | Scalar.NUMBER:
-                return self._odd(raw, f"type({raw}) is int and {SMALLEST_INT} <= {raw} <= {LARGEST_INT}", type, path)
+                return self._odd(raw, f"type({raw}) is int and {MIN_INT} <= {raw} <= {MAX_INT}", type, path)
             case Scalar.STRING:
-                empty = f"{raw} and " if names_an_id(path[-1]) else ""
-                plain = f"type({raw}) is str and {empty}{raw}.isascii() and len({raw}) <= {LONGEST_STRING}"
+                empty = f"{raw} and " if is_id_fact(path[-1]) else ""
+                plain = f"type({raw}) is str and {empty}{raw}.isascii() and len({raw}) <= {MAX_STRING_LENGTH}"
                 return self._odd(raw, plain, type, path)
-            case typesystem.Enum():
+            case typesystem.EnumType():
                 self.unless(f"type({raw}) is str and {raw} in {self.word(type.values)}")
                 return raw
             case Scalar.DURATION:
                 return self._sure(f"duration({raw})").code
-            case typesystem.Set(element=Scalar.STRING) | typesystem.List(element=Scalar.STRING):
+            case typesystem.SetType(element=Scalar.STRING) | typesystem.ListType(element=Scalar.STRING):
                 return self._strings(raw, path)
-            case typesystem.Set(element=typesystem.Ref()) | typesystem.List(element=typesystem.Ref()):
+            case typesystem.SetType(element=typesystem.RefType()) | typesystem.ListType(element=typesystem.RefType()):
                 return self._sure(f"things({raw}, {self.word(type)}, {self.word(path[-1])})").code
-            case typesystem.Record():
+            case typesystem.RecordType():
                 self.unless(f"record({raw})")
                 return raw
-            case typesystem.Ref():
+            case typesystem.RefType():
                 raise NotQuick("a reference in the request")
             case _:
                 return self._sure(f"known({raw}, {self.word(type)}, {self.word(path[-1])})").code
@@ -241,7 +243,7 @@ class FactLines(Lines):
         return raw
 
     def _strings(self, raw: str, path: Path) -> str:
-        if names_an_id(path[-1]):
+        if is_id_fact(path[-1]):
             raise NotQuick("a list of ids")
         self.unless(f"plain_strings({raw})")
         return raw

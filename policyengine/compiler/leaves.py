@@ -29,14 +29,14 @@ from policyengine.compiler.rules import (
 from policyengine.compiler.sizes import Limiting
 from policyengine.compiler.tree import Numbers, Principals, Tree
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.runtime.limits import Meter
+from policyengine.runtime.limits import SteadyRate
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
-from policyengine.spec.history_records import histories
-from policyengine.spec.tasks import RESOURCE, bounds
+from policyengine.spec.history_records import history_conditions
+from policyengine.spec.tasks import RESOURCE, task_constraints
 from policyengine.spec.trace import Block
 
-Meters: TypeAlias = tuple[Meter, ...]
+Meters: TypeAlias = tuple[SteadyRate, ...]
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 
@@ -77,7 +77,7 @@ class Leaves:
         kernel: k.Kernel,
         tree: Tree,
         entities: Entities,
-        taking: Callable[[tuple[Meter, ...]], Take] | None = None,
+        taking: Callable[[tuple[SteadyRate, ...]], Take] | None = None,
         recall: Recall | None = None,
     ) -> None:
         self.kernel, self.tree, self._taking, self.recall = kernel, tree, taking, recall
@@ -241,7 +241,7 @@ class Leaves:
 
     def _task(self, setting: Setting, acts: list[Act | OutsideTask]) -> Rule | None:
         binds_resource = setting.kind == "action" or RESOURCE in setting.bound
-        found = list(bounds(setting.kind, binds_resource, self.kernel.entities))
+        found = list(task_constraints(setting.kind, binds_resource, self.kernel.entities))
         return self.shapes.function(lambda writer: TaskWriter(writer, acts).outside(found), setting) if found else None
 
     def _guards(
@@ -264,18 +264,18 @@ class Leaves:
         take = self._taking(meters)
         return {"limits": made, "taker": Taker(meters), "take": take, "by_agent": by_agent_alone(limits)}
 
-    def _records(self, watches: Sequence[k.Watch], setting: Setting) -> Rule | None:
+    def _records(self, watches: Sequence[k.EventRetention], setting: Setting) -> Rule | None:
         """What is remembered of an allowed request, as a function."""
         watches = [watch for watch in watches if not watch.event.denied]
         if self.recall is None or not watches:
             return None
         return self.shapes.function(lambda writer: writer.records(watches), setting)
 
-    def _recalls(self, part: k.Part) -> bool:
+    def _recalls(self, part: k.Node) -> bool:
         """Whether a part of the policy asks for the past."""
         found = self._histories.get(id(part))
         if found is None:
-            found = self._histories[id(part)] = next(histories(part), None) is not None
+            found = self._histories[id(part)] = next(history_conditions(part), None) is not None
         return found
 
     def _side(self, kind: str, opens: Iterable[int], make: Callable[[Sequence[int]], Rule]) -> Side:

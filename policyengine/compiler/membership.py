@@ -18,20 +18,20 @@ HARD_TO_HASH = frozenset({Scalar.NUMBER, Scalar.CIDR})
 
 
 def is_set(node: k.Expr) -> bool:
-    return isinstance(getattr(node, "type", None), typesystem.Set)
+    return isinstance(getattr(node, "type", None), typesystem.SetType)
 
 
 def surely_read(node: k.Expr) -> Iterator[k.Expr]:
     """What is inside of a condition, but for what may be absent and what events of the past say."""
     yield node
-    if not isinstance(node, k.Default | k.Present | k.Happened | k.Aggregate):
-        for part in k.parts(node):
+    if not isinstance(node, k.Default | k.IsPresent | k.HistoryCondition | k.Aggregate):
+        for part in k.children(node):
             yield from surely_read(part)
 
 
 def inherited(node: k.Expr) -> bool:
     """Whether only a part of it may be known."""
-    while isinstance(node, k.Named):
+    while isinstance(node, k.DefinitionRef):
         node = node.expression
     return isinstance(node, k.Attribute) and node.inherited
 
@@ -69,7 +69,7 @@ class MembershipLines(PastLines):
 
     def _known_part(self, node: k.Expr) -> str:
         """All that is surely in a collection."""
-        while isinstance(node, k.Named):
+        while isinstance(node, k.DefinitionRef):
             node = node.expression
         if is_fixed(node):  # read before the loop around it
             return self._once(("fixed", node), lambda: Text(self._read_whole(node))).code
@@ -85,7 +85,7 @@ class MembershipLines(PastLines):
                     sides = left, right
                 case k.Compare("==" | "!=", left, right) if is_set(left) and is_set(right):
                     sides = left, right
-                case k.Fact(type=typesystem.Set() | typesystem.List()):
+                case k.Fact(type=typesystem.SetType() | typesystem.ListType()):
                     self.value(node)
                     continue
                 case _:
@@ -97,7 +97,7 @@ class MembershipLines(PastLines):
     def _read_whole(self, node: k.Expr) -> str:
         type = getattr(node, "type", None)
         element = getattr(type, "element", None)
-        if not isinstance(element, Scalar | typesystem.Enum | typesystem.Ref):
+        if not isinstance(element, Scalar | typesystem.EnumType | typesystem.RefType):
             raise NotQuick("elements that are no plain values")
         match node:
             case k.Constant(tuple() as items):
@@ -110,16 +110,16 @@ class MembershipLines(PastLines):
 
     def _contains(self, node: k.Contains) -> str:
         collection = node.collection
-        while isinstance(collection, k.Named):
+        while isinstance(collection, k.DefinitionRef):
             collection = collection.expression
         item = self.value(node.item)
-        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), typesystem.Ref)):
+        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), typesystem.RefType)):
             kin, code = self._kin("within", item), self._known_part(collection)
             return self._found(f"not {kin}.isdisjoint({code})", collection, code)
         if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:
             code = self._attribute(collection, as_set=True, ids=True).code
             return self._found(f"{item.code} in {code}", collection, code)
-        if isinstance(collection, k.Fact) and isinstance(collection.type, typesystem.Set | typesystem.List):
+        if isinstance(collection, k.Fact) and isinstance(collection.type, typesystem.SetType | typesystem.ListType):
             found = None if self.in_loop else self._in_strings(collection, item)
             if found is not None:
                 return found
@@ -160,11 +160,13 @@ class MembershipLines(PastLines):
                 return self.reference(self.value(node))
 
     def _only_element(self, node: k.Attribute) -> str | None:
-        return self._only(node.type.element) if isinstance(node.type, typesystem.Set | typesystem.List) else None
+        return (
+            self._only(node.type.element) if isinstance(node.type, typesystem.SetType | typesystem.ListType) else None
+        )
 
     def _in_strings(self, fact: k.Fact, item: Text) -> str | None:
         """Where a string is found in a raw list, the other elements do not matter."""
-        plain = fact.type in (typesystem.Set(Scalar.STRING), typesystem.List(Scalar.STRING))
+        plain = fact.type in (typesystem.SetType(Scalar.STRING), typesystem.ListType(Scalar.STRING))
         if not plain or fact.path in self.setting.bound or fact.path[0] in ("chain", "params") or item.of is not None:
             return None
         raw = self.raw(fact.path)

@@ -17,15 +17,15 @@ from policyengine import typesystem
 from policyengine.compiler.facts import FactLines, Recall
 from policyengine.compiler.lines import NotQuick, Text
 from policyengine.compiler.reads import named
-from policyengine.runtime.history import Record, kept
-from policyengine.runtime.value_keys import key_of
+from policyengine.runtime.history import HistoryRecord, bounded_value
+from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import Unknown, Value
-from policyengine.spec.count_keys import is_address, network_of
-from policyengine.spec.history import conjuncts, joined, reads_past
-from policyengine.spec.history_records import awaits
+from policyengine.spec.count_keys import host_network, is_address
+from policyengine.spec.history import conjuncts, join_key, reads_past
+from policyengine.spec.history_records import awaits_outcome
 from policyengine.spec.kleene import describe
-from policyengine.spec.path_texts import of_path
-from policyengine.spec.rate_units import micros
+from policyengine.spec.path_texts import is_path_text
+from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Scalar
 
 MOST_KEYS = 10_000  # of which the text is remembered, for each condition
@@ -44,7 +44,7 @@ class Keys(dict[tuple[Any, ...], Any]):
         return found
 
     def text(self, parts: tuple[Any, ...]) -> str | None:
-        found = joined(list(parts))
+        found = join_key(list(parts))
         return found if isinstance(found, str) else None
 
 
@@ -62,17 +62,22 @@ def remembered(value: Value, fact: str) -> Value:
     """What is kept of a fact."""
     short = type(value) is str and len(value) <= SHORT
     short = short or (type(value) is EntityRef and len(value.type) + len(value.id) <= SHORT)
-    return value if short or type(value) is bool else kept(value, fact)
+    return value if short or type(value) is bool else bounded_value(value, fact)
 
 
-NAMESPACE: dict[str, object] = {"Record": Record, "key_of": key_of, "Unknown": Unknown, "remembered": remembered}
+NAMESPACE: dict[str, object] = {
+    "Record": HistoryRecord,
+    "key_of": value_key,
+    "Unknown": Unknown,
+    "remembered": remembered,
+}
 
 
 @dataclass(slots=True)
 class PastLines(FactLines):
     """Writes what conditions ask of the past; `event` is what `Past` speaks of meanwhile, `one` its name."""
 
-    event: k.Event | None = field(default=None, kw_only=True)
+    event: k.EventPattern | None = field(default=None, kw_only=True)
     one: str = field(default="", kw_only=True)
 
     @abstractmethod
@@ -88,7 +93,7 @@ class PastLines(FactLines):
 
     # ── Conditions ────────────────────────────────────────────────────────────────────────────
 
-    def happened(self, node: k.Happened) -> str:
+    def happened(self, node: k.HistoryCondition) -> str:
         found, unsure = self.put("False"), self.put("False")
         with self._counting(node, unsure) as (test, gap), self._if(test):
             self.line(f"{found} = True")
@@ -117,7 +122,7 @@ class PastLines(FactLines):
         self.unless(f"{total} is not None")
 
     def _counted(self, node: k.Aggregate) -> str:
-        count = self.constant(self._recall.counting(node.event.watch, micros(node.within)))
+        count = self.constant(self._recall.counting(node.event.watch, to_microseconds(node.within)))
         number, complete, start = self.name(), self.name(), self.name()
         self.line(f"{number}, {complete}, {start} = {count}({self._key(node.event)}, moment)")
         self.unless(f"{complete} <= {start}")
@@ -126,7 +131,7 @@ class PastLines(FactLines):
     # ── Events ────────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
-    def _counting(self, node: k.Happened | k.Aggregate, unsure: str | None) -> Iterator[tuple[str, str]]:
+    def _counting(self, node: k.HistoryCondition | k.Aggregate, unsure: str | None) -> Iterator[tuple[str, str]]:
         """In a loop over the events that may count: whether one does, and whether some may be missing among them. One
         that may count makes `unsure` true; without that name, nothing is sure any more."""
         cut = None if node.since is None else self._cut(node, node.since)
@@ -139,7 +144,7 @@ class PastLines(FactLines):
             test = "True" if node.event.where is None else self.test(node.event.where)
             yield test, f"{complete} > {start}"
 
-    def _cut(self, node: k.Happened | k.Aggregate, since: k.Event) -> tuple[str, str]:
+    def _cut(self, node: k.HistoryCondition | k.Aggregate, since: k.EventPattern) -> tuple[str, str]:
         """The serial of the last `since`, and after which time none of them is missing."""
         serial = self.put("-1")
         events, complete, _ = self._window(node, since)
@@ -150,14 +155,14 @@ class PastLines(FactLines):
                 self.line("break")
         return serial, complete
 
-    def _window(self, node: k.Happened | k.Aggregate, event: k.Event) -> tuple[str, str, str]:
+    def _window(self, node: k.HistoryCondition | k.Aggregate, event: k.EventPattern) -> tuple[str, str, str]:
         key = self._key(event)
         place, wanted = self._wanted(event)
         for fact in facts_beside(event.where):
             self.value(fact)
         if event.where is not None:
             self.read_before(event.where)
-        look = self.constant(self._recall.looking(event.watch, micros(node.within), place))
+        look = self.constant(self._recall.looking(event.watch, to_microseconds(node.within), place))
         events, complete, start = self.name(), self.name(), self.name()
         self.line(f"{events}, {complete}, {start} = {look}({key}, moment{wanted})")
         return events, complete, start
@@ -166,7 +171,7 @@ class PastLines(FactLines):
         return nullcontext() if test == "True" else self.block(f"if {test}:")
 
     @contextmanager
-    def _each(self, event: k.Event, events: str, unsure: str | None) -> Iterator[None]:
+    def _each(self, event: k.EventPattern, events: str, unsure: str | None) -> Iterator[None]:
         one = self.name()
         before = self.event, self.one, self.unsure
         with self.block(f"for {one} in {events}:"):
@@ -175,12 +180,16 @@ class PastLines(FactLines):
             yield
             self.event, self.one, self.unsure = before
 
-    def _wanted(self, event: k.Event) -> tuple[int | None, str]:
+    def _wanted(self, event: k.EventPattern) -> tuple[int | None, str]:
         """The place of a fact of the event that has to be a text or an entity, and as an argument what it has to be."""
         for part in conjuncts(event.where):
             match part:
-                case k.Compare("==", k.Past(fact), other) | k.Compare("==", other, k.Past(fact)) if fact in event.facts:
-                    known = other.type is Scalar.STRING or isinstance(other.type, typesystem.Ref | typesystem.Enum)
+                case k.Compare("==", k.PastFact(fact), other) | k.Compare("==", other, k.PastFact(fact)) if (
+                    fact in event.facts
+                ):
+                    known = other.type is Scalar.STRING or isinstance(
+                        other.type, typesystem.RefType | typesystem.EnumType
+                    )
                     if known and not reads_past(other):
                         return event.facts.index(fact), f", {self.reference(self.value(other))}"
         return None, ""
@@ -195,7 +204,7 @@ class PastLines(FactLines):
 
     # ── Whose history ─────────────────────────────────────────────────────────────────────────
 
-    def _key(self, event: k.Event) -> str:
+    def _key(self, event: k.EventPattern) -> str:
         if event.keys is None:
             self.unless("(issuer is None or type(issuer) is str) and (agent is None or type(agent) is str)")
             code = f"{self.constant(CallerKeys())}[issuer, agent, user]"
@@ -213,13 +222,13 @@ class PastLines(FactLines):
         text = self.value(key)
         if text.of is not None:
             return text
-        if of_path(key):
+        if is_path_text(key):
             return Text(self.put(f"fold({text.code})"))
-        return Text(self.put(f"{self.constant(network_of)}({text.code})")) if is_address(key) else text
+        return Text(self.put(f"{self.constant(host_network)}({text.code})")) if is_address(key) else text
 
     # ── Facts of an earlier request ───────────────────────────────────────────────────────────
 
-    def past(self, node: k.Past) -> Text:
+    def past(self, node: k.PastFact) -> Text:
         only_plain(node.type)
         match node.fact:
             case k.Fact(("past", "status")):
@@ -235,7 +244,7 @@ class PastLines(FactLines):
                 self.unless(f"{code}.__class__ is not Unknown")
                 return Text(code)
 
-    def past_is_there(self, node: k.Past) -> str:
+    def past_is_there(self, node: k.PastFact) -> str:
         """Whether it was known then, or surely absent."""
         match node.fact:
             case k.Fact(("past", "status")):
@@ -257,7 +266,7 @@ class PastLines(FactLines):
             self.unless(f"{code}.absent")
         return name
 
-    def _recorded(self, node: k.Past) -> str:
+    def _recorded(self, node: k.PastFact) -> str:
         return self._once(
             ("past", node), lambda: Text(self.put(f"{self.one}[3][{self._event.facts.index(node.fact)}]"))
         ).code
@@ -267,14 +276,14 @@ class PastLines(FactLines):
         return self.put(f"{self.one}[5][{place}] if len({self.one}[5]) > {place} else None")
 
     @property
-    def _event(self) -> k.Event:
+    def _event(self) -> k.EventPattern:
         if self.event is None:
             raise NotQuick("there is no earlier request here")
         return self.event
 
     # ── What is remembered ────────────────────────────────────────────────────────────────────
 
-    def records(self, watches: Sequence[k.Watch]) -> None:
+    def records(self, watches: Sequence[k.EventRetention]) -> None:
         """The function that tells what is remembered of a request that is allowed."""
         codes = []
         for watch in watches:
@@ -282,7 +291,7 @@ class PastLines(FactLines):
             with self.about(watch.span):
                 key = self._key(event)
                 facts = "".join(f"{self._remembered(fact)}, " for fact in event.facts)
-                how = (event.outputs, micros(watch.within), event.latest, awaits(event))
+                how = (event.outputs, to_microseconds(watch.within), event.latest, awaits_outcome(event))
                 rest = ", ".join(map(self.constant, how))
                 codes.append(f"Record({self.constant(event.watch)}, {key}, ({facts}), {rest}), ")
         self.line(f"return ({''.join(codes)})")
@@ -306,7 +315,7 @@ class PastLines(FactLines):
 
 
 def only_plain(type: typesystem.Type | None) -> typesystem.Type:
-    if not isinstance(type, Scalar | typesystem.Enum | typesystem.Ref):
+    if not isinstance(type, Scalar | typesystem.EnumType | typesystem.RefType):
         raise NotQuick("a fact that is no plain value")
     return type
 
@@ -320,7 +329,7 @@ def facts_beside(where: k.Expr | None) -> Iterator[k.Expr]:
             case k.Fact() | k.Attribute():
                 if not any(isinstance(one, k.Variable) for one in k.walk(node)):
                     yield node
-            case k.Present() | k.Default() | k.Past() | k.Quantifier():
+            case k.IsPresent() | k.Default() | k.PastFact() | k.Quantifier():
                 continue
             case _:
-                pending.extend(k.parts(node))
+                pending.extend(k.children(node))

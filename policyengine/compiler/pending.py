@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from policyengine.runtime.request import OTHERS_PENDING, pending_path
+from policyengine.runtime.request import PENDING_WILDCARD, parse_pending_path
 from policyengine.runtime.structure_checks import RequestError
 
 Path: TypeAlias = tuple[str, ...]
@@ -40,7 +40,10 @@ def named(names: tuple[Any, ...]) -> tuple[Named, ...] | None:
     if len(names) > MOST_NAMES or not all(type(name) is str for name in names):
         return None
     try:
-        found = [(pending_path(name.removesuffix(OTHERS_PENDING), ""), name.endswith(OTHERS_PENDING)) for name in names]
+        found = [
+            (parse_pending_path(name.removesuffix(PENDING_WILDCARD), ""), name.endswith(PENDING_WILDCARD))
+            for name in names
+        ]
     except RequestError:
         return None
     whole = {path for path, others in found if not others}

@@ -18,11 +18,11 @@ from policyengine.compiler.pending import well_said
 from policyengine.compiler.reads import in_force, instant, named, only_str, plain_strings
 from policyengine.compiler.rules import Rule
 from policyengine.compiler.verdicts import OPEN, Verdicts
-from policyengine.runtime.decision import Answer, Asker, Decision, Outcome
-from policyengine.runtime.history import Record
+from policyengine.runtime.decision import Answer, Decision, Outcome, PrincipalTuple
+from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.ids import Stamp, serials
-from policyengine.runtime.paths import LONGEST_PATH, METHOD, MOST_SEGMENTS
-from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.runtime.paths import MAX_PATH_LENGTH, MAX_SEGMENTS, METHOD
+from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.issuer_users import speaks_for
 from policyengine.spec.reason_texts import FOR_THE_GATEWAY
 
@@ -38,12 +38,12 @@ def plain(name: object) -> bool:
 
 def free(members: Any) -> bool:
     """Whether these are members of any name, which can be looked up as they are."""
-    return type(members) is dict and len(members) <= MOST_ELEMENTS and only_str(map(type, members))
+    return type(members) is dict and len(members) <= MAX_ELEMENTS and only_str(map(type, members))
 
 
 def tame(members: Any) -> bool:
     """Whether these are members of which none could override the method."""
-    if type(members) is not dict or len(members) > MOST_ELEMENTS:
+    if type(members) is not dict or len(members) > MAX_ELEMENTS:
         return False
     for name in members:  # a generator takes longer for the few that there are
         if type(name) is not str:
@@ -62,9 +62,11 @@ def all_named(texts: Any) -> bool:
     return plain_strings(texts) and "" not in texts
 
 
-Charge: TypeAlias = Callable[[Answer, Asker, Stamp, tuple[Any, ...]], Decision | None]
+Charge: TypeAlias = Callable[[Answer, PrincipalTuple, Stamp, tuple[Any, ...]], Decision | None]
 # With what is remembered, and how often histories had changed before they were looked into.
-Note: TypeAlias = Callable[[Answer, Asker, Stamp, tuple[Any, ...], tuple[Record, ...], int], Decision | None]
+Note: TypeAlias = Callable[
+    [Answer, PrincipalTuple, Stamp, tuple[Any, ...], tuple[HistoryRecord, ...], int], Decision | None
+]
 
 
 class Quick:
@@ -185,7 +187,7 @@ class Quick:
         return self._verdicts.at(leaf, (True, False, closed or (), served), acting)
 
     def noted(
-        self, leaf: Leaf, answer: Answer, asker: Asker, stamp: Stamp, given: tuple[Any, ...], changes: int
+        self, leaf: Leaf, answer: Answer, asker: PrincipalTuple, stamp: Stamp, given: tuple[Any, ...], changes: int
     ) -> Decision | None:
         """An allow that rests on the past, or is remembered: made where the histories are still what they were."""
         charges = () if leaf.limits is None else leaf.limits(*given)
@@ -216,14 +218,14 @@ class Quick:
 
     def walk(self, method: str, path: str) -> tuple[Leaf, Any] | None:
         """The leaf of a path, segment by segment, and its parts; None where it is not canonical as it stands."""
-        if len(path) > LONGEST_PATH or not path.isascii():
+        if len(path) > MAX_PATH_LENGTH or not path.isascii():
             return None
-        parts = path.split("/", MOST_SEGMENTS + 2)
+        parts = path.split("/", MAX_SEGMENTS + 2)
         if not parts[-1]:
             if len(parts) < 2:
                 return None
             parts.pop()
-        if parts[0] or len(parts) > MOST_SEGMENTS or METHOD.fullmatch(method) is None:
+        if parts[0] or len(parts) > MAX_SEGMENTS or METHOD.fullmatch(method) is None:
             return None
         branch = self._paths.start
         for place, part in enumerate(parts):

@@ -14,10 +14,10 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import arithmetic, decode, functions, windows
-from policyengine.runtime.header_names import in_another_spelling
-from policyengine.runtime.host_names import host_of
+from policyengine.runtime.header_names import has_other_spelling
+from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.literals import parse_duration
-from policyengine.runtime.request import HttpEndpoint, Request, in_another_case
+from policyengine.runtime.request import HttpEndpoint, Request, has_other_case
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import Invalid, Unknown, Value, coerce
 from policyengine.spec.evaluate import in_networks
@@ -52,7 +52,7 @@ def known(raw: object, type: typesystem.Type, fact: str) -> object:
     """A raw fact as a value of its type; absent, pending and unusable ones are None."""
     try:
         return settled(coerce(decode.from_python(raw), type, fact))
-    except decode.WireError:
+    except decode.DecodeError:
         return None
 
 
@@ -85,7 +85,7 @@ def record(raw: object) -> bool:
 
 
 def host(raw: object) -> str | None:
-    found = host_of(raw) if type(raw) is str else None
+    found = parse_host(raw) if type(raw) is str else None
     return found if type(found) is str else None
 
 
@@ -94,7 +94,7 @@ def things(raw: object, type_: typesystem.Collection, fact: str) -> object:
     if (
         (type(raw) is not list and type(raw) is not tuple)
         or len(raw) >= LONG
-        or not isinstance(type_.element, typesystem.Ref)
+        or not isinstance(type_.element, typesystem.RefType)
     ):
         return known(raw, type_, fact)
     found: dict[EntityRef, None] = {}
@@ -103,7 +103,7 @@ def things(raw: object, type_: typesystem.Collection, fact: str) -> object:
         if type(name) is not str or name not in type_.element.entities or not named(id_):
             return known(raw, type_, fact)
         found[EntityRef(name, id_)] = None  # type: ignore[arg-type]  # a name is a text
-    return tuple(found) if len(found) == len(raw) or isinstance(type_, typesystem.Set) else known(raw, type_, fact)
+    return tuple(found) if len(found) == len(raw) or isinstance(type_, typesystem.SetType) else known(raw, type_, fact)
 
 
 def header(request: Members, name: str) -> object:
@@ -115,7 +115,7 @@ def header(request: Members, name: str) -> object:
     if type(headers) is not dict or not all(type(one) is str and one == one.lower() for one in headers):
         return UNSURE
     found = headers.get(name)
-    return UNSURE if found is None and in_another_spelling(headers, name) else found
+    return UNSURE if found is None and has_other_spelling(headers, name) else found
 
 
 def absent(members: object, *steps: str) -> bool:
@@ -123,7 +123,7 @@ def absent(members: object, *steps: str) -> bool:
     for step in steps:
         if not members:
             return True
-        if type(members) is not dict or not all(type(one) is str for one in members) or in_another_case(members, step):
+        if type(members) is not dict or not all(type(one) is str for one in members) or has_other_case(members, step):
             return False
         members = members.get(step)
     return members is None
@@ -212,7 +212,7 @@ def negated(value: object) -> object:
 
 
 def called(function: str, *arguments: object) -> object:
-    return settled(functions.call(function, arguments))  # type: ignore[arg-type]
+    return settled(functions.call_function(function, arguments))  # type: ignore[arg-type]
 
 
 def within(address: object, networks: object) -> object:

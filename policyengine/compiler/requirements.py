@@ -31,17 +31,17 @@ def condition_of(requirement: k.Requirement, trust: Trust) -> k.Expr:
         return k.Compare("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
 
     def among(one: k.Fact, values: Sequence[str]) -> k.Expr:
-        constant = k.Constant(tuple(values), typesystem.Set(one.type), span=span)
+        constant = k.Constant(tuple(values), typesystem.SetType(one.type), span=span)
         return k.Contains(constant, one, False, span=span)
 
     match requirement:
-        case k.CredentialKind(names):
+        case k.CredentialKinds(names):
             return among(fact("kind", Scalar.STRING), names)
         case k.CredentialLifetime(limit):
             return at_most(fact("lifetime", Scalar.DURATION), limit)
         case k.CredentialAge(limit):
             return at_most(fact("age", Scalar.DURATION), limit)
-        case k.CredentialBound():
+        case k.ProofOfPossession():
             return fact("bound", Scalar.BOOL)
         case k.AttestedBy(names):
             verified = fact("verified", Scalar.BOOL, "attestation")
@@ -70,4 +70,4 @@ def attested_by(
 
 
 def is_proof(requirement: k.Requirement) -> bool:
-    return not isinstance(requirement, k.IssuedBy | k.ActsAlone | k.ActsFor | k.Valid)
+    return not isinstance(requirement, k.IssuedBy | k.ActsAlone | k.ActsFor | k.ValidityPeriod)

@@ -17,7 +17,7 @@ from policyengine.compiler.lines import UNSURE, NotQuick
 from policyengine.compiler.requirements import Trust, condition_of, is_proof
 from policyengine.runtime.patterns import PatternError
 from policyengine.spec.reason_texts import PROOFS
-from policyengine.spec.tasks import Bound
+from policyengine.spec.tasks import TaskConstraint
 from policyengine.spec.trace import Block
 from policyengine.typesystem import Scalar
 
@@ -31,7 +31,7 @@ class Door:
     """A block and those of its `may` that cover an endpoint, each with the openings that do."""
 
     block: Block
-    grants: tuple[tuple[k.Grant, tuple[k.Opening, ...]], ...]
+    grants: tuple[tuple[k.Grant, tuple[k.GrantTarget, ...]], ...]
 
 
 # ── Code by shape ─────────────────────────────────────────────────────────────────────────────
@@ -122,7 +122,7 @@ class DoorWriter:
         for one in () if isinstance(block, k.AnyoneBlock) else block.requirements:
             with self.writer.about(one.span):
                 blocks.enter_context(self.required(one))
-        if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.Where):
+        if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.PrincipalCondition):
             self.writer.unless("agent is not None" if isinstance(block, k.AgentBlock) else "user is not None")
             blocks.enter_context(self.writer.where(block.who.condition))
 
@@ -131,7 +131,7 @@ class DoorWriter:
         with self.writer.about(grant.span), nullcontext() if grant.when is None else self.writer.where(grant.when):
             yield
 
-    def open_by(self, block: Block, openings: Sequence[k.Opening]) -> None:
+    def open_by(self, block: Block, openings: Sequence[k.GrantTarget]) -> None:
         carries = self.carries(block, openings)
         self.writer.line("return True" if carries == "True" else f"if {carries}: return True")
 
@@ -139,7 +139,7 @@ class DoorWriter:
         match requirement:
             case k.IssuedBy(names):
                 return self.writer.block(f"if {self.issued(names)}:")
-            case k.ActsAlone() | k.Valid():
+            case k.ActsAlone() | k.ValidityPeriod():
                 return self.writer.block(f"if {self.holds(requirement)}:")
             case k.ActsFor(condition):
                 acts = self.writer.block(f"if user is not None and {ACTS_FOR}:")
@@ -161,7 +161,7 @@ class DoorWriter:
         self.writer.line("return closed")
 
     def tell(self, door: Door) -> None:
-        if isinstance(door.block, k.AgentBlock | k.UserBlock) and isinstance(door.block.who, k.Where):
+        if isinstance(door.block, k.AgentBlock | k.UserBlock) and isinstance(door.block.who, k.PrincipalCondition):
             self.writer.unless("agent is not None" if isinstance(door.block, k.AgentBlock) else "user is not None")
             with self.writer.block(f"if {self.writer.test(door.block.who.condition)}:"):
                 self.tell_standing(door)
@@ -210,7 +210,7 @@ class DoorWriter:
 
     # ── Parts of both ─────────────────────────────────────────────────────────────────────────
 
-    def carries(self, block: Block, openings: Sequence[k.Opening]) -> str:
+    def carries(self, block: Block, openings: Sequence[k.GrantTarget]) -> str:
         """Whether the credential carries a scope for one of the openings, or its issuer asks for none."""
         if self.carried:
             return "True"
@@ -250,7 +250,7 @@ class DoorWriter:
                 writer.unless("user is not None and agent is not None")
                 acts = "True" if condition is None else writer.test(condition)
                 return writer.put(f"{acts} and {ACTS_FOR}")
-            case k.Valid(start, end):
+            case k.ValidityPeriod(start, end):
                 before = f"{writer.constant(start)} <= instant(moment)" if start is not None else "True"
                 after = f"instant(moment) < {writer.constant(end)}" if end is not None else "True"
                 return writer.put(f"{before} and {after}")
@@ -272,7 +272,7 @@ class Act:
     """One thing that guards may do: a deny (with the proof that would lift it, if one would) or an obligation."""
 
     guard: k.Guard
-    effect: k.Deny | k.Oblige
+    effect: k.Deny | k.ObligationEffect
     proof: tuple[str, str] | None = None
 
 
@@ -280,7 +280,7 @@ class Act:
 class OutsideTask:
     """That a request lies outside of a bound of its task."""
 
-    bound: Bound
+    bound: TaskConstraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ class TaskWriter:
     writer: Writer
     acts: list[Act | OutsideTask]
 
-    def outside(self, bounds: Iterable[Bound]) -> None:
+    def outside(self, bounds: Iterable[TaskConstraint]) -> None:
         self.writer.line("acting = 0")
         for bound in bounds:
             with self.writer.block(f"if {self.writer.test(bound.outside)}:"):
@@ -320,7 +320,7 @@ class GuardWriter:
     def effect(self, guard: k.Guard, effect: k.Effect) -> None:
         condition = "True" if effect.condition is None else self.writer.test(effect.condition)
         with self.writer.block(f"if {condition}:") if condition != "True" else nullcontext():
-            if isinstance(effect, k.Confirm) or any(isinstance(part, k.Shown) for part in effect.message or ()):
+            if isinstance(effect, k.Confirm) or any(isinstance(part, k.MessageFact) for part in effect.message or ()):
                 self.writer.line(UNSURE)
             elif isinstance(effect, k.Deny) and effect.condition is not None:
                 self.denied(guard, effect, effect.condition, PROOFS)
@@ -350,15 +350,15 @@ def replaced(node: k.Expr, path: tuple[str, ...], better: k.Expr) -> k.Expr:
     """The expression with another one in place of a fact."""
     if isinstance(node, k.Fact) and node.path == path:
         return better
-    if isinstance(node, k.Past):
+    if isinstance(node, k.PastFact):
         return node  # what was proved then is not proved now
 
     def inside(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(inside(one) for one in value)
-        if isinstance(value, k.Event):
+        if isinstance(value, k.EventPattern):
             return replace(value, keys=inside(value.keys), where=inside(value.where))  # type: ignore[arg-type]
-        return replaced(value, path, better) if isinstance(value, k.Part) else value  # type: ignore[arg-type]
+        return replaced(value, path, better) if isinstance(value, k.Node) else value  # type: ignore[arg-type]
 
     parts = {one.name: inside(getattr(node, one.name)) for one in fields(node) if one.name != "span"}
     return replace(node, **parts)  # type: ignore[arg-type]  # of the fields of its own class

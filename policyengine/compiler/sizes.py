@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.runtime.extent import extent
+from policyengine.runtime.extent import measure_extent
 from policyengine.runtime.snapshot import Entities
-from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.solver.worst_case import (
     ANY_SIZE,
-    NONE,
+    NO_STEPS,
     Sizes,
     Steps,
-    Unlimited,
-    added,
-    at,
+    UnlimitedSizes,
+    add_steps,
+    evaluate_steps,
     expressions,
-    larger,
     largest_size,
+    max_steps,
     steps_of_guard,
     steps_of_part,
 )
 from policyengine.spec import work
-from policyengine.spec.facts import MOST_HOPS
+from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.trace import Block
-from policyengine.spec.work import STEPS_AT_ONCE, hop_steps, who_steps
+from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
 LONGEST_CAPTURE = 128  # in steps
 PAST = (256,)  # bytes that are kept of a fact
@@ -49,16 +49,16 @@ class SizeLimit:
 
     def exceeded(self, question: Mapping[str, Any]) -> bool:
         """Whether one of them is larger; a question of which each root is an object."""
-        return self.most < MOST_ELEMENTS and self._larger(self.most, question)
+        return self.most < MAX_ELEMENTS and self._larger(self.most, question)
 
     def takes_long(self, question: Mapping[str, Any]) -> bool:
         """Whether one of them is so large that others should not wait for the decision."""
-        return self.at_once < MOST_ELEMENTS and self._larger(self.at_once, question)
+        return self.at_once < MAX_ELEMENTS and self._larger(self.at_once, question)
 
     def _larger(self, most: int, question: Mapping[str, Any]) -> bool:
         if most < 0:
             return True
-        return any(extent(question[root].get(name)) > most for root, name in self.members if root in question)
+        return any(measure_extent(question[root].get(name)) > most for root, name in self.members if root in question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DirectorySizes:
     def attribute(self, node: k.Attribute) -> Steps:
         own = max(self.entities.largest(node.name), LONGEST_CAPTURE if node.name == "id" else 0)
         held = (own * (1 + self.above),) if node.inherited else (own,)
-        return added(held, ANY_SIZE) if node.name in self.claimed or node.name == "id" else held
+        return add_steps(held, ANY_SIZE) if node.name in self.claimed or node.name == "id" else held
 
     def other(self, node: k.Expr) -> Steps:
         match node:
@@ -92,7 +92,7 @@ class DirectorySizes:
                 return (1, 1)
             case k.Fact():
                 return (self.literal, 1)
-            case k.Past():
+            case k.PastFact():
                 return PAST
             case _:
                 return (self.literal + max(map(self.entities.largest, self.attributes), default=0), 1)
@@ -116,22 +116,22 @@ class Limiting:
         if self._asking is None:
             self._asking = list(self._asked())
         rules = [*self._asking, *grants, *((None, part) for part in parts)]
-        unlimited = Unlimited(self.entities.deepest)
-        if at(total(rules, self._known(unlimited)), MOST_ELEMENTS + LONGEST_CAPTURE) <= min(
-            work.MOST_STEPS, STEPS_AT_ONCE
+        unlimited = UnlimitedSizes(self.entities.deepest)
+        if evaluate_steps(total(rules, self._known(unlimited)), MAX_ELEMENTS + LONGEST_CAPTURE) <= min(
+            work.MAX_STEPS, MAX_UNNOTICED_STEPS
         ):
             return None
         nodes = [node for _, part in rules for root in expressions(part) for node in k.walk(root)]
         sizes = self._sizes(parts, nodes)
         worst = total(rules, lambda part: steps_of_any(part, sizes))
         members = tuple(sorted(set(self._members(nodes))))
-        return SizeLimit(largest_size(worst, work.MOST_STEPS), largest_size(worst, STEPS_AT_ONCE), members)
+        return SizeLimit(largest_size(worst, work.MAX_STEPS), largest_size(worst, MAX_UNNOTICED_STEPS), members)
 
     def _asked(self) -> Iterator[tuple[Block, object]]:
         """What blocks ask of who asks, wherever their doors are."""
         blocks: tuple[k.AgentBlock | k.UserBlock, ...] = (*self.kernel.agents, *self.kernel.users)
         for block in blocks:
-            if isinstance(block.who, k.Where):
+            if isinstance(block.who, k.PrincipalCondition):
                 yield block, block.who
             for one in block.requirements:
                 if isinstance(one, k.ActsFor) and one.condition is not None:
@@ -148,9 +148,9 @@ class Limiting:
 
         return steps
 
-    def _sizes(self, parts: Iterable[k.Part], nodes: Iterable[k.Expr]) -> DirectorySizes:
+    def _sizes(self, parts: Iterable[k.Node], nodes: Iterable[k.Expr]) -> DirectorySizes:
         literals = (
-            extent(node.value)
+            measure_extent(node.value)
             for part in parts
             if isinstance(part, k.Binder)
             for root in expressions(part)
@@ -172,16 +172,18 @@ class Limiting:
 
 def total(rules: Iterable[tuple[Block | None, object]], steps: Callable[[object], Steps]) -> Steps:
     """All that can be looked at for one question: of blocks about one name, those of one name."""
-    others, by_name = NONE, dict[tuple[type[Block], str], Steps]()
+    others, by_name = NO_STEPS, dict[tuple[type[Block], str], Steps]()
     for block, part in rules:
         found = steps(part)
         match block:
-            case k.AgentBlock(who=k.Called(name)) | k.UserBlock(who=k.Called(name)) if found:
-                by_name[type(block), name] = added(by_name.get((type(block), name), NONE), found)
+            case k.AgentBlock(who=k.ExactName(name)) | k.UserBlock(who=k.ExactName(name)) if found:
+                by_name[type(block), name] = add_steps(by_name.get((type(block), name), NO_STEPS), found)
             case _:
-                others = added(others, found)
-    dearest = (larger(*(one for (kind, _), one in by_name.items() if kind is of)) for of in (k.AgentBlock, k.UserBlock))
-    return added(others, *dearest)
+                others = add_steps(others, found)
+    dearest = (
+        max_steps(*(one for (kind, _), one in by_name.items() if kind is of)) for of in (k.AgentBlock, k.UserBlock)
+    )
+    return add_steps(others, *dearest)
 
 
 def steps_of_any(part: object, sizes: Sizes) -> Steps:
@@ -191,8 +193,10 @@ def steps_of_any(part: object, sizes: Sizes) -> Steps:
 def loops(kernel: k.Kernel) -> bool:
     """Whether a rule alone may take so long that others should not wait, or the blocks that may speak for a chain."""
     if any(issuer.records_chains for issuer in kernel.issuers.values()):
-        at_hops = sum(who_steps(block) + hop_steps(block) for block in kernel.agents)
-        if MOST_HOPS * at_hops > STEPS_AT_ONCE:
+        at_hops = sum(head_steps(block) + hop_steps(block) for block in kernel.agents)
+        if MAX_HOPS * at_hops > MAX_UNNOTICED_STEPS:
             return True
     rules = (*kernel.agents, *kernel.users, *kernel.anyones, *kernel.guards, *kernel.limits)
-    return any(at(steps_of_any(rule, Unlimited()), MOST_ELEMENTS) > STEPS_AT_ONCE for rule in rules)
+    return any(
+        evaluate_steps(steps_of_any(rule, UnlimitedSizes()), MAX_ELEMENTS) > MAX_UNNOTICED_STEPS for rule in rules
+    )

@@ -18,7 +18,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import coerce
-from policyengine.spec.history_records import histories
+from policyengine.spec.history_records import history_conditions
 from policyengine.typesystem import Scalar
 
 MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules that tell them apart
@@ -30,7 +30,7 @@ class Slices:
         self._agents = Known(leaves.tree.agents)
         self._users = Known(leaves.tree.users)
         self._made: dict[tuple[int, frozenset[int], frozenset[int]], tuple[Covering, k.Kernel]] = {}
-        self._histories: dict[int, tuple[k.Happened | k.Aggregate, ...]] = {}
+        self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
 
     def of(self, request: Request) -> k.Kernel:
         """A kernel that comes to the same decision of this request."""
@@ -59,16 +59,16 @@ class Slices:
             watches=tuple(kernel.watches[number] for number in covering.watches),
         )
 
-    def histories_in(self, kernel: k.Kernel) -> list[k.Happened | k.Aggregate]:
+    def histories_in(self, kernel: k.Kernel) -> list[k.HistoryCondition | k.Aggregate]:
         """What a kernel that was made here asks of the past."""
         parts = (*kernel.agents, *kernel.users, *kernel.anyones, *kernel.guards, *kernel.limits)
         return [node for part in parts for node in self._histories_of(part)]
 
-    def _histories_of(self, part: k.Part) -> tuple[k.Happened | k.Aggregate, ...]:
+    def _histories_of(self, part: k.Node) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
         """Found once for each part of the whole kernel, all of which stay."""
         found = self._histories.get(id(part))
         if found is None:
-            found = self._histories[id(part)] = tuple(histories(part))
+            found = self._histories[id(part)] = tuple(history_conditions(part))
         return found
 
     def _agents_in(self, request: Request, covering: Covering) -> set[int]:

@@ -211,13 +211,13 @@ def _principals(blocks: Iterable[k.AgentBlock | k.UserBlock]) -> Principals:
     others: list[int] = []
     for number, block in enumerate(blocks):
         match block.who:
-            case k.Called(name):
+            case k.ExactName(name):
                 names[name].append(number)
             case k.InGroup(group):
                 groups[group].append(number)
-            case k.CalledLike(glob):
+            case k.NamePattern(glob):
                 globs.append((glob, number))
-            case k.Where() | k.Everybody():
+            case k.PrincipalCondition() | k.AnyUser():
                 others.append(number)
     by_name, by_group = ((tuple((n, tuple(found[n])) for n in sorted(found))) for found in (names, groups))
     return Principals(by_name, by_group, tuple(globs), tuple(others))

@@ -9,7 +9,7 @@ from policyengine import kernel as k
 from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.rules import Act, OutsideTask
 from policyengine.runtime.decision import Answer, Gate, Obligation, Outcome, Reason, Remedy
-from policyengine.spec.reason_texts import FOR_THE_OPERATOR, NO_BLOCK, NO_SCOPE, NO_USER_BLOCK, NOTHING_OPENS
+from policyengine.spec.reason_texts import NO_BLOCK, NO_SCOPE, NO_USER_BLOCK, NOTHING_OPENS, OPERATOR_OBLIGATIONS
 
 # Whether a block stands, whether the door is open, the scopes that would have opened it, whether the user's is.
 Doors: TypeAlias = tuple[bool, bool, tuple[str, ...], bool]
@@ -76,10 +76,10 @@ def denied(act: Act, deny: k.Deny) -> tuple[Reason, tuple[Remedy, ...]]:
 def obligations(acts: Iterable[Act | OutsideTask], outcome: Outcome) -> Iterator[Obligation]:
     for act in (one for one in acts if isinstance(one, Act)):
         effect = act.effect
-        if isinstance(effect, k.Oblige) and (outcome is Outcome.ALLOW or effect.kind in FOR_THE_OPERATOR):
+        if isinstance(effect, k.ObligationEffect) and (outcome is Outcome.ALLOW or effect.kind in OPERATOR_OBLIGATIONS):
             yield Obligation(effect.kind, effect.arguments, act.guard.name, effect.span.at, written(effect))
 
 
-def written(effect: k.Deny | k.Oblige) -> str | None:
+def written(effect: k.Deny | k.ObligationEffect) -> str | None:
     """The message, which shows no facts."""
     return None if effect.message is None else "".join(part for part in effect.message if isinstance(part, str))

@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Related:
+class RelatedLocation:
     """Another place that has to do with a diagnostic: `first declared here`."""
 
     message: str
@@ -33,7 +33,7 @@ class Diagnostic:
     message: str
     span: Span
     hint: str | None = None
-    related: tuple[Related, ...] = field(default=())
+    related: tuple[RelatedLocation, ...] = field(default=())
 
     @property
     def severity(self) -> Severity:
@@ -47,9 +47,9 @@ class Diagnostic:
 
     def render(self) -> str:
         """The finding in plain text: place, code, message, the underlined line, the hint."""
-        lines = [one_line(f"{place(self.span)}: {self.code} {self.message}"), *underlined(self.span)]
+        lines = [one_line(f"{format_location(self.span)}: {self.code} {self.message}"), *source_excerpt(self.span)]
         for other in self.related:
-            lines += [one_line(f"{place(other.span)}: note: {other.message}"), *underlined(other.span)]
+            lines += [one_line(f"{format_location(other.span)}: note: {other.message}"), *source_excerpt(other.span)]
         if self.hint:
             lines.append(one_line(f"  hint: {self.hint}"))
         return "\n".join(lines)
@@ -61,8 +61,8 @@ class Diagnostic:
             "severity": str(self.severity),
             "message": self.message,
             "hint": self.hint,
-            **location(self.span),
-            "related": [{"message": other.message, **location(other.span)} for other in self.related],
+            **location_data(self.span),
+            "related": [{"message": other.message, **location_data(other.span)} for other in self.related],
         }
 
 
@@ -78,11 +78,11 @@ class PolicyError(Exception):
     """A policy cannot be used. `diagnostics` says every reason, errors and warnings alike, in source order."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = in_order(diagnostics)
+        self.diagnostics = sort_diagnostics(diagnostics)
         super().__init__(render_all(self.diagnostics))
 
 
-def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Each finding once, by file, place and code."""
     unique = dict.fromkeys(diagnostics)
     return tuple(sorted(unique, key=lambda d: (d.span.source.name, d.span.start, d.span.end, d.code, d.message)))
@@ -92,11 +92,11 @@ def render_all(diagnostics: Iterable[Diagnostic]) -> str:
     return "\n\n".join(diagnostic.render() for diagnostic in diagnostics)
 
 
-def place(span: Span) -> str:
+def format_location(span: Span) -> str:
     return f"{span.source.name}:{span.line}:{span.column}"
 
 
-def location(span: Span) -> dict[str, Any]:
+def location_data(span: Span) -> dict[str, Any]:
     end_line, end_column = span.source.position(span.end)
     return {
         "file": span.source.name,
@@ -107,7 +107,7 @@ def location(span: Span) -> dict[str, Any]:
     }
 
 
-def underlined(span: Span) -> list[str]:
+def source_excerpt(span: Span) -> list[str]:
     """The first line of the span, and a line of carets under it; control characters are shown as spaces."""
     if not span.source.text:
         return []  # a file that could not be read

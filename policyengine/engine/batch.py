@@ -6,20 +6,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from policyengine.compiler.reads import nanoseconds
-from policyengine.engine.authenticate import no_identity
-from policyengine.engine.decider import Deciding, to_consume
-from policyengine.engine.recorder import World, told_by
-from policyengine.engine.request_input import Identified, Question, microseconds, new_id, plain_question, read
+from policyengine.engine.authenticate import reject_raw_credentials
+from policyengine.engine.decider import Deciding, with_consume_obligation
+from policyengine.engine.recorder import World, apply_settlement
+from policyengine.engine.request_input import (
+    AuthenticatedQuestion,
+    QuestionLike,
+    microseconds,
+    new_id,
+    parse_request,
+    plain_question,
+)
 from policyengine.runtime.caller import outcome_key
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects
+from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import Settled, Take, limited
+from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charge
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
-from policyengine.stores.base import Asked, Committed, StoreError
+from policyengine.stores.base import CommitRequest, CommitResult, StoreError
 
-MOST_WAITING = 1_024  # decisions that a store is asked for at once
-NOT_ASKED = Settled((), 0)
+MAX_PENDING_DECISIONS = 1_024  # decisions that a store is asked for at once
+NOTHING_TO_SETTLE = ChargeResult((), 0)
 
 
 class Waiting(NamedTuple):
@@ -27,7 +34,7 @@ class Waiting(NamedTuple):
 
     place: int
     question: dict[str, object] | Request
-    asked: Asked
+    asked: CommitRequest
     decision: Decision
     moment: int | None
     call: bytes
@@ -39,7 +46,7 @@ class Batching(Deciding):
 
     _gathers: tuple[World, Callable[[dict[str, object]], Decision | None]] | None = None
 
-    def decide_many(self, questions: Sequence[Question]) -> list[Decision | RequestError]:
+    def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
         once. What is no question is answered by its error."""
         answers: list[Decision | RequestError] = []
@@ -56,7 +63,7 @@ class Batching(Deciding):
                     answers.append(found.decision)
             except RequestError as error:
                 answers.append(error)
-            if len(waiting) == MOST_WAITING:
+            if len(waiting) == MAX_PENDING_DECISIONS:
                 self._settle(waiting, answers)
         self._settle(waiting, answers)
         return answers
@@ -68,19 +75,19 @@ class Batching(Deciding):
             known = self._gathers = world, world.evaluator.charging(self._gather).__call__
         return known[1]
 
-    def _gather(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
+    def _gather(self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, before anybody asked the store."""
         self._gathered.charges = charges
         return Decision(answer, asker, stamp)
 
-    def _prepared(self, place: int, question: Question) -> Waiting | None:
+    def _prepared(self, place: int, question: QuestionLike) -> Waiting | None:
         """The decision with what it waits for; None where it rests on what the store knows. Raises RequestError."""
         world = self._world
-        if isinstance(question, Identified):
+        if isinstance(question, AuthenticatedQuestion):
             question = question.question
         try:
             quick = self._quickly(place, question, world) if type(question) is dict else None
-            return quick or self._carefully(place, no_identity(read(question)), world)
+            return quick or self._carefully(place, reject_raw_credentials(parse_request(question)), world)
         except RequestError:
             raise
         except Exception:
@@ -93,9 +100,9 @@ class Batching(Deciding):
         quick = self._gathering(world)(question)
         if quick is None:
             return None
-        limits = tuple(map(limited, self._gathered.charges))
-        holds = any(type(one.charge) is not Take for one in limits)
-        asked = Asked(Effects(limits=limits), outcome_key(quick.id) if holds else "")
+        limits = tuple(map(to_limit_charge, self._gathered.charges))
+        holds = any(type(one.charge) is not RateCharge for one in limits)
+        asked = CommitRequest(Effects(limits=limits), outcome_key(quick.id) if holds else "")
         return Waiting(place, question, asked, quick, None, b"decide", world)
 
     def _carefully(self, place: int, request: Request, world: World) -> Waiting | None:
@@ -108,13 +115,13 @@ class Batching(Deciding):
         decision = planned[0].with_id(self._ids(now))
         if planned[1].excess:
             self._exceeded(decision, planned[1].excess)
-        asked = Asked(planned[1], outcome_key(decision.id), not spends)
+        asked = CommitRequest(planned[1], outcome_key(decision.id), not spends)
         return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate", world)
 
     def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:
         """The answers to those that wait, by what the store says of all of them."""
         asking = [one for one in waiting if one.asked.effects.limits or (one.asked.effects and not one.asked.peek)]
-        told: list[Committed] = []
+        told: list[CommitResult] = []
         try:
             told += (
                 self._store.commit_many([one.asked for one in asking], microseconds(self._clock())) if asking else ()
@@ -122,18 +129,18 @@ class Batching(Deciding):
         except StoreError as error:
             told += [error] * len(asking)
         settling = {one.place: answer for one, answer in zip(asking, told, strict=True)}
-        for one in waiting:
-            answers[one.place] = self._settled(one, settling.get(one.place, NOT_ASKED))
+        for pending in waiting:
+            answers[pending.place] = self._settled(pending, settling.get(pending.place, NOTHING_TO_SETTLE))
         waiting.clear()
 
-    def _settled(self, one: Waiting, answer: Committed) -> Decision:
+    def _settled(self, one: Waiting, answer: CommitResult) -> Decision:
         question, (effects, _, peek), decision, call = one.question, one.asked, one.decision, one.call
         if answer is None:  # another was quicker
-            return self.decide(question if self.identity is None else Identified(question))
+            return self.decide(question if self.identity is None else AuthenticatedQuestion(question))
         if isinstance(answer, StoreError):
             return self._kept(question, self._unanswered(answer), call, one.world.mark)
-        decision = decision if answer is NOT_ASKED else told_by(decision, effects, answer)
+        decision = decision if answer is NOTHING_TO_SETTLE else apply_settlement(decision, effects, answer)
         if isinstance(question, dict):
             return decision if self._as_it_is else self._finished(question, decision, call, one.world)
-        made = to_consume(decision, effects) if peek else decision
+        made = with_consume_obligation(decision, effects) if peek else decision
         return self._kept(question, made, call, one.world.mark, one.moment)

@@ -15,35 +15,54 @@ from msgspec.structs import replace
 
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
-from policyengine.engine.authenticate import PASSING, no_identity, proved_then, refusal_of, unproved
-from policyengine.engine.recorder import Keeping, World, told_by
+from policyengine.engine.authenticate import (
+    TRANSIENT_REFUSALS,
+    refusal_code,
+    reject_raw_credentials,
+    with_recorded_facts,
+    without_credentials,
+)
+from policyengine.engine.recorder import Keeping, World, apply_settlement
 from policyengine.engine.request_input import (
     EPOCH,
-    Identified,
-    Question,
-    made_now,
+    AuthenticatedQuestion,
+    QuestionLike,
     microseconds,
     new_id,
+    parse_request,
     plain_question,
-    read,
+    reject_chosen_time,
 )
-from policyengine.entities.lookup import Looking
-from policyengine.identity.verified import PROVABLE
+from policyengine.entities.lookup import LookupEntityStore
+from policyengine.identity.verified import PROVABLE_ROOTS
 from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Decision, Effects, Gate, Obligation
 from policyengine.runtime.history import History, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found, KeyProblem, KeyUnderWay, KeyUsed, Once
-from policyengine.runtime.idempotent_decision import Accounted, draft_of, drafted, facts_kept, told
+from policyengine.runtime.idempotency_key import (
+    IdempotencyClaim,
+    IdempotencyKey,
+    IdempotencyKeyError,
+    IdempotencyRecord,
+    KeyInProgressError,
+    KeyReuseError,
+)
+from policyengine.runtime.idempotent_decision import (
+    IdempotentDecision,
+    decode_draft,
+    encode_draft,
+    encode_facts,
+    restore_decision,
+)
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from policyengine.stores.base import StoreError
 
-MOST_TRIES = 100  # to decide again where another decision was quicker
+MAX_COMMIT_TRIES = 100  # to decide again where another decision was quicker
 
 
-class TakesLong(Exception):
+class WouldBlockError(Exception):
     """Nothing was decided: an event loop should not wait for it."""
 
 
@@ -61,7 +80,7 @@ class Made(NamedTuple):
 class Deciding(Keeping):
     """Decides one question by a kernel. Threads may share it."""
 
-    def decide(self, question: Question, *, at_once: bool = False) -> Decision:
+    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
         """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
 
         Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend; TakesLong
@@ -81,46 +100,48 @@ class Deciding(Keeping):
                 return self._kept(question, self._failed(), b"decide", world.mark)
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"decide", world)
-        request = no_identity(read(question))
+        request = reject_raw_credentials(parse_request(question))
         if at_once and self.takes_long(request):
-            raise TakesLong("it may take long")
+            raise WouldBlockError("it may take long")
         if not request.options.consume:
             return self._evaluate(request)
-        made_now(request)
+        reject_chosen_time(request)
         return self._guarded(request, b"decide", self._spent)
 
-    def decide_once(self, question: Question, once: Once) -> Accounted:
+    def decide_once(self, question: QuestionLike, once: IdempotencyKey) -> IdempotentDecision:
         """As `decide`, but accounted once, however often it is asked by this key: `again` gives the same decision.
 
         A failure is not kept. Where the store cannot say whether it was asked before, it is decided as without a key;
         where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
         decided.
         """
-        request = read(question)
-        asked: Question = Identified(request) if isinstance(question, Identified) else request
+        request = parse_request(question)
+        asked: QuestionLike = AuthenticatedQuestion(request) if isinstance(question, AuthenticatedQuestion) else request
         if not request.options.consume:
-            return Accounted(self.evaluate(asked), False)
-        made_now(request)
+            return IdempotentDecision(self.evaluate(asked), False)
+        reject_chosen_time(request)
         if self.identity is None:
-            no_identity(request)
+            reject_raw_credentials(request)
         claim = once.claim(self.revision, secrets.token_hex(8))
         try:
             found = self._store.claim(claim, microseconds(self._clock()))
         except StoreError:  # whoever guards the store tells the operator
-            return Accounted(self._guarded(self._proved(asked), b"decide", self._spent), False)
+            return IdempotentDecision(self._guarded(self._proved(asked), b"decide", self._spent), False)
         except Exception:
-            return Accounted(self._kept(unproved(request), self._failed(), b"decide", self._world.mark), False)
+            return IdempotentDecision(
+                self._kept(without_credentials(request), self._failed(), b"decide", self._world.mark), False
+            )
         if found is not None:  # nobody looks at its credentials again: a proof counts once
-            before = proved_then(request, found)
-            return Accounted(self._guarded(before, b"decide", partial(self._again, claim, found)), True)
-        return Accounted(self._first(asked, claim), False)
+            before = with_recorded_facts(request, found)
+            return IdempotentDecision(self._guarded(before, b"decide", partial(self._again, claim, found)), True)
+        return IdempotentDecision(self._first(asked, claim), False)
 
-    def _first(self, asked: Question, claim: Claim) -> Decision:
+    def _first(self, asked: QuestionLike, claim: IdempotencyClaim) -> Decision:
         """By a key that nobody asked by before. What failed is not kept, nor is that somebody could not be asked."""
         request = None
         try:
             request = self._proved(asked)
-            keeps = refusal_of(request) not in PASSING
+            keeps = refusal_code(request) not in TRANSIENT_REFUSALS
             decision = self._guarded(request, b"decide", partial(self._spent, claim=claim if keeps else None))
             keeps = keeps and decision.gate is not Gate.FAILURE
         finally:
@@ -129,11 +150,13 @@ class Deciding(Keeping):
                     self._store.release(claim, microseconds(self._clock()))
         return decision
 
-    def _proved(self, asked: Question) -> Request:
+    def _proved(self, asked: QuestionLike) -> Request:
         """Raises RequestError."""
-        return no_identity(read(asked if self.identity is None else self._identified(self.identity, asked)))
+        return reject_raw_credentials(
+            parse_request(asked if self.identity is None else self._identified(self.identity, asked))
+        )
 
-    def evaluate(self, question: Question) -> Decision:
+    def evaluate(self, question: QuestionLike) -> Decision:
         """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
 
         An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
@@ -151,7 +174,7 @@ class Deciding(Keeping):
                 return self._kept(question, self._failed(), b"evaluate", world.mark)
             if quick is not None:
                 return quick if self._as_it_is else self._finished(question, quick, b"evaluate", world)
-        return self._evaluate(no_identity(read(question)))
+        return self._evaluate(reject_raw_credentials(parse_request(question)))
 
     def _finished(self, question: dict[str, object], quick: Decision, call: bytes, world: World) -> Decision:
         """What the quick way answered, under the id that it is to have, and on record."""
@@ -174,38 +197,43 @@ class Deciding(Keeping):
         decision, effects, past = self._answer(world, request, now, spent)
         return Made(self._peeked(decision, effects, now), now, spent, past=past, mark=world.mark)
 
-    def _spent(self, request: Request, claim: Claim | None = None) -> Made:
-        for _ in range(MOST_TRIES):
+    def _spent(self, request: Request, claim: IdempotencyClaim | None = None) -> Made:
+        for _ in range(MAX_COMMIT_TRIES):
             now = self._clock()
             spent = self._store.spent_among(approval.id for approval in request.approvals)
             world = self._world
             decision, effects, past = self._answer(world, request, now, spent)
             if claim is not None:
-                draft = drafted(decision, effects, spent, past, nanoseconds(now), self._proved_of(request))
+                draft = encode_draft(decision, effects, spent, past, nanoseconds(now), self._proved_of(request))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
             if not effects:
                 return Made(decision, now, spent, past=past, mark=world.mark)
             if (answer := self._store.commit(effects, outcome_key(decision.id), microseconds(now))) is not None:
-                return Made(told_by(decision, effects, answer), now, spent, effects.spends, past, world.mark)
+                return Made(apply_settlement(decision, effects, answer), now, spent, effects.spends, past, world.mark)
             if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
                 return self._again(claim, found, request)  # somebody else was quicker
-        raise RuntimeError(f"what it rests on was changed {MOST_TRIES} times while it was decided")
+        raise RuntimeError(f"what it rests on was changed {MAX_COMMIT_TRIES} times while it was decided")
 
     def _proved_of(self, request: Request) -> bytes:
         if self.identity is None:
             return b""
-        return facts_kept({root: one for root, one in request.facts.items() if root in PROVABLE})
+        return encode_facts({root: one for root, one in request.facts.items() if root in PROVABLE_ROOTS})
 
-    def _again(self, claim: Claim, found: Found, request: Request) -> Made:
+    def _again(self, claim: IdempotencyClaim, found: IdempotencyRecord, request: Request) -> Made:
         """What was decided by the same key. Raises KeyUsed, KeyUnderWay."""
         if found.digest != claim.digest:
-            raise KeyUsed("the key came with another question before")
+            raise KeyReuseError("the key came with another question before")
         if found.draft is None or found.settled is None:
-            raise KeyUnderWay("the same question is being decided")
-        draft = draft_of(found.draft)
+            raise KeyInProgressError("the same question is being decided")
+        draft = decode_draft(found.draft)
         made = EPOCH + timedelta(microseconds=draft.moment // 1_000)
         return Made(
-            told(draft, found.settled), made, frozenset(draft.spent), draft.spends, draft.past, self._world.mark
+            restore_decision(draft, found.settled),
+            made,
+            frozenset(draft.spent),
+            draft.spends,
+            draft.past,
+            self._world.mark,
         )
 
     def _answer(
@@ -233,7 +261,7 @@ class Deciding(Keeping):
         return decision, effects, told
 
     def _planned(
-        self, world: World, request: Request, now: datetime, looking: Looking | None
+        self, world: World, request: Request, now: datetime, looking: LookupEntityStore | None
     ) -> tuple[Decision, Effects] | Needs:
         """What the evaluator plans, once it knows the rows that it asks for: what these name may be asked for next."""
         planned = world.evaluator.plan(request, now, looking)
@@ -246,7 +274,7 @@ class Deciding(Keeping):
         """Before anything is spent: what is reported later was not known."""
         assert self.log is not None
         part = evaluator.slices.of(request)
-        return self.log.past(evaluator.slices.histories_in(part), facts_of(part, request, snapshot, now))
+        return self.log.past(evaluator.slices.histories_in(part), build_facts(part, request, snapshot, now))
 
     def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
         """As of now, also for whoever asks about another time."""
@@ -259,7 +287,7 @@ class Deciding(Keeping):
         """Fails closed: an exception inside is a deny that says so, and never more than that."""
         try:
             made = answer(request)
-        except KeyProblem:
+        except IdempotencyKeyError:
             raise
         except StoreError as error:
             return self._kept(request, self._unanswered(error), call, self._world.mark)
@@ -278,11 +306,11 @@ class Deciding(Keeping):
         """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
         if effects.limits:
             told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
-            decision = decision if told is None else told_by(decision, effects, told)
-        return to_consume(decision, effects)
+            decision = decision if told is None else apply_settlement(decision, effects, told)
+        return with_consume_obligation(decision, effects)
 
 
-def to_consume(decision: Decision, effects: Effects) -> Decision:
+def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
     """The decision of a look: what would be spent is to be asked for by `decide`."""
     if not decision.allowed or not effects:
         return decision

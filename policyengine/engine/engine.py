@@ -8,43 +8,43 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from policyengine.check import compiled
+from policyengine.check import compile_sources
 from policyengine.compiler.bundle.file import Keys, read_bundle
 from policyengine.compiler.show import show
 from policyengine.compiler.tree import Tree
 from policyengine.diagnostics.model import Diagnostic, PolicyError
-from policyengine.engine.authenticate import no_identity
+from policyengine.engine.authenticate import reject_raw_credentials
 from policyengine.engine.batch import Batching
 from policyengine.engine.observe_mode import Observe, Observer
 from policyengine.engine.request_input import (
     MICROSECOND,
     Clock,
-    Question,
-    cleaned,
+    QuestionLike,
     microseconds,
     new_id,
+    normalize_facts,
+    parse_request,
     plain_question,
-    read,
     utc_now,
 )
-from policyengine.entities.sources import Given, Sources
-from policyengine.entities.store import Directory
-from policyengine.executor import in_thread, in_turn
+from policyengine.entities.sources import EntitySources, SourcesArgument
+from policyengine.entities.store import EntityStore
+from policyengine.executor import run_in_thread, run_in_turn
 from policyengine.explain.explanation import Explanation, endpoint_words, explain
-from policyengine.identity.setup import Verifying, identity_of
+from policyengine.identity.setup import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
 from policyengine.runtime.caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.history import Report, Reported, outcome_of
+from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.reference import conclude, walk
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store, StoreError
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -67,8 +67,8 @@ class Engine(Batching):
     def load(
         cls,
         *paths: Path | str,
-        entities: Given | None = None,
-        identity: Verifying | None = None,
+        entities: SourcesArgument | None = None,
+        identity: IdentitySource | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -90,7 +90,7 @@ class Engine(Batching):
         text: str,
         name: str = "policy.policy",
         *,
-        directory: Directory | None = None,
+        directory: EntityStore | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -111,8 +111,8 @@ class Engine(Batching):
         path: Path | str,
         *,
         keys: Keys | None = None,
-        entities: Given | None = None,
-        identity: Verifying | None = None,
+        entities: SourcesArgument | None = None,
+        identity: IdentitySource | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
@@ -125,7 +125,7 @@ class Engine(Batching):
         Raises PolicyError when the bundle cannot be used, EntitiesError and IdentityError as `load` does.
         """
         bundle = read_bundle(path, keys)
-        directory = None if entities is None else Sources.of(entities).read(bundle.kernel.entities)
+        directory = None if entities is None else EntitySources.of(entities).read(bundle.kernel.entities)
         found = cls(bundle.kernel, directory=directory, clock=clock, ids=ids, tree=bundle.tree, log=log, store=store)
         return found.verifying(identity)
 
@@ -133,7 +133,7 @@ class Engine(Batching):
         self,
         kernel: Kernel,
         *,
-        directory: Directory | None = None,
+        directory: EntityStore | None = None,
         tree: Tree | None = None,
         sources: Sequence[Source] = (),
     ) -> Engine:
@@ -156,27 +156,27 @@ class Engine(Batching):
         cls,
         sources: Sequence[Source],
         problems: Sequence[Diagnostic],
-        entities: Given | None,
-        identity: Verifying | None,
+        entities: SourcesArgument | None,
+        identity: IdentitySource | None,
         clock: Clock,
         ids: Callable[[datetime], str],
         log: DecisionLog | None,
         store: Store | None,
     ) -> Engine:
         kernel = cls._compiled(sources, problems)
-        directory = None if entities is None else Sources.of(entities).read(kernel.entities)
+        directory = None if entities is None else EntitySources.of(entities).read(kernel.entities)
         found = cls(kernel, sources=sources, directory=directory, clock=clock, ids=ids, log=log, store=store)
         return found.verifying(identity)
 
-    def verifying(self, identity: Verifying | None) -> Self:
+    def verifying(self, identity: IdentitySource | None) -> Self:
         """From now on it verifies raw credentials. Raises IdentityError."""
         if identity is not None:
-            self.identity = identity_of(identity, self.kernel, self._store, lambda: self._clock().timestamp())
+            self.identity = create_authenticator(identity, self.kernel, self._store, lambda: self._clock().timestamp())
         return self
 
     @staticmethod
     def _compiled(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:
-        kernel, found = compiled(sources, problems)
+        kernel, found = compile_sources(sources, problems)
         if kernel is None:
             raise PolicyError(found)
         return kernel
@@ -184,7 +184,7 @@ class Engine(Batching):
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
         """What the checker advises the author. Found when first asked for, which takes as long as loading did."""
-        return compiled(self._sources, advice=True)[1]
+        return compile_sources(self._sources, advice=True)[1]
 
     @property
     def package(self) -> str:
@@ -227,7 +227,7 @@ class Engine(Batching):
     def clock_skew(self) -> timedelta | None:
         """How far the clock of the store is ahead of this one, as it told when it last answered; None where it has none
         of its own, or told nothing yet."""
-        offset = self._store.skew.offset if isinstance(self._store, GuardedStore) else None
+        offset = self._store.skew.offset if isinstance(self._store, ResilientStore) else None
         return None if offset is None else offset * MICROSECOND
 
     def directory_failure(self) -> str | None:
@@ -235,7 +235,7 @@ class Engine(Batching):
         lookups = self.directory.lookups
         return None if lookups is None else lookups.failure()
 
-    def explain(self, question: Question) -> Explanation:
+    def explain(self, question: QuestionLike) -> Explanation:
         """The decision that `evaluate` gives, with the whole walk: every rule considered and why.
 
         Raises RequestError.
@@ -243,7 +243,7 @@ class Engine(Batching):
         question = plain_question(question)
         if self.identity is not None:
             question = self._identified(self.identity, question)
-        request = no_identity(read(question))
+        request = reject_raw_credentials(parse_request(question))
         try:
             return self._explained(request)
         except StoreError as error:
@@ -265,9 +265,9 @@ class Engine(Batching):
         `past.status` and `past.output.*` of it are known from now on, places that it held are free, and with `refund`
         what it added to budgets is given back. False where nothing waits for it: not known, or reported before.
         """
-        return self.reported(decision, Report(status, cleaned(output)), refund=refund) == "first"
+        return self.reported(decision, OutcomeReport(status, normalize_facts(output)), refund=refund) == "first"
 
-    def reported(self, decision: str, report: Report, *, refund: bool = False) -> Reported | None:
+    def reported(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
         """As `report`, and tells whether it was reported before or waits for nothing (None): the decision of another
         caller waits for nothing. Raises StoreError."""
         if SEPARATOR in decision:  # it would name the decision of another caller
@@ -275,30 +275,30 @@ class Engine(Batching):
         key, now = outcome_key(decision), microseconds(self._clock())
         told = self._store.report(key, report, now)
         # Also where history knew before: a report of which only the first half arrived is made again.
-        return outcome_of(told, self._store.finish(key, now, refund=refund))
+        return merge_reports(told, self._store.finish(key, now, refund=refund))
 
     async def proved_async(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """`proved` for callers with an event loop."""
-        return await in_thread(self.proved, facts) if self.waits_for(facts) else self.proved(facts)
+        return await run_in_thread(self.proved, facts) if self.waits_for(facts) else self.proved(facts)
 
-    async def decide_async(self, question: Question) -> Decision:
+    async def decide_async(self, question: QuestionLike) -> Decision:
         """`decide` for callers with an event loop."""
         return await self._apart(self.decide, question)
 
-    async def evaluate_async(self, question: Question) -> Decision:
+    async def evaluate_async(self, question: QuestionLike) -> Decision:
         """`evaluate` for callers with an event loop."""
         return await self._apart(self.evaluate, question)
 
-    async def explain_async(self, question: Question) -> Explanation:
+    async def explain_async(self, question: QuestionLike) -> Explanation:
         """`explain` for callers with an event loop."""
         return await self._apart(self.explain, question)
 
-    async def _apart(self, ask: Callable[[Question], T], question: Question) -> T:
+    async def _apart(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
         """In a thread where somebody else is asked or it takes long, so that an event loop does not wait for it."""
         question = plain_question(question)
         if self.takes_long(question):
-            return await in_turn(ask, question)
-        return await in_thread(ask, question) if self.waits_for(question) else ask(question)
+            return await run_in_turn(ask, question)
+        return await run_in_thread(ask, question) if self.waits_for(question) else ask(question)
 
     async def report_async(
         self,
@@ -311,7 +311,7 @@ class Engine(Batching):
     ) -> bool:
         """`report` for callers with an event loop."""
         told = partial(self.report, decision, status=status, latency_ms=latency_ms, output=output, refund=refund)
-        return await in_thread(told) if self.shares else told()
+        return await run_in_thread(told) if self.shares else told()
 
     def _explained(self, request: Request) -> Explanation:
         spent = self._store.spent_among(approval.id for approval in request.approvals)
@@ -322,11 +322,11 @@ class Engine(Batching):
         planned = self._planned(world, request, now, looking) if needs else None
         history = self._fetched(planned) if isinstance(planned, Needs) else {}
         snapshot = Snapshot(world.directory if looking is None else looking, spent, history)
-        facts = facts_of(self.kernel, request, snapshot, now)
-        seen = walk(facts, snapshot)
+        facts = build_facts(self.kernel, request, snapshot, now)
+        seen = trace_request(facts, snapshot)
         while looking is not None and looking.lacking:  # it visits every rule, and needs more than a decision does
             looking.fetch()
-            facts = facts_of(self.kernel, request, snapshot, now)
-            seen = walk(facts, snapshot)
+            facts = build_facts(self.kernel, request, snapshot, now)
+            seen = trace_request(facts, snapshot)
         decision, effects = conclude(facts, seen)
         return explain(self._peeked(decision.with_id(self._ids(now)), effects, now), facts, seen)

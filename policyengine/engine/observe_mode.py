@@ -11,21 +11,21 @@ from threading import Lock
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.check import compiled
+from policyengine.check import compile_sources
 from policyengine.checker.patterns.endpoints import HTTP_METHODS, STANDARD_METHODS
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime.decision import Decision, Reason
 from policyengine.runtime.endpoints import Endpoint
-from policyengine.runtime.format_values import duration
-from policyengine.runtime.observe import may_pass, observed
+from policyengine.runtime.format_values import format_duration
+from policyengine.runtime.observe import apply_observe_mode, may_pass
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
 from policyengine.spec.match import match_pattern, place_covers
 
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
-LONGEST = timedelta(days=90)
-ENDPOINTS = "write it as after `on`: `/v1/reports/**`, `GET /v1/invoices/*`, `TOOL mail/*`"
+MAX_OBSERVE_TIME = timedelta(days=90)
+ENDPOINT_HINT = "write it as after `on`: `/v1/reports/**`, `GET /v1/invoices/*`, `TOOL mail/*`"
 
 _LOG = logging.getLogger("policyengine")
 
@@ -66,8 +66,8 @@ class Observer:
         self.wanted = wanted
         self.counts: Counter[str] = Counter()
         self._kernel, self._clock = kernel, clock
-        self._places = tuple(place_of(text, kernel) for text in wanted.endpoints)
-        self._rules = dict(rules_of(kernel)) if wanted.packages else {}
+        self._places = tuple(parse_observed_endpoint(text, kernel) for text in wanted.endpoints)
+        self._rules = dict(packages_by_rule(kernel)) if wanted.packages else {}
         self._guard, self._told = Lock(), False
 
     def successor(self, kernel: k.Kernel) -> Observer:
@@ -93,7 +93,7 @@ class Observer:
         if passes:
             with self._guard:
                 self.counts[decision.outcome.value] += 1
-        return observed(decision, passes)
+        return apply_observe_mode(decision, passes)
 
     def _covers(self, decision: Decision, question: dict[str, object] | Request) -> bool:
         if not self._places and not self.wanted.packages:
@@ -108,7 +108,7 @@ class Observer:
     def _is_theirs(self, reason: Reason, endpoint: Endpoint) -> bool:
         if reason.at is not None:
             return self._rules.get((reason.rule, reason.at)) in self.wanted.packages
-        opening = opening_packages(self._kernel, endpoint)
+        opening = packages_that_open(self._kernel, endpoint)
         return bool(opening) and opening <= set(self.wanted.packages)
 
     def _over(self) -> None:
@@ -126,9 +126,10 @@ def check_time(until: datetime, now: datetime) -> None:
     """One that is over is none to complain of: whoever starts again after it has everything enforced."""
     if until.tzinfo is None:
         raise ObserveError("the end of observing has no time zone", "write it as `2026-12-01T00:00Z`")
-    if until - now > LONGEST:
+    if until - now > MAX_OBSERVE_TIME:
         raise ObserveError(
-            f"observing until {until.isoformat()} is longer than {duration(LONGEST)}", "take an earlier end"
+            f"observing until {until.isoformat()} is longer than {format_duration(MAX_OBSERVE_TIME)}",
+            "take an earlier end",
         )
 
 
@@ -140,22 +141,22 @@ def check_packages(wanted: Iterable[str], known: tuple[str, ...]) -> None:
             raise ObserveError(f"there is no package `{name}`", hint)
 
 
-def place_of(text: str, kernel: k.Kernel) -> k.Place:
+def parse_observed_endpoint(text: str, kernel: k.Kernel) -> k.Place:
     """An endpoint as a guard names it after `on`. Raises ObserveError."""
     entities = "".join(f"entity {name} {{}}\n" for name in kernel.entities if name.isidentifier() and name != "user")
     before = f'language 1\npackage observed\n{entities}guard "observed" on '
-    found, problems = compiled([Source("endpoint", f"{before}{text} {{ deny }}\n")])
+    found, problems = compile_sources([Source("endpoint", f"{before}{text} {{ deny }}\n")])
     if found is None:
         first = problems[0]
-        raise ObserveError(f"`{text}` is no endpoint: {first.message}", first.hint or ENDPOINTS)
+        raise ObserveError(f"`{text}` is no endpoint: {first.message}", first.hint or ENDPOINT_HINT)
     if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
-        raise ObserveError(f"`{text}` is no endpoint", ENDPOINTS)
-    place = by_the_letter(found.guards[0].place)
+        raise ObserveError(f"`{text}` is no endpoint", ENDPOINT_HINT)
+    place = match_literally(found.guards[0].place)
     check_methods(place, kernel)
     return place
 
 
-def by_the_letter(place: k.Place) -> k.Place:
+def match_literally(place: k.Place) -> k.Place:
     """What is observed passes: that is what is written, and nothing that may be the same as what is taken out."""
     patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
     return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
@@ -163,38 +164,38 @@ def by_the_letter(place: k.Place) -> k.Place:
 
 def check_methods(place: k.Place, kernel: k.Kernel) -> None:
     """A policy may name any method, so one that nobody knows is a slip. Raises ObserveError."""
-    known = {*HTTP_METHODS, *methods_in(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
-    known.update(methods_in(opening.pattern for block in blocks_of(kernel) for opening in openings_of(block)))
-    for method in methods_in(place.patterns or ()):
+    known = {*HTTP_METHODS, *http_methods(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
+    known.update(http_methods(opening.pattern for block in all_blocks(kernel) for opening in block_openings(block)))
+    for method in http_methods(place.patterns or ()):
         if method not in known:
             meant = suggest(method, sorted(known))
             hint = f"did you mean `{meant}`?" if meant else f"the usual ones are {', '.join(STANDARD_METHODS)}"
             raise ObserveError(f"no policy names the method `{method}`", hint)
 
 
-def methods_in(patterns: Iterable[k.Pattern]) -> Iterable[str]:
+def http_methods(patterns: Iterable[k.Pattern]) -> Iterable[str]:
     return [one for pattern in patterns if isinstance(pattern, k.HttpPattern) for one in pattern.methods or ()]
 
 
-def blocks_of(kernel: k.Kernel) -> tuple[Block, ...]:
+def all_blocks(kernel: k.Kernel) -> tuple[Block, ...]:
     return (*kernel.agents, *kernel.users, *kernel.anyones)
 
 
-def openings_of(block: Block) -> list[k.Opening]:
+def block_openings(block: Block) -> list[k.GrantTarget]:
     return [opening for grant in block.grants for opening in grant.openings]
 
 
-def rules_of(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str], str]]:
+def packages_by_rule(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str], str]]:
     """By name and place of a rule, as reasons have it, the package that it is of."""
     for guard in kernel.guards:
         yield from (((guard.name, effect.span.at), guard.package) for effect in guard.effects)
     yield from (((one.name, one.span.at), one.package) for one in kernel.limits)
 
 
-def opening_packages(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
+def packages_that_open(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
     """Whose blocks open the endpoint to anybody."""
     return {
         block.package
-        for block in blocks_of(kernel)
-        if any(match_pattern(opening.pattern, endpoint) is not None for opening in openings_of(block))
+        for block in all_blocks(kernel)
+        if any(match_pattern(opening.pattern, endpoint) is not None for opening in block_openings(block))
     }

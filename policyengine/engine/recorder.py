@@ -16,36 +16,42 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.show import place_of
 from policyengine.compiler.sizes import loops
 from policyengine.compiler.tree import Tree, tree_of
-from policyengine.engine.authenticate import awaited, identified, proof_of, refused, with_known
+from policyengine.engine.authenticate import (
+    authenticate,
+    needs_issuer,
+    prove_credentials,
+    with_cached_facts,
+    with_refusal,
+)
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.request_input import (
+    AuthenticatedQuestion,
     Clock,
-    Identified,
-    Question,
-    counting,
-    microsecond,
+    QuestionLike,
     microseconds,
+    nanosecond_clock,
     new_id,
-    read,
+    parse_request,
+    stamp_microseconds,
     utc_now,
 )
-from policyengine.entities.store import Directory
-from policyengine.identity.authenticator import Identity
-from policyengine.identity.log_throttle import Telling
+from policyengine.entities.store import EntityStore
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.identity.log_throttle import LogThrottle
 from policyengine.kernel import Confirm, Kernel
-from policyengine.runtime.apply_limits import settled, unanswered
+from policyengine.runtime.apply_limits import apply_limits, deny_unanswered
 from policyengine.runtime.caller import outcome_key
-from policyengine.runtime.credential_errors import Refusal
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects, Gate, Outcome, Reason
-from policyengine.runtime.extent import extent, is_large
-from policyengine.runtime.history import Record
+from policyengine.runtime.credential_errors import RefusalCode
+from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, PrincipalTuple, Reason
+from policyengine.runtime.extent import is_large, measure_extent
+from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import Settled, Take, limited
+from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charge
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -53,15 +59,15 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("policyengine")
 UNRECORDED = "the decision could not be recorded; the operator's log says why"
-FEW = 8  # elements, so few that no loops over them take long
-ONLY_PLAIN = {tuple}  # a meter and a key: a charge in full is no bare tuple
+MAX_SMALL_EXTENT = 8  # elements, so few that no loops over them take long
+SIMPLE_CHARGE_TYPES = {tuple}  # a meter and a key: a charge in full is no bare tuple
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class World:
     """A directory and all that decides by it. A decision reads it once, so that it sees one directory only."""
 
-    directory: Directory
+    directory: EntityStore
     evaluator: Evaluator
     quick: Callable[[dict[str, object]], Decision | None]
     peeking: Callable[[dict[str, object]], Decision | None]
@@ -77,21 +83,21 @@ class Keeping:
         kernel: Kernel,
         *,
         sources: Sequence[Source] = (),
-        directory: Directory | None = None,
+        directory: EntityStore | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         tree: Tree | None = None,
         log: DecisionLog | None = None,
         store: Store | None = None,
-        identity: Identity | None = None,
+        identity: CredentialAuthenticator | None = None,
         begins: bool = True,
     ) -> None:
         self.kernel, self.identity = kernel, identity
         self._sources = sources
         self.failures = 0
-        self._clock, self._ids, self._nanoseconds = clock, ids, counting(clock)
+        self._clock, self._ids, self._nanoseconds = clock, ids, nanosecond_clock(clock)
         self._store: Store = MemoryStore() if store is None else store
-        if isinstance(self._store, GuardedStore):
+        if isinstance(self._store, ResilientStore):
             self._store.follow(lambda: self._nanoseconds() // 1_000)
         own = self._store if isinstance(self._store, MemoryStore) else None
         self._taking, self._plainly = (None if own is None else own.taking), (None if own is None else own.plainly)
@@ -100,10 +106,10 @@ class Keeping:
         # A log has to say on which histories a decision rests: then all of these are made with care.
         self._recall = own.recall if own is not None and kernel.watches and log is None else None
         self._gathered = local()
-        self._counting, self._telling = Lock(), Telling()
+        self._counting, self._telling = Lock(), LogThrottle()
         self.log = log
         self._tree = tree or tree_of(kernel)
-        self._world = self._with(Directory(loaded=False) if directory is None else directory)
+        self._world = self._with(EntityStore(loaded=False) if directory is None else directory)
         self._as_it_is = ids is new_id and log is None  # what the quick way answers needs no more
         self._observer: Observer | None = None
 
@@ -131,7 +137,7 @@ class Keeping:
         if watches:
             self._store.end(watches)
 
-    def _with(self, directory: Directory) -> World:
+    def _with(self, directory: EntityStore) -> World:
         evaluator = Evaluator(
             self.kernel,
             directory,
@@ -146,7 +152,7 @@ class Keeping:
         at_once = evaluator.charging(self._charged, self._noted, at_once=True).__call__
         return World(directory, evaluator, quick, evaluator.quick.__call__, at_once, mark)
 
-    def replace_directory(self, directory: Directory) -> None:
+    def replace_directory(self, directory: EntityStore) -> None:
         """Decide by other entities from now on: at once, also while threads decide; each decision sees one directory.
 
         Raises LogError where there is a log that it cannot be written to; then the old one stays.
@@ -154,7 +160,7 @@ class Keeping:
         self._world = self._with(directory)
 
     @property
-    def directory(self) -> Directory:
+    def directory(self) -> EntityStore:
         """The entities that the policies ask about; those that come with a request are not among them."""
         return self._world.directory
 
@@ -178,33 +184,35 @@ class Keeping:
         """Whether a decision may wait for somebody else: for a store, or for a row of the directory."""
         return self.shares or self._world.directory.lookups is not None
 
-    def waits_for(self, question: Question | None = None) -> bool:
+    def waits_for(self, question: QuestionLike | None = None) -> bool:
         """Whether a decision about it may wait: then for an issuer, too, whose credentials it brings."""
         return self.waits or (question is not None and self.awaits_issuer(question))
 
-    def awaits_issuer(self, question: Question) -> bool:
+    def awaits_issuer(self, question: QuestionLike) -> bool:
         """Whether an issuer may be asked what its credentials prove, which takes as long as that issuer takes."""
-        return self.identity is not None and awaited(self.identity, question, self.seconds())
+        return self.identity is not None and needs_issuer(self.identity, question, self.seconds())
 
-    def takes_long(self, question: Question) -> bool:
+    def takes_long(self, question: QuestionLike) -> bool:
         """Whether a decision about it may calculate so long that an event loop should not wait for it. Who waits for an
         issuer does so beside others, and not in the one thread that calculates."""
         if self.awaits_issuer(question):
             return False
         if self.identity is not None:
             try:
-                question = with_known(self.identity, question, self.seconds())
+                question = with_cached_facts(self.identity, question, self.seconds())
             except RequestError:  # which is told at once
                 return False
-        if isinstance(question, Identified):
+        if isinstance(question, AuthenticatedQuestion):
             question = question.question
         if not isinstance(question, Request):
             if is_large(question):
                 return True
-            if extent(question) <= FEW and not (isinstance(question, Mapping) and "chain" in question):
+            if measure_extent(question) <= MAX_SMALL_EXTENT and not (
+                isinstance(question, Mapping) and "chain" in question
+            ):
                 return False
             try:
-                question = read(question)
+                question = parse_request(question)
             except RequestError:  # which is told at once
                 return False
         return self._world.evaluator.takes_long(question)
@@ -249,69 +257,71 @@ class Keeping:
         """Whether decisions depend on what came before: on limits, on approvals, or on history."""
         return self.confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
-    def identified(self, question: Question) -> Question:
+    def identified(self, question: QuestionLike) -> QuestionLike:
         """The question with what its credentials prove, for who asks about it more than once: a proof counts once.
         Raises RequestError."""
-        if self.identity is None or isinstance(question, Identified):
+        if self.identity is None or isinstance(question, AuthenticatedQuestion):
             return question
         found = self._identified(self.identity, question)
-        return found if isinstance(found, Identified) else Identified(found)
+        return found if isinstance(found, AuthenticatedQuestion) else AuthenticatedQuestion(found)
 
-    def at_once(self, question: dict[str, object]) -> Identified | None:
+    def at_once(self, question: dict[str, object]) -> AuthenticatedQuestion | None:
         """The question with what its credentials proved before; None where that takes a longer look, for which one may
         have to wait."""
         known = None if self.identity is None else self.identity.at_once(question, self.seconds())
-        return None if known is None else Identified(known)
+        return None if known is None else AuthenticatedQuestion(known)
 
     def proved(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """Facts about a request with their raw credentials looked at once: for several questions about that request,
         in this process. Raises RequestError."""
         if self.identity is None or facts.get("credentials") is None:
             return facts
-        found = proof_of(self.identity, facts, self.seconds())
+        found = prove_credentials(self.identity, facts, self.seconds())
         return {**facts, "credentials": found}
 
-    def _identified(self, identity: Identity, question: Question) -> Question:
+    def _identified(self, identity: CredentialAuthenticator, question: QuestionLike) -> QuestionLike:
         """Fails closed: whatever goes wrong is a refusal. Raises RequestError."""
         try:
             if type(question) is dict:
                 known = identity.at_once(question, self._nanoseconds() // 1_000_000_000)
                 if known is not None:
                     return known
-            elif type(question) is Identified:
+            elif type(question) is AuthenticatedQuestion:
                 return question.question
-            return identified(identity, question, self.seconds())
+            return authenticate(identity, question, self.seconds())
         except RequestError:
             raise
         except Exception:
             with self._counting:
                 self.failures += 1
-            identity.count(Refusal.FAILURE.value)
+            identity.count(RefusalCode.FAILURE.value)
             _LOG.exception("a credential could not be looked at, and was refused")
-            return refused(read(question), Refusal.FAILURE)
+            return with_refusal(parse_request(question), RefusalCode.FAILURE)
 
-    def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision | None:
+    def _charged(
+        self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
+    ) -> Decision | None:
         """An allow on the quick way, once the store has said how its limits stand."""
         decision = Decision(answer, asker, stamp)
         if not charges:
             return decision
-        if self._plainly is not None and set(map(type, charges)) == ONLY_PLAIN:
-            standings = self._plainly(charges, microsecond(stamp) * 1_000)
-            return settled(decision, [meter.limited for meter, _ in charges], standings)
-        limits = tuple(map(limited, charges))
-        plain = all(isinstance(one.charge, Take) for one in limits)
+        if self._plainly is not None and set(map(type, charges)) == SIMPLE_CHARGE_TYPES:
+            standings = self._plainly(charges, stamp_microseconds(stamp) * 1_000)
+            return apply_limits(decision, [meter.limited for meter, _ in charges], standings)
+        limits = tuple(map(to_limit_charge, charges))
+        plain = all(isinstance(one.charge, RateCharge) for one in limits)
         name = "" if plain else self._name(decision)  # of what may be given back
         effects = Effects(limits=limits)
-        settling = self._store.commit(effects, name, microsecond(stamp))
-        return None if settling is None else told_by(decision, effects, settling)
+        settling = self._store.commit(effects, name, stamp_microseconds(stamp))
+        return None if settling is None else apply_settlement(decision, effects, settling)
 
     def _noted(
         self,
         answer: Answer,
-        asker: Asker,
+        asker: PrincipalTuple,
         stamp: Stamp,
         charges: tuple[Any, ...],
-        records: tuple[Record, ...],
+        records: tuple[HistoryRecord, ...],
         changes: int,
     ) -> Decision | None:
         """An allow on the quick way that is remembered, or rests on what is; None where that has changed."""
@@ -319,11 +329,11 @@ class Keeping:
         decision = Decision(answer, asker, stamp)
         if not charges:
             name = self._name(decision) if any(one.awaits for one in records) else ""
-            noted = self._store.note(records, name, microsecond(stamp), changes)
+            noted = self._store.note(records, name, stamp_microseconds(stamp), changes)
             return decision if noted else None
-        effects = Effects(limits=tuple(map(limited, charges)), records=records)
-        settling = self._store.commit(effects, self._name(decision), microsecond(stamp), changes=changes)
-        return None if settling is None else told_by(decision, effects, settling)
+        effects = Effects(limits=tuple(map(to_limit_charge, charges)), records=records)
+        settling = self._store.commit(effects, self._name(decision), stamp_microseconds(stamp), changes=changes)
+        return None if settling is None else apply_settlement(decision, effects, settling)
 
     def _name(self, decision: Decision) -> str:
         """What the store knows a decision on the quick way by: the id that it is to have, of this caller."""
@@ -386,10 +396,10 @@ class Keeping:
         )
 
 
-def told_by(decision: Decision, effects: Effects, told: Settled) -> Decision:
+def apply_settlement(decision: Decision, effects: Effects, told: ChargeResult) -> Decision:
     """The decision by what the store said, or did not say."""
     if told.failed is None:
-        return settled(decision, effects.limits, told.standings)
+        return apply_limits(decision, effects.limits, told.standings)
     remembered = bool(effects.records or effects.relied)
     approved = bool(effects.spends)
-    return unanswered(decision, effects.limits, approved=approved, remembered=remembered, why=told.reason)
+    return deny_unanswered(decision, effects.limits, approved=approved, remembered=remembered, why=told.reason)

@@ -13,46 +13,46 @@ from uuid import UUID
 
 from policyengine import typesystem
 from policyengine.runtime import decode
-from policyengine.runtime.values import ID_NAMES, LONGEST_STRING, Invalid, Unknown, coerce, coerce_id
+from policyengine.runtime.values import ID_NAMES, MAX_STRING_LENGTH, Invalid, Unknown, coerce, coerce_id
 from policyengine.typesystem import EntityRef, Scalar
 
 SEPARATOR = ";"
-MOST_REMEMBERED = 65_536  # cells of a column whose values are kept: plans, teams, owners
+MAX_CACHED_CELLS = 65_536  # cells of a column whose values are kept: plans, teams, owners
 INT = re.compile(r"[+-]?[0-9]{1,40}")
 NUMBER = re.compile(r"[+-]?[0-9]{1,6145}(\.[0-9]{1,6178})?([eE][+-]?[0-9]{1,4})?")
 BOOLS = {"true": True, "false": False, "TRUE": True, "FALSE": False, "True": True, "False": False}
 
 
-class Attribute(Protocol):
+class AttributeDeclaration(Protocol):
     @property
     def name(self) -> str: ...
     @property
     def type(self) -> typesystem.Type: ...
 
 
-class Declaration(Protocol):
+class EntityDeclaration(Protocol):
     """An `entity` of a policy."""
 
     @property
-    def fields(self) -> Sequence[Attribute]: ...
+    def fields(self) -> Sequence[AttributeDeclaration]: ...
     @property
     def parents(self) -> tuple[str, ...]: ...
 
 
-Declarations: TypeAlias = Mapping[str, Declaration]
+EntityDeclarations: TypeAlias = Mapping[str, EntityDeclaration]
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class DeclarationCopy:
     """A declaration without the policy around it, for another process."""
 
-    fields: tuple[typesystem.Field, ...]
+    fields: tuple[typesystem.FieldType, ...]
     parents: tuple[str, ...]
 
 
-def copied(declared: Declarations) -> dict[str, Copied]:
+def copy_declarations(declared: EntityDeclarations) -> dict[str, DeclarationCopy]:
     return {
-        name: Copied(tuple(typesystem.Field(field.name, field.type) for field in one.fields), one.parents)
+        name: DeclarationCopy(tuple(typesystem.FieldType(field.name, field.type) for field in one.fields), one.parents)
         for name, one in declared.items()
     }
 
@@ -65,56 +65,56 @@ class CellError(Exception):
         self.message, self.hint = message, hint
 
 
-def within(declaration: Declaration) -> typesystem.Type:
+def membership_type(declaration: EntityDeclaration) -> typesystem.Type:
     """The type of the column `in`."""
-    return typesystem.Set(typesystem.Ref(frozenset(declaration.parents)))
+    return typesystem.SetType(typesystem.RefType(frozenset(declaration.parents)))
 
 
-def value_of(cell: object, type_: typesystem.Type, name: str) -> object:
+def parse_cell(cell: object, type_: typesystem.Type, name: str) -> object:
     """The raw attribute that a cell holds; None where there is none. Raises CellError."""
-    raw = of_text(cell, type_) if isinstance(cell, str) else of_value(cell, type_)
-    return checked(raw, type_, name)
+    raw = parse_text(cell, type_) if isinstance(cell, str) else parse_database_value(cell, type_)
+    return check_value(raw, type_, name)
 
 
-def remembering(type_: typesystem.Type, name: str) -> Callable[[object], object]:
+def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], object]:
     """`value_of` for one column: few texts are read more than once, as most are seen again and again."""
     known: dict[object, object] = {}
 
     def read(cell: object) -> object:
         if type(cell) is not str:
-            return value_of(cell, type_, name)
+            return parse_cell(cell, type_, name)
         found = known.get(cell, known)
         if found is known:
-            if len(known) >= MOST_REMEMBERED:
+            if len(known) >= MAX_CACHED_CELLS:
                 known.clear()
-            found = known[cell] = value_of(cell, type_, name)
+            found = known[cell] = parse_cell(cell, type_, name)
         return found
 
-    return plain_text if type_ is Scalar.STRING and name not in ID_NAMES else read
+    return parse_text_cell if type_ is Scalar.STRING and name not in ID_NAMES else read
 
 
-def plain_text(cell: object) -> object:
+def parse_text_cell(cell: object) -> object:
     """Text is mostly itself."""
-    if type(cell) is str and cell.isascii() and 0 < len(cell) < LONGEST_STRING:
+    if type(cell) is str and cell.isascii() and 0 < len(cell) < MAX_STRING_LENGTH:
         return cell
-    return value_of(cell, Scalar.STRING, "text")
+    return parse_cell(cell, Scalar.STRING, "text")
 
 
-def checked(raw: object, type_: typesystem.Type, name: str) -> object:
+def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
     if raw is None:
         return None
     value = coerce(raw, type_, name)
     parts = [value, *value] if isinstance(value, tuple) else [value]
-    for one in parts:
-        if isinstance(one, Unknown):
-            cause = min(one.causes, key=lambda cause: cause.why)
+    for part in parts:
+        if isinstance(part, Unknown):
+            cause = min(part.causes, key=lambda cause: cause.why)
             why = "something in it is empty" if cause.absent else cause.why
-            raise CellError(f"`{name}`: {why}", how(type_))
+            raise CellError(f"`{name}`: {why}", cell_format_hint(type_))
     # A time keeps its text: both are read alike, and a log of decisions is read by people.
-    return value if isinstance(type_, typesystem.Ref | typesystem.Set | typesystem.List) else raw
+    return value if isinstance(type_, typesystem.RefType | typesystem.SetType | typesystem.ListType) else raw
 
 
-def how(type_: typesystem.Type) -> str | None:
+def cell_format_hint(type_: typesystem.Type) -> str | None:
     """How a cell of that type is written."""
     match type_:
         case Scalar.BOOL:
@@ -129,17 +129,17 @@ def how(type_: typesystem.Type) -> str | None:
             return "write it like `2027-01-01T09:00:00Z`"
         case Scalar.IP | Scalar.CIDR:
             return "write it like `10.0.0.1`" if type_ is Scalar.IP else "write it like `10.0.0.0/8`"
-        case typesystem.Enum(values=values):
+        case typesystem.EnumType(values=values):
             return f"it is one of {', '.join(f'`{one}`' for one in values[:8])}"
-        case typesystem.Ref(entities=entities):
+        case typesystem.RefType(entities=entities):
             one = min(entities, default="type")
             return None if len(entities) == 1 else f"write its type before it, as in `{one}:some-id`"
-        case typesystem.Set(element) | typesystem.List(element):
-            own = how(element)
+        case typesystem.SetType(element) | typesystem.ListType(element):
+            own = cell_format_hint(element)
             return 'write elements with `;` between them, or a list as JSON: `["a", "b"]`' + (f"; {own}" if own else "")
-        case typesystem.Record():
+        case typesystem.RecordType():
             return "write an object as JSON"
-        case typesystem.Unresolved():
+        case typesystem.UnresolvedType():
             return None
         case _:
             assert_never(type_)
@@ -148,7 +148,7 @@ def how(type_: typesystem.Type) -> str | None:
 # ── Text ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def of_text(text: str, type_: typesystem.Type) -> object:
+def parse_text(text: str, type_: typesystem.Type) -> object:
     """An empty cell is no value."""
     if text == "":
         return None
@@ -158,36 +158,36 @@ def of_text(text: str, type_: typesystem.Type) -> object:
         case Scalar.INT:
             return int(text) if INT.fullmatch(text) else text
         case Scalar.NUMBER:
-            return number(text)
-        case Scalar() | typesystem.Enum() | typesystem.Unresolved():
+            return parse_number(text)
+        case Scalar() | typesystem.EnumType() | typesystem.UnresolvedType():
             return text
-        case typesystem.Ref():
-            return reference(text, type_)
-        case typesystem.Set(element) | typesystem.List(element):
-            return of_list(text, element)
-        case typesystem.Record():
-            return json(text)
+        case typesystem.RefType():
+            return parse_reference(text, type_)
+        case typesystem.SetType(element) | typesystem.ListType(element):
+            return parse_list(text, element)
+        case typesystem.RecordType():
+            return parse_json(text)
         case _:
             assert_never(type_)
 
 
-def number(text: str) -> object:
+def parse_number(text: str) -> object:
     if INT.fullmatch(text):
         return decode.clean(int(text))
     return decode.clean_decimal(Decimal(text)) if NUMBER.fullmatch(text) else text
 
 
-def reference(text: str, type_: typesystem.Ref) -> object:
+def parse_reference(text: str, type_: typesystem.RefType) -> object:
     """The bare id where one type alone is possible, `team:legal` where there are several."""
     if len(type_.entities) == 1:
-        return identified(next(iter(type_.entities)), text)
+        return make_entity_ref(next(iter(type_.entities)), text)
     name, colon, id_ = text.partition(":")
     if not colon or name not in type_.entities:
-        raise CellError(f"`{text[:60]}` does not say which of {type_} it is", how(type_))
-    return identified(name, id_)
+        raise CellError(f"`{text[:60]}` does not say which of {type_} it is", cell_format_hint(type_))
+    return make_entity_ref(name, id_)
 
 
-def identified(type_: str, id_: str) -> EntityRef:
+def make_entity_ref(type_: str, id_: str) -> EntityRef:
     known = coerce_id(id_, "id")
     if isinstance(known, Unknown):
         why = min("an empty id" if cause.absent else cause.why for cause in known.causes)
@@ -195,39 +195,43 @@ def identified(type_: str, id_: str) -> EntityRef:
     return EntityRef(type_, known)
 
 
-def of_list(text: str, element: typesystem.Type) -> object:
+def parse_list(text: str, element: typesystem.Type) -> object:
     if text.startswith("["):
-        found = json(text)
-        return tuple(of_value(one, element) for one in found) if isinstance(found, tuple) else found
-    return tuple(of_text(one.strip(), element) for one in text.split(SEPARATOR) if one.strip())
+        found = parse_json(text)
+        return tuple(parse_database_value(one, element) for one in found) if isinstance(found, tuple) else found
+    return tuple(parse_text(one.strip(), element) for one in text.split(SEPARATOR) if one.strip())
 
 
-def json(text: str) -> object:
+def parse_json(text: str) -> object:
     try:
         return decode.from_json(text)
-    except decode.WireError as error:
+    except decode.DecodeError as error:
         raise CellError(str(error), "write it as JSON") from None
 
 
 # ── Values of databases ───────────────────────────────────────────────────────────────────────
 
 
-def of_value(cell: object, type_: typesystem.Type) -> object:
+def parse_database_value(cell: object, type_: typesystem.Type) -> object:
     """What a driver gave, as a raw attribute. Databases know more kinds of text and numbers than policies do."""
     match cell, type_:
         case None, _:
             return None
         case str(), _:
-            return of_text(cell, type_)
+            return parse_text(cell, type_)
         case bool(), _:
             return cell
         case int(), Scalar.BOOL:  # SQLite has no others
             return {0: False, 1: True}.get(cell, cell)
-        case ((int() | UUID()), (Scalar.STRING | typesystem.Ref())):
-            return of_text(str(cell), type_) if isinstance(type_, typesystem.Ref) or isinstance(cell, UUID) else cell
-        case ((list() | tuple() | set() | frozenset()), (typesystem.Set(element) | typesystem.List(element))):
-            return tuple(of_value(one, element) for one in cell)
-        case Mapping(), typesystem.Ref() if cell.keys() == {"type", "id"}:
+        case ((int() | UUID()), (Scalar.STRING | typesystem.RefType())):
+            return (
+                parse_text(str(cell), type_)
+                if isinstance(type_, typesystem.RefType) or isinstance(cell, UUID)
+                else cell
+            )
+        case ((list() | tuple() | set() | frozenset()), (typesystem.SetType(element) | typesystem.ListType(element))):
+            return tuple(parse_database_value(one, element) for one in cell)
+        case Mapping(), typesystem.RefType() if cell.keys() == {"type", "id"}:
             return decode.clean(cell)
         case ((IPv4Interface() | IPv6Interface()), _):
             return cell.ip if type_ is Scalar.IP else cell.network

@@ -10,12 +10,18 @@ from typing import BinaryIO
 
 from policyengine import typesystem
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import CellError, Declaration, Declarations, remembering, within
+from policyengine.entities.columns import (
+    CellError,
+    EntityDeclaration,
+    EntityDeclarations,
+    make_cell_parser,
+    membership_type,
+)
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.json_files import LONGEST_LINE, bounded_lines, opened
-from policyengine.entities.merge import Gathering, Numbered, Place
+from policyengine.entities.json_files import MAX_LINE_BYTES, bounded_lines, open_entity_file
+from policyengine.entities.merge import NumberedRows, RowCollector, RowOrigin
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import Unknown, coerce_id
 from policyengine.typesystem import EntityRef
 
@@ -23,7 +29,7 @@ SUFFIX = ".csv"
 ID, IN = "id", "in"
 
 
-def read_folder(folder: Path, declared: Declarations, gathering: Gathering) -> None:
+def read_folder(folder: Path, declared: EntityDeclarations, gathering: RowCollector) -> None:
     """Every `.csv` in the folder. Raises EntitiesError."""
     files = csv_files(folder)
     if not files:
@@ -33,7 +39,7 @@ def read_folder(folder: Path, declared: Declarations, gathering: Gathering) -> N
         if file.stem in declared or suggest(file.stem, declared) is not None:
             read_table(file, declared, gathering)
         else:
-            gathering.notes.append(f"`{file}` is left out: the policy declares no entity `{quoted(file.stem)}`")
+            gathering.notes.append(f"`{file}` is left out: the policy declares no entity `{quote_input(file.stem)}`")
 
 
 def csv_files(folder: Path) -> list[Path]:
@@ -43,26 +49,26 @@ def csv_files(folder: Path) -> list[Path]:
         raise EntitiesError(str(folder), "", (error.strerror or str(error)).lower(), code="E180") from error
 
 
-def read_table(path: Path, declared: Declarations, gathering: Gathering) -> None:
+def read_table(path: Path, declared: EntityDeclarations, gathering: RowCollector) -> None:
     """Raises EntitiesError."""
     name, type_ = str(path), path.stem
     declaration = declared.get(type_)
     if declaration is None:
         meant = suggest(type_, declared)
         hint = f"did you mean `{meant}.csv`?" if meant else "a file is named as the entity whose rows it holds"
-        message = f"the policy declares no entity `{quoted(type_)}`"
+        message = f"the policy declares no entity `{quote_input(type_)}`"
         raise EntitiesError(name, "", message, hint, code="E185")
-    with opened(path) as file:
-        records = Lines(name, file).records()
+    with open_entity_file(path) as file:
+        records = CsvReader(name, file).records()
         header = next(records, None)
         if header is None:
             raise EntitiesError(name, "", "there is no header", "begin with `id` and the names of attributes", row=1)
-        table = Table(name, type_, declaration, header[1], gathering.notes)
-        gathering.add(Place(name), table.rows(records))
+        table = CsvTable(name, type_, declaration, header[1], gathering.notes)
+        gathering.add(RowOrigin(name), table.rows(records))
 
 
 @dataclass(slots=True)
-class Lines:
+class CsvReader:
     """The records of a file: each a list of cells, with the number of the line on which it begins."""
 
     name: str
@@ -71,7 +77,7 @@ class Lines:
     length: int = 0
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
-        csv.field_size_limit(LONGEST_LINE)
+        csv.field_size_limit(MAX_LINE_BYTES)
         reader = csv.reader(self._texts(), strict=True)
         begins = 1
         try:
@@ -90,8 +96,8 @@ class Lines:
         for number, line in bounded_lines(self.name, self.file):
             self.number = number
             self.length += len(line)
-            if self.length > LONGEST_LINE:
-                message = f"a row of more than {LONGEST_LINE:,} bytes"
+            if self.length > MAX_LINE_BYTES:
+                message = f"a row of more than {MAX_LINE_BYTES:,} bytes"
                 raise EntitiesError(self.name, "", message, "is a quote missing?", row=number)
             if b"\0" in line:
                 raise EntitiesError(self.name, "", "a NUL character", "is this UTF-16? write it as UTF-8", row=number)
@@ -103,11 +109,11 @@ class Lines:
                 raise EntitiesError(self.name, "", message, "save the file as UTF-8", row=number) from None
 
 
-class Table:
+class CsvTable:
     """A file whose header is read: it knows what each of its columns means."""
 
     def __init__(
-        self, name: str, type_: str, declaration: Declaration, header: Sequence[str], notes: list[str]
+        self, name: str, type_: str, declaration: EntityDeclaration, header: Sequence[str], notes: list[str]
     ) -> None:
         self.name, self.type = name, type_
         self.header = [column.strip() for column in header]
@@ -115,14 +121,14 @@ class Table:
         types: dict[str, typesystem.Type] = {field.name: field.type for field in declaration.fields}
         self.id = self.header.index(ID)
         self.above = self.header.index(IN) if IN in self.header else None
-        self.parents = remembering(within(declaration), IN)
+        self.parents = make_cell_parser(membership_type(declaration), IN)
         self.attributes = [
-            (index, column, remembering(types[column], column))
+            (index, column, make_cell_parser(types[column], column))
             for index, column in enumerate(self.header)
             if column in types and column not in (ID, IN)
         ]
 
-    def rows(self, records: Iterator[tuple[int, list[str]]]) -> Numbered:
+    def rows(self, records: Iterator[tuple[int, list[str]]]) -> NumberedRows:
         width = len(self.header)
         for number, cells in records:
             if len(cells) != width:
@@ -133,7 +139,7 @@ class Table:
     def _row(self, number: int, cells: list[str]) -> EntityData:
         column = ID
         try:
-            ref = EntityRef(self.type, known_id(cells[self.id]))
+            ref = EntityRef(self.type, check_id(cells[self.id]))
             found: dict[str, object] = {}
             for index, column, read in self.attributes:
                 value = read(cells[index])
@@ -146,34 +152,34 @@ class Table:
             raise EntitiesError(self.name, "", error.message, hint, code=code, row=number, column=column) from None
         return EntityData(ref, found, parents or ())  # type: ignore[arg-type]
 
-    def _checked(self, declaration: Declaration, notes: list[str]) -> None:
+    def _checked(self, declaration: EntityDeclaration, notes: list[str]) -> None:
         seen: set[str] = set()
         for column in self.header:
             if column in seen:
-                message = f"the column `{quoted(column)}` is there twice"
+                message = f"the column `{quote_input(column)}` is there twice"
                 raise EntitiesError(self.name, "", message, code="E182", row=1, column=column)
             seen.add(column)
         if ID not in seen:
             meant = suggest(ID, seen)
-            hint = f"is it `{quoted(meant)}`?" if meant else "one column names each row: call it `id`"
+            hint = f"is it `{quote_input(meant)}`?" if meant else "one column names each row: call it `id`"
             raise EntitiesError(self.name, "", "there is no column `id`", hint, code="E182", row=1)
         if IN in seen and not declaration.parents:
             message = f"there is a column `in`, and the policy says of nothing that `{self.type}` is in it"
             hint = f"declare `entity {self.type} {{ … }} in …`, or leave the column out"
             raise EntitiesError(self.name, "", message, hint, code="E182", row=1, column=IN)
-        notes += unread(self.name, seen, declaration)
+        notes += misspelled_columns(self.name, seen, declaration)
 
 
-def unread(name: str, columns: set[str], declaration: Declaration) -> Iterator[str]:
+def misspelled_columns(name: str, columns: set[str], declaration: EntityDeclaration) -> Iterator[str]:
     """Columns that look like a misspelled attribute. Others are for other readers of the same table."""
     known = [field.name for field in declaration.fields]
     for column in sorted(columns - {*known, ID, IN}):
         meant = suggest(column, [one for one in (*known, IN) if one not in columns])
         if meant is not None:
-            yield f"`{name}`: the policy knows no `{quoted(column)}`; did you mean `{meant}`?"
+            yield f"`{name}`: the policy knows no `{quote_input(column)}`; did you mean `{meant}`?"
 
 
-def known_id(cell: str) -> str:
+def check_id(cell: str) -> str:
     found = coerce_id(cell, "id")
     if isinstance(found, Unknown):
         why = min("it is empty" if cause.absent else cause.why for cause in found.causes)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policyengine.bounded_files import MAX_SETTINGS, read_bounded
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import Declarations
+from policyengine.entities.columns import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 
 SECTION = "directory"
 DURATION = re.compile(r"(\d{1,9})(ms|s|m|h)")
@@ -24,7 +24,7 @@ JOIN = 'as in `{ table = "memberships", id = "user", value = "team" }`'
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class JoinTable:
     """A table with a row for each element: whose it is (`id`), what it is (`value`), and of which type, if that is
     not in the value."""
 
@@ -35,15 +35,15 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class EntityMap:
+class EntityTableConfig:
     """Where the rows of one type are: in a table, or what a query gives. `parents` is where `in` comes from."""
 
     type: str
     table: str | None
     query: str | None
     id: str
-    attributes: Mapping[str, str | Join]
-    parents: tuple[str | Join, ...]
+    attributes: Mapping[str, str | JoinTable]
+    parents: tuple[str | JoinTable, ...]
     lookup: bool
 
     @property
@@ -52,12 +52,12 @@ class EntityMap:
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseMap:
+class DatabaseConfig:
     """`timeout` bounds what one decision waits, `ttl` how long a row that was looked up is used, `most` how many are
     kept, `refresh` how often what was loaded whole is loaded again (0: never); in seconds."""
 
     file: str
-    entities: tuple[EntityMap, ...]
+    entities: tuple[EntityTableConfig, ...]
     url: str | None = None
     timeout: float = 0.5
     ttl: float = 30.0
@@ -66,15 +66,15 @@ class DatabaseMap:
     refresh: float = 0.0
     load_timeout: float = 60.0
 
-    def at(self, url: str) -> DatabaseMap:
+    def at(self, url: str) -> DatabaseConfig:
         return replace(self, url=url)
 
 
-def read_mapping(path: Path) -> DatabaseMap:
+def read_database_config(path: Path) -> DatabaseConfig:
     """Raises EntitiesError."""
     name = str(path)
     try:
-        given = tomllib.loads(read_bounded(path, MAX_SETTINGS).decode())
+        given = tomllib.loads(read_bounded(path, MAX_SETTINGS_BYTES).decode())
     except OSError as error:
         raise EntitiesError(name, "", (error.strerror or "cannot be read").lower(), code="E180") from error
     except UnicodeDecodeError:
@@ -86,10 +86,10 @@ def read_mapping(path: Path) -> DatabaseMap:
     if not isinstance(section, dict):
         hint = 'say which tables hold which entities: `[directory.user]`, `table = "users"`, `id = "login"`'
         raise EntitiesError(name, SECTION, "there is no part `[directory]`", hint, code="E186")
-    return Mapped(name).database(section)
+    return DatabaseConfigReader(name).database(section)
 
 
-OPTIONS: Mapping[str, Callable[[Mapped, str, object], Any]] = {
+OPTIONS: Mapping[str, Callable[[DatabaseConfigReader, str, object], Any]] = {
     "url": lambda mapped, key, value: mapped.text(key, value),
     "timeout": lambda mapped, key, value: mapped.seconds(key, value, 0.001, 60),
     "load_timeout": lambda mapped, key, value: mapped.seconds(key, value, 0.001, 3600),
@@ -101,12 +101,12 @@ OPTIONS: Mapping[str, Callable[[Mapped, str, object], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class DatabaseConfigReader:
     """One file while it is read: what is wrong with it is told by the key."""
 
     file: str
 
-    def database(self, section: Mapping[str, Any]) -> DatabaseMap:
+    def database(self, section: Mapping[str, Any]) -> DatabaseConfig:
         options: dict[str, Any] = {}
         entities = []
         for key, value in section.items():
@@ -118,9 +118,9 @@ class Mapped:
                 raise self.unknown(key, OPTIONS)
         if not entities:
             raise self.wrong("", "no entity is mapped", 'as in `[directory.user]`, `table = "users"`')
-        return DatabaseMap(self.file, tuple(entities), **options)
+        return DatabaseConfig(self.file, tuple(entities), **options)
 
-    def entity(self, type_: str, given: Mapping[str, Any]) -> EntityMap:
+    def entity(self, type_: str, given: Mapping[str, Any]) -> EntityTableConfig:
         self.known(type_, given, ENTITY_KEYS)
         table, query = (self.maybe(f"{type_}.{key}", given.get(key)) for key in ("table", "query"))
         if (table is None) == (query is None):
@@ -129,7 +129,7 @@ class Mapped:
         if not isinstance(lookup, bool):
             raise self.wrong(f"{type_}.lookup", "`lookup` is `true` or `false`")
         parents = given.get("in", [])
-        return EntityMap(
+        return EntityTableConfig(
             type_,
             table,
             query,
@@ -139,7 +139,7 @@ class Mapped:
             lookup,
         )
 
-    def attributes(self, type_: str, given: object) -> dict[str, str | Join]:
+    def attributes(self, type_: str, given: object) -> dict[str, str | JoinTable]:
         key = f"{type_}.attributes"
         if isinstance(given, list):
             return {self.text(key, one): self.text(key, one) for one in given}
@@ -147,12 +147,12 @@ class Mapped:
             return {name: self.source(f"{key}.{name}", one) for name, one in given.items()}
         raise self.wrong(key, "attributes are a list of columns, or a table of attributes and their columns")
 
-    def source(self, key: str, given: object) -> str | Join:
+    def source(self, key: str, given: object) -> str | JoinTable:
         if not isinstance(given, dict):
             return self.text(key, given)
         self.known(key, given, JOIN_KEYS)
         table, id_, value = (self.text(f"{key}.{name}", given.get(name)) for name in ("table", "id", "value"))
-        return Join(table, id_, value, self.maybe(f"{key}.type", given.get("type")))
+        return JoinTable(table, id_, value, self.maybe(f"{key}.type", given.get("type")))
 
     def maybe(self, key: str, value: object) -> str | None:
         return None if value is None else self.text(key, value)
@@ -184,32 +184,32 @@ class Mapped:
         name = key.rpartition(".")[2]
         meant = suggest(name, keys)
         hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in keys)}"
-        return self.wrong(key, f"unknown key `{quoted(name)}`", hint)
+        return self.wrong(key, f"unknown key `{quote_input(name)}`", hint)
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> EntitiesError:
         return EntitiesError(self.file, f"{SECTION}.{key}".rstrip("."), message, hint, code="E186")
 
 
-def beside_the_policy(database: DatabaseMap, declared: Declarations) -> None:
+def check_declared(database: DatabaseConfig, declared: EntityDeclarations) -> None:
     """What is mapped is declared. Raises EntitiesError."""
-    mapped = Mapped(database.file)
-    for one in database.entities:
-        declaration = declared.get(one.type)
+    mapped = DatabaseConfigReader(database.file)
+    for entity in database.entities:
+        declaration = declared.get(entity.type)
         if declaration is None:
-            meant = suggest(one.type, declared)
+            meant = suggest(entity.type, declared)
             hint = f"did you mean `{meant}`?" if meant else None
-            error = mapped.wrong(one.type, f"the policy declares no entity `{quoted(one.type)}`", hint)
+            error = mapped.wrong(entity.type, f"the policy declares no entity `{quote_input(entity.type)}`", hint)
             error.code = "E185"
             raise error
         names = [field.name for field in declaration.fields]
-        for name in one.attributes:
+        for name in entity.attributes:
             if name not in names:
                 meant = suggest(name, names)
                 hint = f"did you mean `{meant}`?" if meant else f"it has {', '.join(f'`{n}`' for n in names) or 'none'}"
-                message = f"`{one.type}` has no attribute `{quoted(name)}`"
-                raise mapped.wrong(f"{one.type}.attributes.{name}", message, hint)
-        if one.parents and not declaration.parents:
-            message = f"the policy says of nothing that `{one.type}` is in it"
+                message = f"`{entity.type}` has no attribute `{quote_input(name)}`"
+                raise mapped.wrong(f"{entity.type}.attributes.{name}", message, hint)
+        if entity.parents and not declaration.parents:
+            message = f"the policy says of nothing that `{entity.type}` is in it"
             raise mapped.wrong(
-                f"{one.type}.in", message, f"declare `entity {one.type} {{ … }} in …`, or leave `in` out"
+                f"{entity.type}.in", message, f"declare `entity {entity.type} {{ … }} in …`, or leave `in` out"
             )

@@ -8,36 +8,36 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from policyengine.entities.columns import CellError, Declarations, copied
-from policyengine.entities.database_config import DatabaseMap
-from policyengine.entities.lookup import NotAnswered
-from policyengine.entities.merge import Gathering, Place
-from policyengine.entities.sql import Database, Table, elements_of, keys_of, wrong_once
-from policyengine.entities.store import NO_ANSWER, Found
-from policyengine.entities.worker_pool import Hands, NoAnswer
+from policyengine.entities.columns import CellError, EntityDeclarations, copy_declarations
+from policyengine.entities.database_config import DatabaseConfig
+from policyengine.entities.lookup import RowLookupError
+from policyengine.entities.merge import RowCollector, RowOrigin
+from policyengine.entities.sql import Database, SqlTable, load_elements, to_column_keys, warn_once
+from policyengine.entities.store import NO_ANSWER, RowResult
+from policyengine.entities.worker_pool import WorkerPool, WorkerTimeoutError
 from policyengine.typesystem import EntityRef
 
-BATCH = 500  # ids in one statement
-PROBED = ("0", str(UUID(int=0)))  # ids of nobody: every kind of column holds one of them
+LOOKUP_BATCH_SIZE = 500  # ids in one statement
+PROBE_IDS = ("0", str(UUID(int=0)))  # ids of nobody: every kind of column holds one of them
 Answer = TypeVar("Answer")
 
 
-def open_database(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
+def open_database(database: DatabaseConfig, declared: EntityDeclarations, gathering: RowCollector) -> None:
     """Loads what is to be loaded, and prepares what is to be looked up. Raises EntitiesError."""
     opened = Database(database, declared)
     tables = opened.tables()
     for table in tables:
         if not table.map.lookup:
-            gathering.add(Place(opened.shown, table.map.shown), opened.whole(table))
+            gathering.add(RowOrigin(opened.shown, table.map.shown), opened.whole(table))
     looked_up = {table.map.type: table for table in tables if table.map.lookup}
     if looked_up:
-        gathering.looked_up(SqlRows(opened, looked_up))
+        gathering.looked_up(SqlRowSource(opened, looked_up))
 
 
-class SqlRows:
+class SqlRowSource:
     """Entities that are looked up when a decision needs them. Another process may have it, too: it connects anew."""
 
-    def __init__(self, database: Database, tables: Mapping[str, Table] | None = None) -> None:
+    def __init__(self, database: Database, tables: Mapping[str, SqlTable] | None = None) -> None:
         self.database = database
         self.types = frozenset(one.type for one in database.map.entities if one.lookup)
         self._tables = tables
@@ -47,10 +47,10 @@ class SqlRows:
             return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
         # A file may be replaced by another one, and opening it costs next to nothing.
-        self._hands = Hands(connect, database.map.connections, keep=database.kind != "sqlite")
+        self._hands = WorkerPool(connect, database.map.connections, keep=database.kind != "sqlite")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (self.database.map, copied(self.database.declared))
+        return reopen_database, (self.database.map, copy_declarations(self.database.declared))
 
     @property
     def identity(self) -> object:
@@ -76,7 +76,7 @@ class SqlRows:
     def most(self) -> int:
         return self.database.map.most
 
-    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
         """Raises NotAnswered."""
         return self._asked(lambda connection: self._fetched(connection, refs), seconds)
 
@@ -85,9 +85,11 @@ class SqlRows:
 
         def look(connection: sa.Connection) -> None:
             for table in self._found(connection).values():
-                connection.execute(table.statement.where(table.id.in_(keys_of(PROBED, table.id_kind)))).close()
+                connection.execute(
+                    table.statement.where(table.id.in_(to_column_keys(PROBE_IDS, table.id_kind)))
+                ).close()
                 for join, kind in table.joins.items():
-                    elements_of(connection, join, keys_of(PROBED, kind))
+                    load_elements(connection, join, to_column_keys(PROBE_IDS, kind))
 
         self._asked(look, seconds)
 
@@ -95,48 +97,48 @@ class SqlRows:
         """Raises NotAnswered."""
         try:
             return self._hands.ask(work, seconds)
-        except NoAnswer as error:
-            raise NotAnswered(str(error)) from None
+        except WorkerTimeoutError as error:
+            raise RowLookupError(str(error)) from None
         except sa.exc.DataError as error:  # something about these rows: the others may be well
-            raise NotAnswered(self.database.why(error), lasts=False) from None
+            raise RowLookupError(self.database.why(error), lasts=False) from None
         except Exception as error:
-            raise NotAnswered(self.database.why(error)) from None
+            raise RowLookupError(self.database.why(error)) from None
 
-    def _fetched(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, Found]:
-        found: dict[EntityRef, Found] = {}
+    def _fetched(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, RowResult]:
+        found: dict[EntityRef, RowResult] = {}
         for type_, table in self._found(connection).items():
             ids = [ref.id for ref in refs if ref.type == type_]
-            for begin in range(0, len(ids), BATCH):
-                self._of_table(connection, table, ids[begin : begin + BATCH], found)
+            for begin in range(0, len(ids), LOOKUP_BATCH_SIZE):
+                self._of_table(connection, table, ids[begin : begin + LOOKUP_BATCH_SIZE], found)
         return found
 
-    def _found(self, connection: sa.Connection) -> Mapping[str, Table]:
+    def _found(self, connection: sa.Connection) -> Mapping[str, SqlTable]:
         """The tables; in another process than the one that looked at them first, once they are seen to be there."""
         if self._tables is None:
             looked_up = [one for one in self.database.map.entities if one.lookup]
-            self._tables = {one.type: Table.found(self.database, one, connection) for one in looked_up}
+            self._tables = {one.type: SqlTable.found(self.database, one, connection) for one in looked_up}
         return self._tables
 
     def _of_table(
-        self, connection: sa.Connection, table: Table, ids: Sequence[str], found: dict[EntityRef, Found]
+        self, connection: sa.Connection, table: SqlTable, ids: Sequence[str], found: dict[EntityRef, RowResult]
     ) -> None:
-        statement = table.statement.where(table.id.in_(keys_of(ids, table.id_kind)))
+        statement = table.statement.where(table.id.in_(to_column_keys(ids, table.id_kind)))
         rows = connection.execute(statement).mappings().all()
         kinds_of = table.joins.items() if rows else ()
-        joined = {join: elements_of(connection, join, keys_of(ids, kind)) for join, kind in kinds_of}
+        joined = {join: load_elements(connection, join, to_column_keys(ids, kind)) for join, kind in kinds_of}
         for row in rows:
             ref = table.ref(row[table.map.id])
             try:
-                known: Found = table.read(row, joined, strict=False)
+                known: RowResult = table.read(row, joined, strict=False)
             except CellError as error:
-                wrong_once(table.map.type, "in", error.message)
+                warn_once(table.map.type, "in", error.message)
                 known = NO_ANSWER
             if ref in found:
-                wrong_once(table.map.type, table.map.id, "several rows have the same id")
+                warn_once(table.map.type, table.map.id, "several rows have the same id")
                 known = NO_ANSWER
             found[ref] = known
 
 
-def reopened(database: DatabaseMap, declared: Declarations) -> SqlRows:
+def reopen_database(database: DatabaseConfig, declared: EntityDeclarations) -> SqlRowSource:
     """Raises EntitiesError for what is no database; whether it answers is seen when it is asked."""
-    return SqlRows(Database(database, declared))
+    return SqlRowSource(Database(database, declared))

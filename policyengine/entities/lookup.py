@@ -14,11 +14,11 @@ from policyengine.entities.store import (
     NOBODY_ANSWERED,
     NOTHING_KNOWN,
     Ancestors,
-    Directory,
-    Found,
-    Unanswered,
-    attribute_of,
-    of_row,
+    EntityStore,
+    RowResult,
+    UnknownRow,
+    get_attribute,
+    with_parents,
 )
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED
@@ -26,14 +26,14 @@ from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-MOST_STEPS = 32  # from an entity to what is above it
-MOST_ROUNDS = 100  # of one decision: each may need what the one before found
-MOST_ROWS = 10_000  # of one decision
-PAUSE = 1.0  # seconds in which nobody is asked again who did not answer
+MAX_ANCESTOR_STEPS = 32  # from an entity to what is above it
+MAX_ROUNDS = 100  # of one decision: each may need what the one before found
+MAX_ROWS = 10_000  # of one decision
+PAUSE_SECONDS = 1.0  # seconds in which nobody is asked again who did not answer
 UNANSWERED = Invalid(NOT_ANSWERED)
 
 
-class NotAnswered(Exception):
+class RowLookupError(Exception):
     """Rows could not be looked up: why, without secrets, and whether others would not be either."""
 
     def __init__(self, why: str, *, lasts: bool = True) -> None:
@@ -41,7 +41,7 @@ class NotAnswered(Exception):
         self.lasts = lasts
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Where rows of some types are looked up. `fetch` answers within `seconds` or raises NotAnswered; who has no row is
     left out."""
 
@@ -64,25 +64,27 @@ class Rows(Protocol):
     @property
     def most(self) -> int: ...
 
-    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]: ...
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]: ...
 
     def probe(self, seconds: float) -> None:
         """Whether rows could be looked up now. Raises NotAnswered."""
 
 
-class Looking(Directory):
+class LookupEntityStore(EntityStore):
     """What one decision knows: the rows that were loaded, and those looked up for it, each once. What it would have to
     know besides is `lacking`, until `fetch` asks for that."""
 
-    def __init__(self, directory: Directory, lookups: Lookups, found: Mapping[EntityRef, Found] | None = None) -> None:
+    def __init__(
+        self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
+    ) -> None:
         self.directory, self.lookups, self.notes, self.loaded = directory, lookups, (), directory.loaded
-        self.found: dict[EntityRef, Found] = dict(found or {})
+        self.found: dict[EntityRef, RowResult] = dict(found or {})
         self.lacking: set[EntityRef] = set()
         self._lookups = lookups
         self._rounds = 0
         self._until: float | None = None
 
-    def looking(self) -> Looking:
+    def looking(self) -> LookupEntityStore:
         return self
 
     @property
@@ -96,7 +98,7 @@ class Looking(Directory):
         self.lacking.clear()
         self._rounds += 1
         self._until = self._until or self._lookups.clock() + self._lookups.timeout
-        if self._rounds > MOST_ROUNDS:
+        if self._rounds > MAX_ROUNDS:
             self.found |= dict.fromkeys(asked, NO_ANSWER)
             self._lookups.gave_up()
         else:
@@ -106,11 +108,11 @@ class Looking(Directory):
         """The rows that were found."""
         return [row for row in self.found.values() if isinstance(row, EntityData)]
 
-    def found_of(self, ref: EntityRef) -> Found:
+    def found_of(self, ref: EntityRef) -> RowResult:
         if ref.type not in self._lookups.types:
             return self.directory.found_of(ref)
         if ref not in self.found:
-            if len(self.found) + len(self.lacking) >= MOST_ROWS:
+            if len(self.found) + len(self.lacking) >= MAX_ROWS:
                 self._lookups.gave_up()
                 return NO_ANSWER
             kept = self._lookups.kept(ref)
@@ -139,25 +141,25 @@ class Looking(Directory):
         match row:
             case None:
                 return NO_ROW
-            case Unanswered():
+            case UnknownRow():
                 return UNANSWERED
             case EntityData():
-                return attribute_of(row, name)
+                return get_attribute(row, name)
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
         match self.found_of(ref):
             case EntityData() as row:
-                return of_row(row, self._climb(row.parents))
+                return with_parents(row, self._climb(row.parents))
             case None:
                 return NOTHING_KNOWN
-            case Unanswered():
+            case UnknownRow():
                 return NOBODY_ANSWERED
 
     def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
         """As all climb, but for so many steps only: each may be a round trip."""
         found = dict.fromkeys(parents)
         level, complete, answered = list(found), True, True
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_ANCESTOR_STEPS):
             above: dict[EntityRef, None] = {}
             rows = [self.found_of(ref) for ref in level]
             answered = answered and NO_ANSWER not in rows
@@ -172,17 +174,17 @@ class Looking(Directory):
         return Ancestors(tuple(found), complete and not level, answered)
 
 
-class Lookups:
+class EntityLookups:
     """All that is looked up: kept for a while, never longer, and never more than `most` rows.
 
     Who does not answer is left alone for a moment, so that decisions do not wait for nothing. `failures` counts.
     """
 
     def __init__(
-        self, sources: Iterable[Rows], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()
+        self, sources: Iterable[RowSource], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()
     ) -> None:
         """`types` are those of which nobody is asked any more, as in a record of what was."""
-        self._kept = [Kept(one, clock) for one in sources]
+        self._kept = [RowCache(one, clock) for one in sources]
         self._by_type = {name: kept for kept in self._kept for name in kept.source.types}
         self.types: Collection[str] = frozenset((*self._by_type, *types))
         self.timeout = max((kept.source.timeout for kept in self._kept), default=0.0)
@@ -190,7 +192,7 @@ class Lookups:
         self._told = False
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lookups) and self._identity() == other._identity()
+        return isinstance(other, EntityLookups) and self._identity() == other._identity()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -199,7 +201,7 @@ class Lookups:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which asks for itself: what is kept stays here."""
-        return Lookups, (tuple(kept.source for kept in self._kept), self.clock)
+        return EntityLookups, (tuple(kept.source for kept in self._kept), self.clock)
 
     @property
     def attributes(self) -> Mapping[str, frozenset[str]]:
@@ -215,18 +217,18 @@ class Lookups:
         """Asks where rows are looked up; what is wrong there, if something is."""
         return next((why for kept in self._kept if (why := kept.failure()) is not None), None)
 
-    def beside(self, directory: Directory) -> Looking:
-        return Looking(directory, self)
+    def beside(self, directory: EntityStore) -> LookupEntityStore:
+        return LookupEntityStore(directory, self)
 
-    def fetch(self, refs: Sequence[EntityRef], until: float) -> Mapping[EntityRef, Found]:
-        found: dict[EntityRef, Found] = dict.fromkeys(refs, NO_ANSWER)
+    def fetch(self, refs: Sequence[EntityRef], until: float) -> Mapping[EntityRef, RowResult]:
+        found: dict[EntityRef, RowResult] = dict.fromkeys(refs, NO_ANSWER)
         for kept in self._kept:
             own = [ref for ref in refs if self._by_type.get(ref.type) is kept]
             if own:
                 found |= kept.fetch(own, until)
         return found
 
-    def kept(self, ref: EntityRef) -> tuple[Found, float] | None:
+    def kept(self, ref: EntityRef) -> tuple[RowResult, float] | None:
         """What is known already, and until when; None: it has to be asked for."""
         kept = self._by_type.get(ref.type)
         return None if kept is None else kept.known(ref)
@@ -234,19 +236,19 @@ class Lookups:
     def gave_up(self) -> None:
         if not self._told:
             self._told = True
-            _LOG.warning("a decision would look up more than %d rows, or %d steps deep", MOST_ROWS, MOST_STEPS)
+            _LOG.warning("a decision would look up more than %d rows, or %d steps deep", MAX_ROWS, MAX_ANCESTOR_STEPS)
 
 
-class Kept:
+class RowCache:
     """The rows of one source, in the order in which they were asked for last."""
 
-    def __init__(self, source: Rows, clock: Callable[[], float]) -> None:
+    def __init__(self, source: RowSource, clock: Callable[[], float]) -> None:
         self.source, self.failures = source, 0
         self._clock, self._guard = clock, Lock()
-        self._rows: OrderedDict[EntityRef, tuple[Found, float]] = OrderedDict()
+        self._rows: OrderedDict[EntityRef, tuple[RowResult, float]] = OrderedDict()
         self._again: float | None = None  # when to ask again who did not answer
 
-    def known(self, ref: EntityRef) -> tuple[Found, float] | None:
+    def known(self, ref: EntityRef) -> tuple[RowResult, float] | None:
         with self._guard:
             kept = self._rows.get(ref)
             if kept is None or self._clock() >= kept[1]:
@@ -254,7 +256,7 @@ class Kept:
             self._rows.move_to_end(ref)
             return kept
 
-    def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, Found]:
+    def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, RowResult]:
         """Asks, whatever is kept: who asks has looked before."""
         now = self._clock()
         if until <= now or not self._may_ask(now):
@@ -263,7 +265,7 @@ class Kept:
             return dict.fromkeys(refs, NO_ANSWER)
         try:
             rows = self.source.fetch(refs, min(until - now, self.source.timeout))
-        except NotAnswered as error:
+        except RowLookupError as error:
             self._failed(error)
             return dict.fromkeys(refs, NO_ANSWER)
         self._mended()
@@ -277,7 +279,7 @@ class Kept:
             return "it did not answer a moment ago"
         try:
             self.source.probe(self.source.timeout)
-        except NotAnswered as error:
+        except RowLookupError as error:
             self._failed(error)
             return str(error)
         self._mended()
@@ -290,10 +292,10 @@ class Kept:
                 return True
             if now < self._again:
                 return False
-            self._again = now + PAUSE
+            self._again = now + PAUSE_SECONDS
             return True
 
-    def _keep(self, found: Mapping[EntityRef, Found], expires: float) -> None:
+    def _keep(self, found: Mapping[EntityRef, RowResult], expires: float) -> None:
         with self._guard:
             for ref, row in found.items():
                 self._rows[ref] = row, expires
@@ -301,11 +303,11 @@ class Kept:
             while len(self._rows) > self.source.most:
                 self._rows.popitem(last=False)
 
-    def _failed(self, error: NotAnswered) -> None:
+    def _failed(self, error: RowLookupError) -> None:
         with self._guard:
             self.failures += 1
             told = self._again is not None
-            self._again = self._clock() + PAUSE if error.lasts or told else None
+            self._again = self._clock() + PAUSE_SECONDS if error.lasts or told else None
         if not told:
             _LOG.error("the directory at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
 

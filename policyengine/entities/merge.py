@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.lookup import Lookups, Rows
-from policyengine.entities.store import Directory
+from policyengine.entities.lookup import EntityLookups, RowSource
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.typesystem import EntityRef
 
 
-class Place(NamedTuple):
+class RowOrigin(NamedTuple):
     """Where rows stand: a file or a database, and how its rows are called there."""
 
     file: str
@@ -30,20 +30,20 @@ class Place(NamedTuple):
         return EntitiesError(self.file, "", message, hint, code=code, row=number, column=column)
 
 
-Numbered: TypeAlias = Generator[tuple[int, EntityData], None, None]
+NumberedRows: TypeAlias = Generator[tuple[int, EntityData], None, None]
 
 
 @dataclass(slots=True)
-class Gathering:
+class RowCollector:
     """What is read so far."""
 
     rows: dict[EntityRef, EntityData] = field(default_factory=dict)
-    where: list[tuple[Place, int]] = field(default_factory=list)  # from which row on, in the order of `rows`
+    where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # from which row on, in the order of `rows`
     numbers: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    lookups: list[Rows] = field(default_factory=list)
+    lookups: list[RowSource] = field(default_factory=list)
 
-    def add(self, place: Place, rows: Numbered) -> None:
+    def add(self, place: RowOrigin, rows: NumberedRows) -> None:
         self.where.append((place, len(self.numbers)))
         known, numbers = self.rows, self.numbers
         with closing(rows):
@@ -53,7 +53,7 @@ class Gathering:
                 known[row.ref] = row
                 numbers.append(number)
 
-    def looked_up(self, source: Rows) -> None:
+    def looked_up(self, source: RowSource) -> None:
         """Who is looked up in one place stands in no other."""
         for other in self.lookups:
             for name in sorted(other.types & source.types):
@@ -61,23 +61,23 @@ class Gathering:
                 raise EntitiesError(source.shown, "", message, "leave it out of one", code="E184")
         self.lookups.append(source)
 
-    def directory(self) -> Directory:
+    def directory(self) -> EntityStore:
         looked_up = {name: source for source in self.lookups for name in source.types}
         if looked_up:
             for index, ref in enumerate(self.rows):
                 if ref.type in looked_up:
                     place, number = self._place(index)
-                    message = f"{quoted(str(ref))}: `{ref.type}` is looked up in `{looked_up[ref.type].shown}`"
+                    message = f"{quote_input(str(ref))}: `{ref.type}` is looked up in `{looked_up[ref.type].shown}`"
                     raise place.error(number, message, "leave it out of one", "E184")
-        lookups = Lookups(self.lookups) if self.lookups else None
-        return Directory(self.rows.values(), lookups=lookups, notes=self.notes)
+        lookups = EntityLookups(self.lookups) if self.lookups else None
+        return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes)
 
-    def _twice(self, place: Place, number: int, ref: EntityRef) -> EntitiesError:
+    def _twice(self, place: RowOrigin, number: int, ref: EntityRef) -> EntitiesError:
         index = next(index for index, known in enumerate(self.rows) if known == ref)
         before = self._place(index)
         hint = f"keep one row of each entity: it stands in {before[0].said(before[1])} already"
-        return place.error(number, f"{quoted(str(ref))} is given twice", hint, "E184")
+        return place.error(number, f"{quote_input(str(ref))} is given twice", hint, "E184")
 
-    def _place(self, index: int) -> tuple[Place, int]:
+    def _place(self, index: int) -> tuple[RowOrigin, int]:
         place = next(place for place, begins in reversed(self.where) if begins <= index)
         return place, self.numbers[index]

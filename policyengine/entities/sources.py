@@ -13,42 +13,42 @@ from typing import TypeAlias
 
 from policyengine.entities import csv_files
 from policyengine.entities import json_files as files
-from policyengine.entities.columns import Declarations
-from policyengine.entities.database_config import DatabaseMap, beside_the_policy, read_mapping
+from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.database_config import DatabaseConfig, check_declared, read_database_config
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.merge import Gathering
-from policyengine.entities.store import Directory
+from policyengine.entities.merge import RowCollector
+from policyengine.entities.store import EntityStore
 from policyengine.extras import install_command
 
-Where: TypeAlias = Path | str
-Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+SourceLocation: TypeAlias = Path | str
+SourcesStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 URL = re.compile(r"[a-z][a-z0-9+]*://")
 KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv`, or the URL of a database"
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class EntitySources:
     """Where entities come from. `mapping` is the TOML that says what is where in a database named by its URL."""
 
-    where: tuple[Where, ...]
+    where: tuple[SourceLocation, ...]
     mapping: Path | None = None
 
     @classmethod
-    def of(cls, given: Given) -> Sources:
+    def of(cls, given: SourcesArgument) -> EntitySources:
         match given:
-            case Sources():
+            case EntitySources():
                 return given
             case str() | Path():
                 return cls((given,))
             case _:
                 return cls(tuple(given))
 
-    def read(self, declared: Declarations) -> Directory:
+    def read(self, declared: EntityDeclarations) -> EntityStore:
         """All that they hold, read as the policy declares it. Raises EntitiesError."""
-        gathering = Gathering()
-        with uncollected():
+        gathering = RowCollector()
+        with without_garbage_collection():
             for source in self.where:
-                _read(source, declared, self.mapping, gathering)
+                _read_source(source, declared, self.mapping, gathering)
             return gathering.directory()
 
     @property
@@ -61,21 +61,21 @@ class Sources:
         files = [Path(one) for one in self.where if str(one).endswith(".toml")]
         if self.mapping is not None and any(map(is_url, self.where)):
             files.append(self.mapping)
-        return min((every for file in files if (every := read_mapping(file).refresh)), default=0.0)
+        return min((every for file in files if (every := read_database_config(file).refresh)), default=0.0)
 
-    def stamp(self) -> Stamp:
+    def stamp(self) -> SourcesStamp:
         """What tells whether a file has changed: all that can be seen without reading it."""
-        return tuple(_seen(path) for path in self.files())
+        return tuple(_file_stamp(path) for path in self.files())
 
     def files(self) -> list[Path]:
         """All that is read of them now, but for databases."""
-        found = [path for source in self.where for path in _files(source)]
+        found = [path for source in self.where for path in _source_files(source)]
         mapped = self.mapping is not None and any(map(is_url, self.where))
         return [*found, self.mapping] if mapped and self.mapping is not None else found
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Nothing of many rows is garbage, and looking for some again and again takes longer than reading them."""
     before = gc.isenabled()
     gc.disable()
@@ -86,12 +86,14 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-Given: TypeAlias = Where | Sequence[Where] | Sources
+SourcesArgument: TypeAlias = SourceLocation | Sequence[SourceLocation] | EntitySources
 
 
-def _read(source: Where, declared: Declarations, mapping: Path | None, gathering: Gathering) -> None:
+def _read_source(
+    source: SourceLocation, declared: EntityDeclarations, mapping: Path | None, gathering: RowCollector
+) -> None:
     if is_url(source):
-        _open(_mapped(str(source), mapping), declared, gathering)
+        _open_database(_database_at_url(str(source), mapping), declared, gathering)
         return
     path = Path(source)
     match path.suffix.lower():
@@ -104,26 +106,26 @@ def _read(source: Where, declared: Declarations, mapping: Path | None, gathering
         case ".csv":
             csv_files.read_table(path, declared, gathering)
         case ".toml":
-            _open(_with_url(read_mapping(path)), declared, gathering)
+            _open_database(_resolve_url(read_database_config(path)), declared, gathering)
         case _ if not path.exists():
-            with files.opened(path):  # which says so
+            with files.open_entity_file(path):  # which says so
                 pass
         case _:
             raise EntitiesError(str(path), "", "nobody knows what this holds", f"name {KINDS}", code="E180")
 
 
-def is_url(source: Where) -> bool:
+def is_url(source: SourceLocation) -> bool:
     return isinstance(source, str) and URL.match(source) is not None
 
 
-def _mapped(url: str, mapping: Path | None) -> DatabaseMap:
+def _database_at_url(url: str, mapping: Path | None) -> DatabaseConfig:
     if mapping is None:
         hint = "say which tables hold which entities: `[directory]` in `policyengine.toml`, or name such a file"
         raise EntitiesError(f"{url.partition(':')[0]}:", "", "nothing says what this database holds", hint, code="E186")
-    return read_mapping(mapping).at(url)
+    return read_database_config(mapping).at(url)
 
 
-def _with_url(database: DatabaseMap) -> DatabaseMap:
+def _resolve_url(database: DatabaseConfig) -> DatabaseConfig:
     if database.url is None:
         hint = 'write `url = "postgresql://…"` in `[directory]`, or name the URL itself: `--entities postgresql://…`'
         raise EntitiesError(database.file, "directory.url", "there is no `url` of a database", hint, code="E186")
@@ -133,7 +135,7 @@ def _with_url(database: DatabaseMap) -> DatabaseMap:
     return database.at(f"sqlite:///{below}")
 
 
-def _open(database: DatabaseMap, declared: Declarations, gathering: Gathering) -> None:
+def _open_database(database: DatabaseConfig, declared: EntityDeclarations, gathering: RowCollector) -> None:
     try:
         from policyengine.entities.databases import open_database
     except ImportError as error:
@@ -143,14 +145,14 @@ def _open(database: DatabaseMap, declared: Declarations, gathering: Gathering) -
         raise EntitiesError(
             "the database", "", "the package `sqlalchemy` is not installed", hint, code="E187"
         ) from None
-    beside_the_policy(database, declared)
+    check_declared(database, declared)
     open_database(database, declared, gathering)
 
 
 # ── Changes ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _files(source: Where) -> list[Path]:
+def _source_files(source: SourceLocation) -> list[Path]:
     path = Path(source)
     if is_url(source):
         return []
@@ -160,7 +162,7 @@ def _files(source: Where) -> list[Path]:
         return [path]
 
 
-def _seen(path: Path) -> tuple[str, int, int, int]:
+def _file_stamp(path: Path) -> tuple[str, int, int, int]:
     try:
         found = path.stat()
     except OSError:

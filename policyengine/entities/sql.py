@@ -17,27 +17,27 @@ import sqlalchemy as sa
 
 from policyengine import typesystem
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import CellError, Declarations, remembering, within
-from policyengine.entities.database_config import DatabaseMap, EntityMap, Join
+from policyengine.entities.columns import CellError, EntityDeclarations, make_cell_parser, membership_type
+from policyengine.entities.database_config import DatabaseConfig, EntityTableConfig, JoinTable
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.merge import Numbered
+from policyengine.entities.merge import NumberedRows
 from policyengine.extras import install_command
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.structure_checks import quoted
-from policyengine.runtime.values import LARGEST_INT, Invalid, Unknown, coerce_id
+from policyengine.runtime.structure_checks import quote_input
+from policyengine.runtime.values import MAX_INT, Invalid, Unknown, coerce_id
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-ROWS = 5_000  # that are fetched at once when all are
-LONGEST_WHY = 300
+ROWS_PER_FETCH = 5_000  # that are fetched at once when all are
+MAX_ERROR_LENGTH = 300
 INTEGERS, UUIDS = (20, 21, 23), 2950  # as PostgreSQL numbers its types
-Of = Mapping[str, Sequence[object]]  # by id, the elements that a table of elements holds
+ElementsById = Mapping[str, Sequence[object]]  # by id, the elements that a table of elements holds
 
 
 class Database:
     """One database: how to connect to it, and what to call it where others can read it."""
 
-    def __init__(self, database: DatabaseMap, declared: Declarations) -> None:
+    def __init__(self, database: DatabaseConfig, declared: EntityDeclarations) -> None:
         self.map, self.declared = database, declared
         try:
             self.url = sa.make_url(database.url or "")
@@ -84,7 +84,7 @@ class Database:
     def why(self, error: BaseException) -> str:
         """In the words of the database, without statement, values and password."""
         told = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-        first = told.splitlines()[0][:LONGEST_WHY]
+        first = told.splitlines()[0][:MAX_ERROR_LENGTH]
         return first.replace(str(self.url.password), "***") if self.url.password else first
 
     @contextmanager
@@ -98,16 +98,16 @@ class Database:
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
             raise self.error(self.why(error), "see that it runs, and that it may be read from here") from None
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[SqlTable]:
         """All that is mapped, once it is seen to be there. Raises EntitiesError."""
         with self.connected() as connection:
-            return [Table.found(self, one, connection) for one in self.map.entities]
+            return [SqlTable.found(self, one, connection) for one in self.map.entities]
 
-    def whole(self, table: Table) -> Numbered:
+    def whole(self, table: SqlTable) -> NumberedRows:
         """Every row of a table. Raises EntitiesError."""
         with self.connected() as connection:
-            joined = {join: elements_of(connection, join, None) for join in table.joins}
-            with connection.execution_options(yield_per=ROWS).execute(table.statement) as result:
+            joined = {join: load_elements(connection, join, None) for join in table.joins}
+            with connection.execution_options(yield_per=ROWS_PER_FETCH).execute(table.statement) as result:
                 for number, row in enumerate(result.mappings()):
                     try:
                         yield number, table.read(row, joined)
@@ -127,10 +127,10 @@ class ColumnError(CellError):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SqlTable:
     """Where the entities of one type are: the statement that reads all of them, and how a row is read."""
 
-    map: EntityMap
+    map: EntityTableConfig
     statement: sa.Select[Any]
     id: sa.ColumnElement[Any]
     id_kind: type
@@ -138,31 +138,33 @@ class Table:
     above: typesystem.Type
     readers: Mapping[str, Callable[[object], object]]
     climbing: Callable[[object], object]
-    joins: Mapping[Join, type]  # what the ids of whom they are elements are there
+    joins: Mapping[JoinTable, type]  # what the ids of whom they are elements are there
 
     @classmethod
-    def found(cls, database: Database, one: EntityMap, connection: sa.Connection) -> Table:
+    def found(cls, database: Database, one: EntityTableConfig, connection: sa.Connection) -> SqlTable:
         declaration = database.declared[one.type]
         sources = [*one.attributes.values(), *one.parents]
         columns = dict.fromkeys([one.id, *(source for source in sources if isinstance(source, str))])
-        kept = looked_at(database, one, connection, columns)
+        kept = check_entity_table(database, one, connection, columns)
         source: Any
         if one.table is not None:
-            source = table_of(one.table, columns)
+            source = table_clause(one.table, columns)
         else:
             source = sa.text(str(one.query)).columns(*(sa.column(name) for name in columns)).subquery("rows")
         joins = {
-            join: present(database, one.type, join.table, connection, [join.id, join.value])
-            for join in dict.fromkeys(source for source in sources if isinstance(source, Join))
+            join: check_table(database, one.type, join.table, connection, [join.id, join.value])
+            for join in dict.fromkeys(source for source in sources if isinstance(source, JoinTable))
         }
         types = {one_field.name: one_field.type for one_field in declaration.fields}
         statement = sa.select(*(source.c[name] for name in columns))
-        readers = {name: remembering(types[name], name) for name in one.attributes}
-        above = within(declaration)
-        climbing = remembering(above, "in")
+        readers = {name: make_cell_parser(types[name], name) for name in one.attributes}
+        above = membership_type(declaration)
+        climbing = make_cell_parser(above, "in")
         return cls(one, statement, source.c[one.id], kept, types, above, readers, climbing, joins)
 
-    def read(self, row: Mapping[Any, Any], joined: Mapping[Join, Of], *, strict: bool = True) -> EntityData:
+    def read(
+        self, row: Mapping[Any, Any], joined: Mapping[JoinTable, ElementsById], *, strict: bool = True
+    ) -> EntityData:
         """Raises ColumnError; unless `strict` an attribute that is wrong is unknown."""
         ref = self.ref(row[self.map.id])
         found: dict[str, object] = {}
@@ -172,9 +174,9 @@ class Table:
             except CellError as error:
                 if strict:
                     column = source if isinstance(source, str) else source.value
-                    raise ColumnError(f"{quoted(str(ref))}: {error.message}", error.hint, column) from None
+                    raise ColumnError(f"{quote_input(str(ref))}: {error.message}", error.hint, column) from None
                 value = Invalid(error.message)
-                wrong_once(self.map.type, name, error.message)
+                warn_once(self.map.type, name, error.message)
             if value is not None:
                 found[name] = value
         return EntityData(ref, found, self._parents(ref, row, joined))
@@ -191,13 +193,20 @@ class Table:
         return EntityRef(self.map.type, known)
 
     def _value(
-        self, ref: EntityRef, name: str, row: Mapping[Any, Any], source: str | Join, joined: Mapping[Join, Of]
+        self,
+        ref: EntityRef,
+        name: str,
+        row: Mapping[Any, Any],
+        source: str | JoinTable,
+        joined: Mapping[JoinTable, ElementsById],
     ) -> object:
         if isinstance(source, str):
             return self.readers[name](row[source])
         return self.readers[name](self._elements(ref, source, joined, self.types[name]))
 
-    def _parents(self, ref: EntityRef, row: Mapping[Any, Any], joined: Mapping[Join, Of]) -> tuple[EntityRef, ...]:
+    def _parents(
+        self, ref: EntityRef, row: Mapping[Any, Any], joined: Mapping[JoinTable, ElementsById]
+    ) -> tuple[EntityRef, ...]:
         found: dict[EntityRef, None] = {}
         for source in self.map.parents:
             column = source if isinstance(source, str) else source.value
@@ -205,82 +214,86 @@ class Table:
                 cell = row[source] if isinstance(source, str) else self._elements(ref, source, joined, self.above)
                 one = self.climbing((cell,) if isinstance(cell, int | UUID) else cell)
             except CellError as error:
-                raise ColumnError(f"{quoted(str(ref))}: {error.message}", error.hint, column) from None
+                raise ColumnError(f"{quote_input(str(ref))}: {error.message}", error.hint, column) from None
             found |= dict.fromkeys(one if isinstance(one, tuple) else ())
         return tuple(found)
 
     def _elements(
-        self, ref: EntityRef, join: Join, joined: Mapping[Join, Of], type_: typesystem.Type
+        self, ref: EntityRef, join: JoinTable, joined: Mapping[JoinTable, ElementsById], type_: typesystem.Type
     ) -> tuple[object, ...]:
         cells = joined[join].get(ref.id, ())
         if join.type is None:
             return tuple(cells)
-        known = isinstance(type_, typesystem.Set | typesystem.List) and isinstance(type_.element, typesystem.Ref)
+        known = isinstance(type_, typesystem.SetType | typesystem.ListType) and isinstance(
+            type_.element, typesystem.RefType
+        )
         if not known or join.type not in type_.element.entities:  # type: ignore[union-attr]
             raise CellError(f"nothing here is a `{join.type}`", "correct `type`, or leave it out")
         return tuple(None if cell is None else {"type": join.type, "id": str(cell)} for cell in cells)
 
 
-def keys_of(ids: Iterable[str], kind: type) -> list[object]:
+def to_column_keys(ids: Iterable[str], kind: type) -> list[object]:
     """The ids as their column compares them, without those that it cannot hold."""
-    return [key for id_ in ids if (key := key_of(id_, kind)) is not None]
+    return [key for id_ in ids if (key := to_column_key(id_, kind)) is not None]
 
 
-def key_of(id_: str, kind: type) -> object | None:
+def to_column_key(id_: str, kind: type) -> object | None:
     if "\0" in id_:
         return None
     try:
         found = kind(id_)
     except ValueError:
         return None
-    return None if isinstance(found, int) and not -LARGEST_INT <= found <= LARGEST_INT else found
+    return None if isinstance(found, int) and not -MAX_INT <= found <= MAX_INT else found
 
 
-def table_of(name: str, columns: Iterable[str]) -> sa.TableClause:
+def table_clause(name: str, columns: Iterable[str]) -> sa.TableClause:
     schema, _, bare = name.rpartition(".")
     return sa.table(bare, *(sa.column(column) for column in columns), schema=schema or None)
 
 
-def looked_at(database: Database, one: EntityMap, connection: sa.Connection, columns: Iterable[str]) -> type:
+def check_entity_table(
+    database: Database, one: EntityTableConfig, connection: sa.Connection, columns: Iterable[str]
+) -> type:
     """What ids are there, once all columns are seen to be there. Raises EntitiesError."""
     if one.table is not None:
-        return present(database, one.type, one.table, connection, columns)
+        return check_table(database, one.type, one.table, connection, columns)
     try:
         result = connection.execute(sa.text(f"select * from ({one.query}) as rows where 1 = 0"))
     except sa.exc.DBAPIError as error:
         raise database.error(database.why(error), "the `query` is one `select`", f"{one.type}.query") from None
-    return among(database, f"{one.type}.query", result, columns)
+    return check_columns(database, f"{one.type}.query", result, columns)
 
 
-def present(database: Database, type_: str, table: str, connection: sa.Connection, columns: Iterable[str]) -> type:
+def check_table(database: Database, type_: str, table: str, connection: sa.Connection, columns: Iterable[str]) -> type:
     schema, _, bare = table.rpartition(".")
     inspector = sa.inspect(connection)
     if not inspector.has_table(bare, schema=schema or None):
         names = [*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)]
         meant = suggest(bare, names)
         hint = f"did you mean `{meant}`?" if meant else None
-        raise database.error(f"there is no table `{quoted(table)}`", hint, type_)
-    star = sa.select(sa.text("*")).select_from(table_of(table, ())).where(sa.text("1 = 0"))
-    return among(database, table, connection.execute(star), columns)
+        raise database.error(f"there is no table `{quote_input(table)}`", hint, type_)
+    star = sa.select(sa.text("*")).select_from(table_clause(table, ())).where(sa.text("1 = 0"))
+    return check_columns(database, table, connection.execute(star), columns)
 
 
-def among(database: Database, member: str, result: sa.CursorResult[Any], columns: Iterable[str]) -> type:
+def check_columns(database: Database, member: str, result: sa.CursorResult[Any], columns: Iterable[str]) -> type:
     names = list(result.keys())
     columns = list(columns)
     for column in columns:
         if column not in names:
             meant = suggest(column, names)
             hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in names[:12])}"
-            error = database.error(f"there is no column `{quoted(column)}`", hint, member)
+            error = database.error(f"there is no column `{quote_input(column)}`", hint, member)
             error.column = column
             raise error
     code = result.cursor.description[names.index(columns[0])][1]
     return int if code in INTEGERS else UUID if code == UUIDS else str
 
 
-def elements_of(connection: sa.Connection, join: Join, ids: Sequence[object] | None) -> Of:
+def load_elements(connection: sa.Connection, join: JoinTable, ids: Sequence[object] | None) -> ElementsById:
     """What a table of elements holds: of all, or of some."""
-    table = table_of(join.table, [join.id, join.value])
+    table = table_clause(join.table, [join.id, join.value])
     found: dict[str, list[object]] = defaultdict(list)
     statement = sa.select(table.c[join.id], table.c[join.value])
     if ids is not None:
@@ -290,11 +303,11 @@ def elements_of(connection: sa.Connection, join: Join, ids: Sequence[object] | N
     return found
 
 
-_TOLD: set[tuple[str, str]] = set()
+_reported_columns: set[tuple[str, str]] = set()
 
 
-def wrong_once(type_: str, name: str, why: str) -> None:
+def warn_once(type_: str, name: str, why: str) -> None:
     """What a row holds that policies cannot read is unknown: said once of each column, not for each row."""
-    if (type_, name) not in _TOLD:
-        _TOLD.add((type_, name))
+    if (type_, name) not in _reported_columns:
+        _reported_columns.add((type_, name))
         _LOG.warning("a %s that was looked up has something wrong in `%s`, which is unknown: %s", type_, name, why)

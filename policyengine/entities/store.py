@@ -9,25 +9,25 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.extent import extent
-from policyengine.runtime.snapshot import IN_PART, NO_ROW
-from policyengine.runtime.values import ABSENT, MOST_ELEMENTS, Invalid
+from policyengine.runtime.extent import measure_extent
+from policyengine.runtime.snapshot import NO_ROW, PARTIAL_ROW
+from policyengine.runtime.values import ABSENT, MAX_ELEMENTS, Invalid
 from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
-    from policyengine.entities.lookup import Looking, Lookups
+    from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
-MANY = 10  # rows of a type that nobody takes away at once, if more are gone than stay
-NOT_ASKED = Invalid("it was not looked up")
+MIN_LOST_ROWS = 10  # rows of a type that nobody takes away at once, if more are gone than stay
+NOT_LOOKED_UP = Invalid("it was not looked up")
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class UnknownRow:
     """Nobody knows whether there is a row."""
 
 
-NO_ANSWER = Unanswered()
-Found: TypeAlias = EntityData | Unanswered | None
+NO_ANSWER = UnknownRow()
+RowResult: TypeAlias = EntityData | UnknownRow | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,15 @@ NOTHING_KNOWN = Ancestors((), False)
 NOBODY_ANSWERED = Ancestors((), False, False)
 
 
-def attribute_of(row: EntityData, name: str) -> object:
+def get_attribute(row: EntityData, name: str) -> object:
     """The raw attribute; what a partial row does not say is no more known than without a row."""
     value = row.attributes.get(name)
     if value is not None:
         return value
-    return IN_PART if row.partial else ABSENT
+    return PARTIAL_ROW if row.partial else ABSENT
 
 
-def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], Found]) -> Ancestors:
+def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], RowResult]) -> Ancestors:
     """These and all that they are in, nearest first; a circle of memberships is walked once."""
     found = dict.fromkeys(parents)
     pending, complete, answered = list(found), True, True
@@ -68,7 +68,7 @@ def climb(parents: Iterable[EntityRef], row: Callable[[EntityRef], Found]) -> An
     return Ancestors(tuple(found), complete, answered)
 
 
-def of_row(row: EntityData, above: Ancestors) -> Ancestors:
+def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
     """What one is in who is directly in what leads there. Nobody is above itself, also where a circle leads back."""
     if row.ref not in above.refs and not row.partial:
         return above
@@ -76,7 +76,7 @@ def of_row(row: EntityData, above: Ancestors) -> Ancestors:
     return Ancestors(refs, above.complete and not row.partial, above.answered)
 
 
-class Directory:
+class EntityStore:
     """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked.
 
     `lookups` gives the rows of some types one by one, when a decision needs them (`looking`); without being asked
@@ -88,12 +88,12 @@ class Directory:
         self,
         rows: Iterable[EntityData] = (),
         *,
-        lookups: Lookups | None = None,
+        lookups: EntityLookups | None = None,
         notes: Sequence[str] = (),
         loaded: bool = True,
     ) -> None:
         self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
-        self.lookups: Lookups | None = lookups
+        self.lookups: EntityLookups | None = lookups
         self.notes, self.loaded = tuple(notes), loaded
         self._ancestors = self._closures()
         self._largest: dict[str, int] = {}
@@ -105,17 +105,17 @@ class Directory:
         for ref, row in self._rows.items():
             above = shared.get(row.parents)
             if above is None:
-                above = shared[row.parents] = climb(row.parents, self._rows.get)
-            found[ref] = of_row(row, above)
+                above = shared[row.parents] = collect_ancestors(row.parents, self._rows.get)
+            found[ref] = with_parents(row, above)
         return found
 
     def largest(self, name: str) -> int:
         """How large that attribute is in the row where it is largest; found when it is first asked for."""
         if self.lookups is not None:
-            return MOST_ELEMENTS
+            return MAX_ELEMENTS
         if name not in self._largest:
             rows = self._rows.values()
-            found = (extent(row.ref if name == "id" else row.attributes.get(name)) for row in rows)
+            found = (measure_extent(row.ref if name == "id" else row.attributes.get(name)) for row in rows)
             self._largest[name] = max(found, default=0)
         return self._largest[name]
 
@@ -123,7 +123,7 @@ class Directory:
     def deepest(self) -> int:
         """How many entities one is in at most."""
         closures = {id(above): len(above.refs) for above in self._ancestors.values()}
-        return MOST_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
+        return MAX_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -139,21 +139,21 @@ class Directory:
         found = self.found_of(ref)
         return found if isinstance(found, EntityData) else None
 
-    def found_of(self, ref: EntityRef) -> Found:
+    def found_of(self, ref: EntityRef) -> RowResult:
         """The same, and whether anybody answered."""
         return self._rows.get(ref)
 
-    def same_as(self, other: Directory) -> bool:
+    def same_as(self, other: EntityStore) -> bool:
         """Whether both hold the same rows, and look up the same in the same places."""
         same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
-    def with_rows(self, rows: Iterable[EntityData]) -> Directory:
+    def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
         """This directory and the rows of one request; where both know an entity, this one's row stands."""
         rows = tuple(rows)
-        return WithRows(self, rows) if rows else self
+        return RequestEntityStore(self, rows) if rows else self
 
-    def looking(self) -> Looking | None:
+    def looking(self) -> LookupEntityStore | None:
         """This directory for one decision, which may look up rows; None where there is nothing to look up."""
         return None if self.lookups is None else self.lookups.beside(self)
 
@@ -164,15 +164,15 @@ class Directory:
                 return None if partial else True
             case None:
                 return False if self.loaded and not self._is_looked_up(ref) else None
-            case Unanswered():
+            case UnknownRow():
                 return None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
         """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
         row = self._rows.get(ref)
         if row is not None:
-            return attribute_of(row, name)
-        return NOT_ASKED if self._is_looked_up(ref) else NO_ROW
+            return get_attribute(row, name)
+        return NOT_LOOKED_UP if self._is_looked_up(ref) else NO_ROW
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
         """Whether its row is one that only `looking` would find."""
@@ -185,7 +185,7 @@ class Directory:
                 return Ancestors(row.parents, not row.partial)
             case None:
                 return NOTHING_KNOWN
-            case Unanswered():
+            case UnknownRow():
                 return NOBODY_ANSWERED
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
@@ -193,7 +193,7 @@ class Directory:
         return self._ancestors.get(ref, NOTHING_KNOWN)
 
 
-def lost_types(before: Directory, after: Directory) -> list[str]:
+def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
     """What of each type is gone, in words: all of its rows, or so many that its file was rather cut off."""
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
@@ -201,14 +201,14 @@ def lost_types(before: Directory, after: Directory) -> list[str]:
     return [
         f"{lost:,} of {counts[name]:,} rows of `{name}`" if left[name] else f"every row of `{name}`"
         for name, lost in sorted(gone.items())
-        if lost > 0 and (not left[name] or (lost >= MANY and lost > left[name]))
+        if lost > 0 and (not left[name] or (lost >= MIN_LOST_ROWS and lost > left[name]))
     ]
 
 
-class WithRows(Directory):
+class RequestEntityStore(EntityStore):
     """A directory and the rows of one request, of which those count that it does not know itself."""
 
-    def __init__(self, below: Directory, rows: Iterable[EntityData]) -> None:
+    def __init__(self, below: EntityStore, rows: Iterable[EntityData]) -> None:
         self._below = below
         self._rows = {row.ref: row for row in rows if row.ref not in below}
         self._climbed: dict[EntityRef, Ancestors] = {}
@@ -224,7 +224,7 @@ class WithRows(Directory):
     def __contains__(self, ref: EntityRef) -> bool:
         return ref in self._rows or ref in self._below
 
-    def found_of(self, ref: EntityRef) -> Found:
+    def found_of(self, ref: EntityRef) -> RowResult:
         return self._rows.get(ref) or self._below.found_of(ref)
 
     def has_row(self, ref: EntityRef) -> bool | None:
@@ -245,8 +245,8 @@ class WithRows(Directory):
     def _climb(self, ref: EntityRef) -> Ancestors:
         match self.found_of(ref):
             case EntityData() as row:
-                return of_row(row, climb(row.parents, self.found_of))
+                return with_parents(row, collect_ancestors(row.parents, self.found_of))
             case None:
                 return NOTHING_KNOWN
-            case Unanswered():
+            case UnknownRow():
                 return NOBODY_ANSWERED

@@ -8,31 +8,31 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Protocol
 
-from policyengine.entities.columns import Declarations
+from policyengine.entities.columns import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
-from policyengine.entities.sources import Sources, Stamp
-from policyengine.entities.store import Directory, lost_types
+from policyengine.entities.sources import EntitySources, SourcesStamp
+from policyengine.entities.store import EntityStore, describe_lost_types
 
 _LOG = logging.getLogger("policyengine")
-LOOKS = 1.0  # seconds between two looks
+POLL_SECONDS = 1.0  # seconds between two looks
 
 
-class Kernel(Protocol):
+class EntityKernel(Protocol):
     @property
-    def entities(self) -> Declarations: ...
+    def entities(self) -> EntityDeclarations: ...
 
 
-class Deciding(Protocol):
+class EntityEngine(Protocol):
     """An engine, as far as it matters here."""
 
     @property
-    def kernel(self) -> Kernel: ...
+    def kernel(self) -> EntityKernel: ...
     @property
-    def directory(self) -> Directory: ...
-    def replace_directory(self, directory: Directory) -> None: ...
+    def directory(self) -> EntityStore: ...
+    def replace_directory(self, directory: EntityStore) -> None: ...
 
 
-class Following:
+class EntityWatcher:
     """Reads the sources again when one of them has changed, for the engine that is `current` then.
 
     What cannot be read is told in the log, once, and what was good last stays. `look` does it once; `started` lets a
@@ -43,10 +43,10 @@ class Following:
 
     def __init__(
         self,
-        sources: Sources,
-        current: Callable[[], Deciding],
+        sources: EntitySources,
+        current: Callable[[], EntityEngine],
         *,
-        stamp: Stamp | None = None,
+        stamp: SourcesStamp | None = None,
         files: bool = True,
         may_lose: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = monotonic,
@@ -69,7 +69,7 @@ class Following:
         try:
             deciding = self._current()
             directory = self.sources.read(deciding.kernel.entities)
-            if (gone := lost_types(deciding.directory, directory)) and not self._may_lose():
+            if (gone := describe_lost_types(deciding.directory, directory)) and not self._may_lose():
                 rows = ", ".join(gone)
                 self._refused(
                     f"{rows} would be gone; `--reload-allow removed-entities` allows it, and so does a restart"
@@ -99,7 +99,7 @@ class Following:
             self._told = why
             _LOG.error("the directory is not read anew, and stays as it was: %s", why)
 
-    def started(self) -> Following:
+    def started(self) -> EntityWatcher:
         """Looks every second, in a thread that ends with the process."""
         Thread(target=self._run, name="policyengine entities", daemon=True).start()
         return self
@@ -108,5 +108,5 @@ class Following:
         self._ended.set()
 
     def _run(self) -> None:
-        while not self._ended.wait(LOOKS):
+        while not self._ended.wait(POLL_SECONDS):
             self.look()

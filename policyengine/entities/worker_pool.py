@@ -10,11 +10,11 @@ from threading import Event, Lock, Thread
 from typing import Generic, Protocol, TypeVar
 
 Answer = TypeVar("Answer")
-MOST_STUCK = 16  # threads that are given up for lost; no more are put in their place
-MOST_QUEUED = 256
+MAX_STUCK_THREADS = 16  # threads that are given up for lost; no more are put in their place
+MAX_QUEUED_JOBS = 256
 
 
-class NoAnswer(Exception):
+class WorkerTimeoutError(Exception):
     """Nobody answered in time."""
 
 
@@ -26,7 +26,7 @@ Connection = TypeVar("Connection", bound=Closable)
 
 
 @dataclass(slots=True, eq=False)
-class Job(Generic[Connection]):
+class WorkerJob(Generic[Connection]):
     work: Callable[[Connection], object]
     done: Event = field(default_factory=Event)
     taken: bool = False
@@ -35,7 +35,7 @@ class Job(Generic[Connection]):
     error: BaseException | None = None
 
 
-class Hands(Generic[Connection]):
+class WorkerPool(Generic[Connection]):
     """Threads, each with a connection of its own, that are started when first needed, in every process anew.
 
     One that is stuck is replaced; when it comes back and is not needed it ends.
@@ -49,20 +49,20 @@ class Hands(Generic[Connection]):
         """With nobody at work: threads do not live through a fork, and connections must not."""
         self._process = os.getpid()
         self._guard = Lock()
-        self._jobs: SimpleQueue[Job[Connection]] = SimpleQueue()
+        self._jobs: SimpleQueue[WorkerJob[Connection]] = SimpleQueue()
         self._working = self._idle = self._stuck = 0
 
     def ask(self, work: Callable[[Connection], Answer], seconds: float) -> Answer:
         """What the work answers; raises what it raises, or NoAnswer."""
         if os.getpid() != self._process:
             self._begin()
-        if self._jobs.qsize() >= MOST_QUEUED:
-            raise NoAnswer("too many wait for it already")
-        job: Job[Connection] = Job(work)
+        if self._jobs.qsize() >= MAX_QUEUED_JOBS:
+            raise WorkerTimeoutError("too many wait for it already")
+        job: WorkerJob[Connection] = WorkerJob(work)
         self._jobs.put(job)
         self._hire()
         if not job.done.wait(seconds) and self._gave_up(job):
-            raise NoAnswer(f"no answer within {seconds * 1_000:,.0f} ms")
+            raise WorkerTimeoutError(f"no answer within {seconds * 1_000:,.0f} ms")
         if job.error is not None:
             raise job.error
         answer: Answer = job.answer  # type: ignore[assignment]
@@ -75,13 +75,13 @@ class Hands(Generic[Connection]):
             self._working += 1
         Thread(target=self._work, name="policyengine directory", daemon=True).start()
 
-    def _gave_up(self, job: Job[Connection]) -> bool:
+    def _gave_up(self, job: WorkerJob[Connection]) -> bool:
         """Whether nobody waits for it any more; whoever is at it may be stuck, and another may take the place."""
         with self._guard:
             if job.done.is_set():
                 return False
             job.given_up = True
-            if job.taken and self._stuck < MOST_STUCK:
+            if job.taken and self._stuck < MAX_STUCK_THREADS:
                 self._stuck += 1
                 self._working -= 1
             return True
@@ -95,11 +95,11 @@ class Hands(Generic[Connection]):
                 connection = self._do(job, connection)
                 stays = self._did(job)
                 if not self._keep:
-                    closed(connection)
+                    close_connection(connection)
                     connection = None
-        closed(connection)
+        close_connection(connection)
 
-    def _next(self) -> Job[Connection]:
+    def _next(self) -> WorkerJob[Connection]:
         with self._guard:
             self._idle += 1
         job = self._jobs.get()
@@ -108,7 +108,7 @@ class Hands(Generic[Connection]):
             job.taken = not job.given_up
         return job
 
-    def _did(self, job: Job[Connection]) -> bool:
+    def _did(self, job: WorkerJob[Connection]) -> bool:
         """Whether there is more to do for this one: its place may have been taken while it was stuck."""
         with self._guard:
             job.done.set()
@@ -120,7 +120,7 @@ class Hands(Generic[Connection]):
             self._working += 1
             return True
 
-    def _do(self, job: Job[Connection], connection: Connection | None) -> Connection | None:
+    def _do(self, job: WorkerJob[Connection], connection: Connection | None) -> Connection | None:
         """The connection, if it is still good. One that was good before may have died since: then once more."""
         for fresh in (connection is None, True):
             try:
@@ -129,14 +129,14 @@ class Hands(Generic[Connection]):
                 break
             except BaseException as error:
                 job.error = error
-                closed(connection)
+                close_connection(connection)
                 connection = None
                 if fresh or job.given_up:
                     break
         return connection
 
 
-def closed(connection: Closable | None) -> None:
+def close_connection(connection: Closable | None) -> None:
     if connection is not None:
         try:
             connection.close()

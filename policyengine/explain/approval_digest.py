@@ -6,61 +6,63 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from policyengine import kernel as k
-from policyengine.explain.lines import Line, Mark, fact_line
-from policyengine.runtime.format_values import fact_name, shown
-from policyengine.runtime.values import ABSENT, Invalid, Missing, Unknown
+from policyengine.explain.lines import ExplanationLine, Mark, fact_line
+from policyengine.runtime.format_values import format_fact_path, format_value
+from policyengine.runtime.values import ABSENT, Invalid, MissingValue, Unknown
 from policyengine.spec import trace as w
-from policyengine.spec.approval_digest import bound_words, facts_read, left_out, objects_of, raw_of
+from policyengine.spec.approval_digest import bound_objects, describe_bound, exclusions_of, facts_read, raw_object
 from policyengine.spec.facts import Facts, Path
 from policyengine.vocabulary import SECRET_HEADERS
 
-MOST_MEMBERS = 20
+MAX_MEMBERS = 20
 
 
-def bound_line(seen: w.EffectSeen, confirm: k.Confirm, facts: Facts) -> Line:
+def approval_line(seen: w.EffectTrace, confirm: k.Confirm, facts: Facts) -> ExplanationLine:
     """`an approval is bound to body except body.request_id`, and what that is here."""
     unseen = seen.approval.unseen if seen.approval is not None else frozenset()
-    words = f"an approval is bound to {', '.join(bound_words(confirm, facts.request.endpoint))}"
+    words = f"an approval is bound to {', '.join(describe_bound(confirm, facts.request.endpoint))}"
     note = "what is not known cannot be approved" if unseen else None
-    return Line(Mark.UNKNOWN if unseen else Mark.YES, words, note, parts=tuple(bound_parts(confirm, facts)))
+    return ExplanationLine(
+        Mark.UNKNOWN if unseen else Mark.YES, words, note, parts=tuple(bound_object_lines(confirm, facts))
+    )
 
 
-def bound_parts(confirm: k.Confirm, facts: Facts) -> Iterator[Line]:
+def bound_object_lines(confirm: k.Confirm, facts: Facts) -> Iterator[ExplanationLine]:
     """Each member that came with the request, and what of it may change; then what else the rule reads."""
     told: set[Path] = set()
-    for one in objects_of(confirm, facts.request.endpoint):
-        told.add(one.path)
-        yield from member_lines(raw_of(one, facts), one.path, left_out(one))
+    for bound_object in bound_objects(confirm, facts.request.endpoint):
+        told.add(bound_object.path)
+        yield from member_lines(raw_object(bound_object, facts), bound_object.path, exclusions_of(bound_object))
     for key, read in sorted(facts_read(confirm, facts).items()):
         if not any(key[: len(path)] == path for path in told):
-            yield fact_line(fact_name(key), read.value)
+            yield fact_line(format_fact_path(key), read.value)
 
 
-def member_lines(raw: object, path: Path, left: Mapping[str, object]) -> Iterator[Line]:
+def member_lines(raw: object, path: Path, left: Mapping[str, object]) -> Iterator[ExplanationLine]:
     if raw is ABSENT:
         return
     if not isinstance(raw, Mapping):
         yield raw_line(path, raw)
         return
-    for name in islice(sorted(raw), MOST_MEMBERS):
+    for name in islice(sorted(raw), MAX_MEMBERS):
         if left.get(name) == {}:
-            yield Line(Mark.SKIPPED, fact_name((*path, name)), "may change after it was approved")
+            yield ExplanationLine(Mark.SKIPPED, format_fact_path((*path, name)), "may change after it was approved")
         else:
             yield raw_line((*path, name), raw[name])
-    if len(raw) > MOST_MEMBERS:
-        yield Line(Mark.YES, f"{len(raw) - MOST_MEMBERS:,} more members of {fact_name(path)}")
+    if len(raw) > MAX_MEMBERS:
+        yield ExplanationLine(Mark.YES, f"{len(raw) - MAX_MEMBERS:,} more members of {format_fact_path(path)}")
 
 
-def raw_line(path: Path, raw: object) -> Line:
-    name = fact_name(path)
+def raw_line(path: Path, raw: object) -> ExplanationLine:
+    name = format_fact_path(path)
     match raw:
         case Invalid(why):
             return fact_line(name, Unknown.of(name, why))
-        case Missing():
+        case MissingValue():
             return fact_line(name, Unknown.of(name, raw.value))
         case None:
-            return Line(Mark.YES, f"{name} = null")
+            return ExplanationLine(Mark.YES, f"{name} = null")
         case _ if path[-1] in SECRET_HEADERS:
-            return Line(Mark.YES, f"{name} = (secret)")
+            return ExplanationLine(Mark.YES, f"{name} = (secret)")
         case _:
-            return Line(Mark.YES, f"{name} = {shown(raw)}")
+            return ExplanationLine(Mark.YES, f"{name} = {format_value(raw)}")

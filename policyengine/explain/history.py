@@ -5,27 +5,27 @@ from __future__ import annotations
 from datetime import timedelta
 
 from policyengine import kernel as k
-from policyengine.runtime.format_values import duration
+from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.values import Unknown
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.history import window
-from policyengine.spec.rate_units import microseconds
+from policyengine.spec.history import events_in_window
+from policyengine.spec.rate_units import epoch_microseconds
 
 
-def found(node: k.Happened, facts: Facts) -> str | None:
+def describe_last_events(node: k.HistoryCondition, facts: Facts) -> str | None:
     """`none`, `the last one 5m ago; 1 may count`: an earlier one may not be there any more. Nothing where the past is
     not known."""
-    known = window(node, facts, value)
+    known = events_in_window(node, facts, evaluate)
     if isinstance(known, Unknown):
         return None
     events, _ = known
     sure = [event.at for event, counts in events if counts is True]
     unsure = sum(isinstance(counts, Unknown) for _, counts in events)
-    words = f"the last one {ago(sure[0], facts)}" if sure else "none"
+    words = f"the last one {format_ago(sure[0], facts)}" if sure else "none"
     return f"{words}; {unsure} may count" if unsure else words
 
 
-def ago(at: int, facts: Facts) -> str:
-    passed = max(0, microseconds(facts.now) - at)
-    return "just now" if passed < 1_000 else f"{duration(timedelta(microseconds=passed))} ago"
+def format_ago(at: int, facts: Facts) -> str:
+    passed = max(0, epoch_microseconds(facts.now) - at)
+    return "just now" if passed < 1_000 else f"{format_duration(timedelta(microseconds=passed))} ago"

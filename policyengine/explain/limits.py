@@ -7,58 +7,60 @@ from datetime import timedelta
 from itertools import zip_longest
 
 from policyengine import kernel as k
-from policyengine.explain.lines import Line, Mark, expression_line, fact_line, mark_of, note_of, text_of
+from policyengine.explain.lines import ExplanationLine, Mark, expression_line, fact_line, mark_of, note_of, source_text
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
-from policyengine.runtime.format_values import duration, shown
-from policyengine.runtime.limits import Limited, Take
+from policyengine.runtime.format_values import format_duration, format_value
+from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.facts import Facts
-from policyengine.spec.limits import charges, doubts, pace_words
+from policyengine.spec.limits import format_pace, limit_charges, unknown_limit_inputs
 
 UNTIL_APPROVED = "nothing is taken before the approval"
 
 
-def limits_line(decision: Decision, facts: Facts, seen: w.Walk) -> Line:
+def limits_line(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     """How each limit stands is known where the decision says it: nothing is asked, or spent, to explain."""
     left = iter(decision.rates)
     lines = tuple(_limit(one, _states(one, decision, seen, left), decision, facts) for one in seen.limited)
     stops = any(line.mark in (Mark.NO, Mark.UNKNOWN) for line in lines)
-    return Line(mark_of(not stops), "rates and budgets", parts=lines)
+    return ExplanationLine(mark_of(not stops), "rates and budgets", parts=lines)
 
 
-States = tuple[tuple[Limited, RateState | None], ...]
+States = tuple[tuple[LimitCharge, RateState | None], ...]
 
 
-def _states(seen: w.LimitedSeen, decision: Decision, walk: w.Walk, left: Iterator[RateState]) -> States:
+def _states(seen: w.LimitTrace, decision: Decision, walk: w.DecisionTrace, left: Iterator[RateState]) -> States:
     """What the limit charges, each with its state: those of a decision stand in the order of the charges."""
-    if not seen.acts or doubts(seen) or not walk.identified:
+    if not seen.acts or unknown_limit_inputs(seen) or not walk.identified:
         return ()
     denied = decision.outcome is Outcome.DENY
-    told = tuple(one for one in charges(seen) if not denied or (isinstance(one.charge, Take) and one.charge.counts))
+    told = tuple(
+        one for one in limit_charges(seen) if not denied or (isinstance(one.charge, RateCharge) and one.charge.counts)
+    )
     return tuple((one, next(left, None)) for one in told)
 
 
-def _limit(seen: w.LimitedSeen, states: States, decision: Decision, facts: Facts) -> Line:
+def _limit(seen: w.LimitTrace, states: States, decision: Decision, facts: Facts) -> ExplanationLine:
     limit = seen.limit
     word = "budget" if isinstance(limit, k.Budget) else "rate"
-    name, at = f"{word} {shown(limit.name)}", limit.span.at
+    name, at = f"{word} {format_value(limit.name)}", limit.span.at
     if not seen.covers:
-        return Line(Mark.SKIPPED, name, "not about this endpoint", at)
+        return ExplanationLine(Mark.SKIPPED, name, "not about this endpoint", at)
     condition = () if limit.when is None else (expression_line(limit.when, facts),)
     if not seen.acts:
-        return Line(Mark.SKIPPED, name, "does not apply", at, condition)
+        return ExplanationLine(Mark.SKIPPED, name, "does not apply", at, condition)
     keys = tuple(_fact(key, known) for key, known in zip(limit.keys, seen.keys, strict=True))
     parts = (*condition, *keys, *(_budget(limit, seen) if isinstance(limit, k.Budget) else _rate(limit, seen, facts)))
-    stand = _standings(limit, states, decision)
-    if doubts(seen):
+    stand = _charge_lines(limit, states, decision)
+    if unknown_limit_inputs(seen):
         note = "stops, for what it takes, or by whose count, is unknown"
-        return Line(Mark.UNKNOWN, name, note, at, (*parts, *stand))
+        return ExplanationLine(Mark.UNKNOWN, name, note, at, (*parts, *stand))
     full = any(_is_full(one, decision) for one, _ in states)
-    return Line(mark_of(not full), name, _note(limit, states, seen), at, (*parts, *stand))
+    return ExplanationLine(mark_of(not full), name, _note(limit, states, seen), at, (*parts, *stand))
 
 
-def _note(limit: k.Limit, states: States, seen: w.LimitedSeen) -> str | None:
+def _note(limit: k.Limit, states: States, seen: w.LimitTrace) -> str | None:
     unknown = "applies, for a fact is unknown" if seen.condition is not True else None
     words = [
         unknown,
@@ -68,39 +70,39 @@ def _note(limit: k.Limit, states: States, seen: w.LimitedSeen) -> str | None:
     return "; ".join(one for one in words if one) or None
 
 
-def _fact(expression: k.Expr, known: Value) -> Line:
-    return fact_line(text_of(expression), known)
+def _fact(expression: k.Expr, known: Value) -> ExplanationLine:
+    return fact_line(source_text(expression), known)
 
 
 # ── What is asked ─────────────────────────────────────────────────────────────────────────────
 
 
-def _rate(rate: k.Rate, seen: w.LimitedSeen, facts: Facts) -> Iterator[Line]:
+def _rate(rate: k.Rate, seen: w.LimitTrace, facts: Facts) -> Iterator[ExplanationLine]:
     if isinstance(rate.pace, k.PaceByFact):
         yield _fact(rate.pace.count, seen.count)
     if rate.cost is not None:
         line = _fact(rate.cost, seen.cost)
-        yield Line(line.mark, f"cost {line.text}", line.note)
+        yield ExplanationLine(line.mark, f"cost {line.text}", line.note)
     raises, clamps = seen.moves[: len(rate.raises)], seen.moves[len(rate.raises) :]
     for up, holds in zip(rate.raises, raises, strict=True):
-        mark, note = (Mark.YES, "acts") if holds is True else (Mark.SKIPPED, _idle(holds))
-        yield Line(mark, _head(up), note, up.span.at, (expression_line(up.when, facts),))
+        mark, note = (Mark.YES, "acts") if holds is True else (Mark.SKIPPED, _idle_reason(holds))
+        yield ExplanationLine(mark, _adjustment_head(up), note, up.span.at, (expression_line(up.when, facts),))
     for down, holds in zip(rate.clamps, clamps, strict=True):
         note = "does not act now" if holds is False else "acts" if holds is True else f"acts, for {note_of(holds)}"
         mark = Mark.SKIPPED if holds is False else Mark.NO
-        yield Line(mark, _head(down), note, down.span.at, (expression_line(down.when, facts),))
+        yield ExplanationLine(mark, _adjustment_head(down), note, down.span.at, (expression_line(down.when, facts),))
 
 
-def _idle(holds: Value) -> str:
+def _idle_reason(holds: Value) -> str:
     return f"does not act, for {note_of(holds)}" if isinstance(holds, Unknown) else "does not act"
 
 
-def _head(move: k.Raise | k.Clamp) -> str:
+def _adjustment_head(move: k.Raise | k.Clamp) -> str:
     """`raise x3 at most 300/1m`."""
-    return text_of(move).partition(" when ")[0]
+    return source_text(move).partition(" when ")[0]
 
 
-def _budget(budget: k.Budget, seen: w.LimitedSeen) -> Iterator[Line]:
+def _budget(budget: k.Budget, seen: w.LimitTrace) -> Iterator[ExplanationLine]:
     for quota, (bound, amount) in zip(budget.quotas, seen.quotas, strict=True):
         if quota.fact is not None:
             yield _fact(quota.fact, amount)
@@ -111,35 +113,35 @@ def _budget(budget: k.Budget, seen: w.LimitedSeen) -> Iterator[Line]:
 # ── How it stands ─────────────────────────────────────────────────────────────────────────────
 
 
-def _standings(limit: k.Limit, states: States, decision: Decision) -> Iterator[Line]:
+def _charge_lines(limit: k.Limit, states: States, decision: Decision) -> Iterator[ExplanationLine]:
     """`100/1m burst 20: 19 of 20 left`; what is left is only known where the decision says it."""
-    for (words, at), state in zip_longest(_says(limit), states):
+    for (words, at), state in zip_longest(_charge_labels(limit), states):
         one, how = state or (None, None)
         full = one is not None and _is_full(one, decision)
-        waits = decision.outcome is Outcome.CONFIRM and one is not None and not isinstance(one.charge, Take)
+        waits = decision.outcome is Outcome.CONFIRM and one is not None and not isinstance(one.charge, RateCharge)
         left = None if how is None else f"{_left(how)}; {UNTIL_APPROVED}" if waits else _left(how)
-        yield Line(mark_of(not full), words, left, at)
+        yield ExplanationLine(mark_of(not full), words, left, at)
 
 
-def _says(limit: k.Limit) -> Iterator[tuple[str, str]]:
+def _charge_labels(limit: k.Limit) -> Iterator[tuple[str, str]]:
     """What it charges for, in the order of the charges."""
     if isinstance(limit, k.Budget):
         yield from ((quota.words, quota.span.at) for quota in limit.quotas)
         return
     if limit.pace is not None:
-        yield pace_words(limit.pace), limit.span.at
+        yield format_pace(limit.pace), limit.span.at
     if limit.at_once is not None:
-        yield text_of(limit.at_once), limit.at_once.span.at
+        yield source_text(limit.at_once), limit.at_once.span.at
 
 
 def _left(how: RateState) -> str:
     words = f"{how.remaining} of {how.limit} left"
     if how.reset_ms:
-        words += f", all of it back in {duration(timedelta(milliseconds=how.reset_ms))}"
+        words += f", all of it back in {format_duration(timedelta(milliseconds=how.reset_ms))}"
     return words if how.factor == 1 else f"{words}, at {how.factor:.3g} times the pace"
 
 
-def _is_full(one: Limited, decision: Decision) -> bool:
+def _is_full(one: LimitCharge, decision: Decision) -> bool:
     return any(
         reason.gate in (Gate.RATE, Gate.BUDGET)
         and reason.outcome is Outcome.THROTTLE

@@ -10,21 +10,21 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from policyengine.http.form_fields import MOST_FIELDS, form_fields, possible_fields
-from policyengine.http.json_members import json_members
+from policyengine.http.form_fields import MAX_FIELDS, form_fields, possible_fields
+from policyengine.http.json_members import parse_json_members
 from policyengine.http.method_override import names_method
 from policyengine.runtime import decode
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import Invalid
 
 IN_UTF_8 = r"""(?: *; *charset=(?:utf-?8|"utf-?8"))?"""
 JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
-LIKE_JSON = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # comments are JSON to Ruby, and Go stops where a value ends
+JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # comments are JSON to Ruby, and Go stops where a value ends
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what a policy can ask for in a body
-OF_A_FORM = Invalid("a text of the JSON has it as a field of a form, too (write `&` as `\\u0026`)")
-OVERRIDE = {
+ALSO_FORM_FIELD = Invalid("a text of the JSON has it as a field of a form, too (write `&` as `\\u0026`)")
+METHOD_OVERRIDE = {
     "_method": Invalid("the body names another method (`_method`)")
 }  # which no request may have: it is refused, whatever else is there
 
@@ -33,7 +33,7 @@ def body_members(types: Sequence[str], codings: Sequence[str], content: bytes) -
     """`types` and `codings` are the values of `Content-Type` and `Content-Encoding`, as they came."""
     found = members_by_type(types, codings, content) if content else Invalid("the body is empty")
     if isinstance(found, Invalid) and names_method(types, content):
-        return OVERRIDE
+        return METHOD_OVERRIDE
     return found
 
 
@@ -48,7 +48,7 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
         case [str() as type_] if FORM.fullmatch(type_):
             return form_body(content)
         case [str() as type_]:
-            return Invalid(f"the body was sent as `{quoted(type_)}`: only JSON and forms in UTF-8 are read")
+            return Invalid(f"the body was sent as `{quote_input(type_)}`: only JSON and forms in UTF-8 are read")
         case _:
             return Invalid("the body has more than one `Content-Type`")
 
@@ -56,24 +56,24 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
 def json_body(content: bytes) -> Mapping[str, object] | Invalid:
     """Names that stand in it as fields of a form are unknown: some servers read a form, whatever the head says."""
     try:
-        found = json_members(content)
-    except decode.WireError as error:
+        found = parse_json_members(content)
+    except decode.DecodeError as error:
         return Invalid(f"the body is {error}")
     possible = possible_fields(content.decode("utf-8"))
     names = None if possible is None else [name for name in possible if IDENTIFIER.fullmatch(name)]
-    if names is None or len(names) > MOST_FIELDS:
+    if names is None or len(names) > MAX_FIELDS:
         return Invalid("the body could be read as a form")
-    return {**found, **dict.fromkeys(names, OF_A_FORM)}
+    return {**found, **dict.fromkeys(names, ALSO_FORM_FIELD)}
 
 
 def form_body(content: bytes) -> Mapping[str, object] | Invalid:
     if not RAW_FORM.fullmatch(content):
         return Invalid("the body is a form with characters that are not escaped")
-    if LIKE_JSON.match(content) or is_json(content):
+    if JSON_START.match(content) or is_json(content):
         return Invalid("the body was sent as a form, and could be read as JSON")
     found = form_fields(content.decode("ascii"), of_body=True)
     if found is None:
-        return Invalid(f"the body has more than {MOST_FIELDS:,} fields")
+        return Invalid(f"the body has more than {MAX_FIELDS:,} fields")
     return Invalid("the body names a character set") if "_charset_" in found else found
 
 

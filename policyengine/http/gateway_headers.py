@@ -13,42 +13,70 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from policyengine.http.body import OVERRIDE, body_members
-from policyengine.http.client_credentials import CERTIFICATES, SENT, credentials_of, url_of
-from policyengine.http.client_credentials import FORWARDED as FORWARDED_AUTHORIZATION
-from policyengine.http.completeness import ALL, WITHHELD, Adapter, Given, HandsOn, header_facts, unknown_headers
+from policyengine.http.body import METHOD_OVERRIDE, body_members
+from policyengine.http.client_credentials import (
+    CERTIFICATE_HEADERS,
+    CREDENTIAL_HEADERS,
+    read_client_credentials,
+    request_url,
+)
+from policyengine.http.client_credentials import FORWARDED_AUTHORIZATION as FORWARDED_AUTHORIZATION
+from policyengine.http.completeness import (
+    ALL,
+    WITHHELD_HEADERS,
+    ForwardedParts,
+    GatewayAdapter,
+    HeaderValues,
+    header_facts,
+    unknown_headers,
+)
 from policyengine.http.form_fields import Field, query_fields
 from policyengine.http.method_override import names_method
 from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid
 
-Raw = Iterable[tuple[bytes, bytes]]
+RawHeaderPairs = Iterable[tuple[bytes, bytes]]
 Facts = Mapping[str, Mapping[str, object]]
 # A body as far as the gateway sent it. One that came as text is not as its client sent it: the gateway has put other
 # characters in place of bytes that are no UTF-8.
 Content: TypeAlias = bytes | str
 
-LONGEST_VALUE = 4_096
+MAX_VALUE_LENGTH = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 BYTES = re.compile(r"[0-9]{1,15}")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
-AS_TEXT = Invalid("the body came as text, not as it was sent (`pack_as_bytes` is not set)")
+BODY_AS_TEXT = Invalid("the body came as text, not as it was sent (`pack_as_bytes` is not set)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
-FORWARDED = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
+FORWARDED_HEADERS = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
 # Servers behind us may take another path than that of the request line from these.
-ELSEWHERE = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
-SET_BY_US = ("x-auth-subject", "x-auth-user")
+OTHER_TARGET_HEADERS = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
+OWN_HEADERS = ("x-auth-subject", "x-auth-user")
 # Names that cannot carry a fact: they say something else, or everybody sets them.
-RESERVED = frozenset({*FORWARDED, *ELSEWHERE, *SET_BY_US, "x-request-id", "content-type", "idempotency-key"}) | WITHHELD
+RESERVED_HEADERS = (
+    frozenset(
+        {*FORWARDED_HEADERS, *OTHER_TARGET_HEADERS, *OWN_HEADERS, "x-request-id", "content-type", "idempotency-key"}
+    )
+    | WITHHELD_HEADERS
+)
 # What servers trust or read a body by, and no other spelling may stand in for.
-TRUSTED = frozenset({*SENT, *WITHHELD, "content-encoding", "content-type", "x-decision-id", "x-real-ip", "x-would-be"})
+TRUSTED_HEADERS = frozenset(
+    {
+        *CREDENTIAL_HEADERS,
+        *WITHHELD_HEADERS,
+        "content-encoding",
+        "content-type",
+        "x-decision-id",
+        "x-real-ip",
+        "x-would-be",
+    }
+)
 # Facts of who asks that may be there although no header says so.
-OPTIONAL = ("agent_instance", "agent_groups", "credential_kind", "credential_scopes", "credential_bound")
+OPTIONAL_FACTS = ("agent_instance", "agent_groups", "credential_kind", "credential_scopes", "credential_bound")
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched:
+class GatewayHeaders:
     """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets.
 
     `trust_domains` are those of certificates (`acme.example`), each with the issuer that the policy knows it by.
@@ -81,12 +109,14 @@ class Vouched:
     hands_on_envoy_grpc: tuple[str, ...] = (ALL,)
     bodies: tuple[str, ...] = ()
 
-    def hands_on(self, adapter: Adapter) -> HandsOn:
+    def hands_on(self, adapter: GatewayAdapter) -> ForwardedParts:
         names: tuple[str, ...] = getattr(self, f"hands_on_{adapter}")
         headers = None if names == (ALL,) else frozenset(names)
-        return HandsOn(headers, adapter in self.bodies, joins=adapter in (Adapter.NGINX, Adapter.ENVOY))
+        return ForwardedParts(
+            headers, adapter in self.bodies, joins=adapter in (GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
+        )
 
-    def hides_absence(self, adapter: Adapter, path: tuple[str, ...]) -> bool:
+    def hides_absence(self, adapter: GatewayAdapter, path: tuple[str, ...]) -> bool:
         """Whether nobody who asks by that adapter knows that a fact is not there."""
         hands_on = self.hands_on(adapter)
         match path:
@@ -98,7 +128,7 @@ class Vouched:
                 return not hands_on.shows_absence(name)
             case ("context", *_) | ("agent", "model" | "publisher"):
                 return True
-            case (root, member) if f"{root}_{member}" in OPTIONAL:
+            case (root, member) if f"{root}_{member}" in OPTIONAL_FACTS:
                 return not hands_on.shows_absence(getattr(self, f"{root}_{member}"))
             case _:
                 return False
@@ -111,7 +141,7 @@ class Vouched:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """What was asked for, as it stood in the request line."""
 
     method: str
@@ -122,7 +152,7 @@ class Target:
 # ── Headers ───────────────────────────────────────────────────────────────────────────────────
 
 
-def given_headers(raw: Raw) -> Given:
+def collect_headers(raw: RawHeaderPairs) -> HeaderValues:
     """All values of each name. What is no UTF-8 keeps its bytes, as surrogates."""
     found: dict[str, tuple[str, ...]] = {}
     for name, value in raw:
@@ -131,83 +161,85 @@ def given_headers(raw: Raw) -> Given:
     return found
 
 
-def only_value(given: Given, name: str) -> str | None:
+def get_only_value(given: HeaderValues, name: str) -> str | None:
     """The value of a header that the gateway sets; None where there is none, or an empty one. Raises RequestError."""
     values = given.get(name, ())
     if len(values) > 1:
-        raise refused(name, "came twice", "the gateway must set it in place of what its client sent")
+        raise header_error(name, "came twice", "the gateway must set it in place of what its client sent")
     value = values[0].strip(" \t") if values else ""
     if not value:
         return None
-    if len(value) > LONGEST_VALUE or not value.isprintable():
-        raise refused(name, "has a value that nobody can read", "visible characters in UTF-8, 4,096 of them at most")
+    if len(value) > MAX_VALUE_LENGTH or not value.isprintable():
+        raise header_error(
+            name, "has a value that nobody can read", "visible characters in UTF-8, 4,096 of them at most"
+        )
     return value
 
 
-def refused(name: str, why: str, hint: str | None = None) -> RequestError:
+def header_error(name: str, why: str, hint: str | None = None) -> RequestError:
     return RequestError(f"headers.{name}", f"the header `{name}` {why}", hint)
 
 
 # ── Facts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def one_word(name: str, value: str) -> str:
+def parse_word(name: str, value: str) -> str:
     """Gateways join what came twice with commas, so there is none in a value that stands alone."""
     if "," in value:
-        raise refused(name, "has a comma in it, as if it had come twice")
+        raise header_error(name, "has a comma in it, as if it had come twice")
     return value
 
 
-def listed(name: str, value: str) -> list[str]:
+def parse_list(name: str, value: str) -> list[str]:
     return [one for one in (part.strip() for part in value.split(",")) if one]
 
 
-def scopes(name: str, value: str) -> list[str]:
+def parse_scopes(name: str, value: str) -> list[str]:
     """As in OAuth: with a space between them."""
-    return one_word(name, value).split()
+    return parse_word(name, value).split()
 
 
-def time_or_seconds(name: str, value: str) -> str | datetime:
+def parse_time_or_seconds(name: str, value: str) -> str | datetime:
     """A time, or the seconds since 1970 that tokens have."""
     if not SECONDS.fullmatch(value):
-        return one_word(name, value)
+        return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
 
 
-def yes_or_no(name: str, value: str) -> bool:
+def parse_boolean(name: str, value: str) -> bool:
     if value not in ("true", "false"):
-        raise refused(name, "is neither `true` nor `false`")
+        raise header_error(name, "is neither `true` nor `false`")
     return value == "true"
 
 
-def number_of_bytes(name: str, value: str) -> int:
-    if not BYTES.fullmatch(one_word(name, value)):
-        raise refused(name, "is no number of bytes")
+def parse_byte_count(name: str, value: str) -> int:
+    if not BYTES.fullmatch(parse_word(name, value)):
+        raise header_error(name, "is no number of bytes")
     return int(value)
 
 
-READERS: Mapping[str, Callable[[str, str], object]] = {
-    "agent_groups": listed,
-    "credential_scopes": scopes,
-    "credential_issued_at": time_or_seconds,
-    "credential_expires_at": time_or_seconds,
-    "credential_bound": yes_or_no,
-    "request_size": number_of_bytes,
+HEADER_PARSERS: Mapping[str, Callable[[str, str], object]] = {
+    "agent_groups": parse_list,
+    "credential_scopes": parse_scopes,
+    "credential_issued_at": parse_time_or_seconds,
+    "credential_expires_at": parse_time_or_seconds,
+    "credential_bound": parse_boolean,
+    "request_size": parse_byte_count,
 }
 
 
-def facts_of_headers(given: Given, names: Vouched) -> dict[str, dict[str, object]]:
+def read_header_facts(given: HeaderValues, names: GatewayHeaders) -> dict[str, dict[str, object]]:
     """By root, each as the header of its name says it. Raises RequestError."""
     found: dict[str, dict[str, object]] = {}
     for key, header in names.facts.items():
-        value = only_value(given, header)
+        value = get_only_value(given, header)
         if value is not None:
             root, _, member = key.partition("_")
-            found.setdefault(root, {})[member] = READERS.get(key, one_word)(header, value)
+            found.setdefault(root, {})[member] = HEADER_PARSERS.get(key, parse_word)(header, value)
     return found
 
 
-def spiffe_facts(principal: str, names: Vouched) -> dict[str, dict[str, object]]:
+def read_spiffe_facts(principal: str, names: GatewayHeaders) -> dict[str, dict[str, object]]:
     """What a certificate that the gateway verified says, where it is a SPIFFE id of a domain that is trusted: which
     agent asks, and that the connection is its own. Another name says nothing."""
     found = SPIFFE.fullmatch(principal)
@@ -223,38 +255,45 @@ def spiffe_facts(principal: str, names: Vouched) -> dict[str, dict[str, object]]
 # ── The question ──────────────────────────────────────────────────────────────────────────────
 
 
-def forwarded_target(given: Given) -> Target:
+def read_forwarded_target(given: HeaderValues) -> RequestTarget:
     """As Caddy and Traefik say it, and nginx as it is configured. Raises RequestError."""
-    method, uri, host = (only_value(given, name) for name in FORWARDED)
+    method, uri, host = (get_only_value(given, name) for name in FORWARDED_HEADERS)
     if method is None or uri is None:
-        missing = FORWARDED[0] if method is None else FORWARDED[1]
-        raise refused(missing, "is missing", "the gateway says in it what its client asked for")
-    return Target(method, uri, host)
+        missing = FORWARDED_HEADERS[0] if method is None else FORWARDED_HEADERS[1]
+        raise header_error(missing, "is missing", "the gateway says in it what its client asked for")
+    return RequestTarget(method, uri, host)
 
 
-def question_of(
-    target: Target,
-    given: Given,
-    names: Vouched,
-    hands_on: HandsOn,
+def build_question(
+    target: RequestTarget,
+    given: HeaderValues,
+    names: GatewayHeaders,
+    hands_on: ForwardedParts,
     content: Content | None = None,
     vouched: Facts | None = None,
 ) -> dict[str, object]:
     """What the engine is asked, in the shape of `/decide`; what nobody saw is pending. `content` is the body as far as
     the gateway sent it, None where it never does; `vouched` is what else it says of who asks. Raises RequestError."""
-    ours = (*names.facts.values(), *FORWARDED, *SET_BY_US, *ELSEWHERE, *CERTIFICATES, FORWARDED_AUTHORIZATION)
-    check_spellings(given, (*ours, *TRUSTED))
-    for name in ELSEWHERE:
+    ours = (
+        *names.facts.values(),
+        *FORWARDED_HEADERS,
+        *OWN_HEADERS,
+        *OTHER_TARGET_HEADERS,
+        *CERTIFICATE_HEADERS,
+        FORWARDED_AUTHORIZATION,
+    )
+    check_spellings(given, (*ours, *TRUSTED_HEADERS))
+    for name in OTHER_TARGET_HEADERS:
         if name in given:
-            raise refused(name, "would have some servers take another path", "the gateway takes it away")
-    facts: dict[str, dict[str, object]] = {**(vouched or {}), **facts_of_headers(given, names)}  # type: ignore[dict-item]
-    body, size = body_and_size(given, hands_on, content, facts.get("request", {}).pop("size", None))
+            raise header_error(name, "would have some servers take another path", "the gateway takes it away")
+    facts: dict[str, dict[str, object]] = {**(vouched or {}), **read_header_facts(given, names)}  # type: ignore[dict-item]
+    body, size = read_body_and_size(given, hands_on, content, facts.get("request", {}).pop("size", None))
     path, _, query = target.uri.partition("?")
     request = {
         **facts.pop("request", {}),
         "method": target.method,
         "path": path,
-        "query": query_of(query),
+        "query": read_query(query),
         "headers": header_facts(given, hands_on, ours),
         **({} if target.host is None else {"host": target.host}),
         **({} if size is None else {"size": size}),
@@ -264,15 +303,15 @@ def question_of(
         "context",
         *(f"request.{name}" for name in ("host", "ip", "size") if name not in request),
         *unknown_headers(given, hands_on, ours),
-        *unsaid(facts, given, names, hands_on),
+        *missing_facts(facts, given, names, hands_on),
     ]
     said = {**facts, **({} if body is None else {"body": body}), "pending": pending}
     return {"request": request, **said, "options": {"obligations_supported": list(names.obligations)}}
 
 
-def unsaid(facts: Facts, given: Given, names: Vouched, hands_on: HandsOn) -> Iterator[str]:
+def missing_facts(facts: Facts, given: HeaderValues, names: GatewayHeaders, hands_on: ForwardedParts) -> Iterator[str]:
     """What the gateway could know of who asks, and has said in no header: an empty one says that there is nothing."""
-    for key in OPTIONAL:
+    for key in OPTIONAL_FACTS:
         root, _, member = key.partition("_")
         header = getattr(names, key)
         silent = header == "" or (header not in given and not hands_on.shows_absence(header))
@@ -282,8 +321,8 @@ def unsaid(facts: Facts, given: Given, names: Vouched, hands_on: HandsOn) -> Ite
         yield from ("agent.model", "agent.publisher")
 
 
-def body_and_size(
-    given: Given, hands_on: HandsOn, content: Content | None, said: object
+def read_body_and_size(
+    given: HeaderValues, hands_on: ForwardedParts, content: Content | None, said: object
 ) -> tuple[Mapping[str, object] | Invalid | None, object]:
     """The members of the body, none of an empty one, and None where nobody saw it; and its bytes. What the gateway
     has `said` of them counts where it never sends any."""
@@ -291,29 +330,29 @@ def body_and_size(
         return ({} if said == 0 else None), said
     whole = whole_body(given, content)
     if whole is not None:
-        return body_of(given, whole), len(raw_body(whole))
+        return read_body(given, whole), len(raw_body(whole))
     if content:
-        return override_in(given, content), None
+        return find_body_override(given, content), None
     empty = hands_on.bodies and given.get(PARTIAL_BODY, ("false",)) == ("false",)
     return ({}, 0) if empty else (None, None)
 
 
-def body_of(given: Given, content: Content) -> Mapping[str, object] | Invalid:
+def read_body(given: HeaderValues, content: Content) -> Mapping[str, object] | Invalid:
     """The members of a whole body, or why nobody can say what is in it, nor what is not."""
     if isinstance(content, str):
-        return override_in(given, content) or AS_TEXT
+        return find_body_override(given, content) or BODY_AS_TEXT
     return body_members(given.get("content-type", ()), given.get("content-encoding", ()), content)
 
 
-def override_in(given: Given, content: Content) -> Mapping[str, object] | None:
+def find_body_override(given: HeaderValues, content: Content) -> Mapping[str, object] | None:
     """What is known of a body that is not read: that it names another method, if it does."""
-    return OVERRIDE if names_method(given.get("content-type", ()), raw_body(content)) else None
+    return METHOD_OVERRIDE if names_method(given.get("content-type", ()), raw_body(content)) else None
 
 
-def with_credentials(
+def add_credentials(
     question: dict[str, object],
-    target: Target,
-    given: Given,
+    target: RequestTarget,
+    given: HeaderValues,
     *,
     own: bool,
     certificate: str | None,
@@ -322,13 +361,15 @@ def with_credentials(
     """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
     token of ours. `certificate`: the header that tells of its certificate. `content`: the body, as far as the gateway
     sent it. Raises RequestError."""
-    url, whole = url_of(given, target.host, target.uri), whole_body(given, content)
+    url, whole = request_url(given, target.host, target.uri), whole_body(given, content)
     signed = None if whole is None else raw_body(whole)
-    found = credentials_of(given, method=target.method, url=url, own=own, certificate=certificate, content=signed)
+    found = read_client_credentials(
+        given, method=target.method, url=url, own=own, certificate=certificate, content=signed
+    )
     return {**question, "credentials": found} if found else question
 
 
-def whole_body(given: Given, content: Content | None) -> Content | None:
+def whole_body(given: HeaderValues, content: Content | None) -> Content | None:
     """The body where the gateway says that this is all of it. Without a word of it none may have been sent, or only
     its beginning: then nobody saw it."""
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
@@ -338,7 +379,7 @@ def raw_body(content: Content) -> bytes:
     return content if isinstance(content, bytes) else content.encode()
 
 
-def query_of(text: str) -> dict[str, Field]:
+def read_query(text: str) -> dict[str, Field]:
     """By name. Raises RequestError."""
     found = query_fields(text)
     if isinstance(found, Invalid):

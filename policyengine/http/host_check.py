@@ -14,19 +14,19 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 
-Lines = Iterable[tuple[bytes, bytes]]
+RawHeaderLines = Iterable[tuple[bytes, bytes]]
 
 BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 LOOPBACK = re.compile(rb"(?:localhost\.?|127(?:\." + BYTE + rb"){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE).fullmatch
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?)\.?(?::[0-9]{0,5})?")
 ORIGIN = re.compile(r"https?://(?P<host>[^/?#@]+)")
 NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?\.?")
-ANY = "*"
+ANY_HOST_NAME = "*"
 OWN_SITES = frozenset({b"same-origin", b"none"})
 # A page needs a preflight to send these to another site, and no preflight succeeds here.
-BY_GATEWAYS = (b"x-envoy-", b"x-forwarded-")
+GATEWAY_HEADER_PREFIXES = (b"x-envoy-", b"x-forwarded-")
 
 
 class AllowedHostError(ValueError):
@@ -57,7 +57,7 @@ class AllowedHosts:
     @classmethod
     def of(cls, given: Iterable[str]) -> AllowedHosts:
         """Raises AllowedHostError."""
-        return cls(frozenset(map(host_name, given)))
+        return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether headers, each given once, are those of an ordinary client. False: `refusal` has to say."""
@@ -66,7 +66,7 @@ class AllowedHosts:
 
     def answers(self, host: bytes, own: str | None = None) -> bool:
         """Whether a `Host` is allowed. `own` is the address the connection arrived at: nobody can rebind an address."""
-        return is_named(host, self.names) or is_address(name_in(host), own)
+        return is_named(host, self.names) or is_address(parse_host_header(host), own)
 
     def refusal(
         self, method: str, headers: Sequence[tuple[bytes, bytes]], own: str | None = None
@@ -74,102 +74,106 @@ class AllowedHosts:
         """Why a request is refused; None if it is answered."""
         return self.host_refusal(headers, own) or self.page_refusal(method, headers)
 
-    def host_refusal(self, headers: Lines, own: str | None = None) -> HostRefusal | None:
-        hosts = values(headers, b"host")
+    def host_refusal(self, headers: RawHeaderLines, own: str | None = None) -> HostRefusal | None:
+        hosts = header_values(headers, b"host")
         if len(hosts) == 1 and self.answers(hosts[0], own):
             return None
         if len(hosts) != 1:
             said = "there is no Host" if not hosts else "there are several Hosts"
             return HostRefusal("host", said, "say whom you ask: `Host: 127.0.0.1`")
-        name = quoted(hosts[0].decode("latin-1"))
+        name = quote_input(hosts[0].decode("latin-1"))
         hint = (
             "ask `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
             "with `--allowed-host NAME` (without a port), or with `--token-file`: then every name is answered"
         )
         return HostRefusal("host", f"the Host `{name}` is no name of this server", hint)
 
-    def page_refusal(self, method: str, headers: Lines) -> HostRefusal | None:
+    def page_refusal(self, method: str, headers: RawHeaderLines) -> HostRefusal | None:
         """Why a request is refused as one of a page of another site, by what its browser says; None if it is not."""
         headers = tuple(headers)
-        origins, sites = values(headers, b"origin"), values(headers, b"sec-fetch-site")
+        origins, sites = header_values(headers, b"origin"), header_values(headers, b"sec-fetch-site")
         if origins:
-            return None if len(origins) == 1 and self.is_own(origins[0], headers) else foreign("origin", origins[0])
-        if all(site in OWN_SITES for site in sites) or navigates(method, headers):
+            return (
+                None
+                if len(origins) == 1 and self.is_own(origins[0], headers)
+                else foreign_host_refusal("origin", origins[0])
+            )
+        if all(site in OWN_SITES for site in sites) or is_navigation(method, headers):
             return None
-        return foreign("sec-fetch-site", sites[0])
+        return foreign_host_refusal("sec-fetch-site", sites[0])
 
-    def is_own(self, origin: bytes, headers: Lines) -> bool:
+    def is_own(self, origin: bytes, headers: RawHeaderLines) -> bool:
         """Whether an `Origin` is this server, or has an allowed name."""
         found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
         if found is None:
             return False
-        if [found["host"].encode()] == [one.lower() for one in values(headers, b"host")]:
+        if [found["host"].encode()] == [one.lower() for one in header_values(headers, b"host")]:
             return True
-        return is_among(name_in(found["host"].encode("latin-1")), self.names)
+        return is_listed(parse_host_header(found["host"].encode("latin-1")), self.names)
 
 
 @lru_cache(maxsize=256)  # clients name few hosts, and every question names one
 def is_named(host: bytes, names: frozenset[str]) -> bool:
     """Whether a `Host` is a name of loopback or one of these."""
-    return LOOPBACK(host) is not None or ANY in names or is_among(name_in(host), names)
+    return LOOPBACK(host) is not None or ANY_HOST_NAME in names or is_listed(parse_host_header(host), names)
 
 
-def name_in(host: bytes) -> str:
+def parse_host_header(host: bytes) -> str:
     """The name in a `Host`, in lower case; empty where there is none."""
     found = HOST.fullmatch(host.decode("latin-1").lower())
     return "" if found is None else found["name"]
 
 
-def is_among(name: str, names: frozenset[str]) -> bool:
-    return name in names or any(f"*.{parent}" in names for parent in parents(name))
+def is_listed(name: str, names: frozenset[str]) -> bool:
+    return name in names or any(f"*.{parent}" in names for parent in parent_domains(name))
 
 
-def host_name(given: str) -> str:
+def parse_allowed_host(given: str) -> str:
     """The name of a host as it is compared. Raises AllowedHostError."""
     name = given.strip().lower()
     bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if ":" in bare and is_literal(bare):
         return f"[{ip_address(bare).compressed}]"
-    if name == ANY or NAME.fullmatch(name):
+    if name == ANY_HOST_NAME or NAME.fullmatch(name):
         return name.removesuffix(".")
     hint = "a name or an address, without scheme, port or path, like pdp.example.com; `*.example.com` is all below"
-    raise AllowedHostError(f"`{quoted(given)}` is no name of a host", hint)
+    raise AllowedHostError(f"`{quote_input(given)}` is no name of a host", hint)
 
 
-def names_of(url: str | None) -> tuple[str, ...]:
+def url_host_names(url: str | None) -> tuple[str, ...]:
     """The name of the host in a URL."""
     found = None if url is None else ORIGIN.match(url.lower())
-    name = "" if found is None else name_in(found["host"].encode("latin-1", "replace"))
+    name = "" if found is None else parse_host_header(found["host"].encode("latin-1", "replace"))
     return (name,) if name else ()
 
 
-def gateway_refusal(headers: Lines) -> HostRefusal | None:
+def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
     """Why a request at a gateway's door is refused: a page could send it without a preflight. None: it could not."""
-    if any(name.startswith(BY_GATEWAYS) for name, _ in headers):
+    if any(name.startswith(GATEWAY_HEADER_PREFIXES) for name, _ in headers):
         return None
     hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; by hand add `-H 'x-forwarded-for: 127.0.0.1'`"
     return HostRefusal("gateway", "nothing shows that a gateway asks", hint)
 
 
-def foreign(header: str, value: bytes) -> HostRefusal:
-    said = f"`{quoted(value.decode('latin-1'))}`"
+def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
+    said = f"`{quote_input(value.decode('latin-1'))}`"
     of = f"of {said}" if header == "origin" else f"of another site (`Sec-Fetch-Site: {said[1:]}"
     end = "" if header == "origin" else ")"
     hint = "pages of this server may; where that page is yours: `--allowed-host` with the name of its host"
     return HostRefusal(header, f"a page {of}{end} may not ask here", hint)
 
 
-def navigates(method: str, headers: Lines) -> bool:
+def is_navigation(method: str, headers: RawHeaderLines) -> bool:
     """Whether somebody followed a link: the page that had it learns nothing of the answer."""
-    how = values(headers, b"sec-fetch-mode"), values(headers, b"sec-fetch-dest")
+    how = header_values(headers, b"sec-fetch-mode"), header_values(headers, b"sec-fetch-dest")
     return method == "GET" and how == ([b"navigate"], [b"document"])
 
 
-def values(headers: Lines, name: bytes) -> list[bytes]:
+def header_values(headers: RawHeaderLines, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
-def parents(name: str) -> Iterable[str]:
+def parent_domains(name: str) -> Iterable[str]:
     """`b.c` and `c` of `a.b.c`."""
     while "." in name:
         name = name.partition(".")[2]

@@ -16,39 +16,41 @@ from policyengine.runtime.values import Invalid
 
 SAFE_DIGITS = 15  # that many any double holds
 ROUNDED = "a number that some readers round"
-OTHER_CASE = Invalid("a name that is there in another case, too")
+DUPLICATE_IN_OTHER_CASE = Invalid("a name that is there in another case, too")
 PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototype`")
 
 
-def json_members(content: bytes) -> dict[str, object]:
+def parse_json_members(content: bytes) -> dict[str, object]:
     """Clean, as `wire.from_json` has them. Raises WireError for what is no object in JSON."""
     found = decode.clean(decode.json_tree(content, DECODER))
     if isinstance(found, Invalid):
-        raise decode.WireError(found.why)
+        raise decode.DecodeError(found.why)
     if not isinstance(found, dict):
-        raise decode.WireError("no JSON object")
+        raise decode.DecodeError("no JSON object")
     return found
 
 
-def clear_members(pairs: list[tuple[str, object]]) -> dict[object, object] | Invalid:
-    found = decode.pairs(pairs)
+def object_from_pairs(pairs: list[tuple[str, object]]) -> dict[object, object] | Invalid:
+    found = decode.object_from_pairs(pairs)
     if "__proto__" in found:
         return PROTOTYPE
     match found.get("constructor"):
         case Invalid() | {"prototype": _}:
             return PROTOTYPE
-    return without_twins(found)
+    return drop_case_duplicates(found)
 
 
-def without_twins(found: dict[object, object]) -> dict[object, object]:
+def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
     """With no value where two names are the same but for their case."""
     spellings = Counter(str(name).casefold() for name in found)
     if len(spellings) == len(found):
         return found
-    return {name: OTHER_CASE if spellings[str(name).casefold()] > 1 else value for name, value in found.items()}
+    return {
+        name: DUPLICATE_IN_OTHER_CASE if spellings[str(name).casefold()] > 1 else value for name, value in found.items()
+    }
 
 
-def unrounded(read: Callable[[str], object]) -> Callable[[str], object]:
+def require_exact_double(read: Callable[[str], object]) -> Callable[[str], object]:
     """A reader of numbers that takes those only which are the same as doubles."""
 
     def number(text: str) -> object:
@@ -62,8 +64,8 @@ def unrounded(read: Callable[[str], object]) -> Callable[[str], object]:
 
 
 DECODER = json.JSONDecoder(
-    object_pairs_hook=clear_members,
-    parse_int=unrounded(decode.json_int),
-    parse_float=unrounded(decode.json_float),
+    object_pairs_hook=object_from_pairs,
+    parse_int=require_exact_double(decode.parse_json_int),
+    parse_float=require_exact_double(decode.parse_json_float),
     parse_constant=lambda text: Invalid.in_place_of(text, decode.NOT_FINITE),
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from urllib.parse import unquote
 
-from policyengine.http.form_fields import LONGEST_NAME, MOST_FIELDS, possible_names
+from policyengine.http.form_fields import MAX_FIELDS, MAX_NAME_LENGTH, possible_names
 from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
 
 IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)
@@ -26,8 +26,8 @@ NAMED = (  # in double quotes, or in single ones, too
 OTHER_TYPE = re.compile(
     r"(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
-MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
-MOST_PARTS, MOST_NAMES = MOST_FIELDS, 20 * MOST_FIELDS  # of one body; a part has a name in several ways
+BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
+MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # of one body; a part has a name in several ways
 COMMENTS = ("/*", "//")  # which JSON has to some
 
 
@@ -43,7 +43,7 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
 
 def is_whole(text: str) -> bool:
     """Whether all of it could be JSON or a form: it is no text that speaks of one."""
-    bare = text.lstrip(MARKS).strip()
+    bare = text.lstrip(BYTE_ORDER_MARKS).strip()
     return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
 
 
@@ -57,9 +57,9 @@ def in_json(text: str) -> bool:
 
 def in_parts(text: str) -> bool:
     """Of more parts and names than servers take nobody looks at the rest: one of those may name a method."""
-    dispositions = list(islice(DISPOSITION.finditer(text), MOST_PARTS + 1))
-    names = list(islice((name for one in dispositions for name in part_names(one[1])), MOST_NAMES + 1))
-    if len(dispositions) > MOST_PARTS or len(names) > MOST_NAMES:
+    dispositions = list(islice(DISPOSITION.finditer(text), MAX_PARTS + 1))
+    names = list(islice((name for one in dispositions for name in part_names(one[1])), MAX_NAMES + 1))
+    if len(dispositions) > MAX_PARTS or len(names) > MAX_NAMES:
         return True
     meant = {raw for raw in names if "method" in unquote(raw, "latin-1").lower()}
     return any(override_name(name) == OVERRIDE_FIELD for raw in meant for name in possible_names(raw))
@@ -68,8 +68,8 @@ def in_parts(text: str) -> bool:
 def part_names(disposition: str) -> Iterator[str]:
     """The names of a part, in each way that one can be written."""
     for pattern in NAMED:
-        found = islice(pattern.finditer(disposition), MOST_NAMES)
-        values = [(one[1], one[2].strip("\"'")[:LONGEST_NAME]) for one in found]
+        found = islice(pattern.finditer(disposition), MAX_NAMES)
+        values = [(one[1], one[2].strip("\"'")[:MAX_NAME_LENGTH]) for one in found]
         whole = "".join(value for extended, value in values if extended)
         for value in (*(value for _, value in values), whole):
             bare = re.sub(r"\\(.)", r"\1", value)

@@ -16,15 +16,15 @@ PARENT = re.compile(
     r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
 KNOWN_FLAGS = 0b11  # sampled, and that the id is random
-LONGEST_PARENT = 256
-LONGEST_STATE = 2_048
-MOST_MEMBERS = 32
+MAX_TRACEPARENT_LENGTH = 256
+MAX_TRACESTATE_LENGTH = 2_048
+MAX_TRACESTATE_MEMBERS = 32
 MEMBER = re.compile(
     r"(?P<key>[a-z0-9][a-z0-9_*/@-]{0,255})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 )
 
 
-class Trace(NamedTuple):
+class TraceContext(NamedTuple):
     """`parent` is what whoever asks next is told, with a span of our own: `00-TRACE-SPAN-FLAGS`. `state` as it came."""
 
     id: str
@@ -32,12 +32,12 @@ class Trace(NamedTuple):
     state: str = ""
 
 
-_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
-current = _current.get  # of the question that is being answered
+_current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
+current_trace = _current.get  # of the question that is being answered
 
 
 @contextmanager
-def within(trace: Trace | None) -> Iterator[None]:
+def trace_scope(trace: TraceContext | None) -> Iterator[None]:
     token = _current.set(trace)
     try:
         yield
@@ -45,29 +45,31 @@ def within(trace: Trace | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def enter(trace: Trace | None) -> None:
+def enter_trace(trace: TraceContext | None) -> None:
     """For the rest of this task."""
     _current.set(trace)
 
 
-def trace_of(parents: Sequence[str], states: Sequence[str] = ()) -> Trace | None:
+def parse_trace_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceContext | None:
     """By the headers `traceparent` and `tracestate`, of which the first is to be there once."""
     found = (
-        PARENT.fullmatch(parents[0].strip(" \t")) if len(parents) == 1 and len(parents[0]) <= LONGEST_PARENT else None
+        PARENT.fullmatch(parents[0].strip(" \t"))
+        if len(parents) == 1 and len(parents[0]) <= MAX_TRACEPARENT_LENGTH
+        else None
     )
     if found is None or (found["version"] == "00" and found["more"] is not None):
         return None
     flags = int(found["flags"], 16) & KNOWN_FLAGS
     parent = f"00-{found['trace']}-{getrandbits(64) or 1:016x}-{flags:02x}"
-    return Trace(found["trace"], parent, state_of(states) if states else "")
+    return TraceContext(found["trace"], parent, parse_tracestate(states) if states else "")
 
 
-def state_of(given: Sequence[str]) -> str:
+def parse_tracestate(given: Sequence[str]) -> str:
     """All or nothing: of what cannot be read nobody knows what to hand on."""
     whole = ",".join(given)
     members = [one.strip(" \t") for one in whole.split(",") if one.strip(" \t")]
     found = [MEMBER.fullmatch(one) for one in members]
     keys = {one["key"] for one in found if one is not None}
-    if len(whole) > LONGEST_STATE or len(members) > MOST_MEMBERS or len(keys) < len(members):
+    if len(whole) > MAX_TRACESTATE_LENGTH or len(members) > MAX_TRACESTATE_MEMBERS or len(keys) < len(members):
         return ""
     return ",".join(members)

@@ -6,9 +6,9 @@ from base64 import urlsafe_b64encode
 from hmac import compare_digest
 
 
-def b64url(data: bytes) -> str:
+def encode_base64url(data: bytes) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def same(one: str, other: str) -> bool:
+def equal_in_constant_time(one: str, other: str) -> bool:
     return compare_digest(one.encode(), other.encode())

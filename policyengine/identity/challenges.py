@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from policyengine.identity.authenticator import Identity
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import SAFE_ALGORITHMS
-from policyengine.runtime.credential_errors import KNOWN, OAuthError, Refusal
+from policyengine.runtime.credential_errors import REFUSAL_INFO, OAuthErrorCode, RefusalCode
 from policyengine.runtime.decision import Decision
 
-Lines = tuple[tuple[str, str], ...]
+ChallengeHeaders = tuple[tuple[str, str], ...]
 REALM = 'realm="agents"'
 ALGORITHMS = " ".join(SAFE_ALGORITHMS)
-OF_PROOFS = (OAuthError.INVALID_DPOP_PROOF, OAuthError.USE_DPOP_NONCE)
+PROOF_ERRORS = (OAuthErrorCode.INVALID_DPOP_PROOF, OAuthErrorCode.USE_DPOP_NONCE)
 
 
-def challenges_of(decision: Decision, identity: Identity | None = None) -> Lines:
+def challenge_headers(decision: Decision, identity: CredentialAuthenticator | None = None) -> ChallengeHeaders:
     """`WWW-Authenticate`, and a nonce where one is needed: which check failed, and nothing of a secret. Of proofs it
     says by which algorithms they may be (RFC 9449, 7.1)."""
     code = decision.reasons[0].code if decision.reasons else None
-    if code not in KNOWN:
+    if code not in REFUSAL_INFO:
         return (("www-authenticate", f"Bearer {REALM}"),)
-    return challenge(Refusal(code), identity)
+    return challenge_for_refusal(RefusalCode(code), identity)
 
 
-def challenge(refusal: Refusal, identity: Identity | None) -> Lines:
-    said = f'{REALM}, error="{refusal.error}", error_description="{described(refusal)}"'
-    if refusal.error not in OF_PROOFS:
+def challenge_for_refusal(refusal: RefusalCode, identity: CredentialAuthenticator | None) -> ChallengeHeaders:
+    said = f'{REALM}, error="{refusal.error}", error_description="{quotable_description(refusal)}"'
+    if refusal.error not in PROOF_ERRORS:
         return (("www-authenticate", f"Bearer {said}"),)
     nonce = None if identity is None else identity.nonce()
     return (("www-authenticate", f'DPoP {said}, algs="{ALGORITHMS}"'), *((("dpop-nonce", nonce),) if nonce else ()))
 
 
-def described(refusal: Refusal) -> str:
+def quotable_description(refusal: RefusalCode) -> str:
     """Of the characters that RFC 6750 allows there."""
     return refusal.words.replace("`", "'").replace('"', "'").replace("\\", "/")

@@ -9,55 +9,57 @@ from hashlib import sha256
 from typing import cast
 from urllib.parse import quote
 
-from policyengine.identity.verified import Binding, Hop, Token, Who
-from policyengine.runtime.credential_errors import Refusal, Refused
-from policyengine.runtime.decode import WireError, from_python
+from policyengine.identity.verified import ConfirmedKey, Hop, TokenPrincipal, VerifiedToken
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
+from policyengine.runtime.decode import DecodeError, from_python
 
 LINKS = "links"  # a claim of our own tokens
-MOST_LINKS = 200
+MAX_CHAIN_LINKS = 200
 
 
-def facts_of(
-    token: Token,
-    who: Who,
-    binding: Binding,
+def build_facts(
+    token: VerifiedToken,
+    who: TokenPrincipal,
+    binding: ConfirmedKey,
     attestation: Mapping[str, object] | None = None,
     mapped: Collection[str] = (),
 ) -> dict[str, dict[str, object]]:
     """By root, as a question that was read has them. Of the claims only those that the policy asks for (`mapped`) are
     told. Raises Refused where one of these is no value at all."""
-    found: dict[str, dict[str, object]] = {"credential": credential(token, who, binding, mapped)}
+    found: dict[str, dict[str, object]] = {"credential": credential_facts(token, who, binding, mapped)}
     if who.agent is not None:
         more = {"instance": who.instance, "groups": None if who.groups is None else list(who.groups)}
-        found["agent"] = {"id": who.agent, "issuer": token.issuer, **said(more)}
+        found["agent"] = {"id": who.agent, "issuer": token.issuer, **without_none(more)}
     if who.user is not None:
         found["user"] = {"id": who.user}
     if who.hops:
-        found["chain"] = {"hops": [hop_of(one) for one in who.hops]}
+        found["chain"] = {"hops": [hop_facts(one) for one in who.hops]}
     if who.task is not None:
         found["task"] = dict(who.task)
     if attestation is not None:
         found["attestation"] = dict(attestation)
-    return clean(found)
+    return clean_facts(found)
 
 
-def clean(found: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+def clean_facts(found: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
     try:
         return cast("dict[str, dict[str, object]]", from_python(found))
-    except WireError:
-        raise Refused(Refusal.CLAIM_TYPE) from None
+    except DecodeError:
+        raise CredentialError(RefusalCode.CLAIM_TYPE) from None
 
 
-def credential(token: Token, who: Who, binding: Binding, mapped: Collection[str]) -> dict[str, object]:
+def credential_facts(
+    token: VerifiedToken, who: TokenPrincipal, binding: ConfirmedKey, mapped: Collection[str]
+) -> dict[str, object]:
     claims = {name: token.claims[name] for name in mapped if name in token.claims}
-    return said(
+    return without_none(
         {
             "kind": token.kind,
             "issuer": token.issuer,
             "subject": token.claims.get("sub") if who.subject is None else who.subject,
             "scopes": None if who.scopes is None else list(who.scopes),
-            "issued_at": moment(token.claims.get("iat")),
-            "expires_at": moment(token.claims.get("exp")),
+            "issued_at": to_datetime(token.claims.get("iat")),
+            "expires_at": to_datetime(token.claims.get("exp")),
             "bound": binding.jkt is not None or binding.x5t is not None,
             "fingerprint": fingerprint(token.digest),
             "claims": claims or None,
@@ -65,16 +67,18 @@ def credential(token: Token, who: Who, binding: Binding, mapped: Collection[str]
     )
 
 
-def hop_of(hop: Hop) -> dict[str, object]:
+def hop_facts(hop: Hop) -> dict[str, object]:
     scopes = None if hop.scopes is None else list(hop.scopes)
-    return said({"agent": hop.agent, "issuer": hop.issuer, "issued_at": moment(hop.issued_at), "scopes": scopes})
+    return without_none(
+        {"agent": hop.agent, "issuer": hop.issuer, "issued_at": to_datetime(hop.issued_at), "scopes": scopes}
+    )
 
 
-def said(given: Mapping[str, object]) -> dict[str, object]:
+def without_none(given: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def moment(seconds: object) -> datetime | None:
+def to_datetime(seconds: object) -> datetime | None:
     """Of a NumericDate; who verified the token has seen that it is one."""
     match seconds:
         case bool() | None:
@@ -90,12 +94,12 @@ def fingerprint(digest: bytes) -> str:
     return f"sha256:{digest.hex()[:32]}"
 
 
-def token_name(token: Token) -> str:
+def revocable_token_name(token: VerifiedToken) -> str:
     """By which a token is revoked, also where its signature is spelled in another way that holds."""
     return f"token:{(token.signed or token.digest).hex()}"
 
 
-def raw_names(raw: str) -> frozenset[str]:
+def revocable_raw_names(raw: str) -> frozenset[str]:
     """By which a credential would be revoked that nobody verified: as it is and, where it has the form of a signed
     token, by what would be signed."""
     told, _, signature = raw.rpartition(".")
@@ -103,36 +107,36 @@ def raw_names(raw: str) -> frozenset[str]:
     return frozenset(f"token:{sha256(one.encode('utf-8', 'surrogatepass')).hexdigest()}" for one in parts)
 
 
-def names_of(token: Token, who: Who, binding: Binding) -> frozenset[str]:
+def revocable_names(token: VerifiedToken, who: TokenPrincipal, binding: ConfirmedKey) -> frozenset[str]:
     """What can be revoked so that this credential is: itself, whoever is in it, its task, the keys that it is bound to,
     and the links of its chain."""
-    names = {token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
+    names = {revocable_token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
-    names |= key_names(binding, token.key)
+    names |= revocable_key_names(binding, token.key)
     other = token.claims.get("sub") if who.subject is not None else None
     if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
-    task = task_in(who)
+    task = revocable_task_name(who)
     if task is not None:
-        names |= {f"task:{token.issuer}/{task}", *filter(None, [own_task_of(token, who)])}
+        names |= {f"task:{token.issuer}/{task}", *filter(None, [own_task_name(token, who)])}
     identifier = token.claims.get("jti")
     if isinstance(identifier, str):
         names.add(f"jti:{token.issuer}/{identifier}")
-    return frozenset(names) | links_of(token)
+    return frozenset(names) | chain_links(token)
 
 
-def key_names(binding: Binding, *more: str | None) -> frozenset[str]:
+def revocable_key_names(binding: ConfirmedKey, *more: str | None) -> frozenset[str]:
     """Of every key that was proved, and of a certificate both its digest and its key."""
     keys = (binding.jkt, binding.x5t, binding.key, *more)
     return frozenset(f"key:{key}" for key in keys if key is not None)
 
 
-def task_in(who: Who) -> str | None:
+def revocable_task_name(who: TokenPrincipal) -> str | None:
     task = None if who.task is None else who.task.get("id")
     return task if isinstance(task, str) else None
 
 
-def opener_of(token: Token, who: Who) -> str | None:
+def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
     """The agent that opened its task, `issuer/agent`: the first of the chain, where the token does not say who did."""
     if who.opener is not None:
         return who.opener
@@ -141,11 +145,11 @@ def opener_of(token: Token, who: Who) -> str | None:
     return None if who.agent is None else f"{token.issuer}/{who.agent}"
 
 
-def own_task_of(token: Token, who: Who) -> str | None:
+def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
     """By which an agent ends its task: of those that are called so the one that the same agent opened for the same user
     or, for none, of the same first agent. Who opens a task calls it as it likes, and may not end what others call so.
     None where no agent is in it."""
-    task, opener = task_in(who), opener_of(token, who)
+    task, opener = revocable_task_name(who), task_opener(token, who)
     if task is None or opener is None:
         return None
     first = who.hops[0].agent if who.hops else who.agent
@@ -153,22 +157,22 @@ def own_task_of(token: Token, who: Who) -> str | None:
     return f"own-task:{token.issuer}/{quote(whose, safe='')}/{quote(opener, safe='')}/{task}"
 
 
-def links_of(token: Token) -> frozenset[str]:
+def chain_links(token: VerifiedToken) -> frozenset[str]:
     """What can be revoked of the chain before, as we write it into tokens that we issue. Of another issuer it takes
     away and never gives."""
     links = token.claims.get(LINKS)
     if not isinstance(links, list | tuple):
         return frozenset()
-    return frozenset(one for one in links[:MOST_LINKS] if isinstance(one, str))
+    return frozenset(one for one in links[:MAX_CHAIN_LINKS] if isinstance(one, str))
 
 
-def watched_of(token: Token, binding: Binding) -> tuple[str, ...]:
+def watched_names(token: VerifiedToken, binding: ConfirmedKey) -> tuple[str, ...]:
     """Of these names those that nobody else should have: the keys, or the credential where it is bound to none. It is
     watched by what its issuer signed, as whoever stole it may spell the signature anew; so it is with a certificate
     that comes alone, and its key is known."""
     keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, token.key or binding.x5t) if key is not None)
-    return tuple(keys) or (token_name(token),)
+    return tuple(keys) or (revocable_token_name(token),)
 
 
-def presenter_of(token: Token, who: Who) -> str:
+def presenter_name(token: VerifiedToken, who: TokenPrincipal) -> str:
     return f"{token.issuer}/{who.agent or who.user}#{who.instance or ''}"

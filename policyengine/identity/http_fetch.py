@@ -19,11 +19,11 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 
-from policyengine.identity.config.model import Configuration, IdentityError
+from policyengine.identity.config.model import IdentityConfig, IdentityError
 
-LARGEST_ANSWER = 262_144  # bytes
-LONGEST_URL = 2_048
-AGENT = "policyengine"
+MAX_RESPONSE_BYTES = 262_144  # bytes
+MAX_URL_LENGTH = 2_048
+USER_AGENT = "policyengine"
 
 
 class FetchError(Exception):
@@ -35,12 +35,12 @@ class FetchError(Exception):
         self.why, self.status = why, status
 
 
-class Unreachable(FetchError):
+class UnreachableError(FetchError):
     """It did not answer, or not in time: so will it be for whoever asks next."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FetchResponse:
     body: bytes
     fresh: int | None = None  # seconds, by `Cache-Control`; 0 for `no-store` and `no-cache`
     kind: str = ""  # `Content-Type` in lower case, without parameters
@@ -55,14 +55,14 @@ class Fetcher:
     ca: Path | None = None
     plain_http: bool = False
     proxy: str | None = None
-    largest: int = LARGEST_ANSWER
+    largest: int = MAX_RESPONSE_BYTES
     clock: Callable[[], float] = monotonic
 
-    def get(self, url: str, until: float) -> Answer:
+    def get(self, url: str, until: float) -> FetchResponse:
         """`until` by the clock. Raises FetchError; an answer is one with status 200."""
         return self._asked("GET", url, {"Accept": "application/json, */*;q=0.1"}, b"", until)
 
-    def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> Answer:
+    def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
         """A form. Raises FetchError."""
         kind = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         return self._asked("POST", url, {**kind, **headers}, form, until)
@@ -70,37 +70,37 @@ class Fetcher:
     @cached_property
     def trusted(self) -> ssl.SSLContext:
         """Raises IdentityError."""
-        return trusting(self.ca)
+        return create_tls_context(self.ca)
 
-    def _asked(self, method: str, url: str, headers: Mapping[str, str], content: bytes, until: float) -> Answer:
-        parts = url_of(url, self.plain_http)
-        given = {"Host": parts.netloc, "User-Agent": AGENT, "Accept-Encoding": "identity", "Connection": "close"}
+    def _asked(self, method: str, url: str, headers: Mapping[str, str], content: bytes, until: float) -> FetchResponse:
+        parts = parse_fetch_url(url, self.plain_http)
+        given = {"Host": parts.netloc, "User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         sent = {**given, **headers, **({"Content-Length": str(len(content))} if method == "POST" else {})}
         left = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(0.001, until - self.clock()))}
         try:
             with (
-                self._connections(parts, _Deadline(until, self.clock)) as pool,
+                self._connections(parts, _DeadlineBackend(until, self.clock)) as pool,
                 pool.stream(method, url, headers=list(sent.items()), content=content, extensions=left) as response,
             ):
                 return self._read(response)
         except httpcore.TimeoutException:
-            raise Unreachable("it did not answer in time") from None
+            raise UnreachableError("it did not answer in time") from None
         except httpcore.ProxyError:
-            raise Unreachable("the proxy does not let us through") from None
+            raise UnreachableError("the proxy does not let us through") from None
         except httpcore.ProtocolError:
             raise FetchError("its answer is no HTTP, or ended too early") from None
         except httpcore.NetworkError as error:
-            raise Unreachable(f"it cannot be reached: {in_words(error)}") from None
+            raise UnreachableError(f"it cannot be reached: {describe_network_error(error)}") from None
         except (OSError, ValueError):  # a name that no resolver takes
-            raise Unreachable("it cannot be reached: its host is none") from None
+            raise UnreachableError("it cannot be reached: its host is none") from None
 
-    def _connections(self, parts: SplitResult, network: _Deadline) -> httpcore.ConnectionPool:
+    def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
         context = self.trusted if parts.scheme == "https" else None
         if self.proxy is None or is_loopback(str(parts.hostname)):
             return httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1)
         return httpcore.HTTPProxy(self.proxy, ssl_context=context, network_backend=network, max_connections=1)
 
-    def _read(self, response: httpcore.Response) -> Answer:
+    def _read(self, response: httpcore.Response) -> FetchResponse:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         if response.status != 200:
             leads = ", and redirects are not followed" if 300 <= response.status < 400 else ""
@@ -113,10 +113,10 @@ class Fetcher:
             if len(body) > self.largest:
                 raise FetchError(f"its answer is longer than {self.largest:,} bytes")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        return Answer(bytes(body), fresh_for(headers.get(b"cache-control", "")), kind)
+        return FetchResponse(bytes(body), cache_lifetime(headers.get(b"cache-control", "")), kind)
 
 
-def trusting(ca: Path | None) -> ssl.SSLContext:
+def create_tls_context(ca: Path | None) -> ssl.SSLContext:
     """Raises IdentityError."""
     try:
         context = ssl.create_default_context(cafile=ca)
@@ -127,8 +127,8 @@ def trusting(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def fetcher_of(
-    ca: Path | None, plain_http: bool, configuration: Configuration, clock: Callable[[], float] = monotonic
+def create_fetcher(
+    ca: Path | None, plain_http: bool, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> Fetcher:
     """`ca` begins where the configuration lies. Raises IdentityError where the certificates are none."""
     proxy = configuration.identity.proxy
@@ -147,7 +147,7 @@ def fetcher_of(
 def check_url(url: str, place: str, plain_http: bool) -> None:
     """Of a setting at `place`. Raises IdentityError."""
     try:
-        url_of(url, plain_http)
+        parse_fetch_url(url, plain_http)
     except FetchError as error:
         hint = "`plain_http = true` allows `http://`" if url.startswith("http:") else None
         raise IdentityError(f"`{place}`: {error.why}", hint) from None
@@ -156,7 +156,7 @@ def check_url(url: str, place: str, plain_http: bool) -> None:
 # ── URLs ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def url_of(url: str, plain_http: bool = False) -> SplitResult:
+def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
     """Raises FetchError for what is no URL that is asked: `https://`, or `http://` on this machine, without a user, a
     fragment or a character that has no place in one."""
     try:
@@ -164,7 +164,7 @@ def url_of(url: str, plain_http: bool = False) -> SplitResult:
         port = parts.port
     except ValueError:
         raise FetchError("it is no URL") from None
-    if len(url) > LONGEST_URL or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
+    if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
         raise FetchError("it is no URL")
     if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
         raise FetchError("its URL has no host, or a user or a fragment")
@@ -182,11 +182,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+def url_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def fresh_for(cache_control: str) -> int | None:
+def cache_lifetime(cache_control: str) -> int | None:
     """Seconds, by the value of `Cache-Control` (RFC 9111); None where it says nothing."""
     found: int | None = None
     for directive in cache_control.lower().split(","):
@@ -199,7 +199,7 @@ def fresh_for(cache_control: str) -> int | None:
     return found
 
 
-def in_words(error: Exception) -> str:
+def describe_network_error(error: Exception) -> str:
     """Short, and without what the server said."""
     text = str(error).partition("] ")[2] or str(error) or type(error).__name__
     return text.partition(" (_ssl")[0].lower()[:120]
@@ -208,7 +208,7 @@ def in_words(error: Exception) -> str:
 # ── One deadline ──────────────────────────────────────────────────────────────────────────────
 
 
-class _Deadline(httpcore.NetworkBackend):
+class _DeadlineBackend(httpcore.NetworkBackend):
     """Connections of which each step has what is left until the deadline."""
 
     def __init__(self, until: float, clock: Callable[[], float]) -> None:
@@ -230,11 +230,11 @@ class _Deadline(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         left = self.left(httpcore.ConnectTimeout)
-        return _Stream(self._network.connect_tcp(host, port, left, local_address, socket_options), self)
+        return _DeadlineStream(self._network.connect_tcp(host, port, left, local_address, socket_options), self)
 
 
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _DeadlineBackend) -> None:
         self._stream, self._deadline = stream, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -250,7 +250,7 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         left = self._deadline.left(httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from policyengine.identity.verify import strict_json
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-WORDS = {
-    Refusal.NOT_A_TOKEN: "it is no JSON object",
-    Refusal.DUPLICATE_MEMBER: "a member is in it twice",
-    Refusal.CLAIM_TYPE: "a number in it is too long",
-    Refusal.ENCODING: "half a character is in it",
-    Refusal.TOO_DEEP: "it is nested too deep",
+PROBLEM_TEXTS = {
+    RefusalCode.NOT_A_TOKEN: "it is no JSON object",
+    RefusalCode.DUPLICATE_MEMBER: "a member is in it twice",
+    RefusalCode.CLAIM_TYPE: "a number in it is too long",
+    RefusalCode.ENCODING: "half a character is in it",
+    RefusalCode.TOO_DEEP: "it is nested too deep",
 }
 
 
@@ -18,10 +18,10 @@ class DocumentError(Exception):
     """What is wrong with a document, without anything that is in it."""
 
 
-def json_object(data: bytes) -> dict[str, object]:
+def parse_document(data: bytes) -> dict[str, object]:
     """Fractions are Decimal. Raises DocumentError: no UTF-8, no JSON object, a member that is there twice, a number
     that is none or too long, half a character, too deep."""
     try:
-        return strict_json.json_object(data)
-    except Refused as refused:
-        raise DocumentError(WORDS[refused.refusal]) from None
+        return strict_json.parse_strict_object(data)
+    except CredentialError as refused:
+        raise DocumentError(PROBLEM_TEXTS[refused.refusal]) from None

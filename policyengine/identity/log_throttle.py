@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 from threading import Lock
 from time import monotonic
 
-MOST, WINDOW = 20, 60.0  # lines of a kind, and seconds
+MAX_LINES, WINDOW_SECONDS = 20, 60.0  # lines of a kind, and seconds
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(slots=True)
-class Count:
+class LogWindow:
     began: float
     told: int = 0
     left_out: int = 0
 
 
 @dataclass
-class Telling:
+class LogThrottle:
     """Threads may share one. Kinds are few, and none is named by a stranger."""
 
-    most: int = MOST
-    window: float = WINDOW
+    most: int = MAX_LINES
+    window: float = WINDOW_SECONDS
     clock: Callable[[], float] = monotonic
-    _counts: dict[str, Count] = field(default_factory=dict, repr=False)
+    _counts: dict[str, LogWindow] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
@@ -46,7 +46,7 @@ class Telling:
             count = self._counts.get(kind)
             if count is None or now - count.began >= self.window:
                 left_out = 0 if count is None else count.left_out
-                self._counts[kind] = Count(now, 1)
+                self._counts[kind] = LogWindow(now, 1)
                 return left_out
             if count.told >= self.most:
                 count.left_out += 1

@@ -9,14 +9,16 @@ from hmac import digest as hmac
 from re import compile as regex
 from secrets import token_bytes
 
-from policyengine.identity.base64url import b64url
+from policyengine.identity.base64url import encode_base64url
 from policyengine.identity.verified import Seconds
-from policyengine.stores.credential_marks import Marks
+from policyengine.stores.credential_marks import CredentialMarks
 
-LIFETIME = 300  # seconds
-TIME, CHANCE, TAG = 8, 16, 18  # bytes of a nonce
-LENGTH = TIME + CHANCE + TAG  # of which base64url makes 56 characters: RFC 9711 takes from 8 to 88
-NONCE = regex(rf"[A-Za-z0-9_-]{{{LENGTH * 4 // 3}}}")
+NONCE_LIFETIME_SECONDS = 300  # seconds
+TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # bytes of a nonce
+NONCE_BYTES = (
+    TIME_BYTES + RANDOM_BYTES + TAG_BYTES
+)  # of which base64url makes 56 characters: RFC 9711 takes from 8 to 88
+NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +27,26 @@ class AttestationNonces:
     the store has a mark of those alone that an attestation answered. `leeway`: seconds by which clocks of servers that
     share a key may differ. Threads may share them."""
 
-    marks: Marks = field(repr=False)
+    marks: CredentialMarks = field(repr=False)
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
-    lifetime: int = LIFETIME
+    lifetime: int = NONCE_LIFETIME_SECONDS
     leeway: int = 0
 
     def issue(self, now: Seconds) -> tuple[str, Seconds]:
         """A new one, and when it ends."""
-        head = now.to_bytes(TIME, "big") + token_bytes(CHANCE)
-        return b64url(head + self._tag(head)), now + self.lifetime
+        head = now.to_bytes(TIME_BYTES, "big") + token_bytes(RANDOM_BYTES)
+        return encode_base64url(head + self._tag(head)), now + self.lifetime
 
     def take(self, nonce: str, now: Seconds) -> bool:
         """Whether it is one of ours, has not ended and was not taken before; it is now. Raises StoreError."""
         if not NONCE.fullmatch(nonce):
             return False
         raw = urlsafe_b64decode(nonce)
-        head, tag = raw[: TIME + CHANCE], raw[TIME + CHANCE :]
-        issued = int.from_bytes(head[:TIME], "big")
+        head, tag = raw[: TIME_BYTES + RANDOM_BYTES], raw[TIME_BYTES + RANDOM_BYTES :]
+        issued = int.from_bytes(head[:TIME_BYTES], "big")
         if not compare_digest(tag, self._tag(head)) or not -self.leeway <= now - issued < self.lifetime + self.leeway:
             return False
         return self.marks.once(f"nonce:{nonce}", issued + self.lifetime + self.leeway, now)
 
     def _tag(self, head: bytes) -> bytes:
-        return hmac(self.key, b"attestation nonce" + head, "sha256")[:TAG]
+        return hmac(self.key, b"attestation nonce" + head, "sha256")[:TAG_BYTES]

@@ -14,26 +14,26 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from policyengine.extras import install_command
-from policyengine.identity.config.model import IdentityError, in_seconds
-from policyengine.identity.config.secret_references import InBao
-from policyengine.identity.http_fetch import check_url, trusting
-from policyengine.identity.secrets import Secret, Secrets, secret_of
-from policyengine.identity.single_flight import Flights, Late, Unanswered
+from policyengine.identity.config.model import IdentityError, to_seconds
+from policyengine.identity.config.secret_references import OpenBaoReference
+from policyengine.identity.http_fetch import check_url, create_tls_context
+from policyengine.identity.secrets import Secret, SecretReader, parse_secret
+from policyengine.identity.single_flight import SingleFlight, SingleFlightError, SingleFlightTimeoutError
 
 if TYPE_CHECKING:
     import hvac
 
-    from policyengine.identity.config.model import BaoSettings
+    from policyengine.identity.config.model import OpenBaoSettings
 
-AGAIN = 5  # seconds after a failure until it is asked once more
-AT_ONCE = 16  # requests to it
+RETRY_SECONDS = 5  # seconds after a failure until it is asked once more
+MAX_REQUESTS_AT_ONCE = 16  # requests to it
 INSTALL = install_command("bao")
 _LOG = logging.getLogger("policyengine")
 T = TypeVar("T")
 
 
 @dataclass
-class Kept(Generic[T]):
+class RefreshedValue(Generic[T]):
     """What was asked for, and when. One thread at a time asks again; the others take what is known meanwhile."""
 
     asks: Callable[[], T] = field(repr=False)
@@ -69,7 +69,7 @@ class Kept(Generic[T]):
         except IdentityError as error:
             if self._found is None:
                 raise
-            self._next = now + AGAIN
+            self._next = now + RETRY_SECONDS
             _LOG.warning("what it said before counts: %s", error, extra={"event": "secret_not_read"})
         return self._young(self._found, now)
 
@@ -80,53 +80,55 @@ class Kept(Generic[T]):
 
 
 @dataclass
-class Bao:
+class OpenBaoClient:
     """`token`: read for every question, as whoever renews it writes another one. `ca`: by which it is trusted, in place
     of the system's."""
 
-    settings: BaoSettings
+    settings: OpenBaoSettings
     token: Callable[[int], Secret] = field(repr=False)
     ca: Path | None = None
-    _kept: dict[InBao, Kept[Secret]] = field(default_factory=dict, repr=False)
-    _flights: Flights[Any] = field(default_factory=lambda: Flights("OpenBao", AT_ONCE, AT_ONCE), repr=False)
+    _kept: dict[OpenBaoReference, RefreshedValue[Secret]] = field(default_factory=dict, repr=False)
+    _flights: SingleFlight[Any] = field(
+        default_factory=lambda: SingleFlight("OpenBao", MAX_REQUESTS_AT_ONCE, MAX_REQUESTS_AT_ONCE), repr=False
+    )
 
     @classmethod
-    def of(cls, settings: BaoSettings, secrets: Secrets) -> Bao:
+    def of(cls, settings: OpenBaoSettings, secrets: SecretReader) -> OpenBaoClient:
         """Its own token lies in a file or variable. Raises IdentityError."""
-        _hvac()
+        _import_hvac()
         check_url(settings.address, "bao.address", settings.plain_http)
         ca = None if settings.ca is None else secrets.folder / settings.ca
         if ca is not None:
-            trusting(ca)  # told now, and not when somebody waits
+            create_tls_context(ca)  # told now, and not when somebody waits
         return cls(settings, lambda now: secrets.read(settings.token, now), ca)
 
-    def read(self, place: InBao, now: int) -> Secret:
+    def read(self, place: OpenBaoReference, now: int) -> Secret:
         """Raises IdentityError."""
         return self.kept(self._kept, place, lambda: self._field(place, now)).read(now)
 
-    def kept(self, known: dict[Any, Kept[T]], key: object, asks: Callable[[], T]) -> Kept[T]:
-        found = known.setdefault(key, Kept(asks, *self.times))
+    def kept(self, known: dict[Any, RefreshedValue[T]], key: object, asks: Callable[[], T]) -> RefreshedValue[T]:
+        found = known.setdefault(key, RefreshedValue(asks, *self.times))
         found.asks = asks
         return found
 
     @property
     def times(self) -> tuple[int, int]:
         """For how long what it said counts, which is never longer than it may be old; and how old that is."""
-        refresh, stale = in_seconds(self.settings.refresh), in_seconds(self.settings.stale)
+        refresh, stale = to_seconds(self.settings.refresh), to_seconds(self.settings.stale)
         return min(refresh, stale), stale
 
-    def _field(self, place: InBao, now: int) -> Secret:
+    def _field(self, place: OpenBaoReference, now: int) -> Secret:
         def asked(client: hvac.Client) -> Any:
             return client.secrets.kv.v2.read_secret_version(
                 path=place.path, mount_point=place.mount, raise_on_deleted_version=True
             )
 
         name = f"bao:{place.mount}/{place.path}"
-        fields = member(self.ask(name, asked, now), "data", "data")
+        fields = get_member(self.ask(name, asked, now), "data", "data")
         text = fields.get(place.field) if isinstance(fields, dict) else None
         if not isinstance(text, str):
             raise IdentityError(f"`{name}` has no text `{place.field}`")
-        return secret_of(text.encode(), f"{name}#{place.field}")
+        return parse_secret(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         """Raises IdentityError, which says what of the answer but nothing that is in it. Whatever it sends, one waits
@@ -135,9 +137,9 @@ class Bao:
         try:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
             return self._flights.wait(flight, monotonic() + wait)
-        except Late:
+        except SingleFlightTimeoutError:
             raise IdentityError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
-        except Unanswered as why:
+        except SingleFlightError as why:
             raise IdentityError(f"`{name}`: OpenBao cannot be asked now: {why}") from None
 
     def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
@@ -155,7 +157,7 @@ class Bao:
             except exceptions.InvalidPath:
                 raise IdentityError(f"`{name}`: there is nothing in OpenBao") from None
             except requests.exceptions.Timeout:
-                raise Late from None
+                raise SingleFlightTimeoutError from None
             except requests.exceptions.SSLError:
                 raise IdentityError(f"`{name}`: who answers for OpenBao is not who it should be", "see `ca`") from None
             except (OSError, exceptions.VaultError, ValueError) as error:
@@ -164,7 +166,7 @@ class Bao:
 
     def _client(self, session: Any, now: int) -> hvac.Client:
         given = self.settings
-        return _hvac().Client(
+        return _import_hvac().Client(
             url=given.address,
             token=self.token(now).reveal(),
             timeout=given.timeout.total_seconds(),
@@ -174,14 +176,14 @@ class Bao:
         )
 
 
-def member(answer: Any, *path: str) -> Any:
+def get_member(answer: Any, *path: str) -> Any:
     """What is there in the answer of a server; None where it is something else."""
     for name in path:
         answer = answer.get(name) if isinstance(answer, dict) else None
     return answer
 
 
-def _hvac() -> Any:
+def _import_hvac() -> Any:
     try:
         import hvac
     except ImportError:

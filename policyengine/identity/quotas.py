@@ -9,12 +9,12 @@ from threading import Lock
 from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
 
-MOST_CLIENTS = 10_000  # that are counted at a time
-MOST_ENDED, HOUR = 10_000, 3_600  # what one client may end within an hour, by each process
+MAX_CLIENTS = 10_000  # that are counted at a time
+MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # what one client may end within an hour, by each process
 
 
 @dataclass
-class Quota:
+class MarkQuota:
     """How many that strangers ask for are remembered at one time, for `lifetime` seconds each. Threads may share it."""
 
     what: str
@@ -39,9 +39,9 @@ class ClientQuotas:
     """How many names one client may revoke at one time. Threads may share them. Of very many clients those that began
     first are forgotten."""
 
-    most: int = MOST_ENDED
-    lifetime: int = HOUR
-    _quotas: OrderedDict[str, Quota] = field(default_factory=OrderedDict, repr=False)
+    most: int = MAX_REVOCATIONS_PER_HOUR
+    lifetime: int = HOUR_SECONDS
+    _quotas: OrderedDict[str, MarkQuota] = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, client: str, now: Seconds) -> None:
@@ -49,7 +49,7 @@ class ClientQuotas:
         with self._lock:
             found = self._quotas.get(client)
             if found is None:
-                found = self._quotas[client] = Quota(f"things were ended by `{client}`", self.most, self.lifetime)
-                if len(self._quotas) > MOST_CLIENTS:
+                found = self._quotas[client] = MarkQuota(f"things were ended by `{client}`", self.most, self.lifetime)
+                if len(self._quotas) > MAX_CLIENTS:
                     self._quotas.popitem(last=False)
         found.take(now)

@@ -17,10 +17,15 @@ from threading import Lock
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.config.secret_references import InBao, InEnvironment, InFile, place_of
+from policyengine.identity.config.secret_references import (
+    EnvironmentReference,
+    FileReference,
+    OpenBaoReference,
+    parse_secret_reference,
+)
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 
-LARGEST_SECRET = 65_536  # bytes
+MAX_SECRET_BYTES = 65_536  # bytes
 _LOG = logging.getLogger("policyengine")
 
 
@@ -57,38 +62,38 @@ class Secret:
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────
 
 
-class Asked(Protocol):
+class SecretServer(Protocol):
     """A server that keeps secrets."""
 
-    def read(self, place: InBao, now: int) -> Secret:
+    def read(self, place: OpenBaoReference, now: int) -> Secret:
         """May wait for it, for a bounded time. Raises IdentityError."""
         ...
 
 
 @dataclass
-class Secrets:
+class SecretReader:
     """Reads what references name. Threads may share one. `folder` is where paths begin."""
 
     folder: Path = Path()
-    bao: Asked | None = None
+    bao: SecretServer | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     _files: dict[Path, ChangingFile[Secret]] = field(default_factory=dict, repr=False)
 
     def read(self, reference: str, now: int) -> Secret:
         """Raises IdentityError, which names the reference and never what is there."""
         try:
-            place = place_of(reference, self.folder)
+            place = parse_secret_reference(reference, self.folder)
         except ValueError as error:
             raise IdentityError(str(error)) from None
         match place:
-            case InFile(path):
-                return self._files.setdefault(path, ChangingFile(path, secret_of)).read()
-            case InEnvironment(name):
+            case FileReference(path):
+                return self._files.setdefault(path, ChangingFile(path, parse_secret)).read()
+            case EnvironmentReference(name):
                 text = self.environment.get(name, "")
                 if not text:
                     raise IdentityError(f"`env:{name}`: the variable is not set", f"set `{name}`")
                 return Secret(text)
-            case InBao():
+            case OpenBaoReference():
                 if self.bao is None:
                     raise IdentityError(f"`{reference}`: no OpenBao is set up", "add `[bao]` with its `address`")
                 return self.bao.read(place, now)
@@ -96,7 +101,7 @@ class Secrets:
                 assert_never(place)
 
 
-def secret_of(content: bytes, name: str) -> Secret:
+def parse_secret(content: bytes, name: str) -> Secret:
     """One newline at the end, which editors add, is no part of it."""
     try:
         text = content.decode().removesuffix("\n").removesuffix("\r")
@@ -110,7 +115,7 @@ def secret_of(content: bytes, name: str) -> Secret:
 # ── Files that hold secrets ───────────────────────────────────────────────────────────────────
 
 
-def read_private(path: Path, *, public: bool = False) -> tuple[bytes, Look]:
+def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]:
     """What a file holds that its owner alone can read, or its group too, and how it looked; one that is `public` all
     may read. Raises IdentityError."""
     try:
@@ -129,18 +134,18 @@ def read_private(path: Path, *, public: bool = False) -> tuple[bytes, Look]:
         ):
             raise IdentityError(f"others on this machine can use `{path}`", f"`chmod 600 {path}` keeps it to you")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(LARGEST_SECRET + 1)
+            content = file.read(MAX_SECRET_BYTES + 1)
     finally:
         os.close(descriptor)
-    if len(content) > LARGEST_SECRET:
-        raise IdentityError(f"`{path}` is larger than {LARGEST_SECRET:,} bytes")
-    return content, look_of(found)
+    if len(content) > MAX_SECRET_BYTES:
+        raise IdentityError(f"`{path}` is larger than {MAX_SECRET_BYTES:,} bytes")
+    return content, file_stamp(found)
 
 
-Look: TypeAlias = tuple[int, int, int, int]
+FileStamp: TypeAlias = tuple[int, int, int, int]
 
 
-def look_of(found: os.stat_result) -> Look:
+def file_stamp(found: os.stat_result) -> FileStamp:
     """By which it is seen that a file is another one."""
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
@@ -157,14 +162,14 @@ class ChangingFile(Generic[T]):
     reads: Callable[[bytes, str], T]
     public: bool = False
     problem: str | None = None  # why what it holds now does not count
-    _known: tuple[Look, T] | None = field(default=None, repr=False)
+    _known: tuple[FileStamp, T] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self) -> T:
         """Raises IdentityError."""
         with self._lock:
             try:
-                if self._known is None or look_of(os.stat(self.path)) != self._known[0]:
+                if self._known is None or file_stamp(os.stat(self.path)) != self._known[0]:
                     content, look = read_private(self.path, public=self.public)
                     self._known = look, self.reads(content, str(self.path))
                 self.problem = None

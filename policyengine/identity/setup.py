@@ -8,21 +8,23 @@ from time import time
 from typing import TypeAlias
 
 from policyengine.extras import install_command
-from policyengine.identity.authenticator import Identity
-from policyengine.identity.config.model import Configuration, IdentityError, read_configuration
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.identity.config.model import IdentityConfig, IdentityError, read_identity_config
 from policyengine.kernel import Kernel
 from policyengine.stores.base import Store
 
-Verifying: TypeAlias = Path | str | Configuration
+IdentitySource: TypeAlias = Path | str | IdentityConfig
 INSTALL = install_command("identity")
 
 
-def identity_of(given: Verifying, kernel: Kernel, store: Store, clock: Callable[[], float] = time) -> Identity:
+def create_authenticator(
+    given: IdentitySource, kernel: Kernel, store: Store, clock: Callable[[], float] = time
+) -> CredentialAuthenticator:
     """By an `identity.toml`, or what one holds, for the issuers and attesters of a policy. `clock`
     says when a nonce is given out, in seconds since 1970. Raises IdentityError."""
-    configuration = given if isinstance(given, Configuration) else read_configuration(given)
+    configuration = given if isinstance(given, IdentityConfig) else read_identity_config(given)
     try:
-        from policyengine.identity.config.authenticator_factory import built
+        from policyengine.identity.config.authenticator_factory import build_authenticator
     except ImportError as error:
         raise IdentityError(f"the package `{error.name}` is not installed", INSTALL) from None
-    return built(configuration, kernel, store.marks, clock)
+    return build_authenticator(configuration, kernel, store.marks, clock)

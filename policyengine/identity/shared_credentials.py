@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from threading import Lock
 
-from policyengine.identity.verified import Proved
+from policyengine.identity.verified import VerifiedCredential
 
-MOST_WATCHED = 200_000
-SWEEP = 10  # seconds at least between two looks for what has ended
+MAX_WATCHED_NAMES = 200_000
+SWEEP_SECONDS = 10  # seconds at least between two looks for what has ended
 
 
-def spelled(ip: object) -> str | None:
+def address_text(ip: object) -> str | None:
     """The text of an address. One of another class could say that it equals any, and is remembered as none."""
     if type(ip) is str:
         return ip
@@ -24,7 +24,7 @@ def spelled(ip: object) -> str | None:
 
 
 @dataclass(slots=True)
-class Use:
+class CredentialUse:
     """The last one: `ip` as it was said, `place` its network. Until `shared` it was seen from elsewhere, too."""
 
     ip: str | None
@@ -35,21 +35,21 @@ class Use:
 
 
 @dataclass
-class Sharing:
+class SharingDetector:
     """Threads may share one. `window` in seconds; `ipv4` and `ipv6`: how long the prefix of one place is. Full of what
     may still be seen elsewhere it watches nothing new, and of that `credential.shared` is unknown."""
 
     window: int = 3_600
     ipv4: int = 24
     ipv6: int = 48
-    most: int = MOST_WATCHED
-    _uses: dict[str, Use] = field(default_factory=dict, repr=False)
+    most: int = MAX_WATCHED_NAMES
+    _uses: dict[str, CredentialUse] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
     _sweep: int = 0
 
-    def told(self, found: Proved, ip: object, now: int) -> Proved:
+    def told(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
         """The same with `credential.shared` as it is now; it counts as a use. In what is `found` it is false."""
-        ip = spelled(ip)
+        ip = address_text(ip)
         use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
         if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:
             use.last = now  # as most requests are, and each of them waits for this
@@ -61,8 +61,8 @@ class Sharing:
         more = {} if shared is None else {"shared": True}
         return replace(found, facts={**found.facts, "credential": {**credential, **more}})
 
-    def shared(self, found: Proved, ip: object, now: int) -> bool | None:
-        ip, known, seen = spelled(ip), True, False
+    def shared(self, found: VerifiedCredential, ip: object, now: int) -> bool | None:
+        ip, known, seen = address_text(ip), True, False
         for name in found.watched:
             use = self._uses.get(name)
             if use is None or use.ip != ip or use.presenter != found.presenter:
@@ -73,14 +73,14 @@ class Sharing:
             seen = seen or (use is not None and use.shared > now)
         return seen or (False if known else None)
 
-    def _used(self, name: str, presenter: str, ip: str | None, now: int) -> Use | None:
+    def _used(self, name: str, presenter: str, ip: str | None, now: int) -> CredentialUse | None:
         place = self._place(ip)
         with self._lock:
             use = self._uses.get(name)
             if use is None or use.last + self.window <= now:
                 if use is None and not self._has_room(now):
                     return None
-                use = self._uses[name] = Use(ip, place, presenter, now)
+                use = self._uses[name] = CredentialUse(ip, place, presenter, now)
                 return use
             moved = place is not None and use.place is not None and place != use.place
             if moved or presenter != use.presenter:
@@ -99,7 +99,7 @@ class Sharing:
 
     def _has_room(self, now: int) -> bool:
         if len(self._uses) >= self.most and now >= self._sweep:
-            self._sweep = now + SWEEP
+            self._sweep = now + SWEEP_SECONDS
             for name in [name for name, use in self._uses.items() if use.last + self.window <= now]:
                 del self._uses[name]
         return len(self._uses) < self.most

@@ -8,17 +8,17 @@ from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from typing import Generic, TypeVar
 
-MOST_WAITING = 16
-MOST_IN_ALL = 24  # of this process, for whatever: fewer than the threads of any door
+MAX_WAITERS = 16
+MAX_WAITERS_IN_PROCESS = 24  # of this process, for whatever: fewer than the threads of any door
 T = TypeVar("T")
-_places = BoundedSemaphore(MOST_IN_ALL)
+_waiter_slots = BoundedSemaphore(MAX_WAITERS_IN_PROCESS)
 
 
-class Unanswered(Exception):
+class SingleFlightError(Exception):
     """Nobody has the answer yet: too much is under way, too many wait, or it took too long."""
 
 
-class Late(Unanswered):
+class SingleFlightTimeoutError(SingleFlightError):
     """It took too long."""
 
 
@@ -31,11 +31,11 @@ class Flight(Generic[T]):
     error: BaseException | None = None
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """At most `most` at once; what has the same key is one. Their threads do not keep the process from ending."""
 
     def __init__(
-        self, name: str, most: int = 1, waiting: int = MOST_WAITING, clock: Callable[[], float] = monotonic
+        self, name: str, most: int = 1, waiting: int = MAX_WAITERS, clock: Callable[[], float] = monotonic
     ) -> None:
         self._name, self._most, self._most_waiting, self._clock = name, most, waiting, clock
         self._lock = Lock()
@@ -53,12 +53,12 @@ class Flights(Generic[T]):
             if found is not None:
                 return found
             if len(self._flights) >= self._most:
-                raise Unanswered("too much is asked for already")
+                raise SingleFlightError("too much is asked for already")
             flight = self._flights[key] = Flight()
         try:
             Thread(target=self._fly, args=(key, flight, work), name=f"policyengine {self._name}", daemon=True).start()
         except RuntimeError:  # no more threads; others may wait for it already
-            flight.error = Unanswered("no thread is left to ask in")
+            flight.error = SingleFlightError("no thread is left to ask in")
             self._land(key, flight)
         return flight
 
@@ -72,14 +72,14 @@ class Flights(Generic[T]):
 
     def _await(self, flight: Flight[T], until: float) -> None:
         with self._lock:
-            if self._waiting >= self._most_waiting or not _places.acquire(blocking=False):
-                raise Unanswered("too many wait already")
+            if self._waiting >= self._most_waiting or not _waiter_slots.acquire(blocking=False):
+                raise SingleFlightError("too many wait already")
             self._waiting += 1
         try:
             if not flight.done.wait(max(0.0, until - self._clock())):
-                raise Late("there was no answer in time")
+                raise SingleFlightTimeoutError("there was no answer in time")
         finally:
-            _places.release()
+            _waiter_slots.release()
             with self._lock:
                 self._waiting -= 1
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-LONGEST = 8_192
+MAX_URL_LENGTH = 8_192
 URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~!$&'()*+,;=-]+)(?::(?P<port>[0-9]{0,5}))?"
     r"(?P<path>/[^?#]*)?(?:\?[^#]*)?(?:#.*)?",
@@ -30,20 +30,20 @@ class OwnHosts:
 
     def check(self, url: str | None) -> None:
         """Raises Refused."""
-        if self.ours is not None and (url is None or authority_of(url) not in self.ours):
-            raise Refused(Refusal.FOREIGN_HOST)
+        if self.ours is not None and (url is None or url_authority(url) not in self.ours):
+            raise CredentialError(RefusalCode.FOREIGN_HOST)
 
 
 ANY_HOST = OwnHosts()
 
 
-def normal_url(url: str) -> str | None:
+def normalize_url(url: str) -> str | None:
     """Scheme, host and path, without query and fragment (RFC 9449, `htu`); None for what is no URL of a request: with a
     user, a host that is none, or a path that leads elsewhere than it says."""
-    found = URL.fullmatch(url) if len(url) <= LONGEST else None
+    found = URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     if found is None or not url.isprintable():
         return None
-    path = normal_path(found["path"] or "/")
+    path = normalize_path(found["path"] or "/")
     if path is None:
         return None
     scheme = found["scheme"].lower()
@@ -51,21 +51,21 @@ def normal_url(url: str) -> str | None:
     return f"{scheme}://{found['host'].lower()}{'' if port == PORTS[scheme] else f':{port}'}{path}"
 
 
-def authority_of(url: str) -> str | None:
+def url_authority(url: str) -> str | None:
     """Host and, where it is not the scheme's own, port: in lower case. None for what is no URL of a request."""
-    found = normal_url(url)
+    found = normalize_url(url)
     return None if found is None else found.partition("://")[2].partition("/")[0]
 
 
-def normal_path(path: str) -> str | None:
+def normalize_path(path: str) -> str | None:
     """Escapes in upper case, and only where one is needed."""
     found = path if path.isascii() else quote(path, safe=ASCII)
     if "%" in found:
-        found = ESCAPE.sub(unescaped, found)
+        found = ESCAPE.sub(normalize_escape, found)
     return None if "%%" in found or DOTS.search(found) else found
 
 
-def unescaped(escape: re.Match[str]) -> str:
+def normalize_escape(escape: re.Match[str]) -> str:
     if escape["code"] is None:
         return "%%"  # in no path that is one
     character = chr(int(escape["code"], 16))

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from policyengine.runtime.credential_errors import Refusal
+from policyengine.runtime.credential_errors import RefusalCode
 
 Seconds = int  # since 1970
 
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
-WHO = ("agent", "user", "chain", "credential")
-PROVABLE = (*WHO, "task", "attestation")
+PRINCIPAL_ROOTS = ("agent", "user", "chain", "credential")
+PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, "task", "attestation")
 # Where a gateway could say something of who asks.
-SAID = frozenset(WHO)
-CLAIMS = frozenset({*PROVABLE, "entities"})
-ABOUT_THE_REQUEST = ("request.", "body", "args", "context")  # how facts begin that no credential proves
+PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
+PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
+REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # how facts begin that no credential proves
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProofContext:
     """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it.
     `digests`: of its body, by algorithm, where somebody saw all of it. `ip`: where it came from, and `size`: bytes in
     its body, as far as the gateway says so."""
@@ -41,7 +41,7 @@ class SingleUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class VerifiedToken:
     """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
 
     `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
@@ -65,7 +65,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class ConfirmedKey:
     """The key that the presenter proved to have, for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of
     the certificate (`x5t`), both in base64url; None for what was not proved. `until`: when the certificate ends; `key`:
     RFC 7638 thumbprint of its key, where the gateway told more than its digest."""
@@ -76,7 +76,7 @@ class Binding:
     key: str | None = None
 
 
-UNBOUND = Binding()
+UNBOUND = ConfirmedKey()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class TokenPrincipal:
     """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
 
     `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `subject`: who
@@ -110,14 +110,14 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True)
-class Unproved:
-    """What was refused, and why: in place of `Proved`, for several questions about one request."""
+class CredentialRefusal:
+    """What was refused, and why: in place of `VerifiedCredential`, for several questions about one request."""
 
-    refusal: Refusal
+    refusal: RefusalCode
 
 
 @dataclass(frozen=True, slots=True)
-class Proved:
+class VerifiedCredential:
     """Facts by root, as a question has them. They stand until `expires`, or until one of `names` is revoked.
 
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.

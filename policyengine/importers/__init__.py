@@ -4,21 +4,21 @@
 `project` puts beside what the author has, without ever changing a line of theirs.
 """
 
-from policyengine.importers.manifest import remembered_server
+from policyengine.importers.manifest import previous_server
 from policyengine.importers.mcp_tools import read_tools
-from policyengine.importers.model import Api, Kind, Operation
+from policyengine.importers.model import Api, ApiOperation, ApiOperationKind
 from policyengine.importers.openapi import read_openapi
-from policyengine.importers.problems import ImportProblem
-from policyengine.importers.project import Outcome, bring
+from policyengine.importers.problems import ApiImportError
+from policyengine.importers.project import ImportResult, import_policies
 
 __all__ = [
     "Api",
-    "ImportProblem",
-    "Kind",
-    "Operation",
-    "Outcome",
-    "bring",
+    "ApiImportError",
+    "ApiOperation",
+    "ApiOperationKind",
+    "ImportResult",
+    "import_policies",
+    "previous_server",
     "read_openapi",
     "read_tools",
-    "remembered_server",
 ]

@@ -4,55 +4,55 @@ from __future__ import annotations
 
 import json
 
-from policyengine.importers.model import Field, Http, Operation, Segment
+from policyengine.importers.model import ApiOperation, HttpTemplate, OperationFact, PathSegment
 
-MOST_SHOWN = 4
-NOTHING_TO_SEE = " # lint: allow blind-confirm because its arguments are not declared"
+MAX_FACTS_SHOWN = 4
+BLIND_CONFIRM_COMMENT = " # lint: allow blind-confirm because its arguments are not declared"
 
 
-def asks_name(operation: Operation) -> str:
+def confirm_guard_name(operation: ApiOperation) -> str:
     """What its guard is called."""
     return f"{operation.key} asks"
 
 
-def confirm_line(operation: Operation) -> str:
+def confirm_line(operation: ApiOperation) -> str:
     """A `confirm` whose message names what is asked for: `delete_file {args.path}`."""
-    message, shows = message_of(operation)
+    message, shows = confirm_message(operation)
     said = json.dumps(message, ensure_ascii=False)
-    return f"  confirm by user within 15m message {said}{'' if shows else NOTHING_TO_SEE}"
+    return f"  confirm by user within 15m message {said}{'' if shows else BLIND_CONFIRM_COMMENT}"
 
 
-def message_of(operation: Operation) -> tuple[str, bool]:
+def confirm_message(operation: ApiOperation) -> tuple[str, bool]:
     """The message, and whether it shows any fact."""
     endpoint = operation.endpoint
-    if isinstance(endpoint, Http):
-        head = f"{endpoint.method} /{'/'.join(map(shown_segment, endpoint.segments))}"
+    if isinstance(endpoint, HttpTemplate):
+        head = f"{endpoint.method} /{'/'.join(map(segment_text, endpoint.segments))}"
         captures = any(segment.capture for segment in endpoint.segments)
     else:
-        head, captures = as_text(endpoint.name), False
-    facts = shown_facts(operation.facts)
+        head, captures = escape_braces(endpoint.name), False
+    facts = facts_to_show(operation.facts)
     match facts:
         case ():
             return head, captures
         case (one,) if not captures:
             return f"{head} {{{one.name}}}", True
         case _:
-            named = ", ".join(f"{as_text(one.name.partition('.')[2])} {{{one.name}}}" for one in facts)
+            named = ", ".join(f"{escape_braces(one.name.partition('.')[2])} {{{one.name}}}" for one in facts)
             return f"{head}: {named}", True
 
 
-def shown_segment(segment: Segment) -> str:
+def segment_text(segment: PathSegment) -> str:
     if not segment.capture:
-        return as_text(segment.text)
-    return f"{as_text(segment.before)}{{params.{segment.capture}}}{as_text(segment.after)}"
+        return escape_braces(segment.text)
+    return f"{escape_braces(segment.before)}{{params.{segment.capture}}}{escape_braces(segment.after)}"
 
 
-def shown_facts(facts: tuple[Field, ...]) -> tuple[Field, ...]:
+def facts_to_show(facts: tuple[OperationFact, ...]) -> tuple[OperationFact, ...]:
     """Those that have to be there first; of an object only its members could be shown."""
     some = [fact for fact in facts if not fact.type.startswith("{")]
-    return tuple(sorted(some, key=lambda fact: fact.optional)[:MOST_SHOWN])
+    return tuple(sorted(some, key=lambda fact: fact.optional)[:MAX_FACTS_SHOWN])
 
 
-def as_text(text: str) -> str:
+def escape_braces(text: str) -> str:
     """A brace in a message is written twice."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from policyengine.extras import install_command
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.problems import ApiImportError
 
 Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
 
-MOST_LEVELS = 200
+MAX_DEPTH = 200
 MERGE = "<<"
-MOST_VALUES = 5_000_000
-INSTALL = f"{install_command('openapi')}, or bring the same as JSON"
-TABS = "YAML is indented with spaces, never with tabs"
-INT, FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-WORDS: dict[str, Value] = {
+MAX_VALUES = 5_000_000
+INSTALL_HINT = f"{install_command('openapi')}, or bring the same as JSON"
+TABS_HINT = "YAML is indented with spaces, never with tabs"
+YAML_INT, YAML_FLOAT = (
+    re.compile(r"[-+]?[0-9]+"),
+    re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"),
+)
+YAML_WORDS: dict[str, Value] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -41,50 +44,54 @@ def read_document(name: str, data: bytes) -> Document:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ImportProblem("this is not UTF-8", f"`{name}`:{line}", "save it as UTF-8") from None
+        raise ApiImportError("this is not UTF-8", f"`{name}`:{line}", "save it as UTF-8") from None
     try:
         if text.lstrip()[:1] in ("{", "["):
-            return Document(name, _json(name, text))
-        return _yaml(name, text)
+            return Document(name, _parse_json(name, text))
+        return _parse_yaml(name, text)
     except RecursionError:
-        raise ImportProblem("this nests too deep to be read", f"`{name}`") from None
+        raise ApiImportError("this nests too deep to be read", f"`{name}`") from None
 
 
-def _json(name: str, text: str) -> Value:
+def _parse_json(name: str, text: str) -> Value:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise ImportProblem(f"a mapping holds `{twice[:80]}` twice", f"`{name}`", "remove one of them")
+            raise ApiImportError(f"a mapping holds `{twice[:80]}` twice", f"`{name}`", "remove one of them")
         return found
 
     try:
         tree: Value = json.loads(text, object_pairs_hook=members)
     except json.JSONDecodeError as error:
-        raise ImportProblem(f"this is no JSON: {error.msg.lower()}", f"`{name}`:{error.lineno}:{error.colno}") from None
+        raise ApiImportError(
+            f"this is no JSON: {error.msg.lower()}", f"`{name}`:{error.lineno}:{error.colno}"
+        ) from None
     except ValueError:  # a number with thousands of digits
-        raise ImportProblem("this holds a number that is too long", f"`{name}`") from None
+        raise ApiImportError("this holds a number that is too long", f"`{name}`") from None
     return tree
 
 
 # ── YAML, from its events: no tags, no objects, an alias is one more reference to the same value ──────────
 
 
-def _yaml(name: str, text: str) -> Document:
+def _parse_yaml(name: str, text: str) -> Document:
     try:
         import yaml  # type: ignore[import-untyped]
     except ImportError:
-        raise ImportProblem("reading YAML needs PyYAML, which is not installed", f"`{name}`", INSTALL) from None
+        raise ApiImportError("reading YAML needs PyYAML, which is not installed", f"`{name}`", INSTALL_HINT) from None
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Builder(name).document(yaml.parse(text, Loader=loader))
+        return _YamlTreeBuilder(name).document(yaml.parse(text, Loader=loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         place = f"`{name}`:{mark.line + 1}:{mark.column + 1}" if mark else f"`{name}`"
-        raise ImportProblem(f"this is no YAML: {why}", place, TABS if _indented_by_tabs(text, mark) else None) from None
+        raise ApiImportError(
+            f"this is no YAML: {why}", place, TABS_HINT if _indented_by_tabs(text, mark) else None
+        ) from None
 
 
 def _indented_by_tabs(text: str, mark: Any) -> bool:
@@ -92,7 +99,7 @@ def _indented_by_tabs(text: str, mark: Any) -> bool:
     return "\t" in line[: len(line) - len(line.lstrip())]
 
 
-class _Builder:
+class _YamlTreeBuilder:
     """Puts events together; what is still open lies on a stack, so that depth costs nothing."""
 
     def __init__(self, name: str) -> None:
@@ -106,11 +113,11 @@ class _Builder:
     def document(self, events: Iterator[Any]) -> Document:
         for event in events:
             self.count += 1
-            if self.count > MOST_VALUES:
-                raise self.problem(event, f"more than {MOST_VALUES:,} values")
+            if self.count > MAX_VALUES:
+                raise self.problem(event, f"more than {MAX_VALUES:,} values")
             self.take(event)
         if len(self.roots) > 1:
-            raise ImportProblem(f"this holds {len(self.roots)} documents in place of one", f"`{self.name}`")
+            raise ApiImportError(f"this holds {len(self.roots)} documents in place of one", f"`{self.name}`")
         return Document(self.name, self.roots[0] if self.roots else None, self.lines)
 
     def take(self, event: Any) -> None:
@@ -136,8 +143,8 @@ class _Builder:
         self.lines[id(value)] = event.start_mark.line + 1
         self.name_it(event, value)
         self.opened.append((value, []))
-        if len(self.opened) > MOST_LEVELS:
-            raise self.problem(event, f"this nests more than {MOST_LEVELS} levels deep")
+        if len(self.opened) > MAX_DEPTH:
+            raise self.problem(event, f"this nests more than {MAX_DEPTH} levels deep")
 
     def merge(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
         """`<<: *base`: what the base has and this has not."""
@@ -184,16 +191,16 @@ class _Builder:
         text: str = event.value
         if not event.implicit[0]:  # quoted
             return text
-        if text in WORDS:
-            return WORDS[text]
-        if INT.fullmatch(text) and len(text) < 300:
+        if text in YAML_WORDS:
+            return YAML_WORDS[text]
+        if YAML_INT.fullmatch(text) and len(text) < 300:
             return int(text)
-        return float(text) if FLOAT.fullmatch(text) else text
+        return float(text) if YAML_FLOAT.fullmatch(text) else text
 
     def refuse_tag(self, event: Any) -> None:
         if event.tag not in (None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
             raise self.problem(event, f"the tag `{str(event.tag)[:80]}` is not read", "write the value itself")
 
-    def problem(self, event: Any, message: str, hint: str | None = None) -> ImportProblem:
+    def problem(self, event: Any, message: str, hint: str | None = None) -> ApiImportError:
         mark = event.start_mark
-        return ImportProblem(message, f"`{self.name}`:{mark.line + 1}:{mark.column + 1}", hint)
+        return ApiImportError(message, f"`{self.name}`:{mark.line + 1}:{mark.column + 1}", hint)

@@ -11,15 +11,15 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.problems import ApiImportError
 
-MOST_BYTES = 32 * 1024 * 1024
-MOST_SECONDS = 20.0
-CHUNK = 1 << 16
+MAX_BYTES = 32 * 1024 * 1024
+TIMEOUT_SECONDS = 20.0
+CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class OfFile:
+class FileBase:
     """`root` is the folder of the specification: what it refers to lies in there, or is not read."""
 
     path: Path
@@ -31,41 +31,41 @@ class OfFile:
 
 
 @dataclass(frozen=True, slots=True)
-class OfUrl:
+class UrlBase:
     name: str
 
 
-Base: TypeAlias = OfFile | OfUrl
+DocumentBase: TypeAlias = FileBase | UrlBase
 
 
 def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def base_of(source: str) -> Base:
-    return OfUrl(source) if is_url(source) else OfFile(Path(source), Path(source).parent)
+def base_of(source: str) -> DocumentBase:
+    return UrlBase(source) if is_url(source) else FileBase(Path(source), Path(source).parent)
 
 
-def read_base(base: Base) -> bytes:
-    return _file(base.path) if isinstance(base, OfFile) else _url(base.name)
+def read_base(base: DocumentBase) -> bytes:
+    return _read_file(base.path) if isinstance(base, FileBase) else _read_url(base.name)
 
 
-def beside(base: Base, reference: str) -> Base:
+def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
     """What a `$ref` to another document means; an ImportProblem where it leads out of where its own one lies."""
-    if isinstance(base, OfUrl):
+    if isinstance(base, UrlBase):
         there = urldefrag(urljoin(base.name, reference)).url
         if not is_url(there) or origin(there) != origin(base.name):
-            raise ImportProblem(f"`{reference[:200]}` leads to another server", hint="only its own one is asked")
-        return OfUrl(there)
+            raise ApiImportError(f"`{reference[:200]}` leads to another server", hint="only its own one is asked")
+        return UrlBase(there)
     if urlsplit(reference).scheme or "\0" in reference or reference.startswith(("/", "\\")):
-        raise ImportProblem(
+        raise ApiImportError(
             f"`{reference[:200]}` is not below the folder of the specification",
             hint="put a copy beside it: the network and other folders are not read",
         )
     path = base.path.parent / reference
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base.root)):
-        raise ImportProblem(f"`{reference[:200]}` leads out of the folder of the specification")
-    return OfFile(path, base.root)
+        raise ApiImportError(f"`{reference[:200]}` leads out of the folder of the specification")
+    return FileBase(path, base.root)
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -73,24 +73,24 @@ def origin(url: str) -> tuple[str, str, int | None]:
         parts = urlsplit(url)
         return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        raise ImportProblem(f"`{url[:200]}` is no URL") from None
+        raise ApiImportError(f"`{url[:200]}` is no URL") from None
 
 
-def _file(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         if not path.is_file():
             message = "there is no such file" if not path.exists() else "this is no file"
-            raise ImportProblem(message, f"`{path.as_posix()}`")
+            raise ApiImportError(message, f"`{path.as_posix()}`")
         with path.open("rb") as stream:
-            return bytes(_bounded(stream.read(MOST_BYTES + 1), path.as_posix()))
+            return bytes(_check_size(stream.read(MAX_BYTES + 1), path.as_posix()))
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
-        raise ImportProblem(f"this cannot be read: {why}", f"`{path.as_posix()}`") from None
+        raise ApiImportError(f"this cannot be read: {why}", f"`{path.as_posix()}`") from None
 
 
-def _bounded(data: bytes | bytearray, name: str) -> bytes | bytearray:
-    if len(data) > MOST_BYTES:
-        raise ImportProblem(f"this is longer than {MOST_BYTES:,} bytes", f"`{name}`")
+def _check_size(data: bytes | bytearray, name: str) -> bytes | bytearray:
+    if len(data) > MAX_BYTES:
+        raise ApiImportError(f"this is longer than {MAX_BYTES:,} bytes", f"`{name}`")
     return data
 
 
@@ -99,26 +99,26 @@ class _SameOrigin(HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
         if origin(newurl) != origin(req.full_url):
-            raise ImportProblem(f"it redirects to `{newurl[:200]}`, which is another server", hint="name that one")
+            raise ApiImportError(f"it redirects to `{newurl[:200]}`, which is another server", hint="name that one")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _url(url: str) -> bytes:
-    until = time.monotonic() + MOST_SECONDS
+def _read_url(url: str) -> bytes:
+    until = time.monotonic() + TIMEOUT_SECONDS
     request = Request(url, headers={"Accept": "application/json, application/yaml, */*"})
     try:
-        with build_opener(_SameOrigin).open(request, timeout=MOST_SECONDS) as answer:
+        with build_opener(_SameOrigin).open(request, timeout=TIMEOUT_SECONDS) as answer:
             data = bytearray()
-            while chunk := answer.read1(CHUNK):
+            while chunk := answer.read1(CHUNK_BYTES):
                 data += chunk
-                _bounded(data, url)
+                _check_size(data, url)
                 if time.monotonic() > until:
-                    raise ImportProblem(f"no whole answer within {MOST_SECONDS:.0f} s", f"`{url}`")
+                    raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{url}`")
             return bytes(data)
-    except ImportProblem as problem:
-        raise ImportProblem(problem.message, f"`{url}`", problem.hint) from None
+    except ApiImportError as problem:
+        raise ApiImportError(problem.message, f"`{url}`", problem.hint) from None
     except HTTPError as error:
-        raise ImportProblem(f"it answers {error.code} {error.reason}".rstrip(), f"`{url}`") from None
+        raise ApiImportError(f"it answers {error.code} {error.reason}".rstrip(), f"`{url}`") from None
     except (URLError, OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
-        raise ImportProblem(f"it cannot be read: {why}".lower(), f"`{url}`") from None
+        raise ApiImportError(f"it cannot be read: {why}".lower(), f"`{url}`") from None

@@ -9,64 +9,64 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from policyengine.importers.model import Field
-from policyengine.importers.nodes import Node
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.model import OperationFact
+from policyengine.importers.nodes import DocumentNode
+from policyengine.importers.problems import ApiImportError
 from policyengine.importers.sanitize import is_inner_member, is_member
 
-MOST_FACTS = 48
-MOST_INNER = 24
-MOST_LEVELS = 3
-MOST_PARTS = 200  # schemas looked at for one body: what refers to itself ends here
+MAX_FACTS = 48
+MAX_RECORD_MEMBERS = 24
+MAX_DEPTH = 3
+MAX_SCHEMA_NODES = 200  # schemas looked at for one body: what refers to itself ends here
 SCALARS = {"string": "string", "integer": "int", "number": "number", "boolean": "bool"}
 FORMATS = {"date-time": "time", "ipv4": "ip", "ipv6": "ip"}
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ObjectShape:
     """The members of an object: the type of each and whether it is required. A type of None: they do not agree."""
 
     members: dict[str, tuple[str | None, bool]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Reader:
+class JsonSchemaReader:
     """`left` counts down what may still be looked at."""
 
-    left: int = MOST_PARTS
+    left: int = MAX_SCHEMA_NODES
 
-    def shape(self, node: Node, level: int) -> Shape:
+    def shape(self, node: DocumentNode, level: int) -> ObjectShape:
         node = node.followed()
         self.left -= 1
         if self.left < 0 or not isinstance(node.value, dict):
-            return Shape()
-        own = Shape(dict(self.own_members(node, level)))
-        parts = [own, *(self.shape(part, level) for part in _list(node, "allOf"))]
-        found = _all_of(parts)
+            return ObjectShape()
+        own = ObjectShape(dict(self.own_members(node, level)))
+        parts = [own, *(self.shape(part, level) for part in _child_nodes(node, "allOf"))]
+        found = _merge_required(parts)
         for word in ("oneOf", "anyOf"):
-            if options := [self.shape(option, level) for option in _list(node, word) if not _is_null(option)]:
-                found = _all_of([found, _one_of(options)])
-        required = {name for name in _texts(node, "required") if name in found.members}
-        return Shape({name: (type_, need or name in required) for name, (type_, need) in found.members.items()})
+            if options := [self.shape(option, level) for option in _child_nodes(node, word) if not _is_null(option)]:
+                found = _merge_required([found, _merge_alternatives(options)])
+        required = {name for name in _string_items(node, "required") if name in found.members}
+        return ObjectShape({name: (type_, need or name in required) for name, (type_, need) in found.members.items()})
 
-    def own_members(self, node: Node, level: int) -> Iterator[tuple[str, tuple[str | None, bool]]]:
+    def own_members(self, node: DocumentNode, level: int) -> Iterator[tuple[str, tuple[str | None, bool]]]:
         properties = node.get("properties")
         if properties is None:
             return
-        required = set(_texts(node, "required"))
+        required = set(_string_items(node, "required"))
         for name, member in properties.members("`properties`"):
             if self.left > 0:
                 type_, nullable = self.type(member, level)
                 yield name, (type_, name in required and not nullable)
 
-    def type(self, node: Node, level: int) -> tuple[str | None, bool]:
+    def type(self, node: DocumentNode, level: int) -> tuple[str | None, bool]:
         """What the language calls the type, if it can, and whether null is one of the values."""
         node = node.followed()
         self.left -= 1
         if self.left < 0 or not isinstance(node.value, dict):
             return None, True
-        kinds, nullable = _kinds(node)
-        if options := _list(node, "oneOf") or _list(node, "anyOf"):
+        kinds, nullable = _declared_types(node)
+        if options := _child_nodes(node, "oneOf") or _child_nodes(node, "anyOf"):
             return self.one_type(node, options, level, nullable)
         if kinds == ["array"]:
             return self.list_type(node, level), nullable
@@ -77,21 +77,23 @@ class Reader:
             return known or SCALARS[kinds[0]], nullable
         return None, True
 
-    def one_type(self, node: Node, options: list[Node], level: int, nullable: bool) -> tuple[str | None, bool]:
+    def one_type(
+        self, node: DocumentNode, options: list[DocumentNode], level: int, nullable: bool
+    ) -> tuple[str | None, bool]:
         found = [self.type(option, level) for option in options if not _is_null(option)]
         types = {type_ for type_, _ in found}
         maybe = nullable or any(null for _, null in found) or len(found) < len(options)
         return (types.pop() if len(types) == 1 and not node.has("properties") else None), maybe
 
-    def list_type(self, node: Node, level: int) -> str | None:
+    def list_type(self, node: DocumentNode, level: int) -> str | None:
         items = node.get("items")
-        if items is None or level >= MOST_LEVELS:
+        if items is None or level >= MAX_DEPTH:
             return None
         inner, nullable = self.type(items, level + 1)
         return None if inner is None or nullable else f"list<{inner}>" if inner.isalpha() else None
 
-    def record_type(self, node: Node, level: int) -> str | None:
-        if level >= MOST_LEVELS:
+    def record_type(self, node: DocumentNode, level: int) -> str | None:
+        if level >= MAX_DEPTH:
             return None
         members = self.shape(node, level + 1).members
         written = [
@@ -99,61 +101,61 @@ class Reader:
             for name, (type_, need) in members.items()
             if type_ is not None and is_inner_member(name)
         ]
-        return f"{{ {'   '.join(written)} }}" if written and len(written) <= MOST_INNER else None
+        return f"{{ {'   '.join(written)} }}" if written and len(written) <= MAX_RECORD_MEMBERS else None
 
 
-def facts_of(root: str, node: Node) -> tuple[tuple[Field, ...], tuple[str, ...]]:
+def facts_of(root: str, node: DocumentNode) -> tuple[tuple[OperationFact, ...], tuple[str, ...]]:
     """The facts below `body` or `args`, and what is to be told about those that are none."""
     try:
-        members = Reader().shape(node, 0).members
-    except ImportProblem as problem:
+        members = JsonSchemaReader().shape(node, 0).members
+    except ApiImportError as problem:
         return (), (f"{problem}: its facts are left out",)
     except RecursionError:
         return (), (f"{node.place}: this nests too deep, so its facts are left out",)
     found = [
-        Field(f"{root}.{name}", type_, not need)
+        OperationFact(f"{root}.{name}", type_, not need)
         for name, (type_, need) in members.items()
         if type_ is not None and is_member(name)
     ]
-    return tuple(found[:MOST_FACTS]), ()
+    return tuple(found[:MAX_FACTS]), ()
 
 
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _all_of(parts: list[Shape]) -> Shape:
+def _merge_required(parts: list[ObjectShape]) -> ObjectShape:
     """Each part holds: a member is required where one of them says so."""
     found: dict[str, tuple[str | None, bool]] = {}
     for part in parts:
         for name, (type_, need) in part.members.items():
             known, needed = found.get(name, (type_, False))
             found[name] = (known if known == type_ else None), need or needed
-    return Shape(found)
+    return ObjectShape(found)
 
 
-def _one_of(options: list[Shape]) -> Shape:
+def _merge_alternatives(options: list[ObjectShape]) -> ObjectShape:
     """One of them holds: a member is required where all of them say so."""
-    found = _all_of(options).members
+    found = _merge_required(options).members
     needed = {name for name in found if all(option.members.get(name, ("", False))[1] for option in options)}
-    return Shape({name: (type_, name in needed) for name, (type_, _) in found.items()})
+    return ObjectShape({name: (type_, name in needed) for name, (type_, _) in found.items()})
 
 
-def _kinds(node: Node) -> tuple[list[str], bool]:
+def _declared_types(node: DocumentNode) -> tuple[list[str], bool]:
     """`type` without null: OpenAPI 3.0 says `nullable`, 3.1 lists "null", Swagger 2 has neither."""
     value = node.value.get("type") if isinstance(node.value, dict) else None
     written = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     return [one for one in written if one != "null"], "null" in written or node.flag("nullable") is True
 
 
-def _is_null(node: Node) -> bool:
+def _is_null(node: DocumentNode) -> bool:
     return isinstance(node.value, dict) and node.value.get("type") == "null"
 
 
-def _list(node: Node, key: str) -> list[Node]:
+def _child_nodes(node: DocumentNode, key: str) -> list[DocumentNode]:
     value = node.value.get(key) if isinstance(node.value, dict) else None
     return list(node.child(key, value).elements(f"`{key}`")) if value is not None else []
 
 
-def _texts(node: Node, key: str) -> list[str]:
+def _string_items(node: DocumentNode, key: str) -> list[str]:
     value = node.value.get(key) if isinstance(node.value, dict) else None
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

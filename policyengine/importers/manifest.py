@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
-from policyengine.importers.model import Api, Kind, Operation
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.model import Api, ApiOperation, ApiOperationKind
+from policyengine.importers.problems import ApiImportError
 from policyengine.syntax import nodes as ast
 
-FILE = "imported.json"
-FORMAT = 1
-MOST_BYTES = 64 * 1024 * 1024
-CAPTURES = re.compile(r"\{[^{}]*\}|(?<=/)\*(?=/|$)")
+MANIFEST_FILE = "imported.json"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+CAPTURE_PATTERN = re.compile(r"\{[^{}]*\}|(?<=/)\*(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """What is compared from one import to the next."""
 
     kind: str
@@ -30,67 +30,70 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ImportManifest:
     kind: str
     package: str
     runs: int
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ManifestEntry]
 
 
-def entry_of(operation: Operation) -> Entry:
+def entry_of(operation: ApiOperation) -> ManifestEntry:
     facts = {fact.name: f"{fact.type}{'?' if fact.optional else ''}" for fact in operation.facts}
-    return Entry(operation.kind.value, facts, [sorted(ask) for ask in operation.asks], operation.said)
+    return ManifestEntry(operation.kind.value, facts, [sorted(ask) for ask in operation.asks], operation.said)
 
 
-def read_memory(folder: Path) -> Memory | None:
+def read_manifest(folder: Path) -> ImportManifest | None:
     """None where nothing was imported yet."""
-    file = folder / FILE
+    file = folder / MANIFEST_FILE
     if not file.exists():
         return None
     try:
-        found = json.loads(read_bounded(file, MOST_BYTES))
-        if found["format"] != FORMAT:
-            raise ImportProblem(
+        found = json.loads(read_bounded(file, MAX_MANIFEST_BYTES))
+        if found["format"] != MANIFEST_FORMAT:
+            raise ApiImportError(
                 f"format {found['format']!r} is not read", f"`{file.as_posix()}`", "use a newer version"
             )
-        entries = {str(key): _entry(one) for key, one in found["endpoints"].items()}
-        return Memory(str(found["kind"]), str(found["package"]), int(found["imports"]), entries)
+        entries = {str(key): _parse_entry(one) for key, one in found["endpoints"].items()}
+        return ImportManifest(str(found["kind"]), str(found["package"]), int(found["imports"]), entries)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         hint = "bring back the version that was committed; nothing was changed"
-        raise ImportProblem("this is not what an import wrote", f"`{file.as_posix()}`", hint) from None
+        raise ApiImportError("this is not what an import wrote", f"`{file.as_posix()}`", hint) from None
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
-        raise ImportProblem(f"this cannot be read: {why}", f"`{file.as_posix()}`") from None
+        raise ApiImportError(f"this cannot be read: {why}", f"`{file.as_posix()}`") from None
 
 
-def remembered_server(folder: Path) -> str | None:
+def previous_server(folder: Path) -> str | None:
     """What the tools of the last import were called by: a server that calls itself otherwise now is the same one."""
-    memory = read_memory(folder)
+    memory = read_manifest(folder)
     tool = next((key for key in memory.entries if key.startswith("TOOL ")), None) if memory else None
     return tool.removeprefix("TOOL ").partition("/")[0] if tool else None
 
 
-def _entry(found: Mapping[str, object]) -> Entry:
+def _parse_entry(found: Mapping[str, object]) -> ManifestEntry:
     facts, asks = found["facts"], found["asks"]
     if not isinstance(facts, dict) or not isinstance(asks, list):
         raise TypeError
-    return Entry(
-        Kind(str(found["kind"])).value, {str(k): str(v) for k, v in facts.items()}, asks, str(found.get("said", ""))
+    return ManifestEntry(
+        ApiOperationKind(str(found["kind"])).value,
+        {str(k): str(v) for k, v in facts.items()},
+        asks,
+        str(found.get("said", "")),
     )
 
 
-def memory_text(memory: Memory) -> str:
+def manifest_text(memory: ImportManifest) -> str:
     """One endpoint a line, so that a review sees what changed."""
     rows = [
-        f"    {json.dumps(key)}: {json.dumps(_data(entry), sort_keys=True)}"
+        f"    {json.dumps(key)}: {json.dumps(_entry_data(entry), sort_keys=True)}"
         for key, entry in sorted(memory.entries.items())
     ]
-    head = {"format": FORMAT, "kind": memory.kind, "package": memory.package, "imports": memory.runs}
+    head = {"format": MANIFEST_FORMAT, "kind": memory.kind, "package": memory.package, "imports": memory.runs}
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     return "\n".join(["{", *lines, '  "endpoints": {', ",\n".join(rows), "  }", "}", ""])
 
 
-def _data(entry: Entry) -> dict[str, object]:
+def _entry_data(entry: ManifestEntry) -> dict[str, object]:
     said = {"said": entry.said} if entry.said else {}
     return {"kind": entry.kind, "facts": dict(entry.facts), "asks": entry.asks, **said}
 
@@ -99,55 +102,58 @@ def _data(entry: Entry) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class OperationChange:
     key: str
     said: tuple[str, ...]
     stricter: bool
 
 
-def changes(memory: Memory, api: Api) -> list[Change]:
+def operation_changes(memory: ImportManifest, api: Api) -> list[OperationChange]:
     found = []
     for operation in api.operations:
         before = memory.entries.get(operation.key)
         said = tuple(_differences(before, entry_of(operation))) if before else ()
         if before and said:
-            stricter = operation.kind is Kind.DELETE and Kind(before.kind) is not Kind.DELETE
-            found.append(Change(operation.key, said, stricter))
+            stricter = (
+                operation.kind is ApiOperationKind.DELETE
+                and ApiOperationKind(before.kind) is not ApiOperationKind.DELETE
+            )
+            found.append(OperationChange(operation.key, said, stricter))
     return found
 
 
-def _differences(before: Entry, after: Entry) -> list[str]:
+def _differences(before: ManifestEntry, after: ManifestEntry) -> list[str]:
     found = [f"was {before.kind}, is {after.kind}"] if before.kind != after.kind else []
     for name in sorted({*before.facts, *after.facts}):
         old, new = before.facts.get(name, "nothing"), after.facts.get(name, "nothing")
         found += [f"`{name}` was {old}, is {new}"] if old != new else []
     if [list(one) for one in before.asks] != [list(one) for one in after.asks]:
-        found.append(f"asked for {_scopes(before.asks)}, asks for {_scopes(after.asks)}")
+        found.append(f"asked for {_scopes_text(before.asks)}, asks for {_scopes_text(after.asks)}")
     return found + (["its description is another one"] if before.said != after.said else [])
 
 
-def _scopes(asks: Sequence[Sequence[str]]) -> str:
+def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
     return " or ".join(" and ".join(f"`{scope}`" for scope in ask) for ask in asks) or "no scope"
 
 
-def spoken_of(modules: Sequence[ast.Module]) -> dict[str, str]:
+def endpoints_in_policies(modules: Sequence[ast.Module]) -> dict[str, str]:
     """Every endpoint that a rule or a scope of the policies names, but for tests, and where."""
     found: dict[str, str] = {}
     for module in modules:
         for declaration in module.declarations:
             if not isinstance(declaration, ast.TestDecl | ast.FixtureDecl):
                 for node in ast.walk(declaration):
-                    for key in _keys(node):
+                    for key in _endpoint_keys(node):
                         line, _ = node.span.source.position(node.span.start)
                         found.setdefault(key, f"{node.span.source.name}:{line}")
     return found
 
 
-def _keys(node: ast.Node) -> list[str]:
+def _endpoint_keys(node: ast.Node) -> list[str]:
     match node:
-        case ast.Http(methods, path):
-            return [f"{method} {CAPTURES.sub('{}', path)}" for method in methods]
-        case ast.Tool(pattern):
+        case ast.HttpPattern(methods, path):
+            return [f"{method} {CAPTURE_PATTERN.sub('{}', path)}" for method in methods]
+        case ast.ToolPattern(pattern):
             return [f"TOOL {pattern}"]
         case _:
             return []

@@ -9,68 +9,70 @@ from typing import Any
 from policyengine.extras import install_command
 from policyengine.importers.documents import Value
 from policyengine.importers.fetch import is_url
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.problems import ApiImportError
 
-INSTALL = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
-MOST_SECONDS = 30.0
-MOST_PAGES = 200
+INSTALL_HINT = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
+TIMEOUT_SECONDS = 30.0
+MAX_PAGES = 200
 
 
-def ask(source: str) -> tuple[Value, str]:
+def list_tools(source: str) -> tuple[Value, str]:
     """The list of tools as JSON has it, and what the server calls itself."""
     try:
         from mcp.client.client import Client
         from mcp.client.stdio import StdioServerParameters
     except ImportError:
-        raise ImportProblem("asking a server needs the `mcp` SDK, which is not installed", hint=INSTALL) from None
+        raise ApiImportError("asking a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT) from None
     target: Any = source
     if not is_url(source):
-        words = _words(source)
+        words = _split_command(source)
         target = StdioServerParameters(command=words[0], args=words[1:])
     try:
-        return asyncio.run(asyncio.wait_for(_listed(Client(target)), MOST_SECONDS))
+        return asyncio.run(asyncio.wait_for(_list_all_pages(Client(target)), TIMEOUT_SECONDS))
     except TimeoutError:
-        raise ImportProblem(f"no whole answer within {MOST_SECONDS:.0f} s", f"`{source}`") from None
-    except ImportProblem:
+        raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{source}`") from None
+    except ApiImportError:
         raise
     except Exception as error:
-        raise ImportProblem(f"it cannot be asked for its tools: {_why(error)}", f"`{source}`", _hint(source)) from None
+        raise ApiImportError(
+            f"it cannot be asked for its tools: {_error_text(error)}", f"`{source}`", _connection_hint(source)
+        ) from None
 
 
-async def _listed(client: Any) -> tuple[Value, str]:
+async def _list_all_pages(client: Any) -> tuple[Value, str]:
     tools: list[Any] = []
     async with client:
         cursor = None
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             tools += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
             cursor = page.next_cursor
             if not cursor:
                 break
         else:
-            raise ImportProblem(f"its list of tools has more than {MOST_PAGES} pages")
+            raise ApiImportError(f"its list of tools has more than {MAX_PAGES} pages")
         info = getattr(client, "server_info", None)
         return {"tools": tools}, getattr(info, "name", "") or ""
 
 
-def _words(command: str) -> list[str]:
+def _split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ImportProblem(f"this is no command: {str(error).lower()}", f"`{command}`") from None
+        raise ApiImportError(f"this is no command: {str(error).lower()}", f"`{command}`") from None
     if not words:
-        raise ImportProblem("there is no command", hint="name a URL, a file ending in `.json`, or a command")
+        raise ApiImportError("there is no command", hint="name a URL, a file ending in `.json`, or a command")
     return words
 
 
-def _why(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """The first cause that says something: groups of errors say nothing themselves."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
 
 
-def _hint(source: str) -> str:
+def _connection_hint(source: str) -> str:
     if is_url(source):
         return "is it running, and does the URL end in the path of its MCP endpoint, mostly `/mcp`?"
     return "a file has a name ending in `.json`; anything else is a command that speaks MCP on its standard output"

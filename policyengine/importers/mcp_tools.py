@@ -11,72 +11,76 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from policyengine.checker.confusable_text import is_unseen
+from policyengine.checker.confusable_text import is_invisible
 from policyengine.importers.documents import Document, read_document
 from policyengine.importers.fetch import base_of, is_url, read_base
 from policyengine.importers.json_schema import facts_of
-from policyengine.importers.mcp_client import ask
-from policyengine.importers.model import Api, Kind, Operation, Tool
-from policyengine.importers.nodes import Node
-from policyengine.importers.openapi import WORDS, breaks
-from policyengine.importers.problems import ImportProblem
-from policyengine.importers.sanitize import comment, word
+from policyengine.importers.mcp_client import list_tools
+from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, ServerTool
+from policyengine.importers.nodes import DocumentNode
+from policyengine.importers.openapi import WORD_PATTERN, is_destructive
+from policyengine.importers.problems import ApiImportError
+from policyengine.importers.sanitize import quoted_comment, safe_name
 from policyengine.runtime.paths import HAZARDS
 
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-JOINS = frozenset("-./:")
-LONGEST_NAME = 128
-MOST_TOOLS = 5_000
+BARE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+JOINING_CHARACTERS = frozenset("-./:")
+MAX_TOOL_NAME_LENGTH = 128
+MAX_TOOLS = 5_000
 # Who runs what the caller says does more than read.
-RUNS = frozenset(
+EXECUTION_WORDS = frozenset(
     "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
     "subprocess".split()
 )
-WHOLE = 40  # tools: more than these are sorted by the first word of their names
+MAX_TOOLS_IN_ONE_AREA = 40  # tools: more than these are sorted by the first word of their names
 
 
 def read_tools(source: str, name: str | None = None) -> Api:
     """`source` is a JSON file, a URL, or a command to start; `name` what the gateway calls the server."""
-    if is_file(source):
+    if is_json_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
     else:
-        tree, called = ask(source)
+        tree, called = list_tools(source)
         document = Document(source, tree)
-    server = word(name or called or (Path(source).stem if is_file(source) else ""), "tools").strip("_")
-    return _Reader(document, name or server).api(server)
+    server = safe_name(name or called or (Path(source).stem if is_json_file(source) else ""), "tools").strip("_")
+    return _ToolListReader(document, name or server).api(server)
 
 
-def is_file(source: str) -> bool:
+def is_json_file(source: str) -> bool:
     """A command may end in the name of a file, too."""
     named = not is_url(source) and source.lower().endswith(".json")
     return named and (Path(source).is_file() or not any(map(str.isspace, source)))
 
 
-class _Reader:
+class _ToolListReader:
     def __init__(self, document: Document, server: str) -> None:
         self.document, self.server = document, server
         self.notes: list[str] = []
-        if unsayable(server) or "/" in server:
-            raise ImportProblem(f"`{_shown(server)}` is no name for a server", hint="take letters, digits, `-` and `_`")
+        if unmatchable_reason(server) or "/" in server:
+            raise ApiImportError(
+                f"`{_printable(server)}` is no name for a server", hint="take letters, digits, `-` and `_`"
+            )
 
     def api(self, package: str) -> Api:
-        found: dict[str, Operation] = {}
+        found: dict[str, ApiOperation] = {}
         for node in self.listed():
             operation = self.operation(node)
             if operation is None:
                 continue
             before = found.get(operation.key)
             if before is not None:
-                self.notes.append(f"`{_shown(operation.key)}` is listed twice: the stricter one counts, without facts")
+                self.notes.append(
+                    f"`{_printable(operation.key)}` is listed twice: the stricter one counts, without facts"
+                )
                 kind = max(before.kind, operation.kind, key=lambda kind: kind.severity)
-                operation = Operation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
+                operation = ApiOperation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
             found[operation.key] = operation
         return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), tuple(self.notes))
 
-    def listed(self) -> Iterator[Node]:
+    def listed(self) -> Iterator[DocumentNode]:
         """The list itself, the object that holds it, or the whole answer of JSON-RPC."""
-        node = Node(self.document.tree, "", self.document)
+        node = DocumentNode(self.document.tree, "", self.document)
         if isinstance(node.value, dict) and isinstance(node.value.get("result"), dict):
             node = node.child("result", node.value["result"])
         if isinstance(node.value, dict):
@@ -84,81 +88,81 @@ class _Reader:
                 raise node.problem("there is no `tools`", "bring the result of `tools/list`")
             node = node.child("tools", node.value["tools"])
         listed = list(node.elements("`tools`"))
-        if len(listed) > MOST_TOOLS:
-            raise node.problem(f"more than {MOST_TOOLS:,} tools")
+        if len(listed) > MAX_TOOLS:
+            raise node.problem(f"more than {MAX_TOOLS:,} tools")
         return iter(listed)
 
-    def operation(self, node: Node) -> Operation | None:
+    def operation(self, node: DocumentNode) -> ApiOperation | None:
         members = dict(node.members("a tool"))
         if "name" not in members:
             raise node.problem("this tool has no `name`")
         name = members["name"].text("a name")
-        if why := unsayable(name):
-            self.notes.append(f"the tool `{_shown(name)}` {why}: left out, it stays denied")
+        if why := unmatchable_reason(name):
+            self.notes.append(f"the tool `{_printable(name)}` {why}: left out, it stays denied")
             return None
         schema = node.raw("inputSchema")
-        facts, notes = facts_of("args", _alone(schema)) if schema is not None else ((), ())
-        self.notes += [f"`{_shown(name)}`: {note}" for note in notes]
+        facts, notes = facts_of("args", _as_own_document(schema)) if schema is not None else ((), ())
+        self.notes += [f"`{_printable(name)}`: {note}" for note in notes]
         said = sha256(repr((node.words("title"), node.words("description"))).encode("utf-8", "replace")).hexdigest()[
             :16
         ]
-        return Operation(
-            Tool(self.server, name, written(f"{self.server}/{name}")),
+        return ApiOperation(
+            ServerTool(self.server, name, tool_pattern(f"{self.server}/{name}")),
             self.kind(name, node),
-            word(name.replace("/", "_"), "tool").partition("_")[0] or "tool",
+            safe_name(name.replace("/", "_"), "tool").partition("_")[0] or "tool",
             facts,
             (),
-            comment(node.words("title") or node.words("description")),
+            quoted_comment(node.words("title") or node.words("description")),
             said=said,
         )
 
-    def kind(self, name: str, node: Node) -> Kind:
+    def kind(self, name: str, node: DocumentNode) -> ApiOperationKind:
         """Without hints a tool may break things. A claim to only read counts where nothing says otherwise."""
         hints = node.raw("annotations")
         reads = hints.flag("readOnlyHint") if hints else None
         destroys = hints.flag("destructiveHint") if hints else None
-        contradicted = breaks(name) or runs(name) or destroys is True
+        contradicted = is_destructive(name) or is_execution(name) or destroys is True
         if (
-            breaks(name)
+            is_destructive(name)
             or (reads is not None and destroys is True)
             or (contradicted if reads else destroys is not False)
         ):
             if reads is True:
-                self.notes.append(f"`{_shown(name)}` claims to only read, and its name or its hints say otherwise")
-            return Kind.DELETE
-        return Kind.READ if reads is True else Kind.WRITE
+                self.notes.append(f"`{_printable(name)}` claims to only read, and its name or its hints say otherwise")
+            return ApiOperationKind.DELETE
+        return ApiOperationKind.READ if reads is True else ApiOperationKind.WRITE
 
 
-def _alone(schema: Node) -> Node:
+def _as_own_document(schema: DocumentNode) -> DocumentNode:
     """A schema refers to itself, not to the list it stands in."""
-    return Node(schema.value, "", Document(schema.document.name, schema.value))
+    return DocumentNode(schema.value, "", Document(schema.document.name, schema.value))
 
 
-def _sorted_by_area(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-    if len(operations) > WHOLE:
+def _sorted_by_area(operations: tuple[ApiOperation, ...]) -> tuple[ApiOperation, ...]:
+    if len(operations) > MAX_TOOLS_IN_ONE_AREA:
         return operations
     return tuple(
-        Operation(o.endpoint, o.kind, "tools", o.facts, o.asks, o.summary, o.deprecated, o.wider, o.said)
+        ApiOperation(o.endpoint, o.kind, "tools", o.facts, o.asks, o.summary, o.deprecated, o.wider, o.said)
         for o in operations
     )
 
 
-def runs(name: str) -> bool:
-    return any(found.lower() in RUNS for found in WORDS.findall(name))
+def is_execution(name: str) -> bool:
+    return any(found.lower() in EXECUTION_WORDS for found in WORD_PATTERN.findall(name))
 
 
 # ── Names of tools ────────────────────────────────────────────────────────────────────────────
 
 
-def unsayable(name: str) -> str:
+def unmatchable_reason(name: str) -> str:
     """Why no pattern matches exactly this name; empty where one does."""
     if not name.strip() or name != name.strip():
         return "has a name that is empty, or white space at its edge"
-    if len(name) > LONGEST_NAME:
-        return f"has a name of more than {LONGEST_NAME} characters"
+    if len(name) > MAX_TOOL_NAME_LENGTH:
+        return f"has a name of more than {MAX_TOOL_NAME_LENGTH} characters"
     if "*" in name:
         return "has a `*` in its name, which would match others too"
-    if any(is_unseen(char) or not char.isprintable() for char in name):
+    if any(is_invisible(char) or not char.isprintable() for char in name):
         return "has characters in its name that cannot be seen"
     if not name.isascii() or any(char in name for char in HAZARDS if char != "/"):
         return "has characters in its name that can be mistaken"
@@ -167,15 +171,19 @@ def unsayable(name: str) -> str:
     return ""
 
 
-def written(qualified: str) -> str:
+def tool_pattern(qualified: str) -> str:
     """As the grammar writes it: bare where it can be."""
-    bare = qualified[0] in PLAIN and qualified[-1] in PLAIN and set(qualified) <= PLAIN | JOINS
+    bare = (
+        qualified[0] in BARE_CHARACTERS
+        and qualified[-1] in BARE_CHARACTERS
+        and set(qualified) <= BARE_CHARACTERS | JOINING_CHARACTERS
+    )
     escaped = qualified.replace("\\", "\\\\").replace('"', '\\"')
     return f"TOOL {qualified}" if bare else f'TOOL "{escaped}"'
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:80])
 
 
-__all__ = ["read_tools", "unsayable", "written"]
+__all__ = ["read_tools", "tool_pattern", "unmatchable_reason"]

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 
-class Kind(StrEnum):
+class ApiOperationKind(StrEnum):
     """How much an operation may break, the mildest first."""
 
     READ = "read"
@@ -16,11 +16,11 @@ class Kind(StrEnum):
 
     @property
     def severity(self) -> int:
-        return list(Kind).index(self)
+        return list(ApiOperationKind).index(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class PathSegment:
     """A part of a path: `text`, or a capture with text around it. A capture may be an entity's id."""
 
     text: str = ""
@@ -43,9 +43,9 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Http:
+class HttpTemplate:
     method: str
-    segments: tuple[Segment, ...]
+    segments: tuple[PathSegment, ...]
 
     @property
     def written(self) -> str:
@@ -57,22 +57,22 @@ class Http:
         return f"{self.method} /{'/'.join(segment.shape for segment in self.segments)}"
 
     @classmethod
-    def of_key(cls, key: str) -> Http:
+    def of_key(cls, key: str) -> HttpTemplate:
         """Captures are called by their places."""
         method, _, path = key.partition(" /")
-        return cls(method, tuple(_segment(part, i) for i, part in enumerate(path.split("/"), 1)) if path else ())
+        return cls(method, tuple(_segment_of_key(part, i) for i, part in enumerate(path.split("/"), 1)) if path else ())
 
     @property
-    def bare(self) -> Http:
+    def bare(self) -> HttpTemplate:
         """The same endpoints, and nothing bound."""
-        return Http.of_key(self.key)
+        return HttpTemplate.of_key(self.key)
 
 
-def _segment(part: str, place: int) -> Segment:
+def _segment_of_key(part: str, place: int) -> PathSegment:
     """What captures a whole segment and what captures a part of one are two things, and have two names."""
     before, capture, after = part.partition("{}")
     around = f"_{_letters(before)}_to_{_letters(after)}" if before or after else ""
-    return Segment("", f"part_{place}{around}", "", before, after) if capture else Segment(part)
+    return PathSegment("", f"part_{place}{around}", "", before, after) if capture else PathSegment(part)
 
 
 def _letters(text: str) -> str:
@@ -80,7 +80,7 @@ def _letters(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class ServerTool:
     server: str
     name: str
     written: str
@@ -90,11 +90,11 @@ class Tool:
         return f"TOOL {self.server}/{self.name}"
 
 
-Endpoint: TypeAlias = Http | Tool
+OperationEndpoint: TypeAlias = HttpTemplate | ServerTool
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class OperationFact:
     """A declared fact: `body.amount`, its type as the language writes it, and whether it may be absent."""
 
     name: str
@@ -107,17 +107,17 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class ApiOperation:
     """`asks` are the sets of OAuth scopes of which one is needed; none: no scope is asked for.
 
     `said` is its description as a digest, for operations whose words an agent reads. `wider` says that the pattern
     matches more than what was described.
     """
 
-    endpoint: Endpoint
-    kind: Kind
+    endpoint: OperationEndpoint
+    kind: ApiOperationKind
     area: str
-    facts: tuple[Field, ...] = ()
+    facts: tuple[OperationFact, ...] = ()
     asks: tuple[frozenset[str], ...] = ()
     summary: str = ""
     deprecated: bool = False
@@ -136,5 +136,5 @@ class Api:
     kind: str  # `openapi` or `mcp`
     source: str
     name: str
-    operations: tuple[Operation, ...]
+    operations: tuple[ApiOperation, ...]
     notes: tuple[str, ...] = ()

@@ -7,37 +7,37 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from policyengine.importers.documents import Document, Value, read_document
-from policyengine.importers.fetch import Base, beside, read_base
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.fetch import DocumentBase, read_base, resolve_reference
+from policyengine.importers.problems import ApiImportError
 
-MOST_DOCUMENTS = 100
-MOST_HOPS = 32
+MAX_DOCUMENTS = 100
+MAX_REFERENCE_HOPS = 32
 
 
 @dataclass(slots=True)
-class Library:
+class DocumentLibrary:
     """The documents that one specification consists of, each read once."""
 
-    read: dict[str, tuple[Base, Document]] = field(default_factory=dict)
+    read: dict[str, tuple[DocumentBase, Document]] = field(default_factory=dict)
 
-    def open(self, base: Base) -> Node:
+    def open(self, base: DocumentBase) -> DocumentNode:
         if base.name not in self.read:
-            if len(self.read) >= MOST_DOCUMENTS:
-                raise ImportProblem(f"this consists of more than {MOST_DOCUMENTS} documents", f"`{base.name}`")
+            if len(self.read) >= MAX_DOCUMENTS:
+                raise ApiImportError(f"this consists of more than {MAX_DOCUMENTS} documents", f"`{base.name}`")
             self.read[base.name] = base, read_document(base.name, read_base(base))
         base, document = self.read[base.name]
-        return Node(document.tree, "", document, base, self)
+        return DocumentNode(document.tree, "", document, base, self)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class DocumentNode:
     """`pointer` is a JSON pointer; `line` that of the nearest mapping or list around it."""
 
     value: Value
     pointer: str
     document: Document
-    base: Base | None = None
-    library: Library | None = None
+    base: DocumentBase | None = None
+    library: DocumentLibrary | None = None
     line: int | None = None
 
     @property
@@ -46,37 +46,37 @@ class Node:
         member = f" at `#{self.pointer}`" if self.pointer else ""
         return f"`{self.document.name}`{f':{line}' if line else ''}{member}"
 
-    def problem(self, message: str, hint: str | None = None) -> ImportProblem:
-        return ImportProblem(message, self.place, hint)
+    def problem(self, message: str, hint: str | None = None) -> ApiImportError:
+        return ApiImportError(message, self.place, hint)
 
-    def child(self, key: str | int, value: Value) -> Node:
+    def child(self, key: str | int, value: Value) -> DocumentNode:
         line = self.document.lines.get(id(self.value), self.line)
         escaped = str(key)[:200].replace("~", "~0").replace("/", "~1")
-        return Node(value, f"{self.pointer}/{escaped}", self.document, self.base, self.library, line)
+        return DocumentNode(value, f"{self.pointer}/{escaped}", self.document, self.base, self.library, line)
 
     # ── What it is expected to be ─────────────────────────────────────────────────────────────
 
-    def members(self, what: str) -> Iterator[tuple[str, Node]]:
+    def members(self, what: str) -> Iterator[tuple[str, DocumentNode]]:
         if not isinstance(self.value, dict):
-            raise self.problem(f"{what} is a mapping, and this is {_named(self.value)}")
+            raise self.problem(f"{what} is a mapping, and this is {_type_name(self.value)}")
         return ((key, self.child(key, value)) for key, value in self.value.items())
 
-    def elements(self, what: str) -> Iterator[Node]:
+    def elements(self, what: str) -> Iterator[DocumentNode]:
         if not isinstance(self.value, list):
-            raise self.problem(f"{what} is a list, and this is {_named(self.value)}")
+            raise self.problem(f"{what} is a list, and this is {_type_name(self.value)}")
         return (self.child(number, value) for number, value in enumerate(self.value))
 
     def text(self, what: str) -> str:
         if not isinstance(self.value, str):
-            raise self.problem(f"{what} is a text, and this is {_named(self.value)}")
+            raise self.problem(f"{what} is a text, and this is {_type_name(self.value)}")
         return self.value
 
-    def get(self, key: str) -> Node | None:
+    def get(self, key: str) -> DocumentNode | None:
         """The member, followed; None where there is none or this is no mapping."""
         found = self.raw(key)
         return found.followed() if found is not None else None
 
-    def raw(self, key: str) -> Node | None:
+    def raw(self, key: str) -> DocumentNode | None:
         """The member as it stands, for whoever follows it later."""
         if not isinstance(self.value, dict) or self.value.get(key) is None:
             return None
@@ -96,16 +96,16 @@ class Node:
 
     # ── References ────────────────────────────────────────────────────────────────────────────
 
-    def followed(self) -> Node:
+    def followed(self) -> DocumentNode:
         """What a `$ref` means, through all that it leads to; this itself where there is none."""
         node = self
-        for _ in range(MOST_HOPS):
+        for _ in range(MAX_REFERENCE_HOPS):
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
                 return node
             node = node.referred(node.value["$ref"])
         raise self.problem("this `$ref` leads from one to the next without end")
 
-    def referred(self, reference: str) -> Node:
+    def referred(self, reference: str) -> DocumentNode:
         name, _, pointer = reference.partition("#")
         node = self.elsewhere(name)
         for part in pointer.split("/")[1:] if pointer else ():
@@ -113,17 +113,17 @@ class Node:
             node = node.step(key, self, reference)
         return node
 
-    def elsewhere(self, name: str) -> Node:
+    def elsewhere(self, name: str) -> DocumentNode:
         if not name and (self.library is None or self.base is None):
-            return Node(self.document.tree, "", self.document)
+            return DocumentNode(self.document.tree, "", self.document)
         if self.library is None or self.base is None:
             raise self.problem(f"`{name[:200]}` is another document, and none is read here")
         try:
-            return self.library.open(beside(self.base, name) if name else self.base)
-        except ImportProblem as problem:
-            raise ImportProblem(problem.message, problem.place or self.place, problem.hint) from None
+            return self.library.open(resolve_reference(self.base, name) if name else self.base)
+        except ApiImportError as problem:
+            raise ApiImportError(problem.message, problem.place or self.place, problem.hint) from None
 
-    def step(self, key: str, asked: Node, reference: str) -> Node:
+    def step(self, key: str, asked: DocumentNode, reference: str) -> DocumentNode:
         if isinstance(self.value, dict) and key in self.value:
             return self.child(key, self.value[key])
         if isinstance(self.value, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(self.value):
@@ -131,7 +131,7 @@ class Node:
         raise asked.problem(f"`$ref: {reference[:200]}` leads nowhere", "mend the reference")
 
 
-def _named(value: Value) -> str:
+def _type_name(value: Value) -> str:
     match value:
         case None:
             return "nothing"

@@ -9,38 +9,38 @@ from urllib.parse import urlsplit
 
 from policyengine.importers.fetch import base_of
 from policyengine.importers.json_schema import facts_of
-from policyengine.importers.model import Api, Field, Http, Kind, Operation, Segment
-from policyengine.importers.nodes import Library, Node
-from policyengine.importers.path_patterns import segments_of
-from policyengine.importers.problems import ImportProblem
-from policyengine.importers.sanitize import comment, is_oauth_scope, word
+from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, HttpTemplate, OperationFact, PathSegment
+from policyengine.importers.nodes import DocumentLibrary, DocumentNode
+from policyengine.importers.path_patterns import parse_path
+from policyengine.importers.problems import ApiImportError
+from policyengine.importers.sanitize import is_oauth_scope, quoted_comment, safe_name
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-READS = frozenset(["get", "head", "options", "trace"])
-MOST_OPERATIONS = 20_000
+SAFE_METHODS = frozenset(["get", "head", "options", "trace"])
+MAX_OPERATIONS = 20_000
 # A verb that breaks things, as a word of an `operationId` or of a path's last segment: whatever the method says.
-BREAKS = frozenset(
+DESTRUCTIVE_WORDS = frozenset(
     """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
     deactivate rm rmdir unlink""".split()
 )
-VARIABLE = re.compile(r"\{([^{}]*)\}")
-WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+SERVER_VARIABLE = re.compile(r"\{([^{}]*)\}")
+WORD_PATTERN = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
 
 def read_openapi(source: str, base_path: str | None = None) -> Api:
     """From a file or a URL. `base_path` takes the place of what `servers` or `basePath` say."""
-    root = Library().open(base_of(source))
-    version = _version(root)
-    reader = _Reader(root, version, base_path)
+    root = DocumentLibrary().open(base_of(source))
+    version = _major_version(root)
+    reader = _OpenApiReader(root, version, base_path)
     operations = tuple(reader.operations())
     if not operations and not reader.notes:
         raise root.problem("this describes no operations", "they stand below `paths`")
     info = root.get("info")
     title = info.words("title") if info else ""
-    return Api("openapi", source, word(title, "api"), operations, tuple(dict.fromkeys(reader.notes)))
+    return Api("openapi", source, safe_name(title, "api"), operations, tuple(dict.fromkeys(reader.notes)))
 
 
-def _version(root: Node) -> int:
+def _major_version(root: DocumentNode) -> int:
     """2 or 3."""
     if not isinstance(root.value, dict):
         raise root.problem(
@@ -58,14 +58,14 @@ def _version(root: Node) -> int:
 
 
 @dataclass(slots=True)
-class _Reader:
-    root: Node
+class _OpenApiReader:
+    root: DocumentNode
     version: int
     base_path: str | None
     notes: list[str] = field(default_factory=list)
     count: int = 0
 
-    def operations(self) -> Iterator[Operation]:
+    def operations(self) -> Iterator[ApiOperation]:
         paths = self.root.get("paths")
         if paths is None:
             return
@@ -76,32 +76,32 @@ class _Reader:
             for operation in self.path_item(path, item.followed()):
                 if operation.key in seen:
                     self.note(
-                        path, f"says `{operation.key}` as `{_shown(seen[operation.key])}` does", "the first counts"
+                        path, f"says `{operation.key}` as `{_printable(seen[operation.key])}` does", "the first counts"
                     )
                     continue
                 seen[operation.key] = path
                 yield operation
 
-    def path_item(self, path: str, item: Node) -> Iterator[Operation]:
+    def path_item(self, path: str, item: DocumentNode) -> Iterator[ApiOperation]:
         members = dict(item.members("a path"))
         methods = [method for method in METHODS if method in members]
         if "head" in methods and "get" in methods:
             methods.remove("head")  # decided as GET
         for method in methods:
             self.count += 1
-            if self.count > MOST_OPERATIONS:
-                raise item.problem(f"more than {MOST_OPERATIONS:,} operations")
+            if self.count > MAX_OPERATIONS:
+                raise item.problem(f"more than {MAX_OPERATIONS:,} operations")
             found = self.operation(path, method, item, members[method].followed())
             if found is not None:
                 yield found
 
-    def operation(self, path: str, method: str, item: Node, node: Node) -> Operation | None:
+    def operation(self, path: str, method: str, item: DocumentNode, node: DocumentNode) -> ApiOperation | None:
         dict(node.members("an operation"))
         if not path.startswith("/"):
             self.note(f"{method.upper()} {path}", "does not begin with a slash", "left out: it stays denied")
             return None
         whole = self.base(node, item) + path
-        segments, said = segments_of(whole.partition("?")[0])
+        segments, said = parse_path(whole.partition("?")[0])
         if "?" in path or (not segments and said):
             said = said or "holds a query, which is no part of a path"
             self.note(f"{method.upper()} {path}", said, "left out: it stays denied")
@@ -109,23 +109,23 @@ class _Reader:
         if said:
             self.note(f"{method.upper()} {path}", said, "")
         verb = "GET" if method == "head" else method.upper()
-        return Operation(
-            Http(verb, segments),
-            _kind(method, path, node.words("operationId")),
+        return ApiOperation(
+            HttpTemplate(verb, segments),
+            _operation_kind(method, path, node.words("operationId")),
             self.area(node, segments),
             self.facts(method, path, item, node),
             self.asks(path, node),
-            comment(node.words("summary") or node.words("description") or node.words("operationId")),
+            quoted_comment(node.words("summary") or node.words("description") or node.words("operationId")),
             node.flag("deprecated") is True,
             "any text" in said,
         )
 
     def note(self, what: str, said: str, then: str) -> None:
-        self.notes.append(f"`{_shown(what)}` {said}{f': {then}' if then else ''}")
+        self.notes.append(f"`{_printable(what)}` {said}{f': {then}' if then else ''}")
 
     # ── Where ─────────────────────────────────────────────────────────────────────────────────
 
-    def base(self, node: Node, item: Node) -> str:
+    def base(self, node: DocumentNode, item: DocumentNode) -> str:
         """What stands before every path: the first server's path, of the operation, the path or the whole."""
         if self.base_path is not None:
             return self.base_path.rstrip("/")
@@ -138,33 +138,33 @@ class _Reader:
                 return self.server(listed)
         return ""
 
-    def server(self, listed: list[Node]) -> str:
-        found = list(dict.fromkeys(_path_of(server) for server in listed))
+    def server(self, listed: list[DocumentNode]) -> str:
+        found = list(dict.fromkeys(_server_path(server) for server in listed))
         if len(found) > 1:
-            named = ", ".join(f"`{_shown(path) or '/'}`" for path in found[:4])
+            named = ", ".join(f"`{_printable(path) or '/'}`" for path in found[:4])
             self.notes.append(
                 f"servers have several base paths, {named}: the first one counts; `--base-path` names one"
             )
         return found[0]
 
-    def area(self, node: Node, segments: tuple[Segment, ...]) -> str:
+    def area(self, node: DocumentNode, segments: tuple[PathSegment, ...]) -> str:
         tags = node.get("tags")
         first = next((tag.value for tag in tags.elements("`tags`") if isinstance(tag.value, str)), "") if tags else ""
         texts = [segment.text for segment in segments if segment.text]
         own = [text for text in texts if not re.fullmatch(r"v?[0-9.]+|api|rest", text)]
-        return word(first, "") or word((own or [""])[0], "root")
+        return safe_name(first, "") or safe_name((own or [""])[0], "root")
 
     # ── What ──────────────────────────────────────────────────────────────────────────────────
 
-    def facts(self, method: str, path: str, item: Node, node: Node) -> tuple[Field, ...]:
-        schema = self.body_v2(item, node) if self.version == 2 else _body_v3(node)
+    def facts(self, method: str, path: str, item: DocumentNode, node: DocumentNode) -> tuple[OperationFact, ...]:
+        schema = self.body_v2(item, node) if self.version == 2 else _json_body_schema(node)
         if schema is None or method in ("head", "options", "trace"):
             return ()
         found, notes = facts_of("body", schema)
-        self.notes += [f"`{method.upper()} {_shown(path)}`: {note}" for note in notes]
+        self.notes += [f"`{method.upper()} {_printable(path)}`: {note}" for note in notes]
         return found
 
-    def body_v2(self, item: Node, node: Node) -> Node | None:
+    def body_v2(self, item: DocumentNode, node: DocumentNode) -> DocumentNode | None:
         """Parameters of the operation come before those of its path."""
         for level in (node, item):
             parameters = level.get("parameters")
@@ -174,7 +174,7 @@ class _Reader:
                     return followed.raw("schema")
         return None
 
-    def asks(self, path: str, node: Node) -> tuple[frozenset[str], ...]:
+    def asks(self, path: str, node: DocumentNode) -> tuple[frozenset[str], ...]:
         """The OAuth scopes that are asked for: one set or another. Where a scheme without scopes will do, too, the
         scopes stay: that is stricter."""
         here = node if node.has("security") else self.root
@@ -185,7 +185,7 @@ class _Reader:
             found += [scopes] if scopes else []
         return tuple(dict.fromkeys(found))
 
-    def scopes(self, path: str, need: Node) -> Iterator[str]:
+    def scopes(self, path: str, need: DocumentNode) -> Iterator[str]:
         for scheme, listed in need.members("a requirement of `security`"):
             if self.scheme(scheme) not in ("oauth2", "openIdConnect"):
                 continue
@@ -194,7 +194,9 @@ class _Reader:
                 if is_oauth_scope(text):
                     yield text
                 else:
-                    self.note(path, f"asks for the scope `{_shown(text)}`", "no token can carry it, so it is left out")
+                    self.note(
+                        path, f"asks for the scope `{_printable(text)}`", "no token can carry it, so it is left out"
+                    )
 
     def scheme(self, name: str) -> str:
         key = "securityDefinitions" if self.version == 2 else "components"
@@ -205,7 +207,7 @@ class _Reader:
         return found.words("type") if found else ""
 
 
-def _path_of(server: Node) -> str:
+def _server_path(server: DocumentNode) -> str:
     """The path of a server's URL; variables have their defaults."""
     variables = server.get("variables")
 
@@ -214,14 +216,14 @@ def _path_of(server: Node) -> str:
         value = variable.value.get("default") if variable is not None and isinstance(variable.value, dict) else ""
         return str(value)
 
-    url = VARIABLE.sub(default, server.words("url"))
+    url = SERVER_VARIABLE.sub(default, server.words("url"))
     try:
         return urlsplit(url).path.rstrip("/")
     except ValueError:
-        raise server.problem(f"`{_shown(url)}` is no URL") from None
+        raise server.problem(f"`{_printable(url)}` is no URL") from None
 
 
-def _body_v3(node: Node) -> Node | None:
+def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
     """The schema of the JSON that is sent; other forms have no facts."""
     body = node.get("requestBody")
     content = body.get("content") if body else None
@@ -232,20 +234,20 @@ def _body_v3(node: Node) -> Node | None:
     return None
 
 
-def _kind(method: str, path: str, identifier: str) -> Kind:
+def _operation_kind(method: str, path: str, identifier: str) -> ApiOperationKind:
     """By method, and by words that break things: a word only ever makes it stricter."""
     last = next((part for part in reversed(path.split("/")) if part and "{" not in part), "")
-    if method == "delete" or breaks(identifier) or breaks(last):
-        return Kind.DELETE
-    return Kind.READ if method in READS else Kind.WRITE
+    if method == "delete" or is_destructive(identifier) or is_destructive(last):
+        return ApiOperationKind.DELETE
+    return ApiOperationKind.READ if method in SAFE_METHODS else ApiOperationKind.WRITE
 
 
-def breaks(text: str) -> bool:
-    return any(found.lower() in BREAKS for found in WORDS.findall(text[:200]))
+def is_destructive(text: str) -> bool:
+    return any(found.lower() in DESTRUCTIVE_WORDS for found in WORD_PATTERN.findall(text[:200]))
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:120])
 
 
-__all__ = ["ImportProblem", "breaks", "read_openapi"]
+__all__ = ["ApiImportError", "is_destructive", "read_openapi"]

@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from policyengine.importers.model import Http, Segment
-from policyengine.importers.path_patterns import segments_fit
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.model import HttpTemplate, PathSegment
+from policyengine.importers.path_patterns import segments_overlap
+from policyengine.importers.problems import ApiImportError
 
 MAX_PAIRS = 50_000  # of paths that one request may match
 MAX_STEPS = 1_000_000  # from segment to segment, while such pairs are looked for
-HINT = "split the specification, and import each part into a folder of its own"
+SPLIT_HINT = "split the specification, and import each part into a folder of its own"
 
 
 @dataclass(slots=True)
-class _Node:
+class _PathTrieNode:
     """What follows the segments so far: literal ones by their text, captures by the text around them."""
 
-    literal: dict[str, _Node] = field(default_factory=dict)
-    wild: dict[tuple[str, str], tuple[Segment, _Node]] = field(default_factory=dict)
+    literal: dict[str, _PathTrieNode] = field(default_factory=dict)
+    wild: dict[tuple[str, str], tuple[PathSegment, _PathTrieNode]] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
 
-    def below(self, segment: Segment) -> _Node:
+    def below(self, segment: PathSegment) -> _PathTrieNode:
         if segment.capture:
-            return self.wild.setdefault((segment.before, segment.after), (segment, _Node()))[1]
-        return self.literal.setdefault(segment.text, _Node())
+            return self.wild.setdefault((segment.before, segment.after), (segment, _PathTrieNode()))[1]
+        return self.literal.setdefault(segment.text, _PathTrieNode())
 
-    def meeting(self, segment: Segment) -> Iterator[_Node]:
+    def meeting(self, segment: PathSegment) -> Iterator[_PathTrieNode]:
         if segment.capture:
-            yield from (node for text, node in self.literal.items() if segments_fit(segment, Segment(text)))
+            yield from (node for text, node in self.literal.items() if segments_overlap(segment, PathSegment(text)))
         elif segment.text in self.literal:
             yield self.literal[segment.text]
-        yield from (node for other, node in self.wild.values() if segments_fit(segment, other))
+        yield from (node for other, node in self.wild.values() if segments_overlap(segment, other))
 
-    def steps(self, segment: Segment) -> int:
+    def steps(self, segment: PathSegment) -> int:
         """How many nodes `meeting` looks at."""
         return 1 + len(self.wild) + (len(self.literal) if segment.capture else 1)
 
@@ -46,36 +46,40 @@ class PathIndex:
 
     max_pairs: int = MAX_PAIRS
     max_steps: int = MAX_STEPS
-    endpoints: list[Http] = field(default_factory=list)
-    _roots: dict[tuple[str, int], _Node] = field(default_factory=dict)  # by method and number of segments
+    endpoints: list[HttpTemplate] = field(default_factory=list)
+    _roots: dict[tuple[str, int], _PathTrieNode] = field(default_factory=dict)  # by method and number of segments
     _pairs: int = 0
     _steps: int = 0
 
     @classmethod
-    def of(cls, endpoints: Iterable[Http]) -> PathIndex:
+    def of(cls, endpoints: Iterable[HttpTemplate]) -> PathIndex:
         index = cls()
         for endpoint in endpoints:
             index.add(endpoint)
         return index
 
-    def add(self, endpoint: Http) -> None:
-        node = self._roots.setdefault((endpoint.method, len(endpoint.segments)), _Node())
+    def add(self, endpoint: HttpTemplate) -> None:
+        node = self._roots.setdefault((endpoint.method, len(endpoint.segments)), _PathTrieNode())
         for segment in endpoint.segments:
             node = node.below(segment)
         node.numbers.append(len(self.endpoints))
         self.endpoints.append(endpoint)
 
-    def meeting(self, method: str, segments: Sequence[Segment]) -> list[int]:
+    def meeting(self, method: str, segments: Sequence[PathSegment]) -> list[int]:
         """The numbers of all that some request matches besides this. Raises ImportProblem where that is too much."""
         root = self._roots.get((method, len(segments)))
         level = [] if root is None else [root]
         for segment in segments:
             self._steps += sum(node.steps(segment) for node in level)
             if self._steps > self.max_steps:
-                raise ImportProblem(f"it takes more than {self.max_steps:,} steps to see which paths meet", hint=HINT)
+                raise ApiImportError(
+                    f"it takes more than {self.max_steps:,} steps to see which paths meet", hint=SPLIT_HINT
+                )
             level = [after for node in level for after in node.meeting(segment)]
         found = sorted(number for node in level for number in node.numbers)
         self._pairs += len(found)
         if self._pairs > self.max_pairs:
-            raise ImportProblem(f"more than {self.max_pairs:,} pairs of paths match the same requests", hint=HINT)
+            raise ApiImportError(
+                f"more than {self.max_pairs:,} pairs of paths match the same requests", hint=SPLIT_HINT
+            )
         return found

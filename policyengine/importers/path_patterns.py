@@ -9,80 +9,80 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from policyengine.importers.model import Segment
-from policyengine.importers.sanitize import capture, word
-from policyengine.runtime.paths import Malformed, canonical
+from policyengine.importers.model import PathSegment
+from policyengine.importers.sanitize import capture_name, safe_name
+from policyengine.runtime.paths import MalformedPath, canonical_path
 
 CAPTURE = re.compile(r"\{([^{}]*)\}")
 LITERAL = re.compile(r"(?:-*[A-Za-z0-9._~@:+!$&'])*")
-IDS = re.compile(r"(?:.*[a-z0-9_-])?(?:I[dD]|U[uU][iI][dD]|Key|Slug|Name)|(?:.*[_-])?(?:id|uuid|key|slug|name)|id")
-BUILT_IN = frozenset(["agent_", "tool_"])  # as `word` leaves them alone
-MOST_SEGMENTS = 40
+ID_NAME = re.compile(r"(?:.*[a-z0-9_-])?(?:I[dD]|U[uU][iI][dD]|Key|Slug|Name)|(?:.*[_-])?(?:id|uuid|key|slug|name)|id")
+BUILT_IN_ENTITIES = frozenset(["agent_", "tool_"])  # as `word` leaves them alone
+MAX_SEGMENTS = 40
 
 
-def segments_of(path: str) -> tuple[tuple[Segment, ...], str]:
+def parse_path(path: str) -> tuple[tuple[PathSegment, ...], str]:
     """The segments, and what is to be told of them; no segments where no pattern matches such a path and the telling
     says why. The root alone is one empty tuple without a word."""
     if not path.startswith("/"):
         return (), "does not begin with a slash"
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
-    if len(parts) > MOST_SEGMENTS:
-        return (), f"has more than {MOST_SEGMENTS} segments"
-    found: list[Segment] = []
+    if len(parts) > MAX_SEGMENTS:
+        return (), f"has more than {MAX_SEGMENTS} segments"
+    found: list[PathSegment] = []
     notes: list[str] = []
     names: set[str] = set()
     for number, part in enumerate(parts):
-        segment, note = _segment(part, found[-1] if found else None)
+        segment, note = _parse_segment(part, found[-1] if found else None)
         if segment is None:
             return (), note
         if segment.capture in names:
-            segment = Segment("", f"{segment.capture}_{number + 1}", "", segment.before, segment.after)
+            segment = PathSegment("", f"{segment.capture}_{number + 1}", "", segment.before, segment.after)
         names.update([segment.capture] if segment.capture else [])
         found.append(segment)
         notes += [note] if note else []
-    why = canonical("/" + "/".join(segment.filled("x1") for segment in found))
+    why = canonical_path("/" + "/".join(segment.filled("x1") for segment in found))
     return (
         ((), f"is never a canonical path: {why.why}")
-        if isinstance(why, Malformed)
+        if isinstance(why, MalformedPath)
         else (tuple(found), "; ".join(notes))
     )
 
 
-def _segment(part: str, before: Segment | None) -> tuple[Segment | None, str]:
+def _parse_segment(part: str, before: PathSegment | None) -> tuple[PathSegment | None, str]:
     captures = list(CAPTURE.finditer(part))
     around = CAPTURE.sub("", part)
     if not part:
         return None, "holds an empty segment"
     if "{" in around or "}" in around or (not captures and not LITERAL.fullmatch(part)):
-        return None, f"holds a segment that no pattern can spell: `{_shown(part)}`"
+        return None, f"holds a segment that no pattern can spell: `{_printable(part)}`"
     if not captures:
-        return Segment(part), ""
+        return PathSegment(part), ""
     start, end = part[: captures[0].start()], part[captures[-1].end() :]
     if not LITERAL.fullmatch(start) or not LITERAL.fullmatch(end):
-        return None, f"holds a segment that no pattern can spell: `{_shown(part)}`"
+        return None, f"holds a segment that no pattern can spell: `{_printable(part)}`"
     raw = [found[1].strip("+*.?#") for found in captures]
     bare = [name.partition(":")[0] for name in raw]
-    name = capture("_".join(bare), "part")
+    name = capture_name("_".join(bare), "part")
     if len(captures) > 1:
-        return Segment("", name, "", start, end), f"`{_shown(part)}` is one capture here, and matches any text"
+        return PathSegment("", name, "", start, end), f"`{_printable(part)}` is one capture here, and matches any text"
     rest = raw[0] != captures[0][1] or ":" in raw[0]
-    note = f"`{_shown(part)}` is exactly one segment here" if rest else ""
-    entity = _entity(before, bare[0]) if not start and not end and not rest else ""
-    return Segment("", name, entity, start, end), note
+    note = f"`{_printable(part)}` is exactly one segment here" if rest else ""
+    entity = _entity_name(before, bare[0]) if not start and not end and not rest else ""
+    return PathSegment("", name, entity, start, end), note
 
 
-def _shown(part: str) -> str:
+def _printable(part: str) -> str:
     return "".join(char if char.isascii() and char.isprintable() and char != "`" else "?" for char in part[:60])
 
 
-def _entity(before: Segment | None, name: str) -> str:
+def _entity_name(before: PathSegment | None, name: str) -> str:
     """What a path calls a thing: `/pets/{petId}` is a pet. Only where an id is captured and a collection is named."""
-    if before is None or before.capture or not IDS.fullmatch(name):
+    if before is None or before.capture or not ID_NAME.fullmatch(name):
         return ""
-    thing = word(_singular(before.text), "")
+    thing = safe_name(_singular(before.text), "")
     if thing == "user_":
         return "user"  # everybody's, and no policy need declare it
-    return "" if thing in BUILT_IN else thing
+    return "" if thing in BUILT_IN_ENTITIES else thing
 
 
 def _singular(text: str) -> str:
@@ -97,7 +97,7 @@ def _singular(text: str) -> str:
 # ── Which patterns meet ───────────────────────────────────────────────────────────────────────
 
 
-def segments_fit(a: Segment, b: Segment) -> bool:
+def segments_overlap(a: PathSegment, b: PathSegment) -> bool:
     """Some text may match both; yes where in doubt."""
     if a.capture and b.capture:
         return True
@@ -107,12 +107,12 @@ def segments_fit(a: Segment, b: Segment) -> bool:
     return matches_segment(held, text)
 
 
-def matches_segment(segment: Segment, text: str) -> bool:
+def matches_segment(segment: PathSegment, text: str) -> bool:
     if not segment.capture:
         return segment.text == text
     longer = len(text) > len(segment.before) + len(segment.after)
     return longer and text.startswith(segment.before) and text.endswith(segment.after)
 
 
-def concreteness(segments: Sequence[Segment]) -> int:
+def literal_count(segments: Sequence[PathSegment]) -> int:
     return sum(not segment.capture for segment in segments)

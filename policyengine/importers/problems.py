@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(eq=False)
-class ImportProblem(Exception):
+class ApiImportError(Exception):
     """`place` is a file with its line, or a member of a document; empty where there is none."""
 
     message: str

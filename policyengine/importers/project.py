@@ -15,38 +15,44 @@ from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
 from policyengine.importers import policy_writer, scaffold
-from policyengine.importers.current_policies import Existing, first_error, place_of, read_existing, told_of_guards
-from policyengine.importers.manifest import (
-    FILE,
-    MOST_BYTES,
-    Change,
-    Memory,
-    changes,
-    entry_of,
-    memory_text,
-    read_memory,
-    spoken_of,
+from policyengine.importers.current_policies import (
+    CurrentPolicies,
+    first_error,
+    location_of,
+    premature_guards,
+    read_current_policies,
 )
-from policyengine.importers.model import Api, Http, Operation
+from policyengine.importers.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    ImportManifest,
+    OperationChange,
+    endpoints_in_policies,
+    entry_of,
+    manifest_text,
+    operation_changes,
+    read_manifest,
+)
+from policyengine.importers.model import Api, ApiOperation, HttpTemplate
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.problems import ImportProblem
-from policyengine.importers.reconcile import fitted, without_types
-from policyengine.importers.sanitize import Names
-from policyengine.importers.scope_groups import Plan, plan
-from policyengine.policy_files import ROOT, policies_in
+from policyengine.importers.problems import ApiImportError
+from policyengine.importers.reconcile import reconcile, without_types
+from policyengine.importers.sanitize import NameAllocator
+from policyengine.importers.scope_groups import ImportPlan, plan_scopes
+from policyengine.policy_files import ROOT_MARKER, find_policies
 from policyengine.source import Source
 
-SETTINGS = "policyengine.toml"
+SETTINGS_FILE = "policyengine.toml"
 Files = dict[str, str]  # by path below the folder
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ImportResult:
     """What an import came to. `removed` are endpoints with the place where a policy still names them."""
 
     created: tuple[Path, ...] = ()
     new: tuple[str, ...] = ()
-    changed: tuple[Change, ...] = ()
+    changed: tuple[OperationChange, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     first: bool = True
@@ -56,92 +62,100 @@ class Outcome:
         return bool(self.new or self.changed or self.removed)
 
 
-def bring(folder: Path, api: Api, command: str, *, check: bool = False) -> Outcome:
+def import_policies(folder: Path, api: Api, command: str, *, check: bool = False) -> ImportResult:
     """Write the policy of an API, or what is new in it; with `check` only say it. `command` is what repeats it.
 
     Raises ImportProblem; then nothing was changed.
     """
-    memory = read_memory(folder)
-    operations, notes = fitted(api.operations)
+    memory = read_manifest(folder)
+    operations, notes = reconcile(api.operations)
     api = replace(api, operations=operations, notes=(*api.notes, *notes))
     if memory is None:
         if check:
             hint = "run it without `--check` first, and commit what it makes"
-            raise ImportProblem("nothing was imported here yet", f"`{folder.as_posix()}`", hint)
-        return _begin(folder, api, command)
+            raise ApiImportError("nothing was imported here yet", f"`{folder.as_posix()}`", hint)
+        return _create_project(folder, api, command)
     if memory.kind != api.kind:
         hint = "one folder holds one of them: name another folder"
-        raise ImportProblem(
+        raise ApiImportError(
             f"`{memory.kind}` was imported here, and this is `{api.kind}`", f"`{folder.as_posix()}`", hint
         )
-    return _again(folder, api, memory, check)
+    return _update_project(folder, api, memory, check)
 
 
 # ── The first time ────────────────────────────────────────────────────────────────────────────
 
 
-def _begin(folder: Path, api: Api, command: str) -> Outcome:
-    if any(policies_in(folder, lambda _: None)):
+def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
+    if any(find_policies(folder, lambda _: None)):
         hint = "name a folder that is new, and import it there"
-        raise ImportProblem("there are policies here that no import made", f"`{folder.as_posix()}`", hint)
+        raise ApiImportError("there are policies here that no import made", f"`{folder.as_posix()}`", hint)
     if not api.operations:
-        raise ImportProblem(_nothing(api), f"`{api.source}`", "\n".join(api.notes[:5]) or None)
-    run, made = policy_writer.Run(api.name), plan(api.operations)
-    files, notes = _policies(api, run, made, _entities(api.operations))
-    files["doors.policy"] = policy_writer.doors_text(api, run, made)
+        raise ApiImportError(_empty_api_message(api), f"`{api.source}`", "\n".join(api.notes[:5]) or None)
+    run, made = policy_writer.ImportRun(api.name), plan_scopes(api.operations)
+    files, notes = _policy_files(api, run, made, _entity_names(api.operations))
+    files["doors.policy"] = policy_writer.grants_text(api, run, made)
     files["doors_test.policy"] = policy_writer.fixture_text(run, made)
-    files = _canonical(files)
-    _hold(_sources(folder, files))
+    files = _format_files(files)
+    _require_valid(_file_sources(folder, files))
     files |= {
-        ROOT: "",
-        "README.md": scaffold.readme(api, made, _below(api), command),
-        "request.json": scaffold.request(api, made),
-        FILE: memory_text(Memory(api.kind, api.name, 1, {one.key: entry_of(one) for one in api.operations})),
+        ROOT_MARKER: "",
+        "README.md": scaffold.readme_text(api, made, _api_folder(api), command),
+        "request.json": scaffold.sample_request(api, made),
+        MANIFEST_FILE: manifest_text(
+            ImportManifest(api.kind, api.name, 1, {one.key: entry_of(one) for one in api.operations})
+        ),
     }
-    if not any((above / SETTINGS).exists() for above in (folder.absolute(), *folder.absolute().parents)):
-        files[SETTINGS] = scaffold.SETTINGS
-    created = _put(folder, files)
-    return Outcome(created, tuple(one.key for one in api.operations), notes=(*api.notes, *notes))
+    if not any((above / SETTINGS_FILE).exists() for above in (folder.absolute(), *folder.absolute().parents)):
+        files[SETTINGS_FILE] = scaffold.LINT_SETTINGS
+    created = _write_files(folder, files)
+    return ImportResult(created, tuple(one.key for one in api.operations), notes=(*api.notes, *notes))
 
 
-def _nothing(api: Api) -> str:
+def _empty_api_message(api: Api) -> str:
     return "this holds no tools" if api.kind == "mcp" else "this holds no operation that a policy can name"
 
 
-def _below(api: Api) -> str:
+def _api_folder(api: Api) -> str:
     return "tools" if api.kind == "mcp" else "api"
 
 
-def _entities(operations: Iterable[Operation]) -> set[str]:
-    found = {part.entity for one in operations if isinstance(one.endpoint, Http) for part in one.endpoint.segments}
+def _entity_names(operations: Iterable[ApiOperation]) -> set[str]:
+    found = {
+        part.entity for one in operations if isinstance(one.endpoint, HttpTemplate) for part in one.endpoint.segments
+    }
     return found - {"", "user"}
 
 
-def _policies(api: Api, run: policy_writer.Run, made: Plan, entities: set[str]) -> tuple[Files, list[str]]:
+def _policy_files(
+    api: Api, run: policy_writer.ImportRun, made: ImportPlan, entities: set[str]
+) -> tuple[Files, list[str]]:
     """A file and its tests for each area, one for what tokens carry, one for the kinds of things."""
-    every, (guarded, notes) = policy_writer.Expectations(made), _shadows(made, run)
-    names, files = Names(), Files()
+    every, (guarded, notes) = policy_writer.SampleExpectations(made), _guardable_shadows(made, run)
+    names, files = NameAllocator(), Files()
     mark = "" if run.first else f"_new_{run.number}"
     for area, groups in made.areas.items():
-        name = names.new(f"{_below(api)}/{area.replace('.', '/')}{mark}")
+        name = names.new(f"{_api_folder(api)}/{area.replace('.', '/')}{mark}")
         name = f"{name}_" if name.endswith("_test") else name
         own = [shadow for shadow in guarded if shadow.group in groups]
         files[f"{name}.policy"] = policy_writer.area_text(api, run, area, groups, own)
         files[f"{name}_test.policy"] = policy_writer.tests_text(run, groups, every)
     if made.carried:
-        files[f"{names.new(f'tokens{mark}')}.policy"] = policy_writer.tokens_text(run, made.carried)
+        files[f"{names.new(f'tokens{mark}')}.policy"] = policy_writer.token_scopes_text(run, made.carried)
     if entities:
         files[f"{names.new(f'entities{mark}')}.policy"] = policy_writer.entities_text(run, entities)
     return files, notes
 
 
-def _shadows(made: Plan, run: policy_writer.Run) -> tuple[list[policy_writer.Shadow], list[str]]:
+def _guardable_shadows(
+    made: ImportPlan, run: policy_writer.ImportRun
+) -> tuple[list[policy_writer.ShadowedEndpoint], list[str]]:
     """A guard where tokens can tell both scopes apart; else it is told that one opens the other's endpoint."""
     if not run.first:
         return [], []  # what is new is behind a guard already
     asked = any(group.asks for group in made.groups)
     guarded, notes = [], []
-    for shadow in policy_writer.shadows_of(made):
+    for shadow in policy_writer.find_shadows(made):
         if asked and shadow.group.asks != shadow.behind.asks and not shadow.crossed:
             guarded.append(shadow)
         else:
@@ -159,109 +173,115 @@ def _shadows(made: Plan, run: policy_writer.Run) -> tuple[list[policy_writer.Sha
 # ── And again ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _again(folder: Path, api: Api, memory: Memory, check: bool) -> Outcome:
-    existing = read_existing(folder)
+def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool) -> ImportResult:
+    existing = read_current_policies(folder)
     here = {one.key for one in api.operations}
-    changed, spoken = changes(memory, api), spoken_of(existing.modules)
+    changed, spoken = operation_changes(memory, api), endpoints_in_policies(existing.modules)
     unknown = [one for one in api.operations if one.key not in memory.entries]
     new = [one for one in unknown if one.key not in spoken]
     own = tuple(
         f"`{one.key}` is named at {spoken[one.key]} already: left as it is" for one in unknown if one.key in spoken
     )
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
-    outcome = Outcome((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
+    outcome = ImportResult((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
     if check:
         return outcome
     number = memory.runs + 1
     stricter = [one for one in api.operations if one.key in {change.key for change in changed if change.stricter}]
     fixture = policy_writer.FIXTURE in existing.fixtures
-    known = PathIndex.of(Http.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
-    run = policy_writer.Run(memory.package, number, fixture, known=known)
-    files = _added(folder, api, run, new, stricter, existing) if new or stricter else Files()
+    known = PathIndex.of(HttpTemplate.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
+    run = policy_writer.ImportRun(memory.package, number, fixture, known=known)
+    files = _checked_new_files(folder, api, run, new, stricter, existing) if new or stricter else Files()
     gone = {key for key in memory.entries if key not in here and key not in spoken}
     entries = {key: entry for key, entry in memory.entries.items() if key not in gone}
     entries |= {one.key: entry_of(one) for one in api.operations}
     runs = number if files else memory.runs
-    created = _put(folder, files, memory_text(Memory(memory.kind, memory.package, runs, entries)))
+    created = _write_files(folder, files, manifest_text(ImportManifest(memory.kind, memory.package, runs, entries)))
     return replace(outcome, created=created)
 
 
-def _added(
+def _checked_new_files(
     folder: Path,
     api: Api,
-    run: policy_writer.Run,
-    new: Sequence[Operation],
-    stricter: Sequence[Operation],
-    existing: Existing,
+    run: policy_writer.ImportRun,
+    new: Sequence[ApiOperation],
+    stricter: Sequence[ApiOperation],
+    existing: CurrentPolicies,
 ) -> Files:
     """As it was described if that goes along with what the author has made of the rest, else without types."""
     for operations in (new, [without_types(one) for one in new]):
-        files = _built(api, run, operations, stricter, existing)
-        sources = _sources(folder, files)
+        files = _new_files(api, run, operations, stricter, existing)
+        sources = _file_sources(folder, files)
         found = first_error([*existing.sources, *sources])
         if found is None:
-            allowed = told_of_guards(existing.sources, sources)
-            return _built(api, replace(run, allowed=allowed), operations, stricter, existing) if allowed else files
+            allowed = premature_guards(existing.sources, sources)
+            return _new_files(api, replace(run, allowed=allowed), operations, stricter, existing) if allowed else files
     assert found is not None
     said = f"what is new does not go along with the policies here: {found.code} {found.message}"
-    raise ImportProblem(said, f"`{place_of(found)}`", "nothing was changed")
+    raise ApiImportError(said, f"`{location_of(found)}`", "nothing was changed")
 
 
-def _built(
-    api: Api, run: policy_writer.Run, new: Sequence[Operation], stricter: Sequence[Operation], existing: Existing
+def _new_files(
+    api: Api,
+    run: policy_writer.ImportRun,
+    new: Sequence[ApiOperation],
+    stricter: Sequence[ApiOperation],
+    existing: CurrentPolicies,
 ) -> Files:
-    made = plan(new, existing.scopes, existing.aliases, f".new_{run.number}")
-    files, _ = _policies(api, run, made, _entities(new) - existing.entities)
-    files[f"{_below(api)}/new_{run.number}.policy"] = policy_writer.new_guard_text(run, made.groups, stricter)
-    return _canonical(files)
+    made = plan_scopes(new, existing.scopes, existing.aliases, f".new_{run.number}")
+    files, _ = _policy_files(api, run, made, _entity_names(new) - existing.entities)
+    files[f"{_api_folder(api)}/new_{run.number}.policy"] = policy_writer.new_guard_text(run, made.groups, stricter)
+    return _format_files(files)
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _canonical(files: Files) -> Files:
-    return {name: policy_writer.canonical(name, text) for name, text in files.items()}
+def _format_files(files: Files) -> Files:
+    return {name: policy_writer.format_policy(name, text) for name, text in files.items()}
 
 
-def _sources(folder: Path, files: Files) -> list[Source]:
+def _file_sources(folder: Path, files: Files) -> list[Source]:
     return [Source((folder / name).as_posix(), text) for name, text in files.items()]
 
 
-def _hold(sources: Sequence[Source]) -> None:
+def _require_valid(sources: Sequence[Source]) -> None:
     """Nothing is written that the checker would refuse."""
     found = first_error(sources)
     if found is not None:
         said = f"the policy of this would be wrong: {found.code} {found.message}"
-        raise ImportProblem(said, f"`{place_of(found)}`", "nothing was made. Please report it, with the specification")
+        raise ApiImportError(
+            said, f"`{location_of(found)}`", "nothing was made. Please report it, with the specification"
+        )
 
 
-def _put(folder: Path, files: Files, memory: str | None = None) -> tuple[Path, ...]:
+def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple[Path, ...]:
     """New files only, all of them or none. `memory` takes the place of the one that is there, last of all."""
     targets = [folder / name for name in files]
     there = [path for path in targets if path.exists() or path.is_symlink()]
     if there:
         named = ", ".join(f"`{path.as_posix()}`" for path in there[:5]) + (", …" if len(there) > 5 else "")
         verb = "is" if len(there) == 1 else "are"
-        raise ImportProblem(
+        raise ApiImportError(
             f"{named} {verb} already there, nothing was made", hint="name a folder that is new or empty"
         )
     try:
-        with _all_or_none() as made:
+        with _rollback_on_error() as made:
             for path, text in zip(targets, files.values(), strict=True):
                 _make_folders(path.parent, made)
                 with path.open("xb") as new:
                     made.append(path)
                     new.write(text.encode())
             if memory is not None:
-                _replace(folder / FILE, memory)
+                _replace_atomically(folder / MANIFEST_FILE, memory)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
-        raise ImportProblem(f"{why}: nothing was made", f"`{error.filename or folder.as_posix()}`") from None
+        raise ApiImportError(f"{why}: nothing was made", f"`{error.filename or folder.as_posix()}`") from None
     return tuple(targets)
 
 
 @contextmanager
-def _all_or_none() -> Iterator[list[Path]]:
+def _rollback_on_error() -> Iterator[list[Path]]:
     """What was made is gone again when not all of it could be."""
     made: list[Path] = []
     try:
@@ -274,14 +294,14 @@ def _all_or_none() -> Iterator[list[Path]]:
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
-    for one in [*reversed(folder.parents), folder]:
-        if not one.exists():
-            one.mkdir()
-            made.append(one)
+    for directory in [*reversed(folder.parents), folder]:
+        if not directory.exists():
+            directory.mkdir()
+            made.append(directory)
 
 
-def _replace(file: Path, text: str) -> None:
-    if read_bounded(file, MOST_BYTES) == text.encode():
+def _replace_atomically(file: Path, text: str) -> None:
+    if read_bounded(file, MAX_MANIFEST_BYTES) == text.encode():
         return
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

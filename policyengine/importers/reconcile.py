@@ -5,33 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from policyengine.importers.model import Field, Http, Operation, Segment
+from policyengine.importers.model import ApiOperation, HttpTemplate, OperationFact, PathSegment
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.path_patterns import concreteness
+from policyengine.importers.path_patterns import literal_count
 
 
-def fitted(operations: Sequence[Operation]) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
+def reconcile(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
     """The operations, and what is to be told of those that had to stay out."""
-    kept, notes = _without_wide_ones(operations)
+    kept, notes = _drop_too_wide(operations)
     found = list(kept)
-    for here, there in meeting(found):
-        plain, rich = sorted((here, there), key=lambda number: -concreteness(_http(found[number]).segments))
-        found[rich] = replace(found[rich], endpoint=_agreeing(_http(found[rich]), _http(found[plain])))
+    for here, there in overlapping_pairs(found):
+        plain, rich = sorted((here, there), key=lambda number: -literal_count(_http_endpoint(found[number]).segments))
+        found[rich] = replace(
+            found[rich], endpoint=_align_captures(_http_endpoint(found[rich]), _http_endpoint(found[plain]))
+        )
         _agree_on_facts(found, here, there)
     return tuple(found), notes
 
 
-def without_types(operation: Operation) -> Operation:
+def without_types(operation: ApiOperation) -> ApiOperation:
     """The least that can be said of it, which goes along with whatever others say."""
     endpoint = operation.endpoint
-    return replace(operation, endpoint=endpoint.bare if isinstance(endpoint, Http) else endpoint, facts=())
+    return replace(operation, endpoint=endpoint.bare if isinstance(endpoint, HttpTemplate) else endpoint, facts=())
 
 
-def meeting(operations: Sequence[Operation]) -> Iterator[tuple[int, int]]:
+def overlapping_pairs(operations: Sequence[ApiOperation]) -> Iterator[tuple[int, int]]:
     """Pairs of which one request may be both; two tools never are. Raises ImportProblem where there are too many."""
     index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()
     for number, operation in enumerate(operations):
-        if isinstance(operation.endpoint, Http):
+        if isinstance(operation.endpoint, HttpTemplate):
             met = index.meeting(operation.endpoint.method, operation.endpoint.segments)
             pairs += [(numbers[other], number) for other in met]
             numbers.append(number)
@@ -39,16 +41,16 @@ def meeting(operations: Sequence[Operation]) -> Iterator[tuple[int, int]]:
     yield from sorted(pairs)
 
 
-def _http(operation: Operation) -> Http:
-    assert isinstance(operation.endpoint, Http)
+def _http_endpoint(operation: ApiOperation) -> HttpTemplate:
+    assert isinstance(operation.endpoint, HttpTemplate)
     return operation.endpoint
 
 
-def _without_wide_ones(operations: Sequence[Operation]) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
+def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
     """A pattern wider than its template would give its scope a neighbour's endpoint."""
     out = {
         number
-        for pair in meeting(operations)
+        for pair in overlapping_pairs(operations)
         for number in pair
         if operations[number].wider
     }  # fmt: skip
@@ -58,13 +60,14 @@ def _without_wide_ones(operations: Sequence[Operation]) -> tuple[tuple[Operation
     return tuple(one for i, one in enumerate(operations) if i not in out), notes
 
 
-def _agreeing(endpoint: Http, other: Http) -> Http:
+def _align_captures(endpoint: HttpTemplate, other: HttpTemplate) -> HttpTemplate:
     """Captures of one name stand at one place, and at most one pattern says what the resource is."""
     places = {part.capture: (number, part.before, part.after) for number, part in enumerate(other.segments)}
     one_resource = (
-        _resource(endpoint.segments) in (None, _resource(other.segments)) or _resource(other.segments) is None
+        _resource_segment(endpoint.segments) in (None, _resource_segment(other.segments))
+        or _resource_segment(other.segments) is None
     )
-    parts: list[Segment] = []
+    parts: list[PathSegment] = []
     for number, part in enumerate(endpoint.segments):
         here = number, part.before, part.after
         elsewhere = bool(part.capture) and places.get(part.capture, here) != here
@@ -72,20 +75,20 @@ def _agreeing(endpoint: Http, other: Http) -> Http:
         clashes = part.entity and (elsewhere or not one_resource or entity not in ("", part.entity))
         name = f"{part.capture}_{number + 1}" if elsewhere else part.capture
         parts.append(replace(part, capture=name, entity="" if clashes else part.entity))
-    return Http(endpoint.method, tuple(parts))
+    return HttpTemplate(endpoint.method, tuple(parts))
 
 
-def _resource(segments: Sequence[Segment]) -> tuple[str, int] | None:
+def _resource_segment(segments: Sequence[PathSegment]) -> tuple[str, int] | None:
     return next(((part.entity, i) for i, part in reversed(list(enumerate(segments))) if part.entity), None)
 
 
-def _agree_on_facts(found: list[Operation], here: int, there: int) -> None:
+def _agree_on_facts(found: list[ApiOperation], here: int, there: int) -> None:
     types = {fact.name: fact.type for fact in found[here].facts}
     clash = {fact.name for fact in found[there].facts if types.get(fact.name, fact.type) != fact.type}
     if clash:
         for number in (here, there):
-            found[number] = replace(found[number], facts=_but(found[number].facts, clash))
+            found[number] = replace(found[number], facts=_facts_except(found[number].facts, clash))
 
 
-def _but(facts: tuple[Field, ...], names: set[str]) -> tuple[Field, ...]:
+def _facts_except(facts: tuple[OperationFact, ...], names: set[str]) -> tuple[OperationFact, ...]:
     return tuple(fact for fact in facts if fact.name not in names)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from policyengine.checker.confusable_text import is_unseen
+from policyengine.checker.confusable_text import is_invisible
 
-LONGEST_NAME = 40
-LONGEST_SUMMARY = 72
-CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-OTHERS = re.compile(r"[^a-z0-9]+")
+MAX_NAME_LENGTH = 40
+MAX_SUMMARY_LENGTH = 72
+WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+INVALID_CHARACTERS = re.compile(r"[^a-z0-9]+")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
 MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-OAUTH = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
+OAUTH_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 # The words of the grammar and of its facts: names made here leave all of them alone.
-KEPT = frozenset(
+RESERVED_NAMES = frozenset(
     """absent action acts advisory after age agent all allow alone always and another any anyone args as at attestation
     attested attester audience audit behavior below body bool bound budget burst by case cases chain chains cidr
     claims clamp cluster confirm context cost count counting credential cycles define delegate delegation
@@ -29,46 +29,46 @@ KEPT = frozenset(
 )
 
 
-def word(text: str, otherwise: str) -> str:
+def safe_name(text: str, otherwise: str) -> str:
     """A name in lower case that the grammar needs nowhere else."""
     plain = unicodedata.normalize("NFKD", text[:200]).encode("ascii", "ignore").decode()
-    name = OTHERS.sub("_", CAPITALS.sub("_", plain).lower()).strip("_")[:LONGEST_NAME].strip("_")
+    name = INVALID_CHARACTERS.sub("_", WORD_BOUNDARY.sub("_", plain).lower()).strip("_")[:MAX_NAME_LENGTH].strip("_")
     if not name:
         return otherwise
     name = f"_{name}" if name[0].isdigit() else name
-    return f"{name}_" if name in KEPT else name
+    return f"{name}_" if name in RESERVED_NAMES else name
 
 
-def capture(text: str, otherwise: str) -> str:
+def capture_name(text: str, otherwise: str) -> str:
     """The name of a capture: as it is where it is one, so that messages speak the language of the API."""
-    name = text if NAME.fullmatch(text) and len(text) <= LONGEST_NAME else word(text, otherwise)
-    return f"{name}_" if name in KEPT else name
+    name = text if NAME.fullmatch(text) and len(text) <= MAX_NAME_LENGTH else safe_name(text, otherwise)
+    return f"{name}_" if name in RESERVED_NAMES else name
 
 
 def is_member(text: str) -> bool:
     """Whether a fact below `body` or `args` may be declared by this name."""
-    return MEMBER.fullmatch(text) is not None and len(text) <= LONGEST_NAME
+    return MEMBER.fullmatch(text) is not None and len(text) <= MAX_NAME_LENGTH
 
 
 def is_inner_member(text: str) -> bool:
     """Whether a record may have a member of this name: its words stand alone."""
-    return NAME.fullmatch(text) is not None and len(text) <= LONGEST_NAME and text not in KEPT
+    return NAME.fullmatch(text) is not None and len(text) <= MAX_NAME_LENGTH and text not in RESERVED_NAMES
 
 
-def comment(text: str) -> str:
+def quoted_comment(text: str) -> str:
     """One line of it, in quotes: `# "…"` is never an instruction to a tool, as `# lint: …` would be."""
-    seen = "".join(" " if is_unseen(char) or not char.isprintable() else char for char in text[:1_000])
+    seen = "".join(" " if is_invisible(char) or not char.isprintable() else char for char in text[:1_000])
     line = " ".join(seen.replace('"', "'").split())
-    cut = line if len(line) <= LONGEST_SUMMARY else f"{line[: LONGEST_SUMMARY - 1].rstrip()}…"
+    cut = line if len(line) <= MAX_SUMMARY_LENGTH else f"{line[: MAX_SUMMARY_LENGTH - 1].rstrip()}…"
     return f'"{cut}"' if cut else ""
 
 
 def is_oauth_scope(text: str) -> bool:
     """Whether OAuth lets a token carry a scope of this name."""
-    return OAUTH.fullmatch(text) is not None
+    return OAUTH_SCOPE.fullmatch(text) is not None
 
 
-class Names:
+class NameAllocator:
     """Gives every name once; two that a reader takes for one are the same."""
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 
-from policyengine.importers.model import Api, Kind, Tool
-from policyengine.importers.policy_writer import AGENT, ISSUER, USER, example
-from policyengine.importers.scope_groups import Plan
+from policyengine.importers.model import Api, ApiOperationKind, ServerTool
+from policyengine.importers.policy_writer import AGENT, ISSUER, USER, sample_endpoint
+from policyengine.importers.scope_groups import ImportPlan
 
-SETTINGS = """\
+LINT_SETTINGS = """\
 [lint]
 ignore = ["unread-fact"]  # facts say what the gateway can send; whether a rule reads them is yours to decide
 """
 
 
-def readme(api: Api, plan: Plan, folder: str, command: str) -> str:
+def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
     what = "tools" if api.kind == "mcp" else "endpoints"
     return f"""\
 # Who may use what
@@ -31,7 +31,7 @@ def readme(api: Api, plan: Plan, folder: str, command: str) -> str:
    A test that comes out otherwise then says so: its line is yours to bring up to date.
 5. Put the name of an agent of yours into `request.json`, and try it: `policyengine decide . --request request.json`,
    then `policyengine explain . --request request.json`.
-6. {in_front(api)}
+6. {serving_instructions(api)}
 
 `policyengine graph . -o graph.svg` draws who reaches what; `policyengine lint .` says what could be safer.
 
@@ -48,9 +48,9 @@ keep it with the policies.
 """
 
 
-def in_front(api: Api) -> str:
+def serving_instructions(api: Api) -> str:
     """What asks the policy for each call, and how to start it."""
-    servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, Tool)]
+    servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, ServerTool)]
     if not servers:
         return "`policyengine serve .`, and let your gateway ask it: docs/gateways.md has a configuration for each."
     return f"""\
@@ -62,16 +62,16 @@ Put it in front of the server. A client starts this in its place, for one agent 
    ```"""
 
 
-def request(api: Api, plan: Plan) -> str:
+def sample_request(api: Api, plan: ImportPlan) -> str:
     """Something that only reads, where there is such."""
-    group = next((one for one in plan.groups if one.kind is Kind.READ), plan.groups[0])
+    group = next((one for one in plan.groups if one.kind is ApiOperationKind.READ), plan.groups[0])
     endpoint = group.operations[0].endpoint
     asked = {"agent": {"id": AGENT, "issuer": ISSUER}, "user": {"id": USER}}
     scopes = sorted({scope for ask in group.asks[:1] for scope in ask} or {group.carried_by})
     credential = {"kind": "jwt", "issuer": ISSUER, "scopes": scopes, "lifetime": "10m"}
-    if isinstance(endpoint, Tool):
+    if isinstance(endpoint, ServerTool):
         what: dict[str, object] = {"tool": {"server": endpoint.server, "name": endpoint.name}}
     else:
-        method, _, path = example(group.operations[0]).partition(" ")
+        method, _, path = sample_endpoint(group.operations[0]).partition(" ")
         what = {"request": {"method": method, "path": path}}
     return json.dumps({**what, **asked, "credential": credential}, indent=2, ensure_ascii=False) + "\n"

@@ -6,22 +6,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from policyengine.importers.model import Http, Kind, Operation
-from policyengine.importers.sanitize import Names, word
+from policyengine.importers.model import ApiOperation, ApiOperationKind, HttpTemplate
+from policyengine.importers.sanitize import NameAllocator, safe_name
 
-MOST_IN_A_FILE = 40
-WORTH_A_FILE = 8
+MAX_OPERATIONS_PER_FILE = 40
+MIN_OPERATIONS_PER_FILE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ScopeGroup:
     """What becomes one scope. `alias` is the one OAuth scope that means exactly this, if there is one."""
 
     name: str
     area: str
-    kind: Kind
+    kind: ApiOperationKind
     asks: tuple[frozenset[str], ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[ApiOperation, ...]
     alias: str = ""
 
     @property
@@ -30,42 +30,42 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class CarrierScope:
     """An OAuth scope that means several groups: it includes them."""
 
     name: str
     alias: str
-    groups: tuple[Group, ...]
+    groups: tuple[ScopeGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ImportPlan:
     """`areas` become files; `carried` one more."""
 
-    areas: dict[str, tuple[Group, ...]]
-    carried: tuple[Carried, ...]
+    areas: dict[str, tuple[ScopeGroup, ...]]
+    carried: tuple[CarrierScope, ...]
     known_aliases: frozenset[str] = frozenset()
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ScopeGroup, ...]:
         return tuple(group for groups in self.areas.values() for group in groups)
 
 
 @dataclass(slots=True)
 class _Draft:
-    operations: list[Operation] = field(default_factory=list)
+    operations: list[ApiOperation] = field(default_factory=list)
 
 
-def plan(
-    operations: Sequence[Operation],
+def plan_scopes(
+    operations: Sequence[ApiOperation],
     taken: frozenset[str] = frozenset(),
     aliases: frozenset[str] = frozenset(),
     suffix: str = "",
-) -> Plan:
+) -> ImportPlan:
     """`taken` are the scopes that a policy has already, `aliases` what tokens call them; `suffix` marks new ones."""
-    names = Names(taken)
-    areas = {area: _groups(area, found, names, suffix) for area, found in _areas(operations).items()}
-    meant: dict[str, list[Group]] = defaultdict(list)
+    names = NameAllocator(taken)
+    areas = {area: _group_operations(area, found, names, suffix) for area, found in _split_areas(operations).items()}
+    meant: dict[str, list[ScopeGroup]] = defaultdict(list)
     for groups in areas.values():
         for group in groups:
             for scope in sorted({scope for ask in group.asks for scope in ask}):
@@ -76,83 +76,89 @@ def plan(
         if len(groups) == 1 and {s for ask in groups[0].asks for s in ask} == {scope} and scope not in aliases
     }
     named = {
-        area: tuple(_called(group, alone.get(id(group), "")) for group in groups) for area, groups in areas.items()
+        area: tuple(_with_alias(group, alone.get(id(group), "")) for group in groups) for area, groups in areas.items()
     }
     by_name = {group.name: group for groups in named.values() for group in groups}
     carried = tuple(
-        Carried(names.new(f"tokens.{word(scope, 'scope')}"), scope, tuple(by_name[group.name] for group in groups))
+        CarrierScope(
+            names.new(f"tokens.{safe_name(scope, 'scope')}"), scope, tuple(by_name[group.name] for group in groups)
+        )
         for scope, groups in sorted(meant.items())
         if scope not in aliases and scope not in alone.values()
     )
-    return Plan(named, carried, aliases)
+    return ImportPlan(named, carried, aliases)
 
 
-def _called(group: Group, alias: str) -> Group:
-    return Group(group.name, group.area, group.kind, group.asks, group.operations, alias)
+def _with_alias(group: ScopeGroup, alias: str) -> ScopeGroup:
+    return ScopeGroup(group.name, group.area, group.kind, group.asks, group.operations, alias)
 
 
-def _groups(area: str, operations: Sequence[Operation], names: Names, suffix: str) -> tuple[Group, ...]:
-    found: dict[tuple[Kind, tuple[frozenset[str], ...]], list[Operation]] = defaultdict(list)
+def _group_operations(
+    area: str, operations: Sequence[ApiOperation], names: NameAllocator, suffix: str
+) -> tuple[ScopeGroup, ...]:
+    found: dict[tuple[ApiOperationKind, tuple[frozenset[str], ...]], list[ApiOperation]] = defaultdict(list)
     for operation in operations:
         found[operation.kind, operation.asks].append(operation)
     groups = []
     for (kind, asks), same in sorted(found.items(), key=lambda one: (one[0][0].severity, list(map(sorted, one[0][1])))):
         several = sum(other is kind for other, _ in found) > 1
-        means = "_or_".join("_and_".join(word(scope, "scope") for scope in sorted(ask)) for ask in asks)[:40].strip("_")
+        means = "_or_".join("_and_".join(safe_name(scope, "scope") for scope in sorted(ask)) for ask in asks)[
+            :40
+        ].strip("_")
         name = f"{area}.{kind}" + (f".{means}" if several and means else "") + suffix
-        groups.append(Group(names.new(name), area, kind, asks, tuple(same)))
+        groups.append(ScopeGroup(names.new(name), area, kind, asks, tuple(same)))
     return tuple(groups)
 
 
 # ── Areas: one file each, and none too long to read ───────────────────────────────────────────
 
 
-def _areas(operations: Sequence[Operation]) -> dict[str, list[Operation]]:
-    by_area: dict[str, list[Operation]] = defaultdict(list)
+def _split_areas(operations: Sequence[ApiOperation]) -> dict[str, list[ApiOperation]]:
+    by_area: dict[str, list[ApiOperation]] = defaultdict(list)
     for operation in operations:
         by_area[operation.area].append(operation)
     return {
         name: part
         for area in sorted(by_area)
-        for name, part in _parts(area, by_area[area]).items()
+        for name, part in _split_area(area, by_area[area]).items()
     }  # fmt: skip
 
 
-def _parts(area: str, operations: list[Operation]) -> dict[str, list[Operation]]:
+def _split_area(area: str, operations: list[ApiOperation]) -> dict[str, list[ApiOperation]]:
     """By what follows in their paths, where that says enough; what is left stays together."""
-    if len(operations) <= MOST_IN_A_FILE:
+    if len(operations) <= MAX_OPERATIONS_PER_FILE:
         return {area: operations}
-    below: dict[str, list[Operation]] = defaultdict(list)
-    depth = _common(operations)
+    below: dict[str, list[ApiOperation]] = defaultdict(list)
+    depth = _common_prefix_length(operations)
     for operation in operations:
-        below[_part(operation, depth)].append(operation)
-    large = {part for part in below if len(below[part]) >= WORTH_A_FILE}
-    rest = [operation for operation in operations if _part(operation, depth) not in large]
+        below[_next_segment_name(operation, depth)].append(operation)
+    large = {part for part in below if len(below[part]) >= MIN_OPERATIONS_PER_FILE}
+    rest = [operation for operation in operations if _next_segment_name(operation, depth) not in large]
     found = _chunks(area, rest)
     for part in sorted(large):
         found |= _chunks(f"{area}.{part}", below[part])
     return found
 
 
-def _chunks(name: str, operations: list[Operation]) -> dict[str, list[Operation]]:
-    starts = range(0, len(operations), MOST_IN_A_FILE)
+def _chunks(name: str, operations: list[ApiOperation]) -> dict[str, list[ApiOperation]]:
+    starts = range(0, len(operations), MAX_OPERATIONS_PER_FILE)
     return {
-        name if number == 1 else f"{name}_{number}": operations[start : start + MOST_IN_A_FILE]
+        name if number == 1 else f"{name}_{number}": operations[start : start + MAX_OPERATIONS_PER_FILE]
         for number, start in enumerate(starts, 1)
     }
 
 
-def _texts(operation: Operation) -> list[str]:
+def _literal_segments(operation: ApiOperation) -> list[str]:
     endpoint = operation.endpoint
-    return [part.text for part in endpoint.segments if part.text] if isinstance(endpoint, Http) else []
+    return [part.text for part in endpoint.segments if part.text] if isinstance(endpoint, HttpTemplate) else []
 
 
-def _common(operations: Sequence[Operation]) -> int:
+def _common_prefix_length(operations: Sequence[ApiOperation]) -> int:
     """How many literal segments all of them begin with."""
-    every = [_texts(operation) for operation in operations]
+    every = [_literal_segments(operation) for operation in operations]
     shortest = min(map(len, every))
     return next((i for i in range(shortest) if len({texts[i] for texts in every}) > 1), shortest)
 
 
-def _part(operation: Operation, depth: int) -> str:
-    return word("".join(_texts(operation)[depth : depth + 1]), "all")
+def _next_segment_name(operation: ApiOperation, depth: int) -> str:
+    return safe_name("".join(_literal_segments(operation)[depth : depth + 1]), "all")

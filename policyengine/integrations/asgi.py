@@ -9,32 +9,39 @@ from typing import Any, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from policyengine.http.rate_limit_headers import rate_headers
-from policyengine.identity.authenticator import Identity
-from policyengine.identity.challenges import challenges_of
+from policyengine.http.rate_limit_headers import rate_limit_headers
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.identity.challenges import challenge_headers
 from policyengine.integrations.body_needs import looks_into_bodies
-from policyengine.integrations.credentials import digested, with_content
-from policyengine.integrations.denial_messages import STATUSES, as_data, in_words
+from policyengine.integrations.credentials import add_content_digests, has_content_digest
+from policyengine.integrations.denial_messages import STATUSES, denial_data, format_denial
 from policyengine.integrations.enforcement_point import (
-    NOBODY,
-    NONE,
-    Decides,
+    NO_DUTIES,
+    UNKNOWN_CALLER,
     Duties,
     Facts,
     Identify,
-    decided,
-    identified,
-    refusal,
-    reported,
+    PolicyDecisionPoint,
+    decide_and_meet,
+    identify_caller,
+    make_denial,
+    report_outcome,
 )
-from policyengine.integrations.http_facts import BodyTooLarge, asked_of, body_facts, read_body, route_path, unread_body
+from policyengine.integrations.http_facts import (
+    BodyTooLargeError,
+    body_facts,
+    build_http_question,
+    read_body,
+    route_path,
+    unread_body_facts,
+)
 from policyengine.runtime.decision import Decision, Gate
-from policyengine.runtime.observe import challenged
+from policyengine.runtime.observe import needs_challenge
 
 DECISION = "policyengine.decision"  # where an application finds it in its scope
 TITLES = {401: "Unauthorized", 403: "Forbidden", 413: "Content Too Large", 429: "Too Many Requests"}
 POLICY_VIOLATION = 1008  # a code of websockets
-Looks: TypeAlias = Callable[[str, str], bool]
+BodyPredicate: TypeAlias = Callable[[str, str], bool]
 
 
 class PolicyMiddleware:
@@ -48,12 +55,12 @@ class PolicyMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        decides: Decides,
+        decides: PolicyDecisionPoint,
         *,
         identify: Identify[Scope],
-        duties: Duties = NONE,
+        duties: Duties = NO_DUTIES,
         websockets: bool = False,
-        looks_into_body: Looks | None = None,
+        looks_into_body: BodyPredicate | None = None,
     ) -> None:
         self._app, self._decides, self._identify, self._duties = app, decides, identify, duties
         self._websockets, self._looks = websockets, looks_into_body or looks_into_bodies(decides)
@@ -70,19 +77,19 @@ class PolicyMiddleware:
                 raise ValueError(f"no policy speaks of `{other}`")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts = await identified(self._identify, scope)
+        facts = await identify_caller(self._identify, scope)
         if facts is None:
-            return await answer(send, refusal(NOBODY, Gate.IDENTITY))
-        body, content = unread_body(scope), None
-        if self._looks_into(scope) or ("credentials" in facts and digested(scope)):
+            return await send_denial(send, make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
+        body, content = unread_body_facts(scope), None
+        if self._looks_into(scope) or ("credentials" in facts and has_content_digest(scope)):
             try:
                 content, receive = await read_body(receive)
-            except BodyTooLarge:
-                return await problem(send, 413, {"detail": "the body is larger than a policy looks into"})
-            facts, body = with_content(facts, content), body_facts(scope, content)
-        decision = await decided(self._decides, asked_of(scope, facts, body, content), self._duties)
+            except BodyTooLargeError:
+                return await send_problem(send, 413, {"detail": "the body is larger than a policy looks into"})
+            facts, body = add_content_digests(facts, content), body_facts(scope, content)
+        decision = await decide_and_meet(self._decides, build_http_question(scope, facts, body, content), self._duties)
         if not decision.allowed:
-            return await answer(send, decision, identity_of(self._decides))
+            return await send_denial(send, decision, find_authenticator(self._decides))
         await self._run(decision, scope, receive, send)
 
     def _looks_into(self, scope: Scope) -> bool:
@@ -106,15 +113,15 @@ class PolicyMiddleware:
         try:
             await self._app(scope, receive, watching)
         except BaseException:
-            await reported(self._decides, decision, 500, began)
+            await report_outcome(self._decides, decision, 500, began)
             raise
-        await reported(self._decides, decision, status, began)
+        await report_outcome(self._decides, decision, status, began)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts = await identified(self._identify, scope) if self._websockets else None
+        facts = await identify_caller(self._identify, scope) if self._websockets else None
         if facts is not None:
-            asked = asked_of(scope, facts, {})
-            decision = await decided(self._decides, asked, self._duties)
+            asked = build_http_question(scope, facts, {})
+            decision = await decide_and_meet(self._decides, asked, self._duties)
             if decision.allowed:
                 return await self._run(decision, scope, receive, send)
         await receive()  # that it wants to connect
@@ -124,34 +131,36 @@ class PolicyMiddleware:
 # ── What a refusal looks like ─────────────────────────────────────────────────────────────────
 
 
-def told(decision: Decision, identity: Identity | None = None) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+def denial_response(
+    decision: Decision, identity: CredentialAuthenticator | None = None
+) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
     """Status, members of the problem and headers. 401 is for whom a credential may help, as at the gateways' doors."""
-    status = 401 if challenged(decision) else STATUSES[decision.outcome]
-    challenge = challenges_of(decision, identity) if status == 401 else ()
-    data = as_data(decision)
+    status = 401 if needs_challenge(decision) else STATUSES[decision.outcome]
+    challenge = challenge_headers(decision, identity) if status == 401 else ()
+    data = denial_data(decision)
     wait = data.get("retry_after")
     later = [("retry-after", str(wait))] if wait is not None else []
-    rates = [(name, value) for name, value in rate_headers(decision) if name != "retry-after"]
-    return status, {"detail": in_words(decision), **data}, [*challenge, *later, *rates]
+    rates = [(name, value) for name, value in rate_limit_headers(decision) if name != "retry-after"]
+    return status, {"detail": format_denial(decision), **data}, [*challenge, *later, *rates]
 
 
-def problem_of(status: int, members: Facts) -> dict[str, Any]:
+def problem_document(status: int, members: Facts) -> dict[str, Any]:
     return {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, **members}
 
 
-def identity_of(decides: Decides) -> Identity | None:
+def find_authenticator(decides: PolicyDecisionPoint) -> CredentialAuthenticator | None:
     """Of an engine in this process, which may give out nonces."""
     found = getattr(decides, "identity", None)
-    return found if isinstance(found, Identity) else None
+    return found if isinstance(found, CredentialAuthenticator) else None
 
 
-async def answer(send: Send, decision: Decision, identity: Identity | None = None) -> None:
-    status, members, headers = told(decision, identity)
-    await problem(send, status, members, headers)
+async def send_denial(send: Send, decision: Decision, identity: CredentialAuthenticator | None = None) -> None:
+    status, members, headers = denial_response(decision, identity)
+    await send_problem(send, status, members, headers)
 
 
-async def problem(send: Send, status: int, members: Facts, headers: list[tuple[str, str]] | None = None) -> None:
-    content = msgspec.json.encode(problem_of(status, members))
+async def send_problem(send: Send, status: int, members: Facts, headers: list[tuple[str, str]] | None = None) -> None:
+    content = msgspec.json.encode(problem_document(status, members))
     always = [("content-type", "application/problem+json"), ("content-length", str(len(content)))]
     lines = [(name.encode(), value.encode("latin-1")) for name, value in (*always, *(headers or ()))]
     await send({"type": "http.response.start", "status": status, "headers": [*lines, (b"cache-control", b"no-store")]})

@@ -11,15 +11,15 @@ from policyengine.engine import Engine
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, read_endpoint
 from policyengine.spec.match import match_pattern, place_covers
 
-Covers: TypeAlias = Callable[[Endpoint], bool]
-Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+EndpointPredicate: TypeAlias = Callable[[Endpoint], bool]
+GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
     """By method and path. What is no engine here may look into all of them."""
     if not isinstance(decides, Engine):
         return lambda method, path: True
-    covering = list(readers(decides.kernel))
+    covering = list(body_readers(decides.kernel))
 
     def looks(method: str, path: str) -> bool:
         endpoint = read_endpoint({"request": {"method": method, "path": path}})
@@ -28,7 +28,7 @@ def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
     return looks if covering else lambda method, path: False
 
 
-def readers(kernel: k.Kernel) -> Iterator[Covers]:
+def body_readers(kernel: k.Kernel) -> Iterator[EndpointPredicate]:
     """Where each rule applies that reads of the body, be it only to say so in its message or to have it approved."""
     for placed in (*kernel.guards, *kernel.limits):
         if reads_body(placed):
@@ -36,14 +36,14 @@ def readers(kernel: k.Kernel) -> Iterator[Covers]:
     for binder in kernel.binders:
         if reads_body(binder):
             yield lambda endpoint, pattern=binder.pattern: match_pattern(pattern, endpoint, "full") is not None  # type: ignore[misc]
-    blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
+    blocks: tuple[GrantBlock, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
     for block in blocks:
-        yield from readers_of_block(block)
+        yield from body_readers_of_block(block)
     if any(reads_body(watch) for watch in kernel.watches):
         yield lambda endpoint: True
 
 
-def readers_of_block(block: Block) -> Iterator[Covers]:
+def body_readers_of_block(block: GrantBlock) -> Iterator[EndpointPredicate]:
     for grant in block.grants:
         if reads_body(grant.when):
             patterns = [opening.pattern for opening in grant.openings]

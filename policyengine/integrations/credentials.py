@@ -8,10 +8,10 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from policyengine.http.client_credentials import credentials_of
+from policyengine.http.client_credentials import read_client_credentials
 from policyengine.integrations.enforcement_point import Facts
-from policyengine.integrations.http_facts import several
-from policyengine.runtime.credentials import digests_of
+from policyengine.integrations.http_facts import group_values
+from policyengine.runtime.credentials import body_digests
 
 DIGEST = b"content-digest"
 
@@ -23,17 +23,19 @@ def presented(request: Scope | HTTPConnection) -> Facts:
     Raises RequestError for what is there twice.
     """
     scope = request.scope if isinstance(request, HTTPConnection) else request
-    headers = several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
+    headers = group_values(
+        (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]
+    )
     given = {name: tuple(one) if isinstance(one, list) else (one,) for name, one in headers.items()}
     method = str(scope.get("method", "GET"))
-    found = credentials_of(given, method=method, url=url_of(scope, headers), own=True, certificate=None)
-    certificate = certificate_of(scope)
+    found = read_client_credentials(given, method=method, url=request_url(scope, headers), own=True, certificate=None)
+    certificate = client_certificate(scope)
     if certificate is not None:
-        found = {"method": method, "url": url_of(scope, headers), **found, "client_certificate": certificate}
+        found = {"method": method, "url": request_url(scope, headers), **found, "client_certificate": certificate}
     return {"credentials": found} if found else {}
 
 
-def url_of(scope: Scope, headers: Mapping[str, Any]) -> str:
+def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
     """As it was asked for: the path and the query as they stood on the wire."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
     query: bytes = scope.get("query_string", b"")
@@ -42,7 +44,7 @@ def url_of(scope: Scope, headers: Mapping[str, Any]) -> str:
     return f"{scheme}://{headers.get('host', '')}{target.decode('latin-1')}"
 
 
-def certificate_of(scope: Scope) -> str | None:
+def client_certificate(scope: Scope) -> str | None:
     """One that the server did not find good (`client_cert_error`) is none: nobody says whose it is."""
     tls = (scope.get("extensions") or {}).get("tls") or {}
     if tls.get("client_cert_error"):
@@ -51,14 +53,14 @@ def certificate_of(scope: Scope) -> str | None:
     return str(chain[0]) if chain else None
 
 
-def digested(scope: Scope) -> bool:
+def has_content_digest(scope: Scope) -> bool:
     """Whether the client signs what the body must be."""
     return any(name.lower() == DIGEST for name, _ in scope["headers"])
 
 
-def with_content(facts: Facts, content: bytes) -> Facts:
+def add_content_digests(facts: Facts, content: bytes) -> Facts:
     """With what the digest must be, where the client sent one: `content` is the whole body."""
     credentials = facts.get("credentials")
     if not isinstance(credentials, Mapping) or "content_digest" not in credentials:
         return facts
-    return {**facts, "credentials": {**credentials, "digests": digests_of(content)}}
+    return {**facts, "credentials": {**credentials, "digests": body_digests(content)}}

@@ -6,11 +6,11 @@ from datetime import timedelta
 from math import ceil
 from typing import Any
 
-from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.runtime.decision import Decision, Outcome, Remedy
 from policyengine.runtime.values import coerce_duration
 
-VERBS = {
+OUTCOME_TEXTS = {
     Outcome.DENY: "denied",
     Outcome.CONFIRM: "a person has to approve this first",
     Outcome.THROTTLE: "too much for now",
@@ -19,15 +19,15 @@ VERBS = {
 STATUSES = {Outcome.DENY: 403, Outcome.CONFIRM: 403, Outcome.THROTTLE: 429}
 
 
-def in_words(decision: Decision) -> str:
+def format_denial(decision: Decision) -> str:
     """One line: what came of it, why, and what would help."""
     reasons = [reason.message for reason in decision.reasons if reason.outcome is decision.outcome]
-    helps = [words for remedy in decision.remedies if (words := helping(remedy))]
-    told = f"{VERBS[decision.outcome]}: {'; '.join(reasons)}" if reasons else VERBS[decision.outcome]
+    helps = [words for remedy in decision.remedies if (words := describe_remedy(remedy))]
+    told = f"{OUTCOME_TEXTS[decision.outcome]}: {'; '.join(reasons)}" if reasons else OUTCOME_TEXTS[decision.outcome]
     return f"{told} (would help: {'; '.join(helps)})" if helps else told
 
 
-def helping(remedy: Remedy) -> str:
+def describe_remedy(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
             within = f", good for {remedy.within}" if remedy.within else ""
@@ -40,7 +40,7 @@ def helping(remedy: Remedy) -> str:
             return remedy.need or remedy.kind
 
 
-def as_data(decision: Decision) -> dict[str, Any]:
+def denial_data(decision: Decision) -> dict[str, Any]:
     """Only what the caller may know: no place in a policy, no revision, no facts but those of the request."""
     wait = retry_after(decision)
     return {
@@ -52,12 +52,12 @@ def as_data(decision: Decision) -> dict[str, Any]:
             for one in decision.reasons
             if one.outcome is decision.outcome
         ],
-        "remedies": [described(one) for one in decision.remedies],
+        "remedies": [remedy_data(one) for one in decision.remedies],
         **({} if wait is None else {"retry_after": wait}),
     }
 
 
-def described(remedy: Remedy) -> dict[str, Any]:
+def remedy_data(remedy: Remedy) -> dict[str, Any]:
     names = ("kind", "rule", "by", "within", "binding", "bound", "scopes", "need")
     members = {name: getattr(remedy, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
@@ -67,11 +67,11 @@ def retry_after(decision: Decision) -> int | None:
     """Whole seconds until all that throttled it has room again; None for what is not throttled."""
     if decision.outcome is not Outcome.THROTTLE:
         return None
-    told = dict(rate_headers(decision)).get("retry-after")
-    return waiting(decision) if told is None else int(told)
+    told = dict(rate_limit_headers(decision)).get("retry-after")
+    return wait_of_remedies(decision) if told is None else int(told)
 
 
-def waiting(decision: Decision) -> int | None:
+def wait_of_remedies(decision: Decision) -> int | None:
     """By the remedies: a decision that came over the wire tells no more."""
     waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
     known = [one for one in waits if isinstance(one, timedelta)]

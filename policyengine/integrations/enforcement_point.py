@@ -21,19 +21,19 @@ Context = TypeVar("Context", contravariant=True)
 Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None]
 
 # What may be said of who asks. The endpoint and what goes with it are the integration's to say.
-SAYABLE = (
+CALLER_MEMBERS = (
     "agent", "user", "chain", "credential", "credentials", "attestation", "task", "context", "approvals", "entities",
     "request",
 )  # fmt: skip
-OF_A_REQUEST = ("host", "ip", "headers", "query", "size")
-LONGEST_REPORT = 1.0  # seconds that a report may keep a cancelled call from ending
-NOBODY = "it is not known who asks"
-FAILED = "deciding failed; the operator's log says why"
+REQUEST_MEMBERS = ("host", "ip", "headers", "query", "size")
+MAX_REPORT_SECONDS = 1.0  # seconds that a report may keep a cancelled call from ending
+UNKNOWN_CALLER = "it is not known who asks"
+DECISION_FAILED = "deciding failed; the operator's log says why"
 
 _LOG = logging.getLogger("policyengine")
 
 
-class Decides(Protocol):
+class PolicyDecisionPoint(Protocol):
     """Who decides: an Engine, or an AsyncPolicyClient."""
 
     async def decide_async(self, question: Facts) -> Decision: ...
@@ -61,46 +61,46 @@ class Duties:
     meet: Callable[[Decision], object | Awaitable[object]] | None = None
 
 
-NONE = Duties()
+NO_DUTIES = Duties()
 
 
-async def identified(identify: Identify[Context], context: Context) -> Facts | None:
+async def identify_caller(identify: Identify[Context], context: Context) -> Facts | None:
     """What is known of who asks; None where nothing is, or where finding it out failed."""
     try:
         found = identify(context)
-        return checked(await found if inspect.isawaitable(found) else found)
+        return check_facts(await found if inspect.isawaitable(found) else found)
     except Exception:
         _LOG.exception("who asks could not be found out, and nothing was let through")
         return None
 
 
-def checked(facts: Facts | None) -> Facts | None:
+def check_facts(facts: Facts | None) -> Facts | None:
     """The facts as they are asked with: what was looked at once is not read again. Nothing at all is nobody; nothing
     known is somebody whom only `anyone` lets through. Raises ValueError where they would say more than who asks."""
     if facts is None:
         return None
-    found = copied(facts)
+    found = copy_members(facts)
     inner: list[str] = []
     if isinstance(found.get("request"), Mapping):
-        request = found["request"] = copied(found["request"])
-        inner = [f"request.{name}" for name in request if name not in OF_A_REQUEST]
-    if strange := [name for name in found if name not in SAYABLE] + inner:
+        request = found["request"] = copy_members(found["request"])
+        inner = [f"request.{name}" for name in request if name not in REQUEST_MEMBERS]
+    if strange := [name for name in found if name not in CALLER_MEMBERS] + inner:
         raise ValueError(f"`{strange[0]}` is no fact about who asks")
     return found
 
 
-def copied(members: Mapping[str, Any]) -> dict[str, Any]:
+def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
     """Raises ValueError for what has two members of one name, or too many."""
     try:
         found = decode.members_of(members)
-    except decode.WireError as error:
+    except decode.DecodeError as error:
         raise ValueError(str(error)) from None
     if any(value is decode.DUPLICATE_KEY for value in found.values()):
         raise ValueError("a member is there twice")
     return found
 
 
-async def proved(decides: object, facts: Facts) -> Facts:
+async def prove_credentials(decides: object, facts: Facts) -> Facts:
     """With raw credentials looked at once, where who decides can do that: several questions follow, and a proof counts
     once. Nothing that goes wrong is raised: then each question is answered for itself."""
     prove = getattr(decides, "proved_async", None)
@@ -114,10 +114,10 @@ async def proved(decides: object, facts: Facts) -> Facts:
     return found
 
 
-async def decided(decides: Decides, question: Facts, duties: Duties = NONE) -> Decision:
+async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
     """Decide and spend, and meet what an allow obliges to. Nothing that goes wrong is raised: it is a deny."""
     asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}
-    decision = await answered(decides.decide_async, asked)
+    decision = await deny_on_error(decides.decide_async, asked)
     if not decision.allowed or duties.meet is None:
         return decision
     try:
@@ -126,40 +126,44 @@ async def decided(decides: Decides, question: Facts, duties: Duties = NONE) -> D
             await met
     except Exception:
         _LOG.exception("an obligation could not be met, and nothing was let through")
-        await reported(decides, decision, 500)
-        return refusal("an obligation could not be met")
+        await report_outcome(decides, decision, 500)
+        return make_denial("an obligation could not be met")
     return decision
 
 
-async def evaluated(decides: Decides, question: Facts) -> Decision:
+async def evaluate(decides: PolicyDecisionPoint, question: Facts) -> Decision:
     """Look only. Nothing that goes wrong is raised: it is a deny."""
-    return await answered(decides.evaluate_async, question)
+    return await deny_on_error(decides.evaluate_async, question)
 
 
-async def answered(ask: Callable[[Facts], Awaitable[Decision]], question: Facts) -> Decision:
+async def deny_on_error(ask: Callable[[Facts], Awaitable[Decision]], question: Facts) -> Decision:
     try:
         return await ask(question)
     except RequestError as error:
-        return refusal(f"this cannot be decided: {error.message}")
+        return make_denial(f"this cannot be decided: {error.message}")
     except Exception:
         _LOG.exception("a decision failed and was denied")
-        return refusal(FAILED)
+        return make_denial(DECISION_FAILED)
 
 
-def refusal(message: str, gate: Gate = Gate.FAILURE) -> Decision:
+def make_denial(message: str, gate: Gate = Gate.FAILURE) -> Decision:
     """A deny that no policy made."""
     return Decision.of(Outcome.DENY, gate, (Reason(gate, message),), id=new_id(utc_now()))
 
 
-async def reported(
-    decides: Decides, decision: Decision, status: int, began: float | None = None, output: Facts | None = None
+async def report_outcome(
+    decides: PolicyDecisionPoint,
+    decision: Decision,
+    status: int,
+    began: float | None = None,
+    output: Facts | None = None,
 ) -> None:
     """How it came out, also of what is being cancelled. That a report fails spoils nothing that was decided."""
     latency = None if began is None else (perf_counter() - began) * 1_000
-    with anyio.move_on_after(LONGEST_REPORT, shield=True):
+    with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:
             await decides.report_async(decision.id, status=status, latency_ms=latency, output=output)
         except Exception:
             if output is not None:  # it may be no facts: that it came out is known all the same
-                return await reported(decides, decision, status, began)
+                return await report_outcome(decides, decision, status, began)
             _LOG.exception("an outcome could not be reported")

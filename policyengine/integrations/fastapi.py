@@ -10,45 +10,45 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from policyengine.identity.authenticator import Identity
-from policyengine.integrations.asgi import identity_of, problem_of, told
-from policyengine.integrations.credentials import with_content
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.integrations.asgi import denial_response, find_authenticator, problem_document
+from policyengine.integrations.credentials import add_content_digests
 from policyengine.integrations.enforcement_point import (
-    NOBODY,
-    NONE,
-    Decides,
+    NO_DUTIES,
+    UNKNOWN_CALLER,
     Duties,
     Facts,
     Identify,
-    decided,
-    identified,
-    refusal,
-    reported,
+    PolicyDecisionPoint,
+    decide_and_meet,
+    identify_caller,
+    make_denial,
+    report_outcome,
 )
-from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, body_facts
+from policyengine.integrations.http_facts import MAX_BODY_BYTES, body_facts, build_http_question
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 
-READ_BEFORE = Invalid(
+BODY_READ_BEFORE = Invalid(
     "a parameter of the route is a `Form` or a `File`, so the body was read before: use the middleware"
 )
-TOO_LARGE = Invalid("the body is larger than a policy looks into")
+BODY_TOO_LARGE = Invalid("the body is larger than a policy looks into")
 Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 
 
-class PolicyDenied(HTTPException):
+class PolicyDeniedError(HTTPException):
     """A request that was refused: its answer, and the decision. `problem_details` answers it as RFC 9457 says."""
 
-    def __init__(self, decision: Decision, identity: Identity | None = None) -> None:
-        status, members, headers = told(decision, identity)
+    def __init__(self, decision: Decision, identity: CredentialAuthenticator | None = None) -> None:
+        status, members, headers = denial_response(decision, identity)
         super().__init__(status, headers=dict(headers))
-        self.detail: Any = problem_of(status, members)
+        self.detail: Any = problem_document(status, members)
         self.decision = decision
 
 
 async def problem_details(request: Request, error: Exception) -> Response:
     """For `app.add_exception_handler(PolicyDenied, problem_details)`."""
-    assert isinstance(error, PolicyDenied)
+    assert isinstance(error, PolicyDeniedError)
     media = "application/problem+json"
     return JSONResponse(error.detail, error.status_code, headers=error.headers, media_type=media)
 
@@ -60,12 +60,14 @@ class Policies:
     action on the thing that this path parameter names. `identify` takes the request.
     """
 
-    def __init__(self, decides: Decides, *, identify: Identify[Request], duties: Duties = NONE) -> None:
+    def __init__(
+        self, decides: PolicyDecisionPoint, *, identify: Identify[Request], duties: Duties = NO_DUTIES
+    ) -> None:
         self._decides, self._identify, self._duties = decides, identify, duties
 
     def __call__(self, endpoint: str | None = None, *, id: str | None = None) -> Dependency:
         """Raises ValueError for what is no endpoint: when the application is written, not when it is asked."""
-        action = None if endpoint is None else action_of(endpoint, id)
+        action = None if endpoint is None else parse_action(endpoint, id)
 
         async def decision(request: Request) -> AsyncIterator[Decision]:
             found = await self._decided(request, action)
@@ -74,24 +76,26 @@ class Policies:
                 yield found
             except BaseException as error:
                 status = error.status_code if isinstance(error, HTTPException) else 500
-                await reported(self._decides, found, status, began)
+                await report_outcome(self._decides, found, status, began)
                 raise
-            await reported(self._decides, found, 200, began)
+            await report_outcome(self._decides, found, 200, began)
 
         return decision
 
     async def _decided(self, request: Request, action: tuple[str, str, str] | None) -> Decision:
-        facts = await identified(self._identify, request)
+        facts = await identify_caller(self._identify, request)
         if facts is None:
-            raise PolicyDenied(refusal(NOBODY, Gate.IDENTITY))
-        asked = await asked_for(request, facts)
-        found = await decided(self._decides, asked if action is None else acting(asked, action, request), self._duties)
+            raise PolicyDeniedError(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
+        asked = await build_question(request, facts)
+        found = await decide_and_meet(
+            self._decides, asked if action is None else replace_with_action(asked, action, request), self._duties
+        )
         if not found.allowed:
-            raise PolicyDenied(found, identity_of(self._decides))
+            raise PolicyDeniedError(found, find_authenticator(self._decides))
         return found
 
 
-def action_of(endpoint: str, id: str | None) -> tuple[str, str, str]:
+def parse_action(endpoint: str, id: str | None) -> tuple[str, str, str]:
     match endpoint.split():
         case ["ACTION", verb, type_] if id is not None:
             return verb, type_, id
@@ -103,7 +107,7 @@ def action_of(endpoint: str, id: str | None) -> tuple[str, str, str]:
             )
 
 
-def acting(asked: dict[str, Any], action: tuple[str, str, str], request: Request) -> dict[str, Any]:
+def replace_with_action(asked: dict[str, Any], action: tuple[str, str, str], request: Request) -> dict[str, Any]:
     """The action in place of the request's method and path, which are then facts no more."""
     verb, type_, parameter = action
     beside = {name: value for name, value in asked["request"].items() if name not in ("method", "path")}
@@ -111,11 +115,11 @@ def acting(asked: dict[str, Any], action: tuple[str, str, str], request: Request
     return {**asked, "request": beside, "action": {"name": verb}, "resource": thing}
 
 
-async def asked_for(request: Request, facts: Facts) -> dict[str, Any]:
+async def build_question(request: Request, facts: Facts) -> dict[str, Any]:
     """With its body, which FastAPI keeps for the route, unless it is a form that was read before anything is asked."""
     try:
         content = await request.body()
     except RuntimeError:  # of Starlette, whose stream is at its end
-        return asked_of(request.scope, facts, {"body": READ_BEFORE})
-    body = body_facts(request.scope, content) if len(content) <= LARGEST_BODY else {"body": TOO_LARGE}
-    return asked_of(request.scope, with_content(facts, content), body, content)
+        return build_http_question(request.scope, facts, {"body": BODY_READ_BEFORE})
+    body = body_facts(request.scope, content) if len(content) <= MAX_BODY_BYTES else {"body": BODY_TOO_LARGE}
+    return build_http_question(request.scope, add_content_digests(facts, content), body, content)

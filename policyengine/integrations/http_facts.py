@@ -9,19 +9,19 @@ from urllib.parse import quote, unquote
 from starlette.types import Message, Receive, Scope
 
 from policyengine.http.body import body_members
-from policyengine.http.client_credentials import SECRET
+from policyengine.http.client_credentials import CREDENTIAL_SECRET_HEADERS
 from policyengine.http.form_fields import query_fields
 from policyengine.integrations.enforcement_point import Facts
-from policyengine.runtime.header_names import IN_TWO_SPELLINGS, ambiguous_names, fold
+from policyengine.runtime.header_names import AMBIGUOUS_NAME, ambiguous_names, fold_header_name
 from policyengine.vocabulary import SECRET_HEADERS
 
-LARGEST_BODY = 1024 * 1024
-LONGEST_SIZE = 15  # digits
-UNTOLD = SECRET_HEADERS | SECRET
-CROOKED = "/%00"  # a path that is never canonical, for one that two readers would read differently
+MAX_BODY_BYTES = 1024 * 1024
+MAX_SIZE_DIGITS = 15  # digits
+WITHHELD_HEADERS = SECRET_HEADERS | CREDENTIAL_SECRET_HEADERS
+UNROUTABLE_PATH = "/%00"  # a path that is never canonical, for one that two readers would read differently
 
 
-class BodyTooLarge(Exception):
+class BodyTooLargeError(Exception):
     """There is more of it than is ever looked at."""
 
 
@@ -39,19 +39,23 @@ def route_path(scope: Scope) -> str:
         return quote(routed)
     wired = raw.split(b"?", 1)[0].decode("latin-1")
     rest = "/" + "/".join(wired.split("/")[root.count("/") + 1 :]) if below else wired
-    return rest if unquote(rest) == routed else CROOKED
+    return rest if unquote(rest) == routed else UNROUTABLE_PATH
 
 
 def request_facts(scope: Scope) -> dict[str, object]:
     """All of it but the body. A header that comes twice is a list, which is no text: it is unknown."""
-    headers = headers_of(scope)
-    twice = dict.fromkeys(ambiguous_names(headers), IN_TWO_SPELLINGS)
+    headers = read_headers(scope)
+    twice = dict.fromkeys(ambiguous_names(headers), AMBIGUOUS_NAME)
     client = scope.get("client")
-    size = size_of(scope, headers)
+    size = read_size(scope, headers)
     return {
         "method": scope.get("method", "GET"),
         "path": route_path(scope),
-        "headers": {name: value for name, value in {**headers, **twice}.items() if fold(name) not in UNTOLD},
+        "headers": {
+            name: value
+            for name, value in {**headers, **twice}.items()
+            if fold_header_name(name) not in WITHHELD_HEADERS
+        },
         "query": query_fields(scope.get("query_string", b"").decode("latin-1")),
         **({"ip": client[0]} if client else {}),
         **({"host": headers["host"]} if "host" in headers else {}),
@@ -59,59 +63,63 @@ def request_facts(scope: Scope) -> dict[str, object]:
     }
 
 
-def headers_of(scope: Scope) -> dict[str, Any]:
-    return several((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
+def read_headers(scope: Scope) -> dict[str, Any]:
+    return group_values((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"])
 
 
-def size_of(scope: Scope, headers: Mapping[str, Any]) -> int | None:
+def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
     """Bytes in the body, where that is said. In HTTP/1 there is none where no header says so. What a length says
     beside a transfer coding means nothing (RFC 9112, 6.3), and some servers hand on both."""
     if "transfer-encoding" in headers:
         return None
     length = headers.get("content-length")
-    if isinstance(length, str) and length.isascii() and length.isdigit() and len(length) <= LONGEST_SIZE:
+    if isinstance(length, str) and length.isascii() and length.isdigit() and len(length) <= MAX_SIZE_DIGITS:
         return int(length)
     return 0 if length is None and scope.get("http_version", "").startswith("1") else None
 
 
-def several(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def group_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
-        found[name] = value if name not in found else [*listed(found[name]), value]
+        found[name] = value if name not in found else [*as_list(found[name]), value]
     return found
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def asked_of(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:
+def build_http_question(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:
     """The whole question; `content` is the whole body, where it was read. The application may know better who called:
     behind a proxy it says so."""
     added, size = who.get("request"), {} if content is None else {"size": len(content)}
     request = {**request_facts(scope), **size, **(added if isinstance(added, Mapping) else {})}
-    pending = [*body.get("pending", ()), *unknown_of(scope, request)]  # type: ignore[misc]  # it is a list
+    pending = [*body.get("pending", ()), *pending_facts(scope, request)]  # type: ignore[misc]  # it is a list
     return {**who, "request": request, **body, **({"pending": pending} if pending else {})}
 
 
-def unknown_of(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
+def pending_facts(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
     """What is pending of the request: secrets that came and are withheld, and what nobody said."""
     told = request.get("headers")
     said = told if isinstance(told, Mapping) else {}
-    came = {fold(name) for name in headers_of(scope) if fold(name) in UNTOLD and name not in said} - said.keys()
+    came = {
+        fold_header_name(name)
+        for name in read_headers(scope)
+        if fold_header_name(name) in WITHHELD_HEADERS and name not in said
+    } - said.keys()
     yield from (f'request.headers["{name}"]' for name in sorted(came))
     yield from (f"request.{name}" for name in ("host", "ip", "size") if name not in request)
 
 
-def unread_body(scope: Scope) -> Facts:
+def unread_body_facts(scope: Scope) -> Facts:
     """Of one that nobody looked into: there is none, or all of it is pending."""
-    return {} if size_of(scope, headers_of(scope)) == 0 else {"pending": ["body"]}
+    return {} if read_size(scope, read_headers(scope)) == 0 else {"pending": ["body"]}
 
 
 # ── The body ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def read_body(receive: Receive, largest: int = LARGEST_BODY) -> tuple[bytes, Receive]:
+async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[bytes, Receive]:
     """All of the body, and a `receive` that gives it again and then what follows. Raises BodyTooLarge."""
     content = bytearray()
     first: list[Message] = []
@@ -122,7 +130,7 @@ async def read_body(receive: Receive, largest: int = LARGEST_BODY) -> tuple[byte
             break
         content += message.get("body", b"")
         if len(content) > largest:
-            raise BodyTooLarge
+            raise BodyTooLargeError
         if not message.get("more_body", False):
             break
     waiting = [{"type": "http.request", "body": bytes(content), "more_body": bool(first)}, *first]
@@ -140,8 +148,12 @@ def body_facts(scope: Scope, content: bytes) -> Facts:
     """
     if not content:
         return {}
-    return {"body": body_members(values_of(scope, b"content-type"), values_of(scope, b"content-encoding"), content)}
+    return {
+        "body": body_members(
+            get_header_values(scope, b"content-type"), get_header_values(scope, b"content-encoding"), content
+        )
+    }
 
 
-def values_of(scope: Scope, header: bytes) -> list[str]:
+def get_header_values(scope: Scope, header: bytes) -> list[str]:
     return [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == header]

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from policyengine.kernel.approvals import BoundObject as BoundObject
 from policyengine.kernel.approvals import BoundTo as BoundTo
-from policyengine.kernel.base import Part as Part
+from policyengine.kernel.base import Node as Node
 from policyengine.kernel.endpoints import FOLDINGS as FOLDINGS
 from policyengine.kernel.endpoints import ActionPattern as ActionPattern
 from policyengine.kernel.endpoints import Folding as Folding
@@ -30,47 +30,47 @@ from policyengine.kernel.endpoints import ToolPattern as ToolPattern
 from policyengine.kernel.endpoints import with_folding as with_folding
 from policyengine.kernel.expressions import Aggregate as Aggregate
 from policyengine.kernel.expressions import And as And
-from policyengine.kernel.expressions import Apply as Apply
 from policyengine.kernel.expressions import Arithmetic as Arithmetic
 from policyengine.kernel.expressions import Attribute as Attribute
-from policyengine.kernel.expressions import Below as Below
+from policyengine.kernel.expressions import Call as Call
 from policyengine.kernel.expressions import Collection as Collection
 from policyengine.kernel.expressions import Compare as Compare
 from policyengine.kernel.expressions import Constant as Constant
 from policyengine.kernel.expressions import Contains as Contains
 from policyengine.kernel.expressions import Default as Default
-from policyengine.kernel.expressions import Event as Event
+from policyengine.kernel.expressions import DefinitionRef as DefinitionRef
+from policyengine.kernel.expressions import EventPattern as EventPattern
 from policyengine.kernel.expressions import Expr as Expr
 from policyengine.kernel.expressions import Fact as Fact
-from policyengine.kernel.expressions import Happened as Happened
 from policyengine.kernel.expressions import HasRow as HasRow
+from policyengine.kernel.expressions import HistoryCondition as HistoryCondition
 from policyengine.kernel.expressions import InNetwork as InNetwork
 from policyengine.kernel.expressions import InWindow as InWindow
+from policyengine.kernel.expressions import IsMember as IsMember
+from policyengine.kernel.expressions import IsPresent as IsPresent
 from policyengine.kernel.expressions import Like as Like
 from policyengine.kernel.expressions import Matches as Matches
 from policyengine.kernel.expressions import Member as Member
-from policyengine.kernel.expressions import Named as Named
-from policyengine.kernel.expressions import Negative as Negative
 from policyengine.kernel.expressions import Not as Not
 from policyengine.kernel.expressions import Or as Or
 from policyengine.kernel.expressions import Overlaps as Overlaps
-from policyengine.kernel.expressions import Past as Past
-from policyengine.kernel.expressions import Present as Present
+from policyengine.kernel.expressions import PastFact as PastFact
 from policyengine.kernel.expressions import Quantifier as Quantifier
 from policyengine.kernel.expressions import Subset as Subset
+from policyengine.kernel.expressions import UnaryMinus as UnaryMinus
 from policyengine.kernel.expressions import Variable as Variable
-from policyengine.kernel.expressions import parts as parts
+from policyengine.kernel.expressions import children as children
 from policyengine.kernel.expressions import walk as walk
-from policyengine.kernel.limits import AtOnce as AtOnce
 from policyengine.kernel.limits import Budget as Budget
+from policyengine.kernel.limits import BudgetLimit as BudgetLimit
 from policyengine.kernel.limits import Clamp as Clamp
-from policyengine.kernel.limits import Failing as Failing
+from policyengine.kernel.limits import ConcurrencyLimit as ConcurrencyLimit
 from policyengine.kernel.limits import Limit as Limit
 from policyengine.kernel.limits import Pace as Pace
 from policyengine.kernel.limits import PaceByFact as PaceByFact
-from policyengine.kernel.limits import Quota as Quota
 from policyengine.kernel.limits import Raise as Raise
 from policyengine.kernel.limits import Rate as Rate
+from policyengine.kernel.limits import StoreFailureMode as StoreFailureMode
 from policyengine.kernel.maps import MapAction as MapAction
 from policyengine.kernel.maps import MapEndpoint as MapEndpoint
 from policyengine.kernel.maps import MapFact as MapFact
@@ -82,13 +82,13 @@ from policyengine.kernel.maps import MapSegment as MapSegment
 from policyengine.kernel.maps import MapSubject as MapSubject
 from policyengine.kernel.maps import MapTool as MapTool
 from policyengine.kernel.maps import MapVerb as MapVerb
-from policyengine.typesystem import Field as FieldType
+from policyengine.typesystem import FieldType as FieldType
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Binder(Part):
+class Binder(Node):
     """A pattern that binds something at the endpoints it matches: captures, the resource, facts by `with`.
 
     `resource` is the entity type and capture of the last typed capture; `facts` are paths and what they are bound to
@@ -104,12 +104,12 @@ class Binder(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class ExactName:
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class CalledLike:
+class NamePattern:
     """Agents whose name fits a glob: `agent "report-*"`."""
 
     glob: str
@@ -121,17 +121,17 @@ class InGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Everybody:
+class AnyUser:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class PrincipalCondition:
     condition: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Opening(Part):
+class GrantTarget(Node):
     """One pattern a grant opens, and the credential scopes that carry it; none for an endpoint without a scope."""
 
     pattern: Pattern
@@ -139,68 +139,68 @@ class Opening(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant(Part):
+class Grant(Node):
     """One `may`."""
 
-    openings: tuple[Opening, ...]
+    openings: tuple[GrantTarget, ...]
     when: Expr | None
 
 
 @dataclass(frozen=True, slots=True)
-class Delegate(Part):
+class DelegationGrant(Node):
     """One `may delegate`: what it hands on (`patterns`, by `scopes`), to whom, for how long after the hop's issue."""
 
     scopes: tuple[str, ...]
     patterns: tuple[Pattern, ...]
-    to: Called | CalledLike | InGroup
+    to: ExactName | NamePattern | InGroup
     lifetime: timedelta | None
     when: Expr | None
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedBy(Part):
+class IssuedBy(Node):
     issuers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ActsAlone(Part):
+class ActsAlone(Node):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class ActsFor(Part):
+class ActsFor(Node):
     """`acts for any user` has no condition."""
 
     condition: Expr | None
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialKind(Part):
+class CredentialKinds(Node):
     kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialLifetime(Part):
+class CredentialLifetime(Node):
     limit: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialAge(Part):
+class CredentialAge(Node):
     limit: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialBound(Part):
+class ProofOfPossession(Node):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class AttestedBy(Part):
+class AttestedBy(Node):
     attesters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Valid(Part):
+class ValidityPeriod(Node):
     """From `start` (included) to `end` (excluded)."""
 
     start: datetime | None
@@ -208,43 +208,43 @@ class Valid(Part):
 
 
 # These bind every hop of a chain …
-HopRequirement: TypeAlias = IssuedBy | ActsAlone | ActsFor | Valid
+HopRequirement: TypeAlias = IssuedBy | ActsAlone | ActsFor | ValidityPeriod
 # … and these the presenter only.
 Requirement: TypeAlias = (
-    HopRequirement | CredentialKind | CredentialLifetime | CredentialAge | CredentialBound | AttestedBy
+    HopRequirement | CredentialKinds | CredentialLifetime | CredentialAge | ProofOfPossession | AttestedBy
 )
 
 
 @dataclass(frozen=True, slots=True)
-class AgentBlock(Part):
+class AgentBlock(Node):
     """`label` is the block as messages name it: `agent "x"`, `agent group "ops"`, `agent where …`."""
 
     label: str
     package: str
-    who: Called | CalledLike | InGroup | Where
+    who: ExactName | NamePattern | InGroup | PrincipalCondition
     requirements: tuple[Requirement, ...]
     grants: tuple[Grant, ...]
-    delegates: tuple[Delegate, ...]
+    delegates: tuple[DelegationGrant, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class UserBlock(Part):
+class UserBlock(Node):
     label: str
     package: str
-    who: Called | Everybody | Where
-    requirements: tuple[Valid, ...]
+    who: ExactName | AnyUser | PrincipalCondition
+    requirements: tuple[ValidityPeriod, ...]
     grants: tuple[Grant, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AnyoneBlock(Part):
+class AnyoneBlock(Node):
     label: str
     package: str
     grants: tuple[Grant, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class DelegationLimits(Part):
+class DelegationLimits(Node):
     depth: int | None
     lifetime: timedelta | None
     no_cycles: bool
@@ -254,25 +254,25 @@ class DelegationLimits(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown(Part):
+class MessageFact(Node):
     """A fact inside a message. The caller sees it only if it came with the request; the approver sees it always."""
 
     expression: Expr
     to_caller: bool
 
 
-Message: TypeAlias = tuple[str | Shown, ...]
+Message: TypeAlias = tuple[str | MessageFact, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RoleOf:
+class RoleHolder:
     """Who has the role."""
 
     role: str
 
 
 @dataclass(frozen=True, slots=True)
-class UserServed:
+class ServedUser:
     pass
 
 
@@ -287,13 +287,13 @@ class MemberOf:
 class Approvers:
     """`count` different persons, each of them `of`; `words` is the phrase as messages and remedies give it."""
 
-    of: RoleOf | UserServed | MemberOf
+    of: RoleHolder | ServedUser | MemberOf
     count: int
     words: str
 
 
 @dataclass(frozen=True, slots=True)
-class Deny(Part):
+class Deny(Node):
     """`condition` None is always. `words` is the rule as written, for the reason when there is no message."""
 
     condition: Expr | None
@@ -302,7 +302,7 @@ class Deny(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Confirm(Part):
+class Confirm(Node):
     condition: Expr | None
     approvers: Approvers
     within: timedelta | None
@@ -312,7 +312,7 @@ class Confirm(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Oblige(Part):
+class ObligationEffect(Node):
     condition: Expr | None
     kind: Word["audit", "redact", "notify", "warn", "step_up", "header"]
     arguments: tuple[str, ...]
@@ -320,11 +320,11 @@ class Oblige(Part):
     words: str
 
 
-Effect: TypeAlias = Deny | Confirm | Oblige
+Effect: TypeAlias = Deny | Confirm | ObligationEffect
 
 
 @dataclass(frozen=True, slots=True)
-class Guard(Part):
+class Guard(Node):
     name: str
     package: str
     place: Place
@@ -335,7 +335,7 @@ class Guard(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Issuer(Part):
+class Issuer(Node):
     """`claims` says which claim of a credential is which fact: `tenant` → `("user", "tenant")`; `users_like` for whom
     it speaks, where that is not everybody."""
 
@@ -350,7 +350,7 @@ class Issuer(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Attester(Part):
+class Attester(Node):
     """`models` are names with their hash, if one is named; empty means any."""
 
     name: str
@@ -361,7 +361,7 @@ class Attester(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Entity(Part):
+class EntityType(Node):
     """`parents` are the types it can be in."""
 
     name: str
@@ -373,10 +373,10 @@ class Entity(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch(Part):
+class EventRetention(Node):
     """Requests that are remembered, as some condition asks for them; `within` is the longest that any looks back."""
 
-    event: Event
+    event: EventPattern
     within: timedelta
 
 
@@ -387,7 +387,7 @@ class Kernel:
 
     package: str
     packages: tuple[str, ...]
-    entities: Mapping[str, Entity]
+    entities: Mapping[str, EntityType]
     issuers: Mapping[str, Issuer]
     attesters: Mapping[str, Attester]
     binders: tuple[Binder, ...]
@@ -399,6 +399,6 @@ class Kernel:
     guards: tuple[Guard, ...]
     advisory: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
-    watches: tuple[Watch, ...] = ()
+    watches: tuple[EventRetention, ...] = ()
     maps: tuple[MapItem, ...] = ()
     revision: str = ""

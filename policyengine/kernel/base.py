@@ -8,5 +8,5 @@ from policyengine.source import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Node:
     span: Span = field(compare=False, repr=False)

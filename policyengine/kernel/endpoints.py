@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.kernel.base import Part
+from policyengine.kernel.base import Node
 
 # Which texts of a request a literal of a path matches: itself, those that differ in the case of ASCII letters, or all
 # that some server may take for the same. Each is a part of the next.
@@ -26,7 +26,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpPattern(Part):
+class HttpPattern(Node):
     """`methods` None is every method; `rest` is a last `**`: zero or more segments. Methods are never folded."""
 
     methods: tuple[str, ...] | None
@@ -36,14 +36,14 @@ class HttpPattern(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolPattern(Part):
+class ToolPattern(Node):
     """`server/name`, where `*` is any run of characters."""
 
     glob: str
 
 
 @dataclass(frozen=True, slots=True)
-class ActionPattern(Part):
+class ActionPattern(Node):
     verb: str
     type: str
 
@@ -59,7 +59,7 @@ def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Part):
+class Place(Node):
     """Where a rule applies: any of `patterns` (None: everywhere, tools and actions too) but none of `excepts`.
 
     What closes is not passed by another spelling, and what is taken out is no more than what was written: `patterns`

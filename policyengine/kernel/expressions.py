@@ -9,7 +9,7 @@ from functools import cache
 from typing import ClassVar, TypeAlias
 from typing import Literal as Word
 
-from policyengine.kernel.base import Part
+from policyengine.kernel.base import Node
 from policyengine.kernel.endpoints import Place
 from policyengine.runtime.values import Value
 from policyengine.runtime.windows import Window
@@ -17,13 +17,13 @@ from policyengine.typesystem import Scalar, Type
 
 
 @dataclass(frozen=True, slots=True)
-class Constant(Part):
+class Constant(Node):
     value: Value
     type: Type
 
 
 @dataclass(frozen=True, slots=True)
-class Fact(Part):
+class Fact(Node):
     """A fact by its path: `("body", "amount")`, `("user",)` for the user itself, `("request", "headers", "txn")`."""
 
     path: tuple[str, ...]
@@ -32,7 +32,7 @@ class Fact(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Attribute(Part):
+class Attribute(Node):
     """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too.
 
     `levels` of an inherited one are the entities that declare it, each with whether it is empty where a row lacks it.
@@ -50,7 +50,7 @@ class Attribute(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Member(Part):
+class Member(Node):
     """A member of a record."""
 
     base: Expr
@@ -60,7 +60,7 @@ class Member(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Variable(Part):
+class Variable(Node):
     """The variable of a quantifier around it."""
 
     name: str
@@ -68,7 +68,7 @@ class Variable(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Collection(Part):
+class Collection(Node):
     """`[a, user.id]`: a list whose items are not all constant."""
 
     items: tuple[Expr, ...]
@@ -76,7 +76,7 @@ class Collection(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Named(Part):
+class DefinitionRef(Node):
     """A `define` used by its name: transparent to meaning, there for explanations."""
 
     name: str
@@ -85,7 +85,7 @@ class Named(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition(Part):
+class Condition(Node):
     """An expression that is true, false or unknown, whatever it is made of."""
 
     type: ClassVar[Type] = Scalar.BOOL
@@ -125,7 +125,7 @@ class Contains(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class Below(Condition):
+class IsMember(Condition):
     """One entity in another, at any depth: `in` (reflexive), `below` (`strict`), `group has member` (`direct`)."""
 
     item: Expr
@@ -173,10 +173,10 @@ class Subset(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class Present(Condition):
+class IsPresent(Condition):
     """`x is present`; `x is absent` is its Not."""
 
-    operand: Fact | Attribute | Member | Past
+    operand: Fact | Attribute | Member | PastFact
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +187,16 @@ class HasRow(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class Default(Part):
+class Default(Node):
     """`x else d`: d when x is absent."""
 
-    operand: Fact | Attribute | Member | Past | Default
+    operand: Fact | Attribute | Member | PastFact | Default
     fallback: Expr
     type: Type
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic(Part):
+class Arithmetic(Node):
     operator: Word["+", "-", "*"]
     left: Expr
     right: Expr
@@ -204,7 +204,7 @@ class Arithmetic(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Negative(Part):
+class UnaryMinus(Node):
     operand: Expr
     type: Type
 
@@ -218,7 +218,7 @@ class Quantifier(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class Apply(Part):
+class Call(Node):
     """A function of the vocabulary, by name; where the type is a reference, the entity whose id is the argument."""
 
     function: str
@@ -227,7 +227,7 @@ class Apply(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Past(Part):
+class PastFact(Node):
     """`past.params.id`: a fact as it was at an earlier request; `past.status` and `past.output.x` are how that came
     out. What `fact` stands for was found out then."""
 
@@ -237,9 +237,9 @@ class Past(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Event(Part):
+class EventPattern(Node):
     """What to look for in the past, by whose history: the requests of equal `keys`, None for those of the same agent
-    and user. `by another user` has become a part of `where`, in which alone `Past` stands.
+    and user. `by another user` has become a part of `where`, in which alone `PastFact` stands.
 
     `facts` are what is found out when it happens, in this order; `outputs` what is told when it is reported. Where
     `latest`, the last event of a key is enough. `watch` names all this: a digest, the same wherever it is written.
@@ -256,23 +256,23 @@ class Event(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Happened(Condition):
+class HistoryCondition(Condition):
     """`after EV within D since EV2`; `no …` is its Not."""
 
-    event: Event
+    event: EventPattern
     within: timedelta
-    since: Event | None
+    since: EventPattern | None
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate(Part):
+class Aggregate(Node):
     """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
 
     function: Word["count", "sum", "distinct"]
-    field: Past | None
-    event: Event
+    field: PastFact | None
+    event: EventPattern
     within: timedelta
-    since: Event | None
+    since: EventPattern | None
     type: Type
 
 
@@ -283,48 +283,48 @@ Expr: TypeAlias = (
     | Member
     | Variable
     | Collection
-    | Named
+    | DefinitionRef
     | Not
     | And
     | Or
     | Compare
     | Contains
-    | Below
+    | IsMember
     | InNetwork
     | InWindow
     | Like
     | Matches
     | Overlaps
     | Subset
-    | Present
+    | IsPresent
     | HasRow
     | Default
     | Arithmetic
-    | Negative
+    | UnaryMinus
     | Quantifier
-    | Apply
-    | Past
-    | Happened
+    | Call
+    | PastFact
+    | HistoryCondition
     | Aggregate
 )
 
 
 @cache
-def members(kind: type[Part]) -> tuple[str, ...]:
+def child_fields(kind: type[Node]) -> tuple[str, ...]:
     """The fields of a kind of expression: found once, as a large policy has hundreds of thousands of them."""
     return tuple(item.name for item in fields(kind) if item.name not in ("span", "type"))
 
 
-def parts(expression: Expr) -> Iterator[Expr]:
+def children(expression: Expr) -> Iterator[Expr]:
     """The expressions directly inside an expression. What an earlier request said is nothing that this one says."""
-    if isinstance(expression, Past):
+    if isinstance(expression, PastFact):
         return
-    for name in members(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
         value = getattr(expression, name)
         for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Event):
+            if isinstance(part, EventPattern):
                 yield from (*(part.keys or ()), *(() if part.where is None else (part.where,)))
-            elif isinstance(part, Part):
+            elif isinstance(part, Node):
                 yield part  # type: ignore[misc]  # what is inside an expression is one
 
 
@@ -334,10 +334,10 @@ def walk(expression: Expr) -> Iterator[Expr]:
     while pending:
         current = pending.pop()
         yield current
-        pending.extend(reversed(list(parts(current))))
+        pending.extend(reversed(list(children(current))))
 
 
-def rewritten(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+def rewrite(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
     """The expression with what `change` puts in place of it, or of what is inside it; where that is None it stays."""
     found = change(expression)
     if found is not None:
@@ -345,12 +345,12 @@ def rewritten(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
 
     def inside(value: object) -> object:
         match value:
-            case Part():
-                return rewritten(value, change)  # type: ignore[arg-type]  # what is inside an expression is one
+            case Node():
+                return rewrite(value, change)  # type: ignore[arg-type]  # what is inside an expression is one
             case tuple():
                 return tuple(inside(one) for one in value)
             case _:
                 return value
 
-    changed = {name: inside(getattr(expression, name)) for name in members(type(expression))}  # type: ignore[arg-type]
+    changed = {name: inside(getattr(expression, name)) for name in child_fields(type(expression))}  # type: ignore[arg-type]
     return replace(expression, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside

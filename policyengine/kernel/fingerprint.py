@@ -16,7 +16,7 @@ from msgspec import Struct
 from policyengine import kernel as k
 
 # What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
-SETS = frozenset(
+UNORDERED_FIELDS = frozenset(
     "advisory agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants "
     "guards issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted "
     "users users_like".split()
@@ -25,61 +25,63 @@ SETS = frozenset(
 
 # The version of what policies mean. The revision includes it: an approval, an idempotency key or a log line made under
 # another meaning of the same text does not count under this one. It grows with every change of meaning.
-SEMANTICS = 2
+SEMANTICS_VERSION = 2
 
-Declared = TypeVar("Declared", bound=k.Part)
+Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
-SHARED = (str, k.Segment)  # lists of these are one object in many rules
+SHARED_ITEM_TYPES = (str, k.Segment)  # lists of these are one object in many rules
 # Whose package was asked for is told in decisions and changes none; watches follow from the rules.
-LEFT_OUT = frozenset({"span", "package", "revision", "watches"})
+EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches"})
 
 
-def ordered(kernel: k.Kernel) -> k.Kernel:
+def canonicalize(kernel: k.Kernel) -> k.Kernel:
     """The kernel with its declarations in one set order and its revision: what order they came in is forgotten."""
-    write = Writers()
+    write = CanonicalWriters()
     found = replace(
         kernel,
         packages=tuple(sorted(kernel.packages)),
-        binders=in_order(kernel.binders, write),
-        agents=in_order(kernel.agents, write),
-        users=in_order(kernel.users, write),
-        anyones=in_order(kernel.anyones, write),
-        delegation=in_order(kernel.delegation, write),
-        guards=tuple(sorted(in_order(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
-        limits=tuple(sorted(in_order(kernel.limits, write), key=lambda one: (one.package, one.name))),
-        maps=in_order(kernel.maps, write),
+        binders=sort_declarations(kernel.binders, write),
+        agents=sort_declarations(kernel.agents, write),
+        users=sort_declarations(kernel.users, write),
+        anyones=sort_declarations(kernel.anyones, write),
+        delegation=sort_declarations(kernel.delegation, write),
+        guards=tuple(sorted(sort_declarations(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
+        limits=tuple(sorted(sort_declarations(kernel.limits, write), key=lambda one: (one.package, one.name))),
+        maps=sort_declarations(kernel.maps, write),
     )
-    return replace(found, revision=revision(found, write))
+    return replace(found, revision=compute_revision(found, write))
 
 
-def in_order(declared: tuple[Declared, ...], write: Writers) -> tuple[Declared, ...]:
+def sort_declarations(declared: tuple[Declared, ...], write: CanonicalWriters) -> tuple[Declared, ...]:
     write.known.update((id(part), write(part)) for part in declared)
     return tuple(sorted(declared, key=lambda part: write.known[id(part)]))
 
 
-def revision(kernel: k.Kernel, write: Writers | None = None) -> str:
+def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) -> str:
     """`sha256:` and 64 hexadecimal digits. `write` may know parts that it wrote before."""
     hashed = hashlib.sha256()
-    for piece in pieces(kernel, write or Writers()):  # never the whole text at once: it is longer than the policy
+    for piece in canonical_pieces(
+        kernel, write or CanonicalWriters()
+    ):  # never the whole text at once: it is longer than the policy
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 
 
-def pieces(kernel: k.Kernel, write: Writers) -> Iterator[str]:
+def canonical_pieces(kernel: k.Kernel, write: CanonicalWriters) -> Iterator[str]:
     """The version of the semantics, then the members of the kernel as `record` would write them."""
-    yield f"semantics={SEMANTICS}"
-    for name in (name for name in names(k.Kernel) if name not in LEFT_OUT):
+    yield f"semantics={SEMANTICS_VERSION}"
+    for name in (name for name in field_names(k.Kernel) if name not in EXCLUDED_FIELDS):
         value = getattr(kernel, name)
         if name == "maps" and not value:
             continue  # policies without any are called as they were before there were maps
         yield f",{name}="
-        if name in SETS and isinstance(value, tuple):
-            yield from listed(sorted(write.known.get(id(part)) or write(part) for part in value))
+        if name in UNORDERED_FIELDS and isinstance(value, tuple):
+            yield from canonical_list(sorted(write.known.get(id(part)) or write(part) for part in value))
         else:
             yield write(value)
 
 
-def listed(written: Iterable[str]) -> Iterator[str]:
+def canonical_list(written: Iterable[str]) -> Iterator[str]:
     before = "["
     for text in written:
         yield before
@@ -88,12 +90,12 @@ def listed(written: Iterable[str]) -> Iterator[str]:
     yield "]" if before == "," else "[]"
 
 
-def canonical(part: object) -> str:
+def canonical_text(part: object) -> str:
     """One text for one meaning. Every kind of part is named, so that no two meanings share a text."""
-    return Writers()(part)
+    return CanonicalWriters()(part)
 
 
-class Writers(dict[type, Write]):
+class CanonicalWriters(dict[type, Write]):
     """How parts are written, by type: found out once for each, as a large policy has hundreds of thousands of parts.
 
     `known` are texts by identity, of parts that stay: declarations, and the paths and names that many rules share.
@@ -106,11 +108,11 @@ class Writers(dict[type, Write]):
         return self[type(part)](part)
 
     def __missing__(self, kind: type) -> Write:
-        self[kind] = found = writer(kind, self)
+        self[kind] = found = writer_for(kind, self)
         return found
 
 
-def writer(kind: type, write: Writers) -> Write:
+def writer_for(kind: type, write: CanonicalWriters) -> Write:
     name = kind.__name__
     if issubclass(kind, Enum):
         return {one: f"{name}.{one.value}" for one in kind}.__getitem__
@@ -119,37 +121,37 @@ def writer(kind: type, write: Writers) -> Write:
     if issubclass(kind, ZoneInfo):
         return lambda part: f"ZoneInfo({part.key!r})"
     if issubclass(kind, tuple | list):
-        return sequence(write)
+        return sequence_writer(write)
     if issubclass(kind, frozenset | set):
         return lambda part: f"{{{','.join(sorted(map(write, part)))}}}"
     if issubclass(kind, Mapping):
         return lambda part: f"{{{','.join(sorted(f'{write(key)}:{write(one)}' for key, one in part.items()))}}}"
-    if issubclass(kind, k.Named):
+    if issubclass(kind, k.DefinitionRef):
         return lambda part: write(part.expression)  # a name for a condition means what the condition means
     if is_dataclass(kind) or issubclass(kind, Struct):
-        return record(kind, write)
+        return record_writer(kind, write)
     return lambda part: f"{name}({part})"
 
 
-def sequence(write: Writers) -> Write:
+def sequence_writer(write: CanonicalWriters) -> Write:
     def write_sequence(part: Sequence[object]) -> str:
         text = write.known.get(id(part))
         if text is None:
             text = f"[{','.join([write[type(one)](one) for one in part])}]"
-            if part and type(part[0]) in SHARED:
+            if part and type(part[0]) in SHARED_ITEM_TYPES:
                 write.known[id(part)] = text
         return text
 
     return write_sequence
 
 
-def record(kind: type, write: Writers) -> Write:
+def record_writer(kind: type, write: CanonicalWriters) -> Write:
     """`Kind(member=…,member=…)`, without its place in the text."""
-    name, members = kind.__name__, [member for member in names(kind) if member != "span"]
+    name, members = kind.__name__, [member for member in field_names(kind) if member != "span"]
     if not members:
         return lambda part: f"{name}()"
     values = attrgetter(*members, members[0])  # with one more, so that also a single member comes in a tuple
-    heads = [(f"{member}=", member in SETS) for member in members]
+    heads = [(f"{member}=", member in UNORDERED_FIELDS) for member in members]
 
     def as_set(value: tuple[object, ...]) -> str:
         return f"[{','.join(sorted(map(write, value)))}]"
@@ -164,7 +166,7 @@ def record(kind: type, write: Writers) -> Write:
     return write_record
 
 
-def names(kind: type) -> tuple[str, ...]:
+def field_names(kind: type) -> tuple[str, ...]:
     if issubclass(kind, Struct):
         return kind.__struct_fields__
     return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # a dataclass, asked before

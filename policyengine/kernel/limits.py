@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.kernel.base import Part
+from policyengine.kernel.base import Node
 from policyengine.kernel.endpoints import Place
 from policyengine.kernel.expressions import Expr
 
-Failing: TypeAlias = Word["deny", "local", "allow"]
+StoreFailureMode: TypeAlias = Word["deny", "local", "allow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class PaceByFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Raise(Part):
+class Raise(Node):
     """While the condition is true: `factor` times the pace (3/2 of it is 3, 2), but never faster than `at_most`."""
 
     factor: tuple[int, int]
@@ -45,7 +45,7 @@ class Raise(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Clamp(Part):
+class Clamp(Node):
     """While the condition is true or unknown: no faster than this; for so long more, once it was true (`lasts`)."""
 
     pace: Pace
@@ -54,7 +54,7 @@ class Clamp(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class AtOnce(Part):
+class ConcurrencyLimit(Node):
     """So many under way: each until its outcome is reported, or for `lease` where nobody reports one."""
 
     most: int
@@ -62,7 +62,7 @@ class AtOnce(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Rate(Part):
+class Rate(Node):
     """How fast. One of `pace` and `at_once` is there at least; a request takes `cost` of the pace, or one.
 
     `floor` is what a cluster never takes a member below.
@@ -79,12 +79,12 @@ class Rate(Part):
     clamps: tuple[Clamp, ...]
     floor: Pace | None
     counting_denials: bool
-    at_once: AtOnce | None
-    failing: Failing
+    at_once: ConcurrencyLimit | None
+    failing: StoreFailureMode
 
 
 @dataclass(frozen=True, slots=True)
-class Quota(Part):
+class BudgetLimit(Node):
     """What may come together within so long, this request included: a sum, how many, how many different ones."""
 
     function: Word["sum", "count", "distinct"]
@@ -95,7 +95,7 @@ class Quota(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Budget(Part):
+class Budget(Node):
     """How much."""
 
     name: str
@@ -103,8 +103,8 @@ class Budget(Part):
     place: Place
     keys: tuple[Expr, ...]
     when: Expr | None
-    quotas: tuple[Quota, ...]
-    failing: Failing
+    quotas: tuple[BudgetLimit, ...]
+    failing: StoreFailureMode
 
 
 Limit: TypeAlias = Rate | Budget

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.kernel.base import Part
+from policyengine.kernel.base import Node
 
 MapPath: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MapSubject(Part):
+class MapSubject(Node):
     """Subjects of this type are who asks, and `issuer` is who vouches for them; None: nobody is said to."""
 
     type: str
@@ -21,7 +21,7 @@ class MapSubject(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class MapResource(Part):
+class MapResource(Node):
     """Resources of this type are entities of that one."""
 
     type: str
@@ -29,7 +29,7 @@ class MapResource(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class MapFact(Part):
+class MapFact(Node):
     """`path` is a fact of the question or, with two steps and an `entity`, an attribute of who asks or of what is asked
     for; `source` is where the other protocol has it (`("resource", "properties", "status")`)."""
 
@@ -39,7 +39,7 @@ class MapFact(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class MapSegment(Part):
+class MapSegment(Node):
     """One segment of a path: `text`, or what stands between `text` and `after` is told by `source`."""
 
     text: str
@@ -48,20 +48,20 @@ class MapSegment(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class MapHttp(Part):
+class MapHttp(Node):
     method: str
     segments: tuple[MapSegment, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MapTool(Part):
+class MapTool(Node):
     """The tool of this name; a `glob` with a star means the tool that the resource names, if it fits."""
 
     glob: str
 
 
 @dataclass(frozen=True, slots=True)
-class MapVerb(Part):
+class MapVerb(Node):
     """An action on the entity of that type that has the resource's id."""
 
     verb: str
@@ -72,7 +72,7 @@ MapEndpoint: TypeAlias = MapHttp | MapTool | MapVerb
 
 
 @dataclass(frozen=True, slots=True)
-class MapAction(Part):
+class MapAction(Node):
     """An action of this name, on a resource of the type `on` (None: of any), asks for `endpoint` with these `facts`."""
 
     name: str

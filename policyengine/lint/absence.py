@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.lint.dead_rules import blocks
+from policyengine.lint.dead_rules import all_blocks
 from policyengine.source import Span
 
 Path: TypeAlias = tuple[str, ...]
@@ -31,7 +31,9 @@ def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
     """Of every rule that can apply to an HTTP request, in the order of the texts; none where nothing opens one."""
     if not opens_http(kernel):
         return ()
-    found = [Absence(path, rule, span) for rule, part in rules_over_http(kernel) for path, span in asked_for(part)]
+    found = [
+        Absence(path, rule, span) for rule, part in rules_over_http(kernel) for path, span in presence_checks(part)
+    ]
     return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.span.source.name, one.span.start)))
 
 
@@ -41,13 +43,13 @@ def rules_over_http(kernel: k.Kernel) -> Iterator[tuple[str, object]]:
     for limit in kernel.limits:
         if reaches_http(limit.place):
             yield f'{"budget" if isinstance(limit, k.Budget) else "rate"} "{limit.name}"', limit
-    for block in blocks(kernel):
+    for block in all_blocks(kernel):
         yield from (("`may`", grant.when) for grant in block.grants if is_over_http(grant))
         yield "who asks", tuple(getattr(block, name, None) for name in ("who", "requirements", "delegates"))
 
 
 def opens_http(kernel: k.Kernel) -> bool:
-    return any(is_over_http(grant) for block in blocks(kernel) for grant in block.grants)
+    return any(is_over_http(grant) for block in all_blocks(kernel) for grant in block.grants)
 
 
 def reaches_http(place: k.Place) -> bool:
@@ -58,22 +60,22 @@ def is_over_http(grant: k.Grant) -> bool:
     return any(isinstance(one.pattern, k.HttpPattern) for one in grant.openings)
 
 
-def asked_for(part: object) -> Iterator[tuple[Path, Span]]:
+def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
     """Each fact that a part of the kernel asks to be there, or goes on without, and where it does."""
-    if isinstance(part, k.Present | k.Default):
-        fact = fact_of(part.operand)
+    if isinstance(part, k.IsPresent | k.Default):
+        fact = base_fact(part.operand)
         if fact is not None:
             yield fact.path, part.span
     if isinstance(part, tuple):
-        for one in part:
-            yield from asked_for(one)
+        for item in part:
+            yield from presence_checks(item)
     elif is_dataclass(part) and not isinstance(part, type):
         for field in fields(part):
             if field.name not in ("span", "type"):
-                yield from asked_for(getattr(part, field.name))
+                yield from presence_checks(getattr(part, field.name))
 
 
-def fact_of(operand: k.Expr) -> k.Fact | None:
+def base_fact(operand: k.Expr) -> k.Fact | None:
     """The fact that the operand is, or is a part of."""
     while isinstance(operand, k.Attribute | k.Member | k.Default):
         operand = operand.operand if isinstance(operand, k.Default) else operand.base

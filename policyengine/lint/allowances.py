@@ -7,51 +7,51 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from policyengine.diagnostics.catalog import RULES, Code, rule
+from policyengine.diagnostics.catalog import CODES_BY_NAME, DiagnosticDoc, find_code
 from policyengine.diagnostics.model import Diagnostic, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
-FORM = "# lint: allow RULE because …"
-MARKED = re.compile(r"#\s*lint:\s*(?P<verb>\w*)")
-WHOLE = re.compile(r"#\s*lint:\s*allow\s+(?P<rules>[\w-]+(?:\s*,\s*[\w-]+)*)\s+because\s+(?P<reason>\S.*)")
+ALLOWANCE_FORM = "# lint: allow RULE because …"
+LINT_COMMENT = re.compile(r"#\s*lint:\s*(?P<verb>\w*)")
+COMPLETE_ALLOWANCE = re.compile(r"#\s*lint:\s*allow\s+(?P<rules>[\w-]+(?:\s*,\s*[\w-]+)*)\s+because\s+(?P<reason>\S.*)")
 WORD = re.compile(r"[\w-]+")
 QUOTED = re.compile(r"#\s*lint:\s*allow\s+[\w,\s-]+\"[^\"]+\"\s*")
-ALWAYS_TOLD = frozenset({"W170", "W171", "W172"})  # about allowances themselves
+NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # about allowances themselves
 
 Place = tuple[str, int]  # by the name of the source: a finding may show another text than the file has
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowance:
     """One rule that a comment names: `word` as it is written, `line` where findings of it are allowed."""
 
-    rule: Code
+    rule: DiagnosticDoc
     word: Span
     comment: Span
     line: int
 
 
-def allowed_in(modules: Iterable[ast.Module]) -> list[Allowed]:
+def allowances_in(modules: Iterable[ast.Module]) -> list[Allowance]:
     """Every allowance that gives its reason and names warnings."""
-    return [one for module in modules for one in allowed_by_comments(module)]
+    return [one for module in modules for one in module_allowances(module)]
 
 
-def allowed_by_comments(module: ast.Module) -> Iterator[Allowed]:
+def module_allowances(module: ast.Module) -> Iterator[Allowance]:
     for comment in module.comments:
-        match = WHOLE.fullmatch(comment.text.rstrip()) if "lint:" in comment.text else None
-        for word in words_of(comment.span, match) if match else ():
-            known = rule(word.text)
+        match = COMPLETE_ALLOWANCE.fullmatch(comment.text.rstrip()) if "lint:" in comment.text else None
+        for word in rule_word_spans(comment.span, match) if match else ():
+            known = find_code(word.text)
             if known is not None and known.name:
-                yield Allowed(known, word, comment.span, line_for(comment.span))
+                yield Allowance(known, word, comment.span, allowed_line(comment.span))
 
 
-def words_of(comment: Span, match: re.Match[str]) -> Iterator[Span]:
+def rule_word_spans(comment: Span, match: re.Match[str]) -> Iterator[Span]:
     for word in WORD.finditer(match.string, *match.span("rules")):
         yield Span(comment.source, comment.start + word.start(), comment.start + word.end())
 
 
-def line_for(comment: Span) -> int:
+def allowed_line(comment: Span) -> int:
     """A comment beside something speaks of its line; one alone on its line, of the next line that is no comment."""
     line, column = comment.source.position(comment.start)
     if comment.source.line(line)[: column - 1].strip():
@@ -62,47 +62,49 @@ def line_for(comment: Span) -> int:
     return line
 
 
-def is_allowed(found: Diagnostic, one: Allowed) -> bool:
-    return found.code == one.rule.code and found.code not in ALWAYS_TOLD
+def is_allowed(found: Diagnostic, one: Allowance) -> bool:
+    return found.code == one.rule.code and found.code not in NEVER_ALLOWED
 
 
-def without_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) -> list[Diagnostic]:
+def drop_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) -> list[Diagnostic]:
     """Warnings that a comment allows are left out; errors never are."""
-    allowed = by_place(allowed_in(modules))
-    return [one for one in found if one.is_error or not any(is_allowed(one, by) for by in allowed[place_of(one)])]
+    allowed = allowances_by_line(allowances_in(modules))
+    return [
+        one for one in found if one.is_error or not any(is_allowed(one, by) for by in allowed[diagnostic_line(one)])
+    ]
 
 
-def by_place(allowed: Iterable[Allowed]) -> defaultdict[Place, list[Allowed]]:
-    found = defaultdict[Place, list[Allowed]](list)
-    for one in allowed:
-        found[one.comment.source.name, one.line].append(one)
+def allowances_by_line(allowed: Iterable[Allowance]) -> defaultdict[Place, list[Allowance]]:
+    found = defaultdict[Place, list[Allowance]](list)
+    for allowance in allowed:
+        found[allowance.comment.source.name, allowance.line].append(allowance)
     return found
 
 
-def place_of(found: Diagnostic) -> Place:
+def diagnostic_line(found: Diagnostic) -> Place:
     return found.span.source.name, found.span.line
 
 
 # ── What is wrong with allowances ─────────────────────────────────────────────────────────────
 
 
-def problems(modules: Iterable[ast.Module]) -> Iterator[Diagnostic]:
+def check_allowances(modules: Iterable[ast.Module]) -> Iterator[Diagnostic]:
     for module in modules:
         for comment in module.comments:
-            if "lint:" in comment.text and (marked := MARKED.match(comment.text)) is not None:
-                yield from problems_of(comment.span, marked["verb"])
+            if "lint:" in comment.text and (marked := LINT_COMMENT.match(comment.text)) is not None:
+                yield from check_allowance(comment.span, marked["verb"])
 
 
-def problems_of(comment: Span, verb: str) -> Iterator[Diagnostic]:
+def check_allowance(comment: Span, verb: str) -> Iterator[Diagnostic]:
     text = comment.text.rstrip()
-    match = WHOLE.fullmatch(text)
+    match = COMPLETE_ALLOWANCE.fullmatch(text)
     if match is None:
-        yield incomplete(Span(comment.source, comment.start, comment.start + len(text)), verb)
+        yield incomplete_allowance(Span(comment.source, comment.start, comment.start + len(text)), verb)
         return
-    for word in words_of(comment, match):
-        known = rule(word.text)
+    for word in rule_word_spans(comment, match):
+        known = find_code(word.text)
         if known is None:
-            meant = suggest(word.text, RULES)
+            meant = suggest(word.text, CODES_BY_NAME)
             hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
             yield Diagnostic("W171", f"there is no rule `{word.text}`, so this allows nothing", word, hint)
         elif not known.name:
@@ -110,18 +112,23 @@ def problems_of(comment: Span, verb: str) -> Iterator[Diagnostic]:
             yield Diagnostic("W171", message, word, "mend what it is about, and leave this out")
 
 
-def incomplete(comment: Span, verb: str) -> Diagnostic:
+def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
     if verb != "allow":
-        return Diagnostic("W170", "this allows nothing", comment, f"an allowance is written `{FORM}`")
+        return Diagnostic("W170", "this allows nothing", comment, f"an allowance is written `{ALLOWANCE_FORM}`")
     if QUOTED.fullmatch(comment.text):
         return Diagnostic("W170", "this allows nothing", comment, "write `because` before the reason, without quotes")
-    return Diagnostic("W170", "this allows nothing: it gives no reason", comment, f"write it `{FORM}`")
+    return Diagnostic("W170", "this allows nothing: it gives no reason", comment, f"write it `{ALLOWANCE_FORM}`")
 
 
-def stale(found: Sequence[Diagnostic], modules: Iterable[ast.Module], sought: Collection[Code]) -> Iterator[Diagnostic]:
+def stale_allowances(
+    found: Sequence[Diagnostic], modules: Iterable[ast.Module], sought: Collection[DiagnosticDoc]
+) -> Iterator[Diagnostic]:
     """Allowances of rules that were sought and had nothing to tell there. `found` is before anything was left out."""
-    told = {(*place_of(one), one.code) for one in found}
-    for one in allowed_in(modules):
-        if one.rule in sought and (one.comment.source.name, one.line, one.rule.code) not in told:
-            message = f"nothing here is `{one.word.text}`, so this allows nothing"
-            yield Diagnostic("W172", message, one.word, "leave it out: what it allowed is gone")
+    told = {(*diagnostic_line(one), one.code) for one in found}
+    for allowance in allowances_in(modules):
+        if (
+            allowance.rule in sought
+            and (allowance.comment.source.name, allowance.line, allowance.rule.code) not in told
+        ):
+            message = f"nothing here is `{allowance.word.text}`, so this allows nothing"
+            yield Diagnostic("W172", message, allowance.word, "leave it out: what it allowed is gone")

@@ -11,7 +11,7 @@ from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.runtime.entities import EntityData
 from policyengine.source import Span
-from policyengine.typesystem import EntityRef, Field, Ref
+from policyengine.typesystem import EntityRef, FieldType, RefType
 
 Owned: TypeAlias = tuple[str, str]  # an entity and one of its attributes
 LookedUp: TypeAlias = Mapping[str, frozenset[str]]  # by entity the attributes that its rows may have
@@ -19,7 +19,7 @@ ROLES: Owned = ("user", "roles")  # which approvers are asked for
 
 
 @dataclass(slots=True)
-class Reads:
+class AttributeReads:
     """Where each attribute is read first; `levels` are those that only stand on the way up of an inherited set."""
 
     first: dict[Owned, Span] = field(default_factory=dict)
@@ -27,46 +27,46 @@ class Reads:
 
     def add(self, node: k.Attribute) -> None:
         type_ = node.base.type
-        owners = type_.entities if isinstance(type_, Ref) and node.name != "id" else ()
+        owners = type_.entities if isinstance(type_, RefType) and node.name != "id" else ()
         for owner in owners:
-            earlier(self.first, (owner, node.name), node.span)
+            keep_earlier(self.first, (owner, node.name), node.span)
         for owner, _ in node.levels:
-            earlier(self.levels, (owner, node.name), node.span)
+            keep_earlier(self.levels, (owner, node.name), node.span)
 
 
-def earlier(found: dict[Owned, Span], key: Owned, span: Span) -> None:
+def keep_earlier(found: dict[Owned, Span], key: Owned, span: Span) -> None:
     known = found.get(key)
     if known is None or (span.source.name, span.start) < (known.source.name, known.start):
         found[key] = span
 
 
-def reads_of(kernel: k.Kernel) -> Reads:
-    found = Reads()
-    for part in parts_in((kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)):
+def attribute_reads(kernel: k.Kernel) -> AttributeReads:
+    found = AttributeReads()
+    for part in walk_parts((kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)):
         if isinstance(part, k.Attribute):
             found.add(part)
-        elif isinstance(part, k.Confirm) and isinstance(part.approvers.of, k.RoleOf):
-            earlier(found.first, ROLES, part.span)
+        elif isinstance(part, k.Confirm) and isinstance(part.approvers.of, k.RoleHolder):
+            keep_earlier(found.first, ROLES, part.span)
     return found
 
 
-def parts_in(part: object) -> Iterator[object]:
+def walk_parts(part: object) -> Iterator[object]:
     """A part of the kernel and everything inside it."""
     if isinstance(part, tuple):
-        for one in part:
-            yield from parts_in(one)
+        for item in part:
+            yield from walk_parts(item)
     elif is_dataclass(part):
         yield part
         for member in fields(part):
             if member.name not in ("span", "type"):
-                yield from parts_in(getattr(part, member.name))
+                yield from walk_parts(getattr(part, member.name))
 
 
 # ── What is missing ───────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
-class Rows:
+class EntityRowCounts:
     """How many rows there are of each entity, how many of them have an attribute, and one that lacks it."""
 
     looked_up: LookedUp
@@ -87,24 +87,26 @@ class Rows:
         return self.having[owned] > 0 or owned[1] in self.looked_up.get(owned[0], ())
 
 
-def missing(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
+def unsupplied_attributes(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
     """What decisions will not know, whoever asks: attributes that nothing supplies, rows that lack one, and rows that
     are missing on the way up."""
-    reads, every = reads_of(kernel), list(rows)
-    counted, wanted = Rows(looked_up), {**reads.levels, **reads.first}
+    reads, every = attribute_reads(kernel), list(rows)
+    counted, wanted = EntityRowCounts(looked_up), {**reads.levels, **reads.first}
     names = {entity.name: [one.name for one in entity.fields] for entity in kernel.entities.values()}
     for row in every:
         counted.count(row, (name for name in names.get(row.ref.type, ()) if (row.ref.type, name) in wanted))
-    mapped = frozenset(claimed_by(kernel)) | frozenset(path_of(one) for one in kernel.maps if is_attribute(one))
+    mapped = frozenset(claimed_attributes(kernel)) | frozenset(
+        mapped_attribute(one) for one in kernel.maps if is_attribute(one)
+    )
     for owned in sorted(wanted):
         entity = kernel.entities.get(owned[0])
         declared = None if entity is None else entity.field(owned[1])
         if declared is not None:
-            yield from of_attribute(owned, declared, counted, mapped, reads)
-    yield from without_rows(kernel, every, looked_up)
+            yield from check_attribute(owned, declared, counted, mapped, reads)
+    yield from parents_without_rows(kernel, every, looked_up)
 
 
-def claimed_by(kernel: k.Kernel) -> Iterator[Owned]:
+def claimed_attributes(kernel: k.Kernel) -> Iterator[Owned]:
     for issuer in kernel.issuers.values():
         yield from ((root, attribute) for _, (root, attribute) in issuer.claims)
 
@@ -113,35 +115,35 @@ def is_attribute(item: k.MapItem) -> bool:
     return isinstance(item, k.MapFact) and item.entity
 
 
-def path_of(item: k.MapItem) -> Owned:
+def mapped_attribute(item: k.MapItem) -> Owned:
     assert isinstance(item, k.MapFact)
     return item.path[0], item.path[1]
 
 
-def of_attribute(
-    owned: Owned, declared: Field, rows: Rows, mapped: frozenset[Owned], reads: Reads
+def check_attribute(
+    owned: Owned, declared: FieldType, rows: EntityRowCounts, mapped: frozenset[Owned], reads: AttributeReads
 ) -> Iterator[Diagnostic]:
     entity, name = owned
     count, lacking = rows.all[entity], rows.all[entity] - rows.having[owned]
     span = reads.first.get(owned) or reads.levels[owned]
     settled = count > 0 and (declared.optional or declared.else_empty)  # that a row lacks it is known
     if not rows.supply(owned) and owned not in mapped and not settled:
-        have = f"none of its {several(count, 'row')} has it" if count else f"no `{entity}` has a row"
+        have = f"none of its {format_count(count, 'row')} has it" if count else f"no `{entity}` has a row"
         why = f"{have}, and no claim or map makes it known"
         if entity in rows.looked_up:
             why = "its rows are looked up, and the mapping has no such attribute"
         message = f"nothing supplies `{entity}.{name}`: {why}"
         yield Diagnostic("W180", message, span, "add it to the rows; or allow this, where rows come with requests")
     elif lacking and owned in reads.levels and not declared.else_empty:
-        message = lack(owned, lacking, count, rows.lacking[owned])
+        message = describe_lack(owned, lacking, count, rows.lacking[owned])
         hint = f"`{name}: {declared.type} inherited else []` makes such rows empty; else what none holds is unknown"
         yield Diagnostic("W181", message, span, hint)
     elif lacking and not settled and owned not in mapped:
-        message = lack(owned, lacking, count, rows.lacking[owned])
+        message = describe_lack(owned, lacking, count, rows.lacking[owned])
         yield Diagnostic("W181", message, span, "add it to the row, or `?` to its type")
 
 
-def without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
+def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
     """What others are in, and has no row itself: what is beyond it nobody knows."""
     known = {row.ref for row in rows}
     gone = dict.fromkeys(parent for row in rows for parent in row.parents if parent not in known)
@@ -154,12 +156,12 @@ def without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: Looked
             yield Diagnostic("W182", message, entity.span, "add it: what is in it may be in more, which is unknown")
 
 
-def lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> str:
+def describe_lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> str:
     entity, name = owned
     if lacking == 1:
         return f"`{first}` lacks `{name}`"
     return f"{lacking:,} of {count:,} `{entity}` rows lack `{name}`; the first is `{first}`"
 
 
-def several(count: int, what: str) -> str:
+def format_count(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -6,41 +6,41 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_rules import always, by_place, contradiction, door_condition
+from policyengine.lint.dead_rules import check_grant_condition, contradicting_parts, describe_always, sort_by_place
 from policyengine.lint.dead_rules import parts_that_decide_nothing as idle_parts
-from policyengine.solver.answer_memo import Answers
+from policyengine.solver.answer_memo import SatisfiabilityCache
 from policyengine.solver.satisfiability import UNKNOWN
 
 
-def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    answers = Answers()
-    for limit in by_place(kernel.limits):
+def dead_limit_findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = SatisfiabilityCache()
+    for limit in sort_by_place(kernel.limits):
         word = "budget" if isinstance(limit, k.Budget) else "rate"
         if limit.when is not None:
-            yield from acting(word, limit.when, answers)
+            yield from dead_condition_findings(word, limit.when, answers)
         if isinstance(limit, k.Rate):
             for up in limit.raises:
-                yield from door_condition(up.when, "this `raise` never acts", answers)
+                yield from check_grant_condition(up.when, "this `raise` never acts", answers)
             for down in limit.clamps:
-                yield from acting("clamp", down.when, answers)
+                yield from dead_condition_findings("clamp", down.when, answers)
 
 
-def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    yield from (found for found in findings(kernel) if found.is_error)
+def dead_limit_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    yield from (found for found in dead_limit_findings(kernel) if found.is_error)
 
 
-def acting(word: str, condition: k.Expr, answers: Answers) -> Iterator[Diagnostic]:
+def dead_condition_findings(word: str, condition: k.Expr, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
     """It acts when its condition is true or unknown."""
     truths = answers.possible(condition)
     if truths == {False}:
-        message = f"this `{word}` never acts: its condition is {always(truths)}"
-        yield Diagnostic("E702", message, condition.span, contradiction(condition))
+        message = f"this `{word}` never acts: its condition is {describe_always(truths)}"
+        yield Diagnostic("E702", message, condition.span, contradicting_parts(condition))
     elif False not in truths:
-        message = f"this `{word}` always acts: its condition is {always(truths)}"
+        message = f"this `{word}` always acts: its condition is {describe_always(truths)}"
         yield Diagnostic("W703", message, condition.span, f"write `{word}` without a condition if that is meant")
     elif True not in truths and UNKNOWN in truths:
-        message = f"this `{word}` acts only on unknown facts: its condition is {always(truths)}"
-        yield Diagnostic("W702", message, condition.span, contradiction(condition))
+        message = f"this `{word}` acts only on unknown facts: its condition is {describe_always(truths)}"
+        yield Diagnostic("W702", message, condition.span, contradicting_parts(condition))
     else:
         yield from idle_parts(condition, truths, answers)
 

@@ -1,6 +1,6 @@
 """Conditions that decide nothing and rules that can never matter: what the checker finds once the kernel stands.
 
-An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED` lists what is found.
+An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED_EXAMPLES` lists what is found.
 """
 
 from __future__ import annotations
@@ -12,74 +12,74 @@ from typing import TypeVar
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers, place_covers
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.explain.effect_words import is_demand, word_of
-from policyengine.solver.answer_memo import Answers
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.explain.effect_words import effect_word, is_requirement
+from policyengine.solver.answer_memo import SatisfiabilityCache
 from policyengine.solver.satisfiability import (
     ACTS_ON_TRUE,
     ACTS_UNLESS_FALSE,
-    DECIDED,
+    DECIDED_EXAMPLES,
     UNKNOWN,
     implies,
-    negated,
-    possible,
+    negate_truth,
+    possible_truths,
 )
 from policyengine.solver.symbolic import Truth
 
-__all__ = ["DECIDED", "UNKNOWN", "findings", "implies", "possible"]
+__all__ = ["DECIDED_EXAMPLES", "UNKNOWN", "dead_rule_findings", "implies", "possible_truths"]
 
 # Rules are compared with each other only in company of at most so many; beyond it nothing is claimed.
-MOST_COMPARED = 200
+MAX_COMPARED_RULES = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
 
-Written = TypeVar("Written", bound=k.Part)
+Written = TypeVar("Written", bound=k.Node)
 Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
-def findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    written = as_written(kernel)
+def dead_rule_findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    written = in_source_order(kernel)
     for check in CHECKS:
         yield from check(written)
 
 
-def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def dead_rule_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """The errors among the findings, without what only warns."""
-    for check in (door_conditions, guard_conditions):
-        yield from (found for found in check(as_written(kernel)) if found.is_error)
+    for check in (dead_grant_conditions, dead_guard_conditions):
+        yield from (found for found in check(in_source_order(kernel)) if found.is_error)
 
 
-def as_written(kernel: k.Kernel) -> k.Kernel:
+def in_source_order(kernel: k.Kernel) -> k.Kernel:
     """The rules in the order of their texts: a kernel has an order of its own, and of two rules the later is told."""
     return replace(
         kernel,
-        agents=by_place(kernel.agents),
-        users=by_place(kernel.users),
-        anyones=by_place(kernel.anyones),
-        guards=by_place(kernel.guards),
+        agents=sort_by_place(kernel.agents),
+        users=sort_by_place(kernel.users),
+        anyones=sort_by_place(kernel.anyones),
+        guards=sort_by_place(kernel.guards),
     )
 
 
-def by_place(parts: Iterable[Written]) -> tuple[Written, ...]:
+def sort_by_place(parts: Iterable[Written]) -> tuple[Written, ...]:
     return tuple(sorted(parts, key=lambda part: (part.span.source.name, part.span.start)))
 
 
-def blocks(kernel: k.Kernel) -> tuple[Block, ...]:
+def all_blocks(kernel: k.Kernel) -> tuple[Block, ...]:
     return (*kernel.agents, *kernel.users, *kernel.anyones)
 
 
 # ── Conditions of doors: they act when true ───────────────────────────────────────────────────
 
 
-def door_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    answers = Answers()
-    for block in blocks(kernel):
-        for condition, never in conditions_of(block):
-            yield from door_condition(condition, never, answers)
+def dead_grant_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = SatisfiabilityCache()
+    for block in all_blocks(kernel):
+        for condition, never in block_conditions(block):
+            yield from check_grant_condition(condition, never, answers)
 
 
-def conditions_of(block: Block) -> Iterator[tuple[k.Expr, str]]:
+def block_conditions(block: Block) -> Iterator[tuple[k.Expr, str]]:
     """Each condition of a block, and what follows if it is never true."""
-    if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.Where):
+    if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.PrincipalCondition):
         yield block.who.condition, "this block is for nobody"
     if isinstance(block, k.AgentBlock):
         for requirement in block.requirements:
@@ -89,11 +89,11 @@ def conditions_of(block: Block) -> Iterator[tuple[k.Expr, str]]:
     yield from ((grant.when, "this `may` never opens") for grant in block.grants if grant.when is not None)
 
 
-def door_condition(condition: k.Expr, never: str, answers: Answers) -> Iterator[Diagnostic]:
+def check_grant_condition(condition: k.Expr, never: str, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
     truths = answers.possible(condition)
     if True not in truths:
-        message = f"{never}: its condition is {always(truths)}"
-        yield Diagnostic("E701", message, condition.span, contradiction(condition))
+        message = f"{never}: its condition is {describe_always(truths)}"
+        yield Diagnostic("E701", message, condition.span, contradicting_parts(condition))
     elif truths == {True}:
         yield Diagnostic("W701", "this condition is always true", condition.span, "leave it out")
     else:
@@ -103,44 +103,44 @@ def door_condition(condition: k.Expr, never: str, answers: Answers) -> Iterator[
 # ── Conditions of guards: they act unless false ───────────────────────────────────────────────
 
 
-def guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    answers = Answers()
+def dead_guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    answers = SatisfiabilityCache()
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:
-                yield from guard_condition(effect, effect.condition, answers)
+                yield from check_guard_condition(effect, effect.condition, answers)
 
 
-def guard_condition(effect: k.Effect, condition: k.Expr, answers: Answers) -> Iterator[Diagnostic]:
+def check_guard_condition(effect: k.Effect, condition: k.Expr, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
     """`require c` has become `deny when not c`; words must speak of what was written."""
     truths = answers.possible(condition)
-    word = word_of(effect)
-    demanded = is_demand(effect, condition)
-    written = always(frozenset(negated(value) for value in truths) if demanded else truths)
+    word = effect_word(effect)
+    demanded = is_requirement(effect, condition)
+    written = describe_always(frozenset(negate_truth(value) for value in truths) if demanded else truths)
     if truths == {False}:
         message = f"this `{word}` never acts: its condition is {written}"
-        yield Diagnostic("E702", message, condition.span, None if demanded else contradiction(condition))
+        yield Diagnostic("E702", message, condition.span, None if demanded else contradicting_parts(condition))
     elif False not in truths and word == "require":
         message = f"this `require` denies everything here: its condition is {written}"
-        yield Diagnostic("E703", message, condition.span, contradiction(demand(condition)))
+        yield Diagnostic("E703", message, condition.span, contradicting_parts(required_condition(condition)))
     elif False not in truths:
         message = f"this `{word}` always acts: its condition is {written}"
         yield Diagnostic("W703", message, condition.span, f"write `{word}` without a condition if that is meant")
     elif True not in truths:
         message = f"this `{word}` acts only on unknown facts: its condition is {written}"
-        yield Diagnostic("W702", message, condition.span, None if demanded else contradiction(condition))
+        yield Diagnostic("W702", message, condition.span, None if demanded else contradicting_parts(condition))
     else:
         yield from parts_that_decide_nothing(condition, truths, answers)
 
 
-def demand(condition: k.Expr) -> k.Expr:
+def required_condition(condition: k.Expr) -> k.Expr:
     return condition.operand if isinstance(condition, k.Not) else k.Not(condition, span=condition.span)
 
 
 # ── Words about conditions ────────────────────────────────────────────────────────────────────
 
 
-def always(truths: frozenset[Truth]) -> str:
+def describe_always(truths: frozenset[Truth]) -> str:
     match (True in truths, False in truths, UNKNOWN in truths):
         case True, False, False:
             return "always true"
@@ -154,24 +154,24 @@ def always(truths: frozenset[Truth]) -> str:
             return "never false"
 
 
-def contradiction(condition: k.Expr) -> str | None:
+def contradicting_parts(condition: k.Expr) -> str | None:
     """Which parts of a condition that is never true are at odds."""
     parts = conjuncts(condition)
-    if len(parts) > MOST_COMPARED // 10:
+    if len(parts) > MAX_COMPARED_RULES // 10:
         return None
-    alone = [part for part in parts if len(parts) > 1 and True not in possible(part)]
+    alone = [part for part in parts if len(parts) > 1 and True not in possible_truths(part)]
     if alone:
-        return f"`{words(alone[0])}` is never true"
+        return f"`{quote_expression(alone[0])}` is never true"
     for i, part in enumerate(parts):
         for other in parts[i + 1 :]:
-            if True not in possible(k.And((part, other), span=condition.span)):
-                return f"`{words(part)}` and `{words(other)}` are never true together"
+            if True not in possible_truths(k.And((part, other), span=condition.span)):
+                return f"`{quote_expression(part)}` and `{quote_expression(other)}` are never true together"
     return None
 
 
 def conjuncts(expr: k.Expr) -> list[k.Expr]:
     match expr:
-        case k.Named():
+        case k.DefinitionRef():
             return conjuncts(expr.expression)
         case k.And():
             return [part for item in expr.items for part in conjuncts(item)]
@@ -179,25 +179,25 @@ def conjuncts(expr: k.Expr) -> list[k.Expr]:
             return [expr]
 
 
-def words(expr: k.Expr) -> str:
+def quote_expression(expr: k.Expr) -> str:
     return " ".join(expr.span.text.split())
 
 
 def parts_that_decide_nothing(
-    expr: k.Expr, truths: frozenset[Truth], answers: Answers, what: str = "condition"
+    expr: k.Expr, truths: frozenset[Truth], answers: SatisfiabilityCache, what: str = "condition"
 ) -> Iterator[Diagnostic]:
     """The outermost parts that are never true or never false; the whole, if a door's is never false."""
-    if isinstance(expr, k.Named):  # what is wrong with a definition is told where it is written, once
+    if isinstance(expr, k.DefinitionRef):  # what is wrong with a definition is told where it is written, once
         yield from parts_that_decide_nothing(expr.expression, truths, answers, what)
     elif True not in truths or False not in truths:
-        message = f"this {what} is {always(truths)}"
-        yield Diagnostic("W704", message, expr.span, contradiction(expr) if True not in truths else None)
+        message = f"this {what} is {describe_always(truths)}"
+        yield Diagnostic("W704", message, expr.span, contradicting_parts(expr) if True not in truths else None)
     else:
-        for part in parts_of(expr):
+        for part in logic_parts(expr):
             yield from parts_that_decide_nothing(part, answers.possible(part), answers, "part of a condition")
 
 
-def parts_of(expr: k.Expr) -> tuple[k.Expr, ...]:
+def logic_parts(expr: k.Expr) -> tuple[k.Expr, ...]:
     match expr:
         case k.Not():
             return (expr.operand,)
@@ -213,56 +213,56 @@ def parts_of(expr: k.Expr) -> tuple[k.Expr, ...]:
 
 
 def covered_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for block in blocks(kernel):
-        if len(block.grants) <= MOST_COMPARED:
-            yield from covered_in(block.grants)
+    for block in all_blocks(kernel):
+        if len(block.grants) <= MAX_COMPARED_RULES:
+            yield from covered_among(block.grants)
 
 
-def covered_in(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
+def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
     for i, grant in enumerate(grants):
         for j, wider in enumerate(grants):
-            if i != j and opens_all(wider, grant) and (j < i or not opens_all(grant, wider)):
-                related = (Related("this one opens all of it", wider.span),)
+            if i != j and grant_covers(wider, grant) and (j < i or not grant_covers(grant, wider)):
+                related = (RelatedLocation("this one opens all of it", wider.span),)
                 yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "leave it out", related)
                 break
 
 
-def opens_all(wider: k.Grant, narrower: k.Grant) -> bool:
+def grant_covers(wider: k.Grant, narrower: k.Grant) -> bool:
     """Whoever comes through the narrower grant comes through the wider one too."""
-    if not all(any(opens(a, b) for a in wider.openings) for b in narrower.openings):
+    if not all(any(target_covers(a, b) for a in wider.openings) for b in narrower.openings):
         return False
     return wider.when is None or (narrower.when is not None and implies(narrower.when, wider.when, ACTS_ON_TRUE))
 
 
-def opens(wider: k.Opening, narrower: k.Opening) -> bool:
+def target_covers(wider: k.GrantTarget, narrower: k.GrantTarget) -> bool:
     return set(narrower.carriers) <= set(wider.carriers) and covers(wider.pattern, narrower.pattern)
 
 
 def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Grants at places where a guard denies everything."""
-    closers = closing(kernel.guards)
+    closers = closing_guards(kernel.guards)
     if not closers:
         return
 
     @cache
     def closer(pattern: k.Pattern) -> k.Guard | None:
-        return closer_of(k.Place((pattern,), span=pattern.span), closers)
+        return closing_guard_at(k.Place((pattern,), span=pattern.span), closers)
 
-    for grant in (grant for block in blocks(kernel) for grant in block.grants):
+    for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         by = [closer(opening.pattern) for opening in grant.openings]
         if by and all(by) and by[0] is not None:
             message = f"this `may` never opens: guard `{by[0].name}` denies everything there"
-            related = (Related("this guard denies everything", by[0].span),)
+            related = (RelatedLocation("this guard denies everything", by[0].span),)
             yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
 
 
-def closing(guards: Iterable[k.Guard]) -> list[k.Guard]:
+def closing_guards(guards: Iterable[k.Guard]) -> list[k.Guard]:
     """Guards that deny without a condition; too many to compare with everything count as none."""
     found = [g for g in guards if any(isinstance(e, k.Deny) and e.condition is None for e in g.effects)]
-    return found if len(found) <= MOST_COMPARED else []
+    return found if len(found) <= MAX_COMPARED_RULES else []
 
 
-def closer_of(place: k.Place, closers: Iterable[k.Guard]) -> k.Guard | None:
+def closing_guard_at(place: k.Place, closers: Iterable[k.Guard]) -> k.Guard | None:
     return next((guard for guard in closers if place_covers(guard.place, place)), None)
 
 
@@ -271,22 +271,22 @@ def closer_of(place: k.Place, closers: Iterable[k.Guard]) -> k.Guard | None:
 
 def shadowed_effects(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for guard in kernel.guards:
-        if len(guard.effects) <= MOST_COMPARED:
-            yield from shadowed_in(guard.effects)
+        if len(guard.effects) <= MAX_COMPARED_RULES:
+            yield from shadowed_among(guard.effects)
 
 
-def shadowed_in(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
+def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
     for i, effect in enumerate(effects):
-        if effect.condition is not None and possible(effect.condition) == {False}:
+        if effect.condition is not None and possible_truths(effect.condition) == {False}:
             continue  # told already: it never acts
-        by = next((other for j, other in enumerate(effects) if shadows(other, effect, j < i)), None)
+        by = next((other for j, other in enumerate(effects) if is_shadowed_by(other, effect, j < i)), None)
         if by is not None:
-            message = f"this `{word_of(effect)}` changes nothing: `{word_of(by)}` already acts whenever it does"
-            related = (Related("this rule of the same guard", by.span),)
+            message = f"this `{effect_word(effect)}` changes nothing: `{effect_word(by)}` already acts whenever it does"
+            related = (RelatedLocation("this rule of the same guard", by.span),)
             yield Diagnostic("W712", message, effect.span, "leave it out, or narrow the other one", related)
 
 
-def shadows(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
+def is_shadowed_by(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
     """Whether an effect adds nothing to another one of its guard.
 
     A deny is shadowed by an earlier one only: written the other way round, the first gives a reason of its own.
@@ -296,15 +296,15 @@ def shadows(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
             return earlier and acts_whenever(other, effect)
         case k.Deny(), k.Confirm():
             return acts_whenever(other, effect)
-        case k.Deny(), k.Oblige(kind=kind):
+        case k.Deny(), k.ObligationEffect(kind=kind):
             return kind not in STILL_DONE_ON_DENY and acts_whenever(other, effect)
-        case k.Oblige(), k.Oblige():
-            return earlier and same_duty(other, effect) and acts_whenever(other, effect)
+        case k.ObligationEffect(), k.ObligationEffect():
+            return earlier and is_same_obligation(other, effect) and acts_whenever(other, effect)
         case _:
             return earlier and other == effect
 
 
-def same_duty(a: k.Oblige, b: k.Oblige) -> bool:
+def is_same_obligation(a: k.ObligationEffect, b: k.ObligationEffect) -> bool:
     return (a.kind, a.arguments, a.message) == (b.kind, b.arguments, b.message)
 
 
@@ -316,13 +316,13 @@ def acts_whenever(other: k.Effect, effect: k.Effect) -> bool:
 
 def closed_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Guards at places where another guard of their package denies everything."""
-    closers = closing(kernel.guards)
+    closers = closing_guards(kernel.guards)
     positions = {id(guard): i for i, guard in enumerate(kernel.guards)}
     for i, guard in enumerate(kernel.guards):
         by = next((c for c in closers if is_closed_by(guard, c, positions[id(c)] < i)), None)
         if by is not None:
             message = f"guard `{guard.name}` changes nothing: guard `{by.name}` denies everything there"
-            related = (Related("this guard denies everything", by.span),)
+            related = (RelatedLocation("this guard denies everything", by.span),)
             yield Diagnostic("W712", message, guard.span, "remove one of the two", related)
 
 
@@ -335,35 +335,35 @@ def is_closed_by(guard: k.Guard, closer: k.Guard, earlier: bool) -> bool:
 def changes_outcomes(guard: k.Guard) -> bool:
     """A guard that only reports still reports what another one denies."""
     return bool(guard.effects) and not any(
-        isinstance(effect, k.Oblige) and effect.kind in STILL_DONE_ON_DENY for effect in guard.effects
+        isinstance(effect, k.ObligationEffect) and effect.kind in STILL_DONE_ON_DENY for effect in guard.effects
     )
 
 
 # ── The same twice ────────────────────────────────────────────────────────────────────────────
 
 
-def duplicates(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def duplicate_rules(kernel: k.Kernel) -> Iterator[Diagnostic]:
     first_blocks: dict[Block, Block] = {}
-    for block in blocks(kernel):
+    for block in all_blocks(kernel):
         first = first_blocks.setdefault(block, block)
         if first is not block:
-            related = (Related("first written here", first.span),)
+            related = (RelatedLocation("first written here", first.span),)
             yield Diagnostic("W714", f"`{block.label}` says the same again", block.span, "leave it out", related)
     first_guards: dict[tuple[object, ...], k.Guard] = {}
     for guard in kernel.guards:
         same = first_guards.setdefault((guard.package, guard.place, guard.effects), guard)
         if same is not guard and guard.effects:
             message = f"guard `{guard.name}` says the same as guard `{same.name}`"
-            related = (Related("first written here", same.span),)
+            related = (RelatedLocation("first written here", same.span),)
             yield Diagnostic("W714", message, guard.span, "leave it out", related)
 
 
 CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
-    door_conditions,
-    guard_conditions,
+    dead_grant_conditions,
+    dead_guard_conditions,
     covered_grants,
     closed_grants,
     shadowed_effects,
     closed_guards,
-    duplicates,
+    duplicate_rules,
 )

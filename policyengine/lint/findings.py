@@ -9,39 +9,39 @@ from policyengine import kernel as k
 from policyengine.checker.names.symbols import package_of
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.checker.patterns.overlap import globs_meet
-from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.lint.dead_limits import conditions_of_limits
-from policyengine.lint.dead_rules import as_written, blocks, conditions_of
+from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
-from policyengine.lint.rules.letter_case import two_spellings
+from policyengine.lint.rules.letter_case import paths_differing_in_case
 from policyengine.lint.rules.loops import costly_loops
 from policyengine.lint.rules.shared_users import shared_users
-from policyengine.lint.unused import unused
+from policyengine.lint.unused import unused_declarations
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 
-def findings(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    in_order = as_written(kernel)
-    for meaning in ON_THE_KERNEL:
+def probable_mistakes(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    in_order = in_source_order(kernel)
+    for meaning in KERNEL_CHECKS:
         yield from meaning(in_order)
-    yield from unused(modules)
+    yield from unused_declarations(modules)
     yield from unrestricted_users(modules)
-    yield from untold_chains(kernel, modules)
-    yield from handed_to_nobody(modules)
-    for declaration in declared(modules):
+    yield from unrecorded_chains(kernel, modules)
+    yield from delegations_to_nobody(modules)
+    for declaration in declarations_in(modules):
         for node in (declaration, *ast.children(declaration)):
-            yield from written(node)
-    yield from heads(modules)
+            yield from vain_declarations(node)
+    yield from head_methods(modules)
 
 
-def mistakes(_: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def wrong_tests(_: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     """The errors among the findings: only a test can make one."""
-    tests = (declaration for declaration in declared(modules) if isinstance(declaration, ast.TestDecl))
-    yield from (found for test in tests for found in written(test) if found.is_error)
+    tests = (declaration for declaration in declarations_in(modules) if isinstance(declaration, ast.TestDecl))
+    yield from (found for test in tests for found in vain_declarations(test) if found.is_error)
 
 
-def declared(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
+def declarations_in(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
     for module in modules:
         yield from (d.declaration if isinstance(d, ast.Export) else d for d in module.declarations)
 
@@ -49,7 +49,7 @@ def declared(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
 # ── What is written ───────────────────────────────────────────────────────────────────────────
 
 
-def written(node: ast.Node) -> Iterator[Diagnostic]:
+def vain_declarations(node: ast.Node) -> Iterator[Diagnostic]:
     """What a declaration, or a block in it, says in vain."""
     match node:
         case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
@@ -64,17 +64,17 @@ def written(node: ast.Node) -> Iterator[Diagnostic]:
             yield Diagnostic("W455", f"this `{word}` block is empty", node.span, "fill it, or remove it")
 
 
-CHECKING = ast.Shot | ast.Table | ast.Matrix | ast.Forall | ast.Skip
+CHECKING = ast.Shot | ast.CaseTable | ast.CaseMatrix | ast.Forall | ast.Skip
 
 
-def heads(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def head_methods(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for module in modules:
         if "HEAD" in module.span.text:  # it stands anywhere, and hardly ever: no tree is walked in vain
-            found = (node for node in ast.walk(module) if isinstance(node, ast.Http) and "HEAD" in node.methods)
-            yield from map(head, found)
+            found = (node for node in ast.walk(module) if isinstance(node, ast.HttpPattern) and "HEAD" in node.methods)
+            yield from map(head_finding, found)
 
 
-def head(node: ast.Http) -> Diagnostic:
+def head_finding(node: ast.HttpPattern) -> Diagnostic:
     at = node.span.text.find("HEAD")
     span = Span(node.span.source, node.span.start + at, node.span.start + at + len("HEAD"))
     return Diagnostic("W350", "`HEAD` is decided as `GET`", span, "write `GET`: it covers both")
@@ -103,35 +103,35 @@ def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for package, files in groupby(ordered, key=package_of):
         declarations = [declaration for module in files for declaration in module.declarations]
         user = next((d for d in declarations if isinstance(d, ast.UserDecl)), None)
-        for line in (d for d in declarations if isinstance(d, ast.UsersUnrestricted)):
+        for line in (d for d in declarations if isinstance(d, ast.UnrestrictedUsers)):
             if user is not None:
                 message = f"`users unrestricted` lets the agents of `{package}` pass by its user blocks"
                 hint = "keep one of the two: user blocks then bind only users who come without an agent"
-                yield Diagnostic("W454", message, line.span, hint, (Related("a user block", user.head.span),))
+                yield Diagnostic("W454", message, line.span, hint, (RelatedLocation("a user block", user.head.span),))
 
 
 # ── What it means ─────────────────────────────────────────────────────────────────────────────
 
 
-def untold_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def unrecorded_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     limit = next((limit for limit in kernel.delegation if limit.depth is not None), None)
     if limit is None:
         return
-    for issuer in declared(modules):
+    for issuer in declarations_in(modules):
         if isinstance(issuer, ast.IssuerDecl) and not any(is_recording(item) for item in issuer.items):
             message = f"issuer `{issuer.name.text}` does not record chains, so all its agents fail the limit of depth"
-            related = (Related("the limit", limit.span),)
+            related = (RelatedLocation("the limit", limit.span),)
             yield Diagnostic("W452", message, issuer.name.span, "add `records chains` if it does", related)
 
 
 def is_recording(item: ast.Node) -> bool:
-    return isinstance(item, ast.Setting) and item.name == "records chains"
+    return isinstance(item, ast.TrustAnchorOption) and item.name == "records chains"
 
 
-def handed_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     """No block is about the agent that gets something handed: probably its name is misspelled."""
-    agents = [agent for agent in declared(modules) if isinstance(agent, ast.AgentDecl)]
-    names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.Called)]
+    agents = [agent for agent in declarations_in(modules) if isinstance(agent, ast.AgentDecl)]
+    names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.PrincipalName)]
     if len(names) < len(agents):
         return  # a group or a condition may be about any agent
     index: GlobIndex[str] = GlobIndex()
@@ -140,7 +140,7 @@ def handed_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for node in (item for agent in agents for item in agent.items):
         if (
             isinstance(node, ast.MayDelegate)
-            and isinstance(node.to, ast.Called)
+            and isinstance(node.to, ast.PrincipalName)
             and is_nobody(node.to.name.value, index)
         ):
             meant = suggest(node.to.name.value, names)
@@ -152,26 +152,26 @@ def is_nobody(name: str, names: GlobIndex[str]) -> bool:
     return not any(globs_meet(name, known) for known, _ in names.near(name))
 
 
-def doors_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for block in blocks(kernel):
-        for condition, _ in conditions_of(block):
-            yield from over_nothing(condition, True, "W451", "open")
+def vacuous_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    for block in all_blocks(kernel):
+        for condition, _ in block_conditions(block):
+            yield from vacuous_quantifiers(condition, True, "W451", "open")
 
 
-def demands_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def vacuous_requirements(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """`require c` has become `deny when not c`, so what lets a request pass stands under a `not`."""
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Deny) and effect.condition is not None:
-                yield from over_nothing(effect.condition, False, "W551", "pass")
+                yield from vacuous_quantifiers(effect.condition, False, "W551", "pass")
 
 
-def limits_over_nothing(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def vacuous_limits(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for _, condition, loosens in conditions_of_limits(kernel):
-        yield from over_nothing(condition, loosens, "W551", "pass more often")
+        yield from vacuous_quantifiers(condition, loosens, "W551", "pass more often")
 
 
-def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
+def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
     """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
     pending = [(condition, positive)]
     while pending:
@@ -179,13 +179,13 @@ def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Ite
         match expr:
             case k.Not(operand):
                 pending.append((operand, not sign))
-            case k.Named(expression=inner):
+            case k.DefinitionRef(expression=inner):
                 pending.append((inner, sign))
             case k.And(items) | k.Or(items):
                 pending.extend((item, sign) for item in items)
             case k.Quantifier(word, _, domain, inner):
                 if word == "all" and sign and may_be_empty(domain, condition):
-                    yield nothing_found(expr, code, verb)
+                    yield vacuous_finding(expr, code, verb)
                 pending.append((inner, sign))
             case _:
                 pass
@@ -194,20 +194,20 @@ def over_nothing(condition: k.Expr, positive: bool, code: str, verb: str) -> Ite
 def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
     """A set that is written out holds something; of another one the condition may ask that it does."""
     known = isinstance(domain, (k.Constant, k.Collection))
-    return not known and all(domain not in shown_to_hold(part) for part in k.walk(condition))
+    return not known and all(domain not in nonempty_sets(part) for part in k.walk(condition))
 
 
-def nothing_found(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:
+def vacuous_finding(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:
     domain = " ".join(quantifier.domain.span.text.split())
     message = f"an empty `{domain}` lets this {verb}: `all` is true of nothing"
     hint = f"add `size({domain}) > 0 and` if it must hold something"
     return Diagnostic(code, message, quantifier.span, hint)
 
 
-def shown_to_hold(part: k.Expr) -> tuple[k.Expr, ...]:
+def nonempty_sets(part: k.Expr) -> tuple[k.Expr, ...]:
     """The sets that a part of a condition looks into."""
     match part:
-        case k.Apply(function="size", arguments=arguments):
+        case k.Call(function="size", arguments=arguments):
             return arguments
         case k.Quantifier(word="any", domain=domain):
             return (domain,)
@@ -219,12 +219,12 @@ def shown_to_hold(part: k.Expr) -> tuple[k.Expr, ...]:
             return ()
 
 
-ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
+KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     laxer_twins,
     shared_users,
-    doors_over_nothing,
-    demands_over_nothing,
-    limits_over_nothing,
-    two_spellings,
+    vacuous_grants,
+    vacuous_requirements,
+    vacuous_limits,
+    paths_differing_in_case,
     costly_loops,
 )

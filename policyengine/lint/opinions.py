@@ -6,23 +6,23 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_rules import as_written
+from policyengine.lint.dead_rules import in_source_order
 from policyengine.lint.rules.absences import unseen_absences
 from policyengine.lint.rules.caller_texts import any_scheme, parent_folders
-from policyengine.lint.rules.confusable_names import look_alikes
+from policyengine.lint.rules.confusable_names import confusable_names
 from policyengine.lint.rules.credentials import long_lived, static_keys
 from policyengine.lint.rules.defaults import defaults_that_decide
 from policyengine.lint.rules.delegation import no_depth, open_delegations
 from policyengine.lint.rules.guard_messages import blind_confirms, open_confirms, without_message
 from policyengine.lint.rules.guarded_places import narrower_guards
-from policyengine.lint.rules.letter_case import looking_at_case
-from policyengine.lint.rules.limits import chosen_keys, open_failures
+from policyengine.lint.rules.letter_case import case_sensitive_conditions
+from policyengine.lint.rules.limits import caller_chosen_keys, open_failures
 from policyengine.lint.rules.secrets import pasted_secrets
 from policyengine.lint.rules.shared_agents import agents_of_two_issuers
-from policyengine.lint.rules.test_gaps import repeated, untested
+from policyengine.lint.rules.test_gaps import repeated_requests, untested_endpoints
 from policyengine.lint.rules.unused_facts import unread_facts, unused_anchors
-from policyengine.lint.rules.user_grants import doors_of_any_issuer
-from policyengine.lint.rules.wide_grants import any_agent, no_user_door, uncarried_scopes, wide_grants
+from policyengine.lint.rules.user_grants import grants_of_any_issuer
+from policyengine.lint.rules.wide_grants import any_agent, missing_user_grants, uncarried_scopes, wide_grants
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import Case
 
@@ -33,22 +33,22 @@ def opinions(
     kernel: k.Kernel, modules: Sequence[ast.Module], cases: Cases, optional: Collection[str] = ()
 ) -> Iterator[Diagnostic]:
     """`optional` are the codes of optional rules that are asked for."""
-    in_order = as_written(kernel)
-    for about_meaning in ON_THE_KERNEL:
+    in_order = in_source_order(kernel)
+    for about_meaning in KERNEL_RULES:
         yield from about_meaning(in_order)
-    for about_text in ON_MODULES:
+    for about_text in MODULE_RULES:
         yield from about_text(modules)
     yield from unused_anchors(in_order, modules)
-    yield from repeated(cases, modules, counting=bool(in_order.limits or in_order.watches))
+    yield from repeated_requests(cases, modules, counting=bool(in_order.limits or in_order.watches))
     if "W653" in optional:
-        yield from untested(in_order, cases)
+        yield from untested_endpoints(in_order, cases)
 
 
-ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
+KERNEL_RULES: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     long_lived,
     static_keys,
     wide_grants,
-    no_user_door,
+    missing_user_grants,
     no_depth,
     open_delegations,
     without_message,
@@ -56,19 +56,19 @@ ON_THE_KERNEL: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     blind_confirms,
     defaults_that_decide,
     unseen_absences,
-    chosen_keys,
+    caller_chosen_keys,
     open_failures,
-    looking_at_case,
+    case_sensitive_conditions,
     any_agent,
-    doors_of_any_issuer,
+    grants_of_any_issuer,
     agents_of_two_issuers,
     parent_folders,
     any_scheme,
     narrower_guards,
 )
-ON_MODULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
+MODULE_RULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
     uncarried_scopes,
     unread_facts,
-    look_alikes,
+    confusable_names,
     pasted_secrets,
 )

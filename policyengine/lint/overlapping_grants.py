@@ -9,28 +9,28 @@ from itertools import combinations, islice
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import overlaps
-from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, implies
 
-MOST_PAIRS = 50_000
-MOST_DOORS = 2_000  # pairs of patterns compared for one pair of blocks
+MAX_BLOCK_PAIRS = 50_000
+MAX_GRANT_PAIRS = 2_000  # pairs of patterns compared for one pair of blocks
 BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def laxer_twins(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for a, b in unlike_pairs(kernel.agents):
-        if may_both_apply(a, b) and (doors := common_door(a, b)):
+        if may_both_apply(a, b) and (doors := common_grant(a, b)):
             sides = (a, b, doors[1]), (b, a, doors[0])
-            asked = ((lax, door, not_asked(strict, lax)) for strict, lax, door in sides)
-            found = (finding(lax, door, missing) for lax, door, missing in asked if missing is not None)
+            asked = ((lax, door, missing_requirement(strict, lax)) for strict, lax, door in sides)
+            found = (laxer_twin_finding(lax, door, missing) for lax, door, missing in asked if missing is not None)
             yield from islice(found, 1)
 
 
-def finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnostic:
+def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnostic:
     demand = " ".join(missing.span.text.split())
     message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent asks for"
     hint = "ask for it in both blocks, or in a guard if it must hold for everybody"
-    return Diagnostic("W450", message, door.span, hint, (Related("asked for here", missing.span),))
+    return Diagnostic("W450", message, door.span, hint, (RelatedLocation("asked for here", missing.span),))
 
 
 def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
@@ -38,17 +38,17 @@ def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBloc
     requirements gets a number, and numbers are compared."""
     numbers: dict[tuple[k.Requirement, ...], int] = {}
     asks = {id(agent): numbers.setdefault(agent.requirements, len(numbers)) for agent in agents}
-    compared = islice(pairs(agents), MOST_PAIRS)
+    compared = islice(matching_pairs(agents), MAX_BLOCK_PAIRS)
     return ((a, b) for a, b in compared if asks[id(a)] != asks[id(b)]) if len(numbers) > 1 else iter(())
 
 
-def pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
+def matching_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
     """Blocks that can match one agent: of one name, or one of them for a group or a condition, which any may meet."""
     named: dict[str, list[k.AgentBlock]] = defaultdict(list)
     others = []
     for agent in agents:
         match agent.who:
-            case k.Called(name):
+            case k.ExactName(name):
                 named[name].append(agent)
             case _:
                 others.append(agent)
@@ -68,41 +68,41 @@ def may_both_apply(a: k.AgentBlock, b: k.AgentBlock) -> bool:
 
 
 def validity(block: k.AgentBlock) -> tuple[datetime, datetime]:
-    ranges = [r for r in block.requirements if isinstance(r, k.Valid)]
+    ranges = [r for r in block.requirements if isinstance(r, k.ValidityPeriod)]
     starts, ends = [r.start for r in ranges if r.start], [r.end for r in ranges if r.end]
     return max(starts, default=BEGINNING), min(ends, default=END)
 
 
-def common_door(a: k.AgentBlock, b: k.AgentBlock) -> tuple[k.Grant, k.Grant] | None:
+def common_grant(a: k.AgentBlock, b: k.AgentBlock) -> tuple[k.Grant, k.Grant] | None:
     """The first grants of both that open one endpoint."""
     doors = ((g, h, x, y) for g in a.grants for x in g.openings for h in b.grants for y in h.openings)
-    return next(((g, h) for g, h, x, y in islice(doors, MOST_DOORS) if overlaps(x.pattern, y.pattern)), None)
+    return next(((g, h) for g, h, x, y in islice(doors, MAX_GRANT_PAIRS) if overlaps(x.pattern, y.pattern)), None)
 
 
-def not_asked(strict: k.AgentBlock, lax: k.AgentBlock) -> k.Requirement | None:
+def missing_requirement(strict: k.AgentBlock, lax: k.AgentBlock) -> k.Requirement | None:
     """What one block requires and the other does not imply."""
     given = (*lax.requirements, None)
-    return next((r for r in strict.requirements if not any(at_least(other, r) for other in given)), None)
+    return next((r for r in strict.requirements if not any(is_as_strict(other, r) for other in given)), None)
 
 
-def at_least(other: k.Requirement | None, requirement: k.Requirement) -> bool:
+def is_as_strict(other: k.Requirement | None, requirement: k.Requirement) -> bool:
     """Whether `other` demands all that `requirement` does; None demands nothing."""
     match requirement, other:
         case ((k.IssuedBy() | k.ActsAlone() | k.ActsFor(condition=None)), _):
             return True  # who the agent is and how it acts was compared before
         case k.ActsFor(condition=wanted), k.ActsFor(condition=given) if wanted is not None and given is not None:
             return implies(given, wanted, ACTS_ON_TRUE)
-        case k.CredentialKind(kinds=wanted), k.CredentialKind(kinds=given):
+        case k.CredentialKinds(kinds=wanted), k.CredentialKinds(kinds=given):
             return set(given) <= set(wanted)
         case k.CredentialLifetime(limit=wanted), k.CredentialLifetime(limit=given):
             return given <= wanted
         case k.CredentialAge(limit=wanted), k.CredentialAge(limit=given):
             return given <= wanted
-        case k.CredentialBound(), k.CredentialBound():
+        case k.ProofOfPossession(), k.ProofOfPossession():
             return True
         case k.AttestedBy(attesters=wanted), k.AttestedBy(attesters=given):
             return set(given) <= set(wanted)
-        case k.Valid(), k.Valid():
+        case k.ValidityPeriod(), k.ValidityPeriod():
             begins = (other.start or BEGINNING) >= (requirement.start or BEGINNING)
             return begins and (other.end or END) <= (requirement.end or END)
         case _:

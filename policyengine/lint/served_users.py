@@ -10,24 +10,24 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, place_covers, place_overlaps
-from policyengine.kernel.expressions import rewritten
-from policyengine.solver.satisfiability import possible
+from policyengine.kernel.expressions import rewrite
+from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
 # By its number who lends, and what conditions say of whose users are meant.
-Way: TypeAlias = tuple[int, frozenset[k.Expr]]
+LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
-MOST_WAYS = 50_000  # of one issuer; what is beyond is not compared
+MAX_LENDING_PATHS = 50_000  # of one issuer; what is beyond is not compared
 ISSUER = frozenset({("agent", "issuer"), ("credential", "issuer")})
-WHENCE = frozenset({"agent", "attestation", "chain", "context", "credential", "request", "task"})
-SPEAKING = frozenset({"agent", "context"})
-THINGS = frozenset({"args", "body", "params", "resource", "tool"})
-CONFINING = frozenset({"params", "resource"})
+CALLER_ROOTS = frozenset({"agent", "attestation", "chain", "context", "credential", "request", "task"})
+AGENT_ROOTS = frozenset({"agent", "context"})
+RESOURCE_ROOTS = frozenset({"args", "body", "params", "resource", "tool"})
+CONFINING_ROOTS = frozenset({"params", "resource"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Door:
+class LenderGrant:
     """One of a lender's: `conditions` are those of its block and its own."""
 
     lender: int
@@ -35,7 +35,7 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Demand:
+class GuardDemand:
     """What a guard asks of whoever asks, as far as it says whose users are meant."""
 
     place: k.Place
@@ -43,49 +43,55 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Lending:
+class LendingIndex:
     """User blocks lend their authority to agents that have a door where theirs is. Where users are `unrestricted`
     agents need none: there those whose doors meet have it of each other. Guards ask more, each at its place; what
     they ask everywhere tells nobody from another.
     """
 
     unrestricted: tuple[str, ...]
-    by_users: PatternIndex[Door]
-    by_agents: PatternIndex[Door]
-    by_guards: PatternIndex[Demand]
+    by_users: PatternIndex[LenderGrant]
+    by_agents: PatternIndex[LenderGrant]
+    by_guards: PatternIndex[GuardDemand]
 
     @staticmethod
-    def of(kernel: k.Kernel) -> Lending:
-        by_users, by_agents, by_guards = PatternIndex[Door](), PatternIndex[Door](), PatternIndex[Demand]()
+    def of(kernel: k.Kernel) -> LendingIndex:
+        by_users, by_agents, by_guards = (
+            PatternIndex[LenderGrant](),
+            PatternIndex[LenderGrant](),
+            PatternIndex[GuardDemand](),
+        )
         for lender, user in enumerate(kernel.users):
-            head = user.who.condition if isinstance(user.who, k.Where) else None
+            head = user.who.condition if isinstance(user.who, k.PrincipalCondition) else None
             for grant in user.grants:
-                add(by_users, grant, Door(lender, (head, grant.when)))
+                index_grant(by_users, grant, LenderGrant(lender, (head, grant.when)))
         waived = (block for block in kernel.agents if block.package in kernel.unrestricted and acts_for(block))
         for lender, grant in enumerate((grant for block in waived for grant in block.grants), len(kernel.users)):
-            add(by_agents, grant, Door(lender, ()))
-        for demand in demands(kernel.guards):
+            index_grant(by_agents, grant, LenderGrant(lender, ()))
+        for demand in guard_demands(kernel.guards):
             for pattern in demand.place.patterns or ():
                 by_guards.add(pattern, demand)
-        return Lending(kernel.unrestricted, by_users, by_agents, by_guards)
+        return LendingIndex(kernel.unrestricted, by_users, by_agents, by_guards)
 
-    def ways(self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]) -> dict[Way, list[k.AgentBlock]]:
+    def ways(self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]) -> dict[LendingPath, list[k.AgentBlock]]:
         """Every way in which agents of the issuer get authority, and which of `blocks` do."""
-        found: dict[Way, list[k.AgentBlock]] = {}
-        for way, block in islice(self._ways(issuer, blocks), MOST_WAYS):
+        found: dict[LendingPath, list[k.AgentBlock]] = {}
+        for way, block in islice(self._ways(issuer, blocks), MAX_LENDING_PATHS):
             some = [] if way is None else found.setdefault(way, [])
             if not some or some[-1] is not block:
                 some.append(block)
         return found
 
-    def _ways(self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]) -> Iterator[tuple[Way | None, k.AgentBlock]]:
+    def _ways(
+        self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]
+    ) -> Iterator[tuple[LendingPath | None, k.AgentBlock]]:
         """None for a way that is shut to the issuer, or ties users to who asks."""
-        lent_by = cache(lambda door: said(door.conditions, issuer.name))
+        lent_by = cache(lambda door: user_conditions(door.conditions, issuer.name))
         for block, grant in ((one, grant) for one in blocks for grant in one.grants):
-            own = said((*(one.condition for one in acts_for(block)), grant.when), issuer.name)
+            own = user_conditions((*(one.condition for one in acts_for(block)), grant.when), issuer.name)
             if own is None:
                 continue
-            own = frozenset(claimless(own, issuer))
+            own = frozenset(without_claims(own, issuer))
             for pattern in (opening.pattern for opening in grant.openings):
                 asked = self._asked(pattern)
                 for door in self._lenders(block, pattern):
@@ -98,12 +104,12 @@ class Lending:
         there = dict.fromkeys(self.by_guards.overlapping(pattern))
         return [demand.parts for demand in there if place_covers(demand.place, place)]
 
-    def _lenders(self, block: k.AgentBlock, pattern: k.Pattern) -> Iterable[Door]:
+    def _lenders(self, block: k.AgentBlock, pattern: k.Pattern) -> Iterable[LenderGrant]:
         index = self.by_agents if block.package in self.unrestricted else self.by_users
         return dict.fromkeys(index.overlapping(pattern))
 
 
-def add(index: PatternIndex[Door], grant: k.Grant, door: Door) -> None:
+def index_grant(index: PatternIndex[LenderGrant], grant: k.Grant, door: LenderGrant) -> None:
     for opening in grant.openings:
         index.add(opening.pattern, door)
 
@@ -115,88 +121,92 @@ def acts_for(block: k.AgentBlock) -> list[k.ActsFor]:
 # ── What conditions say of whose users are meant ──────────────────────────────────────────────
 
 
-def said(conditions: Iterable[k.Expr | None], issuer: str) -> frozenset[k.Expr] | None:
+def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozenset[k.Expr] | None:
     """Of conditions that have to hold, the parts that are about users alone or about things alone. None where they
     cannot hold for this issuer, or tie users to who asks."""
     found = set[k.Expr]()
-    for written in (part for one in conditions if one is not None for part in parts_of(one, True)):
-        part = of_issuer(written, issuer)
-        if ties(part) or (part is not written and True not in possible(part)):
+    for written in (part for one in conditions if one is not None for part in required_parts(one, True)):
+        part = for_issuer(written, issuer)
+        if ties_user_to_caller(part) or (part is not written and True not in possible_truths(part)):
             return None
-        if says_whose(roots(part)):
+        if is_about_users(fact_roots(part)):
             found.add(part)
     return frozenset(found)
 
 
-def claimless(parts: Iterable[k.Expr], issuer: k.Issuer) -> Iterator[k.Expr]:
+def without_claims(parts: Iterable[k.Expr], issuer: k.Issuer) -> Iterator[k.Expr]:
     """Without what is the issuer's own word: attributes that its `claims` give come before those of the directory."""
     claimed = {path[1] for _, path in issuer.claims if path[0] == "user"}
     for part in parts:
         inside = list(k.walk(part))
-        about = [one for one in inside if of_user(one)]
-        given = [one for one in inside if isinstance(one, k.Attribute) and of_user(one.base) and one.name in claimed]
+        about = [one for one in inside if is_user_fact(one)]
+        given = [
+            one for one in inside if isinstance(one, k.Attribute) and is_user_fact(one.base) and one.name in claimed
+        ]
         if not about or len(given) < len(about):
             yield part
 
 
-def of_user(expr: k.Expr) -> bool:
+def is_user_fact(expr: k.Expr) -> bool:
     return isinstance(expr, k.Fact) and expr.path[0] == "user"
 
 
-def demands(guards: Iterable[k.Guard]) -> Iterator[Demand]:
+def guard_demands(guards: Iterable[k.Guard]) -> Iterator[GuardDemand]:
     for place, effect in ((guard.place, effect) for guard in guards for effect in guard.effects):
         if isinstance(effect, k.Deny) and effect.condition is not None:
-            parts = frozenset(one for one in parts_of(effect.condition, False) if says_whose(roots(one)))
+            parts = frozenset(one for one in required_parts(effect.condition, False) if is_about_users(fact_roots(one)))
             if parts:
-                yield Demand(place, parts)
+                yield GuardDemand(place, parts)
 
 
-def parts_of(condition: k.Expr, wanted: bool) -> Iterator[k.Expr]:
+def required_parts(condition: k.Expr, wanted: bool) -> Iterator[k.Expr]:
     """What has to hold, all of it, for the condition to be as `wanted`."""
     match condition:
-        case k.Named():
-            yield from parts_of(condition.expression, wanted)
+        case k.DefinitionRef():
+            yield from required_parts(condition.expression, wanted)
         case k.Not():
-            yield from parts_of(condition.operand, not wanted)
+            yield from required_parts(condition.operand, not wanted)
         case k.And() | k.Or() if isinstance(condition, k.And) == wanted:
-            yield from (part for item in condition.items for part in parts_of(item, wanted))
+            yield from (part for item in condition.items for part in required_parts(item, wanted))
         case _:
             yield condition if wanted else k.Not(condition, span=condition.span)
 
 
-def roots(part: k.Expr) -> frozenset[str]:
+def fact_roots(part: k.Expr) -> frozenset[str]:
     return frozenset(one.path[0] for one in k.walk(part) if isinstance(one, k.Fact))
 
 
-def says_whose(reads: frozenset[str]) -> bool:
+def is_about_users(reads: frozenset[str]) -> bool:
     """About users alone; or about things alone, where those of others stay shut."""
-    return bool(reads) and (reads <= CONFINING or ("user" in reads and reads.isdisjoint(THINGS | WHENCE)))
+    return bool(reads) and (
+        reads <= CONFINING_ROOTS or ("user" in reads and reads.isdisjoint(RESOURCE_ROOTS | CALLER_ROOTS))
+    )
 
 
-def ties(condition: k.Expr) -> bool:
+def ties_user_to_caller(condition: k.Expr) -> bool:
     """Users to who asks or from where: in one comparison, or anyhow where it reads agents or what gateways add."""
-    reads = roots(condition)
+    reads = fact_roots(condition)
     if "user" not in reads:
         return False
-    return not reads.isdisjoint(SPEAKING) or any(compares(one) for one in leaves(condition))
+    return not reads.isdisjoint(AGENT_ROOTS) or any(compares_user_to_caller(one) for one in condition_leaves(condition))
 
 
-def compares(leaf: k.Expr) -> bool:
-    reads = roots(leaf)
-    return "user" in reads and not reads.isdisjoint(WHENCE)
+def compares_user_to_caller(leaf: k.Expr) -> bool:
+    reads = fact_roots(leaf)
+    return "user" in reads and not reads.isdisjoint(CALLER_ROOTS)
 
 
-def leaves(condition: k.Expr) -> Iterator[k.Expr]:
+def condition_leaves(condition: k.Expr) -> Iterator[k.Expr]:
     match condition:
-        case k.Not(one) | k.Named(expression=one):
-            yield from leaves(one)
+        case k.Not(one) | k.DefinitionRef(expression=one):
+            yield from condition_leaves(one)
         case k.And(items) | k.Or(items):
-            yield from (leaf for item in items for leaf in leaves(item))
+            yield from (leaf for item in items for leaf in condition_leaves(item))
         case _:
             yield condition
 
 
-def of_issuer(condition: k.Expr, issuer: str) -> k.Expr:
+def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
     """The condition for who comes from the issuer; the same one where it does not ask."""
     if not asks_for_issuer(condition):
         return condition
@@ -205,14 +215,14 @@ def of_issuer(condition: k.Expr, issuer: str) -> k.Expr:
         is_issuer = isinstance(part, k.Fact) and part.path in ISSUER
         return k.Constant(issuer, Scalar.STRING, span=part.span) if is_issuer else None
 
-    return rewritten(rewritten(condition, known), decided)
+    return rewrite(rewrite(condition, known), fold_constant)
 
 
-def decided(part: k.Expr) -> k.Expr | None:
+def fold_constant(part: k.Expr) -> k.Expr | None:
     """What reads no fact any more is true or false."""
-    if not isinstance(part, k.Compare | k.Contains) or roots(part):
+    if not isinstance(part, k.Compare | k.Contains) or fact_roots(part):
         return None
-    truths = possible(part)
+    truths = possible_truths(part)
     return k.Constant(truths == {True}, Scalar.BOOL, span=part.span) if truths in ({True}, {False}) else None
 
 
@@ -223,22 +233,24 @@ def asks_for_issuer(condition: k.Expr) -> bool:
 # ── Guards that know of issuers, or tie users to who asks ─────────────────────────────────────
 
 
-def is_wary(condition: k.Expr) -> bool:
-    return asks_for_issuer(condition) or ties(condition)
+def is_issuer_sensitive(condition: k.Expr) -> bool:
+    return asks_for_issuer(condition) or ties_user_to_caller(condition)
 
 
-def wary(guards: Iterable[k.Guard]) -> tuple[tuple[k.Place, k.Expr], ...]:
-    stopping = ((guard, one) for guard in guards for one in guard.effects if not isinstance(one, k.Oblige))
+def issuer_sensitive_conditions(guards: Iterable[k.Guard]) -> tuple[tuple[k.Place, k.Expr], ...]:
+    stopping = ((guard, one) for guard in guards for one in guard.effects if not isinstance(one, k.ObligationEffect))
     found = ((guard.place, one.condition) for guard, one in stopping)
-    return tuple((place, condition) for place, condition in found if condition is not None and is_wary(condition))
+    return tuple(
+        (place, condition) for place, condition in found if condition is not None and is_issuer_sensitive(condition)
+    )
 
 
-class Wary:
+class IssuerSensitiveGuards:
     """The guards that do, before the doors of agents who act for users, by issuer."""
 
     def __init__(self, kernel: k.Kernel, speaking: Mapping[str, Iterable[k.AgentBlock]]) -> None:
-        self.guards = wary(kernel.guards)
-        self.doors = {issuer: doors_of(blocks) for issuer, blocks in speaking.items()}
+        self.guards = issuer_sensitive_conditions(kernel.guards)
+        self.doors = {issuer: granted_patterns(blocks) for issuer, blocks in speaking.items()}
         self._conditions = cache(self._conditions_for)
 
     def tell_apart(self, one: str, other: str) -> bool:
@@ -255,15 +267,15 @@ class Wary:
 
     def _conditions_for(self, issuer: str) -> list[k.Expr | None]:
         """When each acts for the issuer; None for never."""
-        found = (of_issuer(condition, issuer) for _, condition in self.guards)
-        return [None if possible(one) == {False} else one for one in found]
+        found = (for_issuer(condition, issuer) for _, condition in self.guards)
+        return [None if possible_truths(one) == {False} else one for one in found]
 
 
 def are_alike(one: k.Expr | None, other: k.Expr | None) -> bool:
-    return one == other and (one is None or not ties(one))
+    return one == other and (one is None or not ties_user_to_caller(one))
 
 
-def doors_of(blocks: Iterable[k.AgentBlock]) -> PatternIndex[k.Pattern]:
+def granted_patterns(blocks: Iterable[k.AgentBlock]) -> PatternIndex[k.Pattern]:
     found = PatternIndex[k.Pattern]()
     for pattern in {opening.pattern for block in blocks for grant in block.grants for opening in grant.openings}:
         found.add(pattern, pattern)

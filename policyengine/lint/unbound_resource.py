@@ -8,10 +8,10 @@ from itertools import zip_longest
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.checker.lower.context import facts_read, words
+from policyengine.checker.lower.context import facts_read, rule_text
 from policyengine.checker.patterns.overlap import PatternIndex, by_method, covers
-from policyengine.checker.type_names import listed
-from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.checker.type_names import join_words
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.source import Span
 
 Rule: TypeAlias = k.Guard | k.Limit
@@ -21,15 +21,17 @@ Truths: TypeAlias = frozenset[bool | None]
 
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
-MOST_NAMED = 4  # endpoints in a message or hint: more are no help
+MAX_ENDPOINTS_LISTED = 4  # endpoints in a message or hint: more are no help
 TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
 
 
-def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """One for each rule that covers an endpoint which a door opens and where what it reads of `resource` is unknown."""
-    reading = [(rule, read) for rule in (*kernel.guards, *kernel.limits) if (read := unknown_read(rule)) is not None]
+    reading = [
+        (rule, read) for rule in (*kernel.guards, *kernel.limits) if (read := first_unknown_use(rule)) is not None
+    ]
     if reading:
-        doors, binders = doors_of(kernel), binders_of(kernel)
+        doors, binders = granted_endpoints(kernel), resource_binders(kernel)
         for rule, read in reading:
             met = list(endpoints_in(rule.place, doors))
             bare = [one for one in met if not any(covers(by, one.piece) for by in binders.overlapping(one.piece))]
@@ -41,44 +43,46 @@ def mistakes(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 @dataclass(frozen=True, slots=True)
-class ResourceRead:
+class ResourceUse:
     """Where a rule reads `resource`, and in which words it could ask for one first."""
 
     span: Span
     first: str
 
 
-def unknown_read(rule: Rule) -> ResourceRead | None:
+def first_unknown_use(rule: Rule) -> ResourceUse | None:
     """What a rule reads of `resource` so that it can be unknown for want of it, if anything."""
-    for expression, first in unknowns(rule):
+    for expression, first in unknown_expressions(rule):
         for fact, span in facts_read(expression):
             if fact.path == RESOURCE:
-                return ResourceRead(span, first)
+                return ResourceUse(span, first)
     return None
 
 
-def unknowns(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
+def unknown_expressions(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
     present, absent = "`resource is present and …`", "`resource is absent or …`"
     if isinstance(rule, k.Guard):
         for effect in rule.effects:
-            acts: Truths = frozenset({True}) if effect.condition is None else truths(effect.condition)
+            acts: Truths = frozenset({True}) if effect.condition is None else possible_outcomes(effect.condition)
             if effect.condition is not None and None in acts:
                 required = effect.words.startswith("require") or " unless " in effect.words
                 yield effect.condition, absent if required else present
             who = effect.approvers.of if isinstance(effect, k.Confirm) else None
-            if isinstance(who, k.MemberOf) and needs(who.expression) and acts != {False}:
+            if isinstance(who, k.MemberOf) and needs_resource(who.expression) and acts != {False}:
                 yield who.expression, present
         return
-    acts = frozenset({True}) if rule.when is None else truths(rule.when)
+    acts = frozenset({True}) if rule.when is None else possible_outcomes(rule.when)
     if rule.when is not None and None in acts:
         yield rule.when, present
     if acts != {False}:
         clamping = [] if isinstance(rule, k.Budget) else [one.when for one in rule.clamps]
         whole = "`when resource is present`" if rule.when is None else present
-        yield from ((one, present if one in clamping else whole) for one in counted(rule) if needs(one))
+        yield from (
+            (one, present if one in clamping else whole) for one in counted_expressions(rule) if needs_resource(one)
+        )
 
 
-def counted(limit: k.Limit) -> Iterator[k.Expr]:
+def counted_expressions(limit: k.Limit) -> Iterator[k.Expr]:
     """What a limit has to know to count at all. A `raise` that is unknown does not act, and loosens nothing."""
     yield from limit.keys
     if isinstance(limit, k.Budget):
@@ -91,25 +95,25 @@ def counted(limit: k.Limit) -> Iterator[k.Expr]:
     yield from (one.when for one in limit.clamps)
 
 
-def truths(node: k.Expr) -> Truths:
+def possible_outcomes(node: k.Expr) -> Truths:
     match node:
         case k.Constant(bool() as known):
             return frozenset({known})
-        case k.Named(_, inner):
-            return truths(inner)
+        case k.DefinitionRef(_, inner):
+            return possible_outcomes(inner)
         case k.Not(operand):
-            return frozenset(None if one is None else not one for one in truths(operand))
+            return frozenset(None if one is None else not one for one in possible_outcomes(operand))
         case k.And(items):
-            return folded([truths(item) for item in items], settles=False)
+            return fold_truths([possible_outcomes(item) for item in items], settles=False)
         case k.Or(items):
-            return folded([truths(item) for item in items], settles=True)
-        case k.Present(operand):
-            return frozenset({False}) if needs(operand) else EITHER
+            return fold_truths([possible_outcomes(item) for item in items], settles=True)
+        case k.IsPresent(operand):
+            return frozenset({False}) if needs_resource(operand) else EITHER
         case _:
-            return EITHER | {None} if needs(node) else EITHER
+            return EITHER | {None} if needs_resource(node) else EITHER
 
 
-def folded(items: list[Truths], *, settles: bool) -> Truths:
+def fold_truths(items: list[Truths], *, settles: bool) -> Truths:
     """One that `settles` it does so whatever the others are; else one unknown leaves all unknown."""
     found: set[bool | None] = {settles} if any(settles in item for item in items) else set()
     open_ones = [item - {settles} for item in items]
@@ -121,26 +125,26 @@ def folded(items: list[Truths], *, settles: bool) -> Truths:
     return frozenset(found)
 
 
-def needs(node: k.Expr) -> bool:
+def needs_resource(node: k.Expr) -> bool:
     """Whether the value can be unknown for want of a resource."""
     match node:
         case k.Fact(path):
             return path == RESOURCE
-        case k.Present():
+        case k.IsPresent():
             return False
         case k.Default(operand, fallback):  # where it is absent
-            return needs(operand) and needs(fallback)
-        case k.And() | k.Or() | k.Not() | k.Named():
-            return None in truths(node)
+            return needs_resource(operand) and needs_resource(fallback)
+        case k.And() | k.Or() | k.Not() | k.DefinitionRef():
+            return None in possible_outcomes(node)
         case _:
-            return any(map(needs, k.parts(node)))
+            return any(map(needs_resource, k.children(node)))
 
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedEndpoint:
+class GrantedEndpoint:
     """What a grant of a block opens."""
 
     pattern: k.Pattern
@@ -153,19 +157,19 @@ class CoveredEndpoint:
 
     piece: k.Pattern
     text: str
-    door: OpenedEndpoint
+    door: GrantedEndpoint
 
 
-def doors_of(kernel: k.Kernel) -> PatternIndex[OpenedEndpoint]:
-    found: PatternIndex[OpenedEndpoint] = PatternIndex()
+def granted_endpoints(kernel: k.Kernel) -> PatternIndex[GrantedEndpoint]:
+    found: PatternIndex[GrantedEndpoint] = PatternIndex()
     blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
     for block in blocks:
         for pattern in dict.fromkeys(opening.pattern for grant in block.grants for opening in grant.openings):
-            found.add(pattern, OpenedEndpoint(pattern, block.label))
+            found.add(pattern, GrantedEndpoint(pattern, block.label))
     return found
 
 
-def binders_of(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
+def resource_binders(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
     """Guards and limits read what a path binds that matches without regard to case."""
     found: PatternIndex[k.Pattern] = PatternIndex()
     for binder in kernel.binders:
@@ -175,28 +179,28 @@ def binders_of(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
     return found
 
 
-def endpoints_in(place: k.Place, doors: PatternIndex[OpenedEndpoint]) -> Iterator[CoveredEndpoint]:
+def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterator[CoveredEndpoint]:
     """An action says itself what it is about."""
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
-            met = door.pattern if pattern is None else intersection(pattern, door.pattern)
-            text = words(met.span)
+            met = door.pattern if pattern is None else intersect_patterns(pattern, door.pattern)
+            text = rule_text(met.span)
             for piece in () if isinstance(met, k.ActionPattern) else by_method(met):
                 if not any(covers(hole, piece) for hole in place.excepts):
                     yield CoveredEndpoint(piece, text, door)
 
 
-def intersection(a: k.Pattern, b: k.Pattern) -> k.Pattern:
+def intersect_patterns(a: k.Pattern, b: k.Pattern) -> k.Pattern:
     """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`. Of a path the spelling
     of `b` alone, or of `a` where `b` is wild: in another case a rule applies, but nobody wrote an endpoint there."""
     if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
-        return path_intersection(a, b)
+        return intersect_paths(a, b)
     return a if covers(b, a) else b
 
 
-def path_intersection(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
+def intersect_paths(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
     segments = tuple(
-        narrower(one, other) if one is not None and other is not None else one or other
+        intersect_segments(one, other) if one is not None and other is not None else one or other
         for one, other in zip_longest(a.segments, b.segments)
     )
     narrow = a if covers(b, a) else b
@@ -204,7 +208,7 @@ def path_intersection(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
     return replace(narrow, methods=methods, segments=segments, rest=a.rest and b.rest, folding="none")
 
 
-def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
+def intersect_segments(a: k.Segment, b: k.Segment) -> k.Segment:
     """What both segments match."""
     if not a.wild or not b.wild:
         return a if b.wild else b
@@ -215,38 +219,42 @@ def narrower(a: k.Segment, b: k.Segment) -> k.Segment:
 
 
 def diagnostic_for(
-    rule: Rule, read: ResourceRead, bare: list[CoveredEndpoint], bound: list[CoveredEndpoint]
+    rule: Rule, read: ResourceUse, bare: list[CoveredEndpoint], bound: list[CoveredEndpoint]
 ) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
-    endpoints = texts(bare)
-    message = f"nothing binds `resource` at {several(endpoints)}, where this {word} applies: it is unknown there"
+    endpoints = endpoint_texts(bare)
+    message = f"nothing binds `resource` at {list_endpoints(endpoints)}, where this {word} applies: it is unknown there"
     door = next(one.door for one in bare if one.text == endpoints[0])
-    where = Related(f"{door.label} opens it", door.pattern.span)
-    return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, texts(bound)), (where,))
+    where = RelatedLocation(f"{door.label} opens it", door.pattern.span)
+    return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, endpoint_texts(bound)), (where,))
 
 
-def hint(rule: Rule, read: ResourceRead, bare: list[str], bound: list[str]) -> str:
+def hint(rule: Rule, read: ResourceUse, bare: list[str], bound: list[str]) -> str:
     """The shorter of what to write, and what else is possible."""
     openly = f"or say what holds without one: {read.first}"
-    if rule.place.patterns is not None and len(bare) <= min(MOST_NAMED, len(bound)):
+    if rule.place.patterns is not None and len(bare) <= min(MAX_ENDPOINTS_LISTED, len(bound)):
         return f"leave it out by `except {', '.join(bare)}`, {openly}"
     kept = [one for one in bound if one not in bare]
-    if kept and len(kept) <= MOST_NAMED:
+    if kept and len(kept) <= MAX_ENDPOINTS_LISTED:
         return f"narrow the rule: `on {', '.join(kept)}`, {openly}"
-    return f"narrow the rule by `on …` to {listed_some(kept)}, {openly}" if kept else f"{TYPE_A_CAPTURE}, {openly}"
+    return (
+        f"narrow the rule by `on …` to {list_endpoint_sample(kept)}, {openly}"
+        if kept
+        else f"{TYPE_A_CAPTURE}, {openly}"
+    )
 
 
-def listed_some(endpoints: list[str]) -> str:
-    return f"what binds it, like {listed(endpoints[:2], 'or')}"
+def list_endpoint_sample(endpoints: list[str]) -> str:
+    return f"what binds it, like {join_words(endpoints[:2], 'or')}"
 
 
-def several(endpoints: list[str]) -> str:
+def list_endpoints(endpoints: list[str]) -> str:
     """All of a few, and how many more there are."""
-    if len(endpoints) <= MOST_NAMED:
-        return listed(endpoints)
-    named = ", ".join(f"`{one}`" for one in endpoints[:MOST_NAMED])
-    return f"{named} and {len(endpoints) - MOST_NAMED} more"
+    if len(endpoints) <= MAX_ENDPOINTS_LISTED:
+        return join_words(endpoints)
+    named = ", ".join(f"`{one}`" for one in endpoints[:MAX_ENDPOINTS_LISTED])
+    return f"{named} and {len(endpoints) - MAX_ENDPOINTS_LISTED} more"
 
 
-def texts(met: Iterable[CoveredEndpoint]) -> list[str]:
+def endpoint_texts(met: Iterable[CoveredEndpoint]) -> list[str]:
     return sorted({one.text for one in met})

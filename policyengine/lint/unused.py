@@ -23,22 +23,22 @@ VOCABULARY: Mapping[type[ast.Node], str] = {
 CONCERNED = (ast.EnumDecl, ast.EntityDecl, ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.FixtureDecl)
 
 
-def unused(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+def unused_declarations(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     everywhere, places_of_facts = Counter[Key](), Counter[Key]()
     declared: list[tuple[ast.Declaration | ast.Export, str, set[Key]]] = []
     concerned = frozenset(d.name.text for m in modules for d in m.declarations if isinstance(d, CONCERNED))
     for module in modules:
         for declaration in module.declarations:
-            names = mentions(declaration, module, concerned)
+            names = mentioned_declarations(declaration, module, concerned)
             everywhere.update(names)
             if isinstance(declaration, ast.FactsDecl):
                 places_of_facts.update(names)
             declared.append((declaration, package_of(module), names))
     for declaration, package, own in declared:
-        yield from unused_declaration(declaration, package, own, everywhere, places_of_facts)
+        yield from check_unused(declaration, package, own, everywhere, places_of_facts)
 
 
-def unused_declaration(
+def check_unused(
     declaration: ast.Declaration | ast.Export,
     package: str,
     own: set[Key],
@@ -66,11 +66,13 @@ def unused_declaration(
             pass
 
 
-def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]) -> set[Key]:
+def mentioned_declarations(
+    declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]
+) -> set[Key]:
     """Every name among those concerned that a declaration may speak of: too many rather than too few."""
-    here, imported = package_of(module), [(imported_as(entry), entry.package.text) for entry in module.imports]
+    here, imported = package_of(module), [(import_alias(entry), entry.package.text) for entry in module.imports]
     found = set[Key]()
-    for name in set(spoken(declaration)):
+    for name in set(names_in(declaration)):
         found.update((here, prefix) for prefix in prefixes(name) if prefix in concerned)
         for alias, package in imported:
             if name.startswith(f"{alias}."):
@@ -78,7 +80,7 @@ def mentions(declaration: ast.Declaration | ast.Export, module: ast.Module, conc
     return found
 
 
-def imported_as(entry: ast.Import) -> str:
+def import_alias(entry: ast.Import) -> str:
     return entry.alias.text if entry.alias else entry.package.text.rpartition(".")[2]
 
 
@@ -89,30 +91,30 @@ def prefixes(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def spoken(declaration: ast.Node) -> Iterator[str]:
+def names_in(declaration: ast.Node) -> Iterator[str]:
     silent = set[int]()
     for node in ast.walk(declaration):
         if silent and id(node) in silent:
             continue
         if type(node) in INTRODUCING:
-            silent.update(id(name) for name in introduced(node))
+            silent.update(id(name) for name in introduced_names(node))
         match node:
             case ast.Name(text) | ast.WordValue(text):
                 yield text
             case ast.Reference(name):
                 yield name
-            case ast.Http(path=text) | ast.Text(text) if "{" in text:  # captures of paths, facts in messages
+            case ast.HttpPattern(path=text) | ast.Text(text) if "{" in text:  # captures of paths, facts in messages
                 yield from NAME_IN_BRACES.findall(text)
             case _:
                 pass
 
 
 INTRODUCING: frozenset[type[ast.Node]] = frozenset(
-    (*CONCERNED, ast.IssuerDecl, ast.AttesterDecl, ast.FieldDecl, ast.Quantified, ast.Pair)
+    (*CONCERNED, ast.IssuerDecl, ast.AttesterDecl, ast.FieldDecl, ast.Quantifier, ast.RecordEntry)
 )
 
 
-def introduced(node: ast.Node) -> tuple[ast.Node, ...]:
+def introduced_names(node: ast.Node) -> tuple[ast.Node, ...]:
     """Names that stand for themselves: they speak of nothing declared elsewhere."""
     match node:
         case ast.EnumDecl(name, values):
@@ -122,9 +124,9 @@ def introduced(node: ast.Node) -> tuple[ast.Node, ...]:
             | ast.AttesterDecl(name) | ast.FixtureDecl(name) | ast.FieldDecl(name)
         ):  # fmt: skip
             return (name,)
-        case ast.Quantified(variable=variable):
+        case ast.Quantifier(variable=variable):
             return (variable,)
-        case ast.Pair(key):
+        case ast.RecordEntry(key):
             return (key,)
         case _:
             return ()

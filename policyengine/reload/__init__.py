@@ -1,18 +1,18 @@
 """Other policies while it decides: checked, tested, then swapped at once; a bad one is refused, the last good kept."""
 
-from policyengine.reload.candidate import Candidate, RefusalKind, Refused, prepared
-from policyengine.reload.origin import Origin
-from policyengine.reload.reloader import Reloading, Reloads
+from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
+from policyengine.reload.origin import ReloadSource
+from policyengine.reload.reloader import ReloadableEngine, ReloadStatus
 from policyengine.reload.rules import ReloadRuleError, ReloadRules
 
 __all__ = [
     "Candidate",
-    "Origin",
     "RefusalKind",
-    "Refused",
+    "ReloadRefusedError",
     "ReloadRuleError",
     "ReloadRules",
-    "Reloading",
-    "Reloads",
-    "prepared",
+    "ReloadSource",
+    "ReloadStatus",
+    "ReloadableEngine",
+    "prepare_candidate",
 ]

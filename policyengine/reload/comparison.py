@@ -21,14 +21,14 @@ from policyengine.child_processes import child_environment, python_command
 if TYPE_CHECKING:
     from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
 
-GRACE = 10.0  # seconds for the process to start and to end, beyond those for comparing
-MOST = 50  # widenings that are told one by one
-FEW = 3  # places that are named of each
+GRACE_SECONDS = 10.0  # seconds for the process to start and to end, beyond those for comparing
+MAX_LISTED_WIDENINGS = 50  # widenings that are told one by one
+MAX_NAMED_PLACES = 3  # places that are named of each
 COMMAND = "from policyengine.reload.comparison import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
-class Widening:
+class WideningChange:
     """Something that passes after a reload and did not before; `request` shows it, where a single request can."""
 
     rule: str
@@ -38,7 +38,7 @@ class Widening:
 
     @property
     def words(self) -> str:
-        named, more = "; ".join(self.places[:FEW]), len(self.places) - FEW
+        named, more = "; ".join(self.places[:MAX_NAMED_PLACES]), len(self.places) - MAX_NAMED_PLACES
         place = (f" at {named}" if named else "") + (f" and {more:,} more" if more > 0 else "")
         shows = "" if self.request is None else f", for example {json.dumps(self.request, ensure_ascii=False)}"
         return f"{self.change}{place}, by {self.rule}{shows}"
@@ -48,7 +48,7 @@ class Widening:
 class PolicyComparison:
     """What a reload widens, and `unproved`: where it may widen more, and why that is not known."""
 
-    widenings: tuple[Widening, ...] = ()
+    widenings: tuple[WideningChange, ...] = ()
     unproved: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -77,7 +77,7 @@ class ComparisonProcess:
     def poll(self) -> PolicyComparison | None:
         """The result; None while it compares."""
         if self._process.poll() is None:
-            if monotonic() - self._began < self._seconds + GRACE:
+            if monotonic() - self._began < self._seconds + GRACE_SECONDS:
                 return None
             self._end()
         return self._read()
@@ -90,7 +90,7 @@ class ComparisonProcess:
     def join(self) -> None:
         """Until it is over, or late."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._began + self._seconds + GRACE - monotonic()))
+            self._process.wait(max(0.0, self._began + self._seconds + GRACE_SECONDS - monotonic()))
 
     def stop(self) -> None:
         """End it without a result."""
@@ -117,7 +117,7 @@ class ComparisonProcess:
 # ── In the process ────────────────────────────────────────────────────────────────────────────
 
 
-class OutOfTime(BaseException):
+class TimeLimitError(BaseException):
     """The time limit is over."""
 
 
@@ -129,24 +129,24 @@ def main() -> None:
         os.nice(10)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        answer.write(pickle.dumps(compared(*pickle.load(sys.stdin.buffer))))
+        answer.write(pickle.dumps(compare_bundles(*pickle.load(sys.stdin.buffer))))
 
 
-def compared(old: bytes, new: bytes, seconds: float) -> PolicyComparison:
+def compare_bundles(old: bytes, new: bytes, seconds: float) -> PolicyComparison:
     """Compare both bundles as far as the time limit allows."""
     from random import Random
 
-    from policyengine.analysis.diff.compare import ALL_SAMPLES, Comparing
+    from policyengine.analysis.diff.compare import MAX_SAMPLES, PolicyDiffer
     from policyengine.compiler.bundle.file import decode_bundle
 
     began, late = monotonic(), [f"not everything was compared within {seconds:g} s"]
-    comparing = Comparing(decode_bundle(old).kernel, decode_bundle(new).kernel, Random(0), False, ALL_SAMPLES)
-    with suppress(OutOfTime):
+    comparing = PolicyDiffer(decode_bundle(old).kernel, decode_bundle(new).kernel, Random(0), False, MAX_SAMPLES)
+    with suppress(TimeLimitError):
         with time_limit(seconds):
             comparing.walk()
         late.clear()
     found = comparing.result()
-    return PolicyComparison(tuple(widenings(found)), (*late, *doubts(found)), monotonic() - began)
+    return PolicyComparison(tuple(find_widenings(found)), (*late, *describe_doubts(found)), monotonic() - began)
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise OutOfTime
+        raise TimeLimitError
 
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -167,42 +167,42 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def doubts(found: Diff) -> Iterator[str]:
+def describe_doubts(found: Diff) -> Iterator[str]:
     yield from (one.words for one in found.doubts)
 
 
-def widenings(found: Diff) -> Iterator[Widening]:
+def find_widenings(found: Diff) -> Iterator[WideningChange]:
     """What widens, and what may: where other people are asked, they may approve what those before them did not."""
     opens = ("widening", "changed")
-    for one in found.differences:
-        if one.direction in opens:
-            yield of_difference(one)
+    for difference in found.differences:
+        if difference.direction in opens:
+            yield widening_of_difference(difference)
     for limit in found.limits:
         if limit.direction in opens:
-            yield of_limit(limit)
+            yield widening_of_limit(limit)
     for anchor in found.trust:
         if anchor.direction in opens:
-            yield of_trust(anchor)
+            yield widening_of_trust(anchor)
     if found.maps is not None:
         told = [*(f"- {one.text}" for one in found.maps.removed), *(f"+ {one.text}" for one in found.maps.added)]
-        yield Widening("map authzen", (), f"other questions of AuthZEN: {'; '.join(told)}")
+        yield WideningChange("map authzen", (), f"other questions of AuthZEN: {'; '.join(told)}")
 
 
-def of_difference(one: Difference) -> Widening:
+def widening_of_difference(one: Difference) -> WideningChange:
     rules = [rule.name for rule in (*one.removed, *one.added)] or [rule.name for rule in one.new.rules]
     named = ", ".join(dict.fromkeys(rules)) or "no rule alone"
     places = tuple(witness.region.words for witness in one.witnesses)
-    return Widening(named, places, f"{one.old.words} -> {one.new.words}", one.witnesses[0].request)
+    return WideningChange(named, places, f"{one.old.words} -> {one.new.words}", one.witnesses[0].request)
 
 
-def of_limit(limit: LimitChange) -> Widening:
+def widening_of_limit(limit: LimitChange) -> WideningChange:
     rule = limit.new or limit.old
     assert rule is not None
     before, after = (None if one is None else one.text for one in (limit.old, limit.new))
     change = f"{limit.verb}: {before or 'nothing'} -> {after or 'nothing'}"
-    return Widening(rule.name, (), change)
+    return WideningChange(rule.name, (), change)
 
 
-def of_trust(anchor: TrustChange) -> Widening:
+def widening_of_trust(anchor: TrustChange) -> WideningChange:
     told = [*(f"- {one.text}" for one in anchor.removed), *(f"+ {one.text}" for one in anchor.added)]
-    return Widening(anchor.name, (), f"{anchor.verb}: {'; '.join(told)}")
+    return WideningChange(anchor.name, (), f"{anchor.verb}: {'; '.join(told)}")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.diagnostics.model import PolicyError
-from policyengine.reload.candidate import Candidate, RefusalKind, Refused
-from policyengine.reload.comparison import MOST, ComparisonProcess, PolicyComparison
-from policyengine.reload.inventory import Inventory, lost_rows, summary
+from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError
+from policyengine.reload.comparison import MAX_LISTED_WIDENINGS, ComparisonProcess, PolicyComparison
+from policyengine.reload.inventory import Inventory, lost_rows, summarize_losses
 from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
 
-KEPT = 4  # bundles, by revision: of those that decide, and of those that are to follow
+MAX_CACHED_BUNDLES = 4  # bundles, by revision: of those that decide, and of those that are to follow
 _LOG = logging.getLogger("policyengine")
-Tell: TypeAlias = Callable[[int, bool], None]
+ComparisonCallback: TypeAlias = Callable[[int, bool], None]
 
 
 class ReloadGate:
@@ -49,9 +49,9 @@ class ReloadGate:
             losses += lost_rows(engine.directory, candidate.directory)
         refused = rules.refused(losses, revision)
         if refused:
-            raise Refused(
-                summary(refused), [loss.words for loss in refused], RefusalKind.REMOVED,
-                advice(sorted({loss.kind for loss in refused}), revision),
+            raise ReloadRefusedError(
+                summarize_losses(refused), [loss.words for loss in refused], RefusalKind.REMOVED,
+                allow_hint(sorted({loss.kind for loss in refused}), revision),
             )  # fmt: skip
         if rules.gate and not same:
             self._hold(engine, candidate, revision, rules)
@@ -61,11 +61,11 @@ class ReloadGate:
         found = self._compared(engine, candidate, revision, rules.seconds)
         if found.widenings and not rules.allows(WIDENING, revision):
             findings = [one.words for one in found.widenings]
-            why = in_words(len(findings))
-            raise Refused(why, findings, RefusalKind.WIDENING, advice([WIDENING], revision))
+            why = describe_widenings(len(findings))
+            raise ReloadRefusedError(why, findings, RefusalKind.WIDENING, allow_hint([WIDENING], revision))
         if found.unproved and not rules.allows(UNPROVED, revision):
             why = "it is not proved that nothing passes that did not"
-            raise Refused(why, found.unproved, RefusalKind.UNPROVED, advice([UNPROVED], revision))
+            raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
         """What was proved before is not compared again, as where somebody allows what was refused."""
@@ -82,10 +82,10 @@ class ReloadGate:
         try:
             revision = decode_bundle(candidate.bundle).kernel.revision
         except PolicyError as error:
-            raise Refused("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
+            raise ReloadRefusedError("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
         self._bundles[revision], self._inventories[revision] = candidate.bundle, candidate.inventory
         for known in (self._bundles, self._inventories):
-            while len(known) > KEPT:
+            while len(known) > MAX_CACHED_BUNDLES:
                 del known[next(iter(known))]
         return revision
 
@@ -111,7 +111,7 @@ class ReloadGate:
     def busy(self) -> bool:
         return self._pending is not None or self._running is not None
 
-    def attend(self, tell: Tell) -> None:
+    def attend(self, tell: ComparisonCallback) -> None:
         """Start the comparison that waits, or take its result; never waits itself."""
         with self._guard:
             if self._running is not None:
@@ -124,7 +124,7 @@ class ReloadGate:
                 pair, self._pending = self._pending, None
                 self._begin(pair, tell)
 
-    def _begin(self, pair: tuple[Engine, Engine], tell: Tell) -> None:
+    def _begin(self, pair: tuple[Engine, Engine], tell: ComparisonCallback) -> None:
         before, after = pair
         known, seconds = self._results.get((before.revision, after.revision)), self._seconds()
         if before.revision == after.revision:
@@ -142,15 +142,15 @@ class ReloadGate:
     def _seconds(self) -> float:
         try:
             return self._rules().seconds
-        except Refused:
+        except ReloadRefusedError:
             return 0.0
 
-    def compare_beside(self, tell: Tell) -> None:
+    def compare_beside(self, tell: ComparisonCallback) -> None:
         """Do the same in a thread, where nothing calls `attend`."""
         if self.busy:
             Thread(target=self._compare, args=(tell,), name="comparing policies", daemon=True).start()
 
-    def _compare(self, tell: Tell) -> None:
+    def _compare(self, tell: ComparisonCallback) -> None:
         while self.busy:
             self.attend(tell)
             running = self._running
@@ -166,28 +166,33 @@ class ReloadGate:
             self._running = self._pending = None
 
 
-def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: Tell) -> None:
+def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: ComparisonCallback) -> None:
     """Log each widening, and what was proved."""
     before, after = (engine.revision for engine in pair)
     named = {"revision": after, "before": before}
-    for one in found.widenings[:MOST]:
-        more = {"rule": one.rule, "places": list(one.places), "change": one.change, "request": one.request}
-        _LOG.warning("the reload widens: %s", one.words, extra={"event": "reload_widens", **named, **more})
+    for widening in found.widenings[:MAX_LISTED_WIDENINGS]:
+        more = {
+            "rule": widening.rule,
+            "places": list(widening.places),
+            "change": widening.change,
+            "request": widening.request,
+        }
+        _LOG.warning("the reload widens: %s", widening.words, extra={"event": "reload_widens", **named, **more})
     many, open_ = len(found.widenings), len(found.unproved)
-    words = "nothing passes that did not" if not many else in_words(many)
+    words = "nothing passes that did not" if not many else describe_widenings(many)
     proved = "that is proved" if not open_ else f"not proved beyond that: {'; '.join(found.unproved[:3])}"
     _LOG.info(
         "compared with what decided before: %s; %s", words, proved,
-        extra={"event": "reload_compared", **named, "widens": many, "unproved": list(found.unproved[:MOST])},
+        extra={"event": "reload_compared", **named, "widens": many, "unproved": list(found.unproved[:MAX_LISTED_WIDENINGS])},
     )  # fmt: skip
     tell(many, not found.unproved)
 
 
-def in_words(many: int) -> str:
+def describe_widenings(many: int) -> str:
     return f"{many:,} {'change lets' if many == 1 else 'changes let'} requests pass that did not"
 
 
-def advice(words: list[str], revision: str) -> str:
+def allow_hint(words: list[str], revision: str) -> str:
     always = ", ".join(f"`{word}`" for word in words)
     return (
         f'if that is meant, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows these '

@@ -8,18 +8,22 @@ from hashlib import sha256
 from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.entities.store import Directory, lost_types
-from policyengine.kernel.fingerprint import Writers
-from policyengine.runtime.format_values import shown
+from policyengine.entities.store import EntityStore, describe_lost_types
+from policyengine.kernel.fingerprint import CanonicalWriters
+from policyengine.runtime.format_values import format_value
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
 FILES, PACKAGES, GUARDS, LIMITS = "removed-files", "removed-packages", "removed-guards", "removed-limits"
-DELEGATION, ENTITIES, CUT = "removed-delegation-limits", "removed-entities", "cut-files"
+DELEGATION, ENTITIES, TRUNCATED_FILES = "removed-delegation-limits", "removed-entities", "cut-files"
 NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit"}
-CLOSING = {"guard": GUARDS, "rate": LIMITS, "budget": LIMITS}  # what keeps a door shut, or bounds what passes it
-MOST_NAMED = 3
-Key: TypeAlias = tuple[str, str, str]
+RESTRICTION_KINDS = {
+    "guard": GUARDS,
+    "rate": LIMITS,
+    "budget": LIMITS,
+}  # what keeps a door shut, or bounds what passes it
+MAX_NAMED_ITEMS = 3
+ItemKey: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,12 @@ class InventoryItem:
     at: str
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ItemKey:
         return self.kind, self.package, self.name
 
     @property
     def words(self) -> str:
-        return f"{self.kind} {shown(self.name)} of {self.package}, which was at {self.at}"
+        return f"{self.kind} {format_value(self.name)} of {self.package}, which was at {self.at}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Inventory:
     def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> Inventory:
         """A bundle has no sources: what it was made of nobody can cut off."""
         texts = {source.label or source.name: source.text for source in sources}
-        items, delegation = tuple(items_of(kernel)), frozenset(bounds(kernel.delegation))
+        items, delegation = tuple(collect_items(kernel)), frozenset(delegation_bounds(kernel.delegation))
         return cls(frozenset(kernel.packages), items, delegation, texts)
 
     @property
@@ -81,21 +85,24 @@ class Inventory:
 
     def _cut_files(self, after: Inventory) -> Iterator[Loss]:
         for file, text in after.texts.items():
-            line = None if file not in self.texts else line_of_cut(self.texts[file], text)
+            line = None if file not in self.texts else truncation_line(self.texts[file], text)
             if line is not None:
-                yield Loss(CUT, f"the end of `{file}`, from line {line} on: the file is cut off inside a declaration")
+                yield Loss(
+                    TRUNCATED_FILES,
+                    f"the end of `{file}`, from line {line} on: the file is cut off inside a declaration",
+                )
 
     def _lost_rules(self, after: Inventory) -> Iterator[Loss]:
         there, moved = {item.key: item for item in after.items}, self._moved(after)
         for item in self.items:
-            if item.kind not in CLOSING:
+            if item.kind not in RESTRICTION_KINDS:
                 continue
             found = there.get(item.key)
             if found is not None:
                 gone = sorted(lost_parts(item, found))
-                yield from (Loss(CLOSING[item.kind], f"`{part}` in {item.words}") for part in gone)
+                yield from (Loss(RESTRICTION_KINDS[item.kind], f"`{part}` in {item.words}") for part in gone)
             elif (item.kind, item.content) not in moved:
-                yield Loss(CLOSING[item.kind], item.words)
+                yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
     def _lost_files(self, after: Inventory) -> Iterator[Loss]:
         """A file is gone where nothing comes from it any more, and what did has not moved to another."""
@@ -108,7 +115,7 @@ class Inventory:
                 if item.file == file and item.key not in keys and (item.kind, item.content) not in moved
             ]
             if gone:
-                yield Loss(FILES, f"file `{file}`, and with it {listed(gone)}")
+                yield Loss(FILES, f"file `{file}`, and with it {list_items(gone)}")
 
     def _moved(self, after: Inventory) -> frozenset[tuple[str, bytes]]:
         """What has a new name in `after`: it may be what had another name here."""
@@ -116,13 +123,13 @@ class Inventory:
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)
 
 
-def listed(items: list[InventoryItem]) -> str:
-    named = [f"{item.kind} {shown(item.name)}" if item.name else item.kind for item in items[:MOST_NAMED]]
-    more = len(items) - MOST_NAMED
+def list_items(items: list[InventoryItem]) -> str:
+    named = [f"{item.kind} {format_value(item.name)}" if item.name else item.kind for item in items[:MAX_NAMED_ITEMS]]
+    more = len(items) - MAX_NAMED_ITEMS
     return ", ".join([*named, *([f"{more:,} more"] if more > 0 else [])])
 
 
-def line_of_cut(before: str, after: str) -> int | None:
+def truncation_line(before: str, after: str) -> int | None:
     """Where a text that begins like the one before ends inside of one of its declarations; None where it does not.
 
     Such a text may be a policy still: `define d = a and b` without its end says `a`.
@@ -145,29 +152,31 @@ def lost_parts(before: InventoryItem, after: InventoryItem) -> frozenset[str]:
 # ── A kernel to its items ─────────────────────────────────────────────────────────────────────
 
 
-def items_of(kernel: k.Kernel) -> Iterator[InventoryItem]:
-    write = Writers()
+def collect_items(kernel: k.Kernel) -> Iterator[InventoryItem]:
+    write = CanonicalWriters()
     for guard in kernel.guards:
-        yield item(write, guard, "guard", guard.package, guard.name, map(effect_word, guard.effects))
+        yield build_item(write, guard, "guard", guard.package, guard.name, map(effect_kind, guard.effects))
     for limit in kernel.limits:
         kind = "rate" if isinstance(limit, k.Rate) else "budget"
-        yield item(write, limit, kind, limit.package, limit.name, limit_words(limit))
+        yield build_item(write, limit, kind, limit.package, limit.name, limit_parts(limit))
     for blocks in (kernel.agents, kernel.users, kernel.anyones):
         for block in blocks:
-            yield item(write, block, "block", block.package, block.label)
+            yield build_item(write, block, "block", block.package, block.label)
     for kind, named in (("entity", kernel.entities), ("issuer", kernel.issuers), ("attester", kernel.attesters)):
-        yield from (item(write, one, kind, "", name) for name, one in named.items())
+        yield from (build_item(write, one, kind, "", name) for name, one in named.items())
     for kind, parts in (("facts", kernel.binders), ("delegation", kernel.delegation), ("map", kernel.maps)):
-        yield from (item(write, part, kind, "", "") for part in parts)
+        yield from (build_item(write, part, kind, "", "") for part in parts)
 
 
-def item(write: Writers, part: k.Part, kind: str, package: str, name: str, parts: Iterable[str] = ()) -> InventoryItem:
+def build_item(
+    write: CanonicalWriters, part: k.Node, kind: str, package: str, name: str, parts: Iterable[str] = ()
+) -> InventoryItem:
     source = part.span.source
-    digest = sha256(write(anonymous(part)).encode("utf-8", "surrogatepass")).digest()
+    digest = sha256(write(without_name(part)).encode("utf-8", "surrogatepass")).digest()
     return InventoryItem(kind, package, name, digest, frozenset(parts), source.label or source.name, part.span.at)
 
 
-def anonymous(part: k.Part) -> k.Part:
+def without_name(part: k.Node) -> k.Node:
     """The same without its name, so that a rule that was only renamed is known by what it says."""
     match part:
         case k.Guard() | k.Rate():
@@ -180,19 +189,19 @@ def anonymous(part: k.Part) -> k.Part:
             return part
 
 
-def effect_word(effect: k.Effect) -> str:
+def effect_kind(effect: k.Effect) -> str:
     match effect:
         case k.Deny():
             return "deny"
         case k.Confirm():
             return "confirm"
-        case k.Oblige():
+        case k.ObligationEffect():
             return effect.kind
         case _:
             assert_never(effect)
 
 
-def limit_words(limit: k.Limit) -> Iterator[str]:
+def limit_parts(limit: k.Limit) -> Iterator[str]:
     match limit:
         case k.Rate():
             yield from ("pace",) if limit.pace is not None else ()
@@ -202,30 +211,30 @@ def limit_words(limit: k.Limit) -> Iterator[str]:
             yield from (one.function for one in limit.quotas)
 
 
-def bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
-    for one in limits:
-        yield from ("depth",) if one.depth is not None else ()
-        yield from ("lifetime",) if one.lifetime is not None else ()
-        yield from ("no cycles",) if one.no_cycles else ()
+def delegation_bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
+    for limit in limits:
+        yield from ("depth",) if limit.depth is not None else ()
+        yield from ("lifetime",) if limit.lifetime is not None else ()
+        yield from ("no cycles",) if limit.no_cycles else ()
 
 
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def lost_rows(before: Directory, after: Directory) -> list[Loss]:
-    return [Loss(ENTITIES, words) for words in lost_types(before, after)]
+def lost_rows(before: EntityStore, after: EntityStore) -> list[Loss]:
+    return [Loss(ENTITIES, words) for words in describe_lost_types(before, after)]
 
 
-def summary(losses: Iterable[Loss]) -> str:
+def summarize_losses(losses: Iterable[Loss]) -> str:
     """`2 guards and 1 file are gone`."""
     every = [loss.kind for loss in losses]
-    cut, types, kinds = every.count(CUT), every.count(ENTITIES), [kind for kind in every if kind in NOUNS]
+    cut, types, kinds = every.count(TRUNCATED_FILES), every.count(ENTITIES), [kind for kind in every if kind in NOUNS]
     cut_off = [f"{cut:,} file{' is' if cut == 1 else 's are'} cut off"] if cut else []
     rows = [f"rows of {types:,} entity type{' are' if types == 1 else 's are'} gone"] if types else []
-    return "; ".join([*cut_off, *([gone(kinds)] if kinds else []), *rows])
+    return "; ".join([*cut_off, *([describe_removed(kinds)] if kinds else []), *rows])
 
 
-def gone(kinds: Sequence[str]) -> str:
+def describe_removed(kinds: Sequence[str]) -> str:
     counts = [(noun, kinds.count(kind)) for kind, noun in NOUNS.items() if kind in kinds]
     words = [f"{many:,} {noun}{'' if many == 1 else 's'}" for noun, many in counts]
     joined = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

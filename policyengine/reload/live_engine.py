@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 
-from policyengine.engine.request_input import read
+from policyengine.engine.request_input import parse_request
 from policyengine.explain.explanation import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
-from policyengine.reload.reloader import Reloading
+from policyengine.reload.reloader import ReloadableEngine
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 
 _LOG = logging.getLogger("policyengine")
 
 
-class Current:
+class LiveEngine:
     """An engine to integrations, and another one after each reload: each question is answered by one of them."""
 
-    def __init__(self, reloading: Reloading) -> None:
+    def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
 
     async def proved_async(self, facts: Facts) -> Facts:
@@ -26,7 +26,7 @@ class Current:
     async def decide_async(self, question: Facts) -> Decision:
         decision = await self._reloading.current.decide_async(question)
         if decision.observed:
-            tell(decision, question)
+            log_observed(decision, question)
         return decision
 
     async def evaluate_async(self, question: Facts) -> Decision:
@@ -44,9 +44,11 @@ class Current:
         return await engine.report_async(decision, status=status, latency_ms=latency_ms, output=output)
 
 
-def tell(decision: Decision, question: Facts) -> None:
+def log_observed(decision: Decision, question: Facts) -> None:
     """On a line; what strangers called things is quoted in it."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
-    asked = read({name: value for name, value in question.items() if name != "credentials"})  # they were looked at
-    words = shown(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
+    asked = parse_request(
+        {name: value for name, value in question.items() if name != "credentials"}
+    )  # they were looked at
+    words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed, and would be %s: %s", *words, extra={"event": "observed"})

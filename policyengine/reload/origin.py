@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.entities.columns import Declarations
-from policyengine.entities.sources import Sources
-from policyengine.entities.store import Directory
-from policyengine.policy_files import BUNDLE, load_sources, policies_in
+from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.sources import EntitySources
+from policyengine.entities.store import EntityStore
+from policyengine.policy_files import BUNDLE_SUFFIX, find_policies, load_sources
 
-Look: TypeAlias = tuple[tuple[str, object], ...]
+FileStates: TypeAlias = tuple[tuple[str, object], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReloadSource:
     """Files and folders of policies, or one bundle, with the keys of which one must have signed it; where entities are.
 
     `tested`: what the policies' own tests say has to be so before they decide. `settings` is a file that says what a
@@ -25,16 +25,16 @@ class Origin:
     """
 
     paths: tuple[Path, ...]
-    entities: Sources | None = None
+    entities: EntitySources | None = None
     keys: tuple[Path, ...] | None = None
     tested: bool = True
     settings: Path | None = None
 
     @property
     def bundle(self) -> Path | None:
-        return self.paths[0] if len(self.paths) == 1 and self.paths[0].suffix == BUNDLE else None
+        return self.paths[0] if len(self.paths) == 1 and self.paths[0].suffix == BUNDLE_SUFFIX else None
 
-    def directory(self, declared: Declarations) -> Directory | None:
+    def directory(self, declared: EntityDeclarations) -> EntityStore | None:
         """As the policies declare it. Raises EntitiesError."""
         return None if self.entities is None else self.entities.read(declared)
 
@@ -49,18 +49,18 @@ class Origin:
         for path in self.paths:
             yield path
             if path.is_dir():
-                yield from policies_in(path, lambda _: None)
+                yield from find_policies(path, lambda _: None)
         yield from imported
         yield from () if self.entities is None else self.entities.files()
         yield from self.keys or ()
         yield from () if self.settings is None else (self.settings,)
 
-    def look(self, imported: tuple[Path, ...] = ()) -> Look:
+    def look(self, imported: tuple[Path, ...] = ()) -> FileStates:
         """How the files look: the same as long as nobody wrote, moved, linked, removed or shut one."""
-        return tuple(sorted({str(file): seen(file) for file in self.files(imported)}.items()))
+        return tuple(sorted({str(file): file_state(file) for file in self.files(imported)}.items()))
 
 
-def seen(file: Path) -> object:
+def file_state(file: Path) -> object:
     try:
         found = os.stat(file)
     except (OSError, ValueError) as error:

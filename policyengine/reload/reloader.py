@@ -16,12 +16,12 @@ from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import ObserveError
 from policyengine.engine.request_input import Clock, new_id, utc_now
-from policyengine.entities.sources import Given, Sources
+from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.setup import Verifying
-from policyengine.reload.candidate import Candidate, RefusalKind, Refused, prepared
+from policyengine.identity.setup import IdentitySource
+from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.gate import ReloadGate
-from policyengine.reload.origin import Origin
+from policyengine.reload.origin import ReloadSource
 from policyengine.reload.rules import ReloadRules
 from policyengine.stores.base import Store, StoreError
 
@@ -32,7 +32,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
-class Reloads:
+class ReloadStatus:
     """How many there were, and how many were refused; `why` and `at` (RFC 3339) of the last one while it stays so.
 
     `widens` is how much the last one let pass that did not pass before, `proved` whether that is all: None while it is
@@ -52,13 +52,13 @@ class Reloads:
         told = {"done": self.done, "refused": self.refused, "why": self.why, "at": self.at}
         return {**told, "widens": self.widens, "proved": self.proved}
 
-    def with_refusal(self, refused: Refused) -> Reloads:
+    def with_refusal(self, refused: ReloadRefusedError) -> ReloadStatus:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         reasons = Counter(dict(self.reasons)) + Counter([refused.reason.value])
         return replace(self, refused=self.refused + 1, why=refused.why, at=now, reasons=tuple(sorted(reasons.items())))
 
 
-class Reloading:
+class ReloadableEngine:
     """`current` is the engine that decides now. Read it once for each question: `reloading.current.decide(question)`.
 
     Threads may share it. With an `origin` it can `reload`: what is bad is refused, and the last good one goes on. So is
@@ -66,11 +66,11 @@ class Reloading:
     """
 
     def __init__(
-        self, engine: Engine, origin: Origin | None = None, rules: Callable[[], ReloadRules] = ReloadRules
+        self, engine: Engine, origin: ReloadSource | None = None, rules: Callable[[], ReloadRules] = ReloadRules
     ) -> None:
         self.current = engine
         self.origin = origin
-        self.reloads = Reloads()
+        self.reloads = ReloadStatus()
         self.gate = ReloadGate(rules)
         self._taken = b""  # the bundle that was taken last
         self._one_at_a_time = Lock()
@@ -79,24 +79,26 @@ class Reloading:
     def load(
         cls,
         *paths: Path | str,
-        entities: Given | None = None,
+        entities: SourcesArgument | None = None,
         keys: tuple[Path | str, ...] | None = None,
-        identity: Verifying | None = None,
+        identity: IdentitySource | None = None,
         tested: bool = True,
         rules: ReloadRules | None = None,
         clock: Clock = utc_now,
         ids: Callable[[datetime], str] = new_id,
         log: DecisionLog | None = None,
         store: Store | None = None,
-    ) -> Reloading:
+    ) -> ReloadableEngine:
         """From files and folders of policies, or from one bundle, as `Engine.load` and `Engine.from_bundle`.
 
         `rules` say what a reload may take away: nothing, unless they are given. Raises Refused: also the first policies
         have to pass their own tests, unless these are not to be `tested`; and IdentityError.
         """
         files = None if keys is None else tuple(map(Path, keys))
-        origin = Origin(tuple(map(Path, paths)), None if entities is None else Sources.of(entities), files, tested)
-        first = prepared(origin)
+        origin = ReloadSource(
+            tuple(map(Path, paths)), None if entities is None else EntitySources.of(entities), files, tested
+        )
+        first = prepare_candidate(origin)
         bundle = decode_bundle(first.bundle)
         engine = Engine(
             bundle.kernel, directory=first.directory, tree=bundle.tree, clock=clock, ids=ids, log=log, store=store
@@ -106,7 +108,9 @@ class Reloading:
         found.gate.remember(first)
         return found
 
-    def reload(self, prepare: Callable[[Origin], Candidate] = prepared, *, allow: Iterable[str] = ()) -> bool:
+    def reload(
+        self, prepare: Callable[[ReloadSource], Candidate] = prepare_candidate, *, allow: Iterable[str] = ()
+    ) -> bool:
         """Read all of it anew. Whether that decides now; else `reloads.why` and the operator's log say why not.
 
         `allow` is what may be gone this once: words of `ReloadRules`, or the revision of what is read. What the new
@@ -120,7 +124,7 @@ class Reloading:
                 if self.is_new(candidate):
                     self.check(candidate, once)
                     self.replace(self.engine_of(candidate))
-            except Refused as refused:
+            except ReloadRefusedError as refused:
                 self.refuse(refused)
                 return False
         self.gate.compare_beside(self.compared)
@@ -137,14 +141,14 @@ class Reloading:
             return engine
         except LogError as error:
             why = "the entities cannot be written to the decision log"
-            raise Refused(why, [str(error)], RefusalKind.ENTITIES) from None
+            raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
         except ObserveError as error:
-            raise Refused("what is observed would not be there any more", [str(error)]) from None
+            raise ReloadRefusedError("what is observed would not be there any more", [str(error)]) from None
         except IdentityError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            raise Refused("its issuers do not fit `--identity`", [f"{error.message}{hint}"]) from None
+            raise ReloadRefusedError("its issuers do not fit `--identity`", [f"{error.message}{hint}"]) from None
         except PolicyError as error:
-            raise Refused("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
+            raise ReloadRefusedError("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
 
     def is_new(self, candidate: Candidate) -> bool:
         """Whether anything about it is not as it was when one was taken last."""
@@ -187,7 +191,7 @@ class Reloading:
         except StoreError as error:
             _LOG.error("the store was not told which history is asked for: %s", error, extra={"event": "store_fails"})
 
-    def refuse(self, refused: Refused) -> None:
+    def refuse(self, refused: ReloadRefusedError) -> None:
         """It is told, and the last good one goes on."""
         self.reloads = self.reloads.with_refusal(refused)
         _LOG.error(

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from policyengine.diagnostics.model import suggest
-from policyengine.reload.inventory import CUT, DELEGATION, ENTITIES, FILES, GUARDS, LIMITS, PACKAGES, Loss
-from policyengine.runtime.structure_checks import quoted
+from policyengine.reload.inventory import DELEGATION, ENTITIES, FILES, GUARDS, LIMITS, PACKAGES, TRUNCATED_FILES, Loss
+from policyengine.runtime.structure_checks import quote_input
 
 WIDENING, UNPROVED = "widening", "unproved"
-WORDS = (CUT, FILES, PACKAGES, GUARDS, LIMITS, DELEGATION, ENTITIES, WIDENING, UNPROVED)
+RULE_WORDS = (TRUNCATED_FILES, FILES, PACKAGES, GUARDS, LIMITS, DELEGATION, ENTITIES, WIDENING, UNPROVED)
 REVISION = re.compile(r"sha256:[0-9a-f]{64}")
-SECONDS = 30.0
+COMPARE_SECONDS = 30.0
 
 
 class ReloadRuleError(ValueError):
@@ -33,12 +33,12 @@ class ReloadRules:
 
     allow: frozenset[str] = frozenset()
     gate: bool = False
-    seconds: float = SECONDS
+    seconds: float = COMPARE_SECONDS
 
     @classmethod
-    def of(cls, allow: Iterable[str] = (), *, gate: bool = False, seconds: float = SECONDS) -> ReloadRules:
+    def of(cls, allow: Iterable[str] = (), *, gate: bool = False, seconds: float = COMPARE_SECONDS) -> ReloadRules:
         """Raises ReloadRuleError."""
-        return cls(frozenset(map(checked, allow)), gate, seconds)
+        return cls(frozenset(map(check_rule, allow)), gate, seconds)
 
     def refused(self, losses: Collection[Loss], revision: str) -> list[Loss]:
         """Those that are not allowed. A revision says nothing of rows, which are no part of it."""
@@ -49,10 +49,10 @@ class ReloadRules:
         return word in self.allow or revision in self.allow
 
 
-def checked(word: str) -> str:
-    if word in WORDS or REVISION.fullmatch(word):
+def check_rule(word: str) -> str:
+    if word in RULE_WORDS or REVISION.fullmatch(word):
         return word
-    meant = suggest(word, WORDS)
-    known = ", ".join(f"`{one}`" for one in WORDS)
+    meant = suggest(word, RULE_WORDS)
+    known = ", ".join(f"`{one}`" for one in RULE_WORDS)
     hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and revisions: `sha256:…`, all of it"
-    raise ReloadRuleError(f"`{quoted(word)}` is nothing that a reload may be allowed", hint)
+    raise ReloadRuleError(f"`{quote_input(word)}` is nothing that a reload may be allowed", hint)

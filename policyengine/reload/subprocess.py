@@ -9,14 +9,14 @@ import subprocess
 import sys
 
 from policyengine.child_processes import child_environment, python_command
-from policyengine.reload.candidate import Candidate, RefusalKind, Refused, prepared
-from policyengine.reload.origin import Origin
+from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
+from policyengine.reload.origin import ReloadSource
 
-LONGEST = 120.0  # seconds that checking and testing may take
+MAX_PREPARE_SECONDS = 120.0  # seconds that checking and testing may take
 COMMAND = "from policyengine.reload.subprocess import main; main()"
 
 
-def prepared_apart(origin: Origin, longest: float = LONGEST) -> Candidate:
+def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SECONDS) -> Candidate:
     """Raises Refused."""
     try:
         ended = subprocess.run(
@@ -28,15 +28,17 @@ def prepared_apart(origin: Origin, longest: float = LONGEST) -> Candidate:
             env=child_environment(),
         )
     except subprocess.TimeoutExpired:
-        raise Refused(f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE) from None
+        raise ReloadRefusedError(
+            f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE
+        ) from None
     except OSError as error:
         why = f"no process could be started to check them: {(error.strerror or str(error)).lower()}"
-        raise Refused(why, reason=RefusalKind.FAILURE) from None
+        raise ReloadRefusedError(why, reason=RefusalKind.FAILURE) from None
     if ended.returncode:
         why = f"the process that checked them ended with status {ended.returncode}"
-        raise Refused(why, reason=RefusalKind.FAILURE)
+        raise ReloadRefusedError(why, reason=RefusalKind.FAILURE)
     found = pickle.loads(ended.stdout)
-    if isinstance(found, Refused):
+    if isinstance(found, ReloadRefusedError):
         raise found
     assert isinstance(found, Candidate)
     return found
@@ -49,9 +51,9 @@ def main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         origin = pickle.load(sys.stdin.buffer)
-        found: Candidate | Refused
+        found: Candidate | ReloadRefusedError
         try:
-            found = prepared(origin)
-        except Refused as refused:
+            found = prepare_candidate(origin)
+        except ReloadRefusedError as refused:
             found = refused
         answer.write(pickle.dumps(found))

@@ -10,19 +10,19 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
-from policyengine.early_signals import had_hangup
-from policyengine.reload.candidate import RefusalKind, Refused
-from policyengine.reload.reloader import Reloading
-from policyengine.reload.watch import Attempts
+from policyengine.early_signals import take_hangup
+from policyengine.reload.candidate import RefusalKind, ReloadRefusedError
+from policyengine.reload.reloader import ReloadableEngine
+from policyengine.reload.watch import ReloadScheduler
 
-LONGEST_STEP = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
+MAX_JOIN_SECONDS = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
 _LOG = logging.getLogger("policyengine")
 
 
-class Reloader:
+class ReloadThread:
     """`ask` may be called by a handler of signals, whatever this process is doing."""
 
-    def __init__(self, reloading: Reloading, attempts: Attempts) -> None:
+    def __init__(self, reloading: ReloadableEngine, attempts: ReloadScheduler) -> None:
         self._reloading, self._attempts = reloading, attempts
         self._calls: SimpleQueue[bool] = SimpleQueue()  # unlike locks it may be used inside of a handler
 
@@ -37,7 +37,7 @@ class Reloader:
             yield
         finally:
             self._calls.put(False)
-            thread.join(LONGEST_STEP)
+            thread.join(MAX_JOIN_SECONDS)
             self._reloading.gate.close()
 
     def _run(self) -> None:
@@ -46,12 +46,12 @@ class Reloader:
                 candidate = self._attempts.candidate()
                 if candidate is not None:
                     self._reloading.replace(self._reloading.engine_of(candidate))
-            except Refused as refused:
+            except ReloadRefusedError as refused:
                 self._reloading.refuse(refused)
             except Exception:
                 _LOG.exception("reloading failed", extra={"event": "reload_failed"})
                 self._reloading.refuse(
-                    Refused("reloading failed; the operator's log says why", reason=RefusalKind.FAILURE)
+                    ReloadRefusedError("reloading failed; the operator's log says why", reason=RefusalKind.FAILURE)
                 )
 
     def _goes_on(self) -> bool:
@@ -69,15 +69,15 @@ class Reloader:
 
 
 @contextmanager
-def reloaded(reloading: Reloading, attempts: Attempts) -> Iterator[None]:
+def reload_on_request(reloading: ReloadableEngine, attempts: ReloadScheduler) -> Iterator[None]:
     """While it lasts policies are read anew: on SIGHUP, and when it is time."""
-    reloader = Reloader(reloading, attempts)
-    with reloader.running(), hanging_up(reloading, reloader.ask):
+    reloader = ReloadThread(reloading, attempts)
+    with reloader.running(), handle_sighup(reloading, reloader.ask):
         yield
 
 
 @contextmanager
-def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
+def handle_sighup(reloading: ReloadableEngine, ask: Callable[[], None]) -> Iterator[None]:
     """SIGHUP says that the log was moved away, or that there are other policies."""
     if not hasattr(signal, "SIGHUP") or current_thread() is not main_thread():
         yield
@@ -90,7 +90,7 @@ def hanging_up(reloading: Reloading, ask: Callable[[], None]) -> Iterator[None]:
         ask()
 
     before = signal.signal(signal.SIGHUP, heard)
-    if had_hangup():
+    if take_hangup():
         ask()
     try:
         yield

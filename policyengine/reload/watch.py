@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policyengine.reload.candidate import Candidate, Refused
-from policyengine.reload.origin import Look, Origin
-from policyengine.reload.reloader import Reloading
-from policyengine.reload.subprocess import prepared_apart
+from policyengine.reload.candidate import Candidate, ReloadRefusedError
+from policyengine.reload.origin import FileStates, ReloadSource
+from policyengine.reload.reloader import ReloadableEngine
+from policyengine.reload.subprocess import prepare_in_subprocess
 
-PAUSE = 0.5  # seconds between two looks
-MOST_TRIES = 20  # while somebody writes
+LOOK_SECONDS = 0.5  # seconds between two looks
+MAX_TRIES = 20  # while somebody writes
 
-Prepare = Callable[[Origin], Candidate]
+PrepareFunction = Callable[[ReloadSource], Candidate]
 
 
-class Watch:
+class PolicyFileWatcher:
     """An editor writes in pieces, a link is moved, a folder is copied: it is read once two looks are the same."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: ReloadSource) -> None:
         self._origin = origin
         self._imported = origin.imported()
         self._tried = self._last = self._look()
@@ -32,12 +32,12 @@ class Watch:
         before, self._last = self._last, self._look()
         return before == self._last
 
-    def trying(self) -> Look:
+    def trying(self) -> FileStates:
         """They are read now; what changed since the last look counts as changed while they are read."""
         self._tried = self._last
         return self._tried
 
-    def tried(self, look: Look) -> bool:
+    def tried(self, look: FileStates) -> bool:
         """Whether they stayed as they were while they were read: if not, what was read may be a part of each."""
         if self._look() != look:
             return False
@@ -47,20 +47,22 @@ class Watch:
             self._tried = self._last = self._look()
         return True
 
-    def _look(self) -> Look:
+    def _look(self) -> FileStates:
         return self._origin.look(self._imported)
 
 
-class Attempts:
+class ReloadScheduler:
     """Decides when to read again, and reads: for one process or for several. Whoever asks meanwhile asks once more.
 
     `watching`: also where nobody asks, when files have changed.
     """
 
-    def __init__(self, reloading: Reloading, watching: bool, prepare: Prepare = prepared_apart) -> None:
+    def __init__(
+        self, reloading: ReloadableEngine, watching: bool, prepare: PrepareFunction = prepare_in_subprocess
+    ) -> None:
         assert reloading.origin is not None
         self._reloading, self._origin, self._prepare = reloading, reloading.origin, prepare
-        self._watch, self._watching = Watch(reloading.origin), watching
+        self._watch, self._watching = PolicyFileWatcher(reloading.origin), watching
         self._asked, self._tries, self._waits = False, 0, 0
 
     def ask(self) -> None:
@@ -74,15 +76,15 @@ class Attempts:
         if self._watch.stays():
             return True
         self._waits += 1
-        if self._waits > MOST_TRIES:
+        if self._waits > MAX_TRIES:
             self._asked, self._waits = False, 0
-            self._reloading.refuse(Refused("the files changed whenever they were looked at"))
+            self._reloading.refuse(ReloadRefusedError("the files changed whenever they were looked at"))
         return False
 
     @property
     def pause(self) -> float | None:
         """Seconds after which there is something to look at, asked or not."""
-        return PAUSE if self._watching or self._asked or self._reloading.gate.busy else None
+        return LOOK_SECONDS if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
         """What shall decide next, if it is time and if there is something. What is bad is refused, and so is what takes
@@ -93,22 +95,22 @@ class Attempts:
         self._asked, self._waits = False, 0
         look = self._watch.trying()
         try:
-            found: Candidate | Refused = self._prepare(self._origin)
-        except Refused as refused:
+            found: Candidate | ReloadRefusedError = self._prepare(self._origin)
+        except ReloadRefusedError as refused:
             found = refused
-        if not self._watch.tried(look) and self._tries < MOST_TRIES:
+        if not self._watch.tried(look) and self._tries < MAX_TRIES:
             self._tries, self._asked = self._tries + 1, True
             return None
         self._tries = 0
         try:
             return self._checked(found)
-        except Refused as refused:
+        except ReloadRefusedError as refused:
             self._reloading.refuse(refused)
             return None
 
-    def _checked(self, found: Candidate | Refused) -> Candidate | None:
+    def _checked(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
         """Raises Refused."""
-        if isinstance(found, Refused):
+        if isinstance(found, ReloadRefusedError):
             raise found
         if not self._reloading.is_new(found):
             return None

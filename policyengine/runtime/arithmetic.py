@@ -8,11 +8,11 @@ from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from policyengine.runtime.literals import to_utc
-from policyengine.runtime.value_keys import key_of
-from policyengine.runtime.values import EXACT, TOO_MANY_DIGITS, Known, Unknown, Value, describe
+from policyengine.runtime.value_keys import value_key
+from policyengine.runtime.values import DECIMAL_CONTEXT, TOO_MANY_DIGITS, Known, Unknown, Value, describe_raw_value
 
-PLAIN = frozenset({str, int, bool})  # of one class, these are compared as they are
-INTS_END = 10**34  # from here on an int would be written with more digits than a number may have
+SCALAR_TYPES = frozenset({str, int, bool})  # of one class, these are compared as they are
+EXACT_INT_END = 10**34  # from here on an int would be written with more digits than a number may have
 
 
 def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a comparison") -> bool | Unknown:
@@ -20,10 +20,10 @@ def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a compar
     match left, right:
         case tuple(), tuple():
             return equal_lists(left, right, fact) if ordered else equal_sets(left, right, fact)
-        case _ if family(left) == family(right) and not isinstance(left, Mapping):
+        case _ if value_family(left) == value_family(right) and not isinstance(left, Mapping):
             return left == right
         case _:
-            return no_way("compare", left, right, fact)
+            return undefined_operation("compare", left, right, fact)
 
 
 def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
@@ -32,7 +32,7 @@ def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) ->
         return False
     unknown: list[Value] = []
     for a, b in zip(left, right, strict=True):
-        if a.__class__ is b.__class__ and a.__class__ in PLAIN:
+        if a.__class__ is b.__class__ and a.__class__ in SCALAR_TYPES:
             same: bool | Unknown = a == b
         else:
             same = equal_elements(a, b, fact)
@@ -40,7 +40,7 @@ def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) ->
             return False
         if same is not True:
             unknown.append(same)
-    return unknown_in(unknown) or True
+    return collect_unknown(unknown) or True
 
 
 def equal_elements(left: Value, right: Value, fact: str) -> bool | Unknown:
@@ -53,17 +53,17 @@ def equal_elements(left: Value, right: Value, fact: str) -> bool | Unknown:
 
 def equal_sets(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
     if any(isinstance(element, tuple | Mapping) for element in (*left, *right)):
-        return no_way("compare", left, right, fact)
-    return unknown_in((*left, *right)) or frozenset(map(key_of, left)) == frozenset(map(key_of, right))
+        return undefined_operation("compare", left, right, fact)
+    return collect_unknown((*left, *right)) or frozenset(map(value_key, left)) == frozenset(map(value_key, right))
 
 
-def unknown_in(values: Iterable[Value]) -> Unknown | None:
+def collect_unknown(values: Iterable[Value]) -> Unknown | None:
     """All causes of the unknown ones among the values; None when every value is known."""
     unknowns = [value for value in values if isinstance(value, Unknown)]
     return Unknown.merge(*unknowns) if unknowns else None
 
 
-def family(value: Known) -> type[object]:
+def value_family(value: Known) -> type[object]:
     """What may be compared with what: numbers with numbers, addresses with addresses, else the same type only."""
     match value:
         case bool():
@@ -82,54 +82,54 @@ def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
     """Numbers, durations, or a time and a duration. `fact` is what a reason calls the result that cannot be had."""
     match left, right:
         case (bool(), _) | (_, bool()):
-            return no_way("add", left, right, fact)
+            return undefined_operation("add", left, right, fact)
         case (int() | Decimal(), int() | Decimal()):
-            return number(EXACT.add, left, right, fact)
+            return exact_number(DECIMAL_CONTEXT.add, left, right, fact)
         case timedelta(), timedelta():
-            return ranged(lambda: left + right, fact)
+            return within_range(lambda: left + right, fact)
         case (datetime() as time, timedelta() as span) | (timedelta() as span, datetime() as time):
-            return ranged(lambda: time + span, fact)
+            return within_range(lambda: time + span, fact)
         case _:
-            return no_way("add", left, right, fact)
+            return undefined_operation("add", left, right, fact)
 
 
 def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknown:
     """Numbers, durations, or a time minus a duration."""
     match left, right:
         case (bool(), _) | (_, bool()):
-            return no_way("subtract", left, right, fact)
+            return undefined_operation("subtract", left, right, fact)
         case (int() | Decimal(), int() | Decimal()):
-            return number(EXACT.subtract, left, right, fact)
+            return exact_number(DECIMAL_CONTEXT.subtract, left, right, fact)
         case timedelta(), timedelta():
-            return ranged(lambda: left - right, fact)
+            return within_range(lambda: left - right, fact)
         case datetime(), timedelta():
-            return ranged(lambda: left - right, fact)
+            return within_range(lambda: left - right, fact)
         case _:
-            return no_way("subtract", left, right, fact)
+            return undefined_operation("subtract", left, right, fact)
 
 
 def mul(left: Known, right: Known, fact: str = "a product") -> Known | Unknown:
     """Numbers, or a duration and a whole number."""
     match left, right:
         case (bool(), _) | (_, bool()):
-            return no_way("multiply", left, right, fact)
+            return undefined_operation("multiply", left, right, fact)
         case (int() | Decimal(), int() | Decimal()):
-            return number(EXACT.multiply, left, right, fact)
+            return exact_number(DECIMAL_CONTEXT.multiply, left, right, fact)
         case (timedelta() as span, int() as count) | (int() as count, timedelta() as span):
-            return ranged(lambda: span * count, fact)
+            return within_range(lambda: span * count, fact)
         case _:
-            return no_way("multiply", left, right, fact)
+            return undefined_operation("multiply", left, right, fact)
 
 
 def neg(value: Known, fact: str = "a negative") -> Known | Unknown:
     match value:
         case timedelta():
-            return ranged(lambda: -value, fact)
+            return within_range(lambda: -value, fact)
         case _:
             return sub(0, value, fact)
 
 
-def number(
+def exact_number(
     operation: Callable[[Decimal, Decimal], Decimal], left: int | Decimal, right: int | Decimal, fact: str
 ) -> int | Decimal | Unknown:
     """The exact result; an int when both operands are ints and 34 digits show it."""
@@ -137,11 +137,11 @@ def number(
         result = operation(Decimal(left), Decimal(right))
     except DecimalException:
         return Unknown.of(fact, TOO_MANY_DIGITS)
-    whole = isinstance(left, int) and isinstance(right, int) and abs(result) < INTS_END
+    whole = isinstance(left, int) and isinstance(right, int) and abs(result) < EXACT_INT_END
     return int(result) if whole else result
 
 
-def ranged(calculate: Callable[[], datetime | timedelta], fact: str) -> datetime | timedelta | Unknown:
+def within_range(calculate: Callable[[], datetime | timedelta], fact: str) -> datetime | timedelta | Unknown:
     try:
         result = calculate()
         return to_utc(result) if isinstance(result, datetime) else result
@@ -149,5 +149,5 @@ def ranged(calculate: Callable[[], datetime | timedelta], fact: str) -> datetime
         return Unknown.of(fact, "beyond the range of times and durations")
 
 
-def no_way(verb: str, left: Known, right: Known, fact: str) -> Unknown:
-    return Unknown.of(fact, f"cannot {verb} {describe(left)} and {describe(right)}")
+def undefined_operation(verb: str, left: Known, right: Known, fact: str) -> Unknown:
+    return Unknown.of(fact, f"cannot {verb} {describe_raw_value(left)} and {describe_raw_value(right)}")

@@ -11,13 +11,13 @@ from contextvars import ContextVar
 from functools import lru_cache
 from hashlib import blake2b
 
-NOBODY_NAMED = ""  # this process, or whoever reaches a listener that asks for no token
+NO_CALLER = ""  # this process, or whoever reaches a listener that asks for no token
 SEPARATOR = "\x1f"
-_caller: ContextVar[str] = ContextVar("caller", default=NOBODY_NAMED)
+_caller: ContextVar[str] = ContextVar("caller", default=NO_CALLER)
 
 
 @contextmanager
-def called_by(caller: str) -> Iterator[None]:
+def caller_scope(caller: str) -> Iterator[None]:
     """Every decision and every report inside is that caller's."""
     token = _caller.set(caller)
     try:

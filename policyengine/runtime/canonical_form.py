@@ -13,30 +13,30 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType, NoneType
 from typing import TypeAlias
 
-from policyengine.runtime.values import Invalid, Missing, Unknown
+from policyengine.runtime.values import Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
 # What is left out of an object: by the name of a member, what is left out of that; all of it where that is nothing.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
-NOTHING: LeftOut = MappingProxyType({})
+OMIT_NOTHING: LeftOut = MappingProxyType({})
 # Of what else there may be in Python no form is known: two that differ could share one.
-CANONICAL = (
-    NoneType, str, bool, int, Decimal, Mapping, tuple, list, Missing, Invalid, Unknown, Set, bytes, datetime, timedelta,
+CANONICAL_TYPES = (
+    NoneType, str, bool, int, Decimal, Mapping, tuple, list, MissingValue, Invalid, Unknown, Set, bytes, datetime, timedelta,
     IPv4Address, IPv6Address, IPv4Network, IPv6Network, EntityRef,
 )  # fmt: skip
 
 
-def canonical_bytes(value: object, left_out: LeftOut = NOTHING) -> bytes:
+def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
     """The canonical form of a raw fact or a value; `left_out` are members that have no part in it.
 
     Each part begins with what it is and how long it is or how many parts it has, so that no two values share a form.
     """
     parts: list[bytes] = []
-    write(value, left_out, parts)
+    write_value(value, left_out, parts)
     return b"".join(parts)
 
 
-def write(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
+def write_value(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
     match value:
         case str():
             write_text(b"text", str.__str__(value), parts)
@@ -47,33 +47,33 @@ def write(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
         case int():
             write_bytes(b"int", int.__repr__(value).encode(), parts)
         case Decimal():
-            write_bytes(b"decimal", decimal(value), parts)
+            write_bytes(b"decimal", canonical_decimal(value), parts)
         case Mapping():
             write_members(value, left_out, parts)
         case tuple() | list():
             parts.append(b"list%d:" % len(value))
             for item in value:
-                write(item, NOTHING, parts)
+                write_value(item, OMIT_NOTHING, parts)
         case _:
             write_other(value, parts)
 
 
 def write_members(value: Mapping[str, object], left_out: LeftOut, parts: list[bytes]) -> None:
-    kept = [name for name in value if left_out.get(name) != NOTHING]
+    kept = [name for name in value if left_out.get(name) != OMIT_NOTHING]
     parts.append(b"object%d:" % len(kept))
     for name in sorted(kept):
         write_text(b"", name, parts)
-        write(value[name], left_out.get(name, NOTHING), parts)
+        write_value(value[name], left_out.get(name, OMIT_NOTHING), parts)
 
 
 def write_other(value: object, parts: list[bytes]) -> None:
     """What JSON does not hold."""
     match value:
-        case Missing():
+        case MissingValue():
             write_text(b"missing", value.value, parts)
         case Invalid(why, given):
             write_text(b"invalid", why, parts)
-            write(given, NOTHING, parts)
+            write_value(given, OMIT_NOTHING, parts)
         case Unknown(causes):
             write_all(b"unknown", sorted((one.fact, one.why) for one in causes), parts)
         case Set():
@@ -95,7 +95,7 @@ def write_other(value: object, parts: list[bytes]) -> None:
 
 def write_all(kind: bytes, items: object, parts: list[bytes]) -> None:
     parts.append(kind)
-    write(tuple(items), NOTHING, parts)  # type: ignore[arg-type]
+    write_value(tuple(items), OMIT_NOTHING, parts)  # type: ignore[arg-type]
 
 
 def write_text(kind: bytes, text: str, parts: list[bytes]) -> None:
@@ -106,7 +106,7 @@ def write_bytes(kind: bytes, content: bytes, parts: list[bytes]) -> None:
     parts.append(b"%b%d:%b" % (kind, len(content), content))
 
 
-def decimal(number: Decimal) -> bytes:
+def canonical_decimal(number: Decimal) -> bytes:
     """Its value, whatever zeros stand at its end: never rounded, and never written out."""
     sign, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int):

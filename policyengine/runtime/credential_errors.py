@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class OAuthError(StrEnum):
+class OAuthErrorCode(StrEnum):
     """What a client is told in `WWW-Authenticate` (RFC 6750, 9449, 9470) and token endpoints (RFC 6749)."""
 
     INVALID_REQUEST = "invalid_request"
@@ -18,22 +18,22 @@ class OAuthError(StrEnum):
     USE_DPOP_NONCE = "use_dpop_nonce"
 
 
-class Refused(Exception):
+class CredentialError(Exception):
     """A credential that proves nothing: which check failed, and in words what of it. No part of a secret is in them."""
 
-    def __init__(self, refusal: Refusal, why: str | None = None) -> None:
+    def __init__(self, refusal: RefusalCode, why: str | None = None) -> None:
         self.refusal = refusal
         self.why = refusal.words if why is None else why
         super().__init__(self.why)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RefusalInfo:
     words: str
-    error: OAuthError = OAuthError.INVALID_TOKEN
+    error: OAuthErrorCode = OAuthErrorCode.INVALID_TOKEN
 
 
-class Refusal(StrEnum):
+class RefusalCode(StrEnum):
     """The value is the code in `reasons`, in metrics and in docs/identity.md."""
 
     # ── What was presented
@@ -118,92 +118,92 @@ class Refusal(StrEnum):
 
     @property
     def words(self) -> str:
-        return KNOWN[self].words
+        return REFUSAL_INFO[self].words
 
     @property
-    def error(self) -> OAuthError:
-        return KNOWN[self].error
+    def error(self) -> OAuthErrorCode:
+        return REFUSAL_INFO[self].error
 
 
-_REQUEST, _PROOF = OAuthError.INVALID_REQUEST, OAuthError.INVALID_DPOP_PROOF
-KNOWN: dict[Refusal, Known] = {
-    Refusal.UNPROVED: Known("who asks is only said, and here it has to be proved", _REQUEST),
-    Refusal.NO_SCHEME: Known("`Authorization` has no scheme that is understood", _REQUEST),
-    Refusal.TWO_CREDENTIALS: Known("two credentials say who asks, and only one may", _REQUEST),
-    Refusal.TOO_LARGE: Known("the credential is too large", _REQUEST),
-    Refusal.UNKNOWN_ISSUER: Known("no policy trusts its issuer"),
-    Refusal.NOT_A_TOKEN: Known("it is no token"),
-    Refusal.DUPLICATE_MEMBER: Known("a member is there twice"),
-    Refusal.TOO_DEEP: Known("it is nested too deep"),
-    Refusal.ALGORITHM: Known("its algorithm is not allowed"),
-    Refusal.CRITICAL_HEADER: Known("its header demands what is not understood"),
-    Refusal.KEY_IN_TOKEN: Known("it brings its own key"),
-    Refusal.ENCODING: Known("it is encoded in a way that is not allowed"),
-    Refusal.TOKEN_TYPE: Known("it is a token of another type"),
-    Refusal.KEY_ID: Known("its key id is none"),
-    Refusal.UNKNOWN_KEY: Known("its issuer has no such key"),
-    Refusal.WEAK_KEY: Known("the key of its issuer is too weak"),
-    Refusal.WRONG_KEY_USE: Known("the key of its issuer is for something else"),
-    Refusal.SIGNATURE: Known("its signature does not hold"),
-    Refusal.PROVIDER: Known("its issuer cannot be asked now"),
-    Refusal.ISSUER: Known("it names another issuer"),
-    Refusal.AUDIENCE: Known("it is for somebody else"),
-    Refusal.EXPIRED: Known("it has expired"),
-    Refusal.NOT_YET: Known("it is not valid yet"),
-    Refusal.ISSUED_LATER: Known("it was issued in the future"),
-    Refusal.MISSING_CLAIM: Known("a claim is missing"),
-    Refusal.CLAIM_TYPE: Known("a claim is of the wrong type"),
-    Refusal.INACTIVE: Known("its issuer says that it is not active"),
-    Refusal.REPLAYED: Known("it was used before, and may be used once"),
-    Refusal.REVOKED: Known("it was revoked, or somebody in its chain was"),
-    Refusal.CONTRADICTION: Known("it says two different things"),
-    Refusal.ACTOR: Known("who acts cannot be told from it"),
-    Refusal.ACTOR_CYCLE: Known("somebody is in its chain twice"),
-    Refusal.ACTOR_DEPTH: Known("its chain is too long"),
-    Refusal.MAY_NOT_ACT: Known("whoever acts is not who may act"),
-    Refusal.PROOF_MISSING: Known("it is bound to a key, and the proof is missing", _PROOF),
-    Refusal.PROOF_TWICE: Known("there is more than one proof", _PROOF),
-    Refusal.PROOF: Known("the proof is none", _PROOF),
-    Refusal.PROOF_METHOD: Known("the proof is for another method", _PROOF),
-    Refusal.PROOF_URL: Known("the proof is for another URL", _PROOF),
-    Refusal.FOREIGN_HOST: Known("what the presenter signed is for a host that is none of ours"),
-    Refusal.PROOF_TOKEN: Known("the proof is for another token", _PROOF),
-    Refusal.PROOF_TIME: Known("the proof is too old, or of the future", _PROOF),
-    Refusal.PROOF_REPLAYED: Known("the proof was used before", _PROOF),
-    Refusal.PROOF_NONCE: Known("the proof needs a nonce of ours", OAuthError.USE_DPOP_NONCE),
-    Refusal.PROOF_KEY: Known("the proof is by a key that is not allowed", _PROOF),
-    Refusal.BOUND_TO_OTHER: Known("it is bound to another key"),
-    Refusal.NOT_BOUND: Known("a proof came with a token that is bound to nothing"),
-    Refusal.BOUND_HOW: Known("it is bound in a way that is not understood"),
-    Refusal.WRONG_SCHEME: Known("it is bound to a key, and came as if it were not", _PROOF),
-    Refusal.CERTIFICATE: Known("the client certificate is none"),
-    Refusal.CERTIFICATE_CHAIN: Known("the client certificate leads to nobody who is trusted"),
-    Refusal.CERTIFICATE_TIME: Known("the client certificate is not valid now"),
-    Refusal.UNTRUSTED_PROXY: Known("whoever passed the client certificate on may not"),
-    Refusal.SPIFFE_ID: Known("it names no SPIFFE id, or more than one"),
-    Refusal.TRUST_DOMAIN: Known("no policy trusts its trust domain"),
-    Refusal.MESSAGE_SIGNATURE: Known("the signature of the message does not hold"),
-    Refusal.MESSAGE_COMPONENTS: Known("the signature does not cover what it must"),
-    Refusal.MESSAGE_TIME: Known("the signature of the message is too old, or of the future"),
-    Refusal.MESSAGE_REPLAYED: Known("the signature of the message was used before"),
-    Refusal.CONTENT_DIGEST: Known("the digest is of another body"),
-    Refusal.API_KEY: Known("the key is not known"),
-    Refusal.ATTESTATION: Known("the attestation is none"),
-    Refusal.ATTESTER: Known("no policy trusts whoever attests"),
-    Refusal.ATTESTATION_NONCE: Known("the attestation answers no nonce of ours, or one that was used"),
-    Refusal.ATTESTATION_AGE: Known("the attestation is too old, or of the future"),
-    Refusal.ATTESTATION_KEY: Known("the attestation is of somebody else's key"),
-    Refusal.ATTESTED_MODEL: Known("the attested model is not allowed"),
-    Refusal.ATTESTED_ENVIRONMENT: Known("the attested environment is not allowed"),
-    Refusal.FAILURE: Known("it could not be looked at; the operator's log says why"),
-    Refusal.STORE: Known("whether it was used or revoked is not known"),
+_REQUEST, _PROOF = OAuthErrorCode.INVALID_REQUEST, OAuthErrorCode.INVALID_DPOP_PROOF
+REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
+    RefusalCode.UNPROVED: RefusalInfo("who asks is only said, and here it has to be proved", _REQUEST),
+    RefusalCode.NO_SCHEME: RefusalInfo("`Authorization` has no scheme that is understood", _REQUEST),
+    RefusalCode.TWO_CREDENTIALS: RefusalInfo("two credentials say who asks, and only one may", _REQUEST),
+    RefusalCode.TOO_LARGE: RefusalInfo("the credential is too large", _REQUEST),
+    RefusalCode.UNKNOWN_ISSUER: RefusalInfo("no policy trusts its issuer"),
+    RefusalCode.NOT_A_TOKEN: RefusalInfo("it is no token"),
+    RefusalCode.DUPLICATE_MEMBER: RefusalInfo("a member is there twice"),
+    RefusalCode.TOO_DEEP: RefusalInfo("it is nested too deep"),
+    RefusalCode.ALGORITHM: RefusalInfo("its algorithm is not allowed"),
+    RefusalCode.CRITICAL_HEADER: RefusalInfo("its header demands what is not understood"),
+    RefusalCode.KEY_IN_TOKEN: RefusalInfo("it brings its own key"),
+    RefusalCode.ENCODING: RefusalInfo("it is encoded in a way that is not allowed"),
+    RefusalCode.TOKEN_TYPE: RefusalInfo("it is a token of another type"),
+    RefusalCode.KEY_ID: RefusalInfo("its key id is none"),
+    RefusalCode.UNKNOWN_KEY: RefusalInfo("its issuer has no such key"),
+    RefusalCode.WEAK_KEY: RefusalInfo("the key of its issuer is too weak"),
+    RefusalCode.WRONG_KEY_USE: RefusalInfo("the key of its issuer is for something else"),
+    RefusalCode.SIGNATURE: RefusalInfo("its signature does not hold"),
+    RefusalCode.PROVIDER: RefusalInfo("its issuer cannot be asked now"),
+    RefusalCode.ISSUER: RefusalInfo("it names another issuer"),
+    RefusalCode.AUDIENCE: RefusalInfo("it is for somebody else"),
+    RefusalCode.EXPIRED: RefusalInfo("it has expired"),
+    RefusalCode.NOT_YET: RefusalInfo("it is not valid yet"),
+    RefusalCode.ISSUED_LATER: RefusalInfo("it was issued in the future"),
+    RefusalCode.MISSING_CLAIM: RefusalInfo("a claim is missing"),
+    RefusalCode.CLAIM_TYPE: RefusalInfo("a claim is of the wrong type"),
+    RefusalCode.INACTIVE: RefusalInfo("its issuer says that it is not active"),
+    RefusalCode.REPLAYED: RefusalInfo("it was used before, and may be used once"),
+    RefusalCode.REVOKED: RefusalInfo("it was revoked, or somebody in its chain was"),
+    RefusalCode.CONTRADICTION: RefusalInfo("it says two different things"),
+    RefusalCode.ACTOR: RefusalInfo("who acts cannot be told from it"),
+    RefusalCode.ACTOR_CYCLE: RefusalInfo("somebody is in its chain twice"),
+    RefusalCode.ACTOR_DEPTH: RefusalInfo("its chain is too long"),
+    RefusalCode.MAY_NOT_ACT: RefusalInfo("whoever acts is not who may act"),
+    RefusalCode.PROOF_MISSING: RefusalInfo("it is bound to a key, and the proof is missing", _PROOF),
+    RefusalCode.PROOF_TWICE: RefusalInfo("there is more than one proof", _PROOF),
+    RefusalCode.PROOF: RefusalInfo("the proof is none", _PROOF),
+    RefusalCode.PROOF_METHOD: RefusalInfo("the proof is for another method", _PROOF),
+    RefusalCode.PROOF_URL: RefusalInfo("the proof is for another URL", _PROOF),
+    RefusalCode.FOREIGN_HOST: RefusalInfo("what the presenter signed is for a host that is none of ours"),
+    RefusalCode.PROOF_TOKEN: RefusalInfo("the proof is for another token", _PROOF),
+    RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or of the future", _PROOF),
+    RefusalCode.PROOF_REPLAYED: RefusalInfo("the proof was used before", _PROOF),
+    RefusalCode.PROOF_NONCE: RefusalInfo("the proof needs a nonce of ours", OAuthErrorCode.USE_DPOP_NONCE),
+    RefusalCode.PROOF_KEY: RefusalInfo("the proof is by a key that is not allowed", _PROOF),
+    RefusalCode.BOUND_TO_OTHER: RefusalInfo("it is bound to another key"),
+    RefusalCode.NOT_BOUND: RefusalInfo("a proof came with a token that is bound to nothing"),
+    RefusalCode.BOUND_HOW: RefusalInfo("it is bound in a way that is not understood"),
+    RefusalCode.WRONG_SCHEME: RefusalInfo("it is bound to a key, and came as if it were not", _PROOF),
+    RefusalCode.CERTIFICATE: RefusalInfo("the client certificate is none"),
+    RefusalCode.CERTIFICATE_CHAIN: RefusalInfo("the client certificate leads to nobody who is trusted"),
+    RefusalCode.CERTIFICATE_TIME: RefusalInfo("the client certificate is not valid now"),
+    RefusalCode.UNTRUSTED_PROXY: RefusalInfo("whoever passed the client certificate on may not"),
+    RefusalCode.SPIFFE_ID: RefusalInfo("it names no SPIFFE id, or more than one"),
+    RefusalCode.TRUST_DOMAIN: RefusalInfo("no policy trusts its trust domain"),
+    RefusalCode.MESSAGE_SIGNATURE: RefusalInfo("the signature of the message does not hold"),
+    RefusalCode.MESSAGE_COMPONENTS: RefusalInfo("the signature does not cover what it must"),
+    RefusalCode.MESSAGE_TIME: RefusalInfo("the signature of the message is too old, or of the future"),
+    RefusalCode.MESSAGE_REPLAYED: RefusalInfo("the signature of the message was used before"),
+    RefusalCode.CONTENT_DIGEST: RefusalInfo("the digest is of another body"),
+    RefusalCode.API_KEY: RefusalInfo("the key is not known"),
+    RefusalCode.ATTESTATION: RefusalInfo("the attestation is none"),
+    RefusalCode.ATTESTER: RefusalInfo("no policy trusts whoever attests"),
+    RefusalCode.ATTESTATION_NONCE: RefusalInfo("the attestation answers no nonce of ours, or one that was used"),
+    RefusalCode.ATTESTATION_AGE: RefusalInfo("the attestation is too old, or of the future"),
+    RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is of somebody else's key"),
+    RefusalCode.ATTESTED_MODEL: RefusalInfo("the attested model is not allowed"),
+    RefusalCode.ATTESTED_ENVIRONMENT: RefusalInfo("the attested environment is not allowed"),
+    RefusalCode.FAILURE: RefusalInfo("it could not be looked at; the operator's log says why"),
+    RefusalCode.STORE: RefusalInfo("whether it was used or revoked is not known"),
 }
 
 
-def refusal_of(raw: object) -> str:
+def parse_refusal_code(raw: object) -> str:
     """The code in `credential.refused`: whatever is there, the credential is refused."""
-    return raw if isinstance(raw, str) and raw in KNOWN else "refused"
+    return raw if isinstance(raw, str) and raw in REFUSAL_INFO else "refused"
 
 
-def words_of(code: str) -> str:
-    return Refusal(code).words if code in KNOWN else "whoever looked at it does not say why"
+def describe_refusal(code: str) -> str:
+    return RefusalCode(code).words if code in REFUSAL_INFO else "whoever looked at it does not say why"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from hashlib import sha256, sha512
 from typing import Any
 
-from policyengine.runtime.structure_checks import RequestError, object_at, only, text_at
+from policyengine.runtime.structure_checks import RequestError, check_members, get_object, get_text
 
-LARGEST = 65_536  # characters of one of them: certificates come in chains
+MAX_CREDENTIAL_LENGTH = 65_536  # characters of one of them: certificates come in chains
 HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them
 
 
@@ -44,45 +44,51 @@ class Credentials:
     @property
     def empty(self) -> bool:
         """Whether nothing here could prove anything."""
-        return all(getattr(self, name) is None for name in PROVING)
+        return all(getattr(self, name) is None for name in PROOF_NAMES)
 
 
-NAMES = tuple(one.name for one in fields(Credentials))
-PROVING = tuple(name for name in NAMES if name not in ("method", "url", "digests", "content_digest", "signature_agent"))
+CREDENTIAL_NAMES = tuple(one.name for one in fields(Credentials))
+PROOF_NAMES = tuple(
+    name for name in CREDENTIAL_NAMES if name not in ("method", "url", "digests", "content_digest", "signature_agent")
+)
 
 
 def read_credentials(raw: object) -> Credentials | None:
     """The member `credentials` of a question, `digests` in base64. Raises RequestError, which shows none of them."""
-    given = object_at(raw, "credentials")
+    given = get_object(raw, "credentials")
     if given is None:
         return None
-    only(given, NAMES, "credentials")
+    check_members(given, CREDENTIAL_NAMES, "credentials")
     told = {name: value for name, value in given.items() if value is not None and name != "digests"}
-    found = {name: text_at(value, f"credentials.{name}") for name, value in told.items()}
+    found = {name: get_text(value, f"credentials.{name}") for name, value in told.items()}
     for name, text in found.items():
         check_size(name, text)
     return Credentials(**found, digests=read_digests(given.get("digests")))
 
 
 def check_size(name: str, text: str) -> None:
-    if len(text) > LARGEST or not text.isascii():
-        why = f"is longer than {LARGEST:,} characters" if text.isascii() else "has a character that is not ASCII"
+    if len(text) > MAX_CREDENTIAL_LENGTH or not text.isascii():
+        why = (
+            f"is longer than {MAX_CREDENTIAL_LENGTH:,} characters"
+            if text.isascii()
+            else "has a character that is not ASCII"
+        )
         raise RequestError(f"credentials.{name}", f"`credentials.{name}` {why}")
 
 
-def digests_of(content: bytes) -> dict[str, str]:
+def body_digests(content: bytes) -> dict[str, str]:
     """Of a body that is here as a whole: the member `digests`."""
     return {name: b64encode(of(content).digest()).decode() for name, of in HASHES.items()}
 
 
 def read_digests(raw: object) -> dict[str, bytes]:
     member = "credentials.digests"
-    given = object_at(raw, member) or {}
-    only(given, HASHES, member)
-    return {name: digest_of(text_at(value, f"{member}.{name}"), name) for name, value in given.items()}
+    given = get_object(raw, member) or {}
+    check_members(given, HASHES, member)
+    return {name: parse_digest(get_text(value, f"{member}.{name}"), name) for name, value in given.items()}
 
 
-def digest_of(text: str, name: str) -> bytes:
+def parse_digest(text: str, name: str) -> bytes:
     try:
         found = b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from policyengine.runtime.history import Record, WindowKey
-from policyengine.runtime.idempotency_key import Claim
+from policyengine.runtime.history import HistoryRecord, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, ulid
-from policyengine.runtime.limits import Limited, Stood
+from policyengine.runtime.limits import LimitCharge, LimitResult
 
 
 class Outcome(StrEnum):
@@ -87,7 +87,7 @@ class Obligation(Struct, frozen=True, omit_defaults=True):
     message: str | None = None
 
 
-FOR_THE_OPERATOR = ("audit", "notify")  # obligations that stand whatever the outcome
+OPERATOR_OBLIGATIONS = ("audit", "notify")  # obligations that stand whatever the outcome
 
 
 class UnknownFact(Struct, frozen=True, omit_defaults=True):
@@ -118,7 +118,7 @@ class RateState(Struct, frozen=True, omit_defaults=True):
     factor: float
 
     @staticmethod
-    def of(stood: Stood) -> RateState:
+    def of(stood: LimitResult) -> RateState:
         """A limit as it stood."""
         how = stood.standing
         return RateState(stood.name, how.limit, how.remaining, -(-how.reset // 1_000), how.base)
@@ -174,7 +174,7 @@ class Answer(Struct, frozen=True, eq=False):
 
 
 # Agent, issuer and user of a request without a chain: what a principal is made of when somebody asks for it.
-Asker: TypeAlias = tuple[str | None, str | None, str | None]
+PrincipalTuple: TypeAlias = tuple[str | None, str | None, str | None]
 
 
 class Decision(Struct, frozen=True, eq=False, gc=False):
@@ -186,7 +186,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     """
 
     answer: Answer
-    asker: Principal | Asker = Principal()
+    asker: Principal | PrincipalTuple = Principal()
     stamp: Stamp = ""
     standings: tuple[Any, ...] = ()  # of its limits: states, or what Stood holds, in words when somebody asks for them
 
@@ -265,7 +265,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     @property
     def rates(self) -> tuple[RateState, ...]:
         """The rates and budgets that apply, as they stand after the decision."""
-        return tuple(one if isinstance(one, RateState) else RateState.of(Stood(*one)) for one in self.standings)
+        return tuple(one if isinstance(one, RateState) else RateState.of(LimitResult(*one)) for one in self.standings)
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
@@ -310,12 +310,12 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     def to_json(self) -> bytes:
         """The decision in JSON (UTF-8), as `/decide` answers."""
-        before, between, after = self.answer.written.get("json") or _in_json(self.answer)
+        before, between, after = self.answer.written.get("json") or _encode_json(self.answer)
         return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, _JSON(self.rates), after))
 
     def to_msgpack(self) -> bytes:
         """The decision in MessagePack, as `/decide` and the socket answer."""
-        before, between, after = self.answer.written.get("msgpack") or _in_msgpack(self.answer)
+        before, between, after = self.answer.written.get("msgpack") or _encode_msgpack(self.answer)
         rates = _PACKED_RATES, _MSGPACK(self.rates)
         return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), *rates, after))
 
@@ -326,14 +326,14 @@ _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
 _MAP, _OWN = 0x80, 3  # a map of fewer than 16 members; those that no answer knows: id, principal and rates
 
 
-def _in_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
+def _encode_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
     before, between, after = (_JSON(members)[1:-1] for members in answer.around())
     found = (b"{" + before + b',"id":', b"," + between + b',"principal":', b"," + after + b"}")
     answer.written["json"] = found
     return found
 
 
-def _in_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
+def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
     around = answer.around()
     before, between, after = (
         b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in around
@@ -372,11 +372,11 @@ class Effects:
 
     spends: tuple[str, ...] = ()
     opens: tuple[OpenedApproval, ...] = ()
-    limits: tuple[Limited, ...] = ()
+    limits: tuple[LimitCharge, ...] = ()
     denied: bool = False
-    records: tuple[Record, ...] = ()
+    records: tuple[HistoryRecord, ...] = ()
     relied: tuple[tuple[WindowKey, int], ...] = ()
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
     confirms: tuple[str, ...] = ()
     excess: str = ""
 

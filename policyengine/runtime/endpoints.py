@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from policyengine.runtime import paths
 from policyengine.runtime.decode import DUPLICATE_KEY
-from policyengine.runtime.structure_checks import RequestError, id_at, object_at, text_at, wrong_kind
+from policyengine.runtime.structure_checks import RequestError, get_id, get_object, get_text, wrong_type_error
 from policyengine.runtime.values import Invalid
 
 ENDPOINTS = "`request.method` and `request.path`, or `tool`, or `action` with `resource`"
@@ -74,34 +74,34 @@ def read_endpoint(facts: Facts) -> Endpoint:
 
 def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
     """A slash separates server and name, so the server has none, and a name only when there is a server before it."""
-    name = id_at(given.get("name"), "tool.name")
+    name = get_id(given.get("name"), "tool.name")
     if given.get("server") is None:
         if "/" in name:
             raise RequestError("tool.name", "`tool.name` holds a `/` and there is no `tool.server`")
         return ToolEndpoint(None, name)
-    server = id_at(given["server"], "tool.server")
+    server = get_id(given["server"], "tool.server")
     if "/" in server:
         raise RequestError("tool.server", "`tool.server` holds a `/`")
     return ToolEndpoint(server, name)
 
 
 def read_action(action: Mapping[str, object], resource: Mapping[str, object]) -> ActionEndpoint:
-    return ActionEndpoint(id_at(action.get("name"), "action.name"), id_at(resource.get("type"), "resource.type"))
+    return ActionEndpoint(get_id(action.get("name"), "action.name"), get_id(resource.get("type"), "resource.type"))
 
 
 def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
     """Puts the canonical method and path in place of the given ones, so that rules cannot see another spelling."""
     given = facts["request"]
-    method, path = text_at(given.get("method"), "request.method"), path_at(given.get("path"))
+    method, path = get_text(given.get("method"), "request.method"), read_path(given.get("path"))
     match canonical_endpoint(method, path, facts):
-        case paths.Malformed(why):
+        case paths.MalformedPath(why):
             return MalformedEndpoint(why, method, path if isinstance(path, str) else "")
         case HttpEndpoint() as endpoint:
             given.update(method=endpoint.method, path=endpoint.path)
             return endpoint
 
 
-def path_at(raw: object) -> str | Invalid:
+def read_path(raw: object) -> str | Invalid:
     """The text of a path may be hazardous; that it is given twice, or is no text, is another matter."""
     match raw:
         case None:
@@ -111,27 +111,29 @@ def path_at(raw: object) -> str | Invalid:
         case Invalid() if raw != DUPLICATE_KEY:
             return raw
         case _:
-            raise wrong_kind(raw, "request.path", "a string")
+            raise wrong_type_error(raw, "request.path", "a string")
 
 
-def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEndpoint | paths.Malformed:
+def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEndpoint | paths.MalformedPath:
     if isinstance(path, Invalid):
-        return not_canonical("path", path.why)
+        return malformed_path("path", path.why)
     request = facts["request"]
-    overridden = paths.find_override(members(request, "headers"), members(request, "query"), facts.get("body", {}))
+    overridden = paths.find_override(
+        object_members(request, "headers"), object_members(request, "query"), facts.get("body", {})
+    )
     if overridden is not None:
-        return paths.Malformed(overridden)
-    verb, place = paths.method_of(method), paths.canonical(path)
-    if isinstance(verb, paths.Malformed):
-        return not_canonical("method", verb.why)
-    if isinstance(place, paths.Malformed):
-        return not_canonical("path", place.why)
+        return paths.MalformedPath(overridden)
+    verb, place = paths.canonical_method(method), paths.canonical_path(path)
+    if isinstance(verb, paths.MalformedPath):
+        return malformed_path("method", verb.why)
+    if isinstance(place, paths.MalformedPath):
+        return malformed_path("path", place.why)
     return HttpEndpoint(verb, place.path, place.segments)
 
 
-def not_canonical(of: str, why: str) -> paths.Malformed:
-    return paths.Malformed(f"the {of} is not canonical: {why}")
+def malformed_path(of: str, why: str) -> paths.MalformedPath:
+    return paths.MalformedPath(f"the {of} is not canonical: {why}")
 
 
-def members(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
-    return object_at(facts.get(name), f"request.{name}") or {}
+def object_members(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
+    return get_object(facts.get(name), f"request.{name}") or {}

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policyengine.runtime.structure_checks import RequestError, flag_at, id_at, items_at, object_at, only, quoted
+from policyengine.runtime.structure_checks import (
+    RequestError,
+    check_members,
+    get_flag,
+    get_id,
+    get_object,
+    iterate_items,
+    quote_input,
+)
 from policyengine.typesystem import EntityRef
 
-ROW = ("type", "id", "attributes", "in", "partial")
-REFERENCE = ("type", "id")
+ROW_MEMBERS = ("type", "id", "attributes", "in", "partial")
+REFERENCE_MEMBERS = ("type", "id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +33,34 @@ class EntityData:
     partial: bool = False
 
 
-def entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
+def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
     """`[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`, each entity once."""
     rows: dict[EntityRef, EntityData] = {}
-    for place, item in items_at(raw, member):
-        row = entity_row(item, place)
+    for place, item in iterate_items(raw, member):
+        row = read_entity_row(item, place)
         if row.ref in rows:
-            raise RequestError(place, f"{quoted(str(row.ref))} is given twice", "keep one row of each entity")
+            raise RequestError(place, f"{quote_input(str(row.ref))} is given twice", "keep one row of each entity")
         rows[row.ref] = row
     return tuple(rows.values())
 
 
-def entity_row(raw: object, member: str) -> EntityData:
-    given = object_at(raw, member) or {}
-    only(given, ROW, member, "what is known of an entity stands under `attributes`")
-    attributes = object_at(given.get("attributes"), f"{member}.attributes") or {}
-    parents = tuple(reference(item, place) for place, item in items_at(given.get("in"), f"{member}.in"))
-    partial = flag_at(given.get("partial"), f"{member}.partial", default=False)
-    return EntityData(identified(given, member), attributes, parents, partial)
+def read_entity_row(raw: object, member: str) -> EntityData:
+    given = get_object(raw, member) or {}
+    check_members(given, ROW_MEMBERS, member, "what is known of an entity stands under `attributes`")
+    attributes = get_object(given.get("attributes"), f"{member}.attributes") or {}
+    parents = tuple(read_reference(item, place) for place, item in iterate_items(given.get("in"), f"{member}.in"))
+    partial = get_flag(given.get("partial"), f"{member}.partial", default=False)
+    return EntityData(read_entity_id(given, member), attributes, parents, partial)
 
 
-def reference(raw: object, member: str) -> EntityRef:
+def read_reference(raw: object, member: str) -> EntityRef:
     if isinstance(raw, str):
-        hint = f'write `{{"type": "team", "id": "{quoted(raw)}"}}`'
+        hint = f'write `{{"type": "team", "id": "{quote_input(raw)}"}}`'
         raise RequestError(member, f"`{member}` must be an object, got string", hint)
-    given = object_at(raw, member) or {}
-    only(given, REFERENCE, member)
-    return identified(given, member)
+    given = get_object(raw, member) or {}
+    check_members(given, REFERENCE_MEMBERS, member)
+    return read_entity_id(given, member)
 
 
-def identified(given: Mapping[str, object], member: str) -> EntityRef:
-    return EntityRef(id_at(given.get("type"), f"{member}.type"), id_at(given.get("id"), f"{member}.id"))
+def read_entity_id(given: Mapping[str, object], member: str) -> EntityRef:
+    return EntityRef(get_id(given.get("type"), f"{member}.type"), get_id(given.get("id"), f"{member}.id"))

@@ -8,38 +8,38 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any
 
-from policyengine.runtime.values import Invalid, Missing
+from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.typesystem import EntityRef
 
-CHARACTERS = 64  # of a text, which take about as long as a step
-MANY = 2_000  # parts of a question, which take a while to read
-DEEPEST = 40
-HUGE = 2**31  # of what nobody knows how large it is
+CHARACTERS_PER_STEP = 64  # of a text, which take about as long as a step
+LARGE_EXTENT = 2_000  # parts of a question, which take a while to read
+MAX_DEPTH = 40
+UNKNOWN_EXTENT = 2**31  # of what nobody knows how large it is
 OWN = frozenset({list, tuple, set, frozenset})
-SMALL = frozenset({NoneType, bool, int, float, Decimal, datetime, timedelta, Invalid, Missing})
+CONSTANT_SIZE_TYPES = frozenset({NoneType, bool, int, float, Decimal, datetime, timedelta, Invalid, MissingValue})
 
 
-def extent(value: object, depth: int = 0) -> int:
+def measure_extent(value: object, depth: int = 0) -> int:
     """The most elements of a collection anywhere in it, or the most steps of a text, whichever is more."""
     kind = type(value)
-    if kind in SMALL:
+    if kind in CONSTANT_SIZE_TYPES:
         return 0
     if kind is EntityRef:
-        return len(value.id) // CHARACTERS  # type: ignore[attr-defined]  # it is one
+        return len(value.id) // CHARACTERS_PER_STEP  # type: ignore[attr-defined]  # it is one
     if kind is str:
-        return len(value) // CHARACTERS  # type: ignore[arg-type]  # it is a text
-    if depth > DEEPEST:
-        return HUGE
+        return len(value) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
+    if depth > MAX_DEPTH:
+        return UNKNOWN_EXTENT
     if issubclass(kind, Mapping):
-        return max(names_steps(value), max((extent(one, depth + 1) for one in value.values()), default=0))  # type: ignore[arg-type, attr-defined]
+        return max(name_lookup_steps(value), max((measure_extent(one, depth + 1) for one in value.values()), default=0))  # type: ignore[arg-type, attr-defined]
     if issubclass(kind, list | tuple | Set):
-        return max(len(value), max((extent(one, depth + 1) for one in value), default=0))  # type: ignore[arg-type, attr-defined]
-    return HUGE
+        return max(len(value), max((measure_extent(one, depth + 1) for one in value), default=0))  # type: ignore[arg-type, attr-defined]
+    return UNKNOWN_EXTENT
 
 
-def names_steps(members: Mapping[Any, object]) -> int:
+def name_lookup_steps(members: Mapping[Any, object]) -> int:
     """The steps that looking for a member takes which may be there in another case."""
-    return sum(4 + len(name) for name in members if isinstance(name, str)) // CHARACTERS
+    return sum(4 + len(name) for name in members if isinstance(name, str)) // CHARACTERS_PER_STEP
 
 
 def is_large(value: object) -> bool:
@@ -51,15 +51,15 @@ def is_large(value: object) -> bool:
         kind = type(one)
         parts += 1
         if kind is str:
-            parts += len(one) // CHARACTERS  # type: ignore[arg-type]  # it is a text
+            parts += len(one) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
         elif kind is dict:
             parts += len(one)  # type: ignore[arg-type]
-            pending += one.values() if len(one) <= MANY else ()  # type: ignore[attr-defined, arg-type]
+            pending += one.values() if len(one) <= LARGE_EXTENT else ()  # type: ignore[attr-defined, arg-type]
         elif kind in OWN:
             parts += len(one)  # type: ignore[arg-type]
-            pending += one if len(one) <= MANY else ()  # type: ignore[arg-type]
+            pending += one if len(one) <= LARGE_EXTENT else ()  # type: ignore[arg-type]
         elif issubclass(kind, str | Mapping | list | tuple | Set):
             return True
-        if parts > MANY:
+        if parts > LARGE_EXTENT:
             return True
     return False

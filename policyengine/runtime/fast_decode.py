@@ -15,64 +15,64 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from policyengine.runtime.decode import DEEPEST
-from policyengine.runtime.values import EXACT, LONGEST_STRING, MOST_ELEMENTS
+from policyengine.runtime.decode import MAX_DEPTH
+from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_ELEMENTS, MAX_STRING_LENGTH
 
 Tree = dict[str, Any]
 # What stands for a colon begins so: `\u003a`.
 MAYBE_A_COLON: Final = b"\\u003"
-UNSURE: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
-SHORT = 2 * MOST_ELEMENTS  # bytes of JSON in which nothing has more elements, as each has a separator
-LEVELS = 6
-BOUNDED = msgspec.Meta(max_length=MOST_ELEMENTS)
+DECODE_ERRORS: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
+SHORT = 2 * MAX_ELEMENTS  # bytes of JSON in which nothing has more elements, as each has a separator
+MAX_FAST_DEPTH = 6
+BOUNDED = msgspec.Meta(max_length=MAX_ELEMENTS)
 
 
-def nested(levels: int) -> Any:
+def nested_type(levels: int) -> Any:
     """The type of plain values so many levels deep: every name in them is a string. It grows by 2 ** levels."""
     leaf = None | bool | int | float | str
     if not levels:
         return leaf
-    below = nested(levels - 1)
+    below = nested_type(levels - 1)
     return leaf | Annotated[list[below], BOUNDED] | Annotated[dict[str, below], BOUNDED]  # type: ignore[valid-type]
 
 
-def exact(text: str) -> Decimal:
+def parse_decimal(text: str) -> Decimal:
     """Raises a DecimalException where `wire` says that the number has too many digits."""
-    return EXACT.create_decimal(text)
+    return DECIMAL_CONTEXT.create_decimal(text)
 
 
-_json = msgspec.json.Decoder(Tree, float_hook=exact).decode
+_json = msgspec.json.Decoder(Tree, float_hook=parse_decimal).decode
 _to_json = msgspec.json.Encoder().encode
 _to_msgpack = msgspec.msgpack.Encoder().encode
 
 
-def json_question(data: bytes) -> Tree | None:
+def decode_json_fast(data: bytes) -> Tree | None:
     """The object in the JSON, its numbers exact, as plain dicts, lists, strings, ints, Decimals, booleans and None."""
     if len(data) > SHORT:
         return None
     try:
         tree = _json(data)
-        return tree if all_kept(data, _to_json(tree)) and shallow(data, tree) else None
-    except UNSURE:
+        return tree if has_unique_keys(data, _to_json(tree)) and is_shallow(data, tree) else None
+    except DECODE_ERRORS:
         return None
 
 
-def shallow(data: bytes, tree: Tree) -> bool:
+def is_shallow(data: bytes, tree: Tree) -> bool:
     """Few brackets open few levels; only with many of them are the levels counted."""
-    return data.count(b"{") + data.count(b"[") <= DEEPEST or within(tree, DEEPEST)
+    return data.count(b"{") + data.count(b"[") <= MAX_DEPTH or fits_depth(tree, MAX_DEPTH)
 
 
-def within(value: object, levels: int) -> bool:
+def fits_depth(value: object, levels: int) -> bool:
     match value:
         case dict():
-            return levels > 0 and all(within(one, levels - 1) for one in value.values())
+            return levels > 0 and all(fits_depth(one, levels - 1) for one in value.values())
         case list():
-            return levels > 0 and all(within(one, levels - 1) for one in value)
+            return levels > 0 and all(fits_depth(one, levels - 1) for one in value)
         case _:
             return True
 
 
-def all_kept(data: bytes, again: bytes) -> bool:
+def has_unique_keys(data: bytes, again: bytes) -> bool:
     """That no key came twice in `data`, whose tree, written anew, is `again`.
 
     The same bytes say the same. Otherwise: a text has one colon for each member and those within its strings; so has
@@ -82,7 +82,7 @@ def all_kept(data: bytes, again: bytes) -> bool:
     return again == data or (again.count(b":") == data.count(b":") and MAYBE_A_COLON not in data)
 
 
-def msgpack_reader(type: Any) -> Callable[[bytes], Any]:
+def make_msgpack_decoder(type: Any) -> Callable[[bytes], Any]:
     """Reads MessagePack of a type, or gives None.
 
     The tree written anew must be the very bytes that came: so they say nothing that the tree does not hold. Whoever
@@ -91,22 +91,22 @@ def msgpack_reader(type: Any) -> Callable[[bytes], Any]:
     decode = msgspec.msgpack.Decoder(type).decode
 
     def read(data: bytes) -> Any:
-        if len(data) > LONGEST_STRING:  # a name could be too long
+        if len(data) > MAX_STRING_LENGTH:  # a name could be too long
             return None
         try:
             tree = decode(data)
             return tree if _to_msgpack(tree) == data else None
-        except UNSURE:
+        except DECODE_ERRORS:
             return None
 
     return read
 
 
-Question: Final[Any] = dict[str, nested(LEVELS)]  # type: ignore[misc]
-_msgpack_question = msgpack_reader(Question)
+QuestionType: Final[Any] = dict[str, nested_type(MAX_FAST_DEPTH)]  # type: ignore[misc]
+_decode_msgpack = make_msgpack_decoder(QuestionType)
 
 
-def msgpack_question(data: bytes) -> Tree | None:
+def decode_msgpack_fast(data: bytes) -> Tree | None:
     """The object in the MessagePack, as plain dicts, lists, strings, ints, floats, booleans and None."""
-    tree: Tree | None = _msgpack_question(data)
+    tree: Tree | None = _decode_msgpack(data)
     return tree

@@ -9,15 +9,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
-from policyengine.runtime.values import EXACT, Missing, Unknown
+from policyengine.runtime.values import DECIMAL_CONTEXT, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import STRING_MAPS
 
-LONGEST_SHOWN = 64
-BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{LONGEST_SHOWN}}}")
+MAX_SHOWN_LENGTH = 64
+BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{MAX_SHOWN_LENGTH}}}")
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value inside a message: strings quoted, escaped and cut; never a line break or a control character."""
     match value:
         case Unknown():
@@ -27,15 +27,15 @@ def shown(value: object) -> str:
         case int() | Decimal():
             return format(value, "f") if isinstance(value, Decimal) else str(value)
         case str():
-            return quoted(value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…")
+            return quote_string(value if len(value) <= MAX_SHOWN_LENGTH else value[: MAX_SHOWN_LENGTH - 1] + "…")
         case EntityRef():
-            return f"{value.type} {shown(value.id)}"
+            return f"{value.type} {format_value(value.id)}"
         case timedelta():
-            return duration(value)
+            return format_duration(value)
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
         case tuple():
-            items = [shown(item) for item in value[:8]]
+            items = [format_value(item) for item in value[:8]]
             return "[" + ", ".join(items + ["…"] * (len(value) > len(items))) + "]"
         case Mapping():
             return "{…}"
@@ -43,40 +43,40 @@ def shown(value: object) -> str:
             return str(value)
 
 
-def shown_bare(value: object) -> str:
+def format_bare_value(value: object) -> str:
     """A capture of a path, or the id of the resource: as it is in the path, if nobody can take it for other words."""
     text = value.id if isinstance(value, EntityRef) else value
-    return text if isinstance(text, str) and BARE.fullmatch(text) else shown(text)
+    return text if isinstance(text, str) and BARE.fullmatch(text) else format_value(text)
 
 
-def fact_name(path: Sequence[str]) -> str:
+def format_fact_path(path: Sequence[str]) -> str:
     """`request.headers["x-id"]`, `body.items[0]`: a path as policies write it."""
     first, *others = path
-    members = map(_member, others) if tuple(path[:2]) not in STRING_MAPS else map(_named, others)
+    members = map(_format_member, others) if tuple(path[:2]) not in STRING_MAPS else map(_format_root, others)
     return first + "".join(members)
 
 
-def _member(name: str) -> str:
-    return f"[{name}]" if name.isascii() and name.isdigit() else _named(name)
+def _format_member(name: str) -> str:
+    return f"[{name}]" if name.isascii() and name.isdigit() else _format_root(name)
 
 
-def _named(name: str) -> str:
-    return f".{name}" if name.isascii() and name.isidentifier() else f"[{quoted(name)}]"
+def _format_root(name: str) -> str:
+    return f".{name}" if name.isascii() and name.isidentifier() else f"[{quote_string(name)}]"
 
 
-def quoted(text: str) -> str:
+def quote_string(text: str) -> str:
     """All of a text as a policy would spell it."""
-    return '"' + "".join(_escaped(char) for char in text) + '"'
+    return '"' + "".join(_escape_character(char) for char in text) + '"'
 
 
-def _escaped(char: str) -> str:
+def _escape_character(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
 @lru_cache(maxsize=4_096)  # policies name few
-def duration(value: timedelta) -> str:
+def format_duration(value: timedelta) -> str:
     """`1h30m`, as policies write it."""
     milliseconds = round(value / timedelta(milliseconds=1))
     if milliseconds == 0:
@@ -88,18 +88,18 @@ def duration(value: timedelta) -> str:
     return words
 
 
-def canonical(value: object) -> object:
+def canonical_json(value: object) -> object:
     """JSON that is equal exactly when two values are: what a history is kept under. Unknown is a value."""
     match value:
-        case Unknown() | Missing():
+        case Unknown() | MissingValue():
             return {"unknown": True}
         case bool() | str() | None:
             return value
         case int() | Decimal():
-            return {"number": format(EXACT.normalize(Decimal(value)), "f")}
+            return {"number": format(DECIMAL_CONTEXT.normalize(Decimal(value)), "f")}
         case tuple() | list():
-            return [canonical(item) for item in value]
+            return [canonical_json(item) for item in value]
         case Mapping():
-            return {"object": {str(name): canonical(item) for name, item in sorted(value.items())}}
+            return {"object": {str(name): canonical_json(item) for name, item in sorted(value.items())}}
         case _:
             return {type(value).__name__: str(value)}

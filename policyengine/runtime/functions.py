@@ -8,16 +8,16 @@ from decimal import Decimal
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 
-from policyengine.runtime.arithmetic import neg, unknown_in
-from policyengine.runtime.host_names import host_name, host_of
-from policyengine.runtime.values import Known, Unknown, Value, describe
+from policyengine.runtime.arithmetic import collect_unknown, neg
+from policyengine.runtime.host_names import parse_host, parse_host_name
+from policyengine.runtime.values import Known, Unknown, Value, describe_raw_value
 
 # Nothing that two readers of URLs understand differently: no userinfo, no backslash, no escapes in the host.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?(?:[/?#][^\\]*)?")
 MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
 
 
-def call(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
+def call_function(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
     """The value of a function of the vocabulary, by name."""
     match name, arguments:
         case "lower", (str() as text,):
@@ -41,14 +41,16 @@ def call(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
         case "bucket", (str() as text, int() as buckets):
             return bucket(text, buckets)
         case "abs", (value,):
-            return magnitude(value)
+            return absolute_value(value)
         case (("min" | "max"), (left, right)):
             return extreme(name, left, right)
         case _:
-            return no_answer(name, f"not for {' and '.join(describe(argument) for argument in arguments)}")
+            return unknown_result(
+                name, f"not for {' and '.join(describe_raw_value(argument) for argument in arguments)}"
+            )
 
 
-def no_answer(name: str, why: str) -> Unknown:
+def unknown_result(name: str, why: str) -> Unknown:
     return Unknown.of(f"{name}()", why)
 
 
@@ -56,47 +58,47 @@ def size(value: str | tuple[Value, ...]) -> int | Unknown:
     """Characters, or elements; an element that is unknown could be the same as another."""
     if isinstance(value, str):
         return len(value)
-    return unknown_in(value) or len(value)
+    return collect_unknown(value) or len(value)
 
 
 def host(url: str) -> str | Unknown:
     """The host of an absolute URL, as `request.host` would be."""
     match = URL.fullmatch(url)
-    found = host_of(match[1]) if match is not None and url.isprintable() and " " not in url else None
-    return found if isinstance(found, str) else no_answer("host", "not a plain URL with a host")
+    found = parse_host(match[1]) if match is not None and url.isprintable() and " " not in url else None
+    return found if isinstance(found, str) else unknown_result("host", "not a plain URL with a host")
 
 
 def domain(address: str) -> str | Unknown:
     """What follows the one `@` of a mail address, in lower case."""
     match = MAIL.fullmatch(address)
-    name = host_name(match[1].lower()) if match and address.isprintable() else None
-    return name or no_answer("domain", "not a plain mail address")
+    name = parse_host_name(match[1].lower()) if match and address.isprintable() else None
+    return name or unknown_result("domain", "not a plain mail address")
 
 
 def bucket(text: str, buckets: int) -> int | Unknown:
     """The same for ever: SHA-256 of the text, as one large number, modulo the number of buckets."""
     if isinstance(buckets, bool) or buckets < 1:
-        return no_answer("bucket", "fewer than one bucket")
+        return unknown_result("bucket", "fewer than one bucket")
     return int.from_bytes(sha256(text.encode("utf-8")).digest(), "big") % buckets
 
 
-def magnitude(value: Known) -> Known | Unknown:
+def absolute_value(value: Known) -> Known | Unknown:
     match value:
         case bool():
-            return no_answer("abs", "not for bool")
+            return unknown_result("abs", "not for bool")
         case int() | Decimal():
             return neg(value) if value < 0 else value
         case timedelta():
             return neg(value) if value < timedelta() else value
         case _:
-            return no_answer("abs", f"not for {describe(value)}")
+            return unknown_result("abs", f"not for {describe_raw_value(value)}")
 
 
 def extreme(name: str, left: Known, right: Known) -> Known | Unknown:
     """The smaller or the larger; the left one of two equal ones."""
     match left, right:
         case (bool(), _) | (_, bool()):
-            return no_answer(name, "not for bool")
+            return unknown_result(name, "not for bool")
         case (int() | Decimal(), int() | Decimal()):
             swap = right < left if name == "min" else right > left
         case (timedelta(), timedelta()):
@@ -104,5 +106,5 @@ def extreme(name: str, left: Known, right: Known) -> Known | Unknown:
         case (datetime(), datetime()):
             swap = right < left if name == "min" else right > left
         case _:
-            return no_answer(name, f"not for {describe(left)} and {describe(right)}")
+            return unknown_result(name, f"not for {describe_raw_value(left)} and {describe_raw_value(right)}")
     return right if swap else left

@@ -14,15 +14,15 @@ from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.typesystem import EntityRef
 
 WindowKey: TypeAlias = tuple[str, str]  # the name of a watch, and a key as one text
-Reported: TypeAlias = Word["first", "again"]
+ReportStatus: TypeAlias = Word["first", "again"]
 
-MOST_EVENTS = 10_000  # that are kept of one key; then the oldest go
-MOST_KEPT = 256  # bytes of one fact; what is longer is unknown later
+MAX_EVENTS_PER_KEY = 10_000  # that are kept of one key; then the oldest go
+MAX_FACT_BYTES = 256  # bytes of one fact; what is longer is unknown later
 NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a history that lacks nothing
 
 
-class Happening(NamedTuple):
+class PastEvent(NamedTuple):
     """One request that is remembered. `serial` rises from one commit of a store to the next, whatever its clock says;
     `facts` are in the order of the record. `status` is None, and `output` empty, until the outcome is reported."""
 
@@ -42,7 +42,7 @@ class History(Protocol):
     """
 
     @property
-    def events(self) -> Sequence[Happening]: ...
+    def events(self) -> Sequence[PastEvent]: ...
 
     @property
     def complete_after(self) -> int: ...
@@ -53,24 +53,24 @@ class History(Protocol):
     @property
     def now(self) -> int: ...
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         """The events whose fact at that place is the wanted one, or is unknown: of no others it is true."""
         ...
 
 
-class Listed(NamedTuple):
+class HistoryList(NamedTuple):
     """A history as a plain list."""
 
-    events: Sequence[Happening]
+    events: Sequence[PastEvent]
     complete_after: int
     now: int
     version: int = 0
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         return [one for one in self.events if one.facts[place] == wanted or isinstance(one.facts[place], Unknown)]
 
 
-class Unread(dict[WindowKey, History]):
+class UnreadHistories(dict[WindowKey, History]):
     """Histories of which none was read, and why."""
 
     def __init__(self, reason: str) -> None:
@@ -78,12 +78,12 @@ class Unread(dict[WindowKey, History]):
         self.reason = reason
 
 
-def unread(histories: Mapping[WindowKey, History]) -> str:
+def unread_reason(histories: Mapping[WindowKey, History]) -> str:
     """Why a history that is not among these was not read."""
-    return histories.reason if isinstance(histories, Unread) else NOT_READ
+    return histories.reason if isinstance(histories, UnreadHistories) else NOT_READ
 
 
-class Record(NamedTuple):
+class HistoryRecord(NamedTuple):
     """A request to be remembered: for how long (`within`, microseconds), and whether only the `latest` of its key is.
 
     `outputs` are the paths below the reported output that are to be kept, each as one element of `Happening.output`.
@@ -98,30 +98,32 @@ class Record(NamedTuple):
     awaits: bool = False  # some condition asks how it came out
 
 
-def kept(known: Value, fact: str) -> Value:
+def bounded_value(known: Value, fact: str) -> Value:
     """The value, where it is small enough to be kept."""
-    small = len(packed((known,)).encode("utf-8", "surrogatepass")) <= MOST_KEPT + 2  # without the list around it
-    return known if small else Unknown.of(fact, f"longer than {MOST_KEPT} bytes, and so not remembered")
+    small = (
+        len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2
+    )  # without the list around it
+    return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, and so not remembered")
 
 
-class Report(NamedTuple):
+class OutcomeReport(NamedTuple):
     """How a request came out, as the gateway says: the status of its answer, and what of the answer it passes on."""
 
     status: int | None
     output: Mapping[str, object]
 
 
-def outcome_of(*reported: Reported | None) -> Reported | None:
+def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:
     """What several that were told of the same report make of it together."""
     return "first" if "first" in reported else "again" if "again" in reported else None
 
 
-def told(output: Mapping[str, object], paths: Sequence[tuple[str, ...]]) -> tuple[object, ...]:
+def reported_values(output: Mapping[str, object], paths: Sequence[tuple[str, ...]]) -> tuple[object, ...]:
     """What is kept of a reported output: raw, as it is of no type yet."""
-    return tuple(kept(_at(output, path), ".".join(("past", "output", *path))) for path in paths)  # type: ignore[arg-type]
+    return tuple(bounded_value(_output_at(output, path), ".".join(("past", "output", *path))) for path in paths)  # type: ignore[arg-type]
 
 
-def _at(raw: object, path: tuple[str, ...]) -> object:
+def _output_at(raw: object, path: tuple[str, ...]) -> object:
     for name in path:
         raw = raw.get(name, ABSENT) if isinstance(raw, Mapping) else ABSENT
     return Unknown.missing(".".join(("past", "output", *path))) if raw is ABSENT or raw is None else raw
@@ -130,21 +132,21 @@ def _at(raw: object, path: tuple[str, ...]) -> object:
 # ── As text, for stores that keep nothing else ────────────────────────────────────────────────
 
 
-def packed(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
+def encode_values(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
     """JSON from which `unpacked` makes the same values; in `ascii` also those that are no UTF-8."""
-    return json.dumps([_plain(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
+    return json.dumps([_to_json_value(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
 
 
-def unpacked(text: str) -> tuple[Value, ...]:
-    return tuple(_value(one) for one in json.loads(text))
+def decode_values(text: str) -> tuple[Value, ...]:
+    return tuple(_from_json_value(one) for one in json.loads(text))
 
 
-def restored(plain: Sequence[Any]) -> tuple[Value, ...]:
+def values_from_json(plain: Sequence[Any]) -> tuple[Value, ...]:
     """The values of what `packed` wrote, once it is read."""
-    return tuple(_value(one) for one in plain)
+    return tuple(_from_json_value(one) for one in plain)
 
 
-TEXTS: dict[str, type[Any] | Any] = {
+TEXT_PARSERS: dict[str, type[Any] | Any] = {
     "number": Decimal,
     "time": datetime.fromisoformat,
     "ip": ip_address,
@@ -152,7 +154,7 @@ TEXTS: dict[str, type[Any] | Any] = {
 }
 
 
-def _plain(value: object) -> object:
+def _to_json_value(value: object) -> object:
     match value:
         case None | bool() | int() | str():
             return value
@@ -169,9 +171,9 @@ def _plain(value: object) -> object:
         case EntityRef():
             return {"entity": [value.type, value.id]}
         case tuple() | list():
-            return [_plain(one) for one in value]
+            return [_to_json_value(one) for one in value]
         case Mapping():
-            return {"object": {str(name): _plain(one) for name, one in value.items()}}
+            return {"object": {str(name): _to_json_value(one) for name, one in value.items()}}
         case Unknown(causes):
             found = sorted((cause.fact, cause.why, cause.absent) for cause in causes)
             return {"unknown": [list(one) for one in found]}
@@ -179,9 +181,9 @@ def _plain(value: object) -> object:
             return {"unknown": [["", f"{type(value).__name__} is not remembered", False]]}
 
 
-def _value(raw: Any) -> Any:
+def _from_json_value(raw: Any) -> Any:
     if isinstance(raw, list | tuple):
-        return tuple(_value(one) for one in raw)
+        return tuple(_from_json_value(one) for one in raw)
     if not isinstance(raw, dict):
         return raw
     ((kind, inner),) = raw.items()
@@ -191,8 +193,8 @@ def _value(raw: Any) -> Any:
         case "entity":
             return EntityRef(*inner)
         case "object":
-            return {name: _value(one) for name, one in inner.items()}
+            return {name: _from_json_value(one) for name, one in inner.items()}
         case "unknown":
             return Unknown(frozenset(Cause(*one) for one in inner))
         case _:
-            return TEXTS[kind](inner)
+            return TEXT_PARSERS[kind](inner)

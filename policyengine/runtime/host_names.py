@@ -14,34 +14,34 @@ from policyengine.runtime.values import Invalid
 LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
-LONGEST_HOST, LONGEST_AUTHORITY = 253, 260
+MAX_HOST_LENGTH, MAX_AUTHORITY_LENGTH = 253, 260
 NO_HOST = Invalid("not a plain host")
 
 
-def host_of(authority: str) -> str | Invalid:
+def parse_host(authority: str) -> str | Invalid:
     """The host of `API.Example.:8443`, or of an address; IPv6 stands in brackets, or alone and then without a port."""
-    return _host_of(str.__str__(authority)) if len(authority) <= LONGEST_AUTHORITY else NO_HOST
+    return _parse_host(str.__str__(authority)) if len(authority) <= MAX_AUTHORITY_LENGTH else NO_HOST
 
 
 @lru_cache(maxsize=4_096)  # those of a gateway are few
-def _host_of(authority: str) -> str | Invalid:
+def _parse_host(authority: str) -> str | Invalid:
     match = AUTHORITY.fullmatch(authority)
     if match is None:
-        return address_name(authority) or NO_HOST
+        return canonical_ipv6(authority) or NO_HOST
     name = match[1].lower()
-    return (address_name(name[1:-1]) if name.startswith("[") else host_name(name)) or NO_HOST
+    return (canonical_ipv6(name[1:-1]) if name.startswith("[") else parse_host_name(name)) or NO_HOST
 
 
-def address_name(text: str) -> str | None:
+def canonical_ipv6(text: str) -> str | None:
     """An IPv6 address in its usual spelling."""
     address = parse_ip(text) if ":" in text else None
     return None if address is None else str(address)
 
 
-def host_name(text: str) -> str | None:
+def parse_host_name(text: str) -> str | None:
     """A name of labels. One whose last label is a number is an IPv4 address, or a trick (`0x7f.1`)."""
     name = text.removesuffix(".")
     labels = name.split(".")
-    if len(name) > LONGEST_HOST or not all(LABEL.fullmatch(label) for label in labels):
+    if len(name) > MAX_HOST_LENGTH or not all(LABEL.fullmatch(label) for label in labels):
         return None
     return name if not NUMERIC.fullmatch(labels[-1]) or parse_ip(name) is not None else None

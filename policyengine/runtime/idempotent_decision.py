@@ -8,7 +8,7 @@ from typing import NamedTuple, assert_never
 
 from msgspec import MsgspecError, Struct, msgpack
 
-from policyengine.runtime.apply_limits import settled
+from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import (
     Answer,
     Decision,
@@ -21,13 +21,21 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.limits import Add, Charge, Flow, Hold, Limited, Settled, Take
+from policyengine.runtime.limits import (
+    BucketParameters,
+    BudgetCharge,
+    Charge,
+    ChargeResult,
+    ConcurrencyCharge,
+    LimitCharge,
+    RateCharge,
+)
 from policyengine.runtime.values import Invalid
 
-LARGEST_KEPT = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
 
-class Line(Struct, frozen=True, array_like=True):
+class LimitRecord(Struct, frozen=True, array_like=True):
     """A limit, without whom it counts: what its state is told by, of a rate drain, token and tick, of a budget bound
     and window, of places how many and their lease."""
 
@@ -38,7 +46,7 @@ class Line(Struct, frozen=True, array_like=True):
     numbers: tuple[int, ...]
 
 
-class Draft(Struct, frozen=True, array_like=True):
+class DecisionDraft(Struct, frozen=True, array_like=True):
     """`moment` is the clock that it was decided by, in nanoseconds; `spent` are approvals that others had used then,
     `spends` those that it uses; `past` is what a log says of the history that it rests on, and `proved` the facts that
     credentials proved: nobody can prove them by the same proof again."""
@@ -57,132 +65,132 @@ class Draft(Struct, frozen=True, array_like=True):
     unknown: tuple[UnknownFact, ...]
     package: str
     revision: str
-    limits: tuple[Line, ...]
+    limits: tuple[LimitRecord, ...]
     proved: bytes = b""
 
 
-class Accounted(NamedTuple):
+class IdempotentDecision(NamedTuple):
     """A decision, and whether it was made before, `again` told by its key."""
 
     decision: Decision
     again: bool
 
 
-_decoder = msgpack.Decoder(Draft)
+_decoder = msgpack.Decoder(DecisionDraft)
 
 
-def drafted(
+def encode_draft(
     decision: Decision, effects: Effects, spent: frozenset[str], past: bytes, moment: int, proved: bytes = b""
 ) -> bytes:
     answer = decision.answer
     return msgpack.encode(
-        Draft(
+        DecisionDraft(
             moment, tuple(sorted(spent)), effects.spends, past, decision.id, decision.principal, answer.outcome,
             answer.gate, answer.reasons, answer.remedies, answer.obligations, answer.unknown, answer.package,
-            answer.revision, tuple(map(line_of, effects.limits)), proved,
+            answer.revision, tuple(map(to_limit_record, effects.limits)), proved,
         )
     )  # fmt: skip
 
 
-def draft_of(draft: bytes) -> Draft:
+def decode_draft(draft: bytes) -> DecisionDraft:
     """Raises ValueError."""
     return _decoder.decode(draft)
 
 
-def told(draft: Draft, found: Settled) -> Decision:
+def restore_decision(draft: DecisionDraft, found: ChargeResult) -> Decision:
     """The decision as it was told. Raises ValueError."""
     said = (draft.reasons, draft.remedies, draft.obligations, draft.unknown, draft.package, draft.revision)
     decision = Decision(Answer(draft.outcome, draft.gate, *said), draft.principal, draft.id)
-    return settled(decision, tuple(map(limit_of, draft.limits)), found.standings)
+    return apply_limits(decision, tuple(map(from_limit_record, draft.limits)), found.standings)
 
 
-def charges_of(draft: bytes) -> tuple[Charge, ...]:
+def draft_charges(draft: bytes) -> tuple[Charge, ...]:
     """The charges of a draft, as far as their states are told by them. Raises ValueError."""
-    return tuple(limit_of(line).charge for line in draft_of(draft).limits)
+    return tuple(from_limit_record(line).charge for line in decode_draft(draft).limits)
 
 
-def line_of(limit: Limited) -> Line:
-    kind, numbers = numbers_of(limit.charge)
-    return Line(kind, limit.name, limit.at, limit.words, tuple(min(one, LARGEST_KEPT) for one in numbers))
+def to_limit_record(limit: LimitCharge) -> LimitRecord:
+    kind, numbers = charge_numbers(limit.charge)
+    return LimitRecord(kind, limit.name, limit.at, limit.words, tuple(min(one, MAX_INT64) for one in numbers))
 
 
-def numbers_of(charge: Charge) -> tuple[str, tuple[int, ...]]:
+def charge_numbers(charge: Charge) -> tuple[str, tuple[int, ...]]:
     match charge:
-        case Take():
+        case RateCharge():
             return "rate", (charge.flow.drain, charge.token, charge.tick)
-        case Add():
+        case BudgetCharge():
             return "budget", (charge.bound, charge.within)
-        case Hold():
+        case ConcurrencyCharge():
             return "at once", (charge.most, charge.lease)
         case _:
             assert_never(charge)
 
 
-def limit_of(line: Line) -> Limited:
-    return Limited(charge_of(line), line.name, line.at, line.words)
+def from_limit_record(line: LimitRecord) -> LimitCharge:
+    return LimitCharge(restore_charge(line), line.name, line.at, line.words)
 
 
-def charge_of(line: Line) -> Charge:
+def restore_charge(line: LimitRecord) -> Charge:
     match line.kind, line.numbers:
         case "rate", (drain, token, tick):
-            return Take("", (), 0, Flow(0, drain), token, tick)
+            return RateCharge("", (), 0, BucketParameters(0, drain), token, tick)
         case "budget", (bound, within):
-            return Add("", (), bound, within)
+            return BudgetCharge("", (), bound, within)
         case "at once", (most, lease):
-            return Hold("", (), most, lease)
+            return ConcurrencyCharge("", (), most, lease)
         case _:
             raise ValueError("it is no draft of a decision")
 
 
 # ── What was proved ───────────────────────────────────────────────────────────────────────────
 
-NUMBER, INTEGER, INVALID = 1, 2, 3
+EXT_NUMBER, EXT_INTEGER, EXT_INVALID = 1, 2, 3
 
 
-def facts_kept(facts: Mapping[str, object]) -> bytes:
+def encode_facts(facts: Mapping[str, object]) -> bytes:
     """None where one of them cannot be kept: then a record of who asks again says nothing of what was proved."""
     try:
-        return msgpack.encode(packed(facts))
+        return msgpack.encode(pack_fact(facts))
     except (MsgspecError, TypeError, ValueError, OverflowError):
         return b""
 
 
-def facts_of(kept: bytes) -> dict[str, object]:
+def decode_facts(kept: bytes) -> dict[str, object]:
     """Raises ValueError."""
-    found = unpacked(msgpack.decode(kept, ext_hook=leaf)) if kept else {}
+    found = unpack_fact(msgpack.decode(kept, ext_hook=unpack_extension)) if kept else {}
     if not isinstance(found, dict):
         raise ValueError("these are no facts")
     return found
 
 
-def packed(value: object) -> object:
+def pack_fact(value: object) -> object:
     match value:
         case Mapping():
-            return {name: packed(one) for name, one in value.items()}
+            return {name: pack_fact(one) for name, one in value.items()}
         case list() | tuple():
-            return [packed(one) for one in value]
+            return [pack_fact(one) for one in value]
         case Decimal():
-            return msgpack.Ext(NUMBER, str(value).encode())
+            return msgpack.Ext(EXT_NUMBER, str(value).encode())
         case bool():
             return value
-        case int() if not -LARGEST_KEPT <= value <= LARGEST_KEPT:
-            return msgpack.Ext(INTEGER, str(value).encode())
+        case int() if not -MAX_INT64 <= value <= MAX_INT64:
+            return msgpack.Ext(EXT_INTEGER, str(value).encode())
         case Invalid(why):
-            return msgpack.Ext(INVALID, why.encode())
+            return msgpack.Ext(EXT_INVALID, why.encode())
         case _:
             return value
 
 
-def unpacked(value: object) -> object:
+def unpack_fact(value: object) -> object:
     match value:
         case dict():
-            return {name: unpacked(one) for name, one in value.items()}
+            return {name: unpack_fact(one) for name, one in value.items()}
         case list():
-            return tuple(map(unpacked, value))
+            return tuple(map(unpack_fact, value))
         case _:
             return value
 
 
-def leaf(code: int, data: memoryview) -> object:
+def unpack_extension(code: int, data: memoryview) -> object:
     text = bytes(data).decode()
-    return Decimal(text) if code == NUMBER else int(text) if code == INTEGER else Invalid(text)
+    return Decimal(text) if code == EXT_NUMBER else int(text) if code == EXT_INTEGER else Invalid(text)

@@ -31,7 +31,7 @@ def crockford(number: int, characters: int) -> str:
 _key = secrets.token_bytes(32)
 
 
-def _draw_again() -> None:
+def _replace_key() -> None:
     """A forked process counts the same serials on: under another key its ids are others."""
     global _key
     _key = secrets.token_bytes(32)
@@ -39,7 +39,7 @@ def _draw_again() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_draw_again)
+    os.register_at_fork(after_in_child=_replace_key)
 
 
 @lru_cache(maxsize=64)

@@ -11,14 +11,14 @@ from __future__ import annotations
 TURKISH = {"ı": "i", "İ": "i"}
 
 
-def fold(text: str) -> str:
+def fold_case(text: str) -> str:
     """One spelling for all texts that some server may take for the same ASCII text."""
     if text.isascii():
         return text.lower()
     return "".join(TURKISH.get(char) or char.casefold() for char in text)
 
 
-def same_in_ascii(text: str, other: str) -> bool:
+def equal_ignoring_case(text: str, other: str) -> bool:
     """Whether every server that ignores case takes both for the same; `other` is ASCII."""
     return text == other or (text.isascii() and text.lower() == other.lower())
 

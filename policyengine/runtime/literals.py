@@ -10,8 +10,8 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-LONGEST = 64  # no duration, time or address needs more; it keeps the arithmetic below small
-UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+MAX_LITERAL_LENGTH = 64  # no duration, time or address needs more; it keeps the arithmetic below small
+MILLISECONDS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")
 RFC3339 = re.compile(
@@ -24,9 +24,9 @@ MAPPED = IPv6Network("::ffff:0:0/96")
 
 def parse_duration(text: str) -> timedelta | None:
     """`10m`, `1h30m`, `500ms`; None when it is no duration. There are no negative and no fractional ones."""
-    if len(text) > LONGEST or not DURATION.fullmatch(text):
+    if len(text) > MAX_LITERAL_LENGTH or not DURATION.fullmatch(text):
         return None
-    milliseconds = sum(int(count) * UNITS[unit] for count, unit in PART.findall(text))
+    milliseconds = sum(int(count) * MILLISECONDS_PER_UNIT[unit] for count, unit in PART.findall(text))
     try:
         return timedelta(milliseconds=milliseconds)
     except OverflowError:
@@ -35,18 +35,18 @@ def parse_duration(text: str) -> timedelta | None:
 
 def parse_time(text: str) -> datetime | None:
     """An RFC 3339 time with its zone, in UTC; None when it is none. What is finer than a microsecond is cut off."""
-    match = RFC3339.fullmatch(text) if len(text) <= LONGEST else None
+    match = RFC3339.fullmatch(text) if len(text) <= MAX_LITERAL_LENGTH else None
     if match is None:
         return None
     date, clock, fraction, _, sign, hours, minutes = match.groups()
     try:
-        local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=offset(sign, hours, minutes))
+        local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=parse_offset(sign, hours, minutes))
         return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
     except (ValueError, OverflowError):  # no such day, or far beyond every calendar
         return None
 
 
-def offset(sign: str | None, hours: str, minutes: str) -> timezone:
+def parse_offset(sign: str | None, hours: str, minutes: str) -> timezone:
     if sign is None:
         return UTC
     east = timedelta(hours=int(hours), minutes=int(minutes))
@@ -64,12 +64,12 @@ def to_utc(moment: datetime) -> datetime:
 def parse_ip(text: str) -> Address | None:
     """An address without scope and leading zeros; an IPv6 address that only wraps an IPv4 one is that IPv4 one."""
     try:
-        return plain_address(ip_address(text)) if len(text) <= LONGEST else None
+        return unmap_address(ip_address(text)) if len(text) <= MAX_LITERAL_LENGTH else None
     except ValueError:
         return None
 
 
-def plain_address(address: Address) -> Address | None:
+def unmap_address(address: Address) -> Address | None:
     if isinstance(address, IPv4Address):
         return address
     return None if address.scope_id is not None else address.ipv4_mapped or address
@@ -78,15 +78,15 @@ def plain_address(address: Address) -> Address | None:
 def parse_cidr(text: str) -> Network | None:
     """`10.0.0.0/8`: an address, a slash, a prefix length; bits beyond the prefix must be zero."""
     address, _, prefix = text.partition("/")
-    if len(text) > LONGEST or "%" in address or not PREFIX.fullmatch(prefix):
+    if len(text) > MAX_LITERAL_LENGTH or "%" in address or not PREFIX.fullmatch(prefix):
         return None
     try:
-        return plain_network(ip_network(text))
+        return unmap_network(ip_network(text))
     except ValueError:
         return None
 
 
-def plain_network(network: Network) -> Network:
+def unmap_network(network: Network) -> Network:
     """Networks inside `::ffff:0:0/96` are IPv4 networks, as their addresses are IPv4 addresses."""
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))

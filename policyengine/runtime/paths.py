@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from policyengine.runtime.header_names import fold
+from policyengine.runtime.header_names import fold_header_name
 
-LONGEST_PATH = 8_192
-MOST_SEGMENTS = 128
+MAX_PATH_LENGTH = 8_192
+MAX_SEGMENTS = 128
 METHOD = re.compile(r"[A-Z]{1,16}")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 HAZARDS = {
@@ -36,7 +36,7 @@ OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
 
 
 @dataclass(frozen=True, slots=True)
-class Canonical:
+class CanonicalPath:
     """`path` is the decoded text without a trailing slash; `segments` are its parts, none of them empty."""
 
     path: str
@@ -44,38 +44,38 @@ class Canonical:
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedPath:
     why: str
 
 
-Checked: TypeAlias = Canonical | Malformed
+PathResult: TypeAlias = CanonicalPath | MalformedPath
 
 
-def canonical(path: str) -> Checked:
+def canonical_path(path: str) -> PathResult:
     """The one spelling of a path as it stands in a request line, without query."""
-    why = unusable(path)
+    why = find_path_problem(path)
     if why:
-        return Malformed(why)
+        return MalformedPath(why)
     raw = path[1:].removesuffix("/").split("/") if path != "/" else []
-    if len(raw) > MOST_SEGMENTS:
-        return Malformed(f"more than {MOST_SEGMENTS} segments")
+    if len(raw) > MAX_SEGMENTS:
+        return MalformedPath(f"more than {MAX_SEGMENTS} segments")
     segments = []
     for part in raw:
         if part.isascii() and part.isalnum():  # most segments, and nothing can be wrong with them
             segments.append(part)
             continue
-        segment = decoded(part)
-        why = "invalid UTF-8" if segment is None else hazard(segment)
+        segment = decode_segment(part)
+        why = "invalid UTF-8" if segment is None else find_segment_hazard(segment)
         if segment is None or why:
-            return Malformed(why or "")
+            return MalformedPath(why or "")
         segments.append(segment)
-    return Canonical("/" + "/".join(segments), tuple(segments))
+    return CanonicalPath("/" + "/".join(segments), tuple(segments))
 
 
-def unusable(path: str) -> str | None:
+def find_path_problem(path: str) -> str | None:
     """What is wrong with the path as a whole, before it is taken apart."""
-    if len(path) > LONGEST_PATH:
-        return f"longer than {LONGEST_PATH:,} characters"
+    if len(path) > MAX_PATH_LENGTH:
+        return f"longer than {MAX_PATH_LENGTH:,} characters"
     if not path.startswith("/"):
         return "no slash at the start"
     if BAD_ESCAPE.search(path):
@@ -83,7 +83,7 @@ def unusable(path: str) -> str | None:
     return next((HAZARDS[char] for char in "?#" if char in path), None)
 
 
-def decoded(segment: str) -> str | None:
+def decode_segment(segment: str) -> str | None:
     """The segment with its escapes resolved once; None when that is not valid UTF-8."""
     try:
         return unquote_to_bytes(segment.encode("utf-8")).decode("utf-8")
@@ -91,7 +91,7 @@ def decoded(segment: str) -> str | None:
         return None
 
 
-def hazard(segment: str) -> str | None:
+def find_segment_hazard(segment: str) -> str | None:
     """Why a decoded segment could mean something else to the server behind us."""
     if segment == "":
         return "an empty segment"
@@ -99,16 +99,22 @@ def hazard(segment: str) -> str | None:
         return "not in Unicode NFC"
     compatible = unicodedata.normalize("NFKC", segment)
     found = next((HAZARDS[char] for char in (*segment, *compatible) if char in HAZARDS), None)
-    return found or odd_characters(segment) or odd_edges(segment) or odd_edges(compatible) or disguise(segment)
+    return (
+        found
+        or find_control_characters(segment)
+        or find_odd_edges(segment)
+        or find_odd_edges(compatible)
+        or find_disguised_name(segment)
+    )
 
 
-def odd_characters(segment: str) -> str | None:
+def find_control_characters(segment: str) -> str | None:
     """Control characters and line separators have no place in a path."""
     odd = any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in segment)
     return "a control character" if odd else None
 
 
-def disguise(segment: str) -> str | None:
+def find_disguised_name(segment: str) -> str | None:
     """A name that some systems read as another one: `ａdmin`, or `admin` with an invisible character in it."""
     if any(unicodedata.category(char) == "Cf" for char in segment):
         return "an invisible character"
@@ -117,7 +123,7 @@ def disguise(segment: str) -> str | None:
     return "a character that some systems read as another" if plain else None
 
 
-def odd_edges(segment: str) -> str | None:
+def find_odd_edges(segment: str) -> str | None:
     if set(segment) == {"."}:
         return "a dot segment"
     if segment.endswith("."):
@@ -125,31 +131,31 @@ def odd_edges(segment: str) -> str | None:
     return "a segment with white space at its edge" if segment != segment.strip() else None
 
 
-def method_of(text: str) -> str | Malformed:
+def canonical_method(text: str) -> str | MalformedPath:
     """An upper-case token; HEAD is decided as GET."""
     if not METHOD.fullmatch(text):
-        return Malformed("a method that is no upper-case word")
+        return MalformedPath("a method that is no upper-case word")
     return "GET" if text == "HEAD" else text
 
 
 def find_override(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> str | None:
     """Where a server could take another method from than the request line's: a header or a parameter, by its name."""
     for place, members, overriding, spelled in (
-        ("a header", headers, OVERRIDE_HEADERS, of_header),
+        ("a header", headers, OVERRIDE_HEADERS, override_header_name),
         ("the query", query, OVERRIDE_PARAMETERS, override_name),
         ("the body", body, frozenset({OVERRIDE_FIELD}), override_name),
     ):
-        for name in map(spelled, given(members)):
+        for name in map(spelled, present_names(members)):
             if name in overriding:
                 return f"{place} names another method (`{'_method' if name == OVERRIDE_FIELD else name}`)"
     return None
 
 
-def of_header(name: str) -> str:
-    return fold(name.strip())
+def override_header_name(name: str) -> str:
+    return fold_header_name(name.strip())
 
 
-def given(members: Mapping[str, object]) -> Iterable[str]:
+def present_names(members: Mapping[str, object]) -> Iterable[str]:
     return (name for name, value in members.items() if value is not None)
 
 

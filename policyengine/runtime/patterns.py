@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine.extras import install_command
-from policyengine.runtime.regex_linearity import proved_linear
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.regex_linearity import is_provably_linear
+from policyengine.runtime.structure_checks import quote_input
 
 try:
     import re2  # type: ignore[import-untyped]
 except ImportError:  # an optional dependency; what only it can match is refused when a policy is loaded
     re2 = None
 
-LONGEST_PATTERN = 1_000
-MEMORY = 8 << 20
+MAX_PATTERN_LENGTH = 1_000
+RE2_MEMORY_BYTES = 8 << 20
 INSTALL = f"install re2, which matches every pattern in linear time, {install_command('re2')}"
-LEFT_OUT = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
+UNSUPPORTED_FEATURES = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
 # One token of a pattern, outside and inside a class of characters.
-OUTSIDE = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)
-INSIDE = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
+TOKEN_OUTSIDE_CLASS = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)
+TOKEN_INSIDE_CLASS = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,58 +71,58 @@ class Regex:
 
 def compile_regex(pattern: str) -> Regex:
     """A pattern for whole texts. Classes such as `\\w` are ASCII. Raises PatternError unless linear time is certain."""
-    if len(pattern) > LONGEST_PATTERN:
-        raise PatternError(f"a regular expression longer than {LONGEST_PATTERN:,} characters")
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise PatternError(f"a regular expression longer than {MAX_PATTERN_LENGTH:,} characters")
     if "{," in pattern:
         raise PatternError("a repeat without its least number", "write `{0,3}`")
     mistake = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # re warns where a later Python may read a class differently
-            if proved_linear(pattern):
+            if is_provably_linear(pattern):
                 return Regex(pattern, "re", re.compile(pattern, re.ASCII))
     except (re.error, Warning) as error:
-        mistake = quoted(str(error))
+        mistake = quote_input(str(error))
     except (RecursionError, OverflowError):
         mistake = "too deeply nested or too large"
-    return with_re2(pattern, mistake)
+    return compile_with_re2(pattern, mistake)
 
 
-def with_re2(pattern: str, mistake: str | None) -> Regex:
+def compile_with_re2(pattern: str, mistake: str | None) -> Regex:
     """`mistake` is what `re` found wrong; re2 may still understand the pattern (`\\p{L}`)."""
     if re2 is None:
         helps = mistake is None or mistake.startswith("bad escape")
         raise PatternError(mistake or "a regular expression that could take long", INSTALL if helps else None)
     options = re2.Options()
-    options.max_mem = MEMORY
+    options.max_mem = RE2_MEMORY_BYTES
     options.log_errors = False
     try:
-        return Regex(pattern, "re2", re2.compile(same_spaces(pattern), options))
+        return Regex(pattern, "re2", re2.compile(expand_whitespace_classes(pattern), options))
     except (re2.error, UnicodeError) as error:
-        raise PatternError(mistake or refusal(error), None if mistake else LEFT_OUT) from None
+        raise PatternError(mistake or describe_re2_error(error), None if mistake else UNSUPPORTED_FEATURES) from None
 
 
-def refusal(error: Exception) -> str:
+def describe_re2_error(error: Exception) -> str:
     text = error.args[0] if error.args else ""
     shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return f"not a regular expression that matches in linear time: {quoted(shown)}"
+    return f"not a regular expression that matches in linear time: {quote_input(shown)}"
 
 
-def same_spaces(pattern: str) -> str:
+def expand_whitespace_classes(pattern: str) -> str:
     """The class of white space lacks the vertical tab in re2; spelled out, it means one thing in both engines."""
     result = []
     inside, place = False, 0
     while place < len(pattern):
-        match = (INSIDE if inside else OUTSIDE).match(pattern, place)
+        match = (TOKEN_INSIDE_CLASS if inside else TOKEN_OUTSIDE_CLASS).match(pattern, place)
         assert match is not None  # one of the alternatives fits any character
         token = match[0]
-        result.append(spelled_out(token, inside))
+        result.append(expand_token(token, inside))
         inside = token != "]" if inside else token.startswith("[")
         place = match.end()
     return "".join(result)
 
 
-def spelled_out(token: str, inside: bool) -> str:
+def expand_token(token: str, inside: bool) -> str:
     match token, inside:
         case "\\s", True:
             return r"\s\v"

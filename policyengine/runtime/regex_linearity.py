@@ -22,16 +22,16 @@ Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, both ends includ
 Word: TypeAlias = tuple[Ranges, ...]
 
 LAST_CHARACTER = 0x10FFFF
-MOST_POSITIONS = 1_000
-MOST_BEHIND = 64
-MOST_ALTERNATIVES = 200
+MAX_POSITIONS = 1_000
+MAX_SUFFIX_POSITIONS = 64
+MAX_ALTERNATIVES = 200
 DIGITS: Ranges = ((48, 57),)
 SPACES: Ranges = ((9, 13), (32, 32))
 WORDS: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class PatternShape:
     """What matters of a part of a pattern.
 
     `first`: what it can begin with; `tail`: what may continue it after a complete match; `positions`: its length with
@@ -47,27 +47,27 @@ class Shape:
     word: Word | None = None
 
 
-EMPTY = Shape(nullable=True, first=(), tail=(), positions=0, word=())
+EMPTY = PatternShape(nullable=True, first=(), tail=(), positions=0, word=())
 
 
-class Unproved(Exception):
+class NotLinearError(Exception):
     """No proof was found. That says nothing about the pattern."""
 
 
 @lru_cache(maxsize=1_024)
-def proved_linear(pattern: str) -> bool:
+def is_provably_linear(pattern: str) -> bool:
     """Whether `re.compile(pattern, re.ASCII).fullmatch` takes time proportional to the text. Raises re.error."""
     tree = parser.parse(pattern, re.ASCII)
     try:
         if tree.state.flags != re.ASCII:
-            raise Unproved
-        prove_top([shape_of(item) for item in without_anchors(list(tree))])
-    except Unproved:
+            raise NotLinearError
+        prove_top([shape_of(item) for item in strip_anchors(list(tree))])
+    except NotLinearError:
         return False
     return True
 
 
-def without_anchors(items: list[Any]) -> list[Any]:
+def strip_anchors(items: list[Any]) -> list[Any]:
     """`^` at the start and `$` at the end say nothing new, because the whole text has to match."""
     if items and items[0] == (op.AT, op.AT_BEGINNING):
         items = items[1:]
@@ -76,44 +76,44 @@ def without_anchors(items: list[Any]) -> list[Any]:
     return items
 
 
-def prove_top(shapes: Sequence[Shape]) -> None:
+def prove_top(shapes: Sequence[PatternShape]) -> None:
     """One way through everything; or one through a front and, wherever that may end, one through a short rest."""
-    if sum(shape.positions for shape in shapes) > MOST_POSITIONS:
-        raise Unproved
+    if sum(shape.positions for shape in shapes) > MAX_POSITIONS:
+        raise NotLinearError
     fronts = (split for split in range(len(shapes), -1, -1) if is_short(shapes[split:]))
     if not any(is_determined(shapes[:split]) and is_determined(shapes[split:]) for split in fronts):
-        raise Unproved
+        raise NotLinearError
 
 
-def is_short(shapes: Sequence[Shape]) -> bool:
-    return all(shape.bounded for shape in shapes) and sum(shape.positions for shape in shapes) <= MOST_BEHIND
+def is_short(shapes: Sequence[PatternShape]) -> bool:
+    return all(shape.bounded for shape in shapes) and sum(shape.positions for shape in shapes) <= MAX_SUFFIX_POSITIONS
 
 
-def is_determined(shapes: Sequence[Shape]) -> bool:
+def is_determined(shapes: Sequence[PatternShape]) -> bool:
     try:
-        sequence(shapes)
-    except Unproved:
+        shape_of_sequence(shapes)
+    except NotLinearError:
         return False
     return True
 
 
-def shape_of_all(items: Any) -> Shape:
-    return sequence([shape_of(item) for item in items])
+def shape_of_items(items: Any) -> PatternShape:
+    return shape_of_sequence([shape_of(item) for item in items])
 
 
-def sequence(shapes: Sequence[Shape]) -> Shape:
+def shape_of_sequence(shapes: Sequence[PatternShape]) -> PatternShape:
     result = EMPTY
     for shape in shapes:
-        result = joined(result, shape)
+        result = shape_of_pair(result, shape)
     return result
 
 
-def joined(left: Shape, right: Shape) -> Shape:
+def shape_of_pair(left: PatternShape, right: PatternShape) -> PatternShape:
     """One after the other. What may continue the left one must not look like the start of the right one."""
-    separate(left.tail, right.first)
+    require_disjoint(left.tail, right.first)
     if left.nullable:
-        separate(left.first, right.first)
-    return Shape(
+        require_disjoint(left.first, right.first)
+    return PatternShape(
         nullable=left.nullable and right.nullable,
         first=union(left.first, right.first) if left.nullable else left.first,
         tail=union(right.tail, left.tail, right.first) if right.nullable else right.tail,
@@ -123,41 +123,41 @@ def joined(left: Shape, right: Shape) -> Shape:
     )
 
 
-def shape_of(item: Any) -> Shape:
+def shape_of(item: Any) -> PatternShape:
     code, argument = item
     match code:
         case op.LITERAL:
-            return character(((argument, argument),))
+            return shape_of_character(((argument, argument),))
         case op.NOT_LITERAL:
-            return character(complement(((argument, argument),)))
+            return shape_of_character(complement(((argument, argument),)))
         case op.ANY:
-            return character(complement(((10, 10),)))
+            return shape_of_character(complement(((10, 10),)))
         case op.IN:
-            return character(class_ranges(argument))
+            return shape_of_character(class_ranges(argument))
         case op.BRANCH:
-            return alternatives([shape_of_all(branch) for branch in argument[1]])
+            return shape_of_alternatives([shape_of_items(branch) for branch in argument[1]])
         case op.SUBPATTERN if argument[1:3] == (0, 0):
-            return shape_of_all(argument[3])
+            return shape_of_items(argument[3])
         case op.MAX_REPEAT | op.MIN_REPEAT:
             least, most, body = argument
-            return repeated(shape_of_all(body), least, None if most is op.MAXREPEAT else most)
+            return shape_of_repetition(shape_of_items(body), least, None if most is op.MAXREPEAT else most)
         case _:
-            raise Unproved
+            raise NotLinearError
 
 
-def character(ranges: Ranges) -> Shape:
-    return Shape(nullable=False, first=ranges, tail=(), positions=1, word=(ranges,))
+def shape_of_character(ranges: Ranges) -> PatternShape:
+    return PatternShape(nullable=False, first=ranges, tail=(), positions=1, word=(ranges,))
 
 
-def alternatives(shapes: Sequence[Shape]) -> Shape:
+def shape_of_alternatives(shapes: Sequence[PatternShape]) -> PatternShape:
     """Told apart by their first character, or plain words none of which could begin another."""
-    if len(shapes) > MOST_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
-        raise Unproved
+    if len(shapes) > MAX_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
+        raise NotLinearError
     for index, left in enumerate(shapes):
         for right in shapes[index + 1 :]:
-            if overlap(left.first, right.first) and not different_words(left.word, right.word):
-                raise Unproved
-    return Shape(
+            if overlap(left.first, right.first) and not are_distinguishable(left.word, right.word):
+                raise NotLinearError
+    return PatternShape(
         nullable=any(shape.nullable for shape in shapes),
         first=union(*(shape.first for shape in shapes)),
         tail=union(*(shape.tail for shape in shapes)),
@@ -166,22 +166,22 @@ def alternatives(shapes: Sequence[Shape]) -> Shape:
     )
 
 
-def different_words(left: Word | None, right: Word | None) -> bool:
+def are_distinguishable(left: Word | None, right: Word | None) -> bool:
     if left is None or right is None:
         return False
     return any(not overlap(a, b) for a, b in zip(left, right, strict=False))
 
 
-def repeated(body: Shape, least: int, most: int | None) -> Shape:
+def shape_of_repetition(body: PatternShape, least: int, most: int | None) -> PatternShape:
     """Another round must not look like more of the last one; an empty round has no end."""
     if body.nullable:
-        raise Unproved
+        raise NotLinearError
     if most != 1:
-        separate(body.tail, body.first)
+        require_disjoint(body.tail, body.first)
     positions = body.positions * max(least if most is None else most, 1)
-    if positions > MOST_POSITIONS:
-        raise Unproved
-    return Shape(
+    if positions > MAX_POSITIONS:
+        raise NotLinearError
+    return PatternShape(
         nullable=least == 0,
         first=body.first,
         tail=body.tail if most == least else union(body.tail, body.first),
@@ -220,12 +220,12 @@ def part_ranges(code: Any, argument: Any) -> Ranges:
         case op.CATEGORY, op.CATEGORY_NOT_WORD:
             return complement(WORDS)
         case _:
-            raise Unproved
+            raise NotLinearError
 
 
-def separate(left: Ranges, right: Ranges) -> None:
+def require_disjoint(left: Ranges, right: Ranges) -> None:
     if overlap(left, right):
-        raise Unproved
+        raise NotLinearError
 
 
 def overlap(left: Ranges, right: Ranges) -> bool:

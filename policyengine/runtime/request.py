@@ -20,21 +20,29 @@ from policyengine.runtime.endpoints import (
     ToolEndpoint,
     read_endpoint,
 )
-from policyengine.runtime.entities import EntityData, entity_rows
-from policyengine.runtime.header_names import IN_ANOTHER_SPELLING, in_another_spelling
-from policyengine.runtime.host_names import host_of
+from policyengine.runtime.entities import EntityData, read_entity_rows
+from policyengine.runtime.header_names import OTHER_SPELLING, has_other_spelling
+from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.structure_checks import (
     RequestError,
+    check_members,
     did_you_mean,
-    flag_at,
-    id_at,
-    items_at,
-    object_at,
-    only,
-    quoted,
-    text_at,
+    get_flag,
+    get_id,
+    get_object,
+    get_text,
+    iterate_items,
+    quote_input,
 )
-from policyengine.runtime.values import ABSENT, PENDING, Invalid, Missing, PartialObject, coerce_time, describe
+from policyengine.runtime.values import (
+    ABSENT,
+    PENDING,
+    Invalid,
+    MissingValue,
+    PartialObject,
+    coerce_time,
+    describe_raw_value,
+)
 
 __all__ = [
     "ActionEndpoint",
@@ -91,67 +99,67 @@ class Request:
 
     def __post_init__(self) -> None:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
-        if not wire.is_plain([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
+        if not wire.is_clean([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
             raise RequestError("", "the endpoint is not made of plain strings", FROM_OBJECTS)
-        if not wire.is_plain(self.facts):
+        if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Request:
         """From JSON: numbers stay exact; duplicate keys, NaN and the like make the fact unknown."""
-        return decoded(wire.from_json, data)
+        return decode_request(wire.from_json, data)
 
     @classmethod
     def from_msgpack(cls, data: bytes) -> Request:
         """From MessagePack of the same shape."""
-        return decoded(wire.from_msgpack, data)
+        return decode_request(wire.from_msgpack, data)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object]) -> Request:
         """From Python objects: floats, Decimals, times, sets, addresses and EntityRefs are welcome as facts."""
-        return decoded(wire.from_python, data)
+        return decode_request(wire.from_python, data)
 
     def fact(self, *path: str) -> object:
         """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
-        if path[:2] == HEADERS and len(path) > 2:
+        if path[:2] == HEADERS_PATH and len(path) > 2:
             return self._header(path[2].lower(), path[3:])
         current: object = self.facts
-        ours = path[0] not in OF_CLIENTS
+        ours = path[0] not in CLIENT_ROOTS
         for name in path:
-            current = current.get(name, ABSENT) if ours and type(current) is dict else member_of(current, name)
+            current = current.get(name, ABSENT) if ours and type(current) is dict else get_member(current, name)
         return ABSENT if current is None else current
 
     def _header(self, name: str, path: tuple[str, ...]) -> object:
         """One that is not there is unknown where some servers take another that is there for it."""
-        headers = self.fact(*HEADERS)
-        current = member_of(headers, name)
-        if current in (ABSENT, None) and isinstance(headers, dict) and in_another_spelling(headers, name):
-            return IN_ANOTHER_SPELLING
+        headers = self.fact(*HEADERS_PATH)
+        current = get_member(headers, name)
+        if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
+            return OTHER_SPELLING
         for step in path:
-            current = member_of(current, step)
+            current = get_member(current, step)
         return ABSENT if current is None else current
 
 
-def spelled(path: tuple[str, ...]) -> tuple[str, ...]:
+def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
     """The path as `facts` spell it: header names have no case."""
-    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS else path
+    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
 
 
-def member_of(raw: object, name: str) -> object:
+def get_member(raw: object, name: str) -> object:
     """A member that is not there is unknown where its name is in another case: some readers take that one for it."""
     match raw:
         case dict():  # objects of a clean tree are nothing else, and it is asked at every step of every path
             found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
-            return IN_ANOTHER_CASE if (found is ABSENT or found is None) and in_another_case(raw, name) else found
-        case Invalid() | Missing():
+            return OTHER_CASE if (found is ABSENT or found is None) and has_other_case(raw, name) else found
+        case Invalid() | MissingValue():
             return raw
         case None:
             return ABSENT
         case _:
-            return Invalid(f"expected object, got {describe(raw)}")
+            return Invalid(f"expected object, got {describe_raw_value(raw)}")
 
 
-def in_another_case(members: Mapping[str, object], name: str) -> bool:
+def has_other_case(members: Mapping[str, object], name: str) -> bool:
     folded = name.casefold()
     return any(one != name and one.casefold() == folded for one in members)
 
@@ -177,13 +185,13 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
     "args": None,
     "context": None,
 }  # fmt: skip
-OF_CLIENTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
-IN_ANOTHER_CASE = Invalid("absent, but there in another case")
-HEADERS = ("request", "headers")
-OTHERS = ("credentials", "approvals", "entities", "pending", "options")
-HOP = ("agent", "issuer", "issued_at", "scopes", "groups")
-APPROVAL = ("id", "by", "granted_at", "binding")
-OPTIONS = ("consume", "explain", "obligations_supported", "at")
+CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
+OTHER_CASE = Invalid("absent, but there in another case")
+HEADERS_PATH = ("request", "headers")
+NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
+CHAIN_HOP_MEMBERS = ("agent", "issuer", "issued_at", "scopes", "groups")
+APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
+OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at")
 ENTITY_ROOTS = ("agent", "user", "tool", "resource")
 FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
@@ -192,11 +200,13 @@ FROM_ELSEWHERE = (
 )
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
-LONGEST_NAME = 1_000
-OTHERS_PENDING = ".*"  # at the end of a name: every member that is not given
-FREE_OBJECTS = frozenset({("body",), ("args",), ("context",), HEADERS, ("request", "query"), ("credential", "claims")})
+MAX_FACT_NAME_LENGTH = 1_000
+PENDING_WILDCARD = ".*"  # at the end of a name: every member that is not given
+FREE_OBJECTS = frozenset(
+    {("body",), ("args",), ("context",), HEADERS_PATH, ("request", "query"), ("credential", "claims")}
+)
 # A question about no definite endpoint is none.
-OF_THE_ENDPOINT = {
+ENDPOINT_PATHS = {
     ("request",), ("request", "method"), ("request", "path"), ("tool",), ("tool", "server"), ("tool", "name"),
     ("action",), ("action", "name"),
 }  # fmt: skip
@@ -204,36 +214,36 @@ OF_THE_ENDPOINT = {
 Data = TypeVar("Data")
 
 
-def decoded(decode: Callable[[Data], object], data: Data) -> Request:
+def decode_request(decode: Callable[[Data], object], data: Data) -> Request:
     try:
         raw = decode(data)
-    except wire.WireError as error:
+    except wire.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
-        raise RequestError("", f"a request is an object, got {describe(raw)}")
+        raise RequestError("", f"a request is an object, got {describe_raw_value(raw)}")
     return read_request(raw)
 
 
 def read_request(raw: Mapping[str, object]) -> Request:
-    only(raw, (*ROOTS, *OTHERS), "")
+    check_members(raw, (*ROOTS, *NON_FACT_MEMBERS), "")
     by_root = read_facts(raw)
     endpoint = read_endpoint(by_root)
     facts: dict[str, object] = {**by_root, **unreadable_body(raw)}
-    pending = [(text_at(item, place), place) for place, item in items_at(raw.get("pending"), "pending")]
+    pending = [(get_text(item, place), place) for place, item in iterate_items(raw.get("pending"), "pending")]
     for name, place in pending:
         mark_pending(facts, name, place)
     return Request(
         endpoint,
         facts,
-        approvals=tuple(read_approval(item, place) for place, item in items_at(raw.get("approvals"), "approvals")),
-        entities=entity_rows(raw.get("entities"), "entities"),
+        approvals=tuple(read_approval(item, place) for place, item in iterate_items(raw.get("approvals"), "approvals")),
+        entities=read_entity_rows(raw.get("entities"), "entities"),
         pending=frozenset(name for name, _ in pending),
         options=read_options(raw.get("options")),
-        credentials=with_url(read_credentials(raw.get("credentials")), raw, by_root),
+        credentials=add_credential_url(read_credentials(raw.get("credentials")), raw, by_root),
     )
 
 
-def with_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
+def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
     """A proof names the URL with its port, which is no part of the fact `request.host`."""
     given, path = raw.get("request"), facts.get("request", {}).get("path")
     host = given.get("host") if isinstance(given, Mapping) else None
@@ -246,9 +256,9 @@ def read_facts(raw: Mapping[str, object]) -> Facts:
     """Every root that is given, its structure checked; leaves of a wrong type stay and turn out unknown."""
     said = raw.keys() - unreadable_body(raw).keys()
     facts = {root: read_root(root, raw.get(root)) for root in ROOTS if root in said and raw.get(root) is not None}
-    object_at(facts.get("credential", {}).get("claims"), "credential.claims")
-    for place, item in items_at(facts.get("chain", {}).get("hops"), "chain.hops"):
-        only(object_at(item, place) or {}, HOP, place)
+    get_object(facts.get("credential", {}).get("claims"), "credential.claims")
+    for place, item in iterate_items(facts.get("chain", {}).get("hops"), "chain.hops"):
+        check_members(get_object(item, place) or {}, CHAIN_HOP_MEMBERS, place)
     if "request" in facts:
         facts["request"] = read_http_facts(facts["request"])
     return facts
@@ -261,26 +271,26 @@ def unreadable_body(raw: Mapping[str, object]) -> dict[str, object]:
 
 
 def read_root(root: str, raw: object) -> dict[str, object]:
-    given = object_at(raw, root) or {}
+    given = get_object(raw, root) or {}
     allowed = ROOTS[root]
     if allowed is not None:
-        only(given, allowed, root, FROM_ELSEWHERE if root in ENTITY_ROOTS else None)
+        check_members(given, allowed, root, FROM_ELSEWHERE if root in ENTITY_ROOTS else None)
     return dict(given)
 
 
 def read_http_facts(given: dict[str, object]) -> dict[str, object]:
     """Names of headers have no case, and hosts neither case nor port: no spelling slips past a guard."""
-    object_at(given.get("query"), "request.query")
-    headers = object_at(given.get("headers"), "request.headers")
+    get_object(given.get("query"), "request.query")
+    headers = get_object(given.get("headers"), "request.headers")
     host = given.get("host")
     return {
         **given,
-        **({} if headers is None else {"headers": lower_cased(headers)}),
-        **({"host": host_of(host)} if isinstance(host, str) else {}),
+        **({} if headers is None else {"headers": lower_case_names(headers)}),
+        **({"host": parse_host(host)} if isinstance(host, str) else {}),
     }
 
 
-def lower_cased(headers: Mapping[str, object]) -> dict[str, object]:
+def lower_case_names(headers: Mapping[str, object]) -> dict[str, object]:
     result: dict[str, object] = {}
     for name, value in headers.items():
         lower = name.lower()
@@ -293,12 +303,12 @@ def lower_cased(headers: Mapping[str, object]) -> dict[str, object]:
 
 def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
     """Put PENDING where the fact will be. Pending attributes of entities stand in `Request.pending` only."""
-    if name.endswith(OTHERS_PENDING):
+    if name.endswith(PENDING_WILDCARD):
         return mark_others_pending(facts, name, place)
-    path = pending_path(name, place)
-    if is_attribute(path):
+    path = parse_pending_path(name, place)
+    if is_entity_attribute(path):
         return
-    holder = object_on_the_way(facts, path[:-1], name, place)
+    holder = ensure_object(facts, path[:-1], name, place)
     if holder is None:
         return
     if holder.get(path[-1]) not in (None, PENDING):
@@ -306,31 +316,29 @@ def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
     holder[path[-1]] = PENDING
 
 
-def is_attribute(path: tuple[str, ...]) -> bool:
+def is_entity_attribute(path: tuple[str, ...]) -> bool:
     """Whether it is one of an entity, which no tree of facts holds: `user.roles`."""
     return path[0] in ENTITY_ROOTS and len(path) > 1 and path[1] not in (ROOTS[path[0]] or ())
 
 
-def pending_beside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
+def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
     """The names of pending facts that are in none of these roots, as somebody else says all of them."""
-    paths = {name: pending_path(name.removesuffix(OTHERS_PENDING), "pending") for name in names}
-    return frozenset(name for name, path in paths.items() if path[0] not in roots or is_attribute(path))
+    paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
+    return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
 
 def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
     """`body.*`: the members that are given stand, and nothing is known of any other."""
-    path = pending_path(name.removesuffix(OTHERS_PENDING), place)
+    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(place, f"`{name}` is pending, but the members of `{path[-1]}` have names", "name them")
-    holder = object_on_the_way(facts, path[:-1], name, place)
-    given = object_on_the_way(facts, path, name, place)
+    holder = ensure_object(facts, path[:-1], name, place)
+    given = ensure_object(facts, path, name, place)
     if holder is not None and given is not None:
         holder[path[-1]] = PartialObject(given)
 
 
-def object_on_the_way(
-    facts: dict[str, object], path: tuple[str, ...], name: str, place: str
-) -> dict[str, object] | None:
+def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
     """The object there, made where it has to be. None where nobody knows whether it is given, as it is pending or
     was not given itself: then all of it is pending."""
     holder = facts
@@ -349,45 +357,45 @@ def object_on_the_way(
 
 
 @lru_cache(maxsize=4_096)  # callers send the same names again and again
-def pending_path(name: str, place: str) -> tuple[str, ...]:
-    if len(name) > LONGEST_NAME or not PENDING_FACT.fullmatch(name):
-        raise RequestError(place, f"`{quoted(name)}` is no name of a fact")
+def parse_pending_path(name: str, place: str) -> tuple[str, ...]:
+    if len(name) > MAX_FACT_NAME_LENGTH or not PENDING_FACT.fullmatch(name):
+        raise RequestError(place, f"`{quote_input(name)}` is no name of a fact")
     root, *steps = STEP.findall(name)
     allowed = ROOTS.get(root, ())
     if root not in ROOTS:
-        raise RequestError(place, f"unknown fact `{quoted(name)}`", did_you_mean(root, ROOTS))
-    if (root, *steps[:1]) in OF_THE_ENDPOINT:
+        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(root, ROOTS))
+    if (root, *steps[:1]) in ENDPOINT_PATHS:
         raise RequestError(place, f"`{name}` names the endpoint and cannot be pending")
     if steps and allowed is not None and root not in ENTITY_ROOTS and steps[0] not in allowed:
-        raise RequestError(place, f"unknown fact `{quoted(name)}`", did_you_mean(steps[0], allowed))
-    return spelled((root, *steps))
+        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(steps[0], allowed))
+    return fact_path((root, *steps))
 
 
 def read_approval(raw: object, member: str) -> Approval:
-    given = object_at(raw, member) or {}
-    only(given, APPROVAL, member)
+    given = get_object(raw, member) or {}
+    check_members(given, APPROVAL_MEMBERS, member)
     return Approval(
-        id=id_at(given.get("id"), f"{member}.id"),
-        by=id_at(given.get("by"), f"{member}.by"),
-        granted_at=time_at(given.get("granted_at"), f"{member}.granted_at"),
-        binding=None if given.get("binding") is None else text_at(given["binding"], f"{member}.binding"),
+        id=get_id(given.get("id"), f"{member}.id"),
+        by=get_id(given.get("by"), f"{member}.by"),
+        granted_at=read_time(given.get("granted_at"), f"{member}.granted_at"),
+        binding=None if given.get("binding") is None else get_text(given["binding"], f"{member}.binding"),
     )
 
 
 def read_options(raw: object) -> Options:
-    given = object_at(raw, "options") or {}
-    only(given, OPTIONS, "options")
+    given = get_object(raw, "options") or {}
+    check_members(given, OPTION_MEMBERS, "options")
     supported = given.get("obligations_supported")
-    kinds = (text_at(item, place) for place, item in items_at(supported, "options.obligations_supported"))
+    kinds = (get_text(item, place) for place, item in iterate_items(supported, "options.obligations_supported"))
     return Options(
-        consume=flag_at(given.get("consume"), "options.consume", default=True),
-        explain=flag_at(given.get("explain"), "options.explain", default=False),
+        consume=get_flag(given.get("consume"), "options.consume", default=True),
+        explain=get_flag(given.get("explain"), "options.explain", default=False),
         obligations_supported=None if supported is None else frozenset(kinds),
-        at=time_at(given.get("at"), "options.at"),
+        at=read_time(given.get("at"), "options.at"),
     )
 
 
-def time_at(raw: object, member: str) -> datetime | None:
+def read_time(raw: object, member: str) -> datetime | None:
     if raw is None:
         return None
     time = coerce_time(raw, member)

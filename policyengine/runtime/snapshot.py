@@ -13,7 +13,7 @@ from policyengine.typesystem import EntityRef
 
 NOT_ANSWERED = "the directory did not answer"
 NO_ROW = Invalid("there is no row for its entity")
-IN_PART = Invalid("the row of its entity is partial and does not say it")
+PARTIAL_ROW = Invalid("the row of its entity is partial and does not say it")
 
 
 class Membership(Protocol):
@@ -54,7 +54,7 @@ class Entities(Protocol):
         """How many entities one may be in."""
 
 
-class Looking(Entities, Protocol):
+class LookupEntities(Entities, Protocol):
     """Entities of which some are looked up. What one decision asked for and was not told yet is `lacking`."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 
-from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe
+from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe_raw_value
 
 
 class RequestError(Exception):
@@ -21,7 +21,7 @@ class RequestError(Exception):
         super().__init__(message if hint is None else f"{message} ({hint})")
 
 
-def object_at(raw: object, member: str) -> Mapping[str, object] | None:
+def get_object(raw: object, member: str) -> Mapping[str, object] | None:
     """The object there; None when nothing is given."""
     match raw:
         case None:
@@ -29,10 +29,10 @@ def object_at(raw: object, member: str) -> Mapping[str, object] | None:
         case dict():
             return raw
         case _:
-            raise wrong_kind(raw, member, "an object")
+            raise wrong_type_error(raw, member, "an object")
 
 
-def items_at(raw: object, member: str) -> Iterator[tuple[str, object]]:
+def iterate_items(raw: object, member: str) -> Iterator[tuple[str, object]]:
     """The items of the list there, each with its name (`entities[0]`); none when nothing is given."""
     match raw:
         case None:
@@ -40,10 +40,10 @@ def items_at(raw: object, member: str) -> Iterator[tuple[str, object]]:
         case tuple():
             yield from ((f"{member}[{index}]", item) for index, item in enumerate(raw))
         case _:
-            raise wrong_kind(raw, member, "a list")
+            raise wrong_type_error(raw, member, "a list")
 
 
-def text_at(raw: object, member: str) -> str:
+def get_text(raw: object, member: str) -> str:
     """The text that has to be there."""
     match raw:
         case None | "":
@@ -51,32 +51,32 @@ def text_at(raw: object, member: str) -> str:
         case str():
             return raw
         case _:
-            raise wrong_kind(raw, member, "a string")
+            raise wrong_type_error(raw, member, "a string")
 
 
-def id_at(raw: object, member: str) -> str:
-    text = coerce_id(text_at(raw, member), member)
+def get_id(raw: object, member: str) -> str:
+    text = coerce_id(get_text(raw, member), member)
     if isinstance(text, Unknown):
         raise RequestError(member, f"`{member}` is {', '.join(cause.why for cause in text.causes)}")
     return text
 
 
-def flag_at(raw: object, member: str, default: bool) -> bool:
+def get_flag(raw: object, member: str, default: bool) -> bool:
     match raw:
         case None:
             return default
         case bool():
             return raw
         case _:
-            raise wrong_kind(raw, member, "true or false")
+            raise wrong_type_error(raw, member, "true or false")
 
 
-def only(given: Mapping[str, object], allowed: Collection[str], member: str, hint: str | None = None) -> None:
+def check_members(given: Mapping[str, object], allowed: Collection[str], member: str, hint: str | None = None) -> None:
     """Refuse members that mean nothing here; `hint` is for names that resemble none of the allowed ones."""
     for name in given:
         if name not in allowed:
             full = f"{member}.{name}" if member else name
-            raise RequestError(full, f"unknown member `{quoted(full)}`", did_you_mean(name, allowed) or hint)
+            raise RequestError(full, f"unknown member `{quote_input(full)}`", did_you_mean(name, allowed) or hint)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
@@ -86,12 +86,12 @@ def did_you_mean(word: str, known: Collection[str]) -> str | None:
     return f"did you mean `{lower[close[0]]}`?" if close else None
 
 
-def quoted(text: str) -> str:
+def quote_input(text: str) -> str:
     """User input as messages show it: on one line, cut."""
     shown = "".join(char if char.isprintable() else "?" for char in text[:100])
     return shown if len(text) <= 100 else shown + "…"
 
 
-def wrong_kind(raw: object, member: str, expected: str) -> RequestError:
-    got = raw.why if isinstance(raw, Invalid) else describe(raw)
-    return RequestError(member, f"`{quoted(member)}` must be {expected}, got {got}")
+def wrong_type_error(raw: object, member: str, expected: str) -> RequestError:
+    got = raw.why if isinstance(raw, Invalid) else describe_raw_value(raw)
+    return RequestError(member, f"`{quote_input(member)}` must be {expected}, got {got}")

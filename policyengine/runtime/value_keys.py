@@ -7,11 +7,11 @@ from decimal import Context, Decimal, Inexact
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-SHORTEST = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact])
-BEYOND = 2**63
+NORMAL_FORM = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact])
+INT64_END = 2**63
 
 
-def key_of(value: Any) -> Hashable:
+def value_key(value: Any) -> Hashable:
     """Equal for two values of one family exactly when these are equal.
 
     Python's own hashes of large numbers and of networks can be made to collide, and a set of those is slow.
@@ -32,11 +32,11 @@ def key_of(value: Any) -> Hashable:
 
 def nested_key(elements: tuple[Any, ...]) -> Hashable:
     """The keys of what a list holds. Nobody can make their text collide; hashes of tuples follow from the elements."""
-    return tuple(nested_key(one) if isinstance(one, tuple) else key_of(one) for one in elements)
+    return tuple(nested_key(one) if isinstance(one, tuple) else value_key(one) for one in elements)
 
 
 def number_key(number: int | Decimal) -> int | str:
     """A whole number of 64 bits as it is, any other as the text of its shortest form."""
-    if -BEYOND <= number < BEYOND and number == (whole := int(number)):
+    if -INT64_END <= number < INT64_END and number == (whole := int(number)):
         return whole
-    return str(SHORTEST.normalize(Decimal(number)))
+    return str(NORMAL_FORM.normalize(Decimal(number)))

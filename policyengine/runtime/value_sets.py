@@ -11,13 +11,13 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from policyengine.runtime.arithmetic import family
-from policyengine.runtime.value_keys import key_of
+from policyengine.runtime.arithmetic import value_family
+from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import Known, Unknown, Value
 
 # How many lists are inside of each other, and the family of what the innermost hold: None where they hold nothing.
 Family: TypeAlias = tuple[int, type[object] | None]
-NOTHING: Family = (0, None)
+EMPTY_FAMILY: Family = (0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,16 @@ class ValueSet:
         known = [one for one in elements if not isinstance(one, Unknown)]
         rest = Unknown.merge(*unknown) if unknown else None
         common = family_of_all(known)
-        return ValueSet(frozenset() if common is None else frozenset(map(key_of, known)), rest, common)
+        return ValueSet(frozenset() if common is None else frozenset(map(value_key, known)), rest, common)
 
     def decides(self, other: Family | None) -> bool:
         """Whether keys alone tell which values of a family are in it."""
-        return joint(self.family, other) is not None
+        return common_family(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
         """Whether a value, for the family of which this set decides, is in it; not known where an unknown element may
         be the one."""
-        return key_of(value) in self.keys or self.unknown or False
+        return value_key(value) in self.keys or self.unknown or False
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
         """Whether an element of one is in the other; both decide for each other."""
@@ -52,7 +52,7 @@ class ValueSet:
             return True
         if self.empty or other.empty:
             return False
-        return merged(self.unknown, other.unknown) or False
+        return merge_unknowns(self.unknown, other.unknown) or False
 
     def within(self, other: ValueSet) -> bool | Unknown:
         """Whether every element is in the other; both decide for each other."""
@@ -62,14 +62,14 @@ class ValueSet:
         if other.empty or (missing and other.unknown is None):
             return False
         doubted = other.unknown if missing or self.unknown else None
-        return merged(self.unknown, doubted) or True
+        return merge_unknowns(self.unknown, doubted) or True
 
     @property
     def empty(self) -> bool:
         return not self.keys and self.unknown is None
 
 
-def merged(*unknowns: Unknown | None) -> Unknown | None:
+def merge_unknowns(*unknowns: Unknown | None) -> Unknown | None:
     found = [one for one in unknowns if one is not None]
     return Unknown.merge(*found) if found else None
 
@@ -79,20 +79,20 @@ def family_of(value: Value) -> Family | None:
     if isinstance(value, tuple):
         inner = family_of_all(value)
         return inner and (inner[0] + 1, inner[1])
-    return None if isinstance(value, Unknown | Mapping) else (0, family(value))
+    return None if isinstance(value, Unknown | Mapping) else (0, value_family(value))
 
 
 def family_of_all(values: Collection[Value]) -> Family | None:
     by_type = {type(one): one for one in values}
-    found: Family | None = NOTHING
-    for one in values if tuple in by_type else by_type.values():
-        found = joint(found, family_of(one))
+    found: Family | None = EMPTY_FAMILY
+    for value in values if tuple in by_type else by_type.values():
+        found = common_family(found, family_of(value))
         if found is None:
             break
     return found
 
 
-def joint(one: Family | None, other: Family | None) -> Family | None:
+def common_family(one: Family | None, other: Family | None) -> Family | None:
     """The family of both, if all of one can be compared with all of the other: lists that hold nothing with any."""
     if one is None or other is None or one == other:
         return one if other is not None else None

@@ -21,18 +21,18 @@ from policyengine.runtime.literals import (
     parse_duration,
     parse_ip,
     parse_time,
-    plain_address,
-    plain_network,
     to_utc,
+    unmap_address,
+    unmap_network,
 )
-from policyengine.runtime.value_keys import key_of
+from policyengine.runtime.value_keys import value_key
 from policyengine.typesystem import EntityRef
 
-MOST_ELEMENTS = 10_000
-LONGEST_STRING = 65_536
-SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
+MAX_ELEMENTS = 10_000
+MAX_STRING_LENGTH = 65_536
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 # Decimals of 34 digits, as in IEEE 754 decimal128; whatever would have to be rounded traps.
-EXACT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
+DECIMAL_CONTEXT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
 TOO_MANY_DIGITS = "beyond 34 digits"
 TOO_LARGE_INT = "beyond 64 bits"
 TOO_MANY_ELEMENTS = "more than 10,000 elements"
@@ -40,7 +40,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 ID_NAMES = frozenset({"id", "issuer"})
 
 
-class Missing(Enum):
+class MissingValue(Enum):
     """Not values: nothing is there, or it is not known yet (partial evaluation)."""
 
     ABSENT = "absent"
@@ -50,8 +50,8 @@ class Missing(Enum):
         return self.name
 
 
-ABSENT: Final = Missing.ABSENT
-PENDING: Final = Missing.PENDING
+ABSENT: Final = MissingValue.ABSENT
+PENDING: Final = MissingValue.PENDING
 
 
 class PartialObject(dict[str, object]):
@@ -141,9 +141,9 @@ def coerce(raw: object, type: typesystem.Type, fact: str) -> Value:
     if not isinstance(raw, NO_VALUES):
         return coerce_present(raw, type, fact)
     match raw:
-        case None | Missing.ABSENT:
+        case None | MissingValue.ABSENT:
             return Unknown.missing(fact)
-        case Missing.PENDING:
+        case MissingValue.PENDING:
             return Unknown.of(fact, "pending")
         case Invalid(why):
             return Unknown.of(fact, why)
@@ -151,85 +151,87 @@ def coerce(raw: object, type: typesystem.Type, fact: str) -> Value:
             return raw
 
 
-NO_VALUES = (NoneType, Missing, Invalid, Unknown)
+NO_VALUES = (NoneType, MissingValue, Invalid, Unknown)
 
 
 def coerce_present(raw: object, type: typesystem.Type, fact: str) -> Value:
     match type:
         case typesystem.Scalar():
             return SCALARS[type](raw, fact)
-        case typesystem.Enum():
+        case typesystem.EnumType():
             return coerce_enum(raw, type, fact)
-        case typesystem.Ref():
+        case typesystem.RefType():
             return coerce_ref(raw, type, fact)
-        case typesystem.Set() | typesystem.List():
+        case typesystem.SetType() | typesystem.ListType():
             return coerce_elements(raw, type, fact)
-        case typesystem.Record():
-            return raw if isinstance(raw, Mapping) else mismatch("object", raw, fact)
-        case typesystem.Unresolved():
+        case typesystem.RecordType():
+            return raw if isinstance(raw, Mapping) else type_mismatch("object", raw, fact)
+        case typesystem.UnresolvedType():
             return Unknown.of(fact, "its type is not known")
         case _:
             assert_never(type)
 
 
 def coerce_bool(raw: object, fact: str) -> Value:
-    return raw if isinstance(raw, bool) else mismatch("bool", raw, fact)
+    return raw if isinstance(raw, bool) else type_mismatch("bool", raw, fact)
 
 
 def coerce_duration(raw: object, fact: str) -> Value:
-    return raw if isinstance(raw, timedelta) else spelled(raw, parse_duration, typesystem.Scalar.DURATION, fact)
+    return (
+        raw if isinstance(raw, timedelta) else parse_text_value(raw, parse_duration, typesystem.Scalar.DURATION, fact)
+    )
 
 
 def coerce_int(raw: object, fact: str) -> Value:
-    if is_whole(raw):
+    if is_large_int(raw):
         return Unknown.of(fact, TOO_LARGE_INT)
     if isinstance(raw, bool) or not isinstance(raw, int):
-        return mismatch("int", raw, fact)
-    return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else Unknown.of(fact, TOO_LARGE_INT)
+        return type_mismatch("int", raw, fact)
+    return int(raw) if MIN_INT <= raw <= MAX_INT else Unknown.of(fact, TOO_LARGE_INT)
 
 
-def is_whole(raw: object) -> bool:
+def is_large_int(raw: object) -> bool:
     """Whether it is a whole number beyond 64 bits: it travels as a decimal without a point."""
     return (
         isinstance(raw, Decimal)
         and raw.is_finite()
-        and not SMALLEST_INT <= raw <= LARGEST_INT
+        and not MIN_INT <= raw <= MAX_INT
         and int(raw.as_tuple().exponent) >= 0
     )
 
 
 def coerce_number(raw: object, fact: str) -> Value:
     if isinstance(raw, Decimal):
-        return exact(raw, fact)
+        return exact_decimal(raw, fact)
     if isinstance(raw, bool) or not isinstance(raw, int):
-        return mismatch("number", raw, fact)
-    return int(raw) if SMALLEST_INT <= raw <= LARGEST_INT else exact(Decimal(raw), fact)
+        return type_mismatch("number", raw, fact)
+    return int(raw) if MIN_INT <= raw <= MAX_INT else exact_decimal(Decimal(raw), fact)
 
 
-def exact(number: Decimal, fact: str) -> Decimal | Unknown:
+def exact_decimal(number: Decimal, fact: str) -> Decimal | Unknown:
     """The number itself when 34 digits hold it; never a rounded one."""
     if not number.is_finite():
         return Unknown.of(fact, "not a finite number")
     try:
-        return EXACT.create_decimal(number)
+        return DECIMAL_CONTEXT.create_decimal(number)
     except DecimalException:
         return Unknown.of(fact, TOO_MANY_DIGITS)
 
 
 def coerce_string(raw: object, fact: str) -> Value:
     if not isinstance(raw, str):
-        return mismatch("string", raw, fact)
+        return type_mismatch("string", raw, fact)
     text = str.__str__(raw)
-    if text.isascii() and 0 < len(text) <= LONGEST_STRING:  # nearly all are: there is no more to ask, of ids neither
+    if text.isascii() and 0 < len(text) <= MAX_STRING_LENGTH:  # nearly all are: there is no more to ask, of ids neither
         return text
-    if names_an_id(fact):
+    if is_id_fact(fact):
         return coerce_id(text, fact)
     why = text_hazard(text)
     return Unknown.of(fact, why) if why else text
 
 
 @lru_cache(maxsize=4_096)  # facts are few, and each is read again and again
-def names_an_id(fact: str) -> bool:
+def is_id_fact(fact: str) -> bool:
     """Ids are compared as identities: an empty one is absent and each has one spelling only."""
     return fact.rpartition(".")[2] in ID_NAMES
 
@@ -245,22 +247,22 @@ def coerce_id(raw: str, fact: str) -> str | Unknown:
 
 def text_hazard(text: str) -> str | None:
     """Why a text cannot be a string value, if it cannot."""
-    if len(text) > LONGEST_STRING:
+    if len(text) > MAX_STRING_LENGTH:
         return "longer than 65,536 characters"
     if not text.isascii() and SURROGATE.search(text):
         return "a lone surrogate"
     return None
 
 
-def coerce_enum(raw: object, type: typesystem.Enum, fact: str) -> Value:
+def coerce_enum(raw: object, type: typesystem.EnumType, fact: str) -> Value:
     if not isinstance(raw, str):
-        return mismatch(type, raw, fact)
+        return type_mismatch(type, raw, fact)
     return str.__str__(raw) if raw in type.values else Unknown.of(fact, f"no value of {type}")
 
 
 def coerce_time(raw: object, fact: str) -> Value:
     if not isinstance(raw, datetime):
-        return spelled(raw, parse_time, typesystem.Scalar.TIME, fact)
+        return parse_text_value(raw, parse_time, typesystem.Scalar.TIME, fact)
     if raw.utcoffset() is None:
         return Unknown.of(fact, "a time without a zone")
     try:
@@ -271,14 +273,14 @@ def coerce_time(raw: object, fact: str) -> Value:
 
 def coerce_ip(raw: object, fact: str) -> Value:
     if not isinstance(raw, IPv4Address | IPv6Address):
-        return spelled(raw, parse_ip, typesystem.Scalar.IP, fact)
-    return plain_address(raw) or Unknown.of(fact, "an address with a scope")
+        return parse_text_value(raw, parse_ip, typesystem.Scalar.IP, fact)
+    return unmap_address(raw) or Unknown.of(fact, "an address with a scope")
 
 
 def coerce_cidr(raw: object, fact: str) -> Value:
     if not isinstance(raw, IPv4Network | IPv6Network):
-        return spelled(raw, parse_cidr, typesystem.Scalar.CIDR, fact)
-    return plain_network(raw)
+        return parse_text_value(raw, parse_cidr, typesystem.Scalar.CIDR, fact)
+    return unmap_network(raw)
 
 
 SCALARS: dict[typesystem.Scalar, Callable[[object, str], Value]] = {
@@ -293,33 +295,33 @@ SCALARS: dict[typesystem.Scalar, Callable[[object, str], Value]] = {
 }
 
 
-def spelled(raw: object, parse: Callable[[str], Known | None], type: typesystem.Scalar, fact: str) -> Value:
+def parse_text_value(raw: object, parse: Callable[[str], Known | None], type: typesystem.Scalar, fact: str) -> Value:
     """A value that travels as text."""
     if not isinstance(raw, str):
-        return mismatch(type, raw, fact)
+        return type_mismatch(type, raw, fact)
     value = parse(raw)
     return Unknown.of(fact, f"not a valid {type}") if value is None else value
 
 
-def coerce_ref(raw: object, type: typesystem.Ref, fact: str) -> Value:
+def coerce_ref(raw: object, type: typesystem.RefType, fact: str) -> Value:
     match raw:
         case EntityRef(name, id):
-            return referred(name, id, type, fact)
+            return checked_entity_ref(name, id, type, fact)
         case str() if len(type.entities) == 1:
-            return entity(next(iter(type.entities)), raw, fact)
+            return entity_ref(next(iter(type.entities)), raw, fact)
         case Mapping() if raw.keys() == {"type", "id"}:
-            return referred(raw["type"], raw["id"], type, fact)
+            return checked_entity_ref(raw["type"], raw["id"], type, fact)
         case _:
-            return mismatch(type, raw, fact)
+            return type_mismatch(type, raw, fact)
 
 
-def referred(name: object, id: object, type: typesystem.Ref, fact: str) -> EntityRef | Unknown:
+def checked_entity_ref(name: object, id: object, type: typesystem.RefType, fact: str) -> EntityRef | Unknown:
     if isinstance(name, str) and name in type.entities:
-        return entity(str.__str__(name), id, fact)
+        return entity_ref(str.__str__(name), id, fact)
     return Unknown.of(fact, f"expected {type}, got another entity")
 
 
-def entity(type: str, id: object, fact: str) -> EntityRef | Unknown:
+def entity_ref(type: str, id: object, fact: str) -> EntityRef | Unknown:
     """`invoice(args.invoice_id)`: a reference from a raw id; an empty id is absent."""
     known = coerce(id, typesystem.Scalar.STRING, fact)
     if isinstance(known, str):
@@ -330,7 +332,7 @@ def entity(type: str, id: object, fact: str) -> EntityRef | Unknown:
         case Unknown():
             return known
         case _:
-            return mismatch("string", id, fact)
+            return type_mismatch("string", id, fact)
 
 
 COLLECTIONS = (list, tuple, Set)
@@ -339,15 +341,15 @@ UNHASHABLE = (tuple, Mapping)
 
 def coerce_elements(raw: object, type: typesystem.Collection, fact: str) -> Value:
     if not isinstance(raw, COLLECTIONS):
-        return mismatch(type, raw, fact)
-    if len(raw) > MOST_ELEMENTS:
+        return type_mismatch(type, raw, fact)
+    if len(raw) > MAX_ELEMENTS:
         return Unknown.of(fact, TOO_MANY_ELEMENTS)
     items = sorted(raw, key=repr) if isinstance(raw, Set) else raw
     elements = tuple(coerce(item, type.element, fact) for item in items)
-    return distinct(elements) if isinstance(type, typesystem.Set) else elements
+    return unique_elements(elements) if isinstance(type, typesystem.SetType) else elements
 
 
-def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:
+def unique_elements(elements: tuple[Value, ...]) -> tuple[Value, ...]:
     """Each element once, in the order of its first appearance; records have no equality and all stay."""
     if any(isinstance(element, UNHASHABLE) for element in elements):
         return elements
@@ -355,15 +357,15 @@ def distinct(elements: tuple[Value, ...]) -> tuple[Value, ...]:
         return tuple(dict.fromkeys(elements))
     found: dict[Hashable, Value] = {}
     for element in elements:
-        found.setdefault(key_of(element), element)
+        found.setdefault(value_key(element), element)
     return tuple(found.values())
 
 
-def mismatch(expected: object, raw: object, fact: str) -> Unknown:
-    return Unknown.of(fact, f"expected {expected}, got {describe(raw)}")
+def type_mismatch(expected: object, raw: object, fact: str) -> Unknown:
+    return Unknown.of(fact, f"expected {expected}, got {describe_raw_value(raw)}")
 
 
-def describe(raw: object) -> str:
+def describe_raw_value(raw: object) -> str:
     """What something is, in the words of policies and JSON."""
     match raw:
         case None:

@@ -16,10 +16,10 @@ from typing import TypeAlias, assert_never
 from zoneinfo import ZoneInfo
 
 from policyengine.runtime.literals import parse_time, to_utc
-from policyengine.runtime.structure_checks import did_you_mean, quoted
+from policyengine.runtime.structure_checks import did_you_mean, quote_input
 from policyengine.vocabulary import DAYS
 
-MINUTES_A_DAY = 24 * 60
+MINUTES_PER_DAY = 24 * 60
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LOCAL_TIME = re.compile(rf"{DATE.pattern}T[0-9]{{2}}:[0-9]{{2}}(?::[0-9]{{2}})?")
@@ -92,9 +92,9 @@ def in_daily(window: Daily, local: datetime) -> bool:
 
 
 def in_weekly(window: Weekly, local: datetime) -> bool:
-    now = local.weekday() * MINUTES_A_DAY + minute_of_day(local)
-    start = window.start_day * MINUTES_A_DAY + window.start_minute
-    end = window.end_day * MINUTES_A_DAY + window.end_minute
+    now = local.weekday() * MINUTES_PER_DAY + minute_of_day(local)
+    start = window.start_day * MINUTES_PER_DAY + window.start_minute
+    end = window.end_day * MINUTES_PER_DAY + window.end_minute
     return start <= now < end if start < end else now >= start or now < end
 
 
@@ -119,10 +119,10 @@ def parse_clock(text: str) -> int | None:
     match = CLOCK.fullmatch(text)
     if match is None:
         return None
-    return MINUTES_A_DAY if text == "24:00" else int(match[1]) * 60 + int(match[2])
+    return MINUTES_PER_DAY if text == "24:00" else int(match[1]) * 60 + int(match[2])
 
 
-def absolute(start: str, end: str, zone: ZoneInfo) -> Absolute | None:
+def parse_absolute_window(start: str, end: str, zone: ZoneInfo) -> Absolute | None:
     """A window from two dates or times; an end without a time means that whole day. None when one is no date."""
     first = parse_moment(start, zone)
     last = next_day(end, zone) if DATE.fullmatch(end) else parse_moment(end, zone)
@@ -164,7 +164,7 @@ class ZoneError(Exception):
 def load_zone(name: str) -> ZoneInfo:
     """The zone of a plain IANA name, spelled exactly; names that a system adds, or that are paths, are none."""
     if name not in iana_names():
-        raise ZoneError(f"unknown time zone `{quoted(name)}`", did_you_mean(name, iana_names()))
+        raise ZoneError(f"unknown time zone `{quote_input(name)}`", did_you_mean(name, iana_names()))
     return ZoneInfo(name)
 
 

@@ -1,8 +1,8 @@
 """The way in over HTTP: a question comes as JSON or MessagePack, the engine decides, the answer leaves alike."""
 
 from policyengine.server.app import create_app
-from policyengine.server.bearer_tokens import TokenError, TokenFile, read_token_file
+from policyengine.server.bearer_tokens import BearerTokenError, TokenFile, read_token_file
 from policyengine.server.listeners import ServeError
 from policyengine.server.run import serve
 
-__all__ = ["ServeError", "TokenError", "TokenFile", "create_app", "read_token_file", "serve"]
+__all__ = ["BearerTokenError", "ServeError", "TokenFile", "create_app", "read_token_file", "serve"]

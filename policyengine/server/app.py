@@ -15,36 +15,36 @@ from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.executor import Requester, enter_requester
-from policyengine.fair_queue import WorkRefused
-from policyengine.http.gateway_headers import Vouched
-from policyengine.http.host_check import AllowedHosts, names_of
-from policyengine.reload import Reloading
+from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.host_check import AllowedHosts, url_host_names
+from policyengine.reload import ReloadableEngine
 from policyengine.runtime.caller import current_caller
-from policyengine.runtime.idempotency_key import KeyProblem
+from policyengine.runtime.idempotency_key import IdempotencyKeyError
 from policyengine.runtime.request import RequestError
 from policyengine.server.authzen import schema as authzen_schema
-from policyengine.server.authzen.adapter import Translators
-from policyengine.server.authzen.denials import Refusals
-from policyengine.server.bearer_tokens import Tokens
-from policyengine.server.connections.http_connection import address_of
-from policyengine.server.content_negotiation import SLOWEST_BODY
-from policyengine.server.fast_path import HotPath
-from policyengine.server.handlers import DecisionApi, on_problem
+from policyengine.server.authzen.adapter import TranslatorCache
+from policyengine.server.authzen.denials import DenialReporter
+from policyengine.server.bearer_tokens import BearerTokens
+from policyengine.server.connections.http_connection import peer_address
+from policyengine.server.content_negotiation import MAX_BODY_SECONDS
+from policyengine.server.fast_path import FastPathApp
+from policyengine.server.handlers import DecisionApi, handle_problem
 from policyengine.server.host_check import HostCheck
-from policyengine.server.middleware import Frame
+from policyengine.server.middleware import ExchangeMiddleware
 from policyengine.server.openapi import schema, statuses
-from policyengine.server.problems import Problem
+from policyengine.server.problems import ProblemError
 from policyengine.server.routes import add_routes
 from policyengine.server.shutdown import Drain
-from policyengine.server.telemetry.counters import Tally
-from policyengine.server.telemetry.process_metrics import rules_of
-from policyengine.server.token_service.routes import add_identity
+from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.process_metrics import rule_names
+from policyengine.server.token_service.routes import add_token_routes
 
 
 class DecisionApp(FastAPI):
     """Routes and documentation; models of bodies join the OpenAPI document here, as no route parses with them."""
 
-    hot: HotPath
+    hot: FastPathApp
     api: DecisionApi
 
     @property
@@ -52,7 +52,7 @@ class DecisionApp(FastAPI):
         return self.api.drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        enter_requester(Requester(partial(name_of, scope), partial(is_disconnected, receive)))
+        enter_requester(Requester(partial(caller_name, scope), partial(is_disconnected, receive)))
         if self.bare:
             await self.hot(scope, receive, send)
         else:
@@ -74,15 +74,15 @@ class DecisionApp(FastAPI):
             )
             document.setdefault("components", {})["schemas"] = schema.components(authzen_schema.MODELS)
             if self.api.tokens is None:
-                refused_hosts(document)
+                document_refused_hosts(document)
             document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             self.openapi_schema = document
         return self.openapi_schema
 
 
-def name_of(scope: Scope) -> str:
+def caller_name(scope: Scope) -> str:
     """Whose turn it is: a client of the token file, else whoever asks from an address."""
-    return current_caller() or address_of(scope.get("client"))
+    return current_caller() or peer_address(scope.get("client"))
 
 
 def is_disconnected(receive: Receive) -> bool:
@@ -90,19 +90,19 @@ def is_disconnected(receive: Receive) -> bool:
     return getattr(getattr(receive, "__self__", None), "disconnected", False) is True
 
 
-def refused_hosts(document: dict[str, Any]) -> None:
+def document_refused_hosts(document: dict[str, Any]) -> None:
     """Add 403 to every operation that does not document one of its own."""
     for methods in document["paths"].values():
         for operation in methods.values():
-            operation["responses"].setdefault("403", statuses.FOREIGN)
+            operation["responses"].setdefault("403", statuses.FOREIGN_RESPONSE)
 
 
 def create_app(
-    engine: Engine | Reloading,
+    engine: Engine | ReloadableEngine,
     *,
     token: str | Collection[str] | None = None,
-    body_timeout: float = SLOWEST_BODY,
-    gateway: Vouched | None = None,
+    body_timeout: float = MAX_BODY_SECONDS,
+    gateway: GatewayHeaders | None = None,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
@@ -116,33 +116,42 @@ def create_app(
     `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of
     AuthZEN find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume`
     names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
-    `Reloading` may give it other policies at any time. Raises AllowedHostError.
+    `ReloadableEngine` may give it other policies at any time. Raises AllowedHostError.
     """
-    return decision_app(
+    return build_app(
         engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
         authzen_consume=authzen_consume, allowed_hosts=allowed_hosts,
     )  # fmt: skip
 
 
-def decision_app(
-    engine: Engine | Reloading,
+def build_app(
+    engine: Engine | ReloadableEngine,
     *,
     token: str | Collection[str] | None = None,
-    body_timeout: float = SLOWEST_BODY,
-    gateway: Vouched | None = None,
-    tally: Tally | None = None,
+    body_timeout: float = MAX_BODY_SECONDS,
+    gateway: GatewayHeaders | None = None,
+    tally: ServerCounters | None = None,
     drain: Drain | None = None,
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
 ) -> DecisionApp:
     """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
-    reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
-    tally = Tally(rules=rules_of(reloading.current)) if tally is None else tally
-    tokens = None if token is None else Tokens.of(token)
+    reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
+    tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
+    tokens = None if token is None else BearerTokens.of(token)
     consume = frozenset(authzen_consume)
-    hosts = HostCheck(AllowedHosts.of((*allowed_hosts, *names_of(public_url))), tally)
-    told = (gateway or Vouched(), tally, drain or Drain(), public_url, Translators(), Refusals(tally), hosts, consume)
+    hosts = HostCheck(AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))), tally)
+    told = (
+        gateway or GatewayHeaders(),
+        tally,
+        drain or Drain(),
+        public_url,
+        TranslatorCache(),
+        DenialReporter(tally),
+        hosts,
+        consume,
+    )
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",
@@ -151,12 +160,14 @@ def decision_app(
         docs_url=None,  # FastAPI's pages run scripts of other people from another server
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Frame, hosts=hosts if tokens is None else None)],
-        exception_handlers=dict.fromkeys((Problem, RequestError, KeyProblem, WorkRefused, HTTPException), on_problem),
+        middleware=[Middleware(ExchangeMiddleware, hosts=hosts if tokens is None else None)],
+        exception_handlers=dict.fromkeys(
+            (ProblemError, RequestError, IdempotencyKeyError, WorkRefusedError, HTTPException), handle_problem
+        ),
     )
     add_routes(app, api)
-    add_identity(app, api)
+    add_token_routes(app, api)
     counts = tally.counter("decide"), tally.apart("decide")
-    app.hot = HotPath(super(DecisionApp, app).__call__, reloading, tokens, hosts.allowed, body_timeout, *counts)
+    app.hot = FastPathApp(super(DecisionApp, app).__call__, reloading, tokens, hosts.allowed, body_timeout, *counts)
     app.api = api
     return app

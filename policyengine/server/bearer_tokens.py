@@ -15,22 +15,22 @@ from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 
-from policyengine.bounded_files import MAX_SETTINGS, read_stream
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
-SHORTEST = 16
-MAKE = "make one with `openssl rand -base64 32`"
+MIN_TOKEN_LENGTH = 16
+TOKEN_HINT = "make one with `openssl rand -base64 32`"
 TOKEN = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?:(?P<name>[a-z0-9][a-z0-9._-]{0,63}):[ \t]+)?(?P<token>.*)", re.DOTALL)
-HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
+TOKEN_DIGEST = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
 EVERY_CALLER = "*"  # in `[authzen] consume`
-NAMED = "name "  # how the callers of a token file begin that have a name
+NAMED_CALLER_PREFIX = "name "  # how the callers of a token file begin that have a name
 
 
-class TokenError(Exception):
+class BearerTokenError(Exception):
     """A token that cannot be used; the message never shows it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -40,17 +40,17 @@ class TokenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class BearerTokens:
     """The tokens that are accepted, and whose each is; with none nobody gets in."""
 
     digests: tuple[bytes, ...] = field(repr=False)
     gateways: tuple[str, ...]
 
     @classmethod
-    def of(cls, token: str | Collection[str]) -> Tokens:
+    def of(cls, token: str | Collection[str]) -> BearerTokens:
         """Each is written as in a file. Raises TokenError for a token that is too short or could not be sent."""
         given = (token,) if isinstance(token, str) else tuple(token)
-        known = [known_by(one, f"token {number}") for number, one in enumerate(given, start=1)]
+        known = [parse_token_line(one, f"token {number}") for number, one in enumerate(given, start=1)]
         return cls(tuple(digest for digest, _ in known), tuple(gateway for _, gateway in known))
 
     def accept(self, authorization: str) -> bool:
@@ -62,41 +62,43 @@ class Tokens:
         bearer = BEARER.fullmatch(authorization)
         if bearer is None:
             return None
-        asked, found = digest(bearer["token"]), None
+        asked, found = token_digest(bearer["token"]), None
         for known, gateway in zip(self.digests, self.gateways, strict=True):  # all of them, whichever fits
             found = gateway if compare_digest(asked, known) else found
         return found
 
 
-def check_consumers(consume: Collection[str], tokens: Tokens | None) -> None:
+def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> None:
     """Raises TokenError where `[authzen] consume` names a caller that there is none of."""
-    known = {EVERY_CALLER, *(one.removeprefix(NAMED) for one in (tokens.gateways if tokens else ()))}
+    known = {EVERY_CALLER, *(one.removeprefix(NAMED_CALLER_PREFIX) for one in (tokens.gateways if tokens else ()))}
     for name in sorted(set(consume) - known):
         hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
-        raise TokenError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
+        raise BearerTokenError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
 
 
-def known_by(line: str, place: str) -> tuple[bytes, str]:
+def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
     """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises TokenError."""
     found = LINE.fullmatch(line)
     assert found is not None  # it takes anything
-    hashed = HASHED.fullmatch(found["token"])
+    hashed = TOKEN_DIGEST.fullmatch(found["token"])
     if hashed is None:
         check_token(found["token"], place)
-    known = digest(found["token"]) if hashed is None else bytes.fromhex(hashed["digest"])
-    return known, f"token {known.hex()}" if found["name"] is None else f"{NAMED}{found['name']}"
+    known = token_digest(found["token"]) if hashed is None else bytes.fromhex(hashed["digest"])
+    return known, f"token {known.hex()}" if found["name"] is None else f"{NAMED_CALLER_PREFIX}{found['name']}"
 
 
-def digest(token: str) -> bytes:
+def token_digest(token: str) -> bytes:
     """Digests have one length, so that comparing does not tell how long a token is."""
     return sha256(token.encode()).digest()
 
 
 def check_token(token: str, place: str) -> None:
-    if len(token) < SHORTEST:
-        raise TokenError(f"{place} is shorter than {SHORTEST} characters", "make one with `openssl rand -base64 32`")
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise BearerTokenError(
+            f"{place} is shorter than {MIN_TOKEN_LENGTH} characters", "make one with `openssl rand -base64 32`"
+        )
     if not TOKEN.fullmatch(token):
-        raise TokenError(f"{place} has a character that is no visible ASCII character", "one token per line")
+        raise BearerTokenError(f"{place} has a character that is no visible ASCII character", "one token per line")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +116,27 @@ def read_token_file(path: Path | str) -> TokenFile:
     """
     try:
         with os.fdopen(open_trusted(path), "rb") as file:
-            found, text = os.fstat(file.fileno()), read_stream(file, MAX_SETTINGS).decode()
+            found, text = os.fstat(file.fileno()), read_stream(file, MAX_SETTINGS_BYTES).decode()
     except UntrustedPathError as error:
-        raise TokenError(f"cannot read the token file `{path}`: {error.message}", error.hint) from None
+        raise BearerTokenError(f"cannot read the token file `{path}`: {error.message}", error.hint) from None
     except OSError as error:
-        why, hint = (error.strerror or str(error)).lower(), MAKE if isinstance(error, FileNotFoundError) else None
-        raise TokenError(f"cannot read the token file `{path}`: {why}", hint) from None
+        why, hint = (error.strerror or str(error)).lower(), TOKEN_HINT if isinstance(error, FileNotFoundError) else None
+        raise BearerTokenError(f"cannot read the token file `{path}`: {why}", hint) from None
     except UnicodeDecodeError:
-        raise TokenError(f"the token file `{path}` is no text") from None
+        raise BearerTokenError(f"the token file `{path}` is no text") from None
     problem = write_problem(path, found)
     if problem is not None:
         hint = f"chown {os.geteuid()} {shlex.quote(str(path))}; chmod 600 {shlex.quote(str(path))}"
-        raise TokenError(f"{problem}: whoever writes it has a token", hint)
+        raise BearerTokenError(f"{problem}: whoever writes it has a token", hint)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     for number, line in lines:
         if line:
-            known_by(line, f"the token in line {number} of `{path}`")
+            parse_token_line(line, f"the token in line {number} of `{path}`")
     tokens = tuple(line for _, line in lines if line)
     if not tokens:
-        raise TokenError(f"the token file `{path}` holds no token", MAKE)
-    return TokenFile(tokens, world_readable(path) if found.st_mode & stat.S_IROTH else None)
+        raise BearerTokenError(f"the token file `{path}` holds no token", TOKEN_HINT)
+    return TokenFile(tokens, world_readable_warning(path) if found.st_mode & stat.S_IROTH else None)
 
 
-def world_readable(path: Path | str) -> str:
+def world_readable_warning(path: Path | str) -> str:
     return f"everybody on this machine can read the token file `{path}`: `chmod 600 {path}` keeps it to you"

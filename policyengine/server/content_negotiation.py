@@ -14,25 +14,25 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from policyengine.executor import in_turn
-from policyengine.server.problems import Problem
+from policyengine.executor import run_in_turn
+from policyengine.server.problems import ProblemError
 
-LARGEST_BODY = 1024 * 1024
-LONG_BODY = 32 * 1024  # beyond it reading and deciding take so long that others would wait for it
-SLOWEST_BODY = 30.0  # seconds
+MAX_BODY_BYTES = 1024 * 1024
+LONG_BODY_BYTES = 32 * 1024  # beyond it reading and deciding take so long that others would wait for it
+MAX_BODY_SECONDS = 30.0  # seconds
 
 
-class Form(Enum):
+class BodyFormat(Enum):
     """The forms a body can have, each with its media types: an answer names itself by the first."""
 
     JSON = ("application/json",)
     MSGPACK = ("application/msgpack", "application/x-msgpack")
 
 
-FORMS = {media_type: form for form in Form for media_type in form.value}
+FORMS = {media_type: form for form in BodyFormat for media_type in form.value}
 # RFC 9457 has a media type of its own for JSON; nobody registered one for MessagePack.
-PROBLEM_TYPES = {Form.JSON: "application/problem+json", Form.MSGPACK: Form.MSGPACK.value[0]}
-ACCEPTED = {**FORMS, PROBLEM_TYPES[Form.JSON]: Form.JSON}
+PROBLEM_TYPES = {BodyFormat.JSON: "application/problem+json", BodyFormat.MSGPACK: BodyFormat.MSGPACK.value[0]}
+ACCEPTED = {**FORMS, PROBLEM_TYPES[BodyFormat.JSON]: BodyFormat.JSON}
 HAS_LONG_BODY: ContextVar[bool] = ContextVar("has_long_body", default=False)  # the request that is answered
 CHARSETS = {"", "charset=utf-8", 'charset="utf-8"'}
 P = ParamSpec("P")
@@ -47,70 +47,70 @@ async def read_body(http: Request, seconds: float) -> bytes:
     """The body, not a byte beyond what is allowed, however it is sent. Raises Problem."""
     declared = http.headers.get("content-length", "")
     # Longer digits are not converted: nobody has that many bytes.
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > LARGEST_BODY):
-        raise too_large()
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
+        raise body_too_large()
     try:
         async with asyncio.timeout(seconds):
-            body = await collected(http)
+            body = await collect_body(http)
     except TimeoutError:
         late = f"the body did not arrive within {seconds:g} seconds"
-        raise Problem(408, late, headers={"Connection": "close"}) from None
+        raise ProblemError(408, late, headers={"Connection": "close"}) from None
     except ClientDisconnect:
-        raise Problem(400, "the connection ended before the body did") from None
-    HAS_LONG_BODY.set(len(body) > LONG_BODY)
+        raise ProblemError(400, "the connection ended before the body did") from None
+    HAS_LONG_BODY.set(len(body) > LONG_BODY_BYTES)
     return body
 
 
-async def parsed(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
+async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
     """What `read` makes of the body; of a long one in a thread, so that nobody waits for it."""
-    return await in_turn(read, body, *args, **given) if len(body) > LONG_BODY else read(body, *args, **given)
+    return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 
-async def collected(http: Request) -> bytes:
+async def collect_body(http: Request) -> bytes:
     body = bytearray()
     async for chunk in http.stream():
         body += chunk
-        if len(body) > LARGEST_BODY:
-            raise too_large()
+        if len(body) > MAX_BODY_BYTES:
+            raise body_too_large()
     return bytes(body)
 
 
-def too_large() -> Problem:
-    return Problem(413, "the body is larger than 1 MiB", headers={"Connection": "close"})
+def body_too_large() -> ProblemError:
+    return ProblemError(413, "the body is larger than 1 MiB", headers={"Connection": "close"})
 
 
-def form_of_body(headers: Headers) -> Form:
+def request_format(headers: Headers) -> BodyFormat:
     """What `Content-Type` says. Raises Problem for anything that is not read."""
     given = headers.getlist("content-type")
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())
-    if form is None or (form is Form.JSON and parameters.strip().lower() not in CHARSETS):
-        raise unsupported("a body is JSON in UTF-8 or MessagePack", "send `Content-Type: application/json`")
+    if form is None or (form is BodyFormat.JSON and parameters.strip().lower() not in CHARSETS):
+        raise unsupported_media("a body is JSON in UTF-8 or MessagePack", "send `Content-Type: application/json`")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise unsupported("a compressed body is not read", "send it without `Content-Encoding`")
+        raise unsupported_media("a compressed body is not read", "send it without `Content-Encoding`")
     return form
 
 
-def unsupported(detail: str, hint: str) -> Problem:
-    return Problem(415, detail, hint=hint, headers={"Accept": ", ".join(FORMS)})
+def unsupported_media(detail: str, hint: str) -> ProblemError:
+    return ProblemError(415, detail, hint=hint, headers={"Accept": ", ".join(FORMS)})
 
 
 # ── Out ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def form_of_answer(headers: Headers) -> Form:
+def response_format(headers: Headers) -> BodyFormat:
     """What `Accept` prefers; without a preference the form of the question."""
-    own = FORMS.get(headers.get("content-type", "").partition(";")[0].strip().lower(), Form.JSON)
+    own = FORMS.get(headers.get("content-type", "").partition(";")[0].strip().lower(), BodyFormat.JSON)
     best, weight = own, 0.0
-    for one in ",".join(headers.getlist("accept")).split(","):
-        media_range, _, parameters = one.strip().lower().partition(";")
+    for entry in ",".join(headers.getlist("accept")).split(","):
+        media_range, _, parameters = entry.strip().lower().partition(";")
         form = own if media_range.strip() in ("*/*", "application/*") else ACCEPTED.get(media_range.strip())
-        if form is not None and weight_of(parameters) > weight:
-            best, weight = form, weight_of(parameters)
+        if form is not None and quality_weight(parameters) > weight:
+            best, weight = form, quality_weight(parameters)
     return best
 
 
-def weight_of(parameters: str) -> float:
+def quality_weight(parameters: str) -> float:
     for parameter in parameters.split(";"):
         if parameter.strip().startswith("q="):
             given = WEIGHT.fullmatch(parameter.strip())
@@ -118,21 +118,21 @@ def weight_of(parameters: str) -> float:
     return 1.0
 
 
-def encoded(content: object, form: Form) -> bytes:
+def encode_body(content: object, form: BodyFormat) -> bytes:
     match form:
-        case Form.JSON:
+        case BodyFormat.JSON:
             return msgspec.json.encode(content)
-        case Form.MSGPACK:
+        case BodyFormat.MSGPACK:
             return msgspec.msgpack.encode(content)
 
 
-def answer(http: Request, content: Mapping[str, object], headers: Iterable[tuple[str, str]] = ()) -> Response:
-    form = form_of_answer(http.headers)
-    return Response(encoded(content, form), headers=dict(headers), media_type=form.value[0])
+def build_answer(http: Request, content: Mapping[str, object], headers: Iterable[tuple[str, str]] = ()) -> Response:
+    form = response_format(http.headers)
+    return Response(encode_body(content, form), headers=dict(headers), media_type=form.value[0])
 
 
-def problem_answer(http: Request, problem: Problem, form: Form | None = None) -> Response:
-    form = form or form_of_answer(http.headers)
+def build_problem_answer(http: Request, problem: ProblemError, form: BodyFormat | None = None) -> Response:
+    form = form or response_format(http.headers)
     return Response(
-        encoded(problem.to_dict(), form), problem.status, headers=problem.headers, media_type=PROBLEM_TYPES[form]
+        encode_body(problem.to_dict(), form), problem.status, headers=problem.headers, media_type=PROBLEM_TYPES[form]
     )

@@ -12,24 +12,24 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from policyengine.engine.decider import TakesLong
-from policyengine.engine.request_input import Question
-from policyengine.executor import in_turn, is_gone
-from policyengine.fair_queue import WorkRefused, never
-from policyengine.http.rate_limit_headers import Headers, rate_headers
+from policyengine.engine.decider import WouldBlockError
+from policyengine.engine.request_input import QuestionLike
+from policyengine.executor import is_requester_gone, run_in_turn
+from policyengine.fair_queue import WorkRefusedError, never_gone
+from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
-from policyengine.runtime.idempotency_key import Once
+from policyengine.runtime.idempotency_key import IdempotencyKey
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.structure_checks import did_you_mean, only, wrong_kind
-from policyengine.server.content_negotiation import HAS_LONG_BODY, Form
+from policyengine.runtime.structure_checks import check_members, did_you_mean, wrong_type_error
+from policyengine.server.content_negotiation import HAS_LONG_BODY, BodyFormat
 from policyengine.server.idempotency import REPLAYED
-from policyengine.server.problems import Problem
-from policyengine.server.telemetry.metered_engine import Decides
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.metered_engine import EngineInterface
 
-MOST_ITEMS = 1_000
-MOST_IN_A_ROW = 250  # that a store is asked for at once, and then it is seen whether somebody still waits
-Answer = dict[str, object]
+MAX_BATCH_ITEMS = 1_000
+MAX_ITEMS_PER_COMMIT = 250  # that a store is asked for at once, and then it is seen whether somebody still waits
+AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
 
@@ -53,23 +53,25 @@ class Semantics(StrEnum):
 # ── One ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def question_of(body: bytes, form: Form) -> Request:
+def parse_question(body: bytes, form: BodyFormat) -> Request:
     """Raises RequestError, whatever the bytes are."""
     match form:
-        case Form.JSON:
+        case BodyFormat.JSON:
             return Request.from_json(body)
-        case Form.MSGPACK:
+        case BodyFormat.MSGPACK:
             return Request.from_msgpack(body)
 
 
-def decided(engine: Decides, question: Request, spend: bool, once: Once | None = None) -> Answer:
+def decide_question(
+    engine: EngineInterface, question: Request, spend: bool, once: IdempotencyKey | None = None
+) -> AnswerDocument:
     """The decision as plain data, with the walk if that is asked for. Raises KeyProblem."""
-    return decided_and_limited(engine, question, spend, once)[0]
+    return decide_with_headers(engine, question, spend, once)[0]
 
 
-def decided_and_limited(
-    engine: Decides, question: Request, spend: bool, once: Once | None = None
-) -> tuple[Answer, Headers]:
+def decide_with_headers(
+    engine: EngineInterface, question: Request, spend: bool, once: IdempotencyKey | None = None
+) -> tuple[AnswerDocument, HeaderFields]:
     """The same, and the headers that say how its limits stand.
 
     The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
@@ -80,48 +82,48 @@ def decided_and_limited(
     if spend and once is not None:
         decision, again = engine.decide_once(asked, once)
         if again:
-            return decision.to_dict(), (*rate_headers(decision), REPLAYED)
+            return decision.to_dict(), (*rate_limit_headers(decision), REPLAYED)
     else:
         decision = engine.decide(asked) if spend else engine.evaluate(asked)
-    return {**decision.to_dict(), **walk}, rate_headers(decision)
+    return {**decision.to_dict(), **walk}, rate_limit_headers(decision)
 
 
 # ── Many ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DecisionBatch:
     """Items are raw: each is read when its turn comes, and only then turns out to be no question."""
 
     items: tuple[object, ...]
     semantics: Semantics
 
 
-def batch_of(body: bytes, form: Form) -> Batch:
+def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
     """Raises RequestError."""
     try:
-        raw = decode.json_tree(body) if form is Form.JSON else decode.msgpack_tree(body)
-    except decode.WireError as error:
+        raw = decode.json_tree(body) if form is BodyFormat.JSON else decode.msgpack_tree(body)
+    except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
         raise RequestError("", "a batch is an object", 'send `{"requests": […]}`')
-    only({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
-    return Batch(items_of(raw.get("requests")), semantics_of(raw.get("semantics")))
+    check_members({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
+    return DecisionBatch(parse_items(raw.get("requests")), parse_semantics(raw.get("semantics")))
 
 
-def items_of(raw: object) -> tuple[object, ...]:
+def parse_items(raw: object) -> tuple[object, ...]:
     match raw:
         case None:
             raise RequestError("requests", "`requests` is missing")
-        case list() if len(raw) > MOST_ITEMS:
-            raise RequestError("requests", f"a batch holds at most {MOST_ITEMS:,} requests, got {len(raw):,}")
+        case list() if len(raw) > MAX_BATCH_ITEMS:
+            raise RequestError("requests", f"a batch holds at most {MAX_BATCH_ITEMS:,} requests, got {len(raw):,}")
         case list():
             return tuple(raw)
         case _:
-            raise wrong_kind(raw, "requests", "a list")
+            raise wrong_type_error(raw, "requests", "a list")
 
 
-def semantics_of(raw: object, member: str = "semantics") -> Semantics:
+def parse_semantics(raw: object, member: str = "semantics") -> Semantics:
     match raw:
         case None:
             return Semantics.EXECUTE_ALL
@@ -131,14 +133,14 @@ def semantics_of(raw: object, member: str = "semantics") -> Semantics:
             known = ", ".join(f"`{one}`" for one in Semantics)
             raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(Semantics)))
         case _:
-            raise wrong_kind(raw, member, "a string")
+            raise wrong_type_error(raw, member, "a string")
 
 
-async def apart(
-    engine: Decides,
+async def run_off_loop(
+    engine: EngineInterface,
     work: Callable[[], T],
-    once: Once | None = None,
-    question: Question | None = None,
+    once: IdempotencyKey | None = None,
+    question: QuestionLike | None = None,
     *,
     long: bool = False,
 ) -> T:
@@ -146,11 +148,13 @@ async def apart(
     if question is not None and engine.awaits_issuer(question):
         return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.takes_long(question)):
-        return await in_turn(work)
+        return await run_in_turn(work)
     return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()
 
 
-async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = None) -> list[Answer]:
+async def decide_batch(
+    engine: EngineInterface, batch: DecisionBatch, once: IdempotencyKey | None = None
+) -> list[AnswerDocument]:
     """In order, up to and including the one that ends the batch. By a key each item that spends is accounted once.
 
     Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
@@ -158,57 +162,59 @@ async def decided_in_turn(engine: Decides, batch: Batch, once: Once | None = Non
     if engine.shares and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         cancelled = Event()
         try:
-            return await run_in_threadpool(decided_together, engine, batch.items, cancelled.is_set)
-        except TakesLong:
+            return await run_in_threadpool(decide_together, engine, batch.items, cancelled.is_set)
+        except WouldBlockError:
             pass
         finally:
             cancelled.set()  # a thread goes on where nobody waits for it any more
-    answers: list[Answer] = []
+    answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
-        work = partial(decided_item, engine, raw, f"requests[{index}]", mine)
+        work = partial(decide_item, engine, raw, f"requests[{index}]", mine)
         try:
-            answers.append(await apart(engine, work, mine, raw if isinstance(raw, dict) else None))
-        except WorkRefused as error:  # what was decided before is told
-            answers.append(undecided(engine, error, f"requests[{index}]"))
+            answers.append(await run_off_loop(engine, work, mine, raw if isinstance(raw, dict) else None))
+        except WorkRefusedError as error:  # what was decided before is told
+            answers.append(error_answer(engine, error, f"requests[{index}]"))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
         await asyncio.sleep(0)  # a long batch lets others have their turn
     return answers
 
 
-def decided_together(
-    engine: Decides, items: Sequence[object], is_cancelled: Callable[[], bool] = never
-) -> list[Answer]:
+def decide_together(
+    engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
+) -> list[AnswerDocument]:
     """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
     TakesLong where one of them may: nothing is decided; and WorkRefused when nobody waits any more for the rest."""
     if any(isinstance(raw, dict) and engine.takes_long(raw) for raw in items):
-        raise TakesLong("an item may take long")
-    answers: list[Answer] = []
-    row: list[Question] = []
+        raise WouldBlockError("an item may take long")
+    answers: list[AnswerDocument] = []
+    row: list[QuestionLike] = []
 
     def settle() -> None:
-        if is_cancelled() or is_gone():
-            raise WorkRefused("nobody waits for it any more")
-        for found in engine.decide_many(row):
+        if is_cancelled() or is_requester_gone():
+            raise WorkRefusedError("nobody waits for it any more")
+        for result in engine.decide_many(row):
             place = f"requests[{len(answers)}]"
-            answers.append(undecided(engine, found, place) if isinstance(found, RequestError) else found.to_dict())
+            answers.append(
+                error_answer(engine, result, place) if isinstance(result, RequestError) else result.to_dict()
+            )
         row.clear()
 
     for raw in items:
-        question = question_in(raw)
+        question = parse_batch_question(raw)
         if question is not None:
             row.append(question)
-            if len(row) == MOST_IN_A_ROW:
+            if len(row) == MAX_ITEMS_PER_COMMIT:
                 settle()
             continue
         settle()
-        answers.append(decided_item(engine, raw, f"requests[{len(answers)}]"))
+        answers.append(decide_item(engine, raw, f"requests[{len(answers)}]"))
     settle()
     return answers
 
 
-def question_in(raw: object) -> Question | None:
+def parse_batch_question(raw: object) -> QuestionLike | None:
     """What an item asks, and whether it spends; None where it is to be looked at for itself."""
     if not isinstance(raw, dict):
         return None
@@ -223,14 +229,14 @@ def question_in(raw: object) -> Question | None:
     return request if asks_to_spend(raw) else replace(request, options=replace(request.options, consume=False))
 
 
-def decided_item(engine: Decides, raw: object, place: str, once: Once | None = None) -> Answer:
+def decide_item(engine: EngineInterface, raw: object, place: str, once: IdempotencyKey | None = None) -> AnswerDocument:
     """Raises KeyProblem."""
     try:
         if not isinstance(raw, dict):
             raise RequestError("", "a request is an object")
-        return decided(engine, Request.from_mapping(raw), asks_to_spend(raw), once)
+        return decide_question(engine, Request.from_mapping(raw), asks_to_spend(raw), once)
     except RequestError as error:
-        return undecided(engine, error, place)
+        return error_answer(engine, error, place)
 
 
 def asks_to_spend(raw: Mapping[object, object]) -> bool:
@@ -239,9 +245,9 @@ def asks_to_spend(raw: Mapping[object, object]) -> bool:
     return isinstance(options, Mapping) and options.get("consume") is True
 
 
-def undecided(engine: Decides, error: RequestError | WorkRefused, place: str) -> Answer:
+def error_answer(engine: EngineInterface, error: RequestError | WorkRefusedError, place: str) -> AnswerDocument:
     """What is no question or has no turn is denied, in the shape of every other answer and with its problem."""
-    problem = Problem.of(error) if isinstance(error, RequestError) else Problem.of_refused(error)
+    problem = ProblemError.of(error) if isinstance(error, RequestError) else ProblemError.of_refused(error)
     problem.member = f"{place}.{problem.member}" if problem.member else place
     decision = Decision.of(
         Outcome.DENY,

@@ -20,36 +20,36 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
-from policyengine.engine.decider import TakesLong
-from policyengine.engine.request_input import Question
-from policyengine.executor import in_turn
-from policyengine.fair_queue import WorkRefused
+from policyengine.engine.decider import WouldBlockError
+from policyengine.engine.request_input import QuestionLike
+from policyengine.executor import run_in_turn
+from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.host_check import AllowedHosts
-from policyengine.http.rate_limit_headers import rate_headers
-from policyengine.http.trace_context import enter
-from policyengine.reload import Reloading
+from policyengine.http.rate_limit_headers import rate_limit_headers
+from policyengine.http.trace_context import enter_trace
+from policyengine.reload import ReloadableEngine
 from policyengine.runtime.caller import enter_caller
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.fast_decode import json_question, msgpack_question
+from policyengine.runtime.fast_decode import decode_json_fast, decode_msgpack_fast
 from policyengine.runtime.request import RequestError
-from policyengine.server.bearer_tokens import Tokens
-from policyengine.server.content_negotiation import LARGEST_BODY, LONG_BODY, Form, read_body
+from policyengine.server.bearer_tokens import BearerTokens
+from policyengine.server.content_negotiation import LONG_BODY_BYTES, MAX_BODY_BYTES, BodyFormat, read_body
 from policyengine.server.middleware import LABEL
-from policyengine.server.problems import Problem
-from policyengine.server.telemetry.counters import Count, Turns, now_and_then
-from policyengine.server.telemetry.trace_headers import decided_within, told, trace_in
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.counters import CountFunction, TimingTurns, time_sampled
+from policyengine.server.telemetry.trace_headers import decide_in_trace, parse_trace, trace_response_headers
 
-BYTES_OF_LABEL = re.compile(LABEL.pattern.encode())
-DIGITS_OF_A_SMALL_BODY = 6
-PLAIN_OPTIONS = frozenset({"obligations_supported"})
-UNANSWERED = "policyengine.unanswered"  # in the scope of what was decided already
-ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-Headers = dict[bytes, bytes]
-Lines = tuple[tuple[bytes, bytes], ...]
+LABEL_BYTES = re.compile(LABEL.pattern.encode())
+MAX_LENGTH_DIGITS = 6
+SIMPLE_OPTIONS = frozenset({"obligations_supported"})
+ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of what was decided already
+COMMON_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+HeaderMap = dict[bytes, bytes]
+HeaderLines = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
-class Codec:
+class FastPathCodec:
     """How questions of a form are read and how their answers are written."""
 
     media_type: bytes
@@ -59,7 +59,7 @@ class Codec:
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Those of every answer, but its length."""
-        return (b"content-type", self.media_type), *ALWAYS
+        return (b"content-type", self.media_type), *COMMON_HEADERS
 
     @cached_property
     def lines(self) -> bytes:
@@ -67,59 +67,61 @@ class Codec:
         return b"".join(b"%b: %b\r\n" % header for header in self.headers)
 
 
-JSON = Codec(Form.JSON.value[0].encode(), json_question, Decision.to_json)
-MSGPACK = Codec(Form.MSGPACK.value[0].encode(), msgpack_question, Decision.to_msgpack)
+JSON = FastPathCodec(BodyFormat.JSON.value[0].encode(), decode_json_fast, Decision.to_json)
+MSGPACK = FastPathCodec(BodyFormat.MSGPACK.value[0].encode(), decode_msgpack_fast, Decision.to_msgpack)
 CODECS = {JSON.media_type: JSON, b"application/json; charset=utf-8": JSON, MSGPACK.media_type: MSGPACK}
 
 
 @dataclass(frozen=True, slots=True)
-class HotPath:
+class FastPathApp:
     """An ASGI application in front of `careful`, which gets everything that is not plain."""
 
     careful: ASGIApp
-    reloading: Reloading
-    tokens: Tokens | None
+    reloading: ReloadableEngine
+    tokens: BearerTokens | None
     hosts: AllowedHosts  # without tokens
     body_timeout: float
-    count: Count
-    count_apart: Count
-    timed: Turns = field(default_factory=now_and_then)
+    count: CountFunction
+    count_apart: CountFunction
+    timed: TimingTurns = field(default_factory=time_sampled)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        enter(None)
-        if UNANSWERED in scope:
-            return await self.careful(scope, raising(scope[UNANSWERED]), send)
+        enter_trace(None)
+        if ANSWER_FAILED_KEY in scope:
+            return await self.careful(scope, raise_on_receive(scope[ANSWER_FAILED_KEY]), send)
         headers = self.plain(scope)
         if headers is None:
             return await self.careful(scope, receive, send)
         try:
-            body = await body_of(scope, receive, self.body_timeout)
-        except Problem as problem:
-            return await self.careful(scope, raising(problem), send)
+            body = await receive_body(scope, receive, self.body_timeout)
+        except ProblemError as problem:
+            return await self.careful(scope, raise_on_receive(problem), send)
         engine = self.reloading.current
         try:
-            if len(body) > LONG_BODY:
-                answer = await in_turn(self.answer, engine, headers, body, self.count_apart)
+            if len(body) > LONG_BODY_BYTES:
+                answer = await run_in_turn(self.answer, engine, headers, body, self.count_apart)
             else:
                 answer = await self.soon(engine, headers, body)
-        except WorkRefused as error:
-            return await self.careful(scope, raising(Problem.of_refused(error)), send)
+        except WorkRefusedError as error:
+            return await self.careful(scope, raise_on_receive(ProblemError.of_refused(error)), send)
         except Exception as error:
-            return await self.careful(scope, raising(Unanswered(error)), send)
+            return await self.careful(scope, raise_on_receive(AnswerFailedError(error)), send)
         if answer is None:
-            return await self.careful(scope, preceded(ready(whole(body)), receive), send)
+            return await self.careful(scope, prepend_message(ready_message(body_message(body)), receive), send)
         limits, content = answer
-        await send({"type": "http.response.start", "status": 200, "headers": [*limits, *headers_of(headers, content)]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [*limits, *response_headers(headers, content)]}
+        )
         await send({"type": "http.response.body", "body": content})
 
-    async def soon(self, engine: Engine, headers: Headers, body: bytes) -> tuple[Lines, bytes] | None:
+    async def soon(self, engine: Engine, headers: HeaderMap, body: bytes) -> tuple[HeaderLines, bytes] | None:
         """Here, in a thread where a store is asked, or in its turn where it takes long."""
         try:
             if engine.waits:  # the loop does not wait for a store
                 return await run_in_threadpool(self.answer, engine, headers, body, self.count_apart, at_once=True)
             return self.answer(engine, headers, body, self.count, at_once=True)
-        except TakesLong:
-            return await in_turn(self.answer, engine, headers, body, self.count_apart)
+        except WouldBlockError:
+            return await run_in_turn(self.answer, engine, headers, body, self.count_apart)
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
         """The answer to a question that is here as a whole: the lines of its headers, and its content.
@@ -127,15 +129,15 @@ class HotPath:
         None where it takes more than that: then ask as ASGI does, in the same scope.
         """
         engine = self.reloading.current
-        headers = None if engine.waits or len(body) > LONG_BODY else self.plain(scope)
+        headers = None if engine.waits or len(body) > LONG_BODY_BYTES else self.plain(scope)
         if headers is None:
             return None
         try:
             answer = self.answer(engine, headers, body, self.count, at_once=True)
-        except TakesLong:
+        except WouldBlockError:
             return None
         except Exception as error:
-            scope[UNANSWERED] = Unanswered(error)
+            scope[ANSWER_FAILED_KEY] = AnswerFailedError(error)
             return None
         if answer is None:
             return None
@@ -145,11 +147,11 @@ class HotPath:
         stand = b"".join([b"%b: %b\r\n" % header for header in limits]) if limits else b""
         return b"%bcontent-length: %d\r\n%b%b" % (stand, len(content), lines, label), content
 
-    def plain(self, scope: Scope) -> Headers | None:
+    def plain(self, scope: Scope) -> HeaderMap | None:
         """The headers of an ordinary `POST /decide`: none of them twice, and of each that counts the usual value."""
         if scope["path"] != "/decide" or scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
             return None
-        headers: Headers = dict(scope["headers"])
+        headers: HeaderMap = dict(scope["headers"])
         codec = CODECS.get(headers.get(b"content-type", b""))
         if (
             codec is None
@@ -157,8 +159,8 @@ class HotPath:
             or headers.get(b"accept", b"*/*") not in (b"*/*", codec.media_type)
             or b"content-encoding" in headers
             or b"idempotency-key" in headers
-            or len(headers.get(b"content-length", b"")) > DIGITS_OF_A_SMALL_BODY
-            or (b"x-request-id" in headers and not BYTES_OF_LABEL.fullmatch(headers[b"x-request-id"]))
+            or len(headers.get(b"content-length", b"")) > MAX_LENGTH_DIGITS
+            or (b"x-request-id" in headers and not LABEL_BYTES.fullmatch(headers[b"x-request-id"]))
             or (self.tokens is None and not self.hosts.at_once(headers))
         ):
             return None
@@ -170,8 +172,8 @@ class HotPath:
         return headers
 
     def answer(
-        self, engine: Engine, headers: Headers, body: bytes, count: Count, *, at_once: bool = False
-    ) -> tuple[Lines, bytes] | None:
+        self, engine: Engine, headers: HeaderMap, body: bytes, count: CountFunction, *, at_once: bool = False
+    ) -> tuple[HeaderLines, bytes] | None:
         """The headers that say how limits stand and of which trace it is, and the content. Raises TakesLong where it is
         wanted `at_once`.
 
@@ -179,11 +181,11 @@ class HotPath:
         been spent.
         """
         codec = CODECS[headers[b"content-type"]]
-        question = codec.read(body) if len(body) <= LARGEST_BODY else None
-        if question is None or ("options" in question and not plain_options(question["options"])):
+        question = codec.read(body) if len(body) <= MAX_BODY_BYTES else None
+        if question is None or ("options" in question and not are_simple_options(question["options"])):
             return None
-        trace = trace_in(headers.items()) if b"traceparent" in headers else None
-        asked: Question | None = engine.at_once(question) if "credentials" in question else question
+        trace = parse_trace(headers.items()) if b"traceparent" in headers else None
+        asked: QuestionLike | None = engine.at_once(question) if "credentials" in question else question
         if asked is None:
             return None
         began = perf_counter_ns() if next(self.timed) else 0
@@ -191,32 +193,32 @@ class HotPath:
             if trace is None:
                 decision = engine.decide(asked, at_once=at_once)
             else:
-                decision = decided_within(trace, engine, asked, at_once=at_once)
+                decision = decide_in_trace(trace, engine, asked, at_once=at_once)
         except RequestError:  # nothing was decided
             return None
         content = codec.write(decision)
         count(decision.answer, began)
-        return (*(limits_of(decision) if decision.standings else ()), *told(trace)), content
+        return (*(limit_headers(decision) if decision.standings else ()), *trace_response_headers(trace)), content
 
 
-def limits_of(decision: Decision) -> Lines:
-    return tuple((name.encode(), value.encode()) for name, value in rate_headers(decision))
+def limit_headers(decision: Decision) -> HeaderLines:
+    return tuple((name.encode(), value.encode()) for name, value in rate_limit_headers(decision))
 
 
-def headers_of(asked: Headers, content: bytes) -> list[tuple[bytes, bytes]]:
+def response_headers(asked: HeaderMap, content: bytes) -> list[tuple[bytes, bytes]]:
     codec = CODECS[asked[b"content-type"]]
     label = [(b"x-request-id", asked[b"x-request-id"])] if b"x-request-id" in asked else []
     return [(b"content-length", b"%d" % len(content)), *codec.headers, *label]
 
 
-def plain_options(options: object) -> bool:
-    return options is None or (isinstance(options, dict) and options.keys() <= PLAIN_OPTIONS)
+def are_simple_options(options: object) -> bool:
+    return options is None or (isinstance(options, dict) and options.keys() <= SIMPLE_OPTIONS)
 
 
 # ── The body ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def body_of(scope: Scope, receive: Receive, seconds: float) -> bytes:
+async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
     """The body. That it is there already is the rule, and then no time is set for it to arrive. Raises Problem."""
     steps = receive().__await__()
     try:
@@ -225,31 +227,31 @@ async def body_of(scope: Scope, receive: Receive, seconds: float) -> bytes:
         message: Message = done.value
         if message["type"] == "http.request" and not message.get("more_body", False):
             return message.get("body", b"")  # type: ignore[no-any-return]
-        first = ready(message)
+        first = ready_message(message)
     else:
-        first = resumed(waiting, steps)
-    return await read_body(Request(scope, preceded(first, receive)), seconds)
+        first = resume_receive(waiting, steps)
+    return await read_body(Request(scope, prepend_message(first, receive)), seconds)
 
 
 @coroutine
-def resumed(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
+def resume_receive(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
     """The rest of what waited for `waiting` when it was begun."""
     yield waiting
     return (yield from steps)
 
 
-async def ready(message: Message) -> Message:
+async def ready_message(message: Message) -> Message:
     return message
 
 
 # ── Handing over ──────────────────────────────────────────────────────────────────────────────
 
 
-def whole(body: bytes) -> Message:
+def body_message(body: bytes) -> Message:
     return {"type": "http.request", "body": body, "more_body": False}
 
 
-def preceded(first: Awaitable[Message], receive: Receive) -> Receive:
+def prepend_message(first: Awaitable[Message], receive: Receive) -> Receive:
     """`receive` once more, from the message on that was already asked for."""
     waiting = [first]
 
@@ -259,7 +261,7 @@ def preceded(first: Awaitable[Message], receive: Receive) -> Receive:
     return again
 
 
-class Unanswered(Exception):
+class AnswerFailedError(Exception):
     """A question was decided, and why there is no answer to it."""
 
     def __init__(self, why: Exception) -> None:
@@ -267,7 +269,7 @@ class Unanswered(Exception):
         self.__cause__ = why
 
 
-def raising(why: Problem | Unanswered) -> Receive:
+def raise_on_receive(why: ProblemError | AnswerFailedError) -> Receive:
     """Whoever asks for the body gets what there was with it, or with its answer."""
 
     async def failing() -> Message:

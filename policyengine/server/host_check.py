@@ -11,10 +11,10 @@ from time import monotonic
 from starlette.types import Scope
 
 from policyengine.http.host_check import AllowedHosts, HostRefusal, gateway_refusal
-from policyengine.server.problems import Problem
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.counters import ServerCounters
 
-PAUSE = 60.0  # seconds between two lines about one header
+LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines about one header
 # At these doors a gateway asks with the headers of its client: an `Origin` there is none of ours.
 FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
 _LOG = logging.getLogger("policyengine")
@@ -23,13 +23,13 @@ _LOG = logging.getLogger("policyengine")
 class HostCheck:
     """Counts every refusal, and logs the first of a kind and then one a minute. Threads may share it."""
 
-    def __init__(self, allowed: AllowedHosts, tally: Tally, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, allowed: AllowedHosts, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
         self.allowed, self._tally, self._clock = allowed, tally, clock
         self._guard = Lock()
         self._next: dict[str, float] = {}
         self._many: Counter[str] = Counter()
 
-    def problem(self, scope: Scope) -> Problem | None:
+    def problem(self, scope: Scope) -> ProblemError | None:
         """Why a request is refused; None if it is answered."""
         found = self.refusal(scope)
         if found is None:
@@ -37,7 +37,7 @@ class HostCheck:
         self._tally.add("foreign", found.header)
         self._tally.add("problems", "403")
         self._tell(found)
-        return Problem(403, found.message, code=f"foreign_{found.header.replace('-', '_')}", hint=found.hint)
+        return ProblemError(403, found.message, code=f"foreign_{found.header.replace('-', '_')}", hint=found.hint)
 
     def refusal(self, scope: Scope) -> HostRefusal | None:
         headers, server = scope["headers"], scope.get("server")
@@ -58,7 +58,7 @@ class HostCheck:
             now, many = self._clock(), self._many[refused.header]
             if now < self._next.get(refused.header, now):
                 return
-            self._next[refused.header], self._many[refused.header] = now + PAUSE, 0
+            self._next[refused.header], self._many[refused.header] = now + LOG_INTERVAL_SECONDS, 0
         words = "a request was" if many == 1 else f"{many:,} requests were"
         told = {"event": "foreign_refused", "why": refused.message, "header": refused.header}
         _LOG.warning("%s refused, the last because %s: %s", words, refused.message, refused.hint, extra=told)

@@ -9,19 +9,19 @@ from threading import Event
 
 from starlette.datastructures import Headers
 
-from policyengine.runtime.idempotency_key import KeyProblem, KeyUsed, Once
-from policyengine.server.problems import Problem
+from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError, KeyReuseError
+from policyengine.server.problems import ProblemError
 
 HEADER = "idempotency-key"
 REPLAYED = ("idempotency-replayed", "true")
 KEY = re.compile(r"[\x21-\x7e]{1,128}")
-SOON = "1"  # seconds: a decision takes less
-WAY_OUT = "give each question a key of its own, of 1 to 128 visible ASCII characters"
+RETRY_AFTER_SECONDS = "1"  # seconds: a decision takes less
+KEY_HINT = "give each question a key of its own, of 1 to 128 visible ASCII characters"
 _LOG = logging.getLogger("policyengine")
 _warned = Event()
 
 
-def once_of(headers: Headers, gateway: str | None, form: str, body: bytes) -> Once | None:
+def read_key_header(headers: Headers, gateway: str | None, form: str, body: bytes) -> IdempotencyKey | None:
     """What the header asks for. Of a caller that nobody knows it is passed over: keys are told apart by gateways.
 
     Raises Problem.
@@ -30,21 +30,21 @@ def once_of(headers: Headers, gateway: str | None, form: str, body: bytes) -> On
     if not given:
         return None
     if gateway is None:
-        warn_once()
+        warn_ignored_key()
         return None
     if len(given) > 1:
-        raise Problem(400, "there are two headers `Idempotency-Key`", hint=WAY_OUT)
-    return asked_by(given[0], gateway, form.encode(), body)
+        raise ProblemError(400, "there are two headers `Idempotency-Key`", hint=KEY_HINT)
+    return build_key(given[0], gateway, form.encode(), body)
 
 
-def asked_by(key: object, gateway: str, *sent: bytes) -> Once:
+def build_key(key: object, gateway: str, *sent: bytes) -> IdempotencyKey:
     """Raises Problem."""
     if not isinstance(key, str) or not KEY.fullmatch(key):
-        raise Problem(400, "this is no key to be asked by once", hint=WAY_OUT)
-    return Once(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())
+        raise ProblemError(400, "this is no key to be asked by once", hint=KEY_HINT)
+    return IdempotencyKey(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())
 
 
-def warn_once() -> None:
+def warn_ignored_key() -> None:
     if not _warned.is_set():
         _warned.set()
         _LOG.warning(
@@ -52,8 +52,10 @@ def warn_once() -> None:
         )
 
 
-def refused(problem: KeyProblem) -> Problem:
-    if isinstance(problem, KeyUsed):
-        return Problem(422, str(problem), code="key_used", hint="a key is for one question: take a new one")
+def key_problem(problem: IdempotencyKeyError) -> ProblemError:
+    if isinstance(problem, KeyReuseError):
+        return ProblemError(422, str(problem), code="key_used", hint="a key is for one question: take a new one")
     hint = "ask again by the same key"
-    return Problem(409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": SOON})
+    return ProblemError(
+        409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}
+    )

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-LONGEST_QUEUE = 2048
-LONGEST_PATH = 107  # bytes: what the address of a Unix socket has room for
+MAX_LISTEN_QUEUE = 2048
+MAX_SOCKET_PATH_BYTES = 107  # bytes: what the address of a Unix socket has room for
 
 
 class ServeError(Exception):
@@ -29,22 +29,22 @@ class ServeError(Exception):
 
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
     """Raises ServeError, also where others than this machine could ask and no token is needed."""
-    address = resolved(host, port)
-    if not has_token and is_beyond(address):
+    address = resolve_address(host, port)
+    if not has_token and is_reachable_remotely(address):
         raise ServeError(
             f"`{host}` can be reached from other machines and no token is set: whoever can ask states the facts, "
             "so only a trusted gateway may",
             "give the gateway a token with `--token-file FILE`, or listen on 127.0.0.1",
         )
-    return bound(address, host)
+    return bind_listener(address, host)
 
 
-def is_beyond(address: tuple[str, int]) -> bool:
+def is_reachable_remotely(address: tuple[str, int]) -> bool:
     """Whether other machines reach what listens there."""
     return not ip_address(address[0]).is_loopback
 
 
-def resolved(host: str, port: int) -> tuple[str, int]:
+def resolve_address(host: str, port: int) -> tuple[str, int]:
     """The one address that is listened on: what is checked is what is bound."""
     if not 0 <= port <= 65535:
         raise ServeError(f"`{port}` is no port", "a port is a number from 0 to 65535")
@@ -59,21 +59,21 @@ def resolved(host: str, port: int) -> tuple[str, int]:
     return str(first[4][0]), port
 
 
-def bound(address: tuple[str, int], host: str, option: str = "--port") -> socket.socket:
+def bind_listener(address: tuple[str, int], host: str, option: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # Said to be TCP, as asyncio sends small answers without delay only where it knows that.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(LONGEST_QUEUE)
+        listener.listen(MAX_LISTEN_QUEUE)
     except OSError as error:
         listener.close()
-        raise not_bound(error, host, address[1], option) from None
+        raise bind_error(error, host, address[1], option) from None
     return listener
 
 
-def not_bound(error: OSError, host: str, port: int, option: str) -> ServeError:
+def bind_error(error: OSError, host: str, port: int, option: str) -> ServeError:
     match error.errno:
         case errno.EADDRINUSE:
             return ServeError(f"port {port} on `{host}` is in use", f"take another with `{option}`; 0 takes a free one")
@@ -85,7 +85,7 @@ def not_bound(error: OSError, host: str, port: int, option: str) -> ServeError:
             return ServeError(f"cannot listen on port {port} of `{host}`: {(error.strerror or str(error)).lower()}")
 
 
-def url_of(listener: socket.socket) -> str:
+def listener_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -98,46 +98,48 @@ def unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
     """Listens at `path`, which is there from the first moment with `mode` and is gone afterwards. Raises ServeError."""
     if not hasattr(socket, "AF_UNIX"):
         raise ServeError("there are no Unix sockets on this system", "listen on a port")
-    if len(os.fsencode(path)) > LONGEST_PATH:
-        raise ServeError(f"`{path}` is longer than {LONGEST_PATH} bytes, too long for a socket", "take a shorter path")
-    make_way(path)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ServeError(
+            f"`{path}` is longer than {MAX_SOCKET_PATH_BYTES} bytes, too long for a socket", "take a shorter path"
+        )
+    remove_stale_socket(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         # The mode is there before anybody can connect: `listen` comes last.
         try:
             listener.bind(os.fspath(path))
             os.chmod(path, mode)
-            listener.listen(LONGEST_QUEUE)
+            listener.listen(MAX_LISTEN_QUEUE)
         except OSError as error:
-            raise no_socket(error, path) from None
+            raise socket_error(error, path) from None
         made = os.lstat(path)
         try:
             yield listener
         finally:
-            remove(path, made)
+            remove_socket(path, made)
 
 
-def make_way(path: Path) -> None:
+def remove_stale_socket(path: Path) -> None:
     """Removes a socket that nobody listens at any more, and nothing else. Raises ServeError."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise no_socket(error, path) from None
+        raise socket_error(error, path) from None
     if not stat.S_ISSOCK(found.st_mode):
         raise ServeError(f"`{path}` is there and is no socket", "take another path, or remove it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
-            remove(path, found)
+            remove_socket(path, found)
             return
         except OSError as error:
-            raise no_socket(error, path) from None
+            raise socket_error(error, path) from None
     raise ServeError(f"somebody listens at `{path}` already", "take another path, or stop the other server")
 
 
-def remove(path: Path, made: os.stat_result) -> None:
+def remove_socket(path: Path, made: os.stat_result) -> None:
     """Unless it is another by now."""
     try:
         if os.path.samestat(os.lstat(path), made):
@@ -145,10 +147,10 @@ def remove(path: Path, made: os.stat_result) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise no_socket(error, path) from None
+        raise socket_error(error, path) from None
 
 
-def no_socket(error: OSError, path: Path) -> ServeError:
+def socket_error(error: OSError, path: Path) -> ServeError:
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return ServeError(f"there is no directory `{path.parent}` for the socket", "make it, or take another path")

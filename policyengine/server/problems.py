@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policyengine.fair_queue import WorkRefused
+from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime.request import RequestError
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 
 # Spelt out: the names in `http` differ between versions of Python.
-TITLES = {
+STATUS_TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -25,12 +25,12 @@ TITLES = {
 }
 
 
-BUSY = "busy"
+BUSY_CODE = "busy"
 NO_ANSWER = "the server failed and gives no answer"
-DENY = "treat this as a deny: what was decided is not decided again, and stays on record"
+DENY_HINT = "treat this as a deny: what was decided is not decided again, and stays on record"
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`), `code` a word for
     programs where the status alone does not say what to do."""
 
@@ -53,17 +53,17 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     @classmethod
-    def of(cls, error: RequestError) -> Problem:
-        return cls(400, error.message, member=quoted(error.member) or None, hint=error.hint)
+    def of(cls, error: RequestError) -> ProblemError:
+        return cls(400, error.message, member=quote_input(error.member) or None, hint=error.hint)
 
     @classmethod
-    def of_refused(cls, error: WorkRefused) -> Problem:
-        return cls(503, str(error), code=BUSY, hint="ask again in a moment", headers={"Retry-After": "1"})
+    def of_refused(cls, error: WorkRefusedError) -> ProblemError:
+        return cls(503, str(error), code=BUSY_CODE, hint="ask again in a moment", headers={"Retry-After": "1"})
 
     def to_dict(self) -> dict[str, object]:
         members = {
             "type": "about:blank",
-            "title": TITLES.get(self.status, "Error"),
+            "title": STATUS_TITLES.get(self.status, "Error"),
             "status": self.status,
             "detail": self.detail,
             "code": self.code,

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from time import sleep
 
 LOGGER = logging.getLogger("policyengine")
-WORDS = "ended while threads were at work: nobody gets their answers"
+EXIT_MESSAGE = "ended while threads were at work: nobody gets their answers"
 
 
-def bound_exit(seconds: float, code: int) -> None:
+def limit_exit_time(seconds: float, code: int) -> None:
     """When the interpreter ends, and threads are still at work after that time, it ends without them and with that
     `code`. What logs now says so then."""
     given = (seconds, code, tuple(LOGGER.handlers))
-    begin = threading.Thread(target=end, args=given, name="policyengine-exit", daemon=True).start
+    begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
     threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` comes when threads were waited for
 
 
-def end(seconds: float, code: int, handlers: Sequence[logging.Handler]) -> None:
+def exit_after(seconds: float, code: int, handlers: Sequence[logging.Handler]) -> None:
     sleep(seconds)
     record = LOGGER.makeRecord(
-        LOGGER.name, logging.WARNING, __file__, 0, WORDS, (), None, extra={"event": "ended_at_work"}
+        LOGGER.name, logging.WARNING, __file__, 0, EXIT_MESSAGE, (), None, extra={"event": "ended_at_work"}
     )
     for handler in handlers:
         handler.handle(record)

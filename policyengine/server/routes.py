@@ -15,16 +15,16 @@ from policyengine.server.openapi import examples, gateway_statuses, schema, stat
 
 
 def add_routes(app: FastAPI, api: DecisionApi) -> None:
-    add_questions(app, api)
-    add_authzen(app, api)
-    add_gateways(app, api)
-    add_status(app, api)
+    add_decision_routes(app, api)
+    add_authzen_routes(app, api)
+    add_gateway_routes(app, api)
+    add_status_routes(app, api)
 
 
-def add_questions(app: FastAPI, api: DecisionApi) -> None:
+def add_decision_routes(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
-    keyed = {"parameters": [statuses.KEY]}
-    shown = examples.QUESTIONS if api.engine.identity is None else examples.VERIFIED
+    keyed = {"parameters": [statuses.KEY_PARAMETER]}
+    shown = examples.QUESTIONS if api.engine.identity is None else examples.QUESTIONS_WITH_CREDENTIALS
     question = schema.request_body(schema.Question, shown)
     batch = schema.request_body(schema.Batch, {"batch": examples.BATCH})
     report = schema.request_body(schema.Event, {"report": examples.REPORT})
@@ -46,7 +46,7 @@ def add_questions(app: FastAPI, api: DecisionApi) -> None:
         )
 
 
-def add_authzen(app: FastAPI, api: DecisionApi) -> None:
+def add_authzen_routes(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
     for path, handler, taken, responses in (
         (adapter.EVALUATION, api.evaluation, authzen_schema.EVALUATION, authzen_schema.EVALUATED),
@@ -57,7 +57,7 @@ def add_authzen(app: FastAPI, api: DecisionApi) -> None:
             handler,
             methods=["POST"],
             response_class=Response,
-            openapi_extra={**taken, **security, "parameters": [statuses.KEY]},
+            openapi_extra={**taken, **security, "parameters": [statuses.KEY_PARAMETER]},
             responses=responses,
             tags=["AuthZEN"],
         )
@@ -72,14 +72,14 @@ def add_authzen(app: FastAPI, api: DecisionApi) -> None:
     app.add_api_route(f"{adapter.SEARCH}/{{what}}", api.search, methods=["POST"], include_in_schema=False)
 
 
-def add_gateways(app: FastAPI, api: DecisionApi) -> None:
+def add_gateway_routes(app: FastAPI, api: DecisionApi) -> None:
     security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
     for path, handler, asked, responses in (
-        ("/forward-auth", api.forward_auth, gateway_statuses.FORWARDED, gateway_statuses.FORWARD_AUTH),
+        ("/forward-auth", api.forward_auth, gateway_statuses.FORWARDED_HEADERS, gateway_statuses.FORWARD_AUTH),
         (
             "/forward-auth/nginx",
             api.forward_auth_nginx,
-            gateway_statuses.FORWARDED,
+            gateway_statuses.FORWARDED_HEADERS,
             gateway_statuses.FORWARD_AUTH_NGINX,
         ),
         (f"{PREFIX}/{{path:path}}", api.envoy, gateway_statuses.EXT_AUTHZ, gateway_statuses.EXT_AUTHZ_STATUSES),
@@ -100,7 +100,7 @@ def add_gateways(app: FastAPI, api: DecisionApi) -> None:
     app.mount(PREFIX, any_method)
 
 
-def add_status(app: FastAPI, api: DecisionApi) -> None:
+def add_status_routes(app: FastAPI, api: DecisionApi) -> None:
     for path, handler, responses in (
         ("/healthz", api.healthz, statuses.ALIVE),
         ("/readyz", api.readyz, statuses.READY),

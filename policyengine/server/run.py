@@ -16,45 +16,45 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policyengine.engine import Engine
-from policyengine.entities.watch import Following
-from policyengine.executor import SWITCH
+from policyengine.entities.watch import EntityWatcher
+from policyengine.executor import SWITCH_SECONDS
 from policyengine.extras import install_command
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts
-from policyengine.reload import Reloading
-from policyengine.reload.thread import hanging_up, reloaded
-from policyengine.reload.watch import Attempts
-from policyengine.server.app import DecisionApp, decision_app
-from policyengine.server.bearer_tokens import Tokens, check_consumers
+from policyengine.reload import ReloadableEngine
+from policyengine.reload.thread import handle_sighup, reload_on_request
+from policyengine.reload.watch import ReloadScheduler
+from policyengine.server.app import DecisionApp, build_app
+from policyengine.server.bearer_tokens import BearerTokens, check_consumers
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.connections.server import TICKS_A_SECOND, BoundedServer, Protocols, config_for
+from policyengine.server.connections.server import TICKS_PER_SECOND, BoundedServer, ProtocolFactory, uvicorn_config
 from policyengine.server.connections.table import ConnectionTable
 from policyengine.server.handlers import INSTALL_METRICS
 from policyengine.server.listeners import (
     ServeError,
-    bound,
+    bind_listener,
+    listener_url,
     port_listener,
-    resolved,
+    resolve_address,
     unix_listener,
-    url_of,
 )
-from policyengine.server.shutdown import DRAIN, Drain
+from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket_protocol import FramedProtocol
-from policyengine.server.telemetry.counters import Tally
-from policyengine.server.telemetry.metered_engine import CountedDoor
+from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
 from policyengine.server.telemetry.metrics_app import status_app
-from policyengine.server.telemetry.process_metrics import inspect_store, publish, rules_of
+from policyengine.server.telemetry.process_metrics import inspect_store, publish_metrics, rule_names
 from policyengine.server.workers.board import WorkerBoard
-from policyengine.server.workers.pool import Calls, StopPlan, check_workers, supervise
-from policyengine.server.workers.reload import Line, Listener
+from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_workers, supervise
+from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel
 
 OWNER_ONLY = 0o600
-A_MOMENT = 1.0  # seconds that a worker has to end beyond those for its answers
+EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has to end beyond those for its answers
 _LOG = logging.getLogger("policyengine")
 
 
 def serve(
-    engine: Engine | Reloading,
+    engine: Engine | ReloadableEngine,
     host: str = "127.0.0.1",
     port: int | None = 8080,
     token: str | Collection[str] | None = None,
@@ -62,10 +62,10 @@ def serve(
     path: Path | None = None,
     mode: int = OWNER_ONLY,
     workers: int = 1,
-    gateway: Vouched | None = None,
+    gateway: GatewayHeaders | None = None,
     envoy: int | None = None,
     metrics: int | None = None,
-    drain: float = DRAIN,
+    drain: float = DRAIN_SECONDS,
     drain_delay: float = 0.0,
     limits: ConnectionLimits | None = None,
     watching: bool = False,
@@ -73,7 +73,7 @@ def serve(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
     listening: Callable[[str | None], None] = lambda url: None,
-    following: Following | None = None,
+    following: EntityWatcher | None = None,
 ) -> None:
     """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -84,43 +84,48 @@ def serve(
     `authzen_consume` names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`).
     `allowed_hosts` are names that are answered without a token, and on port `metrics`, as `create_app` says.
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
-    URL, if there is a port, as soon as connections are accepted. A `Reloading` reads its policies anew on SIGHUP, and
+    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reads its policies anew on SIGHUP, and
     when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that,
     TokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
     """
-    reloading = engine if isinstance(engine, Reloading) else Reloading(engine)
+    reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     if port is None and path is None:
         raise ServeError("there is neither a port nor a socket to listen on")
-    tokens = None if token is None else Tokens.of(token)
+    tokens = None if token is None else BearerTokens.of(token)
     check_consumers(authzen_consume, tokens)
     AllowedHosts.of(allowed_hosts)  # told before anything is listened on
-    listening = logged(workers, listening)
+    listening = log_listening(workers, listening)
     check_workers(reloading.current, workers)
     limits = limits or ConnectionLimits()
     shared = SharedState(
-        limits, limits.bounds(envoy is not None), WorkerBoard(workers), Tally(workers, rules_of(reloading.current))
+        limits,
+        limits.bounds(envoy is not None),
+        WorkerBoard(workers),
+        ServerCounters(workers, rule_names(reloading.current)),
     )
     apps = partial(
-        decision_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=shared.tally,
+        build_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=shared.tally,
         authzen_consume=authzen_consume, allowed_hosts=tuple(allowed_hosts), body_timeout=limits.request,
     )  # fmt: skip
-    attempts = None if reloading.origin is None else Attempts(reloading, watching)
+    attempts = None if reloading.origin is None else ReloadScheduler(reloading, watching)
     with ExitStack() as open_until_then:
         enter = open_until_then.enter_context
-        places = Places(
+        places = ServerListeners(
             [] if port is None else [enter(port_listener(host, port, has_token=token is not None))],
             [] if path is None else [enter(unix_listener(path, mode))],
-            [] if metrics is None else [enter(metrics_listener(host, metrics))],
-            None if envoy is None else grpc_door(reloading, shared, gateway or Vouched(), tokens, host, envoy),
+            [] if metrics is None else [enter(bind_metrics_port(host, metrics))],
+            None
+            if envoy is None
+            else grpc_listener(reloading, shared, gateway or GatewayHeaders(), tokens, host, envoy),
         )
-        answer = partial(answer_on, apps, reloading, places, shared, partial(Drain, drain, drain_delay), following)
-        greet = partial(listening, url_of(places.ports[0]) if places.ports else None)
+        answer = partial(run_server, apps, reloading, places, shared, partial(Drain, drain, drain_delay), following)
+        greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
         if workers == 1:
-            caught = alone(answer, reloading, attempts, greet)
+            caught = serve_in_process(answer, reloading, attempts, greet)
         else:
-            calls = Calls(attempts)
-            enter(hanging_up(reloading, calls.ask))
-            stopping = StopPlan(shared.board, places.listeners, drain + A_MOMENT)
+            calls = SupervisorCalls(attempts)
+            enter(handle_sighup(reloading, calls.ask))
+            stopping = StopPlan(shared.board, places.listeners, drain + EXIT_GRACE_SECONDS)
             caught = supervise(answer, workers, greet, stopping, reloading, calls)
     _LOG.info("stopped", extra={"event": "stopped"})
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
@@ -128,7 +133,7 @@ def serve(
         signal.raise_signal(caught)
 
 
-def logged(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:
+def log_listening(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:
     def told(url: str | None) -> None:
         _LOG.info("listening", extra={"event": "listening", "listening": url, "workers": workers})
         listening(url)
@@ -136,27 +141,30 @@ def logged(workers: int, listening: Callable[[str | None], None]) -> Callable[[s
     return told
 
 
-def alone(
-    answer: Callable[[], int | None], reloading: Reloading, attempts: Attempts | None, greet: Callable[[], None]
+def serve_in_process(
+    answer: Callable[[], int | None],
+    reloading: ReloadableEngine,
+    attempts: ReloadScheduler | None,
+    greet: Callable[[], None],
 ) -> int | None:
     """In this process; a thread beside it looks after the policies."""
     if attempts is None:
-        with hanging_up(reloading, lambda: None):
+        with handle_sighup(reloading, lambda: None):
             greet()
             return answer()
-    with reloaded(reloading, attempts):
+    with reload_on_request(reloading, attempts):
         greet()
         return answer()
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ServerListeners:
     """Where it is answered: ports and sockets for questions, ports for metrics, and Envoy's door."""
 
     ports: Sequence[socket.socket]
     sockets: Sequence[socket.socket]
     metrics: Sequence[socket.socket]
-    door: Door | None
+    door: GrpcListener | None
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
@@ -171,28 +179,28 @@ class SharedState:
     limits: ConnectionLimits
     bounds: ConnectionBounds
     board: WorkerBoard
-    tally: Tally
+    tally: ServerCounters
 
 
-def metrics_listener(host: str, port: int) -> socket.socket:
+def bind_metrics_port(host: str, port: int) -> socket.socket:
     """Whoever asked for the port lets everybody read who reaches it: there is nothing to ask but for numbers.
 
     Raises ServeError.
     """
     if not find_spec("prometheus_client"):
         raise ServeError("the package `prometheus-client` is not installed", INSTALL_METRICS)
-    return bound(resolved(host, port), host, "--metrics-port")
+    return bind_listener(resolve_address(host, port), host, "--metrics-port")
 
 
-def answer_on(
+def run_server(
     apps: Callable[..., DecisionApp],
-    reloading: Reloading,
-    places: Places,
+    reloading: ReloadableEngine,
+    places: ServerListeners,
     shared: SharedState,
     drain: Callable[[], Drain],
-    following: Following | None = None,
+    following: EntityWatcher | None = None,
     lifeline: int | None = None,
-    line: Line | None = None,
+    line: WorkerChannel | None = None,
     place: int = 0,
 ) -> int | None:
     """Until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed. A second signal is returned."""
@@ -201,8 +209,8 @@ def answer_on(
     shared.tally.add("starts")
     app = apps(drain=drain())
     if line is not None:
-        Listener(reloading, line).start()
-    server = Server(app, places, shared, lifeline)
+        ReloadParticipant(reloading, line).start()
+    server = DecisionServer(app, places, shared, lifeline)
     beside = None if places.door is None else places.door.started()
     if following is not None:
         following.started()
@@ -213,60 +221,65 @@ def answer_on(
             following.stop()
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
-            beside.stop(left).wait(left + A_MOMENT)  # it would wait for threads that calculate
+            beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # it would wait for threads that calculate
         log = reloading.current.log
         if log is not None:
             log.flush()
     return server.caught
 
 
-class Door(Protocol):
+class GrpcListener(Protocol):
     """Another way in, which answers beside the event loop once it is started."""
 
     def started(self) -> Any: ...
 
 
-def grpc_door(
-    reloading: Reloading, shared: SharedState, names: Vouched, tokens: Tokens | None, host: str, port: int
-) -> Door:
+def grpc_listener(
+    reloading: ReloadableEngine,
+    shared: SharedState,
+    names: GatewayHeaders,
+    tokens: BearerTokens | None,
+    host: str,
+    port: int,
+) -> GrpcListener:
     """Raises ServeError, also where what it needs is not installed."""
     try:
-        from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address
+        from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
     except ImportError:
         raise ServeError(
             "the package `grpcio`, which answers Envoy, is not installed", install_command("envoy")
         ) from None
-    door = CountedDoor(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
-    address = checked_address(host, port, tokens is not None)
-    return EnvoyGrpc(door, names, tokens, address, shared.limits, shared.bounds)
+    door = MeteredEngineProvider(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
+    address = check_address(host, port, tokens is not None)
+    return EnvoyGrpcAdapter(door, names, tokens, address, shared.limits, shared.bounds)
 
 
-class Server(BoundedServer):
+class DecisionServer(BoundedServer):
     """The decision API: its ports, its Unix sockets, and its ports for metrics."""
 
-    def __init__(self, app: DecisionApp, places: Places, shared: SharedState, lifeline: int | None) -> None:
+    def __init__(self, app: DecisionApp, places: ServerListeners, shared: SharedState, lifeline: int | None) -> None:
         api = app.api
         table = ConnectionTable(shared.limits, shared.bounds, shared.board, api.tally)
-        super().__init__(config_for(app), table, shared.board, api.drain, is_worker=lifeline is not None)
+        super().__init__(uvicorn_config(app), table, shared.board, api.drain, is_worker=lifeline is not None)
         self.api, self.places, self.lifeline = api, places, lifeline
         self.inspection: asyncio.Future[None] | None = None
 
-    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, Protocols]]:
+    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, ProtocolFactory]]:
         yield from super().listens(sockets)
         for listener in self.places.sockets:
             yield listener, partial(FramedProtocol, self.api.framed, self.table)
         for listener in self.places.metrics:
-            yield listener, self.speaking(config_for(status_app(self.api)))
+            yield listener, self.speaking(uvicorn_config(status_app(self.api)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         if self.lifeline is not None:
             asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_A_SECOND == 0:
-            publish(self.api.tally, self.api.reloading)
+        if counter % TICKS_PER_SECOND == 0:
+            publish_metrics(self.api.tally, self.api.reloading)
             if self.inspection is None or self.inspection.done():
                 inspected = inspect_store(self.api.engine, at_once=self.inspection is None)
                 self.inspection = asyncio.ensure_future(inspected)

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from time import monotonic
 
-from policyengine.server.connections.table import ClientConnection, CloseReason, Stage
+from policyengine.server.connections.table import ClientConnection, CloseReason, ConnectionStage
 
-DRAIN = 10.0  # seconds, unless somebody says otherwise
-LONGEST_DRAIN = 3_600.0
-QUIET = 0.5  # seconds without connections after which nobody new is let in
-SILENT = 1.0  # seconds without a word after which a connection is closed
-SETTLING = 0.2  # seconds from when nobody new is let in until all that were are here
+DRAIN_SECONDS = 10.0  # seconds, unless somebody says otherwise
+MAX_DRAIN_SECONDS = 3_600.0
+QUIET_SECONDS = 0.5  # seconds without connections after which nobody new is let in
+SILENT_SECONDS = 1.0  # seconds without a word after which a connection is closed
+SETTLE_SECONDS = 0.2  # seconds from when nobody new is let in until all that were are here
 
 
 class Drain:
     """`begun` is when the end began; None while there is none in sight. `delay` is for how long at least others are let
     in then."""
 
-    def __init__(self, seconds: float = DRAIN, delay: float = 0.0, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, seconds: float = DRAIN_SECONDS, delay: float = 0.0, clock: Callable[[], float] = monotonic
+    ) -> None:
         self.seconds, self.delay, self._clock = seconds, delay, clock
         self.begun: float | None = None
         self._refusing: float | None = None  # since when nobody new is let in
@@ -59,7 +61,7 @@ class Drain:
         now = self._clock()
         if connections or answered != self._answered:
             self._busy, self._answered = now, answered
-        waits = self._busy is not None and now - self._busy < QUIET
+        waits = self._busy is not None and now - self._busy < QUIET_SECONDS
         return not waits and self.passed >= self.delay
 
     def refuse(self) -> bool:
@@ -72,20 +74,22 @@ class Drain:
     @property
     def settled(self) -> bool:
         """Whether all that were let in are here."""
-        return self._refusing is not None and self._clock() - self._refusing >= min(SETTLING, self.seconds / 4)
+        return self._refusing is not None and self._clock() - self._refusing >= min(SETTLE_SECONDS, self.seconds / 4)
 
     def close_silent(self, connections: Collection[ClientConnection]) -> None:
         now = self._clock()
         silent = {}
-        for one in list(connections):
-            if one.stage not in (Stage.HEAD, Stage.IDLE):
+        for connection in list(connections):
+            if connection.stage not in (ConnectionStage.HEAD, ConnectionStage.IDLE):
                 continue
-            known = self._silent.get(one)
-            silent[one] = known if known is not None and known[0] == one.began else (one.began, now)
-            if now - silent[one][1] < SILENT or one.has_unread_bytes:
+            known = self._silent.get(connection)
+            silent[connection] = (
+                known if known is not None and known[0] == connection.began else (connection.began, now)
+            )
+            if now - silent[connection][1] < SILENT_SECONDS or connection.has_unread_bytes:
                 continue
-            if one.stage is Stage.HEAD:
-                one.drop(CloseReason.HEAD)
+            if connection.stage is ConnectionStage.HEAD:
+                connection.drop(CloseReason.HEAD)
             else:
-                one.shutdown()
+                connection.shutdown()
         self._silent = silent

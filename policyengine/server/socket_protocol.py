@@ -18,39 +18,39 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
 
-from policyengine.client.socket import DECIDED, HEADER, LARGEST_QUESTION
-from policyengine.engine.decider import TakesLong
-from policyengine.executor import Requester, begin, enter_requester, pool
-from policyengine.fair_queue import WorkRefused
+from policyengine.client.socket import FRAME_HEADER, MAX_QUESTION_BYTES, STATUS_DECIDED
+from policyengine.engine.decider import WouldBlockError
+from policyengine.executor import Requester, enter_requester, submit_long, thread_pool
+from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime import decode, fast_decode
-from policyengine.runtime.caller import called_by
+from policyengine.runtime.caller import caller_scope
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import KeyProblem, Once
+from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request, RequestError
-from policyengine.server.connections.table import CloseReason, ConnectionTable, Stage, unread_bytes
-from policyengine.server.content_negotiation import LONG_BODY
-from policyengine.server.decide_requests import decided, items_of, undecided
-from policyengine.server.events import Event, event_in, reported
-from policyengine.server.fast_path import plain_options
-from policyengine.server.idempotency import asked_by, refused
-from policyengine.server.problems import DENY, NO_ANSWER, Problem
-from policyengine.server.telemetry.metered_engine import Current, Decides
+from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable, has_unread_bytes
+from policyengine.server.content_negotiation import LONG_BODY_BYTES
+from policyengine.server.decide_requests import decide_question, error_answer, parse_items
+from policyengine.server.events import OutcomeEvent, event_from_tree, record_outcome
+from policyengine.server.fast_path import are_simple_options
+from policyengine.server.idempotency import build_key, key_problem
+from policyengine.server.problems import DENY_HINT, NO_ANSWER, ProblemError
+from policyengine.server.telemetry.metered_engine import EngineInterface, EngineProvider
 
 LOGGER = logging.getLogger("policyengine")
-CREDENTIALS = Layout("3i")  # process, user and group
-AT_A_STRETCH = 256
-AT_A_STRETCH_APART = 16
-STRETCH = 0.01  # seconds
-MOST_AT_ONCE = 16  # questions of a list: with care each takes milliseconds
-LARGEST_ID = 2**63 - 1
+PEER_CREDENTIALS = Layout("3i")  # process, user and group
+MAX_QUESTIONS_PER_TURN = 256
+MAX_FRAMES_PER_THREAD_TURN = 16
+TURN_SECONDS = 0.01  # seconds
+MAX_INLINE_QUESTIONS = 16  # questions of a list: with care each takes milliseconds
+MAX_FRAME_ID = 2**63 - 1
 
-Kind: TypeAlias = Literal["decide", "evaluate"]
-Decide: TypeAlias = Callable[[dict[str, Any]], Decision]
+QuestionKind: TypeAlias = Literal["decide", "evaluate"]
+DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 Raw = msgspec.Raw
-encode = msgspec.msgpack.Encoder().encode
+encode_message = msgspec.msgpack.Encoder().encode
 
 
-class Asked(NamedTuple):
+class QuestionFrame(NamedTuple):
     """A frame as it came: `question` is plain when it was read quickly, and otherwise holds whatever the wire held."""
 
     id: int
@@ -61,196 +61,214 @@ class Asked(NamedTuple):
     sent: bytes = b""  # the question as it came, where there is a key
 
 
-class Unreadable(Exception):
+class FrameError(Exception):
     """After such bytes nobody can say where the next frame begins, or to what an answer would belong."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ProblemError) -> None:
         self.problem = problem
 
 
-_keyed = msgspec.msgpack.Decoder(tuple[Raw, Raw, Raw, Raw]).decode
-_quickly = fast_decode.msgpack_reader(tuple[int, Kind, fast_decode.Question | list[fast_decode.Question]])
+_decode_keyed_frame = msgspec.msgpack.Decoder(tuple[Raw, Raw, Raw, Raw]).decode
+_decode_fast = fast_decode.make_msgpack_decoder(
+    tuple[int, QuestionKind, fast_decode.QuestionType | list[fast_decode.QuestionType]]
+)
 
 # ── A frame to its answer ─────────────────────────────────────────────────────────────────────
 
 
-def answer_to(engine: Decides, payload: bytes, gateway: str = "socket", *, at_once: bool = False) -> tuple[bytes, int]:
+def answer_frame(
+    engine: EngineInterface, payload: bytes, gateway: str = "socket", *, at_once: bool = False
+) -> tuple[bytes, int]:
     """The answer, and how many questions there were. Raises Unreadable; TakesLong where it is wanted `at_once`, else
     what takes long waits for its turn."""
     asked = read_frame(payload)
     try:
-        with called_by(gateway):
+        with caller_scope(gateway):
             if at_once and takes_long(engine, asked):
-                raise TakesLong("it may take long")
+                raise WouldBlockError("it may take long")
             if at_once:
-                content, many = contents(engine, asked, gateway, at_once=True)
+                content, many = answer_content(engine, asked, gateway, at_once=True)
             else:
-                content, many = contents_in_turn(engine, asked, gateway, is_long=len(payload) > LONG_BODY)
-        return encode((asked.id, DECIDED, content)), many
-    except TakesLong:
+                content, many = answer_content_in_turn(engine, asked, gateway, is_long=len(payload) > LONG_BODY_BYTES)
+        return encode_message((asked.id, STATUS_DECIDED, content)), many
+    except WouldBlockError:
         raise
-    except Problem as problem:
-        return refusal(asked.id, problem), 1
-    except KeyProblem as error:
-        return refusal(asked.id, refused(error)), 1
+    except ProblemError as problem:
+        return encode_problem(asked.id, problem), 1
+    except IdempotencyKeyError as error:
+        return encode_problem(asked.id, key_problem(error)), 1
     except RequestError as error:
-        return refusal(asked.id, Problem.of(error)), 1
-    except WorkRefused as error:
-        return refusal(asked.id, Problem.of_refused(error)), 1
+        return encode_problem(asked.id, ProblemError.of(error)), 1
+    except WorkRefusedError as error:
+        return encode_problem(asked.id, ProblemError.of_refused(error)), 1
     except Exception:
         LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
-        return refusal(asked.id, Problem(500, NO_ANSWER, hint=DENY)), 1
+        return encode_problem(asked.id, ProblemError(500, NO_ANSWER, hint=DENY_HINT)), 1
 
 
-def takes_long(engine: Decides, asked: Asked) -> bool:
+def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
     """Whether others should not wait for it; of one plain question to decide the engine tells."""
-    if isinstance(asked.question, list) and len(asked.question) > MOST_AT_ONCE:
+    if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
-    return not decides_at_once(asked) and has_long(engine, asked)
+    return not is_simple_decide(asked) and has_long_question(engine, asked)
 
 
-def has_long(engine: Decides, asked: Asked) -> bool:
+def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
     """Whether one of its questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.loops and any(isinstance(one, dict) and engine.takes_long(one) for one in several)
 
 
-def awaits_issuer(engine: Decides, asked: Asked) -> bool:
+def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.identity is not None and any(isinstance(one, dict) and engine.awaits_issuer(one) for one in several)
 
 
-def contents_in_turn(
-    engine: Decides, asked: Asked, gateway: str, *, is_long: bool
+def answer_content_in_turn(
+    engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as `contents`,
     and WorkRefused."""
     if awaits_issuer(engine, asked):  # which nobody's turn is to wait for
-        return contents(engine, asked, gateway)
-    is_long = is_long or has_long(engine, asked)
+        return answer_content(engine, asked, gateway)
+    is_long = is_long or has_long_question(engine, asked)
     if asked.kind == "report" or not isinstance(asked.question, list):
-        return begin(contents, engine, asked, gateway).result() if is_long else contents(engine, asked, gateway)
-    items = items_of(asked.question)
-    if not is_long and (engine.shares or len(items) <= MOST_AT_ONCE):
-        return contents(engine, asked, gateway)
+        return (
+            submit_long(answer_content, engine, asked, gateway).result()
+            if is_long
+            else answer_content(engine, asked, gateway)
+        )
+    items = parse_items(asked.question)
+    if not is_long and (engine.shares or len(items) <= MAX_INLINE_QUESTIONS):
+        return answer_content(engine, asked, gateway)
     pieces: list[Raw] = []
-    size = 1 if engine.loops else MOST_AT_ONCE
+    size = 1 if engine.loops else MAX_INLINE_QUESTIONS
     for first in range(0, len(items), size):
         piece = asked._replace(question=list(items[first : first + size]))
         try:
-            pieces += cast(list[Raw], begin(contents, engine, piece, gateway, first=first).result()[0])
-        except WorkRefused as error:  # what was decided before is told
+            pieces += cast(list[Raw], submit_long(answer_content, engine, piece, gateway, first=first).result()[0])
+        except WorkRefusedError as error:  # what was decided before is told
             places = range(first, first + len(piece.question))
-            pieces += [Raw(encode(undecided(engine, error, f"[{place}]"))) for place in places]
+            pieces += [Raw(encode_message(error_answer(engine, error, f"[{place}]"))) for place in places]
     return pieces, len(items)
 
 
-def decides_at_once(asked: Asked) -> bool:
+def is_simple_decide(asked: QuestionFrame) -> bool:
     """Whether it is one plain question to decide."""
-    return asked.kind == "decide" and asked.plain and not asked.sent and plain_question(asked.question)
+    return asked.kind == "decide" and asked.plain and not asked.sent and is_simple_question(asked.question)
 
 
-def answers_to(
-    engine: Decides, payloads: list[bytes], last: Unreadable | None, gateway: str = "socket"
+def answer_frames(
+    engine: EngineInterface, payloads: list[bytes], last: FrameError | None, gateway: str = "socket"
 ) -> tuple[list[bytes], bool]:
     """The answers in order, and whether nothing can be read after them."""
     answers: list[bytes] = []
     try:
         for payload in payloads:
-            answers.append(answer_to(engine, payload, gateway)[0])
-    except Unreadable as error:
+            answers.append(answer_frame(engine, payload, gateway)[0])
+    except FrameError as error:
         last = error
     if last is not None:
-        answers.append(refusal(None, last.problem))
+        answers.append(encode_problem(None, last.problem))
     return answers, last is not None
 
 
-def read_frame(payload: bytes) -> Asked:
+def read_frame(payload: bytes) -> QuestionFrame:
     """Raises Unreadable."""
-    found = _quickly(payload)
-    if found is not None and 0 <= found[0] <= LARGEST_ID:
+    found = _decode_fast(payload)
+    if found is not None and 0 <= found[0] <= MAX_FRAME_ID:
         id, kind, question = found
-        return Asked(id, kind, question, True)
+        return QuestionFrame(id, kind, question, True)
     try:
         raw = decode.msgpack_tree(payload)
-    except decode.WireError as error:
-        raise Unreadable(Problem(400, str(error))) from None
+    except decode.DecodeError as error:
+        raise FrameError(ProblemError(400, str(error))) from None
     match raw:
-        case [int() as id, kind, question] if not isinstance(id, bool) and 0 <= id <= LARGEST_ID:
-            return Asked(id, kind, question, False)
-        case [int() as id, kind, question, key] if not isinstance(id, bool) and 0 <= id <= LARGEST_ID:
-            return Asked(id, kind, question, False, key, bytes(_keyed(payload)[2]))
+        case [int() as id, kind, question] if not isinstance(id, bool) and 0 <= id <= MAX_FRAME_ID:
+            return QuestionFrame(id, kind, question, False)
+        case [int() as id, kind, question, key] if not isinstance(id, bool) and 0 <= id <= MAX_FRAME_ID:
+            return QuestionFrame(id, kind, question, False, key, bytes(_decode_keyed_frame(payload)[2]))
         case _:
-            raise Unreadable(Problem(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0"))
+            raise FrameError(
+                ProblemError(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0")
+            )
 
 
-def contents(
-    engine: Decides, asked: Asked, gateway: str, *, at_once: bool = False, first: int = 0
+def answer_content(
+    engine: EngineInterface, asked: QuestionFrame, gateway: str, *, at_once: bool = False, first: int = 0
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """The items of a list are those from `first` on.
 
     Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for.
     """
     if asked.kind == "report":
-        return reported(engine, report_in(asked.question)), 1
+        return record_outcome(engine, parse_report(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
         raise RequestError("", "a frame asks to `decide` or to `evaluate`, or has something to `report`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
-    quickly = partial(plainly if asked.plain else carefully, engine, decide)
-    once = asked_by(asked.key, gateway, asked.sent) if asked.sent else None
+    quickly = partial(decide_simple if asked.plain else decide_general, engine, decide)
+    once = build_key(asked.key, gateway, asked.sent) if asked.sent else None
     if isinstance(asked.question, dict):
-        if at_once and decides_at_once(asked):
+        if at_once and is_simple_decide(asked):
             return Raw(engine.decide(asked.question, at_once=True).to_msgpack()), 1
-        return (quickly(asked.question) if once is None else carefully(engine, decide, asked.question, once)), 1
+        return (quickly(asked.question) if once is None else decide_general(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
-    items = items_of(asked.question)
-    if engine.shares and asked.kind == "decide" and asked.plain and all(map(plain_question, items)):
-        return together(engine, items, first), len(items)
+    items = parse_items(asked.question)
+    if engine.shares and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
+        return decide_list_together(engine, items, first), len(items)
     if once is None:
-        return [item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(items)
+        return [answer_item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(
+            items
+        )
     places = range(first, first + len(items))
-    each = [partial(carefully, engine, decide, once=once._replace(item=index)) for index in places]
-    return [item(engine, *one) for one in zip(each, items, places, strict=True)], len(items)
+    each = [partial(decide_general, engine, decide, once=once._replace(item=index)) for index in places]
+    return [answer_item(engine, *one) for one in zip(each, items, places, strict=True)], len(items)
 
 
-def report_in(raw: object) -> Event:
+def parse_report(raw: object) -> OutcomeEvent:
     """Raises RequestError."""
     try:
-        return event_in(decode.from_python(raw))
-    except decode.WireError as error:
+        return event_from_tree(decode.from_python(raw))
+    except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
 
 
-def plain_question(question: object) -> bool:
-    return isinstance(question, dict) and ("options" not in question or plain_options(question["options"]))
+def is_simple_question(question: object) -> bool:
+    return isinstance(question, dict) and ("options" not in question or are_simple_options(question["options"]))
 
 
-def together(engine: Decides, questions: Sequence[Any], first: int = 0) -> list[Raw]:
+def decide_list_together(engine: EngineInterface, questions: Sequence[Any], first: int = 0) -> list[Raw]:
     """Of a store that is shared: it is asked once for all of them."""
     found = enumerate(engine.decide_many(questions), first)
     return [
-        Raw(encode(undecided(engine, one, f"[{place}]")) if isinstance(one, RequestError) else one.to_msgpack())
+        Raw(
+            encode_message(error_answer(engine, one, f"[{place}]"))
+            if isinstance(one, RequestError)
+            else one.to_msgpack()
+        )
         for place, one in found
     ]
 
 
-def item(engine: Decides, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
+def answer_item(engine: EngineInterface, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
     """What is no question is denied, and spoils no other."""
     try:
         return answer(question)
     except RequestError as error:
-        return Raw(encode(undecided(engine, error, f"[{index}]")))
+        return Raw(encode_message(error_answer(engine, error, f"[{index}]")))
 
 
-def plainly(engine: Decides, decide: Decide, question: dict[str, Any]) -> Raw:
+def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dict[str, Any]) -> Raw:
     """Raises RequestError."""
-    if "options" in question and not plain_options(question["options"]):
-        return carefully(engine, decide, question)
+    if "options" in question and not are_simple_options(question["options"]):
+        return decide_general(engine, decide, question)
     return Raw(decide(question).to_msgpack())
 
 
-def carefully(engine: Decides, decide: Decide, question: object, once: Once | None = None) -> Raw:
+def decide_general(
+    engine: EngineInterface, decide: DecideFunction, question: object, once: IdempotencyKey | None = None
+) -> Raw:
     """A question that may hold whatever the wire may hold, and ask for an explanation.
 
     Raises RequestError, KeyProblem.
@@ -259,18 +277,20 @@ def carefully(engine: Decides, decide: Decide, question: object, once: Once | No
         raise RequestError("", "a question is a map")
     request = Request.from_mapping(question)
     spend = decide == engine.decide and request.options.consume
-    return Raw(encode(decided(engine, request, spend, once)))
+    return Raw(encode_message(decide_question(engine, request, spend, once)))
 
 
-def refusal(id: int | None, problem: Problem) -> bytes:
-    return encode((id, problem.status, problem.to_dict()))
+def encode_problem(id: int | None, problem: ProblemError) -> bytes:
+    return encode_message((id, problem.status, problem.to_dict()))
 
 
-def gateway_of(connection: Any) -> str:
+def peer_name(connection: Any) -> str:
     """The user that the system says is at the other end; all that may open the socket are one where it does not say."""
     if connection is None or not hasattr(socket, "SO_PEERCRED"):
         return "socket"
-    _, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    _, user, _ = PEER_CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    )
     return f"user {user}"
 
 
@@ -287,7 +307,7 @@ class FramedProtocol(asyncio.Protocol):
     gateway = "socket"
     spare = False
 
-    def __init__(self, doors: tuple[Current, Current], table: ConnectionTable) -> None:
+    def __init__(self, doors: tuple[EngineProvider, EngineProvider], table: ConnectionTable) -> None:
         self.reloading, self.reloading_apart = doors  # for the event loop, and for threads
         self.table = table
         self.loop = asyncio.get_running_loop()
@@ -303,8 +323,8 @@ class FramedProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
-        self.gateway = gateway_of(transport.get_extra_info("socket"))
-        self.transport.set_write_buffer_limits(high=LARGEST_QUESTION)
+        self.gateway = peer_name(transport.get_extra_info("socket"))
+        self.transport.set_write_buffer_limits(high=MAX_QUESTION_BYTES)
         self.table.enter(self)
         self.table.prove(self)  # who may open the socket does not come by address
 
@@ -320,16 +340,16 @@ class FramedProtocol(asyncio.Protocol):
         return self.gateway
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ConnectionStage:
         if self.paused:
-            return Stage.UNREAD
+            return ConnectionStage.UNREAD
         if self.resting:
-            return Stage.BUSY
-        return Stage.HEAD if self.buffer else Stage.IDLE
+            return ConnectionStage.BUSY
+        return ConnectionStage.HEAD if self.buffer else ConnectionStage.IDLE
 
     @property
     def has_unread_bytes(self) -> bool:
-        return unread_bytes(self.transport)
+        return has_unread_bytes(self.transport)
 
     def overdue(self, now: float) -> CloseReason | None:
         limits = self.table.limits
@@ -339,7 +359,7 @@ class FramedProtocol(asyncio.Protocol):
             self.slow_since = now
         elif now - self.slow_since > limits.request:
             return CloseReason.ANSWER
-        late = self.stage is Stage.HEAD and now - self.began > limits.head + limits.request
+        late = self.stage is ConnectionStage.HEAD and now - self.began > limits.head + limits.request
         return CloseReason.REQUEST if late else None
 
     def drop(self, reason: CloseReason) -> None:
@@ -393,26 +413,26 @@ class FramedProtocol(asyncio.Protocol):
             return
         engine = self.reloading.current
         if engine.remote or engine.waits_for() or engine.identity is not None:
-            self.work_apart(AT_A_STRETCH_APART)
+            self.work_apart(MAX_FRAMES_PER_THREAD_TURN)
             return
         answers: list[bytes] = []
-        questions, at, long, until = 0, 0, False, self.loop.time() + STRETCH
+        questions, at, long, until = 0, 0, False, self.loop.time() + TURN_SECONDS
         try:
-            while questions < AT_A_STRETCH and (payload := self.frame(at)) is not None:
+            while questions < MAX_QUESTIONS_PER_TURN and (payload := self.frame(at)) is not None:
                 if questions and self.loop.time() > until:
-                    questions = AT_A_STRETCH
+                    questions = MAX_QUESTIONS_PER_TURN
                     break
-                if len(payload) > LONG_BODY:
-                    raise TakesLong("it is long")
-                answer, many = answer_to(engine, payload, self.gateway, at_once=True)
-                at += HEADER.size + len(payload)
-                answers += (HEADER.pack(len(answer)), answer)
+                if len(payload) > LONG_BODY_BYTES:
+                    raise WouldBlockError("it is long")
+                answer, many = answer_frame(engine, payload, self.gateway, at_once=True)
+                at += FRAME_HEADER.size + len(payload)
+                answers += (FRAME_HEADER.pack(len(answer)), answer)
                 questions += many
-        except Unreadable as error:
-            answer = refusal(None, error.problem)
-            answers += (HEADER.pack(len(answer)), answer)
+        except FrameError as error:
+            answer = encode_problem(None, error.problem)
+            answers += (FRAME_HEADER.pack(len(answer)), answer)
             self.ended, at = True, len(self.buffer)
-        except TakesLong:
+        except WouldBlockError:
             long = True
         del self.buffer[:at]
         self.began = self.table.now if at else self.began
@@ -420,7 +440,7 @@ class FramedProtocol(asyncio.Protocol):
         if long:
             self.work_apart(1)
             return
-        self.settle(rest=questions >= AT_A_STRETCH)
+        self.settle(rest=questions >= MAX_QUESTIONS_PER_TURN)
 
     def work_apart(self, most: int) -> None:
         """In a thread, as a store is asked or it takes long: this connection waits for it, and no other does."""
@@ -429,9 +449,9 @@ class FramedProtocol(asyncio.Protocol):
         at, unreadable = 0, None
         try:
             while len(payloads) < most and (payload := self.frame(at)) is not None:
-                at += HEADER.size + len(payload)
+                at += FRAME_HEADER.size + len(payload)
                 payloads.append(payload)
-        except Unreadable as error:
+        except FrameError as error:
             unreadable = error
         if not payloads and unreadable is None:
             self.settle(rest=False)
@@ -441,10 +461,10 @@ class FramedProtocol(asyncio.Protocol):
         self.resting = True
         self.apart = sum(map(len, payloads))
         self.transport.pause_reading()
-        work = partial(answers_to, engine, payloads, unreadable, self.gateway)
+        work = partial(answer_frames, engine, payloads, unreadable, self.gateway)
         context = copy_context()
         context.run(enter_requester, Requester(lambda: self.gateway, lambda: self.lost))
-        done = self.loop.run_in_executor(pool(), context.run, work)
+        done = self.loop.run_in_executor(thread_pool(), context.run, work)
         done.add_done_callback(self.told)
 
     def told(self, done: asyncio.Future[tuple[list[bytes], bool]]) -> None:
@@ -453,19 +473,19 @@ class FramedProtocol(asyncio.Protocol):
             self.ended = True
             self.buffer.clear()
         if not self.transport.is_closing():
-            self.transport.write(b"".join(HEADER.pack(len(answer)) + answer for answer in answers))
+            self.transport.write(b"".join(FRAME_HEADER.pack(len(answer)) + answer for answer in answers))
         self.apart = 0
         self.rested()
         self.account()
 
     def frame(self, at: int) -> bytes | None:
         """What the frame there holds, once all of it has arrived. Raises Unreadable."""
-        if len(self.buffer) < at + HEADER.size:
+        if len(self.buffer) < at + FRAME_HEADER.size:
             return None
-        (size,) = HEADER.unpack_from(self.buffer, at)
-        if size > LARGEST_QUESTION:
-            raise Unreadable(Problem(413, "a frame is larger than 1 MiB"))
-        start = at + HEADER.size
+        (size,) = FRAME_HEADER.unpack_from(self.buffer, at)
+        if size > MAX_QUESTION_BYTES:
+            raise FrameError(ProblemError(413, "a frame is larger than 1 MiB"))
+        start = at + FRAME_HEADER.size
         return bytes(self.buffer[start : start + size]) if len(self.buffer) >= start + size else None
 
     def settle(self, rest: bool) -> None:

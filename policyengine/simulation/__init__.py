@@ -1,25 +1,25 @@
 """Traffic played against a policy under a virtual clock: what its rates and budgets make of it, counted and drawn."""
 
-from policyengine.simulation.callers import Callers, NobodyElse
-from policyengine.simulation.result import Played
-from policyengine.simulation.run import VirtualClock, play
-from policyengine.simulation.series import Series, TooLong
-from policyengine.simulation.traffic import Event, Trace, TrafficError
-from policyengine.simulation.workflows import WORKFLOWS, Plan, expected, traffic_of
+from policyengine.simulation.callers import Callers, NoOtherCallerError
+from policyengine.simulation.result import SimulationResult
+from policyengine.simulation.run import VirtualClock, simulate
+from policyengine.simulation.series import Series, TooManySlotsError
+from policyengine.simulation.traffic import TrafficError, TrafficEvent, TrafficTrace
+from policyengine.simulation.workflows import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
 
 __all__ = [
     "WORKFLOWS",
     "Callers",
-    "Event",
-    "NobodyElse",
-    "Plan",
-    "Played",
+    "NoOtherCallerError",
     "Series",
-    "TooLong",
-    "Trace",
+    "SimulationResult",
+    "TooManySlotsError",
     "TrafficError",
+    "TrafficEvent",
+    "TrafficPlan",
+    "TrafficTrace",
     "VirtualClock",
-    "expected",
-    "play",
-    "traffic_of",
+    "expected_count",
+    "simulate",
+    "workflow_traffic",
 ]

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-WHO = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
+PRINCIPAL_FACTS = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
 
-MOST_MADE = 100_000  # questions that are kept; more callers than that have theirs made again
+MAX_CACHED_QUESTIONS = 100_000  # questions that are kept; more callers than that have theirs made again
 # The roots of a question that callers may differ by.
 ROOTS = ("agent", "user", "request", "tool", "resource", "task", "body", "args", "context", "credential")
 
-Asked = Callable[[Mapping[str, Any]], bool]
+PassesCheck = Callable[[Mapping[str, Any]], bool]
 
 
-class NobodyElse(Exception):
+class NoOtherCallerError(Exception):
     """The policy lets no other caller pass than the one of the question."""
 
 
@@ -28,43 +28,43 @@ class Callers:
     made: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, questions: Sequence[Mapping[str, Any]], many: int, vary: str | None, passes: Asked) -> Callers:
+    def of(cls, questions: Sequence[Mapping[str, Any]], many: int, vary: str | None, passes: PassesCheck) -> Callers:
         """By `vary`, or by the first name under which a second caller passes. Raises NobodyElse."""
         known = tuple(questions)
         if many == 1 or vary is not None:
             return cls(known, vary if many > 1 else None)
-        for fact in WHO:
-            if all(has(one, fact) and passes(varied(one, fact, 1)) for one in known):
+        for fact in PRINCIPAL_FACTS:
+            if all(has_text_fact(one, fact) and passes(vary_fact(one, fact, 1)) for one in known):
                 return cls(known, fact)
-        raise NobodyElse
+        raise NoOtherCallerError
 
     def question(self, turn: int, caller: int) -> dict[str, Any]:
         """Which one comes in its turn, in the name of that caller."""
         found = self.made.get((turn, caller))
         if found is None:
             asked = self.questions[turn]
-            found = dict(asked) if self.vary is None else varied(asked, self.vary, caller)
-            if len(self.made) < MOST_MADE:
+            found = dict(asked) if self.vary is None else vary_fact(asked, self.vary, caller)
+            if len(self.made) < MAX_CACHED_QUESTIONS:
                 self.made[turn, caller] = found
         return found
 
 
-def has(question: Mapping[str, Any], fact: str) -> bool:
+def has_text_fact(question: Mapping[str, Any], fact: str) -> bool:
     root, _, name = fact.partition(".")
     members = question.get(root)
     return isinstance(members, Mapping) and isinstance(members.get(name), str)
 
 
-def varied(question: Mapping[str, Any], fact: str, caller: int) -> dict[str, Any]:
+def vary_fact(question: Mapping[str, Any], fact: str, caller: int) -> dict[str, Any]:
     """The question with another name there: `worker`, `worker-2`, `worker-3` …; a number is counted on from."""
     root, *path = fact.split(".")
-    return {**question, root: _put(question.get(root), path, caller)}
+    return {**question, root: _vary_member(question.get(root), path, caller)}
 
 
-def _put(members: object, path: Sequence[str], caller: int) -> object:
+def _vary_member(members: object, path: Sequence[str], caller: int) -> object:
     if path:
         known = members if isinstance(members, Mapping) else {}
-        return {**known, path[0]: _put(known.get(path[0]), path[1:], caller)}
+        return {**known, path[0]: _vary_member(known.get(path[0]), path[1:], caller)}
     match members:
         case bool() | None:
             return f"{caller + 1}"

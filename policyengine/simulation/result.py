@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.runtime.decision import Asker, Principal
-from policyengine.runtime.format_values import duration
-from policyengine.simulation.series import Line, Series, Slot
-from policyengine.simulation.time_units import MICROSECOND, stamp
-from policyengine.spec.limits import pace_words
+from policyengine.runtime.decision import Principal, PrincipalTuple
+from policyengine.runtime.format_values import format_duration
+from policyengine.simulation.series import LimitCounts, Series, TimeSlot
+from policyengine.simulation.time_units import MICROSECOND, format_timestamp
+from policyengine.spec.limits import format_pace
 
-MOST_CALLERS = 10
+MAX_CALLERS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class SimulatedLimit:
     """One rate or budget of the policy: `words` is what it says."""
 
     kind: str
@@ -26,17 +26,17 @@ class Limit:
     at: str
 
     @classmethod
-    def of(cls, limit: k.Rate | k.Budget) -> Limit:
+    def of(cls, limit: k.Rate | k.Budget) -> SimulatedLimit:
         if isinstance(limit, k.Budget):
             return cls("budget", limit.name, ", ".join(one.words for one in limit.quotas), limit.span.at)
-        words = [] if limit.pace is None else [pace_words(limit.pace)]
+        words = [] if limit.pace is None else [format_pace(limit.pace)]
         if limit.at_once is not None:
             words.append(f"at most {limit.at_once.most} at once")
         return cls("rate", limit.name, ", ".join(words), limit.span.at)
 
 
 @dataclass(frozen=True, slots=True)
-class Throttled:
+class ThrottledCaller:
     """A caller that was throttled, and how often."""
 
     caller: Principal
@@ -54,21 +54,21 @@ class Throttled:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class SimulationResult:
     """`words` say what was played; `about` the same as data."""
 
     revision: str
     words: tuple[str, ...]
     about: dict[str, Any]
-    limits: tuple[Limit, ...]
+    limits: tuple[SimulatedLimit, ...]
     series: Series
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[TimeSlot]:
         return self.series.slots
 
     @property
-    def total(self) -> Slot:
+    def total(self) -> TimeSlot:
         return self.series.total
 
     @property
@@ -77,23 +77,26 @@ class Played:
 
     @property
     def every(self) -> str:
-        return duration(self.series.width * MICROSECOND)
+        return format_duration(self.series.width * MICROSECOND)
 
     @property
     def title(self) -> str:
         total = self.total
         return f"{total.events:,} request{'' if total.events == 1 else 's'}: " + ", ".join(
-            f"{count:,} {name}" for name, count in outcomes(total) if count
+            f"{count:,} {name}" for name, count in outcome_counts(total) if count
         )
 
-    def lines(self, limit: Limit) -> list[Line]:
+    def lines(self, limit: SimulatedLimit) -> list[LimitCounts]:
         """Of one limit, slot by slot."""
-        return [slot.rules.get(limit.name) or Line() for slot in self.slots]
+        return [slot.rules.get(limit.name) or LimitCounts() for slot in self.slots]
 
     @property
-    def callers(self) -> tuple[Throttled, ...]:
+    def callers(self) -> tuple[ThrottledCaller, ...]:
         """Who was throttled most."""
-        return tuple(Throttled(principal(who), times) for who, times in self.series.throttled.most_common(MOST_CALLERS))
+        return tuple(
+            ThrottledCaller(to_principal(who), times)
+            for who, times in self.series.throttled.most_common(MAX_CALLERS_SHOWN)
+        )
 
     @property
     def notes(self) -> Iterator[str]:
@@ -111,29 +114,29 @@ class Played:
         return {
             "revision": self.revision,
             "played": self.about,
-            "start": stamp(self.start),
+            "start": format_timestamp(self.start),
             "every_ms": self.series.width // 1_000 or self.series.width / 1_000,
             "events": total.events,
             "failures": self.series.failures,
-            "outcomes": _outcomes(total),
+            "outcomes": _outcome_data(total),
             "limits": [
                 {"rule": one.name, "kind": one.kind, "words": one.words, "at": one.at,
-                 **_line(total.rules.get(one.name) or Line())}
+                 **_limit_data(total.rules.get(one.name) or LimitCounts())}
                 for one in self.limits
             ],
             "callers": [one.to_dict() for one in self.callers],
             "series": [self._slot(place, slot) for place, slot in enumerate(self.slots)],
         }  # fmt: skip
 
-    def _slot(self, place: int, slot: Slot) -> dict[str, Any]:
+    def _slot(self, place: int, slot: TimeSlot) -> dict[str, Any]:
         return {
-            "at": stamp(self.start + place * self.series.width),
-            **_outcomes(slot),
-            "limits": {name: _line(line) for name, line in slot.rules.items()},
+            "at": format_timestamp(self.start + place * self.series.width),
+            **_outcome_data(slot),
+            "limits": {name: _limit_data(line) for name, line in slot.rules.items()},
         }
 
 
-def outcomes(slot: Slot) -> Sequence[tuple[str, int]]:
+def outcome_counts(slot: TimeSlot) -> Sequence[tuple[str, int]]:
     """In the words of a chart."""
     return (
         ("admitted", slot.allow),
@@ -143,18 +146,18 @@ def outcomes(slot: Slot) -> Sequence[tuple[str, int]]:
     )
 
 
-def principal(who: Asker | Principal) -> Principal:
+def to_principal(who: PrincipalTuple | Principal) -> Principal:
     if isinstance(who, Principal):
         return who
     agent, issuer, user = who
     return Principal(agent, issuer, user)
 
 
-def _outcomes(slot: Slot) -> dict[str, int]:
+def _outcome_data(slot: TimeSlot) -> dict[str, int]:
     return {"allow": slot.allow, "confirm": slot.confirm, "throttle": slot.throttle, "deny": slot.deny}
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _limit_data(line: LimitCounts) -> dict[str, Any]:
     return {
         "asked": line.asked,
         "admitted": line.admitted,

@@ -9,8 +9,8 @@ from itertools import islice
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
 from policyengine.simulation.series import Series
-from policyengine.simulation.time_units import instant
-from policyengine.simulation.traffic import Event, TrafficError
+from policyengine.simulation.time_units import to_datetime
+from policyengine.simulation.traffic import TrafficError, TrafficEvent
 
 CHUNK = 1_000
 
@@ -24,17 +24,17 @@ class VirtualClock:
         self.at = at
 
     def __call__(self) -> datetime:
-        return instant(self.at)
+        return to_datetime(self.at)
 
     def nanoseconds(self) -> int:
         """The same as the engine counts, without a datetime between."""
         return self.at * 1_000
 
 
-def play(
+def simulate(
     engine: Engine,
     clock: VirtualClock,
-    traffic: Iterable[Event],
+    traffic: Iterable[TrafficEvent],
     series: Series,
     told: Callable[[], None] = lambda: None,
 ) -> None:

@@ -6,24 +6,25 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from policyengine.runtime.decision import Asker, Decision, Gate, Outcome, Principal, RateState
-from policyengine.runtime.limits import Meter, Stood
+from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, PrincipalTuple, RateState
+from policyengine.runtime.limits import LimitResult, SteadyRate
 
-SECOND = 1_000_000
+SECOND_US = 1_000_000
 # Each is a multiple of the one before: two slots of one width are never split by a wider one.
-WIDTHS = tuple(
-    int(seconds * SECOND) for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
+SLOT_WIDTHS_US = tuple(
+    int(seconds * SECOND_US)
+    for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
 )
-MOST_SLOTS = 240  # of which charts are made where nobody says how wide they are
-MOST_ASKED_FOR = 10_000
+MAX_SLOTS = 240  # of which charts are made where nobody says how wide they are
+MAX_REQUESTED_SLOTS = 10_000
 
 
-class TooLong(Exception):
+class TooManySlotsError(Exception):
     """More slots than anybody can look at."""
 
 
 @dataclass(slots=True)
-class Line:
+class LimitCounts:
     """One limit: the requests it was asked about, those that passed, those it stopped, and the least that was left of
     it to one of its callers, of how much."""
 
@@ -34,7 +35,7 @@ class Line:
     limit: int = -1
     last: int = -1  # the decision that was counted last: some limits have several bounds
 
-    def take(self, other: Line) -> None:
+    def take(self, other: LimitCounts) -> None:
         self.asked += other.asked
         self.admitted += other.admitted
         self.throttled += other.throttled
@@ -47,30 +48,30 @@ class Line:
 
 
 @dataclass(slots=True)
-class Slot:
+class TimeSlot:
     """What came in one slot of time."""
 
     allow: int = 0
     confirm: int = 0
     throttle: int = 0
     deny: int = 0
-    rules: dict[str, Line] = field(default_factory=dict)
+    rules: dict[str, LimitCounts] = field(default_factory=dict)
 
     @property
     def events(self) -> int:
         return self.allow + self.confirm + self.throttle + self.deny
 
-    def take(self, other: Slot) -> None:
+    def take(self, other: TimeSlot) -> None:
         self.allow += other.allow
         self.confirm += other.confirm
         self.throttle += other.throttle
         self.deny += other.deny
         for rule, line in other.rules.items():
-            self.rules.setdefault(rule, Line()).take(line)
+            self.rules.setdefault(rule, LimitCounts()).take(line)
 
 
-def total(slots: Iterable[Slot]) -> Slot:
-    found = Slot()
+def sum_slots(slots: Iterable[TimeSlot]) -> TimeSlot:
+    found = TimeSlot()
     for slot in slots:
         found.take(slot)
     return found
@@ -82,13 +83,13 @@ class Series:
 
     def __init__(self, start: int | None = None, width: int | None = None) -> None:
         self.start, self.fixed = start, width is not None
-        self.width = width or WIDTHS[0]
-        self.slots: list[Slot] = []
-        self.throttled: Counter[Asker | Principal] = Counter()
+        self.width = width or SLOT_WIDTHS_US[0]
+        self.slots: list[TimeSlot] = []
+        self.throttled: Counter[PrincipalTuple | Principal] = Counter()
         self.failures = 0
         self.events = 0
         self.latest = 0
-        self._slot = Slot()
+        self._slot = TimeSlot()
         self._edge = -1
 
     def count(self, at: int, decision: Decision) -> None:
@@ -98,17 +99,19 @@ class Series:
         self.events = number + 1
         outcome = decision.answer.outcome
         passed = outcome is Outcome.ALLOW
-        for one in decision.standings:
-            if type(one) is tuple and type(one[0]) is Meter:  # a plain rate that let it pass: no words are needed
-                meter, level = one
+        for standing in decision.standings:
+            if (
+                type(standing) is tuple and type(standing[0]) is SteadyRate
+            ):  # a plain rate that let it pass: no words are needed
+                meter, level = standing
                 rule, limit, remaining = meter.limited.name, meter.full // meter.token, meter.full - level
                 remaining = remaining // meter.token if remaining > 0 else 0
             else:
-                state = one if isinstance(one, RateState) else RateState.of(Stood(*one))
+                state = standing if isinstance(standing, RateState) else RateState.of(LimitResult(*standing))
                 rule, limit, remaining = state.rule, state.limit, state.remaining
             line = slot.rules.get(rule)
             if line is None:
-                line = slot.rules[rule] = Line()
+                line = slot.rules[rule] = LimitCounts()
             if line.last != number:
                 line.last = number
                 line.asked += 1
@@ -120,12 +123,12 @@ class Series:
         else:
             self._stopped(decision, outcome, slot)
 
-    def _stopped(self, decision: Decision, outcome: Outcome, slot: Slot) -> None:
+    def _stopped(self, decision: Decision, outcome: Outcome, slot: TimeSlot) -> None:
         if outcome is Outcome.THROTTLE:
             slot.throttle += 1
             self.throttled[decision.asker] += 1
             for rule in {one.rule for one in decision.reasons if one.outcome is Outcome.THROTTLE}:
-                slot.rules.setdefault(str(rule), Line()).throttled += 1
+                slot.rules.setdefault(str(rule), LimitCounts()).throttled += 1
         elif outcome is Outcome.CONFIRM:
             slot.confirm += 1
         else:
@@ -137,23 +140,23 @@ class Series:
     def _move(self, at: int) -> None:
         """To the slot of that time. Raises TooLong."""
         if self.start is None:
-            self.start = at - at % SECOND
-        while (at - self.start) // self.width >= (MOST_ASKED_FOR if self.fixed else MOST_SLOTS):
+            self.start = at - at % SECOND_US
+        while (at - self.start) // self.width >= (MAX_REQUESTED_SLOTS if self.fixed else MAX_SLOTS):
             self._widen()
         place = (at - self.start) // self.width
         while len(self.slots) <= place:
-            self.slots.append(Slot())
+            self.slots.append(TimeSlot())
         self._slot = self.slots[place]
         self._edge = self.start + (place + 1) * self.width
 
     def _widen(self) -> None:
         if self.fixed:
-            raise TooLong
-        wider = next((width for width in WIDTHS if width > self.width), self.width * 2)
+            raise TooManySlotsError
+        wider = next((width for width in SLOT_WIDTHS_US if width > self.width), self.width * 2)
         times = wider // self.width
-        self.slots = [total(self.slots[first : first + times]) for first in range(0, len(self.slots), times)]
+        self.slots = [sum_slots(self.slots[first : first + times]) for first in range(0, len(self.slots), times)]
         self.width = wider
 
     @property
-    def total(self) -> Slot:
-        return total(self.slots)
+    def total(self) -> TimeSlot:
+        return sum_slots(self.slots)

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from policyengine.simulation.result import Limit, Played, outcomes
-from policyengine.simulation.series import total
-from policyengine.simulation.text import fold, line_of
-from policyengine.simulation.time_units import DAY, instant
+from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
+from policyengine.simulation.series import sum_slots
+from policyengine.simulation.text import fold_slots, sum_limit_counts
+from policyengine.simulation.time_units import DAY_US, to_datetime
 
 WIDTH, LEFT, RIGHT = 720, 76, 12
 TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26
 LEGEND = 34
-MOST_COLUMNS = 240
+MAX_COLUMNS = 240
 TICKS = 6
 STYLE = """
 .chart text { font: 13px system-ui, sans-serif; fill: #1c1e21 }
@@ -44,7 +44,7 @@ STYLE = """
 .chart .second { display: none }
 }
 """
-CLASSES = {"admitted": "admitted", "throttled": "throttled", "to confirm": "confirm", "denied": "denied"}
+CSS_CLASSES = {"admitted": "admitted", "throttled": "throttled", "to confirm": "confirm", "denied": "denied"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +65,19 @@ class Panel:
         return max((len(counts) for _, counts in self.counts), default=0)
 
 
-def panels(played: Played) -> Iterator[Panel]:
+def panels(played: SimulationResult) -> Iterator[Panel]:
     whole = played.total
-    shown = [name for name, count in outcomes(whole) if count or name == "admitted"]
-    columns = [dict(outcomes(total(some))) for some in fold(played.slots, MOST_COLUMNS)]
+    shown = [name for name, count in outcome_counts(whole) if count or name == "admitted"]
+    columns = [dict(outcome_counts(sum_slots(some))) for some in fold_slots(played.slots, MAX_COLUMNS)]
     counts = tuple((name, [one[name] for one in columns]) for name in shown)
     yield Panel("All requests", played.title, counts)
     for limit in played.limits:
-        yield panel_of(played, limit)
+        yield limit_panel(played, limit)
 
 
-def panel_of(played: Played, limit: Limit) -> Panel:
-    lines = [line_of(some) for some in fold(played.lines(limit), MOST_COLUMNS)]
-    whole = line_of(lines)
+def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:
+    lines = [sum_limit_counts(some) for some in fold_slots(played.lines(limit), MAX_COLUMNS)]
+    whole = sum_limit_counts(lines)
     title = f"{limit.kind} “{limit.name}”: {limit.words}"
     if not whole.asked and not whole.throttled:
         return Panel(title, "it applied to none of them", ())
@@ -89,61 +89,70 @@ def panel_of(played: Played, limit: Limit) -> Panel:
     return Panel(title, told, counts, left)
 
 
-def render(played: Played) -> str:
+def render_svg(played: SimulationResult) -> str:
     """A document of its own."""
     every = list(panels(played))
     height = LEGEND + sum(panel.height for panel in every)
     drawn, top = [legend(played)], LEGEND
     for panel in every:
-        drawn.append(f'<g transform="translate(0 {top})">{body(played, panel)}</g>\n')
+        drawn.append(f'<g transform="translate(0 {top})">{panel_body(played, panel)}</g>\n')
         top += panel.height
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
-    about = f"<title>{text(played.title)}</title><desc>{text(described(every))}</desc>"
+    about = f"<title>{escape_text(played.title)}</title><desc>{escape_text(describe_panels(every))}</desc>"
     style = f"<style>{STYLE}</style>"
     ground = '<rect class="ground" width="100%" height="100%"/>'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img">'
     return f"{start}{about}{style}{ground}\n{''.join(drawn)}</svg>\n"
 
 
-def inline(played: Played, panel: Panel, name: str) -> str:
+def inline_panel(played: SimulationResult, panel: Panel, name: str) -> str:
     """One panel inside of a page, which has the style."""
-    about = f'<title id="{name}-t">{text(panel.title)}</title><desc id="{name}-d">{text(panel.told)}</desc>'
+    about = (
+        f'<title id="{name}-t">{escape_text(panel.title)}</title><desc id="{name}-d">{escape_text(panel.told)}</desc>'
+    )
     start = f'<svg class="chart" viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-labelledby="{name}-t {name}-d">'
-    return f"{start}{about}{body(played, panel)}</svg>"
+    return f"{start}{about}{panel_body(played, panel)}</svg>"
 
 
-def described(every: Sequence[Panel]) -> str:
+def describe_panels(every: Sequence[Panel]) -> str:
     return " ".join(f"{panel.title}: {panel.told}." for panel in every)
 
 
-def legend(played: Played) -> str:
+def legend(played: SimulationResult) -> str:
     """In the order of the columns from below."""
-    each = (WIDTH - LEFT - RIGHT) // len(CLASSES)
+    each = (WIDTH - LEFT - RIGHT) // len(CSS_CLASSES)
     return "".join(
-        f'<rect class="{CLASSES[name]}" x="{LEFT + place * each}" y="14" width="11" height="11" rx="2"/>'
-        f'<text x="{LEFT + place * each + 17}" y="24">{name}: {short(count)}</text>'
-        for place, (name, count) in enumerate(outcomes(played.total))
+        f'<rect class="{CSS_CLASSES[name]}" x="{LEFT + place * each}" y="14" width="11" height="11" rx="2"/>'
+        f'<text x="{LEFT + place * each + 17}" y="24">{name}: {short_count(count)}</text>'
+        for place, (name, count) in enumerate(outcome_counts(played.total))
     )
 
 
 # ── A panel ───────────────────────────────────────────────────────────────────────────────────
 
 
-def body(played: Played, panel: Panel) -> str:
-    title = f'<text class="title" x="{LEFT}" y="20">{text(clipped(panel.title))}</text>'
-    told = f'<text class="dim" x="{LEFT}" y="46">{text(clipped(panel.told))}</text>'
+def panel_body(played: SimulationResult, panel: Panel) -> str:
+    title = f'<text class="title" x="{LEFT}" y="20">{escape_text(truncate(panel.title))}</text>'
+    told = f'<text class="dim" x="{LEFT}" y="46">{escape_text(truncate(panel.told))}</text>'
     if not panel.counts:
         return title + told
     most = max(map(sum, zip(*(counts for _, counts in panel.counts), strict=True)), default=0)
     axis = (
         f'<path class="edge" d="M{LEFT} {TOP}V{TOP + BARS}H{WIDTH - RIGHT}"/>'
-        f'<text class="dim" x="{LEFT - 6}" y="{TOP + 10}" text-anchor="end">{short(most)}</text>'
+        f'<text class="dim" x="{LEFT - 6}" y="{TOP + 10}" text-anchor="end">{short_count(most)}</text>'
         f'<text class="dim" x="{LEFT - 6}" y="{TOP + BARS}" text-anchor="end">0</text>'
     )
-    return title + told + axis + "".join(_stacked(panel, max(most, 1))) + _left(panel) + _ticks(played, panel)
+    return (
+        title
+        + told
+        + axis
+        + "".join(_stacked_columns(panel, max(most, 1)))
+        + _remaining_curve(panel)
+        + _ticks(played, panel)
+    )
 
 
-def _stacked(panel: Panel, most: int) -> Iterator[str]:
+def _stacked_columns(panel: Panel, most: int) -> Iterator[str]:
     """Each count is one path, however many columns it has."""
     wide = (WIDTH - LEFT - RIGHT) / panel.columns
     floors = [0] * panel.columns
@@ -154,10 +163,10 @@ def _stacked(panel: Panel, most: int) -> Iterator[str]:
                 low, high = (TOP + BARS - BARS * level / most for level in (floors[place], floors[place] + count))
                 steps.append(f"M{LEFT + place * wide:.1f} {low:.1f}V{high:.1f}h{wide * 0.92:.2f}V{low:.1f}z")
             floors[place] += count
-        yield f'<path class="{CLASSES[name]}" d="{"".join(steps)}"/>'
+        yield f'<path class="{CSS_CLASSES[name]}" d="{"".join(steps)}"/>'
 
 
-def _left(panel: Panel) -> str:
+def _remaining_curve(panel: Panel) -> str:
     """A step for each column, over those in which nobody asked; full is up."""
     if not panel.left:
         return ""
@@ -173,12 +182,12 @@ def _left(panel: Panel) -> str:
     )
 
 
-def _ticks(played: Played, panel: Panel) -> str:
+def _ticks(played: SimulationResult, panel: Panel) -> str:
     width = played.series.width * len(played.slots)
-    form = "%m-%d %H:%M" if width > DAY else "%H:%M" if width >= DAY // 144 else "%H:%M:%S"
+    form = "%m-%d %H:%M" if width > DAY_US else "%H:%M" if width >= DAY_US // 144 else "%H:%M:%S"
     found = []
     for tick in range(TICKS + 1):
-        at = instant(played.start + width * tick // TICKS)
+        at = to_datetime(played.start + width * tick // TICKS)
         x = LEFT + (WIDTH - LEFT - RIGHT) * tick / TICKS
         anchor = "end" if tick == TICKS else "start" if tick == 0 else "middle"
         second = " second" if tick % 3 else ""
@@ -187,7 +196,7 @@ def _ticks(played: Played, panel: Panel) -> str:
     return "".join(found)
 
 
-def short(count: int) -> str:
+def short_count(count: int) -> str:
     """A number that fits beside a chart."""
     for least, unit in ((10_000_000, "M"), (10_000, "k")):
         if count >= least:
@@ -195,10 +204,10 @@ def short(count: int) -> str:
     return f"{count:,}"
 
 
-def clipped(words: str, most: int = 88) -> str:
+def truncate(words: str, most: int = 88) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
-def text(words: str) -> str:
+def escape_text(words: str) -> str:
     """Text for XML, which knows no control characters."""
     return escape("".join(char if char.isprintable() else f"U+{ord(char):04X}" for char in words), {'"': "&quot;"})

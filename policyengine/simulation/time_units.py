@@ -6,23 +6,23 @@ from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-DAY = 86_400_000_000
+DAY_US = 86_400_000_000
 
 
-def microseconds(moment: datetime) -> int:
+def to_microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
-def instant(at: int) -> datetime:
+def to_datetime(at: int) -> datetime:
     return EPOCH + at * MICROSECOND
 
 
-def stamp(at: int) -> str:
+def format_timestamp(at: int) -> str:
     """As programs read it: RFC 3339, in UTC."""
-    return instant(at).isoformat().replace("+00:00", "Z")
+    return to_datetime(at).isoformat().replace("+00:00", "Z")
 
 
-def words(at: int) -> str:
+def format_time(at: int) -> str:
     """As people read it."""
-    moment = instant(at)
+    moment = to_datetime(at)
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment.second or moment.microsecond else f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.audit.reader import is_log_line, read_records
 from policyengine.runtime import decode
-from policyengine.runtime.fast_decode import json_question
+from policyengine.runtime.fast_decode import decode_json_fast
 from policyengine.runtime.literals import parse_time
 from policyengine.runtime.request import Request, RequestError, read_request
 from policyengine.runtime.values import Invalid
-from policyengine.simulation.time_units import microseconds
+from policyengine.simulation.time_units import to_microseconds
 
 Question: TypeAlias = dict[str, Any] | Request
 
-SECOND = 1_000_000
-FAR = 10 * 366 * 86_400  # seconds after the start; what is later counts from somewhere else
-LATEST = 8_000 * 366 * 86_400  # where calendars end
+SECOND_US = 1_000_000
+MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; what is later counts from somewhere else
+CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # where calendars end
 
 
-class Event(NamedTuple):
+class TrafficEvent(NamedTuple):
     """A request, when it comes (microseconds since 1970), and the line it stands on (0: on none)."""
 
     at: int
@@ -42,7 +42,7 @@ class TrafficError(Exception):
 
 
 @dataclass(slots=True)
-class Trace:
+class TrafficTrace:
     """Requests on lines, each with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
 
     A decision log is a trace, too: what was decided and spent then is asked again. Its processes write a little out of
@@ -53,7 +53,7 @@ class Trace:
     far: bool = False
     left_out: int = 0  # lines of a log that spent nothing then, or hold no decision
 
-    def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[Event]:
+    def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[TrafficEvent]:
         """Raises TrafficError. A log is read from its `path`, as its directories stand there."""
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         first = next(numbered, None)
@@ -64,7 +64,7 @@ class Trace:
         else:
             yield from self._in_order(chain([first], numbered))
 
-    def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Event]:
+    def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[TrafficEvent]:
         before = None
         for number, line in lines:
             event = self._event(number, line)
@@ -73,46 +73,46 @@ class Trace:
             before = event.at
             yield event
 
-    def _event(self, number: int, line: bytes) -> Event:
-        question, plain = tree_of(number, line)
+    def _event(self, number: int, line: bytes) -> TrafficEvent:
+        question, plain = parse_line(number, line)
         if "at" not in question:
             raise TrafficError(number, "when does it come?", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at")
         at = self._moment(number, question.pop("at"))
-        return Event(at, question if plain else read(question, number), number)
+        return TrafficEvent(at, question if plain else parse_request(question, number), number)
 
     def _moment(self, number: int, at: object) -> int:
         if isinstance(at, str) and (moment := parse_time(at)) is not None:
-            return microseconds(moment)
+            return to_microseconds(moment)
         if isinstance(at, str | bool) or not isinstance(at, int | float | Decimal):
             hint = "write a time with its zone, `2027-01-01T09:00:00Z`, or seconds after the start as a number"
-            raise TrafficError(number, f"{said(at)} is no time", hint, "at")
+            raise TrafficError(number, f"{format_time_value(at)} is no time", hint, "at")
         if at < 0:
             raise TrafficError(number, f"{at} seconds are before the start", "`--start` says when that is", "at")
-        if at > (LATEST if self.far else FAR):
+        if at > (CALENDAR_END_SECONDS if self.far else MAX_OFFSET_SECONDS):
             epoch = None if self.far else "seconds since 1970 want `--start 1970-01-01T00:00:00Z`"
             raise TrafficError(number, f"{at} seconds are far after the start", epoch, "at")
-        return self.start + int(at * SECOND)
+        return self.start + int(at * SECOND_US)
 
-    def _of_a_log(self, path: Path) -> Iterator[Event]:
+    def _of_a_log(self, path: Path) -> Iterator[TrafficEvent]:
         before = 0
         for record in read_records(path, self._leave_out):
-            if record.call != "decide" or asks_only(record.request):
+            if record.call != "decide" or is_dry_run(record.request):
                 self.left_out += 1
                 continue
-            before = max(before, microseconds(record.time))
-            yield Event(before, spending(record.request), record.line)
+            before = max(before, to_microseconds(record.time))
+            yield TrafficEvent(before, as_spending(record.request), record.line)
 
     def _leave_out(self, message: str) -> None:
         self.left_out += 1
 
 
-def tree_of(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
+def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
     """What the line holds; whether it is plain, so that it may be decided as it is. Raises TrafficError."""
-    if (quick := json_question(line)) is not None:
+    if (quick := decode_json_fast(line)) is not None:
         return quick, True
     try:
         tree = decode.from_json(line.strip())
-    except decode.WireError as error:
+    except decode.DecodeError as error:
         raise TrafficError(number, str(error).replace(" at line 1, column", " at column")) from None
     if not isinstance(tree, dict):
         raise TrafficError(
@@ -121,14 +121,14 @@ def tree_of(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
     return tree, False
 
 
-def read(question: Mapping[str, object], line: int) -> Request:
+def parse_request(question: Mapping[str, object], line: int) -> Request:
     try:
         return read_request(question)
     except RequestError as error:
         raise TrafficError(line, error.message, error.hint, error.member) from None
 
 
-def said(at: object) -> str:
+def format_time_value(at: object) -> str:
     match at:
         case str():
             return f"`{at[:60]}`"
@@ -138,12 +138,12 @@ def said(at: object) -> str:
             return "that"
 
 
-def asks_only(question: Mapping[str, object]) -> bool:
+def is_dry_run(question: Mapping[str, object]) -> bool:
     options = question.get("options")
     return isinstance(options, Mapping) and options.get("consume") is False
 
 
-def spending(question: Mapping[str, object]) -> dict[str, Any]:
+def as_spending(question: Mapping[str, object]) -> dict[str, Any]:
     """The question as one that is decided now and spends: that is what is played."""
     options = question.get("options")
     if not isinstance(options, Mapping) or options.keys().isdisjoint(("consume", "at")):
@@ -152,6 +152,6 @@ def spending(question: Mapping[str, object]) -> dict[str, Any]:
     return {**question, "options": kept}
 
 
-def moment_of(text: str) -> datetime | None:
+def parse_moment(text: str) -> datetime | None:
     """A time with its zone, or a day, which begins in UTC."""
     return parse_time(text) or parse_time(f"{text}T00:00:00Z")

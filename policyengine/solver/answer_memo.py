@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import lru_cache, reduce
 
 from policyengine import kernel as k
-from policyengine.solver.satisfiability import both, groups, possible, subjects_of
+from policyengine.solver.satisfiability import combine_truths, group_by_subject, possible_truths, subjects_of
 from policyengine.solver.symbolic import Subject, Truth
 
 Truths = frozenset[Truth]
-join = lru_cache(maxsize=64)(both)  # so few are the pairs of sets of truths
+join_truths = lru_cache(maxsize=64)(combine_truths)  # so few are the pairs of sets of truths
 
 
-class Answers:
+class SatisfiabilityCache:
     """`possible`, with a memory: of parts of conditions by themselves, and of those that share facts together."""
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class Answers:
         found = [self._alone_or_new(part) for part in condition.items]
         subjects = [about for _, about in found]
         if sum(map(len, subjects)) == len(frozenset[Subject]().union(*subjects)):
-            return reduce(join, [truths for truths, _ in found])
-        sharing = groups(condition.items, lambda part: self._alone_or_new(part)[1])
-        return reduce(join, [self._of_group(group, condition) for group in sharing])
+            return reduce(join_truths, [truths for truths, _ in found])
+        sharing = group_by_subject(condition.items, lambda part: self._alone_or_new(part)[1])
+        return reduce(join_truths, [self._of_group(group, condition) for group in sharing])
 
     def _of_group(self, group: tuple[k.Expr, ...], condition: k.And) -> Truths:
         if len(group) == 1:
             return self._alone_or_new(group[0])[0]
         if group not in self._together:
-            self._together[group] = possible(k.And(group, span=condition.span))
+            self._together[group] = possible_truths(k.And(group, span=condition.span))
         return self._together[group]
 
     def _alone_or_new(self, part: k.Expr) -> tuple[Truths, frozenset[Subject]]:
         found = self._alone.get(part)
         if found is None:
-            found = self._alone[part] = possible(part), subjects_of(part)
+            found = self._alone[part] = possible_truths(part), subjects_of(part)
         return found

@@ -17,25 +17,25 @@ from typing import Final, TypeVar, assert_never
 
 from policyengine import kernel as k
 from policyengine.solver.symbolic import (  # fmt: skip
-    All,
-    Fixed,
+    Atom,
+    Conjunction,
+    ConstantTerm,
+    DefaultTerm,
+    Disjunction,
+    FactPair,
+    FactSpace,
+    FactTerm,
     Formula,
-    Given,
-    Leaf,
     Negation,
-    Numbered,
-    Otherwise,
-    Pair,
-    Some,
-    Space,
     Subject,
     Term,
     Truth,
+    TruthConstant,
     World,
     numbers_in,
-    read,
+    to_formula,
 )
-from policyengine.solver.value_partition import Plain, State, states_of_type, whole_numbers
+from policyengine.solver.value_partition import AbstractValue, SpecialValue, values_of_type, whole_numbers
 
 Item = TypeVar("Item")
 
@@ -43,15 +43,15 @@ UNKNOWN: Final = None
 ANYTHING: Final[frozenset[Truth]] = frozenset({True, False, UNKNOWN})
 ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # doors
 ACTS_UNLESS_FALSE: Final[frozenset[Truth]] = frozenset({True, UNKNOWN})  # guards
-MOST_WORK = 20_000  # worlds × leaves of one question; beyond it nothing is claimed
-MOST_APART = 20  # parts about common facts, tried one by one
-MOST_PREMISES = 100  # compared with one conclusion
+MAX_EVALUATIONS = 20_000  # worlds × leaves of one question; beyond it nothing is claimed
+MAX_SEPARATE_PARTS = 20  # parts about common facts, tried one by one
+MAX_PREMISES = 100  # compared with one conclusion
 
 # "None of these is ever unknown": the engine itself provides them.
 NEVER_UNKNOWN = frozenset({("time",), ("approval", "granted")})
 
 # Everything listed here is decided; the tests run each example, and the documentation prints this table.
-DECIDED: tuple[tuple[str, str], ...] = (
+DECIDED_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("no number fits", "body.amount > 10 and body.amount < 5"),
     ("no whole number fits", "body.count > 1 and body.count < 2"),
     ("every number fits", "body.amount >= 1 or body.amount < 1"),
@@ -76,60 +76,60 @@ DECIDED: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
-def possible(condition: k.Expr) -> frozenset[Truth]:
+def possible_truths(condition: k.Expr) -> frozenset[Truth]:
     """Every value the condition can have is in here; what is in here may yet be impossible."""
-    space = Space()
-    return _possible(read(condition, space), space)
+    space = FactSpace()
+    return _formula_truths(to_formula(condition, space), space)
 
 
 def subjects_of(condition: k.Expr) -> frozenset[Subject]:
     """The facts that decide the condition: conditions without a common one are independent."""
-    space = Space()
-    return frozenset(space.subjects[number] for number in mentioned(read(condition, space)))
+    space = FactSpace()
+    return frozenset(space.subjects[number] for number in mentioned_numbers(to_formula(condition, space)))
 
 
 def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bool:
     """Whether the conclusion acts whenever the premise does. False means only that it was not shown."""
-    space = Space()
-    left, right = read(premise, space), read(conclusion, space)
+    space = FactSpace()
+    left, right = to_formula(premise, space), to_formula(conclusion, space)
     return all(_all_imply(disjuncts(left), part, acting, space) for part in conjuncts(right))
 
 
 # ── The states of facts ───────────────────────────────────────────────────────────────────────
 
 
-def states_of(number: int, space: Space) -> tuple[Plain, ...]:
+def subject_states(number: int, space: FactSpace) -> tuple[AbstractValue, ...]:
     """Found once: a quantifier's take a question of their own, and quantifiers nest."""
     if number not in space.states:
         subject = space.subjects[number]
         known = known_states(subject, space.constants[number])
-        space.states[number] = (*known, *without_value(subject, number in space.absence))
+        space.states[number] = (*known, *unknown_states(subject, number in space.absence))
     return space.states[number]
 
 
-def without_value(subject: Subject, absence: bool) -> tuple[Plain, ...]:
+def unknown_states(subject: Subject, absence: bool) -> tuple[AbstractValue, ...]:
     """Absence differs from other unknowns only where a condition asks for it."""
     if isinstance(subject, k.Fact) and subject.path in NEVER_UNKNOWN:
         return ()
-    return (State.BROKEN, State.ABSENT) if absence else (State.BROKEN,)
+    return (SpecialValue.BROKEN, SpecialValue.ABSENT) if absence else (SpecialValue.BROKEN,)
 
 
-def known_states(subject: Subject, constants: set[Plain]) -> tuple[Plain, ...]:
+def known_states(subject: Subject, constants: set[AbstractValue]) -> tuple[AbstractValue, ...]:
     """One value of every cell."""
     match subject:
-        case Pair(left, right):
+        case FactPair(left, right):
             return (Fraction(0),) if left == right else (Fraction(-1), Fraction(0), Fraction(1))
         case k.Quantifier():
-            return quantified_states(subject)
-        case k.Apply(function="size") | k.Aggregate(function="count" | "distinct"):
+            return quantifier_states(subject)
+        case k.Call(function="size") | k.Aggregate(function="count" | "distinct"):
             return tuple(sorted({Fraction(0)} | {n for n in whole_numbers(constants) if n >= 0}))
         case _:
-            return states_of_type(subject.type, constants)
+            return values_of_type(subject.type, constants)
 
 
-def quantified_states(quantifier: k.Quantifier) -> tuple[Plain, ...]:
+def quantifier_states(quantifier: k.Quantifier) -> tuple[AbstractValue, ...]:
     """Over nothing `any` is false and `all` is true; the other answer needs an element that gives it."""
-    inner = possible(quantifier.condition)
+    inner = possible_truths(quantifier.condition)
     empty = quantifier.word == "all"
     return (empty, not empty) if (not empty) in inner else (empty,)
 
@@ -137,23 +137,23 @@ def quantified_states(quantifier: k.Quantifier) -> tuple[Plain, ...]:
 # ── Trying the worlds ─────────────────────────────────────────────────────────────────────────
 
 
-def truth(formula: Formula, world: World) -> Truth:
+def evaluate_formula(formula: Formula, world: World) -> Truth:
     match formula:
-        case Fixed(value):
+        case TruthConstant(value):
             return value
         case Negation(inner):
-            return negated(truth(inner, world))
-        case All(items):
-            return conjunction(truth(item, world) for item in items)
-        case Some(items):
-            return negated(conjunction(negated(truth(item, world)) for item in items))
-        case Leaf(term, word, constants):
-            return answer(value_of(term, world), word, constants)
+            return negate_truth(evaluate_formula(inner, world))
+        case Conjunction(items):
+            return conjunction(evaluate_formula(item, world) for item in items)
+        case Disjunction(items):
+            return negate_truth(conjunction(negate_truth(evaluate_formula(item, world)) for item in items))
+        case Atom(term, word, constants):
+            return evaluate_atom(evaluate_term(term, world), word, constants)
         case _:
             assert_never(formula)
 
 
-def negated(value: Truth) -> Truth:
+def negate_truth(value: Truth) -> Truth:
     return UNKNOWN if value is UNKNOWN else not value
 
 
@@ -166,23 +166,23 @@ def conjunction(values: Iterable[Truth]) -> Truth:
     return result
 
 
-def value_of(term: Term, world: World) -> Plain:
+def evaluate_term(term: Term, world: World) -> AbstractValue:
     match term:
-        case Given(value):
+        case ConstantTerm(value):
             return value
-        case Numbered(number):
+        case FactTerm(number):
             return world[number]
-        case Otherwise(first, fallback):
-            value = value_of(first, world)
-            return value_of(fallback, world) if value is State.ABSENT else value
+        case DefaultTerm(first, fallback):
+            value = evaluate_term(first, world)
+            return evaluate_term(fallback, world) if value is SpecialValue.ABSENT else value
         case _:
             assert_never(term)
 
 
-def answer(value: Plain, word: str, constants: tuple[Plain, ...]) -> Truth:
+def evaluate_atom(value: AbstractValue, word: str, constants: tuple[AbstractValue, ...]) -> Truth:
     if word == "present":
-        return UNKNOWN if value is State.BROKEN else value is not State.ABSENT
-    if value is State.BROKEN or value is State.ABSENT:
+        return UNKNOWN if value is SpecialValue.BROKEN else value is not SpecialValue.ABSENT
+    if value is SpecialValue.BROKEN or value is SpecialValue.ABSENT:
         return UNKNOWN
     match word:
         case "is":
@@ -192,10 +192,10 @@ def answer(value: Plain, word: str, constants: tuple[Plain, ...]) -> Truth:
         case "!=":
             return value not in constants
         case _:
-            return ordered(word, value, constants[0])
+            return compare_ordered(word, value, constants[0])
 
 
-def ordered(operator: str, left: Plain, right: Plain) -> bool:
+def compare_ordered(operator: str, left: AbstractValue, right: AbstractValue) -> bool:
     match left, right:
         case (Fraction(), Fraction()) | (str(), str()):
             below, equal = left < right, left == right  # type: ignore[operator]  # both are of one kind
@@ -204,69 +204,69 @@ def ordered(operator: str, left: Plain, right: Plain) -> bool:
     return {"<": below, "<=": below or equal, ">": not below and not equal, ">=": not below}[operator]
 
 
-def outcomes(formulas: tuple[Formula, ...], space: Space) -> frozenset[tuple[Truth, ...]] | None:
+def joint_outcomes(formulas: tuple[Formula, ...], space: FactSpace) -> frozenset[tuple[Truth, ...]] | None:
     """What the formulas can be together; None when it would take too long to find out."""
-    concerned = sorted({number for formula in formulas for number in mentioned(formula)})
-    choices = [states_of(number, space) for number in concerned]
-    if prod(len(c) for c in choices) * sum(leaves(f) for f in formulas) > MOST_WORK:
+    concerned = sorted({number for formula in formulas for number in mentioned_numbers(formula)})
+    choices = [subject_states(number, space) for number in concerned]
+    if prod(len(c) for c in choices) * sum(formula_size(f) for f in formulas) > MAX_EVALUATIONS:
         return None
-    world: list[Plain] = [State.BROKEN] * len(space.subjects)
+    world: list[AbstractValue] = [SpecialValue.BROKEN] * len(space.subjects)
     found = set()
     for combination in product(*choices):
         for number, state in zip(concerned, combination, strict=True):
             world[number] = state
-        found.add(tuple(truth(formula, world) for formula in formulas))
+        found.add(tuple(evaluate_formula(formula, world) for formula in formulas))
         if len(found) == 3 ** len(formulas):
             break
     return frozenset(found)
 
 
-def _possible(formula: Formula, space: Space) -> frozenset[Truth]:
+def _formula_truths(formula: Formula, space: FactSpace) -> frozenset[Truth]:
     match formula:
-        case Fixed(value):
+        case TruthConstant(value):
             return frozenset({value})
         case Negation(inner):
-            return opposites(_possible(inner, space))
-        case All(items):
-            return all_of(items, space)
-        case Some(items):
-            return opposites(all_of(tuple(Negation(item) for item in items), space))
-        case Leaf():
-            found = outcomes((formula,), space)
+            return negate_truths(_formula_truths(inner, space))
+        case Conjunction(items):
+            return conjunction_truths(items, space)
+        case Disjunction(items):
+            return negate_truths(conjunction_truths(tuple(Negation(item) for item in items), space))
+        case Atom():
+            found = joint_outcomes((formula,), space)
             return ANYTHING if found is None else frozenset(value for (value,) in found)
         case _:
             assert_never(formula)
 
 
-def opposites(values: frozenset[Truth]) -> frozenset[Truth]:
-    return frozenset(negated(value) for value in values)
+def negate_truths(values: frozenset[Truth]) -> frozenset[Truth]:
+    return frozenset(negate_truth(value) for value in values)
 
 
-def all_of(items: tuple[Formula, ...], space: Space) -> frozenset[Truth]:
+def conjunction_truths(items: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
     """Groups that share no fact are independent, so their possibilities combine freely."""
     result: frozenset[Truth] = frozenset({True})
-    for group in groups(items, mentioned):
-        result = both(result, all_of_group(group, space))
+    for group in group_by_subject(items, mentioned_numbers):
+        result = combine_truths(result, group_truths(group, space))
     return result
 
 
-def all_of_group(group: tuple[Formula, ...], space: Space) -> frozenset[Truth]:
+def group_truths(group: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
     """Tried together; if that takes too long each apart, which may only find more; or not at all."""
     if len(group) == 1:
-        return _possible(group[0], space)
-    together = outcomes((All(group),), space)
+        return _formula_truths(group[0], space)
+    together = joint_outcomes((Conjunction(group),), space)
     if together is not None:
         return frozenset(value for (value,) in together)
-    if len(group) > MOST_APART:
+    if len(group) > MAX_SEPARATE_PARTS:
         return ANYTHING
-    return reduce(both, (_possible(item, space) for item in group))
+    return reduce(combine_truths, (_formula_truths(item, space) for item in group))
 
 
-def both(left: frozenset[Truth], right: frozenset[Truth]) -> frozenset[Truth]:
+def combine_truths(left: frozenset[Truth], right: frozenset[Truth]) -> frozenset[Truth]:
     return frozenset(conjunction(pair) for pair in product(left, right))
 
 
-def groups(items: Iterable[Item], about: Callable[[Item], Iterable[Hashable]]) -> list[tuple[Item, ...]]:
+def group_by_subject(items: Iterable[Item], about: Callable[[Item], Iterable[Hashable]]) -> list[tuple[Item, ...]]:
     """The items that share facts with each other, directly or through others."""
     owners: dict[Hashable, list[Item]] = {}
     together: dict[int, list[Item]] = {}
@@ -285,56 +285,56 @@ def groups(items: Iterable[Item], about: Callable[[Item], Iterable[Hashable]]) -
     return [tuple(members) for members in together.values()]
 
 
-def mentioned(formula: Formula) -> Iterator[int]:
-    for part in flat(formula):
+def mentioned_numbers(formula: Formula) -> Iterator[int]:
+    for part in atoms_in(formula):
         yield from numbers_in(part.term)
 
 
-def leaves(formula: Formula) -> int:
-    return 1 + sum(1 for _ in flat(formula))
+def formula_size(formula: Formula) -> int:
+    return 1 + sum(1 for _ in atoms_in(formula))
 
 
-def flat(formula: Formula) -> Iterator[Leaf]:
+def atoms_in(formula: Formula) -> Iterator[Atom]:
     """The leaves of a formula."""
     pending = [formula]
     while pending:
         match pending.pop():
-            case Leaf() as found:
+            case Atom() as found:
                 yield found
             case Negation(inner):
                 pending.append(inner)
-            case All(items) | Some(items):
+            case Conjunction(items) | Disjunction(items):
                 pending.extend(items)
-            case Fixed():
+            case TruthConstant():
                 pass
 
 
 # ── Implication ───────────────────────────────────────────────────────────────────────────────
 
 
-def _all_imply(premises: Sequence[Formula], conclusion: Formula, acting: frozenset[Truth], space: Space) -> bool:
+def _all_imply(premises: Sequence[Formula], conclusion: Formula, acting: frozenset[Truth], space: FactSpace) -> bool:
     return all(_implies(conjuncts(premise), conclusion, acting, space) for premise in premises)
 
 
-def _implies(premises: Sequence[Formula], conclusion: Formula, acting: frozenset[Truth], space: Space) -> bool:
+def _implies(premises: Sequence[Formula], conclusion: Formula, acting: frozenset[Truth], space: FactSpace) -> bool:
     """When all premises together act, those do that speak of the conclusion's facts; only these are tried."""
     if conclusion in premises:
         return True
-    if len(premises) > MOST_PREMISES:
+    if len(premises) > MAX_PREMISES:
         return False
-    about = set(mentioned(conclusion))
-    relevant = All(tuple(premise for premise in premises if about & set(mentioned(premise))))
-    together = outcomes((relevant, conclusion), space)
+    about = set(mentioned_numbers(conclusion))
+    relevant = Conjunction(tuple(premise for premise in premises if about & set(mentioned_numbers(premise))))
+    together = joint_outcomes((relevant, conclusion), space)
     return together is not None and not any(a in acting and b not in acting for a, b in together)
 
 
 def conjuncts(formula: Formula) -> list[Formula]:
     match formula:
-        case All(items):
+        case Conjunction(items):
             return [part for item in items for part in conjuncts(item)]
         case Negation(Negation(inner)):
             return conjuncts(inner)
-        case Negation(Some(items)):
+        case Negation(Disjunction(items)):
             return [part for item in items for part in conjuncts(Negation(item))]
         case _:
             return [formula]
@@ -342,11 +342,11 @@ def conjuncts(formula: Formula) -> list[Formula]:
 
 def disjuncts(formula: Formula) -> list[Formula]:
     match formula:
-        case Some(items):
+        case Disjunction(items):
             return [part for item in items for part in disjuncts(item)]
         case Negation(Negation(inner)):
             return disjuncts(inner)
-        case Negation(All(items)):
+        case Negation(Conjunction(items)):
             return [part for item in items for part in disjuncts(Negation(item))]
         case _:
             return [formula]

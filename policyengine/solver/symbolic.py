@@ -9,55 +9,55 @@ from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.solver.value_partition import Plain, fits, plain
+from policyengine.solver.value_partition import AbstractValue, is_comparable_constant, to_abstract_value
 
 Truth: TypeAlias = bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class FactPair:
     """Two facts compared with each other; its state is their order: -1, 0 or 1."""
 
     left: k.Expr
     right: k.Expr
 
 
-Subject: TypeAlias = k.Expr | Pair
+Subject: TypeAlias = k.Expr | FactPair
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    value: Plain
+class ConstantTerm:
+    value: AbstractValue
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered:
+class FactTerm:
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Otherwise:
+class DefaultTerm:
     """`x else d`."""
 
     term: Term
     fallback: Term
 
 
-Term: TypeAlias = Given | Numbered | Otherwise
+Term: TypeAlias = ConstantTerm | FactTerm | DefaultTerm
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class TruthConstant:
     truth: Truth
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Atom:
     """A question about one term: `is` (a bool), `present`, `in` (one of), or a comparison with a constant."""
 
     term: Term
     word: str
-    constants: tuple[Plain, ...] = ()
+    constants: tuple[AbstractValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +66,28 @@ class Negation:
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class Conjunction:
     items: tuple[Formula, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Some:
+class Disjunction:
     items: tuple[Formula, ...]
 
 
-Formula: TypeAlias = Fixed | Leaf | Negation | All | Some
-World: TypeAlias = Sequence[Plain]
+Formula: TypeAlias = TruthConstant | Atom | Negation | Conjunction | Disjunction
+World: TypeAlias = Sequence[AbstractValue]
 
 
-class Space:
+class FactSpace:
     """The facts that conditions talk about: numbered, each with the constants it meets and whether absence matters."""
 
     def __init__(self) -> None:
         self.numbers: dict[Subject, int] = {}
         self.subjects: list[Subject] = []
-        self.constants: list[set[Plain]] = []
+        self.constants: list[set[AbstractValue]] = []
         self.absence: set[int] = set()
-        self.states: dict[int, tuple[Plain, ...]] = {}
+        self.states: dict[int, tuple[AbstractValue, ...]] = {}
 
     def number(self, subject: Subject) -> int:
         if subject not in self.numbers:
@@ -100,112 +100,114 @@ class Space:
 # ── Reading a condition ───────────────────────────────────────────────────────────────────────
 
 
-def read(expr: k.Expr, space: Space) -> Formula:
+def to_formula(expr: k.Expr, space: FactSpace) -> Formula:
     match expr:
         case k.Constant(value=bool() as value):
-            return Fixed(value)
-        case k.Named():
-            return read(expr.expression, space)
+            return TruthConstant(value)
+        case k.DefinitionRef():
+            return to_formula(expr.expression, space)
         case k.Not():
-            return Negation(read(expr.operand, space))
+            return Negation(to_formula(expr.operand, space))
         case k.And():
-            return All(tuple(read(item, space) for item in expr.items))
+            return Conjunction(tuple(to_formula(item, space) for item in expr.items))
         case k.Or():
-            return Some(tuple(read(item, space) for item in expr.items))
+            return Disjunction(tuple(to_formula(item, space) for item in expr.items))
         case k.Compare():
-            return read_comparison(expr, space)
+            return comparison_formula(expr, space)
         case k.Contains(collection=k.Constant(value=tuple()) as choices) if not expr.deep or not is_reference(
             expr.item
         ):
-            return read_membership(expr, choices, space)
-        case k.Present():
+            return membership_formula(expr, choices, space)
+        case k.IsPresent():
             number = space.number(expr.operand)
             space.absence.add(number)
-            return Leaf(Numbered(number), "present")
+            return Atom(FactTerm(number), "present")
         case _:
-            return Leaf(read_term(expr, space), "is")
+            return Atom(to_term(expr, space), "is")
 
 
-def read_term(expr: k.Expr, space: Space) -> Term:
+def to_term(expr: k.Expr, space: FactSpace) -> Term:
     match expr:
-        case k.Named():
-            return read_term(expr.expression, space)
-        case k.Constant() if (value := plain(expr.value, expr.type)) is not None:
-            return Given(value)
-        case k.Negative(operand=k.Constant() as operand) if isinstance(
-            value := plain(operand.value, operand.type), Fraction
+        case k.DefinitionRef():
+            return to_term(expr.expression, space)
+        case k.Constant() if (value := to_abstract_value(expr.value, expr.type)) is not None:
+            return ConstantTerm(value)
+        case k.UnaryMinus(operand=k.Constant() as operand) if isinstance(
+            value := to_abstract_value(operand.value, operand.type), Fraction
         ):
-            return Given(-value)
+            return ConstantTerm(-value)
         case k.Default():
-            term = read_term(expr.operand, space)
+            term = to_term(expr.operand, space)
             space.absence.update(numbers_in(term))
-            return Otherwise(term, read_term(expr.fallback, space))
+            return DefaultTerm(term, to_term(expr.fallback, space))
         case _:
-            return Numbered(space.number(expr))
+            return FactTerm(space.number(expr))
 
 
-def read_comparison(expr: k.Compare, space: Space) -> Formula:
-    left, right = without_name(expr.left), without_name(expr.right)
+def comparison_formula(expr: k.Compare, space: FactSpace) -> Formula:
+    left, right = unwrap_definition(expr.left), unwrap_definition(expr.right)
     for side, other in ((left, right), (right, left)):
         if isinstance(side, k.Constant) and isinstance(side.value, bool):
-            return same_or_not(read(other, space), side.value == (expr.operator == "=="))
-    scratch = Space()  # a side that turns out to be half of a pair has no place among the facts
-    a, b = read_term(left, scratch), read_term(right, scratch)
+            return negate_unless(to_formula(other, space), side.value == (expr.operator == "=="))
+    scratch = FactSpace()  # a side that turns out to be half of a pair has no place among the facts
+    a, b = to_term(left, scratch), to_term(right, scratch)
     operator: str = expr.operator
-    if isinstance(a, Given):
+    if isinstance(a, ConstantTerm):
         a, b, left, right, operator = b, a, right, left, MIRRORED[operator]
-    if isinstance(b, Given) and fits(b.value, left.type, operator):
-        return leaf(read_term(left, space), operator, (b.value,), space)
-    return read_pair(operator, left, right, space)
+    if isinstance(b, ConstantTerm) and is_comparable_constant(b.value, left.type, operator):
+        return make_atom(to_term(left, space), operator, (b.value,), space)
+    return pair_atom(operator, left, right, space)
 
 
-def read_pair(operator: str, left: k.Expr, right: k.Expr, space: Space) -> Leaf:
+def pair_atom(operator: str, left: k.Expr, right: k.Expr, space: FactSpace) -> Atom:
     """One order of the two sides stands for both, so that `a < b` and `b > a` are one question."""
     if repr(left) > repr(right):
         left, right, operator = right, left, MIRRORED[operator]
-    return Leaf(Numbered(space.number(Pair(left, right))), operator, (Fraction(0),))
+    return Atom(FactTerm(space.number(FactPair(left, right))), operator, (Fraction(0),))
 
 
-def read_membership(expr: k.Contains, choices: k.Constant, space: Space) -> Formula:
+def membership_formula(expr: k.Contains, choices: k.Constant, space: FactSpace) -> Formula:
     assert isinstance(choices.value, tuple)
-    element = choices.type.element if isinstance(choices.type, typesystem.Set | typesystem.List) else choices.type
-    values = tuple(plain(value, element) for value in choices.value)
+    element = (
+        choices.type.element if isinstance(choices.type, typesystem.SetType | typesystem.ListType) else choices.type
+    )
+    values = tuple(to_abstract_value(value, element) for value in choices.value)
     known = tuple(value for value in values if value is not None)
-    if len(known) == len(values) and all(fits(value, expr.item.type, "==") for value in known):
-        return leaf(read_term(expr.item, space), "in", known, space)
-    return Leaf(Numbered(space.number(expr)), "is")
+    if len(known) == len(values) and all(is_comparable_constant(value, expr.item.type, "==") for value in known):
+        return make_atom(to_term(expr.item, space), "in", known, space)
+    return Atom(FactTerm(space.number(expr)), "is")
 
 
-def leaf(term: Term, word: str, constants: tuple[Plain, ...], space: Space) -> Leaf:
+def make_atom(term: Term, word: str, constants: tuple[AbstractValue, ...], space: FactSpace) -> Atom:
     for number in numbers_in(term):
         space.constants[number].update(constants)
-    return Leaf(term, word, constants)
+    return Atom(term, word, constants)
 
 
-def same_or_not(formula: Formula, same: bool) -> Formula:
+def negate_unless(formula: Formula, same: bool) -> Formula:
     return formula if same else Negation(formula)
 
 
 MIRRORED: dict[str, str] = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def without_name(expr: k.Expr) -> k.Expr:
-    while isinstance(expr, k.Named):
+def unwrap_definition(expr: k.Expr) -> k.Expr:
+    while isinstance(expr, k.DefinitionRef):
         expr = expr.expression
     return expr
 
 
 def is_reference(expr: k.Expr) -> bool:
-    return isinstance(expr.type, typesystem.Ref)
+    return isinstance(expr.type, typesystem.RefType)
 
 
 def numbers_in(term: Term) -> Iterator[int]:
     match term:
-        case Given():
+        case ConstantTerm():
             return
-        case Numbered(number):
+        case FactTerm(number):
             yield number
-        case Otherwise(first, fallback):
+        case DefaultTerm(first, fallback):
             yield from numbers_in(first)
             yield from numbers_in(fallback)
         case _:

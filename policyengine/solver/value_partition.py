@@ -18,7 +18,7 @@ from policyengine.typesystem import EntityRef, Scalar, Type
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class State(Enum):
+class SpecialValue(Enum):
     """What a fact is when it has no value, or none of those that the condition names."""
 
     ABSENT = "absent"
@@ -26,17 +26,19 @@ class State(Enum):
     OTHER = "other"
 
 
-Plain: TypeAlias = bool | Fraction | str | EntityRef | IPv4Address | IPv6Address | IPv4Network | IPv6Network | State
+AbstractValue: TypeAlias = (
+    bool | Fraction | str | EntityRef | IPv4Address | IPv6Address | IPv4Network | IPv6Network | SpecialValue
+)
 
 
-def plain(value: object, type: Type) -> Plain | None:
+def to_abstract_value(value: object, type: Type) -> AbstractValue | None:
     """A constant as something that equals and orders as the language says: numbers, moments and ranks as fractions."""
     match value:
         case bool() | EntityRef() | IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return value
         case int() | Decimal():
             return Fraction(value)
-        case str() if isinstance(type, typesystem.Enum):
+        case str() if isinstance(type, typesystem.EnumType):
             return Fraction(type.values.index(value)) if value in type.values else None
         case str():
             return value
@@ -48,44 +50,44 @@ def plain(value: object, type: Type) -> Plain | None:
             return None
 
 
-def fits(value: Plain, type: Type, operator: str) -> bool:
+def is_comparable_constant(value: AbstractValue, type: Type, operator: str) -> bool:
     """Whether a constant is understood where a fact of this type meets it."""
     match type:
-        case Scalar.INT | Scalar.NUMBER | Scalar.DURATION | Scalar.TIME | typesystem.Enum():
+        case Scalar.INT | Scalar.NUMBER | Scalar.DURATION | Scalar.TIME | typesystem.EnumType():
             return isinstance(value, Fraction)
         case Scalar.STRING:
             return isinstance(value, str)
         case Scalar.BOOL:
             return operator in ("==", "!=") and isinstance(value, bool)
-        case Scalar.IP | Scalar.CIDR | typesystem.Ref():
+        case Scalar.IP | Scalar.CIDR | typesystem.RefType():
             return operator in ("==", "!=") and not isinstance(value, Fraction | str | bool)
         case _:
             return False
 
 
-def states_of_type(type: Type, constants: set[Plain]) -> tuple[Plain, ...]:
+def values_of_type(type: Type, constants: set[AbstractValue]) -> tuple[AbstractValue, ...]:
     match type:
         case Scalar.BOOL:
             return (True, False)
-        case typesystem.Enum():
+        case typesystem.EnumType():
             return tuple(Fraction(rank) for rank in range(len(type.values)))
         case Scalar.INT | Scalar.DURATION | Scalar.TIME:  # both clocks tick in microseconds
-            return tuple(sorted(whole_numbers(constants))) or (State.OTHER,)
+            return tuple(sorted(whole_numbers(constants))) or (SpecialValue.OTHER,)
         case Scalar.NUMBER:
-            return tuple(numbers_between(constants)) or (State.OTHER,)
+            return tuple(numbers_between(constants)) or (SpecialValue.OTHER,)
         case Scalar.STRING:
             return tuple(sorted(texts_between(constants)))
         case _:
-            return (*constants, State.OTHER)
+            return (*constants, SpecialValue.OTHER)
 
 
-def whole_numbers(constants: Iterable[Plain]) -> set[Fraction]:
+def whole_numbers(constants: Iterable[AbstractValue]) -> set[Fraction]:
     """Each constant's neighbours: an integer between two constants is next to one of them, or like one that is."""
     limits = [c for c in constants if isinstance(c, Fraction)]
     return {Fraction(n) for c in limits for n in (floor(c) - 1, floor(c), ceil(c), ceil(c) + 1)}
 
 
-def numbers_between(constants: Iterable[Plain]) -> Iterator[Fraction]:
+def numbers_between(constants: Iterable[AbstractValue]) -> Iterator[Fraction]:
     limits = sorted(c for c in constants if isinstance(c, Fraction))
     if limits:
         yield limits[0] - 1
@@ -94,7 +96,7 @@ def numbers_between(constants: Iterable[Plain]) -> Iterator[Fraction]:
         yield limits[-1] + 1
 
 
-def texts_between(constants: Iterable[Plain]) -> set[str]:
+def texts_between(constants: Iterable[AbstractValue]) -> set[str]:
     """The least text, each constant, and the next text after each."""
     texts = [c for c in constants if isinstance(c, str)]
     return {"", *texts, *(text + "\0" for text in texts)}

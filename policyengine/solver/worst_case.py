@@ -9,17 +9,17 @@ from typing import Protocol, TypeAlias
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime.extent import CHARACTERS
-from policyengine.runtime.values import MOST_ELEMENTS
+from policyengine.runtime.extent import CHARACTERS_PER_STEP
+from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.reason_texts import PROOFS
-from policyengine.spec.work import elements_in, event_weight, is_fixed, weight
+from policyengine.spec.work import count_elements, event_weight, is_fixed, weight
 
 Steps: TypeAlias = tuple[int, ...]  # of each power of n, from the lowest
 
-NONE: Steps = ()
+NO_STEPS: Steps = ()
 ANY_SIZE: Steps = (0, 1)
-MOST_EVENTS = 10_000  # of one key
-HASHED = (typesystem.Scalar, typesystem.Enum, typesystem.Ref)
+MAX_EVENTS_PER_KEY = 10_000  # of one key
+HASHED = (typesystem.Scalar, typesystem.EnumType, typesystem.RefType)
 
 
 class Sizes(Protocol):
@@ -41,7 +41,7 @@ class Sizes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unlimited:
+class UnlimitedSizes:
     """Nothing is known of any size, but how many entities one may be in: each may hold as much of an inherited set."""
 
     above: int = 0
@@ -54,12 +54,12 @@ class Unlimited:
         return ANY_SIZE
 
 
-def added(*several: Steps) -> Steps:
+def add_steps(*several: Steps) -> Steps:
     some = [one for one in several if one]
-    return tuple(map(sum, zip_longest(*some, fillvalue=0))) if len(some) > 1 else some[0] if some else NONE
+    return tuple(map(sum, zip_longest(*some, fillvalue=0))) if len(some) > 1 else some[0] if some else NO_STEPS
 
 
-def times(one: Steps, other: Steps) -> Steps:
+def multiply_steps(one: Steps, other: Steps) -> Steps:
     found = [0] * (len(one) + len(other) - 1) if one and other else []
     for power, steps in enumerate(one):
         for more, factor in enumerate(other):
@@ -67,21 +67,21 @@ def times(one: Steps, other: Steps) -> Steps:
     return tuple(found)
 
 
-def larger(*several: Steps) -> Steps:
+def max_steps(*several: Steps) -> Steps:
     """At least as many as any of these."""
-    return tuple(map(max, zip_longest(*several, fillvalue=0))) if several else NONE
+    return tuple(map(max, zip_longest(*several, fillvalue=0))) if several else NO_STEPS
 
 
-def at(steps: Steps, size: int) -> int:
+def evaluate_steps(steps: Steps, size: int) -> int:
     return sum(count * size**power for power, count in enumerate(steps))
 
 
 def largest_size(steps: Steps, most: int) -> int:
     """The largest n with which these are not more steps; -1 where there is none."""
-    low, high = -1, MOST_ELEMENTS
+    low, high = -1, MAX_ELEMENTS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if at(steps, middle) <= most else (low, middle - 1)
+        low, high = (middle, high) if evaluate_steps(steps, middle) <= most else (low, middle - 1)
     return low
 
 
@@ -92,15 +92,15 @@ def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
     """The steps that evaluating it once may take; `looping`: inside of a loop."""
     match node:
         case k.Fact() | k.Constant() | k.Variable():
-            return NONE
+            return NO_STEPS
         case k.Quantifier(_, _, domain, condition):
-            each = added((weight(condition),), steps_of(condition, sizes, True))
-            return added(steps_of(domain, sizes, looping), times(size_of(domain, sizes), each))
-        case k.Happened(event, _, since) | k.Aggregate(_, _, event, _, since):
-            return added(*(event_steps(one, sizes, looping) for one in (event, since) if one is not None))
+            each = add_steps((weight(condition),), steps_of(condition, sizes, True))
+            return add_steps(steps_of(domain, sizes, looping), multiply_steps(size_of(domain, sizes), each))
+        case k.HistoryCondition(event, _, since) | k.Aggregate(_, _, event, _, since):
+            return add_steps(*(event_steps(one, sizes, looping) for one in (event, since) if one is not None))
         case _:
             own = own_steps(node, sizes, looping)
-            return added(own, *(steps_of(part, sizes, looping) for part in k.parts(node)))
+            return add_steps(own, *(steps_of(part, sizes, looping) for part in k.children(node)))
 
 
 def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
@@ -108,72 +108,72 @@ def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
         case k.Overlaps(left, right) | k.Subset(left, right):
             one, other = elements_of(left, sizes), elements_of(right, sizes)
             hashed = is_hashed(left) and is_hashed(right)
-            return added(one, other, NONE if hashed else times(size_of(left, sizes), other))
+            return add_steps(one, other, NO_STEPS if hashed else multiply_steps(size_of(left, sizes), other))
         case k.Compare("==" | "!=", left, right) if is_collection(left) or is_collection(right):
-            return added(elements_of(left, sizes), elements_of(right, sizes))
+            return add_steps(elements_of(left, sizes), elements_of(right, sizes))
         case k.Contains(collection, item, deep):
             if deep:
-                return added(size_of(collection, sizes), (sizes.above,))
+                return add_steps(size_of(collection, sizes), (sizes.above,))
             scans = (looping and not is_fixed(collection)) + 2 * (not is_hashed(collection))
-            own = elements_of(item, sizes) if is_collection(item) else NONE
-            return added(own, times((scans,), elements_of(collection, sizes)) if scans else NONE)
+            own = elements_of(item, sizes) if is_collection(item) else NO_STEPS
+            return add_steps(own, multiply_steps((scans,), elements_of(collection, sizes)) if scans else NO_STEPS)
         case _:
-            return steps_in_loop(node, sizes) if looping else NONE
+            return steps_in_loop(node, sizes) if looping else NO_STEPS
 
 
 def steps_in_loop(node: k.Expr, sizes: Sizes) -> Steps:
     match node:
         case k.InNetwork(address, networks):
-            return added(reading_steps(address, sizes), reading_steps(networks, sizes))
+            return add_steps(reading_steps(address, sizes), reading_steps(networks, sizes))
         case k.Like(operand) | k.Matches(operand):
             return size_of(operand, sizes)
-        case k.Apply(_, arguments):
-            return added(*(reading_steps(one, sizes) for one in arguments))
+        case k.Call(_, arguments):
+            return add_steps(*(reading_steps(one, sizes) for one in arguments))
         case k.Attribute() if not is_fixed(node):
-            return added(reading_steps(node, sizes), (sizes.above,))
+            return add_steps(reading_steps(node, sizes), (sizes.above,))
         case k.Member():
-            return added(reading_steps(node, sizes), sizes.names)
-        case k.Below():
+            return add_steps(reading_steps(node, sizes), sizes.names)
+        case k.IsMember():
             return (sizes.above,)
         case _:
-            return NONE
+            return NO_STEPS
 
 
 def reading_steps(node: k.Expr, sizes: Sizes) -> Steps:
     """What it takes to read its value through, with the texts in it."""
     size, (levels, innermost) = size_of(node, sizes), nesting(node.type)
     if not levels:
-        return size if innermost in (None, typesystem.Scalar.STRING) else NONE
+        return size if innermost in (None, typesystem.Scalar.STRING) else NO_STEPS
     elements = elements_of(node, sizes)
-    return added(elements, times(elements, size)) if innermost is typesystem.Scalar.STRING else elements
+    return add_steps(elements, multiply_steps(elements, size)) if innermost is typesystem.Scalar.STRING else elements
 
 
-def event_steps(event: k.Event, sizes: Sizes, looping: bool) -> Steps:
+def event_steps(event: k.EventPattern, sizes: Sizes, looping: bool) -> Steps:
     keys = [steps_of(key, sizes, looping) for key in event.keys or ()]
-    where = NONE if event.where is None else steps_of(event.where, sizes, True)
-    each = added((event_weight(event),), where) if looping else where
-    return added(*keys, times((MOST_EVENTS,), each))
+    where = NO_STEPS if event.where is None else steps_of(event.where, sizes, True)
+    each = add_steps((event_weight(event),), where) if looping else where
+    return add_steps(*keys, multiply_steps((MAX_EVENTS_PER_KEY,), each))
 
 
 def size_of(node: k.Expr, sizes: Sizes) -> Steps:
     """How large its value may be: elements, or a text in steps."""
     match node:
         case k.Constant(str() as text):
-            return (len(text) // CHARACTERS,)
+            return (len(text) // CHARACTERS_PER_STEP,)
         case k.Constant(tuple() as items):
             return (len(items),)
         case k.Constant():
-            return NONE
+            return NO_STEPS
         case k.Collection(items):
             return (len(items),)
-        case k.Named(_, inner):
+        case k.DefinitionRef(_, inner):
             return size_of(inner, sizes)
         case k.Attribute():
             return sizes.attribute(node)
         case k.Default(operand, fallback):
-            return larger(size_of(operand, sizes), size_of(fallback, sizes))
-        case k.Apply(_, arguments):  # a text in upper case may be longer
-            return times((3,), added(*(size_of(one, sizes) for one in arguments)))
+            return max_steps(size_of(operand, sizes), size_of(fallback, sizes))
+        case k.Call(_, arguments):  # a text in upper case may be longer
+            return multiply_steps((3,), add_steps(*(size_of(one, sizes) for one in arguments)))
         case _:
             return sizes.other(node)
 
@@ -182,32 +182,32 @@ def elements_of(node: k.Expr, sizes: Sizes) -> Steps:
     """How many elements its value may have, with all that the collections in it hold."""
     match node:
         case k.Constant(value):
-            return (elements_in(value),)
+            return (count_elements(value),)
         case k.Collection(items):
-            return added((len(items),), *(elements_of(one, sizes) for one in items if is_collection(one)))
-        case k.Named(_, inner):
+            return add_steps((len(items),), *(elements_of(one, sizes) for one in items if is_collection(one)))
+        case k.DefinitionRef(_, inner):
             return elements_of(inner, sizes)
         case k.Default(operand, fallback):
-            return larger(elements_of(operand, sizes), elements_of(fallback, sizes))
+            return max_steps(elements_of(operand, sizes), elements_of(fallback, sizes))
         case _:
             size, (levels, _) = size_of(node, sizes), nesting(node.type)
             found = each = size
             for _ in range(levels - 1):
-                each = times(each, size)
-                found = added(found, each)
+                each = multiply_steps(each, size)
+                found = add_steps(found, each)
             return found
 
 
 def nesting(type: typesystem.Type | None) -> tuple[int, typesystem.Type | None]:
     """How many collections are inside of each other, and the type of what the innermost hold."""
     levels = 0
-    while isinstance(type, typesystem.Set | typesystem.List):
+    while isinstance(type, typesystem.SetType | typesystem.ListType):
         levels, type = levels + 1, type.element
     return levels, type
 
 
 def is_collection(node: k.Expr) -> bool:
-    return isinstance(node.type, typesystem.Set | typesystem.List)
+    return isinstance(node.type, typesystem.SetType | typesystem.ListType)
 
 
 def is_hashed(node: k.Expr) -> bool:
@@ -221,8 +221,8 @@ def is_hashed(node: k.Expr) -> bool:
 def expressions(part: object) -> Iterable[k.Expr]:
     """The outermost expressions in a part of the kernel."""
     if isinstance(part, tuple):
-        for one in part:
-            yield from expressions(one)
+        for item in part:
+            yield from expressions(item)
     elif isinstance(part, EXPRESSIONS):
         yield part
     elif is_dataclass(part):
@@ -233,18 +233,18 @@ def expressions(part: object) -> Iterable[k.Expr]:
 
 def steps_of_part(part: object, sizes: Sizes) -> Steps:
     """The steps of all expressions in a part of the kernel, each evaluated once."""
-    return added(*(steps_of(node, sizes) for node in expressions(part)))
+    return add_steps(*(steps_of(node, sizes) for node in expressions(part)))
 
 
 def steps_of_guard(guard: k.Guard, sizes: Sizes) -> Steps:
     """A condition is evaluated once more for each proof that could make it false."""
-    found = NONE
+    found = NO_STEPS
     for effect in guard.effects:
         proofs = 0
         if isinstance(effect, k.Deny) and effect.condition is not None:
             read = {node.path for node in k.walk(effect.condition) if isinstance(node, k.Fact)}
             proofs = sum(path in read for _, _, path, _ in PROOFS)
-        found = added(found, times((1 + proofs,), steps_of_part(effect, sizes)))
+        found = add_steps(found, multiply_steps((1 + proofs,), steps_of_part(effect, sizes)))
     return found
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from itertools import islice
 
 from policyengine import kernel as k
-from policyengine.runtime.canonical_form import CANONICAL, NOTHING, LeftOut, canonical_bytes
+from policyengine.runtime.canonical_form import CANONICAL_TYPES, OMIT_NOTHING, LeftOut, canonical_bytes
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.runtime.format_values import fact_name
-from policyengine.runtime.request import HEADERS, member_of
+from policyengine.runtime.format_values import format_fact_path
+from policyengine.runtime.request import HEADERS_PATH, get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED
 from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown
 from policyengine.spec import trace as w
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, ReadFact, has_agent, hops_of, presenter_of
 from policyengine.spec.kleene import describe, elements
 from policyengine.spec.match import match_pattern
@@ -23,130 +23,130 @@ from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import FACTS
 
 VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
-IN_CALLS = (k.BoundObject(("args",)), k.BoundObject(("body",)))
-IN_ACTIONS = (*IN_CALLS, k.BoundObject(("context",)))  # what an action is about in detail is said there
-IN_HTTP = (*IN_CALLS, k.BoundObject(("request", "host")), k.BoundObject(("request", "query")))
-OF_WHO_ASKS: tuple[Path, ...] = (
+TOOL_OBJECTS = (k.BoundObject(("args",)), k.BoundObject(("body",)))
+ACTION_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("context",)))  # what an action is about in detail is said there
+HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject(("request", "query")))
+CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-NOT_SEEN = frozenset({"pending", NOT_ANSWERED})  # of a fact that has some value, which nobody saw
-MOST_TOLD = 5
+UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # of a fact that has some value, which nobody saw
+MAX_UNSEEN = 5
 
 
-def bound_to(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalBinding:
+def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalDigest:
     """All that an approval is for: the rule, principal and chain, endpoint and resource, the revision, what came with
     the request, and every fact that the rule and its message read."""
-    read, objects = facts_read(confirm, facts), objects_of(confirm, facts.request.endpoint)
+    read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
     everything = (
-        "approval", facts.kernel.revision, guard.package, guard.name, index, who_asks(facts), what_for(facts),
-        tuple((one.path, canonical_bytes(raw_of(one, facts), left_out(one))) for one in objects),
-        tuple((key, form_of(one)) for key, one in sorted(read.items())),
+        "approval", facts.kernel.revision, guard.package, guard.name, index, caller_identity(facts), request_target(facts),
+        tuple((one.path, canonical_bytes(raw_object(one, facts), exclusions_of(one))) for one in objects),
+        tuple((key, digest_form(one)) for key, one in sorted(read.items())),
     )  # fmt: skip
     digest = hashlib.sha256(canonical_bytes(everything)).hexdigest()
-    return w.ApprovalBinding(f"sha256:{digest}", frozenset(islice(unseen_of(objects, read, facts), MOST_TOLD)))
+    return w.ApprovalDigest(f"sha256:{digest}", frozenset(islice(all_unseen(objects, read, facts), MAX_UNSEEN)))
 
 
-def unseen_of(objects: tuple[k.BoundObject, ...], read: Mapping[Path, ReadFact], facts: Facts) -> Iterator[Cause]:
-    for one in objects:
-        yield from unseen(raw_of(one, facts), one.path, left_out(one))
-    for path in OF_WHO_ASKS:
-        yield from unseen(facts.request.fact(*path), path)
+def all_unseen(objects: tuple[k.BoundObject, ...], read: Mapping[Path, ReadFact], facts: Facts) -> Iterator[Cause]:
+    for bound_object in objects:
+        yield from unseen_below(raw_object(bound_object, facts), bound_object.path, exclusions_of(bound_object))
+    for path in CALLER_FACTS:
+        yield from unseen_below(facts.request.fact(*path), path)
     if ("resource",) not in facts.bound:
-        yield from unseen(facts.raw(("resource",)), ("resource",))
-    yield from unseen(claimed_of_resource(facts), ("resource",))
+        yield from unseen_below(facts.raw(("resource",)), ("resource",))
+    yield from unseen_below(claimed_resource_row(facts), ("resource",))
     for key, fact in sorted(read.items()):
-        yield from unseen_when_read(key, fact, facts)
+        yield from unseen_in_fact(key, fact, facts)
 
 
 # ── What came with the request ────────────────────────────────────────────────────────────────
 
 
-def objects_of(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject, ...]:
+def bound_objects(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject, ...]:
     """The parts of a request that are bound as a whole, declared or not."""
     if confirm.bound is not None:
         return confirm.bound.objects
     match endpoint:
         case ToolEndpoint():
-            return IN_CALLS
+            return TOOL_OBJECTS
         case ActionEndpoint():
-            return IN_ACTIONS
+            return ACTION_OBJECTS
         case _:
-            return IN_HTTP
+            return HTTP_OBJECTS
 
 
-def bound_words(confirm: k.Confirm, endpoint: Endpoint) -> tuple[str, ...]:
+def describe_bound(confirm: k.Confirm, endpoint: Endpoint) -> tuple[str, ...]:
     """The same in the words of policies, with the facts that `bound to (…)` names: what approvers are to look at."""
-    facts = () if confirm.bound is None else map(fact_words, confirm.bound.facts)
-    return tuple(sorted([*map(object_words, objects_of(confirm, endpoint)), *facts])) or ("resource",)
+    facts = () if confirm.bound is None else map(describe_fact, confirm.bound.facts)
+    return tuple(sorted([*map(describe_object, bound_objects(confirm, endpoint)), *facts])) or ("resource",)
 
 
-def object_words(one: k.BoundObject) -> str:
-    excepts = ", ".join(map(fact_name, one.excepts))
-    return f"{fact_name(one.path)} except {excepts}" if excepts else fact_name(one.path)
+def describe_object(one: k.BoundObject) -> str:
+    excepts = ", ".join(map(format_fact_path, one.excepts))
+    return f"{format_fact_path(one.path)} except {excepts}" if excepts else format_fact_path(one.path)
 
 
-def fact_words(node: k.Expr) -> str:
+def describe_fact(node: k.Expr) -> str:
     match node:
         case k.Fact(path):
-            return fact_name(path)
+            return format_fact_path(path)
         case k.Attribute(base, name) | k.Member(base, name):
-            return f"{fact_words(base)}.{name}"
+            return f"{describe_fact(base)}.{name}"
         case _:
             return describe(node)
 
 
-def raw_of(one: k.BoundObject, facts: Facts) -> object:
+def raw_object(one: k.BoundObject, facts: Facts) -> object:
     return facts.request.fact(*one.path)
 
 
-def left_out(one: k.BoundObject) -> LeftOut:
+def exclusions_of(one: k.BoundObject) -> LeftOut:
     """What is below the object and no part of what an approval is bound to."""
-    return branches(path[len(one.path) :] for path in one.excepts)
+    return exclusion_tree(path[len(one.path) :] for path in one.excepts)
 
 
-def branches(paths: Iterable[Path]) -> LeftOut:
+def exclusion_tree(paths: Iterable[Path]) -> LeftOut:
     """By their first steps; what is below one that is left out as a whole says nothing more."""
     below: dict[str, list[Path]] = {}
     for first, *rest in paths:
         below.setdefault(first, []).append(tuple(rest))
-    return {first: NOTHING if () in rests else branches(rests) for first, rests in below.items()}
+    return {first: OMIT_NOTHING if () in rests else exclusion_tree(rests) for first, rests in below.items()}
 
 
-def unseen(raw: object, path: Path, left_out: LeftOut = NOTHING) -> Iterator[Cause]:
+def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> Iterator[Cause]:
     """What is not known at a path of the request and anywhere below it."""
     match raw:
         case Invalid(why, given) if given is None:
-            yield Cause(fact_name(path), why)
+            yield Cause(format_fact_path(path), why)
         case Mapping():
             if isinstance(raw, PartialObject):
-                yield Cause(f"{fact_name(path)}.*", "pending")
+                yield Cause(f"{format_fact_path(path)}.*", "pending")
             for name in raw:
-                if left_out.get(name) != NOTHING:
-                    yield from unseen(raw[name], (*path, name), left_out.get(name, NOTHING))
+                if left_out.get(name) != OMIT_NOTHING:
+                    yield from unseen_below(raw[name], (*path, name), left_out.get(name, OMIT_NOTHING))
         case tuple() | list():
             for number, item in enumerate(raw):
-                yield from unseen(item, (*path, str(number)))
+                yield from unseen_below(item, (*path, str(number)))
         case _ if raw is PENDING:
-            yield Cause(fact_name(path), "pending")
-        case _ if not isinstance(raw, CANONICAL):
-            yield Cause(fact_name(path), "of no type that policies know")
+            yield Cause(format_fact_path(path), "pending")
+        case _ if not isinstance(raw, CANONICAL_TYPES):
+            yield Cause(format_fact_path(path), "of no type that policies know")
 
 
 # ── Who asks, and what for ────────────────────────────────────────────────────────────────────
 
 
-def who_asks(facts: Facts) -> object:
+def caller_identity(facts: Facts) -> object:
     """Presenter, user and chain; where any of it is unknown, also what was given in its place."""
     presenter, hops, user = presenter_of(facts), hops_of(facts), facts.read(("user", "id"))
     chain = hops if isinstance(hops, Unknown) else tuple((hop.issuer, hop.id) for hop in hops)
     known = (presenter.issuer, presenter.id, user, *(chain if isinstance(chain, tuple) else (chain,)))
     unsure = any(isinstance(one, Unknown) for part in known for one in elements(part))
-    given = tuple(facts.request.fact(*path) for path in OF_WHO_ASKS) if unsure else None
+    given = tuple(facts.request.fact(*path) for path in CALLER_FACTS) if unsure else None
     return has_agent(facts.request), presenter.issuer, presenter.id, user, chain, given
 
 
-def what_for(facts: Facts) -> object:
-    return endpoint_parts(facts.request.endpoint), facts.raw(("resource",)), claimed_of_resource(facts)
+def request_target(facts: Facts) -> object:
+    return endpoint_parts(facts.request.endpoint), facts.raw(("resource",)), claimed_resource_row(facts)
 
 
 def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
@@ -161,14 +161,14 @@ def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
             return ("malformed",)
 
 
-def claimed_of_resource(facts: Facts) -> object:
+def claimed_resource_row(facts: Facts) -> object:
     """What the request itself says of the resource, in a row."""
-    ref = resource_of(facts.raw(("resource",)))
+    ref = resource_ref(facts.raw(("resource",)))
     rows = [row for row in facts.request.entities if row.ref == ref]
     return tuple((dict(row.attributes), row.parents) for row in rows)
 
 
-def resource_of(raw: object) -> EntityRef | None:
+def resource_ref(raw: object) -> EntityRef | None:
     match raw:
         case EntityRef():
             return raw
@@ -185,17 +185,17 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
     """Every fact that the rule and its message read, and that `bound to (…)` names, but for what changes by itself."""
     seen: dict[Path, ReadFact] = {}
     reading = replace(facts, seen=seen)
-    shown = (part.expression for part in confirm.message or () if isinstance(part, k.Shown))
+    shown = (part.expression for part in confirm.message or () if isinstance(part, k.MessageFact))
     named = () if confirm.bound is None else confirm.bound.facts
     for node in (confirm.condition, *shown, *named):
         if node is not None:
-            value(node, reading)
-    for source in sources(frozenset(seen), facts):
-        value(source, reading)
+            evaluate(node, reading)
+    for source in binding_sources(frozenset(seen), facts):
+        evaluate(source, reading)
     return {key: one for key, one in seen.items() if key not in VOLATILE}
 
 
-def sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
+def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
     """What the facts that `with` binds are made of, as far as they are read; the resource always is."""
     for binder in facts.kernel.binders:
         if binder.facts and match_pattern(binder.pattern, facts.request.endpoint, "full") is not None:
@@ -204,31 +204,31 @@ def sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
                     yield expression
 
 
-def form_of(one: ReadFact) -> object:
+def digest_form(one: ReadFact) -> object:
     """A value that is known as it is; one that is not by what was given in its place, too."""
     known: object = one.value
     if one.unordered and isinstance(known, tuple):
         known = tuple(sorted({canonical_bytes(item) for item in known}))
-    return ("known", known) if not doubts(one) else ("unknown", known, one.given)
+    return ("known", known) if not unknown_elements(one) else ("unknown", known, one.given)
 
 
-def doubts(one: ReadFact) -> tuple[Unknown, ...]:
+def unknown_elements(one: ReadFact) -> tuple[Unknown, ...]:
     return tuple(item for item in elements(one.value) if isinstance(item, Unknown))
 
 
-def unseen_when_read(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
+def unseen_in_fact(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
     """Why a fact is unknown, where it has some value that nobody saw. That nothing was given, or that what was is of a
     wrong type, is known."""
-    unknown = doubts(one)
+    unknown = unknown_elements(one)
     if not unknown:
-        yield from unseen(one.given, key)
-    elif given_by_request(key, facts) and any(unseen(in_place_of(key, one, facts), key)):
+        yield from unseen_below(one.given, key)
+    elif is_from_request(key, facts) and any(unseen_below(raw_in_request(key, one, facts), key)):
         yield from Unknown.merge(*unknown).causes
     else:
-        yield from (cause for item in unknown for cause in item.causes if cause.why in NOT_SEEN)
+        yield from (cause for item in unknown for cause in item.causes if cause.why in UNSEEN_REASONS)
 
 
-def given_by_request(key: Path, facts: Facts) -> bool:
+def is_from_request(key: Path, facts: Facts) -> bool:
     """Neither what is known from elsewhere (the time, the path, the chain) nor what the directory says."""
     if " " in key[0]:  # an attribute: `("user \"alice\"", "roles")`
         claimed = {(str(ref), name) for ref, name in facts.claims}
@@ -236,15 +236,15 @@ def given_by_request(key: Path, facts: Facts) -> bool:
     return not any(key[:length] in facts.bound for length in range(1, len(key) + 1))
 
 
-def in_place_of(key: Path, one: ReadFact, facts: Facts) -> object:
+def raw_in_request(key: Path, one: ReadFact, facts: Facts) -> object:
     """What was given where the fact would be: what holds it may be no object."""
     if " " in key[0]:
         return one.given
-    if key[:2] == HEADERS:
+    if key[:2] == HEADERS_PATH:
         return facts.request.fact(*key)  # where another that is there may be taken for it, nobody can say
     found: object = facts.request.facts
     for name in key:
         if not isinstance(found, Mapping):
             break
-        found = member_of(found, name)
+        found = get_member(found, name)
     return found

@@ -13,19 +13,19 @@ from policyengine.runtime.request import Approval
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Unknown, coerce
 from policyengine.spec import trace as w
-from policyengine.spec.approval_digest import bound_to
-from policyengine.spec.evaluate import is_element, is_within, value
+from policyengine.spec.approval_digest import digest_approval
+from policyengine.spec.evaluate import evaluate, is_element, is_in_any
 from policyengine.spec.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
 from policyengine.spec.kleene import elements, lift
 from policyengine.typesystem import EntityRef
 
 
-def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalSeen:
+def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
     """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
     facts.work.rule = guard
-    bound = cache(partial(bound_to, guard, index, confirm, facts))
+    bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
-        return w.ApprovalSeen(bound, (), False)
+        return w.ApprovalTrace(bound, (), False)
     given = sorted(dict.fromkeys(facts.request.approvals), key=lambda approval: approval.id)
     ids = Counter(approval.id for approval in given)
     fitting = [
@@ -37,10 +37,10 @@ def approval_of(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, sn
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
     counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
-    return w.ApprovalSeen(bound, counted, len(counted) == confirm.approvers.count)
+    return w.ApprovalTrace(bound, counted, len(counted) == confirm.approvers.count)
 
 
-def approval_facts(approvals: Iterable[w.ApprovalSeen], now: datetime) -> dict[Path, object]:
+def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:
     """`approval.*`, once it is known which approvals count: the last one granted speaks."""
     granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
     if not granted:
@@ -62,14 +62,14 @@ def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
     chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []
     involved = {agent.id for agent in chain}
     match confirm.approvers.of:
-        case k.UserServed():
+        case k.ServedUser():
             return approval.by == user and approval.by not in involved
-        case k.RoleOf(role):
+        case k.RoleHolder(role):
             roles = coerce(facts.entities.attribute(person, "roles"), STRINGS, "approver.roles")
             fits = lift(lambda known: is_element(known, role, facts), roles)
         case k.MemberOf(expression):
-            among = value(expression, facts)
-            fits = lift(lambda known: is_within(elements(known), person, facts, "membership", expression), among)
+            among = evaluate(expression, facts)
+            fits = lift(lambda known: is_in_any(elements(known), person, facts, "membership", expression), among)
         case _:
             assert_never(confirm.approvers.of)
     return fits is True and approval.by not in {user, *involved}

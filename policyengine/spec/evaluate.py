@@ -10,38 +10,47 @@ from typing import assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import arithmetic, functions, windows
-from policyengine.runtime.extent import names_steps
-from policyengine.runtime.format_values import shown, shown_bare
+from policyengine.runtime.extent import name_lookup_steps
+from policyengine.runtime.format_values import format_bare_value, format_value
 from policyengine.runtime.patterns import Glob, compile_regex
-from policyengine.runtime.request import Request, member_of
+from policyengine.runtime.request import Request, get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
 from policyengine.runtime.values import Invalid, Known, Unknown, Value, coerce
 from policyengine.spec import history
-from policyengine.spec.facts import Facts, Path, ages, chain_facts, claims_of, hops_of, pending_attributes, presenter_of
-from policyengine.spec.issuer_users import foreign_user
-from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negation
+from policyengine.spec.facts import (
+    Facts,
+    Path,
+    chain_facts,
+    claimed_attributes,
+    credential_ages,
+    hops_of,
+    pending_attributes,
+    presenter_of,
+)
+from policyengine.spec.issuer_users import mask_foreign_user
+from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
 from policyengine.spec.match import Captures, match_pattern
-from policyengine.spec.work import BEYOND, elements_in, is_fixed, reading_steps, weight
+from policyengine.spec.work import STEPS_EXCEEDED, count_elements, is_fixed, reading_steps, weight
 from policyengine.typesystem import EntityRef
-from policyengine.vocabulary import NEUTRAL
+from policyengine.vocabulary import NEUTRAL_VALUES
 
 
-def facts_of(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
+def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
     """The facts of a request: what it says, what follows from the time, the path and the chain."""
     entities = snapshot.entities.with_rows(request.entities)
-    times = {("time",): now, **ages(request, now), ("approval", "granted"): False}
-    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL}, {}, history=snapshot.history)
+    times = {("time",): now, **credential_ages(request, now), ("approval", "granted"): False}
+    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL_VALUES}, {}, history=snapshot.history)
     facts = _with_bindings(_with_user(facts))
     presenter, hops = presenter_of(facts), hops_of(facts)
     facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
-    return facts.bind(chain_facts(facts), claims={**claims_of(facts), **pending_attributes(facts)})
+    return facts.bind(chain_facts(facts), claims={**claimed_attributes(facts), **pending_attributes(facts)})
 
 
 def _with_user(facts: Facts) -> Facts:
     """With a user who is unknown, where an issuer names one for whom it does not speak."""
     named = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
-    foreign = foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
+    foreign = mask_foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
     return facts.bind(foreign) if foreign else facts
 
 
@@ -51,12 +60,12 @@ def _with_bindings(facts: Facts) -> Facts:
     found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
     loosely = [(one, captures) for one, captures in found if captures is not None]
     strictly = [(one, captures) for one, captures in loosely if match_pattern(one.pattern, endpoint) is not None]
-    bound = bound_by(loosely, facts)
-    loose = (frozenset(bound), bound_by(strictly, facts)) if len(strictly) < len(loosely) else None
+    bound = bound_facts(loosely, facts)
+    loose = (frozenset(bound), bound_facts(strictly, facts)) if len(strictly) < len(loosely) else None
     return replace(facts.bind(bound), loose=loose)
 
 
-def bound_by(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
+def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
     """What patterns bind: captures, the resource, facts by `with`; two that differ bind nothing."""
     found: dict[Path, object] = {}
 
@@ -71,80 +80,88 @@ def bound_by(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dic
             captured = captures[binder.resource[1]]
             bind(("resource",), EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured)
         for path, expression in binder.facts:
-            bind(path, value(expression, facts))
+            bind(path, evaluate(expression, facts))
     return found
 
 
-def value(node: k.Expr, facts: Facts) -> Value:
+def evaluate(node: k.Expr, facts: Facts) -> Value:
     if isinstance(node, k.Fact):  # most are, or constants: to match against patterns takes longer
         return facts.read(node.path, node.type)
     if isinstance(node, k.Constant):
         return node.value
     match node:
         case k.Attribute(base):
-            return read_in_loop(node, lift(lambda entity: facts.attribute(entity, node), value(base, facts)), facts)
+            return count_loop_read(
+                node, lift(lambda entity: facts.attribute(entity, node), evaluate(base, facts)), facts
+            )
         case k.Compare(operator, left, right):
-            return lift(lambda a, b: compare(operator, a, b, node, facts), value(left, facts), value(right, facts))
+            return lift(
+                lambda a, b: evaluate_comparison(operator, a, b, node, facts),
+                evaluate(left, facts),
+                evaluate(right, facts),
+            )
         case k.And(items):
-            return conjunction([value(item, facts) for item in items])
+            return conjunction([evaluate(item, facts) for item in items])
         case k.Member(base):
-            return lift(lambda record: member(record, node, facts), value(base, facts))
+            return lift(lambda record: read_member(record, node, facts), evaluate(base, facts))
         case k.Variable(name):
             return facts.bound["", name]  # type: ignore[return-value]  # bound below, by its quantifier
         case k.Collection(items):
-            return tuple(value(item, facts) for item in items)
-        case k.Named(_, expression):
-            return value(expression, facts)
+            return tuple(evaluate(item, facts) for item in items)
+        case k.DefinitionRef(_, expression):
+            return evaluate(expression, facts)
         case k.Not(operand):
-            return negation(value(operand, facts))
+            return negate(evaluate(operand, facts))
         case k.Or(items):
-            return disjunction([value(item, facts) for item in items])
+            return disjunction([evaluate(item, facts) for item in items])
         case k.Contains(collection, item):
-            return lift(lambda c, i: is_member(node, c, i, facts), value(collection, facts), value(item, facts))
-        case k.Below(item, ancestor, strict, direct):
-            both = value(item, facts), value(ancestor, facts)
-            return lift(lambda i, a: below(i, a, facts, node.span.text, strict, direct), *both)
+            return lift(
+                lambda c, i: contains_item(node, c, i, facts), evaluate(collection, facts), evaluate(item, facts)
+            )
+        case k.IsMember(item, ancestor, strict, direct):
+            both = evaluate(item, facts), evaluate(ancestor, facts)
+            return lift(lambda i, a: is_member_of(i, a, facts, node.span.text, strict, direct), *both)
         case k.InNetwork(address, networks):
-            return in_loop(in_networks, facts, value(address, facts), value(networks, facts))
+            return lift_in_loop(in_networks, facts, evaluate(address, facts), evaluate(networks, facts))
         case k.InWindow(instant, window):
-            return lift(lambda moment: windows.contains(window, moment), value(instant, facts))
+            return lift(lambda moment: windows.contains(window, moment), evaluate(instant, facts))
         case k.Like(operand, pattern):
-            return in_loop(Glob(pattern).matches, facts, value(operand, facts))
+            return lift_in_loop(Glob(pattern).matches, facts, evaluate(operand, facts))
         case k.Matches(operand, pattern):
-            return in_loop(lambda text: compile_regex(pattern).matches(text), facts, value(operand, facts))
+            return lift_in_loop(lambda text: compile_regex(pattern).matches(text), facts, evaluate(operand, facts))
         case k.Overlaps(left, right) | k.Subset(left, right):
-            return lift(lambda a, b: compare_sets(node, a, b, facts), value(left, facts), value(right, facts))
-        case k.Present(operand):
-            one = value(operand, facts)
+            return lift(lambda a, b: compare_sets(node, a, b, facts), evaluate(left, facts), evaluate(right, facts))
+        case k.IsPresent(operand):
+            one = evaluate(operand, facts)
             return not one.absent and one if isinstance(one, Unknown) else True
         case k.HasRow(entity):
-            return lift(lambda ref: facts.has_row(ref, node.span.text), value(entity, facts))
+            return lift(lambda ref: facts.has_row(ref, node.span.text), evaluate(entity, facts))
         case k.Default(operand, fallback):
-            one = value(operand, facts)
-            return value(fallback, facts) if is_absent(one) else one
+            one = evaluate(operand, facts)
+            return evaluate(fallback, facts) if is_absent(one) else one
         case k.Arithmetic(operator, left, right):
             calculate = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}[operator]
-            return lift(lambda a, b: calculate(a, b, node.span.text), value(left, facts), value(right, facts))
-        case k.Negative(operand):
-            return lift(lambda a: arithmetic.neg(a, node.span.text), value(operand, facts))
+            return lift(lambda a, b: calculate(a, b, node.span.text), evaluate(left, facts), evaluate(right, facts))
+        case k.UnaryMinus(operand):
+            return lift(lambda a: arithmetic.neg(a, node.span.text), evaluate(operand, facts))
         case k.Quantifier():
-            return lift(lambda items: quantified(node, items, facts), value(node.domain, facts))
-        case k.Apply(_, (id_,), typesystem.Ref() as type_):  # `invoice(args.id)`
-            return lift(lambda known: coerce(known, type_, describe(node)), value(id_, facts))
-        case k.Apply(function, arguments):
-            given = [value(argument, facts) for argument in arguments]
-            return in_loop(lambda *known: functions.call(function, known), facts, *given)
-        case k.Past():
-            return history.past(node, facts)
-        case k.Happened():
-            return history.happened(node, facts, value)
+            return lift(lambda items: evaluate_quantifier(node, items, facts), evaluate(node.domain, facts))
+        case k.Call(_, (id_,), typesystem.RefType() as type_):  # `invoice(args.id)`
+            return lift(lambda known: coerce(known, type_, describe(node)), evaluate(id_, facts))
+        case k.Call(function, arguments):
+            given = [evaluate(argument, facts) for argument in arguments]
+            return lift_in_loop(lambda *known: functions.call_function(function, known), facts, *given)
+        case k.PastFact():
+            return history.evaluate_past(node, facts)
+        case k.HistoryCondition():
+            return history.evaluate_history_condition(node, facts, evaluate)
         case k.Aggregate():
-            return history.aggregate(node, facts, value)
+            return history.evaluate_aggregate(node, facts, evaluate)
         case _:
             assert_never(node)
 
 
-def quantified(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
+def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
     """`any` folds as `or` does, `all` as `and`; an unknown element counts as unknown."""
     lacking = facts.work.lacks(len(items) * weight(node.condition), (node.domain, items))
     if lacking is not None:
@@ -152,32 +169,32 @@ def quantified(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Va
     inside, bound = facts.in_loop()
 
     found: list[Value] = []
-    for one in items:
-        if isinstance(one, Unknown):
-            found.append(one)
+    for item in items:
+        if isinstance(item, Unknown):
+            found.append(item)
             continue
-        bound["", node.variable] = one
-        found.append(value(node.condition, inside))
+        bound["", node.variable] = item
+        found.append(evaluate(node.condition, inside))
         if facts.work.exceeded:
-            return BEYOND
+            return STEPS_EXCEEDED
     return disjunction(found) if node.word == "any" else conjunction(found)
 
 
-def read_in_loop(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
+def count_loop_read(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
     """What was read; what is read for each element anew takes as long as it is."""
     if not facts.looping or is_fixed(node):
         return found
     return facts.work.lacks(reading_steps(found)) or found
 
 
-def member(record: Mapping[str, object], node: k.Member, facts: Facts) -> Value:
-    lacking = facts.work.lacks(names_steps(record)) if facts.looping else None
+def read_member(record: Mapping[str, object], node: k.Member, facts: Facts) -> Value:
+    lacking = facts.work.lacks(name_lookup_steps(record)) if facts.looping else None
     if lacking is not None:
         return lacking
-    return read_in_loop(node, coerce(member_of(record, node.name), node.type, describe(node)), facts)
+    return count_loop_read(node, coerce(get_member(record, node.name), node.type, describe(node)), facts)
 
 
-def in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
+def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
     """As `lift`; in a loop what reads through texts and collections takes as long as they are."""
 
     def counted(*known: Value) -> Value:
@@ -186,25 +203,27 @@ def in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Val
     return lift(counted if facts.looping else function, *values)
 
 
-def compare(operator: str, left: Value, right: Value, node: k.Compare, facts: Facts) -> Value:
+def evaluate_comparison(operator: str, left: Value, right: Value, node: k.Compare, facts: Facts) -> Value:
     if operator in ("==", "!="):
         if isinstance(left, tuple) and isinstance(right, tuple):
-            lacking = facts.work.lacks(elements_in(left) + elements_in(right), (node.left, left), (node.right, right))
+            lacking = facts.work.lacks(
+                count_elements(left) + count_elements(right), (node.left, left), (node.right, right)
+            )
             if lacking is not None:
                 return lacking
-        is_set = any(isinstance(side.type, typesystem.Set) for side in (node.left, node.right))
+        is_set = any(isinstance(side.type, typesystem.SetType) for side in (node.left, node.right))
         same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
-        return negation(same) if operator == "!=" else same
-    ranks = next((s.type for s in (node.left, node.right) if isinstance(s.type, typesystem.Enum)), None)
+        return negate(same) if operator == "!=" else same
+    ranks = next((s.type for s in (node.left, node.right) if isinstance(s.type, typesystem.EnumType)), None)
     a, b = (ranks.values.index(s) if ranks else s for s in (left, right))
     return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
 
 
-def is_member(node: k.Contains, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
+def contains_item(node: k.Contains, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
     if node.deep and isinstance(item, EntityRef):
-        return is_within(collection, item, facts, node.span.text, node.collection)
+        return is_in_any(collection, item, facts, node.span.text, node.collection)
     if facts.looping and not is_fixed(node.collection):
-        lacking = facts.work.lacks(elements_in(collection), (node.collection, collection))
+        lacking = facts.work.lacks(count_elements(collection), (node.collection, collection))
         if lacking is not None:
             return lacking
     return is_element(collection, item, facts)
@@ -212,21 +231,21 @@ def is_member(node: k.Contains, collection: tuple[Value, ...], item: Known, fact
 
 def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
     """Whether the item is an element; by a hash, where these values have one."""
-    lacking = facts.work.lacks(elements_in(item)) if isinstance(item, tuple) else None
+    lacking = facts.work.lacks(count_elements(item)) if isinstance(item, tuple) else None
     lacking = lacking or facts.work.lacks_to_hash(collection)
     if lacking is not None:
         return lacking
     elements = facts.work.set_of(collection)
     if elements.decides(family_of(item)):
         return elements.has(item)
-    return facts.work.lacks(elements_in(collection)) or equals_one(collection, item)
+    return facts.work.lacks(count_elements(collection)) or equals_any(collection, item)
 
 
-def equals_one(collection: Iterable[Value], item: Value) -> Value:
+def equals_any(collection: Iterable[Value], item: Value) -> Value:
     return disjunction(lift(lambda a, b: arithmetic.equal(a, b), one, item) for one in collection)
 
 
-def is_within(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str, node: k.Expr) -> Value:
+def is_in_any(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str, node: k.Expr) -> Value:
     """Whether an entity is one of the elements, or in one at any depth."""
     above = facts.entities.ancestors(item)
     lacking = facts.work.lacks(len(collection) + len(above.refs), (node, collection))
@@ -235,14 +254,16 @@ def is_within(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact
     higher = frozenset(above.refs)
 
     def found(one: Value) -> Value:
-        return lift(lambda ancestor: item == ancestor or is_above(ancestor, higher, above, item, facts, fact), one)
+        return lift(
+            lambda ancestor: item == ancestor or is_among_ancestors(ancestor, higher, above, item, facts, fact), one
+        )
 
     return disjunction(found(one) for one in collection)
 
 
 def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
     """Each with each, as far as what follows; by hashes, where these values have some."""
-    many, others = elements_in(left), elements_in(right)
+    many, others = count_elements(left), count_elements(right)
     lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
     if lacking is not None:
         return lacking
@@ -251,10 +272,10 @@ def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tu
         return one.overlaps(other) if isinstance(node, k.Overlaps) else one.within(other)
     fold = disjunction if isinstance(node, k.Overlaps) else conjunction
     pairs = min(len(left) * others, len(right) * many)
-    return facts.work.lacks(pairs) or fold(equals_one(right, item) for item in left)
+    return facts.work.lacks(pairs) or fold(equals_any(right, item) for item in left)
 
 
-def below(
+def is_member_of(
     item: EntityRef, ancestor: EntityRef, facts: Facts, fact: str, strict: bool = False, direct: bool = False
 ) -> Value:
     """Membership at any depth; unknown where the directory has no row to tell. `fact` is how the policy says it."""
@@ -262,10 +283,10 @@ def below(
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
     lacking = facts.work.lacks(len(above.refs)) if facts.looping else None
-    return lacking or is_above(ancestor, above.refs, above, item, facts, fact)
+    return lacking or is_among_ancestors(ancestor, above.refs, above, item, facts, fact)
 
 
-def is_above(
+def is_among_ancestors(
     ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, facts: Facts, fact: str
 ) -> Value:
     """Whether it is among all that an entity is in, which are `refs`."""
@@ -282,21 +303,21 @@ def in_networks(address: Value, networks: Value) -> Value:
     return disjunction(lift(within, network) for network in elements(networks))
 
 
-def message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
+def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
     """A message with its facts. The caller sees those that came with the request; the approver sees all."""
 
-    def part(one: str | k.Shown) -> str:
+    def part(one: str | k.MessageFact) -> str:
         if isinstance(one, str):
             return one
         if to_caller and not one.to_caller:
             return "(not shown)"
-        show = shown_bare if is_captured(one.expression) else shown
-        return show(value(one.expression, facts))
+        show = format_bare_value if is_capture(one.expression) else format_value
+        return show(evaluate(one.expression, facts))
 
     return "".join(part(one) for one in parts)
 
 
-def is_captured(expression: k.Expr) -> bool:
+def is_capture(expression: k.Expr) -> bool:
     """Whether it is what a path captured, or the id that came of it."""
     match expression:
         case k.Fact(("params", _)) | k.Attribute(k.Fact(("params", _) | ("resource",)), "id"):

@@ -11,26 +11,26 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
-from policyengine.runtime.format_values import fact_name
-from policyengine.runtime.history import Happening, History, WindowKey
-from policyengine.runtime.request import OTHERS_PENDING, Request, member_of, pending_path
-from policyengine.runtime.snapshot import IN_PART, NO_ROW, NOT_ANSWERED, Entities
+from policyengine.runtime.format_values import format_fact_path
+from policyengine.runtime.history import History, PastEvent, WindowKey
+from policyengine.runtime.request import PENDING_WILDCARD, Request, get_member, parse_pending_path
+from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
-from policyengine.spec.inheritance import Level, united
-from policyengine.spec.issuer_users import foreign_user
+from policyengine.spec.inheritance import InheritanceLevel, unite_levels
+from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import describe, elements, is_absent, lift
-from policyengine.spec.trace import Agent
-from policyengine.spec.work import Work
+from policyengine.spec.trace import ChainAgent
+from policyengine.spec.work import StepCounter
 from policyengine.typesystem import EntityRef, Scalar
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS
 
 Path: TypeAlias = tuple[str, ...]
 RESOURCE: Path = ("resource",)
-STRINGS = typesystem.Set(Scalar.STRING)
+STRINGS = typesystem.SetType(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
-NO_WORD = "nothing says whether there is a row for it"
-AS_GIVEN = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
-MOST_HOPS = 32  # each is asked about every block that may speak for it
+ROW_NOT_KNOWN = "nothing says whether there is a row for it"
+REQUEST_ROOTS = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
+MAX_HOPS = 32  # each is asked about every block that may speak for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class Facts:
     bound: Mapping[Path, object]
     claims: Mapping[tuple[EntityRef, str], object]
     seen: dict[Path, ReadFact] | None = None
-    who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None
+    who: tuple[ChainAgent, tuple[ChainAgent, ...] | Unknown] | None = None
     history: Mapping[WindowKey, History] = field(default_factory=dict)
-    past: tuple[k.Event, Happening] | None = None
+    past: tuple[k.EventPattern, PastEvent] | None = None
     loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
-    work: Work = field(default_factory=Work, repr=False, compare=False)
+    work: StepCounter = field(default_factory=StepCounter, repr=False, compare=False)
     looping: bool = False
     known: dict[Path | tuple[EntityRef, str], tuple[typesystem.Type, Value]] = field(
         init=False, default_factory=dict, repr=False, compare=False
@@ -75,7 +75,7 @@ class Facts:
         more: Mapping[Path, object],
         *,
         claims: Mapping[tuple[EntityRef, str], object] | None = None,
-        who: tuple[Agent, tuple[Agent, ...] | Unknown] | None = None,
+        who: tuple[ChainAgent, tuple[ChainAgent, ...] | Unknown] | None = None,
     ) -> Facts:
         """With more that is bound; with `claims` or `who` once these are known."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
@@ -89,7 +89,7 @@ class Facts:
         object.__setattr__(inside, "known", self.known)
         return inside, bound
 
-    def at_event(self, event: k.Event, happening: Happening) -> Facts:
+    def at_event(self, event: k.EventPattern, happening: PastEvent) -> Facts:
         """As the condition of a history reads them at one of the events; an approval is not bound to what it reads."""
         inside = replace(self, past=(event, happening), seen=None, looping=True)
         if self.seen is None:
@@ -99,7 +99,7 @@ class Facts:
     @property
     def looked_at_anew(self) -> Facts:
         """For who looks at conditions after the decision: that takes no steps of it."""
-        return replace(self, work=Work())
+        return replace(self, work=StepCounter())
 
     @property
     def by_the_letter(self) -> Facts:
@@ -140,7 +140,7 @@ class Facts:
     def has_row(self, entity: EntityRef, fact: str) -> Value:
         """Whether the directory or a trusted row knows the entity: what claims say of it is no answer."""
         found = self.entities.has_row(entity)
-        value = Unknown.of(fact, NO_WORD, entity) if found is None else found
+        value = Unknown.of(fact, ROW_NOT_KNOWN, entity) if found is None else found
         return self._saw((str(entity), "is", "known"), ABSENT, value)
 
     def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
@@ -151,7 +151,7 @@ class Facts:
         """What is said of this entity alone, as it is given and as a value of the type."""
         raw = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
         raw = self.entities.attribute(entity, node.name) if raw is ABSENT else raw
-        if raw is NO_ROW or raw is IN_PART:
+        if raw is NO_ROW or raw is PARTIAL_ROW:
             return raw, Unknown.of(describe(node), raw.why, entity)
         return raw, coerce(raw, node.type, describe(node))
 
@@ -160,20 +160,20 @@ class Facts:
         nothing where its row lacks it."""
         above, fact, declared = self.entities.ancestors(entity), describe(node), dict(node.levels)
         raws: list[object] = []
-        levels: list[Level] = []
+        levels: list[InheritanceLevel] = []
         for ref in (entity, *above.refs):
             if ref.type in declared:
                 raw, held = self._own(ref, node)
                 raws.append(raw)
-                levels.append(Level(ref, () if raw is ABSENT and declared[ref.type] else held))
+                levels.append(InheritanceLevel(ref, () if raw is ABSENT and declared[ref.type] else held))
         why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
         gaps = [] if above.complete else [Unknown.of(fact, why)]
-        return tuple(raws), united(levels, gaps, fact)
+        return tuple(raws), unite_levels(levels, gaps, fact)
 
     def raw(self, path: Path) -> object:
         if path in self.bound:
             return self.bound[path]
-        if len(path) == 2 and path[0] in AS_GIVEN:  # most are
+        if len(path) == 2 and path[0] in REQUEST_ROOTS:  # most are
             return self.request.fact(*path)
         match path:
             case ("agent",) | ("user",):
@@ -186,14 +186,14 @@ class Facts:
                 return ABSENT  # only an action says itself what it is about
             case ("body" | "args" | "context", _, _, *_):
                 outer = self.raw(path[:-1])  # may be bound
-                return outer if isinstance(outer, Unknown) else member_of(outer, path[-1])
+                return outer if isinstance(outer, Unknown) else get_member(outer, path[-1])
             case _:
                 return self.request.fact(*path)
 
     def _saw(self, key: Path, raw: object, value: Value, type_: typesystem.Type = Scalar.STRING) -> Value:
         """An approval is bound to what was read."""
         if self.seen is not None:
-            self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.Set))
+            self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.SetType))
         return value
 
 
@@ -207,13 +207,13 @@ def unknown_if_absent(found: Value) -> Value:
 @lru_cache(maxsize=4_096)
 def name_of(path: Path) -> str:
     """What reasons call a fact."""
-    return fact_name(path)
+    return format_fact_path(path)
 
 
 NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", "attestation", "task")}
 
 
-def ages(request: Request, now: datetime) -> dict[Path, object]:
+def credential_ages(request: Request, now: datetime) -> dict[Path, object]:
     """Ages and the credential's lifetime, where the request gives times instead; nothing is issued in the future."""
     found: dict[Path, object] = {}
     for root in ("credential", "attestation", "task"):
@@ -242,7 +242,7 @@ def age_since(raw: object, now: datetime, root: str) -> Value:
     )
 
 
-def claims_of(facts: Facts) -> dict[tuple[EntityRef, str], object]:
+def claimed_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
     """Attributes of the agent and of the user that the issuer's credential vouches for."""
     issuer = facts.kernel.issuers.get(str(presenter_of(facts).issuer))
     found: dict[tuple[EntityRef, str], object] = {}
@@ -257,10 +257,10 @@ def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
     """Attributes that the caller says are not known yet: `user.roles` is in no tree of facts."""
     found: dict[tuple[EntityRef, str], object] = {}
     for name in facts.request.pending:
-        root, *steps = pending_path(name.removesuffix(OTHERS_PENDING), "pending")
+        root, *steps = parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending")
         if root in ENTITY_ROOTS and steps:
             types = facts.kernel.entities if root == "resource" else (root,)
-            holder = facts.read((root,), typesystem.Ref(frozenset(types)))
+            holder = facts.read((root,), typesystem.RefType(frozenset(types)))
             found |= {(holder, steps[0]): PENDING} if isinstance(holder, EntityRef) else {}
     return found
 
@@ -281,7 +281,7 @@ def chain_facts(facts: Facts) -> dict[Path, object]:
     }
 
 
-def presenter_of(facts: Facts) -> Agent:
+def presenter_of(facts: Facts) -> ChainAgent:
     """Who presents the credential: an agent, or a user where no agent asks.
 
     Two issuers that differ are none, and so is the issuer of a credential that is not in force.
@@ -293,13 +293,13 @@ def presenter_of(facts: Facts) -> Agent:
     if not is_absent(by_agent) and not is_absent(by_credential):
         other = Unknown.of("agent.issuer", "the credential names another issuer")
         issuer = lift(lambda one, two: one if one == two else other, by_agent, by_credential)
-    issuer = lift(lambda one, *_: one, issuer, *in_force(facts))
+    issuer = lift(lambda one, *_: one, issuer, *credential_validity(facts))
     name = facts.read(("agent" if has_agent(facts.request) else "user", "id"))
     scopes, groups = facts.read(("credential", "scopes"), STRINGS), facts.read(("agent", "groups"), STRINGS)
-    return Agent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
+    return ChainAgent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
 
 
-def in_force(facts: Facts) -> tuple[Value, Value]:
+def credential_validity(facts: Facts) -> tuple[Value, Value]:
     """True twice, where the credential's own times, if it has any, say that it holds now."""
 
     def told(name: str, why: str, holds: Callable[[datetime], bool]) -> Value:
@@ -311,48 +311,48 @@ def in_force(facts: Facts) -> tuple[Value, Value]:
     return begun, told("expires_at", "in the past", lambda at: facts.now < at)
 
 
-def hops_of(facts: Facts) -> tuple[Agent, ...] | Unknown:
+def hops_of(facts: Facts) -> tuple[ChainAgent, ...] | Unknown:
     """The agents before the presenter, first to last."""
     if facts.who is not None:
         return facts.who[1]
-    given = coerce(facts.request.fact("chain", "hops"), typesystem.List(typesystem.Record(())), "chain.hops")
+    given = coerce(facts.request.fact("chain", "hops"), typesystem.ListType(typesystem.RecordType(())), "chain.hops")
     if is_absent(given):
         return ()
-    if len(elements(given)) > MOST_HOPS:
-        return Unknown.of("chain.hops", f"more than {MOST_HOPS} hops")
+    if len(elements(given)) > MAX_HOPS:
+        return Unknown.of("chain.hops", f"more than {MAX_HOPS} hops")
     if unusable := [one for one in elements(given) if isinstance(one, Unknown)]:
         return Unknown.merge(*unusable)
 
-    def hop(given: Mapping[str, object], name: str) -> Agent:
+    def hop(given: Mapping[str, object], name: str) -> ChainAgent:
         def member(key: str, type_: typesystem.Type = Scalar.STRING) -> Value:
             return coerce(given.get(key, ABSENT), type_, f"{name}.{key}")
 
         id_ = coerce(given.get("agent", ABSENT), Scalar.STRING, f"{name}.agent.id")
         age = age_since(given.get("issued_at", ABSENT), facts.now, name)
-        return Agent(id_, member("issuer"), member("scopes", STRINGS), member("groups", STRINGS), age)
+        return ChainAgent(id_, member("issuer"), member("scopes", STRINGS), member("groups", STRINGS), age)
 
     return tuple(hop(one, f"chain.hops[{i}]") for i, one in enumerate(elements(given)))  # type: ignore[arg-type]
 
 
-OF_THE_PRESENTER: dict[Path, object] = {
+ABSENT_PRESENTER_FACTS: dict[Path, object] = {
     fact.path: ABSENT for fact in FACTS if fact.path[0] in ("agent", "credential", "attestation")
 }
 
 
-def facts_of_hop(facts: Facts, hop: Agent) -> Facts:
+def hop_facts(facts: Facts, hop: ChainAgent) -> Facts:
     """What a hop says of itself; nothing that the presenter proves speaks for it."""
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}
-    own |= foreign_user(facts.kernel.issuers, (hop.issuer,), facts.read(("user", "id")))
+    own |= mask_foreign_user(facts.kernel.issuers, (hop.issuer,), facts.read(("user", "id")))
     claims = {key: raw for key, raw in facts.claims.items() if key[0].type != "agent" or raw is PENDING}
-    return replace(facts.bind({**OF_THE_PRESENTER, **own}), claims=claims)
+    return replace(facts.bind({**ABSENT_PRESENTER_FACTS, **own}), claims=claims)
 
 
 def has_agent(request: Request) -> bool:
     return "agent" in request.facts
 
 
-def records_chains(facts: Facts, agent: Agent) -> bool:
+def records_chains(facts: Facts, agent: ChainAgent) -> bool:
     issuer = facts.kernel.issuers.get(str(agent.issuer))
     return issuer is not None and issuer.records_chains

@@ -7,72 +7,74 @@ from dataclasses import fields, is_dataclass, replace
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import MalformedEndpoint
-from policyengine.runtime.history import Record, WindowKey, kept
+from policyengine.runtime.history import HistoryRecord, WindowKey, bounded_value
 from policyengine.runtime.values import Unknown
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.history import key_of
+from policyengine.spec.history import history_key
 from policyengine.spec.kleene import describe
 from policyengine.spec.match import place_covers
-from policyengine.spec.rate_units import micros
+from policyengine.spec.rate_units import to_microseconds
 
 
-def remembering(kernel: k.Kernel) -> k.Kernel:
+def with_retention(kernel: k.Kernel) -> k.Kernel:
     """The kernel with its watches."""
-    found: dict[str, k.Watch] = {}
+    found: dict[str, k.EventRetention] = {}
     rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
-    for node in histories(rules):
-        for event in events_of(node):
+    for node in history_conditions(rules):
+        for event in event_patterns(node):
             known = found.get(event.watch)
             longest = node.within if known is None else max(known.within, node.within)
-            found[event.watch] = k.Watch(event, longest, span=event.span)
+            found[event.watch] = k.EventRetention(event, longest, span=event.span)
     return replace(kernel, watches=tuple(found[name] for name in sorted(found)))
 
 
-def histories(part: object) -> Iterator[k.Happened | k.Aggregate]:
+def history_conditions(part: object) -> Iterator[k.HistoryCondition | k.Aggregate]:
     """Every history condition in a part of the kernel."""
     if isinstance(part, tuple):
-        for one in part:
-            yield from histories(one)
-    elif isinstance(part, k.Happened | k.Aggregate):
+        for item in part:
+            yield from history_conditions(item)
+    elif isinstance(part, k.HistoryCondition | k.Aggregate):
         yield part
     elif is_dataclass(part):
         for field in fields(part):
             if field.name not in ("span", "type"):
-                yield from histories(getattr(part, field.name))
+                yield from history_conditions(getattr(part, field.name))
 
 
-def events_of(node: k.Happened | k.Aggregate) -> tuple[k.Event, ...]:
+def event_patterns(node: k.HistoryCondition | k.Aggregate) -> tuple[k.EventPattern, ...]:
     return (node.event,) if node.since is None else (node.event, node.since)
 
 
-def windows(nodes: Iterable[k.Happened | k.Aggregate], facts: Facts) -> frozenset[WindowKey]:
+def history_windows(nodes: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> frozenset[WindowKey]:
     """What these conditions look at; a key that is unknown looks at nothing."""
-    events = {event.watch: event for node in nodes for event in events_of(node)}
-    keys = ((watch, key_of(event, facts, value)) for watch, event in events.items())
+    events = {event.watch: event for node in nodes for event in event_patterns(node)}
+    keys = ((watch, history_key(event, facts, evaluate)) for watch, event in events.items())
     return frozenset((watch, key) for watch, key in keys if not isinstance(key, Unknown))
 
 
-def records(facts: Facts, *, denied: bool) -> tuple[Record, ...]:
+def make_records(facts: Facts, *, denied: bool) -> tuple[HistoryRecord, ...]:
     """What is remembered of a request that was allowed, or `denied`, once that is done. One that is nobody's is not."""
     endpoint = facts.request.endpoint
     if isinstance(endpoint, MalformedEndpoint):
         return ()
     watching = [one for one in facts.kernel.watches if one.event.denied == denied]
-    found = (record(one, facts) for one in watching if place_covers(one.event.place, endpoint))
+    found = (make_record(one, facts) for one in watching if place_covers(one.event.place, endpoint))
     return tuple(one for one in found if one is not None)
 
 
-def record(watch: k.Watch, facts: Facts) -> Record | None:
-    event, key = watch.event, key_of(watch.event, facts, value)
+def make_record(watch: k.EventRetention, facts: Facts) -> HistoryRecord | None:
+    event, key = watch.event, history_key(watch.event, facts, evaluate)
     if isinstance(key, Unknown):
         return None
-    read = tuple(kept(value(fact, facts), describe(fact)) for fact in event.facts)
-    return Record(event.watch, key, read, event.outputs, micros(watch.within), event.latest, awaits(event))
+    read = tuple(bounded_value(evaluate(fact, facts), describe(fact)) for fact in event.facts)
+    return HistoryRecord(
+        event.watch, key, read, event.outputs, to_microseconds(watch.within), event.latest, awaits_outcome(event)
+    )
 
 
-def awaits(event: k.Event) -> bool:
+def awaits_outcome(event: k.EventPattern) -> bool:
     """Whether its condition asks how the request came out."""
     read = k.walk(event.where) if event.where is not None else ()
-    outcome = any(isinstance(one, k.Past) and one.fact not in event.facts for one in read)
+    outcome = any(isinstance(one, k.PastFact) and one.fact not in event.facts for one in read)
     return outcome or bool(event.outputs)

@@ -14,7 +14,7 @@ def speaks_for(issuer: k.Issuer, user: str) -> bool:
     return not issuer.users_like or any(Glob(pattern).matches(user) for pattern in issuer.users_like)
 
 
-def foreign_user(
+def mask_foreign_user(
     issuers: Mapping[str, k.Issuer], named: Iterable[Value], user: Value
 ) -> Mapping[tuple[str, ...], object]:
     """`user.id` as unknown where an issuer that is named does not speak for that user; empty where it stays."""

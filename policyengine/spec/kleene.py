@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from policyengine import kernel as k
-from policyengine.runtime.format_values import fact_name
+from policyengine.runtime.format_values import format_fact_path
 from policyengine.runtime.values import Unknown, Value
 
 
@@ -16,9 +16,9 @@ def is_absent(one: object) -> bool:
 
 def lift(function: Callable[..., Value], *values: Value) -> Value:
     """Apply to known values; unknown when any of them is."""
-    for one in values:
-        if isinstance(one, Unknown):
-            return merged(values)
+    for value in values:
+        if isinstance(value, Unknown):
+            return merge_unknowns(values)
     return function(*values)
 
 
@@ -34,11 +34,11 @@ def disjunction(values: Iterable[Value]) -> Value:
     return True if True in values else lift(lambda *_: False, *values)
 
 
-def negation(one: Value) -> Value:
+def negate(one: Value) -> Value:
     return one if isinstance(one, Unknown) else not one
 
 
-def merged(values: Iterable[Value]) -> Unknown:
+def merge_unknowns(values: Iterable[Value]) -> Unknown:
     """The unknowns among the values as one."""
     return Unknown.merge(*(one for one in values if isinstance(one, Unknown)))
 
@@ -52,12 +52,12 @@ def describe(node: k.Expr) -> str:
     """What reasons call a fact, as policies write it: `resource.owner.tenant`, `request.headers["x-id"]`."""
     match node:
         case k.Fact(path):
-            return fact_name(path)
+            return format_fact_path(path)
         case k.Attribute(base, name) | k.Member(base, name):
             return f"{describe(base)}.{name}"
         case k.Variable(name):
             return name
-        case k.Past(fact):
+        case k.PastFact(fact):
             return name if (name := describe(fact)).startswith("past.") else f"past.{name}"
         case _:
             return node.span.text

@@ -8,14 +8,14 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.runtime.letter_case import fold, same_in_ascii
+from policyengine.runtime.letter_case import equal_ignoring_case, fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid
 
 # A capture is the text as it came; Invalid where a character folds to several, only some of which are its pattern's.
 Captures: TypeAlias = Mapping[str, str | Invalid]
 NOTHING: Captures = MappingProxyType({})
-SPLIT = Invalid("a character of the path is only in part what the pattern says")
+SPLIT_CHARACTER = Invalid("a character of the path is only in part what the pattern says")
 
 
 def match_pattern(pattern: k.Pattern, endpoint: Endpoint, folding: k.Folding | None = None) -> Captures | None:
@@ -56,35 +56,39 @@ def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Foldi
 def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
     """What stands for the wild part; empty for a literal segment that is the same; None where it does not match."""
     if not segment.wild:
-        return "" if same(text, segment.prefix, folding) else None
+        return "" if equals_folded(text, segment.prefix, folding) else None
     start, end = len(segment.prefix), len(text) - len(segment.suffix)
-    if start < end and same(text[:start], segment.prefix, folding) and same(text[end:], segment.suffix, folding):
+    if (
+        start < end
+        and equals_folded(text[:start], segment.prefix, folding)
+        and equals_folded(text[end:], segment.suffix, folding)
+    ):
         return text[start:end]
     return _match_folded(segment, text) if folding == "full" and not text.isascii() else None
 
 
-def folding_for(segment: k.Segment, text: str) -> int | None:
+def least_folding(segment: k.Segment, text: str) -> int | None:
     """The number of the least folding by which a segment matches; None where none does."""
     matching = (number for number, one in enumerate(k.FOLDINGS) if match_segment(segment, text, one) is not None)
     return next(matching, None)
 
 
-def same(text: str, literal: str, folding: k.Folding) -> bool:
+def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
     match folding:
         case "none":
             return text == literal
         case "ascii":
-            return same_in_ascii(text, literal)
+            return equal_ignoring_case(text, literal)
         case "full":
-            return text == literal or fold(text) == fold(literal)
+            return text == literal or fold_case(text) == fold_case(literal)
 
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
     """Where one character folds to several, as `ß` does, a beginning has another length than what it is the same as."""
-    prefix, suffix, folded = fold(segment.prefix), fold(segment.suffix), fold(text)
+    prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):
         return None
     most = len(text)  # no character folds to none, so a part of the text is no longer than what it folds to
-    start = next((n for n in range(min(most, len(prefix)) + 1) if fold(text[:n]) == prefix), most)
-    end = next((most - n for n in range(min(most, len(suffix)) + 1) if fold(text[most - n :]) == suffix), 0)
-    return text[start:end] if start < end else SPLIT
+    start = next((n for n in range(min(most, len(prefix)) + 1) if fold_case(text[:n]) == prefix), most)
+    end = next((most - n for n in range(min(most, len(suffix)) + 1) if fold_case(text[most - n :]) == suffix), 0)
+    return text[start:end] if start < end else SPLIT_CHARACTER

@@ -5,34 +5,34 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from policyengine import kernel as k
-from policyengine.runtime.limits import LARGEST, Unit, unit_of
+from policyengine.runtime.limits import MAX_UNITS, RateUnit, rate_unit
 
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def micros(span: timedelta) -> int:
+def to_microseconds(span: timedelta) -> int:
     return span // MICROSECOND
 
 
-def microseconds(moment: datetime) -> int:
+def epoch_microseconds(moment: datetime) -> int:
     """Since 1970, as stores count."""
     return (moment - EPOCH) // MICROSECOND
 
 
-def unit(rate: k.Rate) -> Unit:
+def unit_of_rate(rate: k.Rate) -> RateUnit:
     """In which all that a rate may come to is whole."""
     others = [one.at_most for one in rate.raises] + [one.pace for one in rate.clamps]
-    paces = [(one.count, micros(one.within)) for one in others]
+    paces = [(one.count, to_microseconds(one.within)) for one in others]
     assert rate.pace is not None
     if isinstance(rate.pace, k.PaceByFact) or rate.raises:  # a raised pace has other counts, in the same window
-        return unit_of(tuple(paces), (micros(rate.pace.within),))
-    return unit_of((*paces, (rate.pace.count, micros(rate.pace.within))))
+        return rate_unit(tuple(paces), (to_microseconds(rate.pace.within),))
+    return rate_unit((*paces, (rate.pace.count, to_microseconds(rate.pace.within))))
 
 
 def is_countable(rate: k.Rate) -> bool:
     """Whether the fullest bucket is a number that every store holds exactly."""
-    found = unit(rate)
+    found = unit_of_rate(rate)
     counts = [rate.pace.count, rate.pace.burst] if isinstance(rate.pace, k.Pace) else [1]
     counts += [one.at_most.count for one in rate.raises] + [one.pace.count for one in rate.clamps]
-    return max(counts) * found.token <= LARGEST and found.flow(1, found.tick, 1).drain * max(counts) <= LARGEST
+    return max(counts) * found.token <= MAX_UNITS and found.flow(1, found.tick, 1).drain * max(counts) <= MAX_UNITS

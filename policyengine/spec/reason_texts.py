@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from policyengine.runtime.decision import FOR_THE_OPERATOR as FOR_THE_OPERATOR
+from policyengine.runtime.decision import OPERATOR_OBLIGATIONS as OPERATOR_OBLIGATIONS
 
 NO_BLOCK = "no block of the policy accepts this caller with these credentials"
 NOTHING_OPENS = "nothing opens this to the caller"

@@ -13,14 +13,14 @@ from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.conclude import conclude
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.gates import walk
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.gates import trace_request
 
-__all__ = ["conclude", "decide", "walk"]
+__all__ = ["conclude", "decide", "trace_request"]
 
 
 def decide(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
     """What a policy says to a request, and what spending that decision does: what its limits then say is for the store
     to tell, which answers all of them in one step (`runtime/apply_limits.py`)."""
-    facts = facts_of(kernel, request, snapshot, now)
-    return conclude(facts, walk(facts, snapshot))
+    facts = build_facts(kernel, request, snapshot, now)
+    return conclude(facts, trace_request(facts, snapshot))

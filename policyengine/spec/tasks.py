@@ -12,7 +12,7 @@ from policyengine import kernel as k
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, ToolEndpoint
 from policyengine.source import Source, Span
 from policyengine.spec.reason_texts import A_TASK_ABOUT_IT, A_TASK_WITH_IT, NOT_OF_THE_TASK, TOOL_NOT_OF_THE_TASK
-from policyengine.typesystem import Ref, Scalar, Set
+from policyengine.typesystem import RefType, Scalar, SetType
 from policyengine.vocabulary import STRINGS
 
 NOWHERE = Span(Source("", ""), 0, 0)
@@ -20,7 +20,7 @@ TOOLS, ENTITIES, RESOURCE = ("task", "tools"), ("task", "entities"), ("resource"
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class TaskConstraint:
     """One of the two: the fact, what is said to a request outside of it, and the task that would do."""
 
     given: k.Fact
@@ -34,43 +34,45 @@ class Bound:
 
     @property
     def outside(self) -> k.Expr:
-        there = k.Present(self.given, span=NOWHERE)
+        there = k.IsPresent(self.given, span=NOWHERE)
         return k.And((there, k.Not(self.inside, span=NOWHERE)), span=NOWHERE)
 
 
-def bounds(kind: str, binds_resource: bool, entities: Iterable[str]) -> Iterator[Bound]:
+def task_constraints(kind: str, binds_resource: bool, entities: Iterable[str]) -> Iterator[TaskConstraint]:
     """What bounds an endpoint: `kind` is "http", "tool" or "action"; `entities` are the types of the policy."""
     if kind == "tool":
-        yield tools_bound(TOOL, NAME)
+        yield tool_constraint(TOOL, NAME)
     if binds_resource:
-        yield entities_bound(frozenset(entities))
+        yield entity_constraint(frozenset(entities))
 
 
-def bounds_of(endpoint: Endpoint, bound: Iterable[tuple[str, ...]], entities: Iterable[str]) -> Iterator[Bound]:
+def endpoint_task_constraints(
+    endpoint: Endpoint, bound: Iterable[tuple[str, ...]], entities: Iterable[str]
+) -> Iterator[TaskConstraint]:
     """Those of an endpoint, where these facts are bound."""
     is_action = isinstance(endpoint, ActionEndpoint)
     kind = "tool" if isinstance(endpoint, ToolEndpoint) else "action" if is_action else "http"
-    return bounds(kind, is_action or RESOURCE in bound, entities)
+    return task_constraints(kind, is_action or RESOURCE in bound, entities)
 
 
 TOOL = k.Fact(("tool",), Scalar.STRING, span=NOWHERE)
 NAME = k.Fact(("tool", "name"), Scalar.STRING, span=NOWHERE)
 
 
-def tools_bound(qualified: k.Expr, name: k.Expr) -> Bound:
+def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
     """`server/name` is among them, or the name alone; one that holds a slash is the tool of another server."""
     tools = k.Fact(TOOLS, STRINGS, True, span=NOWHERE)
     slash = k.Constant("/", Scalar.STRING, span=NOWHERE)
     whole = k.Contains(tools, qualified, False, span=NOWHERE)
-    has_slash = k.Apply("contains", (name, slash), Scalar.BOOL, span=NOWHERE)
+    has_slash = k.Call("contains", (name, slash), Scalar.BOOL, span=NOWHERE)
     bare = k.And((k.Contains(tools, name, False, span=NOWHERE), k.Not(has_slash, span=NOWHERE)), span=NOWHERE)
     inside = k.Or((whole, bare), span=NOWHERE)
-    return Bound(tools, TOOL_NOT_OF_THE_TASK, A_TASK_WITH_IT, inside)
+    return TaskConstraint(tools, TOOL_NOT_OF_THE_TASK, A_TASK_WITH_IT, inside)
 
 
-def entities_bound(types: frozenset[str]) -> Bound:
+def entity_constraint(types: frozenset[str]) -> TaskConstraint:
     """By type and id; being in one of them is not enough, for that may change while the task lasts."""
-    entities = k.Fact(ENTITIES, Set(Ref(types)), True, span=NOWHERE)
-    resource = k.Fact(RESOURCE, Ref(types), span=NOWHERE)
+    entities = k.Fact(ENTITIES, SetType(RefType(types)), True, span=NOWHERE)
+    resource = k.Fact(RESOURCE, RefType(types), span=NOWHERE)
     inside = k.Contains(entities, resource, False, span=NOWHERE)
-    return Bound(entities, NOT_OF_THE_TASK, A_TASK_ABOUT_IT, inside)
+    return TaskConstraint(entities, NOT_OF_THE_TASK, A_TASK_ABOUT_IT, inside)

@@ -9,11 +9,11 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.runtime.request import Approval
 from policyengine.runtime.values import Cause, Value
-from policyengine.spec.tasks import Bound
+from policyengine.spec.tasks import TaskConstraint
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class ChainAgent:
     """A principal of the chain: (issuer, name); the scopes of its own credential, and its age."""
 
     id: Value
@@ -24,13 +24,13 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
-class RequirementSeen:
+class RequirementTrace:
     requirement: k.Requirement
     holds: Value
 
 
 @dataclass(frozen=True, slots=True)
-class GrantSeen:
+class GrantTrace:
     """A `may`: whether it covers the endpoint, whether the credential carries it, and its condition."""
 
     grant: k.Grant
@@ -44,10 +44,10 @@ class GrantSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class DelegateSeen:
+class DelegationTrace:
     """A `may delegate`: whether it covers the endpoint, names the next agent, still lasts, and its condition."""
 
-    delegate: k.Delegate
+    delegate: k.DelegationGrant
     covers: bool
     names_next: Value
     lasts: Value
@@ -62,15 +62,15 @@ Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 @dataclass(frozen=True, slots=True)
-class BlockSeen:
+class BlockTrace:
     """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds: then
     it `stands`. Whether it also `opens` the endpoint is asked again and again, so both are told once."""
 
     block: Block
     applies: Value
-    requirements: tuple[RequirementSeen, ...]
-    grants: tuple[GrantSeen, ...]
-    delegates: tuple[DelegateSeen, ...] = ()
+    requirements: tuple[RequirementTrace, ...]
+    grants: tuple[GrantTrace, ...]
+    delegates: tuple[DelegationTrace, ...] = ()
     stands: bool = field(init=False, compare=False)
     opens: bool = field(init=False, compare=False)
 
@@ -80,7 +80,7 @@ class BlockSeen:
         object.__setattr__(self, "opens", stands and any(grant.opens for grant in self.grants))
 
 
-def doubts(blocks: Iterable[BlockSeen], *, handing_on: bool = False) -> Iterator[Value]:
+def unknown_inputs(blocks: Iterable[BlockTrace], *, handing_on: bool = False) -> Iterator[Value]:
     """What blocks asked that might have opened the endpoint, or handed it on: an unknown among it may be why not."""
     for block in blocks:
         grants = [grant for grant in block.grants if grant.covers]
@@ -94,12 +94,12 @@ def doubts(blocks: Iterable[BlockSeen], *, handing_on: bool = False) -> Iterator
 
 
 @dataclass(frozen=True, slots=True)
-class HopSeen:
+class HopTrace:
     """One agent before the presenter, and whether it opens the endpoint itself and hands it to the next."""
 
-    agent: Agent
-    next: Agent
-    blocks: tuple[BlockSeen, ...]
+    agent: ChainAgent
+    next: ChainAgent
+    blocks: tuple[BlockTrace, ...]
 
     @property
     def opens(self) -> bool:
@@ -111,7 +111,7 @@ class HopSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitSeen:
+class DelegationLimitTrace:
     """One limit of a `delegation`: `words` as the policy writes it."""
 
     words: str
@@ -120,10 +120,10 @@ class LimitSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskBoundSeen:
+class TaskTrace:
     """One bound of the task; it acts when it is true or unknown that the request lies outside."""
 
-    bound: Bound
+    bound: TaskConstraint
     outside: Value
 
     @property
@@ -132,7 +132,7 @@ class TaskBoundSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalBinding:
+class ApprovalDigest:
     """`digest` is equal for two requests exactly when one approval is good for both; `unseen` is what would be part of
     it and is not known: then nobody can approve."""
 
@@ -141,11 +141,11 @@ class ApprovalBinding:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalSeen:
+class ApprovalTrace:
     """What an approval must be bound to (found out when somebody asks), the approvals that count, and whether they are
     enough. What is `unseen` of what it would be bound to leaves nothing to approve."""
 
-    bound: Callable[[], ApprovalBinding]
+    bound: Callable[[], ApprovalDigest]
     counted: tuple[Approval, ...]
     granted: bool
 
@@ -159,7 +159,7 @@ class ApprovalSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class EffectSeen:
+class EffectTrace:
     """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval.
 
     `approval` is there for a confirm that is triggered, and for all of them where the request brings approvals.
@@ -167,7 +167,7 @@ class EffectSeen:
 
     effect: k.Effect
     condition: Value
-    approval: ApprovalSeen | None = None
+    approval: ApprovalTrace | None = None
 
     @property
     def triggered(self) -> bool:
@@ -179,16 +179,16 @@ class EffectSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardSeen:
+class GuardTrace:
     """A guard; one whose place does not cover the endpoint has no effects here."""
 
     guard: k.Guard
     covers: bool
-    effects: tuple[EffectSeen, ...]
+    effects: tuple[EffectTrace, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class LimitedSeen:
+class LimitTrace:
     """A rate or budget: whether it covers the endpoint, its condition (it acts when that is true or unknown), whose
     count it is by, and what it reads: one for each of a rate's cost, count, raises and clamps, or a budget's quotas."""
 
@@ -207,7 +207,7 @@ class LimitedSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class DecisionTrace:
     """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at. `refused`
     is the code by which the credential was: then nobody is known, and only what is open to anyone is open.
 
@@ -216,21 +216,21 @@ class Walk:
     """
 
     malformed: str | None
-    anyone: tuple[BlockSeen, ...] = ()
-    presenter: tuple[BlockSeen, ...] = ()
-    user: tuple[BlockSeen, ...] | None = None
+    anyone: tuple[BlockTrace, ...] = ()
+    presenter: tuple[BlockTrace, ...] = ()
+    user: tuple[BlockTrace, ...] | None = None
     user_waived: bool = False
     chain_known: Value = True
-    hops: tuple[HopSeen, ...] = ()
-    limits: tuple[LimitSeen, ...] = ()
-    task: tuple[TaskBoundSeen, ...] = ()
+    hops: tuple[HopTrace, ...] = ()
+    limits: tuple[DelegationLimitTrace, ...] = ()
+    task: tuple[TaskTrace, ...] = ()
     advisory: tuple[str, ...] = ()
-    guards: tuple[GuardSeen, ...] = ()
+    guards: tuple[GuardTrace, ...] = ()
     refused: str | None = None
-    limiting: Callable[[], tuple[LimitedSeen, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
+    limiting: Callable[[], tuple[LimitTrace, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
 
     @property
-    def limited(self) -> tuple[LimitedSeen, ...]:
+    def limited(self) -> tuple[LimitTrace, ...]:
         return self.limiting()
 
     @property
@@ -252,7 +252,7 @@ class Walk:
         return any(block.opens for block in self.user)
 
     @property
-    def opening(self) -> list[BlockSeen]:
+    def opening(self) -> list[BlockTrace]:
         """The blocks by which the presenter comes in; where none opens, those that stand."""
         return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
 
@@ -262,7 +262,7 @@ class Walk:
         return not self.open_to_anyone and not any(seen.block.package in self.advisory for seen in self.opening)
 
     @property
-    def outside_task(self) -> tuple[TaskBoundSeen, ...]:
+    def outside_task(self) -> tuple[TaskTrace, ...]:
         acting = tuple(one for one in self.task if one.acts)
         return acting if acting and self.task_bounds else ()
 

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from policyengine import kernel as k
-from policyengine.kernel.base import Part
-from policyengine.runtime.extent import CHARACTERS
+from policyengine.kernel.base import Node
+from policyengine.runtime.extent import CHARACTERS_PER_STEP
 from policyengine.runtime.value_sets import ValueSet
 from policyengine.runtime.values import Unknown, Value
 
-MOST_STEPS = 200_000
-STEPS_AT_ONCE = 10_000  # which nobody has to wait for
-AT_HOP = 4  # for each part of a block, which takes longer than a part of a condition
+MAX_STEPS = 200_000
+MAX_UNNOTICED_STEPS = 10_000  # which nobody has to wait for
+STEPS_PER_BLOCK_PART = 4  # for each part of a block, which takes longer than a part of a condition
 
-BEYOND = Unknown.of("the decision", f"it takes more than {MOST_STEPS:,} steps")
+STEPS_EXCEEDED = Unknown.of("the decision", f"it takes more than {MAX_STEPS:,} steps")
 NOT_CONCERNED = Unknown.of("the rule", "it is about others")
 
 
 @dataclass(slots=True)
-class Tally:
+class RuleSteps:
     """The steps of one rule, and the largest of its collections by the expressions that they are of."""
 
     steps: int = 0
@@ -34,16 +34,16 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Work:
+class StepCounter:
     """The steps of one decision so far. `rule` is what is looked at. Once they are more than `most`, every loop is
     unknown, so that the rest takes no time: what was decided then counts for nothing.
     """
 
-    most: int = field(default_factory=lambda: MOST_STEPS)
+    most: int = field(default_factory=lambda: MAX_STEPS)
     steps: int = 0
-    rule: Part | None = None
+    rule: Node | None = None
     concerned: bool = True
-    tallies: dict[int, tuple[Part | None, Tally]] = field(default_factory=dict)
+    tallies: dict[int, tuple[Node | None, RuleSteps]] = field(default_factory=dict)
     sets: dict[int, tuple[object, ValueSet]] = field(default_factory=dict)
     hashed: dict[int, object] = field(default_factory=dict)
 
@@ -56,15 +56,15 @@ class Work:
         if not self.concerned:
             return NOT_CONCERNED
         if self.exceeded:
-            return BEYOND
+            return STEPS_EXCEEDED
         self.steps += steps
-        _, tally = self.tallies.setdefault(id(self.rule), (self.rule, Tally()))
+        _, tally = self.tallies.setdefault(id(self.rule), (self.rule, RuleSteps()))
         tally.steps += steps
         for node, value in sized:
             before = tally.sizes.get(id(node))
             if before is None or before[1] < len(value):
                 tally.sizes[id(node)] = node, len(value)
-        return BEYOND if self.steps > self.most else None
+        return STEPS_EXCEEDED if self.steps > self.most else None
 
     def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
         """The elements as a set, made once of each tuple."""
@@ -77,7 +77,7 @@ class Work:
         """Counts, once of each tuple, what the collections hold that are elements of it."""
         if id(elements) in self.hashed:
             return None
-        inner = elements_in(elements) - len(elements)
+        inner = count_elements(elements) - len(elements)
         lacking = self.lacks(inner) if inner else None
         if lacking is None:
             self.hashed[id(elements)] = elements
@@ -91,13 +91,13 @@ class Work:
         self.concerned = True
 
     @property
-    def dearest(self) -> tuple[Part | None, Tally]:
+    def dearest(self) -> tuple[Node | None, RuleSteps]:
         """The rule that took the most steps; the first of several."""
         return max(self.tallies.values(), key=lambda one: one[1].steps)
 
 
 @dataclass(frozen=True, slots=True)
-class Same:
+class ExpressionIdentity:
     """An expression by its identity: to hash it by its content takes longer than to evaluate it."""
 
     node: k.Expr
@@ -106,27 +106,27 @@ class Same:
         return id(self.node)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.node is other.node
+        return isinstance(other, ExpressionIdentity) and self.node is other.node
 
 
 def weight(condition: k.Expr) -> int:
     """How many parts of a condition are evaluated for each element of a loop around it."""
-    return _weight(Same(condition))
+    return _weight(ExpressionIdentity(condition))
 
 
 @lru_cache(maxsize=4_096)
-def _weight(condition: Same) -> int:
-    return 1 + sum(weight(part) for part in direct_parts(condition.node))
+def _weight(condition: ExpressionIdentity) -> int:
+    return 1 + sum(weight(part) for part in parts_evaluated_once(condition.node))
 
 
-def event_weight(event: k.Event) -> int:
+def event_weight(event: k.EventPattern) -> int:
     """How many parts are evaluated for each event of a history."""
     return 1 if event.where is None else 1 + weight(event.where)
 
 
-def who_steps(block: k.AgentBlock) -> int:
+def head_steps(block: k.AgentBlock) -> int:
     """What each hop of a chain takes to find out whether a block is about it: nothing, but for a condition."""
-    return AT_HOP * weight(block.who.condition) if isinstance(block.who, k.Where) else 0
+    return STEPS_PER_BLOCK_PART * weight(block.who.condition) if isinstance(block.who, k.PrincipalCondition) else 0
 
 
 def hop_steps(block: k.AgentBlock) -> int:
@@ -135,23 +135,23 @@ def hop_steps(block: k.AgentBlock) -> int:
     conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
     patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)
     parts = sum(weight(one) for one in conditions if one is not None)
-    return AT_HOP * (1 + len(block.requirements) + patterns + parts)
+    return STEPS_PER_BLOCK_PART * (1 + len(block.requirements) + patterns + parts)
 
 
-def direct_parts(node: k.Expr) -> Iterator[k.Expr]:
+def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
     """What is evaluated once where an expression is: conditions of loops inside of it are counted by these."""
     match node:
         case k.Quantifier(_, _, domain, _):
             yield domain
-        case k.Happened(event, _, since) | k.Aggregate(_, _, event, _, since):
+        case k.HistoryCondition(event, _, since) | k.Aggregate(_, _, event, _, since):
             yield from (key for one in (event, since) if one is not None for key in one.keys or ())
         case _:
-            yield from k.parts(node)
+            yield from k.children(node)
 
 
 def is_fixed(node: k.Expr) -> bool:
     """Whether its value is read once in a decision, wherever it stands: a constant, a fact, an attribute of one."""
-    while isinstance(node, k.Attribute | k.Named):
+    while isinstance(node, k.Attribute | k.DefinitionRef):
         node = node.base if isinstance(node, k.Attribute) else node.expression
     return isinstance(node, k.Constant | k.Fact)
 
@@ -159,14 +159,14 @@ def is_fixed(node: k.Expr) -> bool:
 def reading_steps(*values: object) -> int:
     """What texts and collections take that are read through, with the texts in them."""
     return sum(
-        len(one) // CHARACTERS if isinstance(one, str) else len(one) + reading_steps(*one)
+        len(one) // CHARACTERS_PER_STEP if isinstance(one, str) else len(one) + reading_steps(*one)
         for one in values
         if isinstance(one, str | tuple)
     )
 
 
-def elements_in(value: object) -> int:
+def count_elements(value: object) -> int:
     """The elements of a collection, with all that the collections in it hold; none of anything else."""
     if not isinstance(value, tuple):
         return 0
-    return len(value) + sum([elements_in(one) for one in value if isinstance(one, tuple)])
+    return len(value) + sum([count_elements(one) for one in value if isinstance(one, tuple)])

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found
-from policyengine.runtime.limits import UNANSWERED, Settled
+from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.limits import STORE_UNANSWERED, ChargeResult
 
 if TYPE_CHECKING:
-    from policyengine.stores.credential_marks import Marks
+    from policyengine.stores.credential_marks import CredentialMarks
 
 
 class StoreError(Exception):
@@ -20,7 +20,7 @@ class StoreError(Exception):
     `reason` is what callers are told.
     """
 
-    reason = UNANSWERED
+    reason = STORE_UNANSWERED
 
     def __init__(self, text: str = "", reason: str | None = None) -> None:
         super().__init__(text)
@@ -46,7 +46,7 @@ class StoreFullError(StoreError):
     reason = "the store is full"
 
 
-class Asked(NamedTuple):
+class CommitRequest(NamedTuple):
     """What one of several decisions does."""
 
     effects: Effects
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     peek: bool = False
 
 
-Committed: TypeAlias = Settled | StoreError | None  # an error of what could not be done
+CommitResult: TypeAlias = ChargeResult | StoreError | None  # an error of what could not be done
 
 
 class Store(Protocol):
@@ -64,7 +64,7 @@ class Store(Protocol):
     """
 
     @property
-    def marks(self) -> Marks:
+    def marks(self) -> CredentialMarks:
         """What it remembers of credentials."""
         ...
 
@@ -76,13 +76,13 @@ class Store(Protocol):
         """Which of these approvals an allow has used."""
         ...
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         """All that a decision does, or nothing where a limit does not admit it: then only what counts denials is
         charged. None when another decision was quicker, and this one must be made again. To `peek` changes nothing.
         """
         ...
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> Sequence[Committed]:
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> Sequence[CommitResult]:
         """Each as `commit` says, one after another; together, as that is quicker. Raises StoreError where nobody knows
         what was done of all of them."""
         ...
@@ -113,19 +113,19 @@ class Store(Protocol):
         """
         ...
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         """How a decision's request came out: `status` and `told(report.output, record.outputs)` of all of its events
         whose record `awaits` it. "again" where it was reported before, which changes nothing; None where nothing waits
         for it (any more)."""
         ...
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
         back. "again" where it was over before, which changes nothing; None where it held and added nothing that still
         counts."""
         ...
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """None where the name is the caller's now, for LEASE microseconds, and nobody else's: it was not known, or
         claimed by the same token and not decided, or its lease is over. Else what is kept under it.
 
@@ -135,15 +135,15 @@ class Store(Protocol):
         """
         ...
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         """Nothing was decided: the name is free, if it is still the caller's and has no answer."""
         ...
 
 
-def one_by_one(store: Store, asked: Sequence[Asked], now: int) -> list[Committed]:
+def commit_individually(store: Store, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
     """`commit_many` of a store that is asked no quicker for several at once."""
 
-    def answer(one: Asked) -> Committed:
+    def answer(one: CommitRequest) -> CommitResult:
         try:
             return store.commit(one.effects, one.decision, now, peek=one.peek)
         except StoreError as error:

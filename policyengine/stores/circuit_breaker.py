@@ -11,13 +11,13 @@ from typing import NamedTuple
 from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedError
 from policyengine.stores.clock_skew import ClockSkewError
 
-FAILS_BEFORE_OPEN = 3  # in a row
-PAUSE = 0.25  # seconds that nobody asks a store that fails
-LOGS_EVERY = 10.0  # seconds
+FAILURES_BEFORE_OPEN = 3  # in a row
+PAUSE_SECONDS = 0.25  # seconds that nobody asks a store that fails
+LOG_INTERVAL_SECONDS = 10.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
 
-class Operation(NamedTuple):
+class StoreOperation(NamedTuple):
     """What the log says when calls of this kind fail, and when they are answered again."""
 
     name: str
@@ -25,11 +25,11 @@ class Operation(NamedTuple):
     recovers: str
 
 
-READ = Operation("read", "the store did not answer", "the store answers again")
-WRITE = Operation("write", "the store did not take a write", "the store takes writes again")
+READ = StoreOperation("read", "the store did not answer", "the store answers again")
+WRITE = StoreOperation("write", "the store did not take a write", "the store takes writes again")
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens when a store failed several times in a row, and at once where it says that it cannot. Once it paused, one
     caller tries; all others go on without. Of calls that were under way together all that fail count as one: a moment
     in which a busy machine did something else is one failure, however many waited.
@@ -42,21 +42,21 @@ class Breaker:
     def __init__(
         self,
         clock: Callable[[], float] = monotonic,
-        operation: Operation = READ,
+        operation: StoreOperation = READ,
         *,
         trial: Callable[[], None] | None = None,
-        refusals: Breaker | None = None,
+        refusals: CircuitBreaker | None = None,
     ) -> None:
         self._clock, self._lock, self.operation = clock, Lock(), operation
         self._trial, self._refusals = trial, refusals
         self._fails, self._again, self._reason = 0, 0.0, StoreError.reason
         self.failures = 0  # since the beginning
-        self._logged, self._unsaid = -LOGS_EVERY, 0
+        self._logged, self._unsaid = -LOG_INTERVAL_SECONDS, 0
         self._calls, self._failed_at = local(), 0.0
 
     @property
     def open(self) -> bool:
-        return self._fails >= FAILS_BEFORE_OPEN
+        return self._fails >= FAILURES_BEFORE_OPEN
 
     @property
     def failing(self) -> bool:
@@ -65,7 +65,7 @@ class Breaker:
 
     def __enter__(self) -> None:
         """Around one call. Raises StoreError at once while nobody is to call."""
-        if self._fails >= FAILS_BEFORE_OPEN:
+        if self._fails >= FAILURES_BEFORE_OPEN:
             self._try()
         self._calls.began = self._clock()
 
@@ -95,7 +95,7 @@ class Breaker:
             if now < self._again:
                 self.failures += 1
                 raise StoreError("the store did not answer lately", self._reason)
-            self._again = now + PAUSE  # this caller tries for all
+            self._again = now + PAUSE_SECONDS  # this caller tries for all
         if self._trial is not None:
             self._tried(self._trial)
 
@@ -116,11 +116,11 @@ class Breaker:
             certain = isinstance(error, WriteRefusedError | StoreLossError)
             if not self._fails or began is None or began >= self._failed_at:
                 self._fails, self._failed_at = self._fails + 1, now
-            self._fails = max(self._fails, FAILS_BEFORE_OPEN if certain else 1)
+            self._fails = max(self._fails, FAILURES_BEFORE_OPEN if certain else 1)
             self.failures += 1
-            self._reason, self._again = error.reason, now + PAUSE
+            self._reason, self._again = error.reason, now + PAUSE_SECONDS
             self._unsaid += 1
-            if now - self._logged < LOGS_EVERY:
+            if now - self._logged < LOG_INTERVAL_SECONDS:
                 return
             many, self._unsaid, self._logged = self._unsaid, 0, now
         _LOG.error(

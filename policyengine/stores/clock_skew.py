@@ -8,12 +8,12 @@ from datetime import timedelta
 from threading import Lock
 from time import monotonic, time_ns
 
-from policyengine.runtime.format_values import duration
+from policyengine.runtime.format_values import format_duration
 from policyengine.stores.base import StoreError
 
-MAX_SKEW = 5_000_000  # microseconds
+MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
 AGREES_WITHIN = 0.8  # of the bound: once it was exceeded, the clocks have to come closer than that
-LOGS_EVERY = 10.0  # seconds
+LOG_INTERVAL_SECONDS = 10.0  # seconds
 MICROSECOND = timedelta(microseconds=1)
 _LOG = logging.getLogger("policyengine")
 
@@ -37,18 +37,18 @@ class ClockSkew:
     and ages in conditions, or ends of credentials, are right.
     """
 
-    def __init__(self, bound: int = MAX_SKEW, clock: Callable[[], int] = system_time) -> None:
+    def __init__(self, bound: int = MAX_SKEW_MICROSECONDS, clock: Callable[[], int] = system_time) -> None:
         self.bound, self.clock = bound, clock
         self.offset: int | None = None
         self.error = 0
         self.exceeded = False
-        self._lock, self._logged = Lock(), -LOGS_EVERY
+        self._lock, self._logged = Lock(), -LOG_INTERVAL_SECONDS
 
     @property
     def reason(self) -> str:
         behind = self.offset or 0
         word = "behind" if behind > 0 else "ahead of"
-        return f"the clock of this server is {lasting(abs(behind))} {word} the store's"
+        return f"the clock of this server is {format_microseconds(abs(behind))} {word} the store's"
 
     def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
         """`before` it was asked the clock of this process said so, and what it `told` came in between. What is not
@@ -73,24 +73,24 @@ class ClockSkew:
     def _exceeds(self) -> None:
         with self._lock:
             self.exceeded = True
-            if monotonic() - self._logged < LOGS_EVERY:
+            if monotonic() - self._logged < LOG_INTERVAL_SECONDS:
                 return
             self._logged = monotonic()
         _LOG.error(
             "%s, more than %s: what rests on the store is denied until they agree",
             self.reason,
-            lasting(self.bound),
+            format_microseconds(self.bound),
             extra={"event": "clock_skew", "skew_ms": (self.offset or 0) // 1_000},
         )
 
     def _agrees(self) -> None:
         with self._lock:
-            was, self.exceeded, self._logged = self.exceeded, False, -LOGS_EVERY
+            was, self.exceeded, self._logged = self.exceeded, False, -LOG_INTERVAL_SECONDS
         if was:
             _LOG.warning("the clocks of this server and of its store agree again", extra={"event": "clock_agrees"})
 
 
-def lasting(microseconds: int) -> str:
+def format_microseconds(microseconds: int) -> str:
     """In whole seconds, where there are some."""
     rounded = round(microseconds, -6) if microseconds >= 1_000_000 else round(microseconds, -3)
-    return duration(rounded * MICROSECOND)
+    return format_duration(rounded * MICROSECOND)

@@ -7,18 +7,18 @@ from heapq import heappop, heappush
 from threading import Lock
 from typing import Protocol
 
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
-from policyengine.stores.memory.capacity import Fullness
-from policyengine.stores.transition import digest_of
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
+from policyengine.stores.memory.capacity import CapacityAlarm
+from policyengine.stores.transition import digest_parts
 
-MOST_MARKS = 1_000_000
-SECOND = 1_000_000  # microseconds
-LONGEST = 128  # characters of a name that is kept as it is
-SPARE = 10  # of so much of the room for what is revoked one part is for operators
-LINGERS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
+MAX_MARKS = 1_000_000
+MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
+MAX_NAME_LENGTH = 128  # characters of a name that is kept as it is
+OPERATOR_RESERVE_DIVISOR = 10  # of so much of the room for what is revoked one part is for operators
+LINGER_SECONDS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
 
 
-class Marks(Protocol):
+class CredentialMarks(Protocol):
     """Names with an end, in seconds since 1970 by the clock of whoever asks: what has ended does not count, and is
     forgotten LINGERS later. What is marked and what is revoked do not meet. Each member may raise StoreError."""
 
@@ -51,10 +51,10 @@ class Marks(Protocol):
         ...
 
 
-class Ends:
+class ExpiringNames:
     """Names and when they end. Whoever comes makes room by what ended first, two at a time: nobody waits for many."""
 
-    def __init__(self, most: int, fullness: Fullness) -> None:
+    def __init__(self, most: int, fullness: CapacityAlarm) -> None:
         self.until: dict[str, int] = {}
         self.most, self._fullness = most, fullness
         self._order: list[tuple[int, str]] = []  # a heap; what lasts longer by now is in it, too
@@ -71,7 +71,7 @@ class Ends:
             heappush(self._order, (until, name))
 
     def _forget_one(self, now: int) -> None:
-        if self._order and self._order[0][0] + LINGERS <= now:
+        if self._order and self._order[0][0] + LINGER_SECONDS <= now:
             until, name = heappop(self._order)
             if self.until.get(name) == until:
                 del self.until[name]
@@ -83,13 +83,15 @@ class MemoryMarks:
 
     remote = False
 
-    def __init__(self, most: int = MOST_MARKS, max_skew: int = MAX_SKEW, fullness: Fullness | None = None) -> None:
-        full = Fullness() if fullness is None else fullness
+    def __init__(
+        self, most: int = MAX_MARKS, max_skew: int = MAX_SKEW_MICROSECONDS, fullness: CapacityAlarm | None = None
+    ) -> None:
+        full = CapacityAlarm() if fullness is None else fullness
         self.version, self._latest, self._skew = 0, 0, ClockSkew(max_skew)
-        self._lock, self._marked, self._revoked = Lock(), Ends(most, full), Ends(most, full)
+        self._lock, self._marked, self._revoked = Lock(), ExpiringNames(most, full), ExpiringNames(most, full)
 
     def once(self, name: str, until: int, now: int) -> bool:
-        known = short(name)
+        known = bound_name(name)
         self._moved(now)
         with self._lock:
             if self._marked.until.get(known, now) > now:
@@ -99,18 +101,18 @@ class MemoryMarks:
 
     def marked(self, name: str, now: int) -> bool:
         self._moved(now)
-        return self._marked.until.get(short(name), now) > now
+        return self._marked.until.get(bound_name(name), now) > now
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._lock:
-            spare = 0 if by_operator else self._revoked.most // SPARE
-            self._revoked.put([short(name) for name in names], until, now, spare)
+            spare = 0 if by_operator else self._revoked.most // OPERATOR_RESERVE_DIVISOR
+            self._revoked.put([bound_name(name) for name in names], until, now, spare)
             self.version += 1
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         self._moved(now)
         known = self._revoked.until
-        return frozenset(name for name in names if known.get(short(name), now) > now) if known else frozenset()
+        return frozenset(name for name in names if known.get(bound_name(name), now) > now) if known else frozenset()
 
     def _moved(self, now: int) -> None:
         """What was forgotten counts no more: raises ClockSkewError where it might, as the clock was set back."""
@@ -118,10 +120,12 @@ class MemoryMarks:
         if now >= latest:
             self._latest = now
         if now < latest or self._skew.exceeded:
-            self._skew.between(now * SECOND, max(now, latest) * SECOND, now * SECOND)
+            self._skew.between(
+                now * MICROSECONDS_PER_SECOND, max(now, latest) * MICROSECONDS_PER_SECOND, now * MICROSECONDS_PER_SECOND
+            )
             self._skew.check()
 
 
-def short(name: str) -> str:
+def bound_name(name: str) -> str:
     """Strangers name things, too: what is kept of a name is bounded."""
-    return name if len(name) <= LONGEST else f"long:{digest_of(name)}"
+    return name if len(name) <= MAX_NAME_LENGTH else f"long:{digest_parts(name)}"

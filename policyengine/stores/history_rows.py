@@ -10,16 +10,27 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.runtime.history import Happening, Listed, Record, Report, WindowKey, packed, told, unpacked
-from policyengine.stores.transition import digest_of
+from policyengine.runtime.history import (
+    HistoryList,
+    HistoryRecord,
+    OutcomeReport,
+    PastEvent,
+    WindowKey,
+    decode_values,
+    encode_values,
+    reported_values,
+)
+from policyengine.stores.transition import digest_parts
 from policyengine.typesystem import EntityRef
 
-SLACK = 60_000_000  # microseconds
+SLACK_MICROSECONDS = 60_000_000  # microseconds
 NEVER = 2**62  # nothing is recorded of a watch that nobody began
-Awaiting: TypeAlias = tuple[str, int, tuple[tuple[str, ...], ...]]  # a line, a number in it, and what it wants to know
+AwaitedEvent: TypeAlias = tuple[
+    str, int, tuple[tuple[str, ...], ...]
+]  # a line, a number in it, and what it wants to know
 
 
-class Row(NamedTuple):
+class EventRow(NamedTuple):
     """An event as it is kept; what was `reported` of it is empty until it is."""
 
     at: int
@@ -29,46 +40,46 @@ class Row(NamedTuple):
     reported: str
 
     @property
-    def happening(self) -> Happening:
-        facts = unpacked(self.facts)
+    def happening(self) -> PastEvent:
+        facts = decode_values(self.facts)
         if not self.reported:
-            return Happening(self.at, self.serial, self.decision, facts)
-        status, *output = unpacked(self.reported)
-        return Happening(self.at, self.serial, self.decision, facts, status, tuple(output))  # type: ignore[arg-type]
+            return PastEvent(self.at, self.serial, self.decision, facts)
+        status, *output = decode_values(self.reported)
+        return PastEvent(self.at, self.serial, self.decision, facts, status, tuple(output))  # type: ignore[arg-type]
 
 
-class Recorded:
+class StoredHistory:
     """A history as it was read, whose events are made when somebody looks at them."""
 
-    def __init__(self, rows: Sequence[Row], complete_after: int, now: int, version: int) -> None:
+    def __init__(self, rows: Sequence[EventRow], complete_after: int, now: int, version: int) -> None:
         self._rows, self.complete_after, self.now, self.version = rows, complete_after, now, version
 
     @cached_property
-    def events(self) -> Sequence[Happening]:
+    def events(self) -> Sequence[PastEvent]:
         return [row.happening for row in self._rows]
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
-        return Listed(self.events, self.complete_after, self.now).among(place, wanted)
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
+        return HistoryList(self.events, self.complete_after, self.now).among(place, wanted)
 
 
-def line_of(key: WindowKey) -> str:
-    return digest_of("history", *key)
+def history_key(key: WindowKey) -> str:
+    return digest_parts("history", *key)
 
 
-def watch_of(watch: str) -> str:
-    return digest_of("watch", watch)
+def watch_key(watch: str) -> str:
+    return digest_parts("watch", watch)
 
 
-def facts_of(record: Record) -> str:
-    return packed(record.facts, ascii=True)
+def encode_record_facts(record: HistoryRecord) -> str:
+    return encode_values(record.facts, ascii=True)
 
 
-def told_of(report: Report, outputs: Sequence[Sequence[str]]) -> str:
-    output: Any = told(report.output, [tuple(path) for path in outputs])
+def encode_report(report: OutcomeReport, outputs: Sequence[Sequence[str]]) -> str:
+    output: Any = reported_values(report.output, [tuple(path) for path in outputs])
     status: Any = report.status
-    return packed((status, *output), ascii=True)
+    return encode_values((status, *output), ascii=True)
 
 
-def awaited_until(records: Sequence[Record], now: int) -> int:
+def outcome_deadline(records: Sequence[HistoryRecord], now: int) -> int:
     """Until when an outcome is waited for; 0 where it is not."""
     return max((now + one.within for one in records if one.awaits), default=0)

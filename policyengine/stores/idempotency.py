@@ -10,22 +10,29 @@ from time import monotonic
 
 from msgspec import msgpack
 
-from policyengine.runtime.idempotency_key import KEPT, LEASE, MOST_KEPT, OF_GATEWAY, Claim, Found
-from policyengine.runtime.limits import Settled, Standing
+from policyengine.runtime.idempotency_key import (
+    GATEWAY_DIGITS,
+    KEEP_MICROSECONDS,
+    LEASE_MICROSECONDS,
+    MAX_KEYS_PER_GATEWAY,
+    IdempotencyClaim,
+    IdempotencyRecord,
+)
+from policyengine.runtime.limits import ChargeResult, LimitState
 
-FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
-LOOKS_EVERY = 1_024  # claims of a process between two looks whether a file holds too many
-LOGS_EVERY = 10.0  # seconds
+EVICTION_BATCH_SIZE = 1_024  # rows: nobody waits long for it
+CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two looks whether a file holds too many
+LOG_INTERVAL_SECONDS = 10.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
 
-class Evicted:
+class EvictionLog:
     """Tells the operator of answers that were forgotten before their time, now and then."""
 
     def __init__(self) -> None:
         self.keys = 0  # since the beginning
         self._lock = Lock()
-        self._logged, self._unsaid = -LOGS_EVERY, 0
+        self._logged, self._unsaid = -LOG_INTERVAL_SECONDS, 0
 
     def tell(self, many: int) -> None:
         if not many:
@@ -33,14 +40,14 @@ class Evicted:
         with self._lock:
             self.keys += many
             self._unsaid += many
-            if monotonic() - self._logged < LOGS_EVERY:
+            if monotonic() - self._logged < LOG_INTERVAL_SECONDS:
                 return
             self._logged, unsaid, self._unsaid = monotonic(), self._unsaid, 0
         _LOG.warning(
             "%d answers were forgotten within %d s of being given, as more keys came than are kept: who asks again by "
             "one of those is decided, and pays, a second time",
             unsaid,
-            KEPT // 1_000_000,
+            KEEP_MICROSECONDS // 1_000_000,
         )
 
 
@@ -48,49 +55,51 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class IdempotencyEntry:
     until: int
     digest: str
     token: str
     draft: bytes | None = None
-    settled: Settled | None = None
+    settled: ChargeResult | None = None
 
 
-class Claims:
+class MemoryIdempotencyKeys:
     """By gateway, oldest first, `most` of each; whoever calls holds the lock of the store. A clock that never runs back
     keeps them in order."""
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
-        self._kept: dict[str, dict[str, Kept]] = {}
+    def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
+        self._kept: dict[str, dict[str, IdempotencyEntry]] = {}
         self._most = most
-        self.evicted = Evicted()
+        self.evicted = EvictionLog()
 
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """None: it is the caller's now."""
         one = self._found(claim)
         if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
-            return Found(one.digest, one.draft, one.settled)
-        self._put(claim, Kept(now + LEASE, claim.digest, claim.token), now)
+            return IdempotencyRecord(one.digest, one.draft, one.settled)
+        self._put(claim, IdempotencyEntry(now + LEASE_MICROSECONDS, claim.digest, claim.token), now)
         return None
 
-    def holds(self, claim: Claim) -> bool:
+    def holds(self, claim: IdempotencyClaim) -> bool:
         one = self._found(claim)
         return one is not None and one.draft is None and one.token == claim.token
 
-    def keep(self, claim: Claim, settled: Settled, now: int) -> None:
-        self._put(claim, Kept(now + KEPT, claim.digest, claim.token, claim.draft, settled), now)
+    def keep(self, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
+        self._put(
+            claim, IdempotencyEntry(now + KEEP_MICROSECONDS, claim.digest, claim.token, claim.draft, settled), now
+        )
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: IdempotencyClaim) -> None:
         if self.holds(claim):
             del self._kept[claim.gateway][claim.name]
 
-    def _found(self, claim: Claim) -> Kept | None:
+    def _found(self, claim: IdempotencyClaim) -> IdempotencyEntry | None:
         return self._kept.get(claim.gateway, {}).get(claim.name)
 
-    def _put(self, claim: Claim, kept: Kept, now: int) -> None:
+    def _put(self, claim: IdempotencyClaim, kept: IdempotencyEntry, now: int) -> None:
         """At the end. One that leaves makes room for one that comes, so nobody waits for many."""
         of_gateway = self._kept.setdefault(claim.gateway, {})
         of_gateway.pop(claim.name, None)
@@ -111,39 +120,39 @@ CREATE INDEX IF NOT EXISTS once_until ON once (until);
 """
 
 
-class ClaimsTable:
+class SqliteIdempotencyKeys:
     """In a table of its own. Each call is inside of a transaction."""
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
+    def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._most = most
         self._claims = 0
-        self.evicted = Evicted()
+        self.evicted = EvictionLog()
 
-    def claim(self, asked: sqlite3.Connection, claim: Claim, now: int) -> Found | None:
+    def claim(self, asked: sqlite3.Connection, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """None: it is the caller's now."""
         row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
         until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
         if until > now and (draft is not None or token != claim.token):
-            return Found(digest, draft, None if settled is None else settled_from(settled))
-        self._put(asked, claim, now + LEASE)
+            return IdempotencyRecord(digest, draft, None if settled is None else decode_charge_result(settled))
+        self._put(asked, claim, now + LEASE_MICROSECONDS)
         self._forget(asked, now)
         return None
 
-    def holds(self, asked: sqlite3.Connection, claim: Claim) -> bool:
+    def holds(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> bool:
         mine = "SELECT 1 FROM once WHERE name = ? AND token = ? AND draft IS NULL"
         return asked.execute(mine, (claim.name, claim.token)).fetchone() is not None
 
-    def keep(self, asked: sqlite3.Connection, claim: Claim, settled: Settled, now: int) -> None:
-        self._put(asked, claim, now + KEPT, claim.draft, settled_to(settled))
+    def keep(self, asked: sqlite3.Connection, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
+        self._put(asked, claim, now + KEEP_MICROSECONDS, claim.draft, encode_charge_result(settled))
 
-    def release(self, asked: sqlite3.Connection, claim: Claim) -> None:
+    def release(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> None:
         mine = "DELETE FROM once WHERE name = ? AND token = ? AND draft IS NULL"
         asked.execute(mine, (claim.name, claim.token))
 
     def _put(
         self,
         asked: sqlite3.Connection,
-        claim: Claim,
+        claim: IdempotencyClaim,
         until: int,
         draft: bytes | None = None,
         settled: bytes | None = None,
@@ -154,21 +163,21 @@ class ClaimsTable:
     def _forget(self, asked: sqlite3.Connection, now: int) -> None:
         """What counts no more; and what is too much, the oldest first."""
         self._claims += 1
-        if self._claims % LOOKS_EVERY and self._claims % self._most:
+        if self._claims % CALLS_BETWEEN_EVICTIONS and self._claims % self._most:
             return
         old = "SELECT name FROM once WHERE until <= ? LIMIT ?"
-        asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, FORGETS_AT_ONCE))
+        asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, EVICTION_BATCH_SIZE))
         many = "SELECT substr(name, 1, ?) AS gateway, count(*) FROM once GROUP BY gateway HAVING count(*) > ?"
         oldest = "SELECT name FROM once WHERE substr(name, 1, ?) = ? AND until > ? ORDER BY until LIMIT ?"
-        for gateway, held in asked.execute(many, (OF_GATEWAY, self._most)).fetchall():
-            given = OF_GATEWAY, gateway, now, held - self._most
+        for gateway, held in asked.execute(many, (GATEWAY_DIGITS, self._most)).fetchall():
+            given = GATEWAY_DIGITS, gateway, now, held - self._most
             self.evicted.tell(asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", given).rowcount)
 
 
-def settled_to(settled: Settled) -> bytes:
+def encode_charge_result(settled: ChargeResult) -> bytes:
     return msgpack.encode((settled.now, settled.standings))
 
 
-def settled_from(raw: bytes) -> Settled:
+def decode_charge_result(raw: bytes) -> ChargeResult:
     now, standings = msgpack.decode(raw)
-    return Settled(tuple(Standing(*one) for one in standings), now)
+    return ChargeResult(tuple(LimitState(*one) for one in standings), now)

@@ -9,24 +9,24 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from policyengine.extras import install_command
 from policyengine.stores.base import Store, StoreError
-from policyengine.stores.clock_skew import MAX_SKEW
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import PATIENCE, SqliteStore
 
 if TYPE_CHECKING:
     import redis
 
-KNOWN = (
+KNOWN_URLS = (
     "memory: sqlite:///path redis://host:6379/0 rediss://host:6379/0 redis+cluster://host:6379 "
     "redis+sentinel://host:26379/service"
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
-TIMEOUT = 0.05  # seconds to connect, and again to answer
+TIMEOUT_SECONDS = 0.05  # seconds to connect, and again to answer
 # Three servers and a client that finds the right one take turns on the processors of a machine: on a busy one answers
 # come late that are on their way. `python -m bench timeouts` measures what that denies.
-CLUSTER_TIMEOUT = 0.25
-LONGEST = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
+CLUSTER_TIMEOUT_SECONDS = 0.25
+MAX_OPTION_SECONDS = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
 DURATION = re.compile(r"(\d+)(ms|s)")
 
 
@@ -42,7 +42,7 @@ class StoreUrlError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class StoreUrl:
     """A URL in parts. It is shown without its password."""
 
     scheme: str
@@ -63,68 +63,70 @@ class Address:
     @property
     def max_skew(self) -> int:
         """By how much clocks may differ, in microseconds."""
-        return round(float(self.options.get("skew", MAX_SKEW / 1e6)) * 1e6)
+        return round(float(self.options.get("skew", MAX_SKEW_MICROSECONDS / 1e6)) * 1e6)
 
 
 def open_store(url: str) -> Store:
     """The store at a URL, guarded where it may fail, and asked once. Raises StoreUrlError."""
     if url == "memory:":
         return MemoryStore()
-    address = address_of(url)
+    address = parse_store_url(url)
     try:
         store = _sqlite(address) if address.scheme == "sqlite" else _redis(address)
         store.ping()
     except StoreError as error:
-        raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _help(error)) from error
-    return GuardedStore(store)
+        raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _hint_for(error)) from error
+    return ResilientStore(store)
 
 
-def _help(error: StoreError) -> str:
+def _hint_for(error: StoreError) -> str:
     if "maxmemory-policy" in str(error):
         return "set `maxmemory-policy noeviction` on the server"
     return "see that it runs, and that it may be reached from here"
 
 
-def address_of(url: str) -> Address:
+def parse_store_url(url: str) -> StoreUrl:
     """Raises StoreUrlError."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise StoreUrlError("this is not the URL of a store", _known()) from None
+        raise StoreUrlError("this is not the URL of a store", _list_schemes()) from None
     if parts.scheme not in ("sqlite", "redis", "rediss", "redis+cluster", "redis+sentinel"):
-        raise StoreUrlError(f"there is no store at `{_scheme(url)}`", _known())
-    return _checked(parts)
+        raise StoreUrlError(f"there is no store at `{_scheme(url)}`", _list_schemes())
+    return _parse_url_parts(parts)
 
 
-def _checked(parts: SplitResult) -> Address:
+def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     where, _, host = parts.netloc.rpartition("@")
     user, _, password = where.partition(":")
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
-    hosts = tuple(_host(one, default) for one in host.split(",")) if host else ()
+    hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
     if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
         raise StoreUrlError("a file of SQLite is `sqlite:///path`", "four slashes begin a path from the root")
     if parts.scheme != "sqlite" and not hosts:
-        raise StoreUrlError(f"`{parts.scheme}://` names no host", _known())
+        raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())
     if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
-        raise StoreUrlError("several hosts are a Cluster, or Sentinels", _known())
+        raise StoreUrlError("several hosts are a Cluster, or Sentinels", _list_schemes())
     if parts.scheme == "redis+sentinel" and len(parts.path) < 2:
         raise StoreUrlError("Sentinel is asked for a service by its name", "redis+sentinel://host:26379/service")
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
-        raise StoreUrlError(f"`{parts.path}` is no number of a database", _known())
-    options = _options(parts)
-    return Address(parts.scheme, hosts, parts.path, unquote(user) or None, unquote(password) or None, options)
+        raise StoreUrlError(f"`{parts.path}` is no number of a database", _list_schemes())
+    options = _parse_options(parts)
+    return StoreUrl(parts.scheme, hosts, parts.path, unquote(user) or None, unquote(password) or None, options)
 
 
-def _options(parts: SplitResult) -> dict[str, str]:
+def _parse_options(parts: SplitResult) -> dict[str, str]:
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
             raise StoreUrlError(f"`{name}` is no option of a store", f"it takes {', '.join(allowed)}")
-    return given | {name: str(_seconds(given[name], *of)) for name, of in LONGEST.items() if name in given}
+    return given | {
+        name: str(_parse_seconds(given[name], *of)) for name, of in MAX_OPTION_SECONDS.items() if name in given
+    }
 
 
-def _seconds(text: str, most: int, what: str) -> float:
+def _parse_seconds(text: str, most: int, what: str) -> float:
     found = DURATION.fullmatch(text)
     seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
     if not 0 < seconds <= most:
@@ -132,10 +134,10 @@ def _seconds(text: str, most: int, what: str) -> float:
     return seconds
 
 
-def _host(text: str, default: int) -> tuple[str, int]:
+def _parse_host_port(text: str, default: int) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
     if found is None or int(found[2] or default) > 65_535:
-        raise StoreUrlError(f"`{text}` is no host with a port", _known())
+        raise StoreUrlError(f"`{text}` is no host with a port", _list_schemes())
     return found[1].strip("[]"), int(found[2] or default)
 
 
@@ -143,69 +145,73 @@ def _scheme(url: str) -> str:
     return f"{url.partition(':')[0]}:" if ":" in url else url
 
 
-def _known() -> str:
-    return "a store is one of " + ", ".join(f"`{one}`" for one in KNOWN)
+def _list_schemes() -> str:
+    return "a store is one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
 
 
 # ── Opening ───────────────────────────────────────────────────────────────────────────────────
 
 
-def sqlite_path(address: Address) -> str:
+def sqlite_path(address: StoreUrl) -> str:
     return unquote(address.path[1:])
 
 
-def _sqlite(address: Address) -> SqliteStore:
+def _sqlite(address: StoreUrl) -> SqliteStore:
     """Three slashes are a path from here, four one from the root."""
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 
-def _redis(address: Address) -> Any:
+def _redis(address: StoreUrl) -> Any:
     try:
         from policyengine.stores.redis.cluster import ClusterStore
-        from policyengine.stores.redis.connection import answering
+        from policyengine.stores.redis.connection import translate_errors
         from policyengine.stores.redis.store import RedisStore
     except ImportError as error:
         if error.name != "redis":
             raise
         hint = install_command("redis")
         raise StoreUrlError("the package `redis` is not installed", hint) from None
-    with answering():
+    with translate_errors():
         if address.scheme == "redis+cluster":
             return ClusterStore(_cluster(address), max_skew=address.max_skew)
         client = _sentinel(address) if address.scheme == "redis+sentinel" else _standalone(address)
         return RedisStore(client, max_skew=address.max_skew)
 
 
-def _standalone(address: Address) -> redis.Redis:
+def _standalone(address: StoreUrl) -> redis.Redis:
     from redis import Redis
 
     [(host, port)] = address.hosts
     database = int(address.path[1:] or 0)
-    return Redis(host=host, port=port, db=database, **_manner(address), **_never_again())
+    return Redis(host=host, port=port, db=database, **_connection_options(address), **_no_retry_options())
 
 
-def _sentinel(address: Address) -> redis.Redis:
+def _sentinel(address: StoreUrl) -> redis.Redis:
     from redis.sentinel import Sentinel
 
-    manner = _manner(address)
+    manner = _connection_options(address)
     asked = {name: value for name, value in manner.items() if name not in ("username", "password")}
     make: Any = Sentinel  # which has no types
-    sentinel = make(list(address.hosts), sentinel_kwargs={**asked, **_never_again()}, **manner, **_never_again())
+    sentinel = make(
+        list(address.hosts), sentinel_kwargs={**asked, **_no_retry_options()}, **manner, **_no_retry_options()
+    )
     found: redis.Redis = sentinel.master_for(unquote(address.path[1:]))
     return found
 
 
-def _cluster(address: Address) -> redis.RedisCluster:
+def _cluster(address: StoreUrl) -> redis.RedisCluster:
     from redis import RedisCluster
     from redis.cluster import ClusterNode
 
     node: Any = ClusterNode  # which has no types
-    return RedisCluster(startup_nodes=[node(*one) for one in address.hosts], **_manner(address), **_never_again())
+    return RedisCluster(
+        startup_nodes=[node(*one) for one in address.hosts], **_connection_options(address), **_no_retry_options()
+    )
 
 
-def _manner(address: Address) -> dict[str, Any]:
+def _connection_options(address: StoreUrl) -> dict[str, Any]:
     """How connections are made: bounded in time, with a certificate that is checked where TLS is asked for."""
-    seconds = address.seconds(CLUSTER_TIMEOUT if address.scheme == "redis+cluster" else TIMEOUT)
+    seconds = address.seconds(CLUSTER_TIMEOUT_SECONDS if address.scheme == "redis+cluster" else TIMEOUT_SECONDS)
     found: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "protocol": 2}
     if address.scheme == "rediss" or address.options.get("tls") == "yes":
         found |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
@@ -213,7 +219,7 @@ def _manner(address: Address) -> dict[str, Any]:
     return found | {"username": address.user, "password": address.password}
 
 
-def _never_again() -> dict[str, Any]:
+def _no_retry_options() -> dict[str, Any]:
     """Nobody knows whether what was sent was done: it is not sent a second time."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry

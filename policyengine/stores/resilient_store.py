@@ -10,22 +10,30 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, Unread, WindowKey, outcome_of
-from policyengine.runtime.idempotency_key import Claim, Found
-from policyengine.runtime.limits import Settled, Standing, untouched
-from policyengine.stores.base import Asked, Committed, Store, StoreError
-from policyengine.stores.circuit_breaker import PAUSE, READ, WRITE, Breaker
+from policyengine.runtime.history import (
+    History,
+    HistoryRecord,
+    OutcomeReport,
+    ReportStatus,
+    UnreadHistories,
+    WindowKey,
+    merge_reports,
+)
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.limits import ChargeResult, LimitState, uncharged_state
+from policyengine.stores.base import CommitRequest, CommitResult, Store, StoreError
+from policyengine.stores.circuit_breaker import PAUSE_SECONDS, READ, WRITE, CircuitBreaker
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
-from policyengine.stores.credential_marks import Marks
+from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
 
-INSPECTS_EVERY = 5.0  # seconds between two looks whether what is written is kept
-MOST_LATE = 10_000  # denied requests that are remembered when the store answers again
-LATE_AT_ONCE = 16  # of them by one caller, who waits for it
+INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two looks whether what is written is kept
+MAX_LATE_DENIALS = 10_000  # denied requests that are remembered when the store answers again
+LATE_BATCH_SIZE = 16  # of them by one caller, who waits for it
 T = TypeVar("T")
 
 
-class Remote(Store, Protocol):
+class RemoteStore(Store, Protocol):
     """A store beside this process. What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it
     answers."""
 
@@ -47,12 +55,17 @@ class Remote(Store, Protocol):
     def close(self) -> None: ...
 
 
-class GuardedMarks:
+class ResilientMarks:
     """Asks for them as long as the store answers, and agrees on the time; where it does not, nobody guesses. What it
     answers counts only if the clocks agree then, too."""
 
     def __init__(
-        self, marks: Marks, reads: Breaker, writes: Breaker, agree: Callable[[], None], skew: ClockSkew
+        self,
+        marks: CredentialMarks,
+        reads: CircuitBreaker,
+        writes: CircuitBreaker,
+        agree: Callable[[], None],
+        skew: ClockSkew,
     ) -> None:
         self._marks, self._reads, self._writes = marks, reads, writes
         self._agree, self._skew = agree, skew
@@ -79,7 +92,7 @@ class GuardedMarks:
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         return self._asked(lambda: self._marks.revoked(names, now), self._reads)
 
-    def _asked(self, ask: Callable[[], T], breaker: Breaker) -> T:
+    def _asked(self, ask: Callable[[], T], breaker: CircuitBreaker) -> T:
         self._agree()
         with breaker:
             told = ask()
@@ -87,7 +100,7 @@ class GuardedMarks:
         return told
 
 
-class GuardedStore:
+class ResilientStore:
     """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
     `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
     whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
@@ -99,14 +112,14 @@ class GuardedStore:
     its time now and then, until both agree.
     """
 
-    def __init__(self, store: Remote, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, store: RemoteStore, *, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._local = store, MemoryStore()
         self.skew = store.skew
-        self.writes = Breaker(clock, WRITE, trial=store.probe)
-        self.reads = Breaker(clock, READ, refusals=self.writes)
+        self.writes = CircuitBreaker(clock, WRITE, trial=store.probe)
+        self.reads = CircuitBreaker(clock, READ, refusals=self.writes)
         self._clock, self._lock, self._looks = clock, Lock(), 0.0
         self._inspecting, self._inspected = Lock(), clock()
-        self._late: deque[tuple[tuple[Record, ...], str]] = deque(maxlen=MOST_LATE)
+        self._late: deque[tuple[tuple[HistoryRecord, ...], str]] = deque(maxlen=MAX_LATE_DENIALS)
 
     @property
     def failures(self) -> int:
@@ -136,10 +149,10 @@ class GuardedStore:
     def check(self, now: int) -> None:
         """Whether decisions can rest on it, by a read and a write of its own."""
         self._look(now)
-        self.inspect(PAUSE)
+        self.inspect(PAUSE_SECONDS)
         self.writes.check()
 
-    def inspect(self, every: float = INSPECTS_EVERY, *, waits: bool = True) -> None:
+    def inspect(self, every: float = INSPECTION_INTERVAL_SECONDS, *, waits: bool = True) -> None:
         """Writes, and reads where that failed last, unless somebody did so within so many seconds, or is at it and
         nobody `waits`. Raises StoreError."""
         if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
@@ -159,8 +172,8 @@ class GuardedStore:
             self._store.check(now)
 
     @property
-    def marks(self) -> GuardedMarks:
-        return GuardedMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
+    def marks(self) -> ResilientMarks:
+        return ResilientMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -169,7 +182,7 @@ class GuardedStore:
         with self.reads:
             return self._store.spent_among(names)
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         try:
             self._agree()
             if peek:
@@ -182,7 +195,7 @@ class GuardedStore:
             self._remember_late(now)
         return told
 
-    def _written(self, effects: Effects, decision: str, now: int) -> Settled | None:
+    def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
         """What is not admitted may have written nothing. Raises StoreError."""
         self.inspect(waits=False)
         with self.writes:
@@ -191,8 +204,8 @@ class GuardedStore:
             self.writes.succeeded()
         return told
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
-        told: Sequence[Committed]
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[ChargeResult | None]:
+        told: Sequence[CommitResult]
         try:
             self._agree()
             self.inspect(waits=False)
@@ -202,20 +215,20 @@ class GuardedStore:
         except StoreError as error:
             told = [error] * len(asked)
 
-        def answered(one: Asked, answer: Committed) -> Settled | None:
+        def answered(one: CommitRequest, answer: CommitResult) -> ChargeResult | None:
             if isinstance(answer, StoreError):
                 return self._without(one.effects, one.decision, now, one.peek, answer)
             return answer
 
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
-    def _proved(self, asked: Sequence[Asked], told: Sequence[Committed]) -> None:
+    def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
         """What answers to several say of writing."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)
         if failed is not None:
             self.writes.failed(failed)
         elif any(
-            isinstance(one, Settled) and one.admitted and not of.peek for of, one in zip(asked, told, strict=True)
+            isinstance(one, ChargeResult) and one.admitted and not of.peek for of, one in zip(asked, told, strict=True)
         ):
             self.writes.succeeded()
 
@@ -240,25 +253,25 @@ class GuardedStore:
             self.skew.check()
             return found
         except ClockSkewError as error:
-            return Unread(error.reason)
+            return UnreadHistories(error.reason)
         except StoreError:
             return {}
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         with self.writes:
             return self._store.report(decision, report, now)
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         """Of what this process counted by itself, too."""
         here = self._local.finish(decision, now, refund=refund)
         with self.writes:
-            return outcome_of(self._store.finish(decision, now, refund=refund), here)
+            return merge_reports(self._store.finish(decision, now, refund=refund), here)
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         with self.writes:
             return self._store.claim(claim, now)
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         with self.writes:
             self._store.release(claim, now)
 
@@ -269,26 +282,26 @@ class GuardedStore:
         with self._lock:
             looks = self._clock() >= self._looks
             if looks:
-                self._looks = self._clock() + PAUSE
+                self._looks = self._clock() + PAUSE_SECONDS
         if looks:
             self._look(self.skew.clock())
         self.skew.check()
 
-    def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> Settled | None:
+    def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> ChargeResult | None:
         if effects.denied and effects.records and not peek:
             self._late.append((effects.records, decision))
         history = (effects.records or effects.relied) and not effects.denied
         denied = effects.spends or history or any(one.charge.failing == "deny" for one in effects.limits)
         if denied:
-            stands = tuple(untouched(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
-            return Settled(stands, now, str(error), error.reason)
+            stands = tuple(uncharged_state(None, one.charge, now)._replace(admitted=False) for one in effects.limits)
+            return ChargeResult(stands, now, str(error), error.reason)
         local = [one for one in effects.limits if one.charge.failing == "local"]
         counted = Effects(limits=tuple(local), denied=effects.denied, opens=effects.opens, confirms=effects.confirms)
         told = self._local.commit(counted, decision, now, peek=peek)
-        answers: Iterator[Standing] = iter(told.standings if told is not None else ())
-        return Settled(
+        answers: Iterator[LimitState] = iter(told.standings if told is not None else ())
+        return ChargeResult(
             tuple(
-                next(answers) if one.charge.failing == "local" else untouched(None, one.charge, now)
+                next(answers) if one.charge.failing == "local" else uncharged_state(None, one.charge, now)
                 for one in effects.limits
             ),
             now,
@@ -296,7 +309,7 @@ class GuardedStore:
 
     def _remember_late(self, now: int) -> None:
         """What was denied meanwhile happened, and counts where rules ask for it."""
-        for _ in range(LATE_AT_ONCE):
+        for _ in range(LATE_BATCH_SIZE):
             try:
                 records, decision = self._late.popleft()
             except IndexError:

@@ -8,29 +8,31 @@ from typing import Any, NamedTuple, assert_never
 
 from policyengine.runtime.decision import Effects, OpenedApproval
 from policyengine.runtime.limits import (
-    Add,
-    Bucket,
+    BudgetCharge,
     Charge,
-    Hold,
-    Settled,
-    Standing,
-    Take,
-    add,
-    deduct,
-    hold,
-    refused,
-    take,
-    take_prepaid,
-    untouched,
+    ChargeResult,
+    ConcurrencyCharge,
+    LimitState,
+    RateCharge,
+    TokenBucket,
+    acquire_slot,
+    charge_budget,
+    charge_prepaid_rate,
+    charge_rate,
+    deduct_prepaid,
+    refuse_rate,
+    uncharged_state,
 )
 
-DAY = 86_400_000_000  # microseconds
-LONGEST_OPEN = 31 * DAY
-MOST_RECEIPTS = 1_000  # of one rate by one key; then the oldest is forgotten, and what it was for is taken again
-KINDS = {Take: "rate", Add: "budget", Hold: "at once"}
+DAY_MICROSECONDS = 86_400_000_000  # microseconds
+MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
+MAX_RECEIPTS_PER_RATE = (
+    1_000  # of one rate by one key; then the oldest is forgotten, and what it was for is taken again
+)
+CHARGE_KINDS = {RateCharge: "rate", BudgetCharge: "budget", ConcurrencyCharge: "at once"}
 
 
-class Kept(NamedTuple):
+class StateUpdate(NamedTuple):
     """A state that is to be kept for a charge, and until when it counts for anybody: then it may be forgotten."""
 
     charge: Charge
@@ -42,134 +44,150 @@ class Receipt(NamedTuple):
     """So many tokens were taken of a rate by a confirm, and until when no allow takes them again. With none it is
     over."""
 
-    charge: Take
+    charge: RateCharge
     tokens: int
     until: int
 
 
-class Step(NamedTuple):
-    settled: Settled
-    kept: tuple[Kept, ...]
+class StoreTransition(NamedTuple):
+    settled: ChargeResult
+    kept: tuple[StateUpdate, ...]
     receipts: tuple[Receipt, ...] = ()
 
 
-def step(effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int, decision: str) -> Step:
+def apply_charges(
+    effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int, decision: str
+) -> StoreTransition:
     """What is answered to the charges of a decision where they stand at `states`, and what is kept of it. `paid` is how
     much was taken of each for its confirms before."""
     charges = [one.charge for one in effects.limits]
-    found = [asked(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
-    settled = Settled(tuple(standing for standing, _ in found), now)
+    found = [evaluate_charge(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
+    settled = ChargeResult(tuple(standing for standing, _ in found), now)
     if not settled.admitted or effects.denied:
-        return refuse(charges, states, paid, settled, now)
+        return refuse_charges(charges, states, paid, settled, now)
     if effects.opens:
-        return confirm(effects, charges, states, paid, found, now)
+        return confirm_charges(effects, charges, states, paid, found, now)
     kept = [
-        Kept(charge, state, counts_until(charge, state))
+        StateUpdate(charge, state, state_expiry(charge, state))
         for charge, (_, state) in zip(charges, found, strict=True)
         if state is not None
     ]
-    over = [Receipt(one, 0, now) for one, tokens in zip(charges, paid, strict=True) if tokens and isinstance(one, Take)]
-    return Step(settled, tuple(kept), tuple(over))
+    over = [
+        Receipt(one, 0, now)
+        for one, tokens in zip(charges, paid, strict=True)
+        if tokens and isinstance(one, RateCharge)
+    ]
+    return StoreTransition(settled, tuple(kept), tuple(over))
 
 
-def confirm(
+def confirm_charges(
     effects: Effects,
     charges: Sequence[Charge],
     states: Sequence[Any],
     paid: Sequence[int],
-    found: Sequence[tuple[Standing, Any]],
+    found: Sequence[tuple[LimitState, Any]],
     now: int,
-) -> Step:
+) -> StoreTransition:
     """Of a confirm that all limits have room for: it takes of rates what was not taken for it before, and no more."""
     standings, kept, receipts = [], [], []
-    lasts = now + open_for(effects.opens)
+    lasts = now + approval_lifetime(effects.opens)
     for charge, state, tokens, (standing, after) in zip(charges, states, paid, found, strict=True):
-        takes = isinstance(charge, Take)
-        standings.append(standing if takes else untouched(state, charge, now))
-        if isinstance(charge, Take) and after is not None:
-            full = counts_until(charge, after)
-            kept.append(Kept(charge, after, full))
+        takes = isinstance(charge, RateCharge)
+        standings.append(standing if takes else uncharged_state(state, charge, now))
+        if isinstance(charge, RateCharge) and after is not None:
+            full = state_expiry(charge, after)
+            kept.append(StateUpdate(charge, after, full))
             if charge.cost > tokens:
                 receipts.append(Receipt(charge, charge.cost, max(lasts, full)))
-    return Step(Settled(tuple(standings), now), tuple(kept), tuple(receipts))
+    return StoreTransition(ChargeResult(tuple(standings), now), tuple(kept), tuple(receipts))
 
 
-def refuse(charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: Settled, now: int) -> Step:
+def refuse_charges(
+    charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: ChargeResult, now: int
+) -> StoreTransition:
     """Of what is denied, or not admitted: rates that count denials take what was not taken before, and clamps go on."""
     if not settled.admitted:
         stand = zip(charges, states, settled.standings, strict=True)
-        settled = Settled(tuple(leave(state, one, now) if how.admitted else how for one, state, how in stand), now)
+        settled = ChargeResult(
+            tuple(state_beside_refusal(state, one, now) if how.admitted else how for one, state, how in stand), now
+        )
     rows = zip(charges, states, paid, strict=True)
-    kept = (kept_of_refused(charge, state, tokens, now) for charge, state, tokens in rows if isinstance(charge, Take))
-    return Step(settled, tuple(one for one in kept if one is not None))
+    kept = (
+        refused_rate_update(charge, state, tokens, now)
+        for charge, state, tokens in rows
+        if isinstance(charge, RateCharge)
+    )
+    return StoreTransition(settled, tuple(one for one in kept if one is not None))
 
 
-def leave(state: Any, charge: Charge, now: int) -> Standing:
+def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
     """How a limit stands that had room, where another had none; one that was paid before needs none."""
-    return untouched(state, charge, now)._replace(admitted=True, retry=0)
+    return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
-def asked(charge: Charge, state: Any, paid: int, now: int, decision: str) -> tuple[Standing, Any]:
+def evaluate_charge(charge: Charge, state: Any, paid: int, now: int, decision: str) -> tuple[LimitState, Any]:
     match charge:
-        case Take():
-            rest = deduct(charge, paid)
-            return take_prepaid(state, charge, now) if paid and not rest.cost else take(state, rest, now)
-        case Add():
-            return add(state or (), charge, now, decision)
-        case Hold():
-            return hold(state or (), charge, now, decision)
+        case RateCharge():
+            rest = deduct_prepaid(charge, paid)
+            return charge_prepaid_rate(state, charge, now) if paid and not rest.cost else charge_rate(state, rest, now)
+        case BudgetCharge():
+            return charge_budget(state or (), charge, now, decision)
+        case ConcurrencyCharge():
+            return acquire_slot(state or (), charge, now, decision)
         case _:
             assert_never(charge)
 
 
-def kept_of_refused(charge: Take, state: Bucket | None, paid: int, now: int) -> Kept | None:
+def refused_rate_update(charge: RateCharge, state: TokenBucket | None, paid: int, now: int) -> StateUpdate | None:
     if not (charge.counts or charge.latching):
         return None
-    rest = deduct(charge, paid)
-    after = take_prepaid(state, charge, now)[1] if paid and not rest.cost else refused(state, rest, now)
-    return None if after is None else Kept(charge, after, counts_until(charge, after))
+    rest = deduct_prepaid(charge, paid)
+    after = charge_prepaid_rate(state, charge, now)[1] if paid and not rest.cost else refuse_rate(state, rest, now)
+    return None if after is None else StateUpdate(charge, after, state_expiry(charge, after))
 
 
-def counts_until(charge: Charge, state: Any) -> int:
+def state_expiry(charge: Charge, state: Any) -> int:
     """From when on (microseconds) the state says nothing that an empty one does not."""
     match charge:
-        case Take():
+        case RateCharge():
             return int(state.full_at()) * charge.tick
-        case Add():
+        case BudgetCharge():
             return state[-1].at + charge.within if state else 0
-        case Hold():
+        case ConcurrencyCharge():
             return max((until for _, until in state), default=0)
         case _:
             assert_never(charge)
 
 
-def lasting(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...]]:
+def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...]]:
     """Until when the outcome of a decision can be reported, and to which of its charges that matters."""
-    found = tuple(one for one in charges if not isinstance(one, Take))
-    return now + max((one.lease if isinstance(one, Hold) else one.within for one in found), default=0), found
+    found = tuple(one for one in charges if not isinstance(one, RateCharge))
+    return now + max(
+        (one.lease if isinstance(one, ConcurrencyCharge) else one.within for one in found), default=0
+    ), found
 
 
-def open_for(opens: Sequence[OpenedApproval]) -> int:
+def approval_lifetime(opens: Sequence[OpenedApproval]) -> int:
     """How long what a confirm took stays taken for it: a day for a person to answer, and as long as the approval that
     lasts longest then counts (another day, where one says no end)."""
-    counts = max((int((one.within or 0) * 1_000_000) or DAY for one in opens), default=DAY)
-    return min(DAY + counts, LONGEST_OPEN)
+    counts = max((int((one.within or 0) * 1_000_000) or DAY_MICROSECONDS for one in opens), default=DAY_MICROSECONDS)
+    return min(DAY_MICROSECONDS + counts, MAX_APPROVAL_MICROSECONDS)
 
 
-def name_of(confirms: Sequence[str]) -> str:
+def receipt_name(confirms: Sequence[str]) -> str:
     """What receipts for the confirms of a decision are kept under; empty where it has none."""
-    return digest_of(*confirms) if confirms else ""
+    return digest_parts(*confirms) if confirms else ""
 
 
-def digest(charge: Charge) -> str:
+def charge_digest(charge: Charge) -> str:
     """What a charge is kept under. Facts may be long and personal: none of them is written down.
 
     The unit is part of it, as levels mean nothing in another: where a policy changes a pace, it is counted anew.
     """
-    unit = (str(charge.token), str(charge.tick)) if isinstance(charge, Take) else ()
-    return digest_of(KINDS[type(charge)], charge.rule, *unit, *charge.key)
+    unit = (str(charge.token), str(charge.tick)) if isinstance(charge, RateCharge) else ()
+    return digest_parts(CHARGE_KINDS[type(charge)], charge.rule, *unit, *charge.key)
 
 
-def digest_of(*parts: str) -> str:
+def digest_parts(*parts: str) -> str:
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

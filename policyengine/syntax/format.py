@@ -13,8 +13,8 @@ from itertools import pairwise
 from policyengine.diagnostics.model import PolicyError
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.align import Line, aligned
-from policyengine.syntax.parse import parse, tokens
+from policyengine.syntax.align import FormattedLine, align_lines
+from policyengine.syntax.parse import parse, tokenize
 from policyengine.syntax.tokens import Token
 
 INDENT = 2
@@ -22,11 +22,11 @@ BETWEEN_ITEMS = "   "
 
 ITEMS = (
     ast.Export | ast.Import | ast.Declaration | ast.FieldDecl
-    | ast.Include | ast.ScopeEndpoint | ast.Setting | ast.UsersLike | ast.ClaimMap | ast.Claims
-    | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.Acts | ast.CredentialDecl | ast.CredentialKinds
-    | ast.CredentialLimit | ast.CredentialBound | ast.AttestedBy | ast.May | ast.MayDelegate | ast.Valid
+    | ast.Include | ast.ScopeEndpoint | ast.TrustAnchorOption | ast.UsersLike | ast.ClaimMap | ast.ClaimsClause
+    | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.ActsClause | ast.CredentialDecl | ast.CredentialKinds
+    | ast.CredentialLimit | ast.ProofOfPossession | ast.AttestedBy | ast.May | ast.MayDelegate | ast.ValidityPeriod
     | ast.DelegationLimit | ast.GuardItem | ast.RateItem
-    | ast.BudgetLimit | ast.Claim | ast.TestItem | ast.EntityRow | ast.Row | ast.Pair
+    | ast.BudgetLimit | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow | ast.RecordEntry
     | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip
 FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # begin an item that is no node of its own
@@ -44,7 +44,7 @@ def format_module(source: Source) -> str:
         raise PolicyError(diagnostics)
     lexemes = _lexemes(source, module)
     lines = list(_indented(_lines(source, lexemes)))
-    return "".join(f"{line}\n" for line in aligned(lines))
+    return "".join(f"{line}\n" for line in align_lines(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Lexeme:
 
 
 def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
-    places = Places.of(module)
-    written = tokens(source)
+    places = LayoutOffsets.of(module)
+    written = tokenize(source)
     before = [None, None, *written]
     code = [_lexeme(places, *three) for three in zip(before, before[1:], written, strict=False)]
     comments = [Lexeme(c.text.rstrip(), "COMMENT", c.span.start, c.span.end) for c in module.comments]
@@ -73,7 +73,7 @@ def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class LayoutOffsets:
     """Offsets that say more than a token can: where items, shots and the parameters of types are."""
 
     items: frozenset[int]
@@ -81,20 +81,20 @@ class Places:
     angles: frozenset[int]  # `<` and `>` of `set<…>`
 
     @classmethod
-    def of(cls, module: ast.Module) -> Places:
+    def of(cls, module: ast.Module) -> LayoutOffsets:
         items, shots, angles = set[int](), set[int](), set[int]()
         for node in ast.walk(module):
             if isinstance(node, ITEMS):
                 items.add(node.span.start)
             if isinstance(node, ast.Shot):
                 shots.add(node.span.start)
-            if isinstance(node, ast.NamedType):
+            if isinstance(node, ast.NamedTypeExpr):
                 text = node.span.text
                 angles.update(node.span.start + i for i, char in enumerate(text) if char in "<>")
         return cls(frozenset(items), frozenset(shots), frozenset(angles))
 
 
-def _lexeme(places: Places, before: Token | None, previous: Token | None, token: Token) -> Lexeme:
+def _lexeme(places: LayoutOffsets, before: Token | None, previous: Token | None, token: Token) -> Lexeme:
     start, end = token.start, token.end
     begins = start in places.items or token.type in FIRST_WORDS or (previous is not None and previous.type == "LBRACE")
     return Lexeme(
@@ -108,7 +108,7 @@ def _lexeme(places: Places, before: Token | None, previous: Token | None, token:
     )
 
 
-def _space(places: Places, before: Token | None, previous: Token | None, token: Token) -> str:
+def _space(places: LayoutOffsets, before: Token | None, previous: Token | None, token: Token) -> str:
     """What stands between two tokens of a line."""
     if previous is None or _tight(places, before, previous, token):
         return ""
@@ -116,7 +116,7 @@ def _space(places: Places, before: Token | None, previous: Token | None, token: 
     return BETWEEN_ITEMS if token.start in places.items and separated else " "
 
 
-def _tight(places: Places, before: Token | None, previous: Token, token: Token) -> bool:
+def _tight(places: LayoutOffsets, before: Token | None, previous: Token, token: Token) -> bool:
     match previous.type, token.type:
         case "LBRACE", "RBRACE":
             return True
@@ -154,15 +154,15 @@ def _lines(source: Source, lexemes: list[Lexeme]) -> Iterator[list[Lexeme]]:
 
 
 @dataclass(slots=True)
-class Bracket:
+class OpenBracket:
     """An open bracket: how far the line that opened it is indented, and whether it holds items."""
 
     indent: int
     holds_items: bool
 
 
-def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[Line]:
-    opened: list[Bracket] = []
+def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[FormattedLine]:
+    opened: list[OpenBracket] = []
     waiting: list[list[Lexeme]] = []  # comments and blank lines, indented as the code that follows them
     for line in lines:
         if not line or line[0].type == "COMMENT":
@@ -177,7 +177,7 @@ def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[Line]:
     yield from (_line(comment, 0) for comment in waiting)
 
 
-def _indent(opened: list[Bracket], first: Lexeme | None) -> int:
+def _indent(opened: list[OpenBracket], first: Lexeme | None) -> int:
     """How far a line that begins with this lexeme is indented; with none, a line that begins an item."""
     innermost = opened[-1] if opened else None
     if first is not None and first.type in CLOSING and innermost is not None:
@@ -187,21 +187,21 @@ def _indent(opened: list[Bracket], first: Lexeme | None) -> int:
     return inner + INDENT if continues and (innermost is None or innermost.holds_items) else inner
 
 
-def _track(opened: list[Bracket], line: list[Lexeme], indent: int) -> None:
+def _track(opened: list[OpenBracket], line: list[Lexeme], indent: int) -> None:
     for lexeme in line:
         if lexeme.type in OPENING:
-            opened.append(Bracket(indent, lexeme.type == "LBRACE"))
+            opened.append(OpenBracket(indent, lexeme.type == "LBRACE"))
         elif lexeme.type in CLOSING and opened:
             opened.pop()
 
 
-def _line(lexemes: list[Lexeme], indent: int) -> Line:
+def _line(lexemes: list[Lexeme], indent: int) -> FormattedLine:
     comment = lexemes[-1].text if lexemes and lexemes[-1].type == "COMMENT" else ""
     code = lexemes[:-1] if comment else lexemes
-    return Line(" " * indent, _joined(code), comment, _arrow(code), _cells(code))
+    return FormattedLine(" " * indent, _join_lexemes(code), comment, _arrow(code), _cells(code))
 
 
-def _joined(lexemes: list[Lexeme]) -> str:
+def _join_lexemes(lexemes: list[Lexeme]) -> str:
     return "".join(lexeme.text if i == 0 else lexeme.space + lexeme.text for i, lexeme in enumerate(lexemes))
 
 
@@ -210,7 +210,7 @@ def _arrow(code: list[Lexeme]) -> int | None:
     arrows = [i for i, lexeme in enumerate(code) if lexeme.text == "=>"]
     if len(arrows) != 1 or not code[0].begins_shot or sum(lexeme.begins_shot for lexeme in code) != 1:
         return None
-    return len(_joined(code[: arrows[0]]))
+    return len(_join_lexemes(code[: arrows[0]]))
 
 
 def _cells(code: list[Lexeme]) -> tuple[str, ...]:
@@ -218,4 +218,4 @@ def _cells(code: list[Lexeme]) -> tuple[str, ...]:
     if len(code) < 2 or code[0].text != "|" or code[-1].text != "|":
         return ()
     bars = [i for i, lexeme in enumerate(code) if lexeme.text == "|" and lexeme.space]
-    return tuple(_joined(code[left + 1 : right]) for left, right in pairwise([0, *(bar for bar in bars if bar)]))
+    return tuple(_join_lexemes(code[left + 1 : right]) for left, right in pairwise([0, *(bar for bar in bars if bar)]))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Collection is paused inside, and afterwards as it was before. May be nested, and wrap a function."""
     was_enabled = gc.isenabled()
     gc.disable()

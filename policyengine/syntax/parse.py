@@ -7,39 +7,39 @@ from dataclasses import replace
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.errors.explain import explain
-from policyengine.syntax.errors.recovery import Reader, tables
-from policyengine.syntax.gc_pause import uncollected
-from policyengine.syntax.parser import Machine, Unreadable
-from policyengine.syntax.size_limits import within_bounds
-from policyengine.syntax.text_checks import bad_escapes, unfit
+from policyengine.syntax.errors.explain import explain_error
+from policyengine.syntax.errors.recovery import RecoveringParser, parser_tables
+from policyengine.syntax.gc_pause import gc_paused
+from policyengine.syntax.parser import LexError, LrParser
+from policyengine.syntax.size_limits import check_size_limits
+from policyengine.syntax.text_checks import check_characters, find_bad_escapes
 from policyengine.syntax.tokens import Token
 
 MAX_ERRORS = 25
 
 
-@uncollected()
+@gc_paused()
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
     """The module a text spells, and what is wrong with its syntax. With diagnostics the module holds what could be
     read; it is None when the text is no policy at all."""
-    if found := unfit(source):
+    if found := check_characters(source):
         return None, found
-    module, comments, diagnostics = _read(source)
-    diagnostics += bad_escapes(source)
+    module, comments, diagnostics = _parse_or_recover(source)
+    diagnostics += find_bad_escapes(source)
     if module is None:
         return None, diagnostics
-    declarations, too_much = within_bounds(module)
+    declarations, too_much = check_size_limits(module)
     written = tuple(ast.Comment(span.text, span=span) for span in comments)
     return replace(module, declarations=declarations, comments=written), diagnostics + too_much
 
 
-def _read(source: Source) -> tuple[ast.Module | None, list[Span], list[Diagnostic]]:
-    machine = Machine(source)
-    if (module := _whole(machine)) is not None:
+def _parse_or_recover(source: Source) -> tuple[ast.Module | None, list[Span], list[Diagnostic]]:
+    machine = LrParser(source)
+    if (module := _parse_valid(machine)) is not None:
         return module, machine.comments, []
-    reader = Reader(source)
+    reader = RecoveringParser(source)
     rest, stops = reader.read(MAX_ERRORS)
-    diagnostics = [explain(source, stop, tables()) for stop in stops]
+    diagnostics = [explain_error(source, stop, parser_tables()) for stop in stops]
     if len(stops) >= MAX_ERRORS:
         last = Span(source, stops[-1].offset, stops[-1].offset)
         message = f"{MAX_ERRORS} mistakes so far; what follows was not read"
@@ -47,15 +47,15 @@ def _read(source: Source) -> tuple[ast.Module | None, list[Span], list[Diagnosti
     return rest, reader.machine.comments, diagnostics
 
 
-def _whole(machine: Machine) -> ast.Module | None:
+def _parse_valid(machine: LrParser) -> ast.Module | None:
     """The module of a text without mistakes."""
     try:
         return machine.finish() if all(map(machine.feed, machine.tokens())) else None
-    except Unreadable:
+    except LexError:
         return None
 
 
-def tokens(source: Source) -> list[Token]:
+def tokenize(source: Source) -> list[Token]:
     """The tokens of a text that `parse` has found to be without mistakes, comments left out."""
-    machine = Machine(source)
+    machine = LrParser(source)
     return [token for token in machine.tokens() if machine.feed(token)]

@@ -20,8 +20,8 @@ import msgpack  # type: ignore[import-untyped]
 
 _PACKAGE = Path(__file__).parent.parent
 _INSTALLED = _PACKAGE / "grammar"
-FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"  # in the wheel, or in a checkout
-GRAMMAR, TABLE = FOLDER / "policy.lark", FOLDER / "policy.table"
+GRAMMAR_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"  # in the wheel, or in a checkout
+GRAMMAR, TABLE = GRAMMAR_FOLDER / "policy.lark", GRAMMAR_FOLDER / "policy.table"
 SPACE = r"[ \t\r\n]*+"  # what may stand before any token
 END = "$END"  # the terminal behind the last token
 
@@ -43,7 +43,7 @@ class Lexer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class GrammarRule:
     """A rule of the grammar: `phrase` is what it builds, None a list to be inlined, "" its one part itself."""
 
     origin: str
@@ -52,7 +52,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ParseTable:
     """By state: what can be read there (`lexers`); by terminal the state to shift to, or `~` the rule to reduce by
     (`actions`); by name of a rule that was reduced the next state (`follows`).
 
@@ -62,49 +62,49 @@ class Table:
     start: int
     end: int
     written: Mapping[str, str]
-    rules: tuple[Rule, ...]
+    rules: tuple[GrammarRule, ...]
     lexers: tuple[Lexer, ...]
     actions: tuple[Mapping[str, int], ...]
     follows: tuple[Mapping[str, int], ...]
 
 
 @cache
-def parse_table() -> Table:
+def load_parse_table() -> ParseTable:
     """The table of the grammar: the saved one where it is its own."""
     grammar = GRAMMAR.read_text(encoding="utf-8")
-    return read(saved(grammar) or generated(grammar))
+    return decode_table(load_saved_table(grammar) or generate_from(grammar))
 
 
-def read(data: Mapping[str, Any]) -> Table:
+def decode_table(data: Mapping[str, Any]) -> ParseTable:
     lexers = [Lexer(pattern, words) for pattern, words in data["lexers"]]
-    rules = tuple(Rule(origin, phrase, tuple(symbols)) for origin, phrase, symbols in data["rules"])
+    rules = tuple(GrammarRule(origin, phrase, tuple(symbols)) for origin, phrase, symbols in data["rules"])
     by_state = ((lexers[lexer], actions, follows) for lexer, actions, follows in data["states"])
-    return Table(data["start"], data["end"], data["written"], rules, *zip(*by_state, strict=True))
+    return ParseTable(data["start"], data["end"], data["written"], rules, *zip(*by_state, strict=True))
 
 
-def saved(grammar: str) -> Mapping[str, Any] | None:
+def load_saved_table(grammar: str) -> Mapping[str, Any] | None:
     """What was written for this grammar, if it is there."""
     if not TABLE.is_file():
         return None
     data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()))
-    return data if data["made_from"] == made_from(grammar) else None
+    return data if data["made_from"] == grammar_digest(grammar) else None
 
 
-def made_from(grammar: str) -> str:
+def grammar_digest(grammar: str) -> str:
     return f"sha256:{hashlib.sha256(grammar.encode()).hexdigest()}"
 
 
-def generated(grammar: str) -> dict[str, Any]:
+def generate_from(grammar: str) -> dict[str, Any]:
     found: dict[str, Any] = import_module("policyengine.syntax.parse_table_generator").generated(
         grammar
     )  # lark, only if needed
     return found
 
 
-def table(grammar: str) -> bytes:
-    content = {"made_from": made_from(grammar), **generated(grammar)}
+def encode_table(grammar: str) -> bytes:
+    content = {"made_from": grammar_digest(grammar), **generate_from(grammar)}
     return zlib.compress(msgpack.packb(content), 9)
 
 
 if __name__ == "__main__":
-    TABLE.write_bytes(table(GRAMMAR.read_text(encoding="utf-8")))
+    TABLE.write_bytes(encode_table(GRAMMAR.read_text(encoding="utf-8")))

@@ -25,7 +25,7 @@ class WholeWords:
         return stream
 
 
-def generated(grammar: str) -> dict[str, Any]:
+def generate_table(grammar: str) -> dict[str, Any]:
     """The table as plain data; `table.py` says what each member is."""
     lark: Any = Lark(
         grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
@@ -34,20 +34,20 @@ def generated(grammar: str) -> dict[str, Any]:
     assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "table.py skips other blanks before a token"
     rules = {rule: number for number, rule in enumerate(lark.rules)}
     start, end = parser.start_states["module"], parser.end_states["module"]
-    states = {state: number for number, state in enumerate(reached(parser.states, start))}
+    states = {state: number for number, state in enumerate(reachable_states(parser.states, start))}
     distinct = list({id(lexers[state]): lexers[state] for state in states}.values())
     places = {id(lexer): number for number, lexer in enumerate(distinct)}
     return {
         "start": states[start],
         "end": states[end],
         "written": {t.name: t.pattern.value if t.pattern.type == "str" else t.name for t in lark.terminals},
-        "rules": [rule_of(rule) for rule in rules],
-        "lexers": [lexer_of(lexer) for lexer in distinct],
-        "states": [[places[id(lexers[s])], *actions_of(parser.states[s], states, rules)] for s in states],
+        "rules": [rule_data(rule) for rule in rules],
+        "lexers": [lexer_data(lexer) for lexer in distinct],
+        "states": [[places[id(lexers[s])], *state_actions(parser.states[s], states, rules)] for s in states],
     }
 
 
-def reached(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
+def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
     """Every state in the order in which a walk from the first one meets them: lark numbers them as it happens."""
     found = {start: None}
     order = [start]
@@ -58,7 +58,7 @@ def reached(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
     return order
 
 
-def rule_of(rule: Any) -> list[Any]:
+def rule_data(rule: Any) -> list[Any]:
     """Its name in the grammar, the phrase that it builds, and the symbols it is made of.
 
     The phrase is None where the rule is a list to be inlined, and "" where its one part stands for it.
@@ -72,7 +72,7 @@ def rule_of(rule: Any) -> list[Any]:
     return [origin, rule.alias or origin, symbols]
 
 
-def lexer_of(lexer: Any) -> list[Any]:
+def lexer_data(lexer: Any) -> list[Any]:
     """One regular expression of named groups, and by terminal the words that are terminals of their own."""
     terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
     pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
@@ -83,7 +83,7 @@ def lexer_of(lexer: Any) -> list[Any]:
     return [pattern, words]
 
 
-def actions_of(
+def state_actions(
     found: Mapping[str, Any], states: Mapping[int, int], rules: Mapping[Any, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """By terminal the state to shift to, or the complement (`~`) of the rule to reduce by; by rule name the state."""

@@ -13,19 +13,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build import Builder
-from policyengine.syntax.parse_table import END, SPACE, Rule, Table, parse_table
+from policyengine.syntax.build import AstBuilder
+from policyengine.syntax.parse_table import END, SPACE, GrammarRule, ParseTable, load_parse_table
 from policyengine.syntax.tokens import Token
 
-Part: TypeAlias = Any  # what a symbol came to: a Token, a Node, or a tuple or list of them
+Phrase: TypeAlias = Any  # what a symbol came to: a Token, a Node, or a tuple or list of them
 COMMENT = "COMMENT"
 BLANK = re.compile(SPACE)
 # Tokens that carry something; keywords and punctuation have done their work once a rule is found.
-VALUES = frozenset(
+VALUE_TERMINALS = frozenset(
     "NAME METHOD RESERVED PATH TOOLPAT STRING NUMBER DURATION RATE DATA_RATE DATE CLOCK IP HASH FACTOR OPTIONAL".split()
 )
 # Phrases that are words: what matters in them is which.
-WORDS = frozenset(
+WORD_RULES = frozenset(
     "comparison connective plus times quantifier inherited modality effect result denied whose repeat "
     "on_failure".split()
 )
@@ -37,33 +37,33 @@ class Reduction(NamedTuple):
     origin: str
     size: int
     stands: bool  # its one part stands for it
-    build: Callable[..., Part] | None
+    build: Callable[..., Phrase] | None
     picked: tuple[int, ...] | None
     inlined: frozenset[int]
 
 
 @cache
-def reductions() -> tuple[Reduction, ...]:
-    return tuple(map(reduction, parse_table().rules))
+def prepare_reductions() -> tuple[Reduction, ...]:
+    return tuple(map(prepare_reduction, load_parse_table().rules))
 
 
-def reduction(rule: Rule) -> Reduction:
-    symbols, words = rule.symbols, rule.phrase in WORDS
-    picked = tuple(i for i, name in enumerate(symbols) if words or not name.isupper() or name in VALUES)
+def prepare_reduction(rule: GrammarRule) -> Reduction:
+    symbols, words = rule.symbols, rule.phrase in WORD_RULES
+    picked = tuple(i for i, name in enumerate(symbols) if words or not name.isupper() or name in VALUE_TERMINALS)
     inlined = frozenset(i for i, name in enumerate(symbols) if name.startswith("_") and not name.isupper())
-    build = getattr(Builder, rule.phrase) if rule.phrase else None
+    build = getattr(AstBuilder, rule.phrase) if rule.phrase else None
     whole = len(picked) == len(symbols) and not inlined
     return Reduction(rule.origin, len(symbols), rule.phrase == "", build, None if whole else picked, inlined)
 
 
-class Unreadable(Exception):
+class LexError(Exception):
     """No token that the grammar knows stands at the offset."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
 
 
-class Machine:
+class LrParser:
     """One parse. `states` is one longer than `values`, what the symbols so far came to, and `starts`, where they begin.
 
     `end` is where the last token fed ends, `position` where the next one is looked for.
@@ -72,11 +72,11 @@ class Machine:
     __slots__ = tuple("actions builder comments end follows position rules source starts states table values".split())
 
     def __init__(self, source: Source) -> None:
-        self.source, self.builder = source, Builder(source)
-        self.table: Table = parse_table()
-        self.rules, self.actions, self.follows = reductions(), self.table.actions, self.table.follows
+        self.source, self.builder = source, AstBuilder(source)
+        self.table: ParseTable = load_parse_table()
+        self.rules, self.actions, self.follows = prepare_reductions(), self.table.actions, self.table.follows
         self.states: list[int] = [self.table.start]
-        self.values: list[Part] = []
+        self.values: list[Phrase] = []
         self.starts: list[int] = []
         self.comments: list[Span] = []
         self.position = self.end = 0
@@ -99,7 +99,7 @@ class Machine:
             yield Token(known.get(word, kind) if known else kind, word, start, self.position)
         rest = BLANK.match(text, self.position)
         if rest is not None and rest.end() < len(text):
-            raise Unreadable(rest.end())
+            raise LexError(rest.end())
 
     def feed(self, token: Token) -> bool:
         """Whether the token can stand here. If not, what was whole before it has been built all the same."""
@@ -140,7 +140,7 @@ class Machine:
         else:
             parts, start = [], following
         if lists:
-            parts = inlined(parts, rule)
+            parts = inline_lists(parts, rule)
         elif picked is not None:
             parts = [parts[i] for i in picked]
         values.append(parts if build is None else build(self.builder, Span(self.source, start, self.end), *parts))
@@ -148,9 +148,9 @@ class Machine:
         states.append(self.follows[states[-1]][origin])
 
 
-def inlined(parts: list[Part], rule: Reduction) -> list[Part]:
+def inline_lists(parts: list[Phrase], rule: Reduction) -> list[Phrase]:
     """The picked parts, lists among them taken apart. The first list grows: copied, a long one would take forever."""
-    found: list[Part] = []
+    found: list[Phrase] = []
     for i in rule.picked or ():
         if i not in rule.inlined:
             found.append(parts[i])

@@ -14,7 +14,7 @@ _BEGIN_A_CONDITION = _BEGIN_AN_OPERAND | frozenset("after all any no not".split(
 _FOLLOW_AN_ENTITY = frozenset("after at cases forall given in otherwise repeat responded skip use".split())
 
 # By what is declared: the words that then could not be written, or would mean something else, where it is used.
-UNUSABLE: Mapping[str, frozenset[str]] = MappingProxyType(
+RESERVED_WORDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "let": _BEGIN_A_CONDITION,
         "define": _BEGIN_A_CONDITION,

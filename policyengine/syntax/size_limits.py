@@ -10,14 +10,16 @@ from policyengine.syntax import nodes as ast
 
 MAX_DEPTH = 100
 MAX_DECLARATIONS = 200_000
-FEW = 30  # so few of the signs that nest make no tree of more than a hundred levels: at most three for each
+MAX_SAFE_NESTING_SIGNS = (
+    30  # so few of the signs that nest make no tree of more than a hundred levels: at most three for each
+)
 
-NESTS = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
+NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
 
 Declared = tuple[ast.Declaration | ast.Export, ...]
 
 
-def within_bounds(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
+def check_size_limits(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
     """The declarations that later stages may see, and why not the others."""
     declarations = module.declarations
     if len(declarations) > MAX_DECLARATIONS:
@@ -29,7 +31,7 @@ def within_bounds(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
 
 def _too_deep(declaration: ast.Declaration | ast.Export) -> Diagnostic | None:
     text = declaration.span.text
-    if len(text) <= FEW or len(NESTS.findall(text)) <= FEW:
+    if len(text) <= MAX_SAFE_NESTING_SIGNS or len(NESTING_SIGN.findall(text)) <= MAX_SAFE_NESTING_SIGNS:
         return None
     pending: list[tuple[ast.Node, int]] = [(declaration, 0)]
     while pending:

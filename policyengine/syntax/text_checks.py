@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.source import Source, Span
 
 MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million
@@ -23,7 +23,7 @@ ESCAPE = re.compile(
 def read_source(name: str, data: bytes) -> Source | Diagnostic:
     """The source in the bytes of a file, or why they are no text."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return _unreadable(
+        return _not_a_text(
             name, "this file is UTF-16, and a policy is UTF-8", "save it as UTF-8, without a byte order mark"
         )
     try:
@@ -31,28 +31,28 @@ def read_source(name: str, data: bytes) -> Source | Diagnostic:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"this file is not UTF-8: line {line} holds the byte {data[error.start]:#04x}"
-        return _unreadable(name, message, "save it as UTF-8")
+        return _not_a_text(name, message, "save it as UTF-8")
 
 
-def _unreadable(name: str, message: str, hint: str) -> Diagnostic:
+def _not_a_text(name: str, message: str, hint: str) -> Diagnostic:
     return Diagnostic("E100", message, Span(Source(name, ""), 0, 0), hint)
 
 
-def unfit(source: Source) -> list[Diagnostic]:
+def check_characters(source: Source) -> list[Diagnostic]:
     """Why the parser does not even look at a text."""
     if len(source.text) > MAX_CHARACTERS:
         message = f"this file has {len(source.text):,} characters; the limit is {MAX_CHARACTERS:,}"
         return [Diagnostic("E121", message, Span(source, 0, 0), "split it into several packages")]
-    return _hidden(source) or _too_deep(source)
+    return _hidden_characters(source) or _too_many_brackets(source)
 
 
-def _hidden(source: Source) -> list[Diagnostic]:
+def _hidden_characters(source: Source) -> list[Diagnostic]:
     text = source.text
     places = [m.start() for m in HIDDEN.finditer(text) if not text.startswith("\r\n", m.start())]
-    return [_hidden_at(source, place) for place in places[:25]]
+    return [_hidden_character(source, place) for place in places[:25]]
 
 
-def _hidden_at(source: Source, place: int) -> Diagnostic:
+def _hidden_character(source: Source, place: int) -> Diagnostic:
     char, span = source.text[place], Span(source, place, place + 1)
     if char == "\ufeff" and place == 0:
         return Diagnostic("E100", "this file begins with a byte order mark", span, "save it as UTF-8 without one")
@@ -62,14 +62,14 @@ def _hidden_at(source: Source, place: int) -> Diagnostic:
     return Diagnostic("E128", message, span, "remove it, or write it as an escape")
 
 
-def _too_deep(source: Source) -> list[Diagnostic]:
+def _too_many_brackets(source: Source) -> list[Diagnostic]:
     opened: list[int] = []
     for match in STRINGS_COMMENTS_BRACKETS.finditer(source.text):
         sign = match[0]
         if sign in "([{":
             opened.append(match.start())
             if len(opened) > MAX_BRACKETS:
-                outermost = Related("this is the outermost", Span(source, opened[0], opened[0] + 1))
+                outermost = RelatedLocation("this is the outermost", Span(source, opened[0], opened[0] + 1))
                 message = f"more than {MAX_BRACKETS} brackets inside each other"
                 return [
                     Diagnostic(
@@ -85,7 +85,7 @@ def _too_deep(source: Source) -> list[Diagnostic]:
     return []
 
 
-def bad_escapes(source: Source) -> Iterator[Diagnostic]:
+def find_bad_escapes(source: Source) -> Iterator[Diagnostic]:
     """Escapes in quoted texts that stand for nothing."""
     if "\\" not in source.text:
         return

@@ -3,18 +3,27 @@
 from policyengine.testcases.lower import lower
 from policyengine.testcases.scenario import (
     Case,
-    Compare,
-    Detail,
-    Examples,
-    Expected,
+    DetailMatchMode,
+    ExpectedDetail,
+    ExpectedOutcome,
     GivenApproval,
+    LoweredTests,
     Property,
-    Repeated,
-    Responded,
-    World,
+    Repetition,
+    ReportedResponse,
+    Scenario,
 )
 
 __all__ = [
-    "Case", "Compare", "Detail", "Examples", "Expected", "GivenApproval", "Property", "Repeated", "Responded", "World",
+    "Case",
+    "DetailMatchMode",
+    "ExpectedDetail",
+    "ExpectedOutcome",
+    "GivenApproval",
+    "LoweredTests",
+    "Property",
+    "Repetition",
+    "ReportedResponse",
+    "Scenario",
     "lower",
 ]  # fmt: skip

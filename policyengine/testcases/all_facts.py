@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from policyengine import kernel as k
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.source import Span
-from policyengine.testcases.values import Reading
-from policyengine.typesystem import Unresolved
+from policyengine.testcases.values import ValueContext
+from policyengine.typesystem import UnresolvedType
 
 
-def anywhere(reading: Reading, span: Span) -> Context:
+def all_facts_context(reading: ValueContext, span: Span) -> ExpressionContext:
     """Every fact that exists somewhere; captures have the type that all paths agree on."""
     catalogue = reading.catalogue
     here = replace(catalogue.schema.places.here(k.Place(None, span=span)), resource=None, everywhere=True)
-    return Context(catalogue.program, catalogue.schema, reading.package, here, {}, reading.report)
+    return ExpressionContext(catalogue.program, catalogue.schema, reading.package, here, {}, reading.report)
 
 
-def is_captured(part: k.Expr, context: Context) -> bool:
+def check_capture(part: k.Expr, context: ExpressionContext) -> bool:
     """Whether some path captures it, if it is a capture; else that is reported."""
-    found = not (isinstance(part, k.Fact) and part.path[0] == "params" and isinstance(part.type, Unresolved))
+    found = not (isinstance(part, k.Fact) and part.path[0] == "params" and isinstance(part.type, UnresolvedType))
     if not found:
         known = ", ".join(f"`params.{one}`" for one in sorted(context.here.params)[:6])
         hint = f"captured are {known}" if known else "no path of these policies captures anything"

@@ -8,46 +8,48 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.checker.names.symbols import Program
-from policyengine.checker.type_names import listed
-from policyengine.checker.types.schema import FACT_ROOTS, RESERVED, Schema
+from policyengine.checker.type_names import join_words
+from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, Schema
 from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.detail_text import obligation_written
-from policyengine.typesystem import Enum, Record, Scalar, Type
-from policyengine.vocabulary import ENTITY_ROOTS, FACTS, ROOTS
+from policyengine.testcases.detail_text import obligation_source_text
+from policyengine.typesystem import EnumType, RecordType, Scalar, Type
+from policyengine.vocabulary import ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS
 
-Path: TypeAlias = tuple[str, ...]
+FactPath: TypeAlias = tuple[str, ...]
 NameKind: TypeAlias = Word["issuer", "attester"]
 
 # Times on the wire that policies see as ages, and how a credential was refused, which no rule sees.
-UNSEEN = {(root, "issued_at"): Scalar.TIME for root in ("credential", "attestation", "task")}
-UNSEEN |= {("credential", "expires_at"): Scalar.TIME, ("credential", "refused"): Scalar.STRING}
+GIVEN_ONLY_FACTS = {(root, "issued_at"): Scalar.TIME for root in ("credential", "attestation", "task")}
+GIVEN_ONLY_FACTS |= {("credential", "expires_at"): Scalar.TIME, ("credential", "refused"): Scalar.STRING}
 # Objects with names of any kind.
-MAPS = frozenset({("request", "headers"), ("request", "query"), ("credential", "claims")})
-THE_REQUEST = "the request itself says it: `GET /path`, `TOOL server/name`"
-HOPS = 'give who handed the work on: `given chain [agent "planner"]`'
-APPROVAL = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
-NOT_YET = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {fact.path[0] for fact in FACTS if not fact.later}
+MAP_FACTS = frozenset({("request", "headers"), ("request", "query"), ("credential", "claims")})
+REQUEST_HINT = "the request itself says it: `GET /path`, `TOOL server/name`"
+HOPS_HINT = 'give who handed the work on: `given chain [agent "planner"]`'
+APPROVAL_HINT = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
+LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
+    fact.path[0] for fact in FACTS if not fact.later
+}
 # Facts that follow from others.
-DERIVED: Mapping[Path, str] = {
+DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
     ("params",): "write it in the path of the request",
-    ("request", "method"): THE_REQUEST,
-    ("request", "path"): THE_REQUEST,
-    ("tool",): THE_REQUEST,
-    ("tool", "name"): THE_REQUEST,
-    ("tool", "server"): THE_REQUEST,
-    ("chain", "depth"): HOPS,
-    ("chain", "root"): HOPS,
-    ("chain", "agents"): HOPS,
-    ("approval", "granted"): APPROVAL,
-    ("approval", "by"): APPROVAL,
-    ("approval", "age"): APPROVAL,
+    ("request", "method"): REQUEST_HINT,
+    ("request", "path"): REQUEST_HINT,
+    ("tool",): REQUEST_HINT,
+    ("tool", "name"): REQUEST_HINT,
+    ("tool", "server"): REQUEST_HINT,
+    ("chain", "depth"): HOPS_HINT,
+    ("chain", "root"): HOPS_HINT,
+    ("chain", "agents"): HOPS_HINT,
+    ("approval", "granted"): APPROVAL_HINT,
+    ("approval", "by"): APPROVAL_HINT,
+    ("approval", "age"): APPROVAL_HINT,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class CatalogueFact:
     """A fact of the request. `type` None is any; `names` says what a bare word names there."""
 
     type: Type | None = None
@@ -55,60 +57,62 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Attribute:
+class CatalogueAttribute:
     type: Type | None
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FactGroup:
     """Facts under a common name; `free` may have members of any name."""
 
     free: bool = False
 
 
-Known: TypeAlias = Fact | Attribute | Group
+CatalogueEntry: TypeAlias = CatalogueFact | CatalogueAttribute | FactGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class FactCatalogue:
     """Built once for all tests."""
 
     program: Program
     schema: Schema
-    leaves: Mapping[Path, Fact]
-    groups: frozenset[Path]
+    leaves: Mapping[FactPath, CatalogueFact]
+    groups: frozenset[FactPath]
     rules: frozenset[str]
     confirming: frozenset[str]
     obligations: frozenset[str]
     limits: frozenset[str]
     attesters: Mapping[str, ast.AttesterDecl]
-    words: dict[str, Mapping[str, Enum]] = field(default_factory=dict)
-    found: dict[Path, Known] = field(default_factory=dict)
+    words: dict[str, Mapping[str, EnumType]] = field(default_factory=dict)
+    found: dict[FactPath, CatalogueEntry] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, program: Program, schema: Schema) -> Catalogue:
-        leaves = dict(_leaves(schema))
+    def of(cls, program: Program, schema: Schema) -> FactCatalogue:
+        leaves = dict(_readable_facts(schema))
         prefixes = {path[:length] for path in leaves for length in range(1, len(path))}
         every = [item for _, item in program.declarations()]
         guards = [item for item in every if isinstance(item, ast.GuardDecl)]
         confirming = {g.name.value for g in guards if any(isinstance(item, ast.Confirm) for item in g.items)}
         limits = {item.name.value for item in every if isinstance(item, ast.RateDecl | ast.BudgetDecl)}
         rules = limits.union(item.name.value for item in guards)
-        groups = frozenset(prefixes | {(root,) for root in ROOTS - NOT_YET - {"time"}})
+        groups = frozenset(prefixes | {(root,) for root in FACT_ROOT_NAMES - LATER_ROOTS - {"time"}})
         attesters = {item.name.text: item for item in every if isinstance(item, ast.AttesterDecl)}
-        duties = {obligation_written(i) for guard in guards for i in guard.items if isinstance(i, ast.Obligation)}
+        duties = {
+            obligation_source_text(i) for guard in guards for i in guard.items if isinstance(i, ast.ObligationEffect)
+        }
         named = frozenset(rules), frozenset(confirming), frozenset(duties), frozenset(limits)
         return cls(program, schema, leaves, groups, *named, attesters)
 
-    def find(self, path: Path, span: Span) -> Known | None:
+    def find(self, path: FactPath, span: Span) -> CatalogueEntry | None:
         """What the path names; None when it names nothing that can be given, which is reported."""
         if path in self.found:
             return self.found[path]
-        if path in DERIVED and self._attribute(path) is None:
-            self._refuse(path, span, DERIVED[path])
+        if path in DERIVED_FACT_HINTS and self._attribute(path) is None:
+            self._refuse(path, span, DERIVED_FACT_HINTS[path])
             return None
-        if path[:1] in DERIVED and len(path) > 1 and path[0] == "params":
-            self._refuse(path, span, DERIVED[path[:1]])
+        if path[:1] in DERIVED_FACT_HINTS and len(path) > 1 and path[0] == "params":
+            self._refuse(path, span, DERIVED_FACT_HINTS[path[:1]])
             return None
         known = self._attribute(path) or self._fact(path)
         if known is not None:
@@ -117,7 +121,7 @@ class Catalogue:
             self._unknown(path, span)
         return known
 
-    def words_in(self, package: str) -> Mapping[str, Enum]:
+    def words_in(self, package: str) -> Mapping[str, EnumType]:
         """Each word that is a value of an enum, with one such enum."""
         if package not in self.words:
             enums = self.schema.enums_in(self.program, package)
@@ -139,57 +143,63 @@ class Catalogue:
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
-    def _attribute(self, path: Path) -> Attribute | None:
-        if len(path) != 2 or path[0] not in ENTITY_ROOTS or path[1] in RESERVED.get(path[0], ("id",)):
+    def _attribute(self, path: FactPath) -> CatalogueAttribute | None:
+        if len(path) != 2 or path[0] not in ENTITY_ROOTS or path[1] in RESERVED_ATTRIBUTES.get(path[0], ("id",)):
             return None
         entities = self.schema.entities
         owners = entities.values() if path[0] == "resource" else [entities[path[0]]] if path[0] in entities else []
         types = {declared.type for owner in owners if (declared := owner.field(path[1]))}
-        return Attribute(types.pop() if len(types) == 1 else None) if types else None
+        return CatalogueAttribute(types.pop() if len(types) == 1 else None) if types else None
 
-    def _fact(self, path: Path) -> Known | None:
-        if path[:2] in MAPS:
-            return Group(free=True) if len(path) == 2 else Fact() if len(path) == 3 or path[0] == "credential" else None
+    def _fact(self, path: FactPath) -> CatalogueEntry | None:
+        if path[:2] in MAP_FACTS:
+            return (
+                FactGroup(free=True)
+                if len(path) == 2
+                else CatalogueFact()
+                if len(path) == 3 or path[0] == "credential"
+                else None
+            )
         if path in self.leaves:
             return self.leaves[path]
         if path in self.groups:
-            return Group()
+            return FactGroup()
         if path[0] in FACT_ROOTS and any(not name.isidentifier() for name in path):
-            return Fact()
+            return CatalogueFact()
         for length in range(len(path) - 1, 1, -1):
             if path[:length] in self.leaves:
                 return self._member(self.leaves[path[:length]].type, path[length:])
         return None
 
     @staticmethod
-    def _member(type_: Type | None, names: Path) -> Fact | None:
+    def _member(type_: Type | None, names: FactPath) -> CatalogueFact | None:
         for name in names:
-            declared = type_.field(name) if isinstance(type_, Record) else None
+            declared = type_.field(name) if isinstance(type_, RecordType) else None
             if declared is None:
                 return None
             type_ = declared.type
-        return Fact(type_)
+        return CatalogueFact(type_)
 
     # ── What cannot be given ──────────────────────────────────────────────────────────────────
 
-    def _refuse(self, path: Path, span: Span, hint: str) -> None:
+    def _refuse(self, path: FactPath, span: Span, hint: str) -> None:
         self.program.report("E604", f"`{'.'.join(path)}` follows from other facts and is not given", span, hint)
 
-    def _is_later(self, path: Path, span: Span) -> bool:
+    def _is_later(self, path: FactPath, span: Span) -> bool:
         later = next((fact for fact in FACTS if fact.path[: len(path)] == path and fact.later), None)
         if later is not None:
             message = f"`{'.'.join(path)}` is not known yet: it waits for {later.later}"
             self.program.report("E902", message, span, "remove it until then")
         return later is not None
 
-    def _unknown(self, path: Path, span: Span) -> None:
+    def _unknown(self, path: FactPath, span: Span) -> None:
         name = ".".join(path)
         known = {".".join(leaf) for leaf in self.leaves} | set(self._attributes())
         under = sorted(one.partition(".")[2] for one in known if one.startswith(f"{path[0]}."))
         meant = suggest(".".join(path[1:]), under) if len(path) > 1 else None
         near = f"{path[0]}.{meant}" if meant else None if under else suggest(name, known)
-        every = listed([f"{path[0]}.{one}" for one in under[:6]] or sorted(ROOTS))
-        hint = f"did you mean `{near}`?" if near else declaring(path) or f"known are {every}"
+        every = join_words([f"{path[0]}.{one}" for one in under[:6]] or sorted(FACT_ROOT_NAMES))
+        hint = f"did you mean `{near}`?" if near else declaration_hint(path) or f"known are {every}"
         self.program.report("E602", f"unknown fact `{name}`", span, hint)
 
     def _attributes(self) -> Iterator[str]:
@@ -199,7 +209,7 @@ class Catalogue:
                     yield from (f"{root}.{declared.name}" for declared in entity.fields)
 
 
-def declaring(path: Path) -> str | None:
+def declaration_hint(path: FactPath) -> str | None:
     """How to make the fact known."""
     match path:
         case ("body" | "args" | "context", _, *_):
@@ -214,18 +224,18 @@ def declaring(path: Path) -> str | None:
             return None
 
 
-def _leaves(schema: Schema) -> Iterator[tuple[Path, Fact]]:
+def _readable_facts(schema: Schema) -> Iterator[tuple[FactPath, CatalogueFact]]:
     for fact in FACTS:
-        if fact.later is None and fact.path not in DERIVED and fact.path != ("time",):
-            yield fact.path, Fact(fact.type, _names(fact.path))
-    yield from ((path, Fact(type_)) for path, type_ in UNSEEN.items())
-    yield from ((("resource", name), Fact(Scalar.STRING)) for name in ("type", "id"))
+        if fact.later is None and fact.path not in DERIVED_FACT_HINTS and fact.path != ("time",):
+            yield fact.path, CatalogueFact(fact.type, _name_kind(fact.path))
+    yield from ((path, CatalogueFact(type_)) for path, type_ in GIVEN_ONLY_FACTS.items())
+    yield from ((("resource", name), CatalogueFact(Scalar.STRING)) for name in ("type", "id"))
     for path, declared in schema.by_path.items():
         types = {fact.type for fact in declared}
-        yield path, Fact(types.pop() if len(types) == 1 else None)
+        yield path, CatalogueFact(types.pop() if len(types) == 1 else None)
 
 
-def _names(path: Path) -> NameKind | None:
+def _name_kind(path: FactPath) -> NameKind | None:
     if path == ("attestation", "by"):
         return "attester"
     return "issuer" if path[-1] == "issuer" else None

@@ -8,7 +8,7 @@ from policyengine.runtime.decision import Obligation, Outcome, RateState, Remedy
 from policyengine.syntax import nodes as ast
 
 # The kinds of remedies, and the outcomes that they are against.
-REMEDIES: Mapping[str, frozenset[Outcome]] = {
+REMEDY_OUTCOMES: Mapping[str, frozenset[Outcome]] = {
     "approval": frozenset({Outcome.CONFIRM}),
     "scope": frozenset({Outcome.DENY}),
     "credential": frozenset({Outcome.DENY}),
@@ -16,7 +16,7 @@ REMEDIES: Mapping[str, frozenset[Outcome]] = {
     "facts": frozenset({Outcome.DENY}),
     "wait": frozenset({Outcome.THROTTLE}),
 }
-OBLIGATIONS = ("audit", "redact", "notify", "warn", "step_up", "header")
+OBLIGATION_KINDS = ("audit", "redact", "notify", "warn", "step_up", "header")
 
 
 def remedy_text(remedy: Remedy) -> str:
@@ -25,13 +25,13 @@ def remedy_text(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
             within = "" if remedy.within is None else f" within {remedy.within}"
-            return on_one_line(f"approval by {remedy.by}{within}")
+            return collapse_whitespace(f"approval by {remedy.by}{within}")
         case "scope":
             return f"scope {' or '.join(remedy.scopes or ())}"
         case "wait":
             return f"wait {remedy.within}"
         case _:
-            return on_one_line(f"{remedy.kind}: {remedy.need}")
+            return collapse_whitespace(f"{remedy.kind}: {remedy.need}")
 
 
 def rate_text(rate: RateState) -> str:
@@ -41,22 +41,24 @@ def rate_text(rate: RateState) -> str:
 
 def obligation_text(duty: Obligation) -> str:
     """`audit full`, `redact body.card, body.pin`, `notify a@b.example`, `header X-A b`, `warn so much is unusual`."""
-    return spelled(duty.kind, [*duty.arguments, *([] if duty.message is None else [duty.message])])
+    return join_arguments(duty.kind, [*duty.arguments, *([] if duty.message is None else [duty.message])])
 
 
-def obligation_written(item: ast.Obligation) -> str:
+def obligation_source_text(item: ast.ObligationEffect) -> str:
     """The same as it stands in a guard, without the words of a `warn`: what they read is not known yet."""
-    return spelled(item.kind, [part.text if isinstance(part, ast.Name) else part.value for part in item.arguments])
+    return join_arguments(
+        item.kind, [part.text if isinstance(part, ast.Name) else part.value for part in item.arguments]
+    )
 
 
-def spelled(kind: str, arguments: Iterable[str]) -> str:
+def join_arguments(kind: str, arguments: Iterable[str]) -> str:
     return f"{kind} {(', ' if kind == 'redact' else ' ').join(arguments)}".rstrip()
 
 
-def kind_of(text: str) -> str:
+def first_word(text: str) -> str:
     """The first word."""
     return text.replace(":", " ").partition(" ")[0]
 
 
-def on_one_line(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
     return " ".join(text.split())

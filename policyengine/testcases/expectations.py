@@ -7,14 +7,16 @@ from typing import assert_never
 
 from policyengine.runtime.decision import Outcome
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.details import details
-from policyengine.testcases.reasons import check_rule, gate_of
-from policyengine.testcases.repeats import whole
-from policyengine.testcases.scenario import Expected
-from policyengine.testcases.values import Reading
+from policyengine.testcases.details import read_details
+from policyengine.testcases.reasons import check_rule, read_gate
+from policyengine.testcases.repeats import parse_count
+from policyengine.testcases.scenario import ExpectedOutcome
+from policyengine.testcases.values import ValueContext
 
 
-def expected(written: ast.Expected, reading: Reading, *, repeated: bool = False) -> Expected | None:
+def read_expectation(
+    written: ast.ExpectationClause, reading: ValueContext, *, repeated: bool = False
+) -> ExpectedOutcome | None:
     """None where it never holds, which is reported. `first … at` counts requests that are `repeated`."""
     if written.first_at is not None and not repeated:
         hint = "write `repeat 21 in 10s` before the request"
@@ -23,33 +25,33 @@ def expected(written: ast.Expected, reading: Reading, *, repeated: bool = False)
     if written.reason is not None and written.negated != (written.outcome == "allow"):
         report_reason(written, reading)
         return None
-    found = by(written, reading)
+    found = read_outcome(written, reading)
     if found is None:
         return None
     if written.first_at is not None:
-        found = replace(found, first=whole(written.first_at))
+        found = replace(found, first=parse_count(written.first_at))
     if written.details is None:
         return found
-    return replace(found, details=details(written.details, found, reading))
+    return replace(found, details=read_details(written.details, found, reading))
 
 
-def by(written: ast.Expected, reading: Reading) -> Expected | None:
+def read_outcome(written: ast.ExpectationClause, reading: ValueContext) -> ExpectedOutcome | None:
     """The outcome, and the rule or gate."""
     outcome, text = Outcome(written.outcome), " ".join(written.span.text.split())
     match written.reason:
         case None:
-            return Expected(outcome, text, written.negated)
+            return ExpectedOutcome(outcome, text, written.negated)
         case ast.ByRule(name):
             check_rule(name.value, name.span, reading)
-            return Expected(outcome, text, written.negated, rule=name.value)
+            return ExpectedOutcome(outcome, text, written.negated, rule=name.value)
         case ast.ByGate(name):
-            gate = gate_of(name.text, name.span, reading)
-            return Expected(outcome, text, written.negated, gate=gate) if gate else None
+            gate = read_gate(name.text, name.span, reading)
+            return ExpectedOutcome(outcome, text, written.negated, gate=gate) if gate else None
         case _:
             assert_never(written.reason)
 
 
-def report_reason(written: ast.Expected, reading: Reading) -> None:
+def report_reason(written: ast.ExpectationClause, reading: ValueContext) -> None:
     if written.outcome == "allow":
         message, hint = "an allow has no reason", "remove `by …`, or write `not allow by …`"
     else:

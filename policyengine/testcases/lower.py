@@ -9,34 +9,43 @@ from datetime import datetime, timedelta
 from policyengine.checker.names.symbols import Package, Program, Symbol, declarations
 from policyengine.checker.types.constants import lower_literal
 from policyengine.checker.types.schema import Schema
-from policyengine.diagnostics.model import Related
-from policyengine.runtime.format_values import duration
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.literals import to_utc
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import fixtures as givens
-from policyengine.testcases.catalogue import Catalogue
-from policyengine.testcases.expectations import expected
-from policyengine.testcases.properties import claimed, condition
-from policyengine.testcases.repeats import Trace, repeats, traced
-from policyengine.testcases.requests import Asked, asked, question
-from policyengine.testcases.scenario import Case, Examples, Expected, GivenApproval, Property, Repeated, Step, World
-from policyengine.testcases.tables import Filled, matrix_cells, table_rows
-from policyengine.testcases.values import Reading
+from policyengine.testcases.catalogue import FactCatalogue
+from policyengine.testcases.expectations import read_expectation
+from policyengine.testcases.properties import read_claim, read_condition
+from policyengine.testcases.repeats import RequestExtras, read_extras, repeat_clauses
+from policyengine.testcases.requests import CaseEndpoint, build_question, read_endpoints
+from policyengine.testcases.scenario import (
+    Case,
+    ExpectedOutcome,
+    GivenApproval,
+    LoweredTests,
+    Property,
+    Repetition,
+    Scenario,
+    ScenarioStep,
+)
+from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
+from policyengine.testcases.values import ValueContext
 
-ONCE = Trace()
+NO_EXTRAS = RequestExtras()
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
 
 
-def lower(program: Program, schema: Schema) -> Examples:
+def lower(program: Program, schema: Schema) -> LoweredTests:
     """What all tests show and claim. What is wrong is told to `program.report`."""
-    fixtures = Fixtures(Catalogue.of(program, schema))
-    found = [one for package in program.packages.values() for one in examples_of(package, fixtures)]
+    fixtures = FixtureReader(FactCatalogue.of(program, schema))
+    found = [one for package in program.packages.values() for one in lower_package(package, fixtures)]
     cases = tuple(one for one in found if isinstance(one, Case))
-    return Examples(cases, tuple(one for one in found if isinstance(one, Property)))
+    return LoweredTests(cases, tuple(one for one in found if isinstance(one, Property)))
 
 
-def examples_of(package: Package, fixtures: Fixtures) -> Iterator[Case | Property]:
+def lower_package(package: Package, fixtures: FixtureReader) -> Iterator[Case | Property]:
     names: dict[str, Span] = {}
     for module in package.modules:
         check_test_file(module, fixtures)
@@ -45,17 +54,17 @@ def examples_of(package: Package, fixtures: Fixtures) -> Iterator[Case | Propert
                 fixtures.check(declared, package.name)
             elif isinstance(declared, ast.TestDecl):
                 check_name(declared, names, fixtures)
-                yield from Test(declared, package.name, fixtures, skipped(declared)).examples()
+                yield from TestLowerer(declared, package.name, fixtures, skip_reason(declared)).examples()
 
 
-def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: Fixtures) -> None:
+def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: FixtureReader) -> None:
     first = names.setdefault(test.name.value, test.name.span)
     if first is not test.name.span:
-        message, related = f"two tests are called `{test.name.value}`", [Related("the other one", first)]
+        message, related = f"two tests are called `{test.name.value}`", [RelatedLocation("the other one", first)]
         fixtures.catalogue.program.report("E612", message, test.name.span, "give one another name", related)
 
 
-def check_test_file(module: ast.Module, fixtures: Fixtures) -> None:
+def check_test_file(module: ast.Module, fixtures: FixtureReader) -> None:
     """What an engine does not load must not be what makes tests pass."""
     for declared, _ in declarations(module):
         if is_test_file(declared.span.source.name) and not isinstance(declared, ast.FixtureDecl | ast.TestDecl):
@@ -70,11 +79,11 @@ def check_test_file(module: ast.Module, fixtures: Fixtures) -> None:
 
 
 @dataclass(slots=True)
-class Fixtures:
+class FixtureReader:
     """The steps of every fixture, read once. `reading` are those being read, to find circles."""
 
-    catalogue: Catalogue
-    known: dict[tuple[str, str], tuple[Step, ...]] = field(default_factory=dict)
+    catalogue: FactCatalogue
+    known: dict[tuple[str, str], tuple[ScenarioStep, ...]] = field(default_factory=dict)
     reading: list[tuple[str, str]] = field(default_factory=list)
 
     def check(self, declared: ast.FixtureDecl, package: str) -> None:
@@ -83,15 +92,15 @@ class Fixtures:
         if symbol is not None and symbol.declaration is declared:
             self.steps(symbol, declared.name)
 
-    def setup(self, item: ast.Setup, reading: Reading) -> Iterator[Step]:
-        if not isinstance(item, ast.Use):
-            yield from givens.steps(item, reading)
+    def setup(self, item: ast.Setup, reading: ValueContext) -> Iterator[ScenarioStep]:
+        if not isinstance(item, ast.UseFixtures):
+            yield from givens.given_steps(item, reading)
             return
         for name in item.fixtures:
             symbol = self.catalogue.program.find(reading.package, "fixture", name)
             yield from self.steps(symbol, name) if symbol else ()
 
-    def steps(self, symbol: Symbol, used: ast.Name) -> tuple[Step, ...]:
+    def steps(self, symbol: Symbol, used: ast.Name) -> tuple[ScenarioStep, ...]:
         key = (symbol.package, symbol.name)
         if key in self.reading:
             hint = "put what both need into a third fixture"
@@ -100,7 +109,7 @@ class Fixtures:
         if key not in self.known:
             assert isinstance(symbol.declaration, ast.FixtureDecl)
             self.reading.append(key)
-            here = Reading(self.catalogue, symbol.package)
+            here = ValueContext(self.catalogue, symbol.package)
             self.known[key] = tuple(step for item in symbol.declaration.setup for step in self.setup(item, here))
             self.reading.pop()
         return self.known[key]
@@ -109,36 +118,36 @@ class Fixtures:
 # ── One test ──────────────────────────────────────────────────────────────────────────────────
 
 
-def skipped(test: ast.TestDecl) -> str | None:
+def skip_reason(test: ast.TestDecl) -> str | None:
     return next((item.reason.value for item in test.items if isinstance(item, ast.Skip)), None)
 
 
 @dataclass(slots=True)
-class Test:
+class TestLowerer:
     """One test while it is read: the cases so far are numbered, and so are the sequences that share state."""
 
     __test__ = False  # pytest: this is none of ours
 
     declared: ast.TestDecl
     package: str
-    fixtures: Fixtures
+    fixtures: FixtureReader
     skip: str | None
     number: int = 0
     sequence: int = MAIN_SEQUENCE
 
     def examples(self) -> Iterator[Case | Property]:
-        world, started = World(), False
-        reading = Reading(self.fixtures.catalogue, self.package)
+        world, started = Scenario(), False
+        reading = ValueContext(self.fixtures.catalogue, self.package)
         for item in self.declared.items:
             match item:
                 case ast.Shot():
                     world = self.moved(world, item, started, reading)
                     yield from self.shot(item, world, MAIN_SEQUENCE, {}, reading)
-                    world, started = passed(world, item, reading), True
-                case ast.Table():
-                    for row in table_rows(item, reading):
+                    world, started = after_repeats(world, item, reading), True
+                case ast.CaseTable():
+                    for row in expand_table(item, reading):
                         yield from self.filled(row, world)
-                case ast.Matrix():
+                case ast.CaseMatrix():
                     yield from self.matrix(item, world, reading)
                 case ast.Forall():
                     yield from self.forall(item, world, reading)
@@ -148,14 +157,14 @@ class Test:
                     world = world.then(self.fixtures.setup(item, reading))
 
     def shot(
-        self, shot: ast.Shot, world: World, sequence: int, cell: Mapping[str, str], reading: Reading
+        self, shot: ast.Shot, world: Scenario, sequence: int, cell: Mapping[str, str], reading: ValueContext
     ) -> Iterator[Case]:
         """`cell` is what a matrix adds, for the eye."""
-        wanted = expected(shot.expected, reading, repeated=bool(repeats(shot)))
-        trace = traced(shot, wanted, reading)
+        wanted = read_expectation(shot.expected, reading, repeated=bool(repeat_clauses(shot)))
+        trace = read_extras(shot, wanted, reading)
         given = {pair.key.span.text: pair.value.span.text for pair in shot.facts.pairs} if shot.facts else {}
-        brought = world.then(givens.facts(shot.facts, reading))
-        endpoints = asked(shot.request, reading)
+        brought = world.then(givens.fact_steps(shot.facts, reading))
+        endpoints = read_endpoints(shot.request, reading)
         if trace is not None and trace.repeated is not None and len(endpoints) > 1:
             message, hint = "one request is repeated, and these are several", "write a line for each method"
             reading.report("E621", message, shot.request.span, hint)
@@ -163,15 +172,15 @@ class Test:
             if wanted is not None and trace is not None:
                 yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span, trace)
 
-    def filled(self, row: Filled, world: World) -> Iterator[Case]:
+    def filled(self, row: ExpandedRow, world: Scenario) -> Iterator[Case]:
         """One row of a table, or one cell of a matrix that names its request."""
         self.sequence += 1
         world = world.then(row.steps)
-        for endpoint in asked(row.request, row.reading):
+        for endpoint in read_endpoints(row.request, row.reading):
             yield self.case(endpoint, world, row.given, row.expected, self.sequence, row.span)
 
-    def matrix(self, matrix: ast.Matrix, world: World, reading: Reading) -> Iterator[Case]:
-        for cell in matrix_cells(matrix, reading):
+    def matrix(self, matrix: ast.CaseMatrix, world: Scenario, reading: ValueContext) -> Iterator[Case]:
+        for cell in expand_matrix(matrix, reading):
             inside = world.then(s for item in matrix.setup for s in self.fixtures.setup(item, cell.reading))
             if cell.filled is not None:
                 yield from self.filled(cell.filled, inside)
@@ -181,17 +190,17 @@ class Test:
             for index, shot in enumerate(matrix.shots):
                 inside = self.moved(inside, shot, index > 0, cell.reading)
                 yield from self.shot(shot, inside, self.sequence, cell.given, cell.reading)
-                inside = passed(inside, shot, reading)
+                inside = after_repeats(inside, shot, reading)
 
     def case(
         self,
-        endpoint: Asked,
-        world: World,
+        endpoint: CaseEndpoint,
+        world: Scenario,
         given: Mapping[str, str],
-        wanted: Expected,
+        wanted: ExpectedOutcome,
         sequence: int,
         span: Span,
-        trace: Trace = ONCE,
+        trace: RequestExtras = NO_EXTRAS,
     ) -> Case:
         self.number += 1
         facts = ", ".join(f"{name}: {' '.join(text.split())}" for name, text in given.items())
@@ -200,8 +209,8 @@ class Test:
             package=self.package,
             number=self.number,
             sequence=sequence,
-            request=f"{often(trace.repeated)}{endpoint.text}{f' {{ {facts} }}' if facts else ''}",
-            question=question(endpoint, world, self.fixtures.catalogue),
+            request=f"{repeat_text(trace.repeated)}{endpoint.text}{f' {{ {facts} }}' if facts else ''}",
+            question=build_question(endpoint, world, self.fixtures.catalogue),
             rows=world.rows,
             attributes=world.attributes,
             approvals=tuple(self.approved(one, endpoint, world) for one in world.approvals),
@@ -213,22 +222,22 @@ class Test:
             responded=trace.responded,
         )
 
-    def approved(self, one: GivenApproval, endpoint: Asked, world: World) -> GivenApproval:
+    def approved(self, one: GivenApproval, endpoint: CaseEndpoint, world: Scenario) -> GivenApproval:
         """With the request that it was granted for, where that is another."""
         if not one.of:
             return one
-        return replace(one, question=question(endpoint, world.then(one.of), self.fixtures.catalogue))
+        return replace(one, question=build_question(endpoint, world.then(one.of), self.fixtures.catalogue))
 
-    def moved(self, world: World, shot: ast.Shot, started: bool, reading: Reading) -> World:
+    def moved(self, world: Scenario, shot: ast.Shot, started: bool, reading: ValueContext) -> Scenario:
         """The world when the request is made: `after` adds to the clock, `at` sets it, and it never runs back."""
         now = world.now
         for moment in shot.moments:
             match moment:
                 case ast.Repeat():
                     pass  # no time passes before the first of them; what passes then, passes after all of them
-                case ast.After(literal):
-                    now = later(now, literal, reading)
-                case ast.At(literal):
+                case ast.AfterClause(literal):
+                    now = add_duration(now, literal, reading)
+                case ast.AtClause(literal):
                     constant = lower_literal(literal, reading.report)
                     then = constant.value if constant and isinstance(constant.value, datetime) else now
                     if then < now and started:
@@ -238,27 +247,27 @@ class Test:
                     now = then
         return world.at(now)
 
-    def forall(self, item: ast.Forall, world: World, reading: Reading) -> Iterator[Property]:
-        where = None if item.where is None else condition(item.where, reading)
-        wanted = claimed(item, reading)
+    def forall(self, item: ast.Forall, world: Scenario, reading: ValueContext) -> Iterator[Property]:
+        where = None if item.where is None else read_condition(item.where, reading)
+        wanted = read_claim(item, reading)
         if wanted is not None and (where is not None or item.where is None):
             self.number += 1
             name = self.declared.name.value
             yield Property(name, self.package, self.number, world, where, wanted, self.skip, item.span)
 
 
-def passed(world: World, shot: ast.Shot, reading: Reading) -> World:
+def after_repeats(world: Scenario, shot: ast.Shot, reading: ValueContext) -> Scenario:
     """The world once all of the requests are made that one is repeated to: their time is over."""
-    for repeat in repeats(shot):
-        world = world.at(later(world.now, repeat.within, reading))
+    for repeat in repeat_clauses(shot):
+        world = world.at(add_duration(world.now, repeat.within, reading))
     return world
 
 
-def often(times: Repeated | None) -> str:
-    return "" if times is None else f"repeat {times.times:,} in {duration(times.within)} ".replace(",", "_")
+def repeat_text(times: Repetition | None) -> str:
+    return "" if times is None else f"repeat {times.times:,} in {format_duration(times.within)} ".replace(",", "_")
 
 
-def later(now: datetime, literal: ast.Literal, reading: Reading) -> datetime:
+def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> datetime:
     constant = lower_literal(literal, reading.report)
     try:
         return to_utc(now + constant.value) if constant and isinstance(constant.value, timedelta) else now

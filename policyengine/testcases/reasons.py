@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from policyengine.checker.type_names import listed
+from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime.decision import Gate
 from policyengine.source import Span
 from policyengine.testcases.fixtures import rules_hint
-from policyengine.testcases.values import Reading
+from policyengine.testcases.values import ValueContext
 
 
-def check_rule(name: str, span: Span, reading: Reading) -> None:
+def check_rule(name: str, span: Span, reading: ValueContext) -> None:
     known = reading.catalogue.rules
     if name not in known:
         meant = suggest(name, known)
@@ -18,13 +18,13 @@ def check_rule(name: str, span: Span, reading: Reading) -> None:
         reading.report("E608", f"no rule is called `{name}`", span, hint)
 
 
-def gate_of(name: str, span: Span, reading: Reading, quoted: str = 'by "{}"') -> Gate | None:
+def read_gate(name: str, span: Span, reading: ValueContext, quoted: str = 'by "{}"') -> Gate | None:
     """The gate; `quoted` is how a rule would be written in its place."""
     if name in tuple(Gate):
         return Gate(name)
     meant = suggest(name, Gate)
     is_rule = name in reading.catalogue.rules
-    known = f"did you mean `{meant}`?" if meant else f"gates are {listed(Gate)}"
+    known = f"did you mean `{meant}`?" if meant else f"gates are {join_words(Gate)}"
     hint = f"a rule is named in quotes: `{quoted.format(name)}`" if is_rule else known
     reading.report("E609", f"there is no gate `{name}`", span, hint)
     return None

@@ -10,80 +10,82 @@ from policyengine.runtime.decision import Outcome
 from policyengine.runtime.literals import parse_duration
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.scenario import Expected, Repeated, Responded
-from policyengine.testcases.values import Reading, key_path, nest, once, raw
+from policyengine.testcases.scenario import ExpectedOutcome, Repetition, ReportedResponse
+from policyengine.testcases.values import ValueContext, check_members_unique, key_path, put_nested, raw_value
 
-MOST_REPEATED = 100_000
-STATUSES = range(100, 600)
+MAX_REPEATS = 100_000
+HTTP_STATUSES = range(100, 600)
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class RepeatMistake:
     message: str
     span: Span
     hint: str
 
 
-def repeats(shot: ast.Shot) -> list[ast.Repeat]:
+def repeat_clauses(shot: ast.Shot) -> list[ast.Repeat]:
     return [moment for moment in shot.moments if isinstance(moment, ast.Repeat)]
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class RequestExtras:
     """What a request is beside its question: how often it is made, and what is reported of it."""
 
-    repeated: Repeated | None = None
-    responded: Responded | None = None
+    repeated: Repetition | None = None
+    responded: ReportedResponse | None = None
 
 
-def traced(shot: ast.Shot, wanted: Expected | None, reading: Reading) -> Trace | None:
+def read_extras(shot: ast.Shot, wanted: ExpectedOutcome | None, reading: ValueContext) -> RequestExtras | None:
     """None where something is wrong with it, which is reported."""
     mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
     for mistake in mistakes:
         reading.report("E621", mistake.message, mistake.span, mistake.hint)
-    response = responded(shot.responded, reading) if shot.responded is not None else None
-    return None if mistakes else Trace(repeated(shot), response)
+    response = read_response(shot.responded, reading) if shot.responded is not None else None
+    return None if mistakes else RequestExtras(read_repeat(shot), response)
 
 
-def repeated(shot: ast.Shot) -> Repeated | None:
+def read_repeat(shot: ast.Shot) -> Repetition | None:
     """How often, where it is said: mistakes are told elsewhere."""
-    for repeat in repeats(shot)[:1]:
-        times, within = whole(repeat.count), parse_duration(repeat.within.text)
-        return Repeated(times, within) if times and within else None
+    for repeat in repeat_clauses(shot)[:1]:
+        times, within = parse_count(repeat.count), parse_duration(repeat.within.text)
+        return Repetition(times, within) if times and within else None
     return None
 
 
 # ── `repeat 21 in 10s … => first throttle at 21` ──────────────────────────────────────────────
 
 
-def repeat_mistakes(shot: ast.Shot) -> Iterator[Mistake]:
-    many = repeats(shot)
+def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
+    many = repeat_clauses(shot)
     for other in many[1:]:
-        yield Mistake("a request is repeated once", other.span, "keep one `repeat`")
+        yield RepeatMistake("a request is repeated once", other.span, "keep one `repeat`")
     for repeat in many:
         yield from count_mistakes(repeat.count, "a request is made at least once", "repeat 21 in 10s")
         if parse_duration(repeat.within.text) == timedelta(0):
-            yield Mistake("requests take some time", repeat.within.span, "write how long all of them take: `10s`")
+            yield RepeatMistake("requests take some time", repeat.within.span, "write how long all of them take: `10s`")
     at = shot.expected.first_at
     if at is None or not many:
         return
     yield from count_mistakes(at, "the first of the requests is number 1", f"first {shot.expected.outcome} at 21")
-    times, number = whole(many[0].count), whole(at)
+    times, number = parse_count(many[0].count), parse_count(at)
     if times and number and number > times:
-        yield Mistake(f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,}: name one of them")
+        yield RepeatMistake(
+            f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,}: name one of them"
+        )
 
 
-def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[Mistake]:
-    number = whole(literal)
+def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[RepeatMistake]:
+    number = parse_count(literal)
     if number is None:
-        yield Mistake(f"`{literal.text}` is no number of requests", literal.span, f"write it like `{example}`")
+        yield RepeatMistake(f"`{literal.text}` is no number of requests", literal.span, f"write it like `{example}`")
     elif number < 1:
-        yield Mistake(message, literal.span, "write `1` or more")
-    elif number > MOST_REPEATED:
-        yield Mistake(f"no test makes more than {MOST_REPEATED:,} requests", literal.span, "repeat it less often")
+        yield RepeatMistake(message, literal.span, "write `1` or more")
+    elif number > MAX_REPEATS:
+        yield RepeatMistake(f"no test makes more than {MAX_REPEATS:,} requests", literal.span, "repeat it less often")
 
 
-def whole(literal: ast.Literal) -> int | None:
+def parse_count(literal: ast.Literal) -> int | None:
     digits = literal.text.replace("_", "")
     return int(digits[:18]) if digits.isdigit() else None
 
@@ -91,32 +93,32 @@ def whole(literal: ast.Literal) -> int | None:
 # ── `responded 201 { output.claim_id: 7 }` ────────────────────────────────────────────────────
 
 
-def response_mistakes(shot: ast.Shot, wanted: Expected | None) -> Iterator[Mistake]:
+def response_mistakes(shot: ast.Shot, wanted: ExpectedOutcome | None) -> Iterator[RepeatMistake]:
     responded = shot.responded
     if responded is None:
         return
     if wanted is not None and wanted.first is None and Outcome.ALLOW not in wanted.possible:
         message = "a request that is not allowed is not made, and nothing responds to it"
-        yield Mistake(message, responded.span, "remove `responded …`, or expect `allow`")
-    if (status := whole(responded.status)) is None or status not in STATUSES:
+        yield RepeatMistake(message, responded.span, "remove `responded …`, or expect `allow`")
+    if (status := parse_count(responded.status)) is None or status not in HTTP_STATUSES:
         hint = "a status is a number from 100 to 599: `responded 201`"
-        yield Mistake(f"`{responded.status.text}` is no status of HTTP", responded.status.span, hint)
+        yield RepeatMistake(f"`{responded.status.text}` is no status of HTTP", responded.status.span, hint)
     for pair in responded.output.pairs if responded.output is not None else ():
         path = key_path(pair)
         if path[0] != "output" or len(path) < 2:
             name = ".".join(path)
             hint = f"write `output.{name if path[0] != 'output' else 'id'}: …`"
-            yield Mistake(f"`{name}` is no part of a response", pair.key.span, hint)
+            yield RepeatMistake(f"`{name}` is no part of a response", pair.key.span, hint)
 
 
-def responded(response: ast.Responded, reading: Reading) -> Responded:
+def read_response(response: ast.ResponseClause, reading: ValueContext) -> ReportedResponse:
     """Names of outputs are free; values are as everywhere in tests."""
     output: dict[str, object] = {}
     pairs = response.output.pairs if response.output is not None else ()
     if response.output is not None:
-        once(response.output, reading.report)
+        check_members_unique(response.output, reading.report)
     for pair in pairs:
-        value, path = raw(pair.value, reading), key_path(pair)
+        value, path = raw_value(pair.value, reading), key_path(pair)
         if len(path) > 1:
-            nest(output, path[1:], value)
-    return Responded(whole(response.status) or 0, output)
+            put_nested(output, path[1:], value)
+    return ReportedResponse(parse_count(response.status) or 0, output)

@@ -14,15 +14,15 @@ from policyengine.runtime.entities import EntityData
 from policyengine.source import Span
 from policyengine.typesystem import EntityRef
 
-Path: TypeAlias = tuple[str, ...]
-BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)  # when a test takes place that does not say
+FactPath: TypeAlias = tuple[str, ...]
+DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # when a test takes place that does not say
 
 
 @dataclass(frozen=True, slots=True)
 class PutFact:
     """A raw fact where the wire has it; None takes it away."""
 
-    path: Path
+    path: FactPath
     value: object
 
 
@@ -65,27 +65,27 @@ class PutTime:
     moment: datetime
 
 
-Step: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTime
+ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTime
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Scenario:
     """`facts` are as the wire has them, `rows` the directory, `attributes` by root and name."""
 
     facts: Mapping[str, object] = field(default_factory=dict)
     rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)
     attributes: Mapping[tuple[str, str], object] = field(default_factory=dict)
     approvals: tuple[GivenApproval, ...] = ()
-    now: datetime = BEGINNING
+    now: datetime = DEFAULT_TIME
 
-    def then(self, steps: Iterable[Step]) -> World:
+    def then(self, steps: Iterable[ScenarioStep]) -> Scenario:
         """The world after the steps, later ones over earlier ones. Rows are copied once for all, and only to change."""
         rows: dict[EntityRef, EntityData] = {}
         facts, attributes, approvals, now = self.facts, dict(self.attributes), self.approvals, self.now
         for step in steps:
             match step:
                 case PutFact(path, value):
-                    facts = put(facts, path, value)
+                    facts = put_path(facts, path, value)
                 case PutAttribute(root, name, value):
                     attributes[root, name] = value
                 case PutRow(row):
@@ -96,20 +96,20 @@ class World:
                     now = moment
                 case _:
                     assert_never(step)
-        return World(facts, {**self.rows, **rows} if rows else self.rows, attributes, approvals, now)
+        return Scenario(facts, {**self.rows, **rows} if rows else self.rows, attributes, approvals, now)
 
-    def at(self, moment: datetime) -> World:
+    def at(self, moment: datetime) -> Scenario:
         return replace(self, now=moment)
 
 
-def put(tree: Mapping[str, object], path: Path, value: object) -> dict[str, object]:
+def put_path(tree: Mapping[str, object], path: FactPath, value: object) -> dict[str, object]:
     """The tree with another leaf."""
     first, rest = path[0], path[1:]
     inner = tree.get(first)
-    return {**tree, first: put(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
+    return {**tree, first: put_path(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
 
 
-class Compare(StrEnum):
+class DetailMatchMode(StrEnum):
     """AMONG: beside others; EXACTLY: and no others, in any order; IN_ORDER: and no others, in this order."""
 
     AMONG = "among"
@@ -118,16 +118,16 @@ class Compare(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class ExpectedDetail:
     """`remedies: ["…"]`: what a decision must have beside its outcome. Reasons are rules, or gates."""
 
     member: str
     wanted: tuple[str | Gate, ...]
-    compare: Compare
+    compare: DetailMatchMode
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedOutcome:
     """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written.
 
     Of requests that are repeated, all must come to it; with `first`, the first one with this outcome has that number.
@@ -139,7 +139,7 @@ class Expected:
     negated: bool = False
     rule: str | None = None
     gate: Gate | None = None
-    details: tuple[Detail, ...] = ()
+    details: tuple[ExpectedDetail, ...] = ()
     first: int | None = None
     free: bool = False
 
@@ -148,19 +148,19 @@ class Expected:
         """The outcomes that meet it."""
         return frozenset(Outcome) - {self.outcome} if self.negated else frozenset({self.outcome})
 
-    def of(self, number: int) -> Expected:
+    def of(self, number: int) -> ExpectedOutcome:
         """What must come of one of several requests, counted from 1."""
         if self.first is None:
             return self
         if number == self.first:
             return replace(self, first=None)
         if number < self.first:
-            return Expected(self.outcome, self.text, negated=True)
-        return Expected(self.outcome, self.text, negated=True, free=True)
+            return ExpectedOutcome(self.outcome, self.text, negated=True)
+        return ExpectedOutcome(self.outcome, self.text, negated=True, free=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
+class Repetition:
     """So many requests, evenly spread over a time: the first at its beginning, none at its end."""
 
     times: int
@@ -171,7 +171,7 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True)
-class Responded:
+class ReportedResponse:
     """What the gateway reports once a request was made that was allowed: then it is over. `output` is a raw fact."""
 
     status: int
@@ -196,11 +196,11 @@ class Case:
     attributes: Mapping[tuple[str, str], object]
     approvals: tuple[GivenApproval, ...]
     now: datetime
-    expected: Expected
+    expected: ExpectedOutcome
     skip: str | None
     span: Span = field(compare=False, repr=False)
-    repeated: Repeated | None = None
-    responded: Responded | None = None
+    repeated: Repetition | None = None
+    responded: ReportedResponse | None = None
 
     @property
     def requests(self) -> Iterator[Case]:
@@ -222,15 +222,15 @@ class Property:
     test: str
     package: str
     number: int
-    world: World
+    world: Scenario
     where: Expr | None
-    expected: Expected
+    expected: ExpectedOutcome
     skip: str | None
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class LoweredTests:
     """What tests show (`cases`) and what they claim (`properties`), in the order of the text."""
 
     cases: tuple[Case, ...] = ()

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from policyengine.checker.names.symbols import Reporter
-from policyengine.checker.type_names import listed
+from policyengine.checker.type_names import join_words
 from policyengine.checker.types.constants import lower_id, lower_literal
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.catalogue import Catalogue, Fact, NameKind, Path
-from policyengine.typesystem import EntityRef, Enum, List, Record, Set, Type
+from policyengine.testcases.catalogue import CatalogueFact, FactCatalogue, FactPath, NameKind
+from policyengine.typesystem import EntityRef, EnumType, ListType, RecordType, SetType, Type
 
 ABSENT = "absent"  # the word for nothing: JSON's null
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ValueContext:
     """Where values are read: names mean what they mean in `package`, and the variables of a matrix have values."""
 
-    catalogue: Catalogue
+    catalogue: FactCatalogue
     package: str
     variables: Mapping[str, object] = field(default_factory=dict)
 
@@ -31,9 +31,9 @@ class Reading:
         return self.catalogue.program.report
 
 
-def raw(value: ast.Value, reading: Reading, fact: Fact | None = None) -> object:
+def raw_value(value: ast.Value, reading: ValueContext, fact: CatalogueFact | None = None) -> object:
     """The raw fact; None for `absent`, and where something was reported. The type only says what words there are."""
-    known = fact or Fact()
+    known = fact or CatalogueFact()
     match value:
         case ast.Literal():
             constant = lower_literal(value, reading.report)
@@ -44,25 +44,25 @@ def raw(value: ast.Value, reading: Reading, fact: Fact | None = None) -> object:
         case ast.Text(text):
             return text
         case ast.EntityLiteral():
-            return entity(value, reading)
+            return entity_ref(value, reading)
         case ast.WordValue():
-            return word(value, reading, known.type, known.names)
+            return word_value(value, reading, known.type, known.names)
         case ast.ValueList(items):
-            element = known.type.element if isinstance(known.type, Set | List) else None
-            return tuple(raw(item, reading, Fact(element)) for item in items)
+            element = known.type.element if isinstance(known.type, SetType | ListType) else None
+            return tuple(raw_value(item, reading, CatalogueFact(element)) for item in items)
         case ast.RecordLiteral():
-            return record(value, reading, known.type)
+            return record_value(value, reading, known.type)
         case _:
             assert_never(value)
 
 
-def entity(literal: ast.EntityLiteral, reading: Reading) -> EntityRef | None:
+def entity_ref(literal: ast.EntityLiteral, reading: ValueContext) -> EntityRef | None:
     symbol = reading.catalogue.program.find(reading.package, "entity", literal.type)
     id_ = lower_id(literal.id, reading.report)
     return EntityRef(symbol.name, id_) if symbol and id_ is not None else None
 
 
-def word(value: ast.WordValue, reading: Reading, type_: Type | None, names: NameKind | None) -> object:
+def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, names: NameKind | None) -> object:
     """A variable, `absent`, an issuer or attester where one is named, or the value of an enum."""
     text = value.text
     if text in reading.variables:
@@ -72,59 +72,59 @@ def word(value: ast.WordValue, reading: Reading, type_: Type | None, names: Name
     if names is not None:
         symbol = reading.catalogue.program.find(reading.package, names, ast.Name(text, span=value.span))
         return symbol.name if symbol else None
-    words = type_.values if isinstance(type_, Enum) else tuple(reading.catalogue.words_in(reading.package))
+    words = type_.values if isinstance(type_, EnumType) else tuple(reading.catalogue.words_in(reading.package))
     if text in words:
         return text
     meant = suggest(text, [*words, *reading.variables, ABSENT])
     hint = f"did you mean `{meant}`?" if meant else f'a text is written in quotes: `"{text}"`'
-    what = f"no value of {type_}" if isinstance(type_, Enum) else "no word that is known here"
+    what = f"no value of {type_}" if isinstance(type_, EnumType) else "no word that is known here"
     reading.report("E603", f"`{text}` is {what}", value.span, hint)
     return None
 
 
-def record(value: ast.RecordLiteral, reading: Reading, type_: Type | None = None) -> dict[str, object]:
+def record_value(value: ast.RecordLiteral, reading: ValueContext, type_: Type | None = None) -> dict[str, object]:
     """An object; where a record is declared, its members are the declared ones."""
     found: dict[str, object] = {}
-    once(value, reading.report)
+    check_members_unique(value, reading.report)
     for pair in value.pairs:
         inner, path = type_, key_path(pair)
         for name in path:
-            declared = inner.field(name) if isinstance(inner, Record) else None
-            if isinstance(inner, Record) and declared is None:
+            declared = inner.field(name) if isinstance(inner, RecordType) else None
+            if isinstance(inner, RecordType) and declared is None:
                 report_member(name, inner, pair, reading.report)
             inner = declared.type if declared else None
-        nest(found, path, raw(pair.value, reading, Fact(inner)))
+        put_nested(found, path, raw_value(pair.value, reading, CatalogueFact(inner)))
     return found
 
 
-def nest(tree: dict[str, object], path: Path, value: object) -> None:
+def put_nested(tree: dict[str, object], path: FactPath, value: object) -> None:
     for name in path[:-1]:
         below = tree.setdefault(name, {})
         tree = below if isinstance(below, dict) else tree
     tree[path[-1]] = value
 
 
-def report_member(name: str, type_: Record, pair: ast.Pair, report: Reporter) -> None:
+def report_member(name: str, type_: RecordType, pair: ast.RecordEntry, report: Reporter) -> None:
     known = [declared.name for declared in type_.fields]
     meant = suggest(name, known)
-    hint = f"did you mean `{meant}`?" if meant else f"its members are {listed(known)}"
+    hint = f"did you mean `{meant}`?" if meant else f"its members are {join_words(known)}"
     report("E602", f"the record has no member `{name}`", pair.key.span, hint)
 
 
-def key_path(pair: ast.Pair) -> Path:
+def key_path(pair: ast.RecordEntry) -> FactPath:
     """`card.number`, `args["content-type"]`, `"x-id"`."""
     if isinstance(pair.key, ast.Text):
         return (pair.key.value,)
     return reference_path(pair.key)
 
 
-def reference_path(reference: ast.Reference) -> Path:
+def reference_path(reference: ast.Reference) -> FactPath:
     return (*reference.name.split("."), *(key.value for key in reference.keys))
 
 
-def once(value: ast.RecordLiteral, report: Reporter) -> None:
+def check_members_unique(value: ast.RecordLiteral, report: Reporter) -> None:
     """Each member is written once."""
-    seen: dict[Path, Span] = {}
+    seen: dict[FactPath, Span] = {}
     for pair in value.pairs:
         path = key_path(pair)
         first = seen.setdefault(path, pair.key.span)
@@ -133,4 +133,4 @@ def once(value: ast.RecordLiteral, report: Reporter) -> None:
 
 
 def report_twice(what: str, span: Span, first: Span, report: Reporter) -> None:
-    report("E607", f"`{what}` is given twice", span, "remove one of both", [Related("first given here", first)])
+    report("E607", f"`{what}` is given twice", span, "remove one of both", [RelatedLocation("first given here", first)])

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from policyengine.testing.pytest.fixture import Policy
-    from policyengine.testing.report import Report, Result, Status
+    from policyengine.testing.report import CaseResult, ResultStatus, RunReport
     from policyengine.testing.runner import run
     from policyengine.testing.selection import Selection, collect
 
 # Where each name lives. They load when asked for: every pytest imports this package, to see whether it is wanted.
 _HOMES = {
     "Policy": "pytest.fixture",
-    "Report": "report",
-    "Result": "report",
+    "RunReport": "report",
+    "CaseResult": "report",
     "Selection": "selection",
-    "Status": "report",
+    "ResultStatus": "report",
     "collect": "selection",
     "run": "runner",
 }
 
-__all__ = ["Policy", "Report", "Result", "Selection", "Status", "collect", "run"]
+__all__ = ["CaseResult", "Policy", "ResultStatus", "RunReport", "Selection", "collect", "run"]
 
 
 def __getattr__(name: str) -> object:

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policyengine.check import Checked
+from policyengine.check import CheckResult
 from policyengine.checker import confusable_text
 from policyengine.checker.names.symbols import Package, Program, Reporter
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testcases import Case
-from policyengine.testcases.catalogue import Catalogue
-from policyengine.testcases.lower import Fixtures, examples_of
+from policyengine.testcases.catalogue import FactCatalogue
+from policyengine.testcases.lower import FixtureReader, lower_package
 
 
 @dataclass(frozen=True, slots=True)
-class Scratch:
+class AdhocTestReader:
     """Reads tests in the names of one package of a policy; what is wrong with them is no mistake of the policy."""
 
     program: Program
-    catalogue: Catalogue
+    catalogue: FactCatalogue
     package: Package
 
     @classmethod
-    def of(cls, checked: Checked, package: str) -> Scratch:
+    def of(cls, checked: CheckResult, package: str) -> AdhocTestReader:
         program = replace(checked.program, report=Reporter())
         known = program.packages.get(package) or Package(package, (), {}, {})
         if package not in program.packages:
             program = replace(program, packages={**program.packages, package: known})
-        return cls(program, Catalogue.of(program, checked.schema), known)
+        return cls(program, FactCatalogue.of(program, checked.schema), known)
 
     def cases(self, source: Source) -> tuple[Sequence[Case], Sequence[Diagnostic]]:
         """The cases of a text that holds tests, and the errors in it."""
@@ -38,7 +38,7 @@ class Scratch:
         if module is None or mistakes:
             return (), mistakes
         self.program.report.found.clear()  # each finding is told once, and the same text may come again
-        found = list(examples_of(replace(self.package, modules=(module,)), Fixtures(self.catalogue)))
-        told = [*self.program.report.diagnostics, *confusable_text.findings(module)]
+        found = list(lower_package(replace(self.package, modules=(module,)), FixtureReader(self.catalogue)))
+        told = [*self.program.report.diagnostics, *confusable_text.find_confusable_text(module)]
         errors = [one for one in told if one.is_error]
         return [one for one in found if isinstance(one, Case)], errors

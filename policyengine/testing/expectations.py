@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.runtime.decision import Decision, Gate, Reason
-from policyengine.runtime.format_values import quoted
+from policyengine.runtime.format_values import quote_string
 from policyengine.runtime.patterns import Glob
-from policyengine.testcases import Compare, Detail, Expected
+from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
 from policyengine.testcases.detail_text import obligation_text, rate_text, remedy_text
 
 # What a decision says of a member, as tests write it. A reason is its rule and its gate: either may be named.
-Said: TypeAlias = str | Reason
+DetailValue: TypeAlias = str | Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DetailDifference:
     """A detail that is another: as it was expected, and as it came, each in words."""
 
     member: str
@@ -31,52 +31,56 @@ class Difference:
         return {"member": self.member, "expected": self.expected, "actual": self.actual}
 
 
-def meets(expected: Expected, decision: Decision) -> bool:
+def meets_expectation(expected: ExpectedOutcome, decision: Decision) -> bool:
     """The outcome, among the reasons for just that outcome the rule or gate that is named, and every detail."""
-    return answers(expected, decision) and all(holds(detail, expected, decision) for detail in expected.details)
+    return outcome_matches(expected, decision) and all(
+        detail_holds(detail, expected, decision) for detail in expected.details
+    )
 
 
-def differences(expected: Expected, decision: Decision) -> tuple[Difference, ...]:
+def detail_differences(expected: ExpectedOutcome, decision: Decision) -> tuple[DetailDifference, ...]:
     """The details that do not hold; none where already the outcome, the rule or the gate is another."""
-    if not answers(expected, decision):
+    if not outcome_matches(expected, decision):
         return ()
-    failed = [detail for detail in expected.details if not holds(detail, expected, decision)]
+    failed = [detail for detail in expected.details if not detail_holds(detail, expected, decision)]
     return tuple(
-        Difference(detail.member, wanted_words(detail), actual_words(detail, said(detail, expected, decision)))
+        DetailDifference(
+            detail.member, expected_text(detail), actual_text(detail, detail_values(detail, expected, decision))
+        )
         for detail in failed
     )
 
 
-def answers(expected: Expected, decision: Decision) -> bool:
+def outcome_matches(expected: ExpectedOutcome, decision: Decision) -> bool:
     """Whether outcome, rule and gate are those that were expected."""
     if (decision.outcome is expected.outcome) == expected.negated:
         return expected.free
-    return (expected.rule is None and expected.gate is None) or any(reasons_meant(expected, decision))
+    return (expected.rule is None and expected.gate is None) or any(matching_reasons(expected, decision))
 
 
-def reasons_meant(expected: Expected, decision: Decision) -> Iterator[Reason]:
+def matching_reasons(expected: ExpectedOutcome, decision: Decision) -> Iterator[Reason]:
     """The reasons for just that outcome, of the rule or gate that is named, if one is."""
-    for reason in reasons_of(decision):
+    for reason in outcome_reasons(decision):
         is_named = reason.rule == expected.rule if expected.rule is not None else reason.gate is expected.gate
         if is_named or (expected.rule is None and expected.gate is None):
             yield reason
 
 
-def reasons_of(decision: Decision) -> tuple[Reason, ...]:
+def outcome_reasons(decision: Decision) -> tuple[Reason, ...]:
     return tuple(reason for reason in decision.reasons if reason.outcome is decision.outcome)
 
 
 # ── Details ───────────────────────────────────────────────────────────────────────────────────
 
 
-def present(name: str | None) -> tuple[str, ...]:
+def optional_values(name: str | None) -> tuple[str, ...]:
     return () if name is None else (name,)
 
 
-SAYS: Mapping[str, Callable[[Expected, Decision], Iterable[Said]]] = {
-    "message": lambda expected, decision: (reason.message for reason in reasons_meant(expected, decision)),
-    "reason": lambda _, decision: reasons_of(decision),
-    "reasons": lambda _, decision: reasons_of(decision),
+DETAIL_VALUES: Mapping[str, Callable[[ExpectedOutcome, Decision], Iterable[DetailValue]]] = {
+    "message": lambda expected, decision: (reason.message for reason in matching_reasons(expected, decision)),
+    "reason": lambda _, decision: outcome_reasons(decision),
+    "reasons": lambda _, decision: outcome_reasons(decision),
     "remedy": lambda _, decision: map(remedy_text, decision.remedies),
     "remedies": lambda _, decision: map(remedy_text, decision.remedies),
     "obligation": lambda _, decision: map(obligation_text, decision.obligations),
@@ -85,66 +89,70 @@ SAYS: Mapping[str, Callable[[Expected, Decision], Iterable[Said]]] = {
     "rates": lambda _, decision: map(rate_text, decision.rates),
     "unknown": lambda _, decision: (unknown.fact for unknown in decision.unknown),
     "chain": lambda _, decision: decision.principal.chain,
-    "agent": lambda _, decision: present(decision.principal.agent),
-    "user": lambda _, decision: present(decision.principal.user),
-    "issuer": lambda _, decision: present(decision.principal.issuer),
+    "agent": lambda _, decision: optional_values(decision.principal.agent),
+    "user": lambda _, decision: optional_values(decision.principal.user),
+    "issuer": lambda _, decision: optional_values(decision.principal.issuer),
 }
 # Where `*` is any run.
-WITH_RUNS = frozenset(["message", "remedy", "remedies", "obligation", "obligations", "rate", "rates"])
+GLOB_MEMBERS = frozenset(["message", "remedy", "remedies", "obligation", "obligations", "rate", "rates"])
 
 
-def said(detail: Detail, expected: Expected, decision: Decision) -> tuple[Said, ...]:
-    return tuple(SAYS[detail.member](expected, decision))
+def detail_values(detail: ExpectedDetail, expected: ExpectedOutcome, decision: Decision) -> tuple[DetailValue, ...]:
+    return tuple(DETAIL_VALUES[detail.member](expected, decision))
 
 
-def holds(detail: Detail, expected: Expected, decision: Decision) -> bool:
-    came = said(detail, expected, decision)
+def detail_holds(detail: ExpectedDetail, expected: ExpectedOutcome, decision: Decision) -> bool:
+    came = detail_values(detail, expected, decision)
     match detail.compare:
-        case Compare.IN_ORDER:
+        case DetailMatchMode.IN_ORDER:
             return came == detail.wanted
-        case Compare.AMONG:
-            return all(any(fits(want, one, detail) for one in came) for want in detail.wanted)
-        case Compare.EXACTLY:
-            named = all(any(fits(want, one, detail) for want in detail.wanted) for one in came)
-            return named and all(any(fits(want, one, detail) for one in came) for want in detail.wanted)
+        case DetailMatchMode.AMONG:
+            return all(any(value_matches(want, one, detail) for one in came) for want in detail.wanted)
+        case DetailMatchMode.EXACTLY:
+            named = all(any(value_matches(want, one, detail) for want in detail.wanted) for one in came)
+            return named and all(any(value_matches(want, one, detail) for one in came) for want in detail.wanted)
 
 
-def fits(want: str | Gate, came: Said, detail: Detail) -> bool:
+def value_matches(want: str | Gate, came: DetailValue, detail: ExpectedDetail) -> bool:
     if isinstance(came, Reason):
         return came.gate is want if isinstance(want, Gate) else came.rule == want
-    return Glob(want).matches(came) if detail.member in WITH_RUNS else want == came
+    return Glob(want).matches(came) if detail.member in GLOB_MEMBERS else want == came
 
 
 # ── In words ──────────────────────────────────────────────────────────────────────────────────
 
 
-def wanted_words(detail: Detail) -> str:
+def expected_text(detail: ExpectedDetail) -> str:
     """`"a" and "b"`, `exactly "a"`, `none`."""
-    words = listed([str(want) if is_word(want, detail) else quoted(want) for want in detail.wanted], detail)
-    return f"exactly {words}" if detail.compare is Compare.EXACTLY and detail.wanted and is_list(detail) else words
+    words = join_words(
+        [str(want) if is_unquoted(want, detail) else quote_string(want) for want in detail.wanted], detail
+    )
+    return (
+        f"exactly {words}" if detail.compare is DetailMatchMode.EXACTLY and detail.wanted and is_list(detail) else words
+    )
 
 
-def actual_words(detail: Detail, came: Iterable[Said]) -> str:
-    words = [reason_word(one) if isinstance(one, Reason) else one if is_word(one, detail) else quoted(one)
+def actual_text(detail: ExpectedDetail, came: Iterable[DetailValue]) -> str:
+    words = [reason_text(one) if isinstance(one, Reason) else one if is_unquoted(one, detail) else quote_string(one)
              for one in came]  # fmt: skip
-    return listed(words if detail.compare is Compare.IN_ORDER else dict.fromkeys(words), detail)
+    return join_words(words if detail.compare is DetailMatchMode.IN_ORDER else dict.fromkeys(words), detail)
 
 
-def reason_word(reason: Reason) -> str:
-    return str(reason.gate) if reason.rule is None else quoted(reason.rule)
+def reason_text(reason: Reason) -> str:
+    return str(reason.gate) if reason.rule is None else quote_string(reason.rule)
 
 
-def is_word(one: str | Gate, detail: Detail) -> bool:
+def is_unquoted(one: str | Gate, detail: ExpectedDetail) -> bool:
     """Gates and facts stand without quotes."""
     return isinstance(one, Gate) or detail.member == "unknown"
 
 
-def is_list(detail: Detail) -> bool:
+def is_list(detail: ExpectedDetail) -> bool:
     return detail.member not in ("agent", "user", "issuer")
 
 
-def listed(words: Iterable[str], detail: Detail) -> str:
+def join_words(words: Iterable[str], detail: ExpectedDetail) -> str:
     every = list(words)
-    if detail.compare is Compare.IN_ORDER:
+    if detail.compare is DetailMatchMode.IN_ORDER:
         return " → ".join(every) or "none"
     return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else every[0] if every else "none"

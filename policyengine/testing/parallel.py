@@ -9,53 +9,53 @@ from itertools import groupby
 from multiprocessing import cpu_count, get_context
 
 from policyengine import kernel as k
-from policyengine.child_processes import safe_spawning
+from policyengine.child_processes import safe_multiprocessing
 from policyengine.testcases import Case
-from policyengine.testing.report import Result
-from policyengine.testing.runner import results_of
+from policyengine.testing.report import CaseResult
+from policyengine.testing.runner import case_results
 
-FEWEST = 32  # cases that are worth a message to another process
+MIN_CHUNK_CASES = 32  # cases that are worth a message to another process
 
 _kernel: k.Kernel  # of a worker, once it has begun
 
 
-def results_by(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[Result, None, None]:
+def parallel_results(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[CaseResult, None, None]:
     """What `results_of` says, by so many processes (0: one for each processor). Whoever closes it stops them."""
     jobs = jobs or cpu_count()
-    if jobs == 1 or len(cases) < 2 * FEWEST:
-        yield from results_of(cases, kernel)
+    if jobs == 1 or len(cases) < 2 * MIN_CHUNK_CASES:
+        yield from case_results(cases, kernel)
     else:
         yield from _in_processes(jobs, cases, kernel)
 
 
-def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterator[Result]:
+def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterator[CaseResult]:
     context = get_context("spawn")  # a process with threads is not safe to fork
     kernel_as_bytes = pickle.dumps(kernel)
-    with safe_spawning():
-        executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(kernel_as_bytes,))
+    with safe_multiprocessing():
+        executor = ProcessPoolExecutor(jobs, context, initializer=_init_worker, initargs=(kernel_as_bytes,))
     try:
-        parts = chunks(cases, jobs, counting=bool(kernel.limits))
-        with safe_spawning():
-            waiting = [(chunk, executor.submit(_asked, chunk)) for chunk in parts]
+        parts = chunk_cases(cases, jobs, counting=bool(kernel.limits))
+        with safe_multiprocessing():
+            waiting = [(chunk, executor.submit(_run_chunk, chunk)) for chunk in parts]
         for chunk, found in waiting:
             yield from _with_cases(chunk, found)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _with_cases(chunk: Sequence[Case], found: Future[list[Result]]) -> Iterator[Result]:
+def _with_cases(chunk: Sequence[Case], found: Future[list[CaseResult]]) -> Iterator[CaseResult]:
     for case, result in zip(chunk, found.result(), strict=True):
         yield result.of(case)  # this process knows the case already: its own, with its place
 
 
-def chunks(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:
+def chunk_cases(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:
     """Cases in parts of about the same size, several for each process; a test that spends approvals stays whole, and
     each one does where the policy is `counting` requests."""
-    size = max(FEWEST, len(cases) // (jobs * 8))
+    size = max(MIN_CHUNK_CASES, len(cases) // (jobs * 8))
     chunk: list[Case] = []
     for _, several in groupby(cases, key=lambda case: (case.package, case.test)):
         test = tuple(several)
-        parts = [test] if counting or any(case.approvals for case in test) else batched(test, size)
+        parts = [test] if counting or any(case.approvals for case in test) else split_cases(test, size)
         for part in parts:
             chunk += part
             if len(chunk) >= size:
@@ -65,14 +65,14 @@ def chunks(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Itera
         yield tuple(chunk)
 
 
-def batched(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
+def split_cases(cases: Sequence[Case], size: int) -> list[Sequence[Case]]:
     return [cases[start : start + size] for start in range(0, len(cases), size)]
 
 
-def _begin(kernel: bytes) -> None:
+def _init_worker(kernel: bytes) -> None:
     global _kernel
     _kernel = pickle.loads(kernel)
 
 
-def _asked(cases: Sequence[Case]) -> list[Result]:
-    return list(results_of(cases, _kernel))
+def _run_chunk(cases: Sequence[Case]) -> list[CaseResult]:
+    return list(case_results(cases, _kernel))

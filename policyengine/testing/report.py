@@ -10,16 +10,16 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from policyengine.control_characters import one_line
-from policyengine.diagnostics.model import place, underlined
+from policyengine.diagnostics.model import format_location, source_excerpt
 from policyengine.explain.explanation import Explanation, headline
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 from policyengine.source import Span
 from policyengine.testcases import Case
-from policyengine.testing.expectations import Difference
+from policyengine.testing.expectations import DetailDifference
 
 
-class Status(StrEnum):
+class ResultStatus(StrEnum):
     """FAILED: something else came of it; ERRORED: it could not be asked; UNDECIDED: a claim that too little was held
     against."""
 
@@ -30,11 +30,17 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-SIGNS = {Status.PASSED: "✓", Status.FAILED: "✗", Status.ERRORED: "!", Status.UNDECIDED: "?", Status.SKIPPED: "·"}
-BAD = (Status.FAILED, Status.ERRORED, Status.UNDECIDED)
+STATUS_SIGNS = {
+    ResultStatus.PASSED: "✓",
+    ResultStatus.FAILED: "✗",
+    ResultStatus.ERRORED: "!",
+    ResultStatus.UNDECIDED: "?",
+    ResultStatus.SKIPPED: "·",
+}
+FAILURE_STATUSES = (ResultStatus.FAILED, ResultStatus.ERRORED, ResultStatus.UNDECIDED)
 
 
-class Shown(Protocol):
+class ExampleInfo(Protocol):
     """What a test shows or claims: where it stands, and whose it is. A `number` is unique in its test."""
 
     @property
@@ -49,13 +55,13 @@ class Shown(Protocol):
     def skip(self) -> str | None: ...
 
 
-class Tested(Protocol):
+class ExampleResult(Protocol):
     """What came of one example: of a request of a test, or of a claim about all requests."""
 
     @property
-    def example(self) -> Shown: ...
+    def example(self) -> ExampleInfo: ...
     @property
-    def status(self) -> Status: ...
+    def status(self) -> ResultStatus: ...
     @property
     def seconds(self) -> float: ...
     @property
@@ -67,7 +73,7 @@ class Tested(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CaseResult:
     """One request of one test. `walk` is there when it failed; `problem` says why it errored.
 
     `differences` are the details after `with` that are others, where the outcome is as expected. Of requests that are
@@ -75,11 +81,11 @@ class Result:
     """
 
     case: Case
-    status: Status
+    status: ResultStatus
     decision: Decision | None = None
     walk: Explanation | None = None
     problem: str | None = None
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[DetailDifference, ...] = ()
     seconds: float = field(default=0.0, compare=False)  # that deciding took
     request: int | None = None
 
@@ -92,14 +98,14 @@ class Result:
         """`GET /v1/invoices => allow`."""
         return f"{self.case.request} => {self.case.expected.text}"
 
-    def of(self, case: Case) -> Result:
+    def of(self, case: Case) -> CaseResult:
         """The same of an equal case."""
         return replace(self, case=case)
 
-    def took(self, seconds: float) -> Result:
+    def took(self, seconds: float) -> CaseResult:
         """The same, decided in so long."""
         how = (self.case, self.status, self.decision, self.walk, self.problem, self.differences)
-        return Result(*how, seconds, self.request)
+        return CaseResult(*how, seconds, self.request)
 
     @property
     def in_short(self) -> str:
@@ -114,14 +120,17 @@ class Result:
 
     def render(self) -> str:
         """All about a request that did not come out as expected: where, what, what came instead, and how."""
-        lines = [f"{place(self.case.span)}: {self.status} test {shown(self.case.test)}", *underlined(self.case.span)]
+        lines = [
+            f"{format_location(self.case.span)}: {self.status} test {format_value(self.case.test)}",
+            *source_excerpt(self.case.span),
+        ]
         lines += [f"  request:  {self.case.request}", f"  expected: {self.case.expected.text}"]
         if self.problem is not None:
             return "\n".join(map(one_line, [*lines, f"  problem:  {self.problem}"]))
         if self.decision is not None:
             which = "" if self.request is None else f"request {self.request:,}: "
             lines.append(f"  actual:   {which}{headline(self.decision)}")
-            lines += [f"            {reason}" for reason in reasons(self.decision)]
+            lines += [f"            {reason}" for reason in reason_lines(self.decision)]
         heads = ["differs:", *[""] * len(self.differences)]
         lines += [f"  {head:<9} {one.render()}" for head, one in zip(heads, self.differences, strict=False)]
         walk = [] if self.walk is None else [line for gate in self.walk.gates for line in gate.brief().render()]
@@ -148,37 +157,37 @@ class Result:
         return found if self.walk is None else {**found, **self.walk.to_dict()}
 
 
-def reasons(decision: Decision) -> Iterator[str]:
+def reason_lines(decision: Decision) -> Iterator[str]:
     for reason in decision.reasons:
-        rule = f" {shown(reason.rule)}" if reason.rule else ""
+        rule = f" {format_value(reason.rule)}" if reason.rule else ""
         at = f"  ({reason.at})" if reason.at else ""
         yield f"{reason.outcome} by {reason.gate}{rule}: {reason.message}{at}"
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """The results of all requests, then those of all claims, each in the order of the text.
 
     `revision` names the policy they were asked of; it is empty where they are several.
     """
 
-    results: tuple[Tested, ...]
+    results: tuple[ExampleResult, ...]
     revision: str = ""
 
     @cached_property
-    def counts(self) -> dict[Status, int]:
+    def counts(self) -> dict[ResultStatus, int]:
         every = [result.status for result in self.results]
-        return {status: every.count(status) for status in Status}
+        return {status: every.count(status) for status in ResultStatus}
 
     @property
     def ok(self) -> bool:
         """Nothing failed. Without any result it is true as well: whoever calls decides what no tests mean."""
-        return not any(self.counts[status] for status in BAD)
+        return not any(self.counts[status] for status in FAILURE_STATUSES)
 
     @property
-    def bad(self) -> tuple[Tested, ...]:
+    def bad(self) -> tuple[ExampleResult, ...]:
         """What failed, and what could not be asked."""
-        return tuple(result for result in self.results if result.status in BAD)
+        return tuple(result for result in self.results if result.status in FAILURE_STATUSES)
 
     @property
     def summary(self) -> str:
@@ -193,7 +202,7 @@ class Report:
 
     def _overview(self) -> Iterator[str]:
         for (package, test), results in groupby(self.results, key=lambda one: (one.example.package, one.example.test)):
-            lines = [f"  {SIGNS[one.status]} {one.asks}{skipped(one)}" for one in results]
+            lines = [f"  {STATUS_SIGNS[one.status]} {one.asks}{skip_note(one)}" for one in results]
             yield "\n".join(map(one_line, [f"{package}: {test}", *lines]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,5 +210,5 @@ class Report:
         return {"revision": self.revision, **counts, "results": [result.to_dict() for result in self.results]}
 
 
-def skipped(result: Tested) -> str:
-    return f" — skipped: {result.example.skip}" if result.status is Status.SKIPPED else ""
+def skip_note(result: ExampleResult) -> str:
+    return f" — skipped: {result.example.skip}" if result.status is ResultStatus.SKIPPED else ""

@@ -7,15 +7,15 @@ from itertools import groupby
 from xml.etree import ElementTree
 
 from policyengine.control_characters import one_line, printable
-from policyengine.testing.report import BAD, Report, Status, Tested
+from policyengine.testing.report import FAILURE_STATUSES, ExampleResult, ResultStatus, RunReport
 
 
-def junit(report: Report) -> str:
+def render_junit(report: RunReport) -> str:
     """JUnit XML as CI servers read it: a suite for each test, a case for each request; times in seconds."""
     root = ElementTree.Element("testsuites", _totals(report.results))
     for (package, test), results in groupby(report.results, key=lambda one: (one.example.package, one.example.test)):
         several = list(results)
-        name = _xml(f"{package}: {test}")
+        name = _xml_text(f"{package}: {test}")
         suite = ElementTree.SubElement(root, "testsuite", {"name": name, **_totals(several)})
         for result in several:
             _junit_case(suite, result, name)
@@ -23,47 +23,51 @@ def junit(report: Report) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _junit_case(suite: ElementTree.Element, result: Tested, name: str) -> None:
+def _junit_case(suite: ElementTree.Element, result: ExampleResult, name: str) -> None:
     span = result.example.span
-    where = {"file": _xml(span.source.name), "line": str(span.line), "time": f"{result.seconds:.6f}"}
-    case = ElementTree.SubElement(suite, "testcase", {"classname": name, "name": _xml(title(result)), **where})
+    where = {"file": _xml_text(span.source.name), "line": str(span.line), "time": f"{result.seconds:.6f}"}
+    case = ElementTree.SubElement(
+        suite, "testcase", {"classname": name, "name": _xml_text(result_title(result)), **where}
+    )
     match result.status:
-        case Status.SKIPPED:
-            ElementTree.SubElement(case, "skipped", {"message": _xml(result.example.skip or "")})
-        case Status.FAILED | Status.ERRORED | Status.UNDECIDED:
-            word = "failure" if result.status is Status.FAILED else "error"
-            ElementTree.SubElement(case, word, {"message": _xml(result.in_short)}).text = _xml(result.render())
-        case Status.PASSED:
+        case ResultStatus.SKIPPED:
+            ElementTree.SubElement(case, "skipped", {"message": _xml_text(result.example.skip or "")})
+        case ResultStatus.FAILED | ResultStatus.ERRORED | ResultStatus.UNDECIDED:
+            word = "failure" if result.status is ResultStatus.FAILED else "error"
+            ElementTree.SubElement(case, word, {"message": _xml_text(result.in_short)}).text = _xml_text(
+                result.render()
+            )
+        case ResultStatus.PASSED:
             pass
 
 
-def _totals(results: Sequence[Tested]) -> dict[str, str]:
+def _totals(results: Sequence[ExampleResult]) -> dict[str, str]:
     every = [result.status for result in results]
     seconds = sum(result.seconds for result in results)
     return {
         "tests": str(len(every)),
-        "failures": str(every.count(Status.FAILED)),
-        "errors": str(every.count(Status.ERRORED) + every.count(Status.UNDECIDED)),
-        "skipped": str(every.count(Status.SKIPPED)),
+        "failures": str(every.count(ResultStatus.FAILED)),
+        "errors": str(every.count(ResultStatus.ERRORED) + every.count(ResultStatus.UNDECIDED)),
+        "skipped": str(every.count(ResultStatus.SKIPPED)),
         "time": f"{seconds:.6f}",
     }
 
 
-def _xml(text: str) -> str:
+def _xml_text(text: str) -> str:
     """Without surrogates and control characters, which no escape brings into XML."""
     return printable(text, "\t\n\r")
 
 
-def tap(report: Report) -> str:
+def render_tap(report: RunReport) -> str:
     """TAP 14: a line for each request, and what went wrong as YAML beneath it."""
     return "\n".join(["TAP version 14", f"1..{len(report.results)}", *_tap_lines(report)]) + "\n"
 
 
-def _tap_lines(report: Report) -> Iterator[str]:
+def _tap_lines(report: RunReport) -> Iterator[str]:
     for number, result in enumerate(report.results, 1):
-        sign = "not ok" if result.status in BAD else "ok"
-        named = f"{result.example.package}: {result.example.test}: {title(result)}"
-        skip = f" # SKIP {_one_line(result.example.skip or '')}" if result.status is Status.SKIPPED else ""
+        sign = "not ok" if result.status in FAILURE_STATUSES else "ok"
+        named = f"{result.example.package}: {result.example.test}: {result_title(result)}"
+        skip = f" # SKIP {_one_line(result.example.skip or '')}" if result.status is ResultStatus.SKIPPED else ""
         yield f"{sign} {number} - {_one_line(named)}{skip}"
         if sign == "not ok":
             yield "  ---"
@@ -78,13 +82,13 @@ def _one_line(text: str) -> str:
     return printable(" ".join(text.split())).replace("\\", "\\\\").replace("#", "\\#")
 
 
-def github(report: Report) -> str:
+def render_github(report: RunReport) -> str:
     """Workflow commands that mark the lines of what failed in a pull request, then the summary."""
     lines = [_annotation(result) for result in report.bad]
     return "\n".join([*lines, report.summary]) + "\n"
 
 
-def _annotation(result: Tested) -> str:
+def _annotation(result: ExampleResult) -> str:
     span = result.example.span
     place = {"file": span.source.name, "line": span.line, "col": span.column, "title": f"test {result.example.test}"}
     return workflow_command("error", place, result.render())
@@ -92,18 +96,18 @@ def _annotation(result: Tested) -> str:
 
 def workflow_command(name: str, properties: Mapping[str, object], text: str) -> str:
     """A command of GitHub Actions on one line; in properties `:` and `,` separate."""
-    said = ",".join(f"{name}={_property(str(value))}" for name, value in properties.items())
-    return f"::{name} {said}::{_data(text)}"
+    said = ",".join(f"{name}={_escape_property(str(value))}" for name, value in properties.items())
+    return f"::{name} {said}::{_escape_data(text)}"
 
 
-def _data(text: str) -> str:
+def _escape_data(text: str) -> str:
     return printable(text, "\n").replace("%", "%25").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+def _escape_property(text: str) -> str:
+    return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def title(result: Tested) -> str:
+def result_title(result: ExampleResult) -> str:
     """`3 GET /v1/invoices => allow`, unique in its test."""
     return f"{result.example.number} {result.asks}"

@@ -15,85 +15,85 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.quick import Quick
 from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.tree import Tree, tree_of
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.explain.explanation import explain
-from policyengine.runtime.decision import Answer, Asker, Decision, Effects
+from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import Limited, Standing, limited
+from policyengine.runtime.limits import LimitCharge, LimitState, to_limit_charge
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import histories, windows
-from policyengine.spec.reference import conclude, walk
-from policyengine.spec.trace import Walk
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.spec.history_records import history_conditions, history_windows
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.trace import DecisionTrace
+from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testcases import Case, GivenApproval
-from policyengine.testing.expectations import differences, meets
-from policyengine.testing.report import Report, Result, Status
-from policyengine.testing.sequence import Sequence
-from policyengine.typesystem import EntityRef, Ref
+from policyengine.testing.expectations import detail_differences, meets_expectation
+from policyengine.testing.report import CaseResult, ResultStatus, RunReport
+from policyengine.testing.sequence import CaseSequence
+from policyengine.typesystem import EntityRef, RefType
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
 
-MOST_DIRECTORIES = 16  # kept at a time
+MAX_EVALUATORS = 16  # kept at a time
 
 _LOG = logging.getLogger("policyengine")
 
 
-class CannotAsk(Exception):
+class CaseSetupError(Exception):
     """A case whose world does not fit together, such as attributes of a user where there is no user."""
 
 
-def run(cases: Iterable[Case], kernel: k.Kernel) -> Report:
+def run(cases: Iterable[Case], kernel: k.Kernel) -> RunReport:
     """Asks the cases in their order; nothing of one test reaches another. Policies, cases and results stay, and little
     else is left behind: no collector walks them again and again."""
     gc.freeze()
     try:
-        with uncollected():
-            report = Report(tuple(results_of(cases, kernel)), kernel.revision)
+        with gc_paused():
+            report = RunReport(tuple(case_results(cases, kernel)), kernel.revision)
             gc.freeze()  # old at once, rather than looked through first
             return report
     finally:
         gc.unfreeze()
 
 
-def results_of(cases: Iterable[Case], kernel: k.Kernel, runner: Runner | None = None) -> Iterator[Result]:
+def case_results(cases: Iterable[Case], kernel: k.Kernel, runner: CaseRunner | None = None) -> Iterator[CaseResult]:
     """What comes of the cases, one after the other. A `runner` remembers what cases before these have spent."""
-    runner = runner or Runner.of(kernel)
+    runner = runner or CaseRunner.of(kernel)
     for case in cases:
         begun = perf_counter()
-        yield _result(case, runner).took(perf_counter() - begun)
+        yield _run_case(case, runner).took(perf_counter() - begun)
 
 
-def _result(case: Case, runner: Runner) -> Result:
+def _run_case(case: Case, runner: CaseRunner) -> CaseResult:
     if case.skip is not None:
-        return Result(case, Status.SKIPPED)
+        return CaseResult(case, ResultStatus.SKIPPED)
     try:
         return runner.result(case)
-    except (CannotAsk, RequestError) as error:
-        return Result(case, Status.ERRORED, problem=str(error))
+    except (CaseSetupError, RequestError) as error:
+        return CaseResult(case, ResultStatus.ERRORED, problem=str(error))
     except Exception as error:
         # As in the engine: told, and no reason to leave the other tests unasked.
         _LOG.exception("a test could not be decided")
-        return Result(case, Status.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
+        return CaseResult(case, ResultStatus.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CaseTrace:
     """A case as the specification decides it, and all that it saw on the way; the limits that were asked, and how they
     stand since."""
 
     facts: Facts
-    walk: Walk
+    walk: DecisionTrace
     decision: Decision
-    limits: tuple[tuple[Limited, Standing], ...] = ()
+    limits: tuple[tuple[LimitCharge, LimitState], ...] = ()
 
 
 @dataclass(slots=True)
-class Runner:
+class CaseRunner:
     """Asks the cases of one policy, each test in its own order: the state of each sequence is remembered.
 
     `result` asks the engine's own evaluator, which is what production asks, and the specification for the walk of what
@@ -102,62 +102,62 @@ class Runner:
 
     kernel: k.Kernel
     tree: Tree
-    sequences: dict[tuple[str, str, int], Sequence] = field(default_factory=dict)
-    evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MOST_DIRECTORIES))
+    sequences: dict[tuple[str, str, int], CaseSequence] = field(default_factory=dict)
+    evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MAX_EVALUATORS))
     now: int = 0
     asking: Case | None = None  # by the quick way, where something is counted
-    histories: tuple[k.Happened | k.Aggregate, ...] = ()
+    histories: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
 
     @classmethod
-    def of(cls, kernel: k.Kernel) -> Runner:
+    def of(cls, kernel: k.Kernel) -> CaseRunner:
         return cls(kernel, tree_of(kernel))
 
-    def result(self, case: Case) -> Result:
+    def result(self, case: Case) -> CaseResult:
         """What came of a case. Raises CannotAsk and RequestError."""
         if case.repeated is not None:
             return self._repeated(case)
         seen = self.specified(case) if case.approvals else None  # what they are bound to is for the walk to tell
         decision = seen.decision if seen is not None else self._decided(case)
-        if meets(case.expected, decision):
-            return Result(case, Status.PASSED, decision)
+        if meets_expectation(case.expected, decision):
+            return CaseResult(case, ResultStatus.PASSED, decision)
         facts, looked = (seen.facts, seen.walk) if seen is not None else self._looked(case)
-        others = differences(case.expected, decision)
-        return Result(case, Status.FAILED, decision, explain(decision, facts, looked), differences=others)
+        others = detail_differences(case.expected, decision)
+        return CaseResult(case, ResultStatus.FAILED, decision, explain(decision, facts, looked), differences=others)
 
-    def _repeated(self, case: Case) -> Result:
+    def _repeated(self, case: Case) -> CaseResult:
         """The first that comes to something else, else the last one that something is said of. All are made."""
-        found: Result | None = None
+        found: CaseResult | None = None
         for number, one in enumerate(case.requests, 1):
             result = self.result(one)
-            if found is None or (found.status is Status.PASSED and not one.expected.free):
+            if found is None or (found.status is ResultStatus.PASSED and not one.expected.free):
                 found = replace(result, case=case, request=number)
         assert found is not None
         return found
 
-    def specified(self, case: Case) -> Asked:
+    def specified(self, case: Case) -> CaseTrace:
         """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
         facts, seen = self._looked(case)
         decision, effects = conclude(facts, seen)
         if not effects:
-            return Asked(facts, seen, decision)
+            return CaseTrace(facts, seen, decision)
         decision, limits = self._sequence(case).made(decision, effects, case)
-        return Asked(facts, seen, decision, limits)
+        return CaseTrace(facts, seen, decision, limits)
 
-    def _looked(self, case: Case) -> tuple[Facts, Walk]:
+    def _looked(self, case: Case) -> tuple[Facts, DecisionTrace]:
         """What the specification sees, by the approvals that are left."""
         known = self.sequences.get((case.package, case.test, case.sequence))
         request = Request.from_mapping(case.question)
         plain = Snapshot(self._directory(case, request), known.spent if known else frozenset())
         snapshot = self._remembering(case, request, plain)
-        facts = facts_of(self.kernel, request, snapshot, case.now)
-        seen = walk(facts, snapshot)
-        if approvals := tuple(approved(case, seen, facts, snapshot)):
-            facts = facts_of(self.kernel, replace(request, approvals=approvals), snapshot, case.now)
-            seen = walk(facts, snapshot)
+        facts = build_facts(self.kernel, request, snapshot, case.now)
+        seen = trace_request(facts, snapshot)
+        if approvals := tuple(given_approvals(case, seen, facts, snapshot)):
+            facts = build_facts(self.kernel, replace(request, approvals=approvals), snapshot, case.now)
+            seen = trace_request(facts, snapshot)
         return facts, seen
 
-    def _sequence(self, case: Case) -> Sequence:
-        return self.sequences.setdefault((case.package, case.test, case.sequence), Sequence())
+    def _sequence(self, case: Case) -> CaseSequence:
+        return self.sequences.setdefault((case.package, case.test, case.sequence), CaseSequence())
 
     def _decided(self, case: Case) -> Decision:
         """By the evaluator; without approvals only limits have anything to count."""
@@ -177,17 +177,17 @@ class Runner:
             return plain
         if not self.histories:
             rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
-            self.histories = tuple(histories(rules))
-        looked_at = windows(self.histories, facts_of(self.kernel, request, plain, case.now))
+            self.histories = tuple(history_conditions(rules))
+        looked_at = history_windows(self.histories, build_facts(self.kernel, request, plain, case.now))
         return replace(plain, history=self._sequence(case).fetched(looked_at, case.now))
 
-    def _charged(self, answer: Answer, asker: Asker, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
+    def _charged(self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
         """An allow on the quick way, once its sequence has said how its limits stand."""
         decision = Decision(answer, asker, stamp)
         if not charges:
             return decision
         assert self.asking is not None
-        effects = Effects(limits=tuple(map(limited, charges)))
+        effects = Effects(limits=tuple(map(to_limit_charge, charges)))
         return self._sequence(self.asking).made(decision, effects, self.asking)[0]
 
     # ── Directories ───────────────────────────────────────────────────────────────────────────
@@ -197,7 +197,7 @@ class Runner:
         for known, evaluator, quickly in self.evaluators:
             if known is rows or known == rows:
                 return evaluator, quickly
-        made = Evaluator(self.kernel, Directory(rows.values()), tree=self.tree, now=lambda: self.now)
+        made = Evaluator(self.kernel, EntityStore(rows.values()), tree=self.tree, now=lambda: self.now)
         quick = made.charging(self._charged) if self.kernel.limits else made.quick
         self.evaluators.appendleft((rows, made, quick))
         return made, quick
@@ -207,30 +207,34 @@ class Runner:
         plain = self._evaluator(case.rows)[0].entities
         if not case.attributes:
             return plain
-        facts = facts_of(self.kernel, request, Snapshot(plain), case.now)
+        facts = build_facts(self.kernel, request, Snapshot(plain), case.now)
         rows = dict(case.rows)
         for (root, name), value in case.attributes.items():
-            ref = holder(root, name, facts)
+            ref = root_entity(root, name, facts)
             row = rows.get(ref, EntityData(ref, {}))
             rows[ref] = replace(row, attributes={**row.attributes, name: value})
-        return Directory(rows.values())
+        return EntityStore(rows.values())
 
 
-def holder(root: str, name: str, facts: Facts) -> EntityRef:
+def root_entity(root: str, name: str, facts: Facts) -> EntityRef:
     """The entity that `user`, `agent`, `tool` or `resource` is in this request."""
     every = frozenset(facts.kernel.entities)
-    found = facts.read((root,), Ref(every if root == "resource" else frozenset({root})))
+    found = facts.read((root,), RefType(every if root == "resource" else frozenset({root})))
     if not isinstance(found, EntityRef):
         why = "nothing binds `resource` at this endpoint" if root == "resource" else f"there is no {root}"
-        raise CannotAsk(f"`{root}.{name}` is given, but {why}")
+        raise CaseSetupError(f"`{root}.{name}` is given, but {why}")
     return found
 
 
-def approved(case: Case, seen: Walk, facts: Facts, snapshot: Snapshot) -> Iterator[Approval]:
+def given_approvals(case: Case, seen: DecisionTrace, facts: Facts, snapshot: Snapshot) -> Iterator[Approval]:
     """The given approvals, each bound to exactly what this request needs approved by its rule, or to what another one
     needed that was asked before."""
     for given in case.approvals:
-        walked = seen if given.question is None else walk(another(given.question, facts, snapshot), snapshot)
+        walked = (
+            seen
+            if given.question is None
+            else trace_request(facts_of_request(given.question, facts, snapshot), snapshot)
+        )
         bindings = [
             effect.approval.binding
             for guard in walked.guards
@@ -239,14 +243,14 @@ def approved(case: Case, seen: Walk, facts: Facts, snapshot: Snapshot) -> Iterat
             if effect.triggered and effect.approval is not None
         ]
         for number, binding in enumerate(bindings):
-            yield approval_for(given, number, binding, case)
+            yield make_approval(given, number, binding, case)
 
 
-def another(question: Mapping[str, object], facts: Facts, snapshot: Snapshot) -> Facts:
+def facts_of_request(question: Mapping[str, object], facts: Facts, snapshot: Snapshot) -> Facts:
     """The facts of another request, asked of the same policy in the same world."""
-    found = facts_of(facts.kernel, Request.from_mapping(question), snapshot, facts.now)
+    found = build_facts(facts.kernel, Request.from_mapping(question), snapshot, facts.now)
     return replace(found, history=facts.history)
 
 
-def approval_for(given: GivenApproval, number: int, binding: str, case: Case) -> Approval:
+def make_approval(given: GivenApproval, number: int, binding: str, case: Case) -> Approval:
     return Approval(f"{given.id}/{number}", given.by, case.now - given.age, binding, given.rule)

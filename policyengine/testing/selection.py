@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from policyengine import kernel as k
-from policyengine.check import Checked
+from policyengine.check import CheckResult
 from policyengine.runtime.request import Request, RequestError
 from policyengine.spec.match import place_covers
 from policyengine.testcases import Case, Property
@@ -31,32 +31,32 @@ class Selection:
         fits = self.name is None or self.name.casefold() in example.test.casefold()
         return fits and self.package in (None, example.package)
 
-    def about(self, checked: Checked) -> frozenset[TestName]:
+    def about(self, checked: CheckResult) -> frozenset[TestName]:
         """The tests that are about the rule."""
         guards = [guard for guard in checked.kernel.guards if guard.name == self.rule] if checked.kernel else []
-        return frozenset((case.package, case.test) for case in checked.cases if is_about(case, self.rule, guards))
+        return frozenset((case.package, case.test) for case in checked.cases if concerns_guard(case, self.rule, guards))
 
 
-def collect(checked: Checked, selection: Selection = Selection()) -> tuple[Case, ...]:
+def collect(checked: CheckResult, selection: Selection = Selection()) -> tuple[Case, ...]:
     """The requests of the tests that are selected, in the order of the text; none of a policy with errors."""
-    return tuple(chosen(checked.cases, checked, selection))
+    return tuple(select_examples(checked.cases, checked, selection))
 
 
-def collect_properties(checked: Checked, selection: Selection = Selection()) -> tuple[Property, ...]:
+def collect_properties(checked: CheckResult, selection: Selection = Selection()) -> tuple[Property, ...]:
     """What the tests that are selected claim for all requests, in the order of the text."""
-    return tuple(chosen(checked.properties, checked, selection))
+    return tuple(select_examples(checked.properties, checked, selection))
 
 
 Example = TypeVar("Example", Case, Property)
 
 
-def chosen(examples: Iterable[Example], checked: Checked, selection: Selection) -> Iterable[Example]:
+def select_examples(examples: Iterable[Example], checked: CheckResult, selection: Selection) -> Iterable[Example]:
     about = None if selection.rule is None else selection.about(checked)
     kept = (one for one in examples if checked.ok and selection.keeps(one))
     return kept if about is None else (one for one in kept if (one.package, one.test) in about)
 
 
-def is_about(case: Case, rule: str | None, guards: Iterable[k.Guard]) -> bool:
+def concerns_guard(case: Case, rule: str | None, guards: Iterable[k.Guard]) -> bool:
     if case.expected.rule == rule:
         return True
     try:

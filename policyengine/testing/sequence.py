@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from policyengine.runtime.apply_limits import settled
+from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
-from policyengine.runtime.history import Report as HowItCameOut
-from policyengine.runtime.limits import Limited, Standing
+from policyengine.runtime.history import OutcomeReport as HowItCameOut
+from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.testcases import Case
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-Standings: TypeAlias = tuple[tuple[Limited, Standing], ...]
+LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
 
 @dataclass(slots=True)
-class Sequence:
+class CaseSequence:
     """Stores count by the clock of the test. `spent` are approvals, by their ids; most sequences need no store."""
 
     spent: frozenset[str] = frozenset()
     store: MemoryStore | None = None
     requests: int = 0
 
-    def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, Standings]:
+    def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, LimitStandings]:
         """What becomes of a decision, and how its limits stand, once it is spent and its response is reported."""
         if not (effects.limits or effects.records):
             self.spent |= frozenset(effects.spends)
@@ -41,7 +41,7 @@ class Sequence:
         assert answer is not None  # what was spent is known before it is decided
         if answer.admitted:
             self.spent |= frozenset(effects.spends)
-        decision = settled(decision, effects.limits, answer.standings) if effects.limits else decision
+        decision = apply_limits(decision, effects.limits, answer.standings) if effects.limits else decision
         if case.responded is not None and decision.allowed:
             store.report(name, HowItCameOut(case.responded.status, case.responded.output), now)
             store.finish(name, now)
@@ -53,6 +53,6 @@ class Sequence:
         return store.fetch(keys, (moment - EPOCH) // MICROSECOND)
 
 
-def alone(decision: Decision, effects: Effects, case: Case) -> Decision:
+def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
     """What becomes of the only request there is."""
-    return Sequence().made(decision, effects, case)[0] if effects.limits else decision
+    return CaseSequence().made(decision, effects, case)[0] if effects.limits else decision

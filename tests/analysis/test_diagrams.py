@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.analysis.diff.decision_diagrams import Diagram, Diagrams
+from policyengine.analysis.diff.decision_diagrams import Diagram, DiagramBuilder
 
 FACTS = 3
 STATES = 3
@@ -19,7 +19,7 @@ formulas = st.recursive(
 )
 
 
-def built(made: Diagrams, formula: tuple) -> Diagram:
+def built(made: DiagramBuilder, formula: tuple) -> Diagram:
     match formula:
         case ("is", fact, state):
             return made.ask(fact, (made.yes if place == state else made.no for place in range(STATES)))
@@ -45,7 +45,7 @@ def value(formula: tuple, world: tuple[int, ...]) -> bool:
 
 @given(formulas, formulas)
 def test_two_diagrams_are_one_exactly_when_their_functions_are(one: tuple, other: tuple) -> None:
-    made = Diagrams(lambda fact: tuple(range(STATES)))
+    made = DiagramBuilder(lambda fact: tuple(range(STATES)))
     worlds = list(product(range(STATES), repeat=FACTS))
     same = all(value(one, world) == value(other, world) for world in worlds)
     assert (built(made, one) is built(made, other)) is same
@@ -53,7 +53,7 @@ def test_two_diagrams_are_one_exactly_when_their_functions_are(one: tuple, other
 
 @given(formulas, formulas)
 def test_every_path_of_a_difference_differs_as_told(one: tuple, other: tuple) -> None:
-    made = Diagrams(lambda fact: tuple(range(STATES)))
+    made = DiagramBuilder(lambda fact: tuple(range(STATES)))
     old, new = built(made, one), built(made, other)
     for ends in made.differences(old, new):
         for path in made.paths(old, new, ends):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.endpoint_classes import bare, classes
+from policyengine.analysis.diff.endpoint_classes import endpoint_classes, without_captures
 from policyengine.analysis.diff.specialize import NOWHERE
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, ToolEndpoint
@@ -40,10 +40,10 @@ def vector(patterns: list[k.Pattern], endpoint: Endpoint) -> tuple[bool, ...]:
 def test_every_path_has_a_class_whose_endpoint_matches_the_same_patterns(
     patterns: list[k.Pattern], path: str, method: str
 ) -> None:
-    canonical = paths.canonical(path)
-    assert isinstance(canonical, paths.Canonical)
+    canonical = paths.canonical_path(path)
+    assert isinstance(canonical, paths.CanonicalPath)
     endpoint = HttpEndpoint(method, canonical.path, canonical.segments)
-    found = [one.endpoint for one in classes([bare(each) for each in patterns])]
+    found = [one.endpoint for one in endpoint_classes([without_captures(each) for each in patterns])]
     known = {vector(patterns, one) for one in found if isinstance(one, HttpEndpoint)}
     assert vector(patterns, endpoint) in known
 
@@ -56,12 +56,12 @@ named = st.sampled_from([("mail", "send"), ("mail", "x"), (None, "rert"), (None,
 def test_every_tool_has_a_class_whose_endpoint_matches_the_same_patterns(
     patterns: list[k.Pattern], tool: tuple[str | None, str]
 ) -> None:
-    known = {vector(patterns, one.endpoint) for one in classes(patterns)}
+    known = {vector(patterns, one.endpoint) for one in endpoint_classes(patterns)}
     assert vector(patterns, ToolEndpoint(*tool)) in known
 
 
 @pytest.mark.parametrize("path", ["/v1/x", "/v1/x/y/z"])
 def test_what_lies_below_the_last_pattern_is_one_class(path: str) -> None:
     below = k.HttpPattern(None, (k.Segment("v1"),), True, span=NOWHERE)
-    words = [one.words for one in classes([below])]
+    words = [one.words for one in endpoint_classes([below])]
     assert words.count("any method /v1/**") == 1

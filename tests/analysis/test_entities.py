@@ -6,7 +6,7 @@ import pytest
 
 from policyengine.analysis import Diff, compare
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 
 POLICY = """
 entity folder { blocked: set<user> inherited LEVELS } in folder
@@ -43,7 +43,7 @@ def test_a_change_of_what_is_known_is_shown_by_requests(old: str, new: str, wide
     assert ({str(one.direction) for one in found.differences}) == {
         name for name, there in (("widening", widens), ("narrowing", narrows)) if there
     }
-    engines = [Engine.from_text(one, directory=Directory()) for one in (old, new)]
+    engines = [Engine.from_text(one, directory=EntityStore()) for one in (old, new)]
     for difference in found.differences:
         for witness in difference.witnesses:
             answers = [engine.evaluate(witness.request).outcome for engine in engines]

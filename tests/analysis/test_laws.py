@@ -12,16 +12,16 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.diff.answers import Answer, answer_of
-from policyengine.analysis.diff.endpoint_classes import classes, patterns_of
+from policyengine.analysis.diff.answers import AnswerKey, answer_of
+from policyengine.analysis.diff.endpoint_classes import endpoint_classes, patterns_of
 from policyengine.analysis.diff.oracle import pending_duties
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Gate, Reason
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from policyengine.spec.match import match_pattern
-from policyengine.spec.reference import conclude, decide, walk
+from policyengine.spec.reference import conclude, decide, trace_request
 from tests.analysis.mutating import mutated
 from tests.generate import kernel_of
 from tests.generate.asking import Setting, askings, setting
@@ -45,15 +45,15 @@ def pair(seed: int) -> tuple[Setting, k.Kernel]:
 class Said:
     """What the specification says to a question: the whole answer, and what is taken of limits."""
 
-    answer: Answer
+    answer: AnswerKey
     charges: frozenset[object]
     reasons: tuple[Reason, ...]
 
     @classmethod
-    def of(cls, kernel: k.Kernel, request: Request, directory: Directory, now: datetime) -> Said:
+    def of(cls, kernel: k.Kernel, request: Request, directory: EntityStore, now: datetime) -> Said:
         snapshot = Snapshot(directory)
-        facts = facts_of(kernel, request, snapshot, now)
-        seen = walk(facts, snapshot)
+        facts = build_facts(kernel, request, snapshot, now)
+        seen = trace_request(facts, snapshot)
         decision, effects = conclude(facts, seen)
         charges = frozenset(one.charge._replace(rule="") for one in effects.limits)
         return cls(answer_of(decision, pending_duties(decision, seen)), charges, decision.reasons)
@@ -62,7 +62,9 @@ class Said:
 def missed(found: Setting, new: k.Kernel, diff: Diff, seed: int, questions: int) -> list[str]:
     """Random questions whose answers differ at an endpoint of which the diff tells neither a difference nor a doubt."""
     patterns = patterns_of(found.kernel, new)
-    known = [(each, [match_pattern(one, each.endpoint) is None for one in patterns]) for each in classes(patterns)]
+    known = [
+        (each, [match_pattern(one, each.endpoint) is None for one in patterns]) for each in endpoint_classes(patterns)
+    ]
     told = {one.region.endpoint for each in diff.differences for one in each.witnesses}
     told |= {one.endpoint for one in diff.doubts}
     result = []
@@ -105,7 +107,7 @@ def test_a_random_difference_is_never_missed_and_every_witness_differs(seed: int
     for difference in diff.differences:
         for witness in difference.witnesses:
             request = Request.from_mapping(witness.question)
-            answers = [decide(each, request, Snapshot(Directory()), witness.at)[0] for each in (found.kernel, new)]
+            answers = [decide(each, request, Snapshot(EntityStore()), witness.at)[0] for each in (found.kernel, new)]
             assert [one.outcome for one in answers] == [difference.old.outcome, difference.new.outcome]
             assert answer_of(answers[0]) != answer_of(answers[1])
     assert missed(found, new, diff, seed, QUESTIONS) == []

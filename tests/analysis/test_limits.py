@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.analysis import compare
-from policyengine.analysis.diff.render import markdown, text
+from policyengine.analysis.diff.render import render_markdown, render_text
 from tests.spec.deciding import kernel
 
 BASE = """
@@ -132,7 +132,7 @@ def test_another_name_is_told_only_among_reasons():
 
 
 def test_the_text_shows_the_words_before_and_after():
-    shown = text(diff(RATE.format("10/1m burst 4"), RATE.format("20/1m burst 4")))
+    shown = render_text(diff(RATE.format("10/1m burst 4"), RATE.format("20/1m burst 4")))
     assert shown.splitlines() == [
         'widening: rate "calls" is looser',
         '  - 0.policy:6: rate "calls": per request.ip on /pay: 10/1m burst 4',
@@ -143,7 +143,7 @@ def test_the_text_shows_the_words_before_and_after():
 
 
 def test_markdown_shows_them_in_a_block_that_no_name_can_leave():
-    shown = markdown(diff("", 'rate "a </details> `b`" per request.ip { 5/1m }'))
+    shown = render_markdown(diff("", 'rate "a </details> `b`" per request.ip { 5/1m }'))
     assert "narrowing: rate" in shown
     assert "</details>" not in shown.split("```diff")[0]
     assert "```diff\n+ 0.policy:6: rate" in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.analysis import compare
-from policyengine.analysis.diff.render import markdown, text
+from policyengine.analysis.diff.render import render_markdown, render_text
 from policyengine.cli import main
 from policyengine.engine import Engine
 from tests.pages import EXAMPLES
@@ -33,13 +33,13 @@ def test_a_changed_map_is_a_difference_that_may_widen(changed: str) -> None:
 def test_it_is_told_as_it_is_written() -> None:
     found = compare(engine(POLICY).kernel, engine(POLICY.replace("ownerID", "owner")).kernel)
     line = POLICY[: POLICY.index(FACT)].count("\n") + 1
-    assert text(found) == (
+    assert render_text(found) == (
         "changed: what questions of AuthZEN become\n"
         f"  - todo.policy:{line}: map authzen: {FACT}\n"
         f"  + todo.policy:{line}: map authzen: fact todo.owner = resource.properties.owner\n\n"
         "1 changed map; everything else is proved the same\n"
     )
-    assert f"- todo.policy:{line}: map authzen: {FACT}" in markdown(found)
+    assert f"- todo.policy:{line}: map authzen: {FACT}" in render_markdown(found)
 
 
 def test_the_same_map_in_another_order_is_the_same() -> None:

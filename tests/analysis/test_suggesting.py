@@ -11,7 +11,7 @@ import pytest
 
 from policyengine import Engine
 from policyengine.analysis.suggest import policy as suggested
-from policyengine.analysis.suggest.policy import Suggested, Suggesting
+from policyengine.analysis.suggest.policy import PolicySuggester, PolicySuggestion
 from policyengine.audit import DecisionLog
 from policyengine.check import check, lint_text
 from policyengine.engine.observe_mode import Observe
@@ -60,10 +60,10 @@ class Traffic:
     def bot(self, path: str, method: str = "GET", **more: Any) -> None:
         self.ask(path, method, agent="bot", issuer="acme", **more)
 
-    def suggested(self) -> Suggested:
+    def suggested(self) -> PolicySuggestion:
         module, problems = parse(Source("site.policy", POLICY))
         assert module is not None
-        return Suggesting([module], check([module], problems), self.log, pytest.fail).suggested()
+        return PolicySuggester([module], check([module], problems), self.log, pytest.fail).suggested()
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def traffic(tmp_path: Path) -> Traffic:
     return Traffic(tmp_path)
 
 
-def mays(found: Suggested) -> list[tuple[str, str, int]]:
+def mays(found: PolicySuggestion) -> list[tuple[str, str, int]]:
     return [(one.who, one.target.may, len(one.lines)) for one in found.doors]
 
 
-def whys(found: Suggested) -> dict[str, int]:
+def whys(found: PolicySuggestion) -> dict[str, int]:
     counts: dict[str, int] = {}
     for one in found.left:
         counts[one.why] = counts.get(one.why, 0) + one.decisions
@@ -231,7 +231,7 @@ def test_no_name_in_a_log_becomes_more_than_a_name(traffic: Traffic, where: str)
     assert module is not None
     assert problems == []
     heads = [one.head for one in module.declarations if isinstance(one, ast.AgentDecl)]
-    names = {head.name.value for head in heads if isinstance(head, ast.Called)}
+    names = {head.name.value for head in heads if isinstance(head, ast.PrincipalName)}
     assert len(names) == len(heads) >= 1
     assert names <= {"plain", "bot", *(HOSTILE if where == "agent" else ())}
     assert "**" not in found.text.replace(json.dumps(HOSTILE[0]), "")
@@ -245,15 +245,15 @@ def test_who_came_in_before_is_not_asked_by_a_new_guard(traffic: Traffic) -> Non
     traffic.ask("", agent=None, user="", request=nobody)
     module, problems = parse(Source("site.policy", policy))
     assert module is not None
-    found = Suggesting([module], check([module], problems), traffic.log, pytest.fail).suggested()
+    found = PolicySuggester([module], check([module], problems), traffic.log, pytest.fail).suggested()
     assert (found.allowed, found.meant, found.others, found.text.count("confirm by user")) == (1, 1, (), 1)
 
 
 def test_what_would_change_anything_else_is_no_suggestion(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof finds a door that is too wide, whoever made it."""
-    lines_of = suggested.lines_of
+    lines_of = suggested.policy_lines
     wide = "anyone { may GET /v2/** }"
-    monkeypatch.setattr(suggested, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
+    monkeypatch.setattr(suggested, "policy_lines", lambda doors, guards: [*lines_of(doors, guards), wide])
     traffic.ask("/v2/x")
     traffic.ask("/v2/y", issuer="unknown")
     found = traffic.suggested()
@@ -267,6 +267,6 @@ def test_the_same_log_with_the_doors_needs_no_more(traffic: Traffic, tmp_path: P
     first = traffic.suggested()
     modules = [parse(Source(name, text))[0] for name, text in (("site", POLICY), ("more", first.text))]
     kept = [module for module in modules if module is not None]
-    again = Suggesting(kept, check(kept), traffic.log, pytest.fail).suggested()
+    again = PolicySuggester(kept, check(kept), traffic.log, pytest.fail).suggested()
     assert (again.doors, again.allowed, again.records) == ((), 2, 2)
     assert [one for one in lint_text(POLICY + first.text.partition("site\n")[2]) if one.is_error] == []

@@ -8,9 +8,9 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.diff.oracle import Asked
-from policyengine.analysis.diff.render import text
-from policyengine.analysis.diff.texts import text_for
+from policyengine.analysis.diff.oracle import PolicyOracle
+from policyengine.analysis.diff.render import render_text
+from policyengine.analysis.diff.texts import sample_text
 from policyengine.engine import Engine
 from policyengine.source import Source, Span
 from policyengine.typesystem import Scalar
@@ -52,7 +52,7 @@ def changed(old: str, new: str) -> Diff:
     found = compare(*kernels, samples=0)
     for difference in found.differences:
         for witness in difference.witnesses:
-            concluded = [Asked(kernel).concluded(witness.question, witness.at) for kernel in kernels]
+            concluded = [PolicyOracle(kernel).concluded(witness.question, witness.at) for kernel in kernels]
             outcomes = [decision.outcome for decision, _, _ in concluded]
             assert outcomes == [difference.old.outcome, difference.new.outcome]
     return found
@@ -123,7 +123,7 @@ def test_what_is_not_proved_is_said_to_be_beyond_the_rest_only_where_there_is_a_
     kernels = [
         Engine.from_text(one).kernel for one in (policy, policy.replace("400", "500") + more.replace("/a", "/b"))
     ]
-    assert title in text(compare(*kernels, samples=0)).splitlines()
+    assert title in render_text(compare(*kernels, samples=0)).splitlines()
 
 
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +140,7 @@ def shape(function: str, part: str) -> k.Expr:
             return k.Matches(TEXT, part, span=NOWHERE)
         case _:
             constant = k.Constant(part, Scalar.STRING, span=NOWHERE)
-            return k.Apply(function, (TEXT, constant), Scalar.BOOL, span=NOWHERE)
+            return k.Call(function, (TEXT, constant), Scalar.BOOL, span=NOWHERE)
 
 
 def asked(words: str) -> Iterator[tuple[k.Expr, bool]]:
@@ -162,8 +162,8 @@ def asked(words: str) -> Iterator[tuple[k.Expr, bool]]:
     ],
 )
 def test_a_text_is_found_for_which_all_comes_out_as_wanted(questions: str) -> None:
-    assert text_for([*asked(questions)], []) is not None
+    assert sample_text([*asked(questions)], []) is not None
 
 
 def test_no_text_is_found_where_there_is_none() -> None:
-    assert text_for([*asked("+ like a*; - starts_with a")], []) is None
+    assert sample_text([*asked("+ like a*; - starts_with a")], []) is None

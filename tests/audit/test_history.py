@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from policyengine.analysis.replay import replay
-from policyengine.audit import CannotRepeat, DecisionLog, Record, decided_again, history_fields, read_records
+from policyengine.audit import DecisionLog, DecisionRecord, ReplayError, history_fields, read_records, replay_decision
 from policyengine.engine import Engine
 from policyengine.stores.memory.store import MemoryStore
 
@@ -49,9 +49,9 @@ class Playing:
             assert self.engine.report(decision.id, status=status)
         return str(decision.outcome)
 
-    def again(self) -> Iterator[tuple[Record, bool]]:
+    def again(self) -> Iterator[tuple[DecisionRecord, bool]]:
         for record in read_records(self.path):
-            found = decided_again(record, self.engine.kernel)
+            found = replay_decision(record, self.engine.kernel)
             yield record, found.decision.to_dict() == record.decision
 
 
@@ -100,7 +100,7 @@ def test_a_secret_of_an_earlier_request_is_written_as_its_fingerprint_and_still_
     assert playing.ask("POST /out", token="other", note="n") == "allow"
     assert "hush-hush" not in path.read_text()
     assert '"n"' not in path.read_text()
-    assert all(decided_again(record, playing.engine.kernel).same for record in read_records(path))
+    assert all(replay_decision(record, playing.engine.kernel).same for record in read_records(path))
 
 
 def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
@@ -109,21 +109,21 @@ def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
     playing.ask("GET /secret", amount=7)
     assert playing.ask("POST /out") == "deny"
     *_, (record, _) = playing.again()
-    assert [one.fact for one in decided_again(record, playing.engine.kernel).decision.unknown] == ["past.body.amount"]
+    assert [one.fact for one in replay_decision(record, playing.engine.kernel).decision.unknown] == ["past.body.amount"]
     assert '"facts":[7]' not in path.read_text()
 
 
 def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_fields, "MOST", 3)
+    monkeypatch.setattr(history_fields, "MAX_EVENTS", 3)
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when count of GET /secret within 1h > 9 }}')
     for _ in range(4):
         playing.ask("GET /secret")
     playing.ask("POST /out")
     *_, record = read_records(path)
-    with pytest.raises(CannotRepeat, match="does not hold what happened before"):
-        decided_again(record, playing.engine.kernel)
+    with pytest.raises(ReplayError, match="does not hold what happened before"):
+        replay_decision(record, playing.engine.kernel)
 
 
 def test_a_line_from_before_histories_were_written_is_read_and_not_repeated(path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_line_from_before_histories_were_written_is_read_and_not_repeated(path
     path.write_text("".join(f"{json.dumps(line)}\n" for line in old))
     paid, reviewed = read_records(path)
     assert (paid.outcome, dict(paid.history)) == ("deny", {})
-    with pytest.raises(CannotRepeat):
-        decided_again(paid, playing.engine.kernel)
-    assert decided_again(reviewed, playing.engine.kernel).same
+    with pytest.raises(ReplayError):
+        replay_decision(paid, playing.engine.kernel)
+    assert replay_decision(reviewed, playing.engine.kernel).same
 
 
 def test_who_is_not_known_is_told_nothing_of_the_past_and_so_needs_none(path: Path) -> None:

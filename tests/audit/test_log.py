@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the file was moved is looked at before each line."""
-    monkeypatch.setattr(log, "LOOKS", 0.0)
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
 
 
 def ids(path: Path) -> list[str]:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit import CannotRepeat, DecisionLog, LogError, Record, decided_again, read_records
+from policyengine.audit import DecisionLog, DecisionRecord, LogError, ReplayError, read_records, replay_decision
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING
 from policyengine.typesystem import EntityRef
@@ -45,7 +45,7 @@ def engine(path: Path, **options: Any) -> Engine:
     return Engine.from_text(POLICY, clock=lambda: NOW, log=DecisionLog(path, **options))
 
 
-def recorded(path: Path, question: Any, **options: Any) -> Record:
+def recorded(path: Path, question: Any, **options: Any) -> DecisionRecord:
     engine(path, **options).decide(question)
     *_, last = read_records(path)
     return last
@@ -65,7 +65,7 @@ def test_what_limits_said_is_said_again(path, amounts):
     for amount in amounts:
         made.decide({**PAY, "body": {"amount": amount}})
     for record in read_records(path):
-        again = decided_again(record, made.kernel)
+        again = replay_decision(record, made.kernel)
         assert again.same
         assert again.decision.to_dict() == record.decision
 
@@ -74,7 +74,7 @@ def test_a_limit_of_another_policy_that_was_not_asked_then_lets_the_request_thro
     made = Engine.from_text(LIMITED, clock=lambda: NOW, log=DecisionLog(path))
     outcomes = [made.decide({**PAY, "body": {"amount": 1}}).outcome for _ in range(3)]
     moved = Engine.from_text("# a line more\n" + LIMITED + 'rate "new" per user.id { 1/1h }')
-    found = [decided_again(record, moved.kernel).decision.outcome for record in read_records(path)]
+    found = [replay_decision(record, moved.kernel).decision.outcome for record in read_records(path)]
     assert found == outcomes == ["allow", "allow", "throttle"]
 
 
@@ -101,14 +101,14 @@ def test_a_record_keeps_that_a_row_is_partial(path):
     assert recorded(path, PAY | {"entities": rows}).question.entities[0].partial
 
 
-@pytest.mark.parametrize(("directory", "allowed"), [(None, False), (Directory(), True)])
+@pytest.mark.parametrize(("directory", "allowed"), [(None, False), (EntityStore(), True)])
 def test_a_record_says_whether_there_was_a_directory_to_answer(path, directory, allowed):
     """Without one nobody knows that there is no row; one that is empty says so."""
     text = "entity user\nanyone { may GET /x when not user is known }"
     made = Engine.from_text(text, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
     decision = made.decide({"request": {"method": "GET", "path": "/x"}, "user": {"id": "alice"}})
     (record,) = read_records(path)
-    again = decided_again(record, made.kernel)
+    again = replay_decision(record, made.kernel)
     assert (decision.allowed, again.same, again.decision.to_dict()) == (allowed, True, record.decision)
 
 
@@ -129,7 +129,7 @@ def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
     assert (allowed.spent, allowed.spends) == (frozenset(), ("a1",))
     assert (refused.spent, refused.spends) == (frozenset({"a1"}), ())
     kernel = asked.kernel
-    assert [str(decided_again(one, kernel).decision.outcome) for one in (allowed, refused)] == ["allow", "confirm"]
+    assert [str(replay_decision(one, kernel).decision.outcome) for one in (allowed, refused)] == ["allow", "confirm"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_decision_made_again_from_its_record_is_the_same(tmp_path_factory, see
     records = list(read_records(path))
     assert [record.id for record in records] == [decision.id for decision in given_out]
     for record, decision in zip(records, given_out, strict=True):
-        again = decided_again(record, asked.kernel)
+        again = replay_decision(record, asked.kernel)
         assert again.same
         without = tuple(one for one in decision.obligations if one.kind != "consume")
         assert said(again.decision) == said(decision)._replace(obligations=without)
@@ -223,7 +223,7 @@ def test_what_no_rule_asks_about_may_be_nested_too_deep_to_be_read(path):
     request = {"request": {"method": "GET", "path": "/health"}, "context": {"deep": deep}}
     assert engine(path).decide(request).allowed
     (record,) = read_records(path)
-    assert decided_again(record, Engine.from_text(POLICY).kernel).decision.allowed
+    assert replay_decision(record, Engine.from_text(POLICY).kernel).decision.allowed
 
 
 # ── Secrets ───────────────────────────────────────────────────────────────────────────────────
@@ -341,8 +341,8 @@ def test_no_line_whatever_it_holds_stops_the_reader(tmp_path_factory, junk, at):
 
 def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(path):
     record = replace(recorded(path, PAY), directory=None)
-    with pytest.raises(CannotRepeat, match="does not hold the directory"):
-        decided_again(record, Engine.from_text(POLICY).kernel)
+    with pytest.raises(ReplayError, match="does not hold the directory"):
+        replay_decision(record, Engine.from_text(POLICY).kernel)
 
 
 # ── Masked by pattern, and by the policy ──────────────────────────────────────────────────────
@@ -398,14 +398,14 @@ def test_a_replay_that_may_rest_on_what_was_left_out_says_so(path: Path, card: s
     asked = Engine.from_text(CARDS, clock=lambda: NOW, log=DecisionLog(path, redact=["body.card"]))
     asked.decide({**PAY, "body": {"amount": 50, "card": card}})
     (record,) = read_records(path)
-    assert decided_again(record, asked.kernel).unsure == ("body.card",)
+    assert replay_decision(record, asked.kernel).unsure == ("body.card",)
 
 
 def test_a_replay_that_does_not_rest_on_it_is_sure(path: Path) -> None:
     asked = engine(path, redact=["body.note"])
     asked.decide({**PAY, "body": {"amount": 50, "note": "hello"}})
     (record,) = read_records(path)
-    again = decided_again(record, asked.kernel)
+    again = replay_decision(record, asked.kernel)
     assert (again.unsure, again.same) == ((), True)
 
 
@@ -415,7 +415,7 @@ def test_an_allow_that_a_hidden_fact_could_have_opened_is_not_called_a_deny(path
     asked = Engine.from_text(text, clock=lambda: NOW, log=DecisionLog(path, redact=["body.code"]))
     assert asked.decide({**PAY, "body": {"code": "open"}}).allowed
     (record,) = read_records(path)
-    again = decided_again(record, asked.kernel)
+    again = replay_decision(record, asked.kernel)
     assert not again.same
     assert again.unsure == ("body.code",)
 
@@ -445,7 +445,7 @@ def test_an_approval_that_was_bound_to_what_was_left_out_counts_again(path: Path
     assert not asked.decide({**question, "body": {**body, "more": 1}, "approvals": granted}).allowed
     outcomes = []
     for record in read_records(path):
-        again = decided_again(record, asked.kernel)
+        again = replay_decision(record, asked.kernel)
         assert again.same
         outcomes.append(str(again.decision.outcome))
     assert outcomes == ["confirm", "allow", "confirm"]
@@ -456,5 +456,5 @@ def test_what_nobody_saw_is_denied_again(path: Path) -> None:
     asked.decide('{"request": {"method": "POST", "path": "/pay"}, "body": {"a": 1, "a": 2}}')
     asked.decide({**PAY, "pending": ["body.note"], "body": {}})
     for record in read_records(path):
-        again = decided_again(record, asked.kernel)
+        again = replay_decision(record, asked.kernel)
         assert (again.same, str(again.decision.outcome)) == (True, "deny")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from policyengine.audit import DecisionLog, Rotation, log, read_records, rotation
-from policyengine.audit.files import files_of
-from policyengine.audit.reader import entries_in
-from policyengine.audit.rotation import compress, set_aside_before, tidied
+from policyengine.audit.files import log_files
+from policyengine.audit.reader import read_entries
+from policyengine.audit.rotation import compress, rotated_files, tidy
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from tests.spec.deciding import row
 
 POLICY = "anyone { may GET /health }"
@@ -34,10 +34,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked after in the same thread."""
-    monkeypatch.setattr(log, "tidy_apart", tidied)
+    monkeypatch.setattr(log, "tidy_in_thread", tidy)
 
 
-def engine(path: Path, *, directory: Directory | None = None, **options: Any) -> Engine:
+def engine(path: Path, *, directory: EntityStore | None = None, **options: Any) -> Engine:
     return Engine.from_text(POLICY, directory=directory, log=DecisionLog(path, **options))
 
 
@@ -55,37 +55,37 @@ def aged(path: Path, seconds: float) -> None:
 def test_a_full_file_is_set_aside_and_all_are_read_as_one(path: Path) -> None:
     asked = engine(path, rotation=Rotation(size=2_000))
     given = [asked.decide(OPEN).id for _ in range(20)]
-    assert len(files_of(path)) > 3
-    assert all(one.stat().st_size < 3_000 for one in files_of(path))
+    assert len(log_files(path)) > 3
+    assert all(one.stat().st_size < 3_000 for one in log_files(path))
     assert ids(path) == given
     assert len({record.line for record in read_records(path)}) == 20
-    assert ids(files_of(path)[0]) == given[: len(ids(files_of(path)[0]))]
+    assert ids(log_files(path)[0]) == given[: len(ids(log_files(path)[0]))]
 
 
 def test_a_file_of_yesterday_is_set_aside_before_today_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "LOOKS", 0.0)
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(age=DAY))
     first = [asked.decide(OPEN).id for _ in range(2)]
     aged(path, DAY)
     second = asked.decide(OPEN).id
-    alone = [[record.id for record in entries_in(one, lambda _: None)] for one in files_of(path)]
+    alone = [[record.id for record in read_entries(one, lambda _: None)] for one in log_files(path)]
     assert alone == [first, [second]]
 
 
 def test_an_empty_file_and_one_of_directories_alone_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "LOOKS", 0.0)
-    asked = engine(path, directory=Directory([row("user ann", {})]), rotation=Rotation(age=DAY))
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    asked = engine(path, directory=EntityStore([row("user ann", {})]), rotation=Rotation(age=DAY))
     aged(path, 3 * DAY)
     asked.decide(OPEN)
-    assert files_of(path) == [path]
+    assert log_files(path) == [path]
 
 
 @pytest.mark.usefixtures("at_once")
 def test_each_file_holds_the_directory_of_its_decisions(path: Path) -> None:
-    asked = engine(path, directory=Directory([row("user ann", {})]), rotation=Rotation(size=1_500))
+    asked = engine(path, directory=EntityStore([row("user ann", {})]), rotation=Rotation(size=1_500))
     for _ in range(9):
         asked.decide(OPEN)
-    assert len(files_of(path)) > 2
+    assert len(log_files(path)) > 2
     assert {len(record.directory or ()) for record in read_records(path)} == {1}
 
 
@@ -93,7 +93,7 @@ def test_each_file_holds_the_directory_of_its_decisions(path: Path) -> None:
 def test_so_many_are_kept(path: Path) -> None:
     asked = engine(path, rotation=Rotation(size=1_000, keep=2))
     given = [asked.decide(OPEN).id for _ in range(20)]
-    assert len(set_aside_before(path)) == 2
+    assert len(rotated_files(path)) == 2
     assert given[-len(ids(path)) :] == ids(path)
 
 
@@ -101,15 +101,15 @@ def old_files(path: Path, many: int, compressed: int = 0) -> list[Path]:
     """Files that were set aside, oldest first, the first `compressed` of them in their small form."""
     for number in range(many):
         path.write_text(f"{number}\n")
-        aside = rotation.set_aside(path, 1_800_000_000.0 + number)
+        aside = rotation.rename_aside(path, 1_800_000_000.0 + number)
         aged(aside, DAY)
         if number < compressed:
             compress(aside)
-    return set_aside_before(path)
+    return rotated_files(path)
 
 
 def numbers(path: Path) -> list[int]:
-    return [int(gzip.open(one).read() if one.suffix == ".gz" else one.read_text()) for one in set_aside_before(path)]
+    return [int(gzip.open(one).read() if one.suffix == ".gz" else one.read_text()) for one in rotated_files(path)]
 
 
 @pytest.mark.parametrize("compresses", [False, True])
@@ -120,29 +120,29 @@ def test_nothing_goes_but_the_oldest_beyond_what_is_kept(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for already in (0, there // 2, there):
-        for one in set_aside_before(path):
+        for one in rotated_files(path):
             one.unlink()
         old_files(path, there, already)
         for _ in range(2):
-            tidied(path, Rotation(size=1, keep=keep, compress=compresses))
+            tidy(path, Rotation(size=1, keep=keep, compress=compresses))
             assert numbers(path) == list(range(there))[-there if keep is None or keep > there else there - keep :]
         if compresses:
-            assert all(one.suffix == ".gz" for one in set_aside_before(path)[:-1])
+            assert all(one.suffix == ".gz" for one in rotated_files(path)[:-1])
 
 
 def test_a_file_that_is_there_twice_while_it_is_compressed_counts_once(path: Path) -> None:
     files = old_files(path, 4)
     twice = files[-2].with_name(f"{files[-2].name}.gz")
     twice.write_bytes(gzip.compress(files[-2].read_bytes()))
-    tidied(path, Rotation(size=1, keep=3))
-    assert set_aside_before(path) == sorted([*files[1:], twice])
+    tidy(path, Rotation(size=1, keep=3))
+    assert rotated_files(path) == sorted([*files[1:], twice])
 
 
 def test_names_are_never_given_twice(path: Path) -> None:
     for _ in range(3):
         path.touch()
-        rotation.set_aside(path, 1_800_000_000.0)
-    assert len(set_aside_before(path)) == 3
+        rotation.rename_aside(path, 1_800_000_000.0)
+    assert len(rotated_files(path)) == 3
 
 
 # ── Compressed ────────────────────────────────────────────────────────────────────────────────
@@ -154,11 +154,11 @@ def test_what_nobody_writes_to_any_more_is_compressed_and_read_all_the_same(path
     given = []
     for _ in range(12):
         given.append(asked.decide(OPEN).id)
-        for old in set_aside_before(path):
-            aged(old, 120 - set_aside_before(path).index(old))
-    packed = [one for one in files_of(path) if one.suffix == ".gz"]
+        for old in rotated_files(path):
+            aged(old, 120 - rotated_files(path).index(old))
+    packed = [one for one in log_files(path) if one.suffix == ".gz"]
     assert len(packed) > 1
-    assert set_aside_before(path)[-1].suffix != ".gz"  # others may write to it still
+    assert rotated_files(path)[-1].suffix != ".gz"  # others may write to it still
     assert ids(path) == given
     assert {one.stat().st_mode & 0o777 for one in packed} == {0o600}
 
@@ -235,13 +235,13 @@ def test_no_log_at_all_is_an_error(path: Path) -> None:
 def test_where_it_cannot_be_set_aside_it_is_written_on_and_told_now_and_then(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "LOOKS", 0.0)
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(size=500))
 
     def denied(path: Path, now: float) -> Path:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(log, "set_aside", denied)
+    monkeypatch.setattr(log, "rename_aside", denied)
     given = [asked.decide(OPEN) for _ in range(10)]
     assert all(one.allowed for one in given)
     assert ids(path) == [one.id for one in given]
@@ -271,7 +271,7 @@ def test_several_processes_lose_nothing_while_they_set_files_aside(path: Path) -
     for receiver, sender in pipes:
         receiver.close()
         sender.close()
-    assert len(files_of(path)) > 2
+    assert len(log_files(path)) > 2
     assert sorted(ids(path)) == sorted(given)
 
 
@@ -296,7 +296,7 @@ def test_what_cannot_be_forced_to_the_disk_is_denied(path: Path, monkeypatch: py
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fdatasync", broken)
-    monkeypatch.setattr("policyengine.audit.log.EVERY", 0.0)
+    monkeypatch.setattr("policyengine.audit.log.FSYNC_INTERVAL_SECONDS", 0.0)
     asked = engine(path, sync=sync)
     latest = time.monotonic() + 20
     while asked.decide(OPEN).allowed:
@@ -311,7 +311,7 @@ def test_what_cannot_be_forced_to_the_disk_is_denied(path: Path, monkeypatch: py
 def test_each_second_means_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", forced.append)
-    monkeypatch.setattr("policyengine.audit.log.EVERY", 0.0)
+    monkeypatch.setattr("policyengine.audit.log.FSYNC_INTERVAL_SECONDS", 0.0)
     asked = engine(path, sync="second")
     asked.decide(OPEN)
     latest = time.monotonic() + 20

@@ -13,11 +13,21 @@ from typing import Any
 
 import pytest
 
-from policyengine.audit import DecisionLog, Record, Rotation, TokenEvent, What, log, read_log, read_records, rotation
-from policyengine.audit.files import files_of
-from policyengine.audit.rotation import compress, tidied
+from policyengine.audit import (
+    DecisionLog,
+    DecisionRecord,
+    Rotation,
+    TokenEvent,
+    TokenEventKind,
+    log,
+    read_log,
+    read_records,
+    rotation,
+)
+from policyengine.audit.files import log_files
+from policyengine.audit.rotation import compress, tidy
 from policyengine.engine import Engine
-from policyengine.http.trace_context import trace_of, within
+from policyengine.http.trace_context import parse_trace_context, trace_scope
 from policyengine.runtime.values import Invalid
 
 POLICY = "anyone { may GET /health }"
@@ -40,7 +50,7 @@ def engine(path: Path, **options: Any) -> tuple[Engine, DecisionLog]:
     return Engine.from_text(POLICY, log=log), log
 
 
-def entries(path: Path) -> list[Record | TokenEvent]:
+def entries(path: Path) -> list[DecisionRecord | TokenEvent]:
     """All of them; no line may be one that readers have to leave out."""
     told: list[str] = []
     found = list(read_log(path, told.append))
@@ -55,9 +65,9 @@ def only(path: Path) -> TokenEvent:
 
 
 def test_a_line_says_what_became_of_a_token(path: Path) -> None:
-    assert DecisionLog(path).note(What.ISSUED, ISSUED, NOW)
+    assert DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     found = only(path)
-    assert (found.what, found.time, found.line) == (What.ISSUED, datetime.fromtimestamp(NOW, UTC), 1)
+    assert (found.what, found.time, found.line) == (TokenEventKind.ISSUED, datetime.fromtimestamp(NOW, UTC), 1)
     assert (found.fingerprint, found.revision, found.trace) == ("sha256:1", "sha256:r", None)
     assert found.told["credential"]["expires_at"] == "2027-01-15T08:15:00Z"
     assert json.loads(path.read_text())["v"] == 1
@@ -65,16 +75,16 @@ def test_a_line_says_what_became_of_a_token(path: Path) -> None:
 
 def test_a_token_and_the_decisions_by_it_have_one_fingerprint(path: Path) -> None:
     asked, log = engine(path)
-    log.note(What.ISSUED, ISSUED, NOW)
+    log.note(TokenEventKind.ISSUED, ISSUED, NOW)
     decided = asked.decide(OPEN)
     issued, record = entries(path)
-    assert isinstance(record, Record)
+    assert isinstance(record, DecisionRecord)
     assert (record.id, record.fingerprint) == (decided.id, issued.fingerprint)
 
 
 def test_who_wants_decisions_is_told_nothing_of_tokens(path: Path) -> None:
     asked, log = engine(path)
-    for what in What:
+    for what in TokenEventKind:
         log.note(what, ISSUED, NOW)
     given = [asked.decide(OPEN).id, asked.decide({"request": OPEN["request"]}).id]
     told: list[str] = []
@@ -87,7 +97,7 @@ def test_who_wants_decisions_is_told_nothing_of_tokens(path: Path) -> None:
 
 
 def test_what_goes_by_a_secret_name_is_left_out_as_of_decisions(path: Path) -> None:
-    DecisionLog(path).note(What.ISSUED, ISSUED, NOW)
+    DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     found = only(path)
     assert "hunter2" not in path.read_text()
     assert [one.fact for one in found.redacted] == ["credential.claims.api_key"]
@@ -99,22 +109,22 @@ def test_what_an_operator_names_is_left_out_as_of_decisions(path: Path, fact: st
     asked, log = engine(path, redact=[fact.replace("*", "**")])
     question = {**OPEN, "credential": ISSUED["credential"], "task": ISSUED["task"]}
     asked.decide(question)
-    log.note(What.ISSUED, ISSUED, NOW)
+    log.note(TokenEventKind.ISSUED, ISSUED, NOW)
     record, found = entries(path)
     assert set(record.redacted) == set(found.redacted)  # equal values have equal fingerprints
     assert {one.fact for one in found.redacted} == {"credential.claims.api_key", fact.replace(".*", "")}
 
 
 def test_a_value_that_json_cannot_hold_stands_beside_it(path: Path) -> None:
-    assert DecisionLog(path).note(What.NOT_ISSUED, {"task": {"id": "t-\ud800"}}, NOW)
+    assert DecisionLog(path).note(TokenEventKind.NOT_ISSUED, {"task": {"id": "t-\ud800"}}, NOW)
     assert only(path).told["task"]["id"] == Invalid("a lone surrogate")
 
 
 def test_a_line_belongs_to_a_trace(path: Path) -> None:
-    trace = trace_of([f"00-{'1' * 32}-{'2' * 16}-01"])
+    trace = parse_trace_context([f"00-{'1' * 32}-{'2' * 16}-01"])
     assert trace is not None
-    with within(trace):
-        DecisionLog(path).note(What.ENDED, {"what": "key", "key": "k"}, NOW)
+    with trace_scope(trace):
+        DecisionLog(path).note(TokenEventKind.ENDED, {"what": "key", "key": "k"}, NOW)
     assert only(path).trace == trace.parent
 
 
@@ -140,16 +150,16 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("how", ["deny", "continue"])
 def test_what_is_not_on_record_is_told_whatever_may_pass(path: Path, full: list[int], how: str) -> None:
     found = DecisionLog(path, on_failure=how)
-    assert not found.note(What.ISSUED, ISSUED, NOW)
+    assert not found.note(TokenEventKind.ISSUED, ISSUED, NOW)
     assert (found.failures, found.lets_pass) == (1, how == "continue")
     full[0] = 10_000
-    assert found.note(What.ISSUED, ISSUED, NOW)
+    assert found.note(TokenEventKind.ISSUED, ISSUED, NOW)
     assert only(path).fingerprint == "sha256:1"
 
 
 def test_what_cannot_be_put_into_words_is_a_failure(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = DecisionLog(path)
-    assert not found.note(What.ISSUED, {"x\ud800": 1}, NOW)
+    assert not found.note(TokenEventKind.ISSUED, {"x\ud800": 1}, NOW)
     assert (found.failures, path.read_bytes()) == (1, b"")
     assert "what became of a token could not be written down" in caplog.text
 
@@ -160,30 +170,30 @@ def test_what_cannot_be_put_into_words_is_a_failure(path: Path, caplog: pytest.L
 def test_lines_of_tokens_begin_other_files_and_are_read_through_all_of_them(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "tidy_apart", tidied)
-    monkeypatch.setattr(rotation, "LEFT_ALONE", -1.0)
+    monkeypatch.setattr(log, "tidy_in_thread", tidy)
+    monkeypatch.setattr(rotation, "COMPRESS_AFTER_SECONDS", -1.0)
     asked, kept = engine(path, rotation=Rotation(size=2_000, compress=True))
     given: list[str | None] = []
     for number in range(12):
-        kept.note(What.ISSUED, {**ISSUED, "credential": {"fingerprint": f"sha256:{number}"}}, NOW)
+        kept.note(TokenEventKind.ISSUED, {**ISSUED, "credential": {"fingerprint": f"sha256:{number}"}}, NOW)
         given += [f"sha256:{number}", asked.decide({"request": OPEN["request"]}).id]
-    assert len(files_of(path)) > 3
-    assert any(one.suffix == ".gz" for one in files_of(path))
-    assert [one.id if isinstance(one, Record) else one.fingerprint for one in entries(path)] == given
+    assert len(log_files(path)) > 3
+    assert any(one.suffix == ".gz" for one in log_files(path))
+    assert [one.id if isinstance(one, DecisionRecord) else one.fingerprint for one in entries(path)] == given
     assert [one.line for one in entries(path)] == list(range(1, 25))
 
 
 def test_so_many_old_files_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "tidy_apart", tidied)
+    monkeypatch.setattr(log, "tidy_in_thread", tidy)
     kept = DecisionLog(path, rotation=Rotation(size=500, keep=2))
     for number in range(12):
-        kept.note(What.ENDED, {"what": "key", "key": f"k-{number}", "padding": "x" * 300}, NOW)
-    assert len(files_of(path)) == 3
+        kept.note(TokenEventKind.ENDED, {"what": "key", "key": f"k-{number}", "padding": "x" * 300}, NOW)
+    assert len(log_files(path)) == 3
     assert [one.told["key"] for one in entries(path) if isinstance(one, TokenEvent)][-1] == "k-11"
 
 
 def test_a_file_that_is_compressed_is_read(path: Path) -> None:
-    DecisionLog(path).note(What.ISSUED, ISSUED, NOW)
+    DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     moved = path.rename(path.with_name(f"{path.name}.20270104T120000.000000Z"))
     os.utime(moved, (then := time.time() - 3_600, then))
     compress(moved)
@@ -197,13 +207,13 @@ def test_a_line_is_forced_to_the_disk_as_decisions_are(path: Path, monkeypatch: 
 
     found = DecisionLog(path, sync=sync)
     monkeypatch.setattr(os, "fdatasync", fails)
-    assert found.note(What.ISSUED, ISSUED, NOW) is (sync == "second")
+    assert found.note(TokenEventKind.ISSUED, ISSUED, NOW) is (sync == "second")
 
 
 def write(asked: Engine, kept: DecisionLog, times: int, padding: int) -> None:
     for number in range(times):
         told = {**ISSUED, "padding": "x" * (padding + number % 7)}
-        assert kept.note(What.ISSUED, told, NOW)
+        assert kept.note(TokenEventKind.ISSUED, told, NOW)
         asked.decide(OPEN)
 
 
@@ -218,11 +228,11 @@ def test_processes_that_write_to_one_file_tear_no_line(path: Path) -> None:
     assert [one.exitcode for one in crew] == [0, 0, 0]
     found = entries(path)
     assert len(found) == 360
-    assert sum(isinstance(one, Record) for one in found) == 180
+    assert sum(isinstance(one, DecisionRecord) for one in found) == 180
 
 
 def test_a_whole_line_behind_half_a_line_is_read(path: Path) -> None:
-    DecisionLog(path).note(What.ISSUED, ISSUED, NOW)
+    DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     good = path.read_bytes()
     path.write_bytes(good[:70] + good)
     told: list[str] = []
@@ -242,7 +252,7 @@ def test_a_whole_line_behind_half_a_line_is_read(path: Path) -> None:
     ],
 )
 def test_a_line_that_says_nothing_is_told_and_left_out(path: Path, line: str) -> None:
-    DecisionLog(path).note(What.ISSUED, ISSUED, NOW)
+    DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     path.write_text(f"{line}\n{path.read_text()}")
     told: list[str] = []
     assert [one.fingerprint for one in read_log(path, told.append)] == ["sha256:1"]

@@ -2,11 +2,11 @@
 
 from bench.counting import ROUNDS, cost
 from policyengine.runtime.decision import Answer, Outcome
-from policyengine.server.telemetry.counters import SUM, Tally, always
+from policyengine.server.telemetry.counters import SUM, ServerCounters, time_always
 
 
 def test_every_round_counts_every_answer() -> None:
-    tally, answers = Tally(), [Answer(Outcome.ALLOW)] * 100
-    cost(tally.counter("decide"), answers, always())
+    tally, answers = ServerCounters(), [Answer(Outcome.ALLOW)] * 100
+    cost(tally.counter("decide"), answers, time_always())
     [cells] = tally.total().values()
     assert cells[0] == sum(cells[1:SUM]) == (ROUNDS + 1) * len(answers)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.floor import LONGEST_PATH, MOST_KNOWN, bare_floor, floor
+from bench.floor import MAX_KNOWN_COLLECTIONS, MAX_PATH_LENGTH, bare_floor, floor
 from bench.policy import ISSUER, question
-from bench.workload import Forbid, Permit, Workload, workload
-from policyengine.runtime.paths import Canonical, canonical
+from bench.workload import ForbidRule, PermitRule, Workload, workload
+from policyengine.runtime.paths import CanonicalPath, canonical_path
 
-AGENTS = Permit("p0", "bot", None, ("GET",), "/v1/x", "/v1/x/", "x:read", 2, "t1", (9, 17), 50)
-GROUPS = Permit("p1", None, "ops", ("DELETE",), "/admin/x", "/admin/x/items/", "x:write", 2, "t1", None, None)
-SMALL = Workload(3, (AGENTS, GROUPS), (Forbid("f0", "/admin/x", "/admin/x/"),), {}, (), (), ())
+AGENTS = PermitRule("p0", "bot", None, ("GET",), "/v1/x", "/v1/x/", "x:read", 2, "t1", (9, 17), 50)
+GROUPS = PermitRule("p1", None, "ops", ("DELETE",), "/admin/x", "/admin/x/items/", "x:write", 2, "t1", None, None)
+SMALL = Workload(3, (AGENTS, GROUPS), (ForbidRule("f0", "/admin/x", "/admin/x/"),), {}, (), (), ())
 FITTING = {
     "request": {"method": "GET", "path": "/v1/x/1"},
     "agent": {"id": "bot", "issuer": ISSUER, "groups": []},
@@ -129,7 +129,7 @@ def test_a_path_is_canonical_where_the_engine_says_so(path: str) -> None:
     decide = floor(SMALL)
     for known in ("/v1/x/1", path, path):
         reasons = decide(changed(FITTING, "request.path", known)).reasons
-    assert (reasons != ("malformed_path",)) == (strict and isinstance(canonical(path), Canonical))
+    assert (reasons != ("malformed_path",)) == (strict and isinstance(canonical_path(path), CanonicalPath))
 
 
 def test_what_is_remembered_of_a_collection_holds_for_no_other() -> None:
@@ -142,7 +142,7 @@ def test_what_is_remembered_of_a_collection_holds_for_no_other() -> None:
 
 def test_more_collections_than_it_remembers_are_decided_as_well() -> None:
     decide = floor(SMALL)
-    paths = [f"/v1/x/c{number}/1" for number in range(MOST_KNOWN + 10)]
+    paths = [f"/v1/x/c{number}/1" for number in range(MAX_KNOWN_COLLECTIONS + 10)]
     assert all(decide(changed(FITTING, "request.path", path)).allowed for path in paths)
 
 
@@ -152,9 +152,9 @@ def test_a_path_has_at_most_128_segments(segment: str) -> None:
     for count in (128, 129):
         path = segment * count
         malformed = decide(changed(FITTING, "request.path", path)).reasons == ("malformed_path",)
-        assert malformed is not isinstance(canonical(path), Canonical)
+        assert malformed is not isinstance(canonical_path(path), CanonicalPath)
 
 
 def test_a_path_that_is_too_long_denies() -> None:
-    long = "/v1/x/" + "a" * LONGEST_PATH
+    long = "/v1/x/" + "a" * MAX_PATH_LENGTH
     assert floor(SMALL)(changed(FITTING, "request.path", long)).reasons == ("malformed_path",)

@@ -69,12 +69,12 @@ def test_a_ratio_without_a_baseline_is_new(kept: Path) -> None:
 def test_the_exit_code_says_whether_something_became_worse(
     kept: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, code: int
 ) -> None:
-    monkeypatch.setattr(guard, "_measures", lambda: measured({"ratio": ratio}))
+    monkeypatch.setattr(guard, "_measure_functions", lambda: measured({"ratio": ratio}))
     assert command.main(["guard"]) == code
 
 
 def test_an_update_becomes_the_baseline(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_measures", lambda: measured({"ratio": 2.0}))
+    monkeypatch.setattr(guard, "_measure_functions", lambda: measured({"ratio": 2.0}))
     assert command.main(["guard", "--update"]) == 0
     assert guard.baseline() == {"x": 2.0}
     assert command.main(["guard"]) == 0

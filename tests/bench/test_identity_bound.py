@@ -2,17 +2,17 @@
 
 from joserfc.jwk import ECKey
 
-from bench.identity_bound import NOW, TOKEN, URL, by_library, duel, proof
-from policyengine.identity.proof.dpop import Proofs
-from policyengine.identity.verified import Request
+from bench.identity_bound import NOW, TOKEN, URL, duel, make_proof, verify_with_library
+from policyengine.identity.proof.dpop import DpopVerifier
+from policyengine.identity.verified import ProofContext
 from policyengine.stores.credential_marks import MemoryMarks
 
 
 def test_both_sides_see_the_same_key_and_claims() -> None:
     key = ECKey.generate_key("P-256")
-    made = proof("ES256", key, 7)
-    jkt = Proofs(MemoryMarks()).check(made, Request("GET", URL), NOW, jkt=key.thumbprint(), token=TOKEN)
-    thumbprint, claims = by_library(made, "ES256")
+    made = make_proof("ES256", key, 7)
+    jkt = DpopVerifier(MemoryMarks()).check(made, ProofContext("GET", URL), NOW, jkt=key.thumbprint(), token=TOKEN)
+    thumbprint, claims = verify_with_library(made, "ES256")
     assert (jkt, claims["jti"]) == (thumbprint, "p-7")
 
 

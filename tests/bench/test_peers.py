@@ -9,14 +9,14 @@ from bench import decide
 from bench import trial as module
 from bench.floor import Verdict
 from bench.paper.data import APPLICATIONS
-from bench.paper.engines import Cedar, Ours
-from bench.peers import ENTRIES, Entry
-from bench.peers.own import Floor
+from bench.paper.engines import CedarPaperPeer, PolicyenginePaperPeer
+from bench.peers import ENTRIES, PeerEntry
+from bench.peers.own import FloorPeer
 from bench.trial import trial
 from bench.workload import workload
 
 SMALL = workload(12, 30)
-FLOOR = Floor(SMALL)
+FLOOR = FloorPeer(SMALL)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -33,7 +33,7 @@ def test_a_peer_agrees_with_every_label(name: str) -> None:
 def test_we_and_cedar_agree_on_the_applications_of_the_paper(name: str) -> None:
     pytest.importorskip("cedarpy")
     made = APPLICATIONS[name](30)
-    ours, cedar = Ours(made), Cedar(made)
+    ours, cedar = PolicyenginePaperPeer(made), CedarPaperPeer(made)
     some = made.requests[:150]
     verdicts = [cedar.allowed(cedar.ask(cedar.question(asked))) for asked in some]
     assert [ours.allowed(ours.ask(ours.question(asked))) for asked in some] == verdicts
@@ -45,7 +45,7 @@ def test_generated_data_are_the_same_every_time(name: str) -> None:
     assert APPLICATIONS[name](20) == APPLICATIONS[name](20)
 
 
-class Wrong(Floor):
+class Wrong(FloorPeer):
     def allowed(self, answer: Verdict) -> bool:
         return True
 
@@ -56,7 +56,7 @@ def on_trial(peer: Any, cap: float = 60) -> dict[str, Any]:
 
 def test_an_engine_that_agrees_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.01)
-    found = on_trial(Floor(SMALL))
+    found = on_trial(FloorPeer(SMALL))
     assert found["verified"] == 30
     assert found["p50_us"] > 0
     assert found["p99_us"] >= found["p50_us"]
@@ -69,10 +69,10 @@ def test_an_engine_that_disagrees_is_not_timed() -> None:
 
 def test_an_engine_that_would_take_too_long_is_not_timed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "perf_counter", seconds())
-    assert on_trial(Floor(SMALL), cap=20) == {"skipped": "unverified: needs 30 s"}
+    assert on_trial(FloorPeer(SMALL), cap=20) == {"skipped": "unverified: needs 30 s"}
 
 
-class Lazy(Floor):
+class Lazy(FloorPeer):
     """Prepares for a long time when it is first asked."""
 
     def __init__(self, clock: list[float]) -> None:
@@ -91,7 +91,7 @@ def test_an_engine_may_prepare_for_its_first_answer(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
     lazy = Lazy(clock)
     questions = [lazy.question(asked) for asked in SMALL.requests]
-    assert module.unverified(lazy, questions, SMALL.expected, cap=20) is None
+    assert module.verification_problem(lazy, questions, SMALL.expected, cap=20) is None
 
 
 def seconds() -> Callable[[], float]:
@@ -105,7 +105,7 @@ def test_an_engine_that_does_not_load_in_time_is_not_timed(monkeypatch: pytest.M
         while True:
             pass
 
-    entry = Entry("slow", "slow", "", "")
-    monkeypatch.setattr(Entry, "loader", lambda _: lambda work: None if work.size == 10 else forever(work))
+    entry = PeerEntry("slow", "slow", "", "")
+    monkeypatch.setattr(PeerEntry, "loader", lambda _: lambda work: None if work.size == 10 else forever(work))
     monkeypatch.setitem(ENTRIES, "slow", entry)
     assert decide.measure("slow", 20, cap=0.05) == {"skipped": "not loaded in 0 s"}

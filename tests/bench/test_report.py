@@ -49,8 +49,10 @@ GROWN = [
 SECTIONS = {
     "decide": decide.section(DECIDED),
     "paper": paper.section(PAPER),
-    "compile": loading.compiled([{"engine": "policyengine", "size": 10_000, **LOADED}], [10_000]),
-    "memory": loading.kept([{"engine": "policyengine", "size": 10_000, "rss_mb": 50.0, "python_mb": 40.0}], [10_000]),
+    "compile": loading.compile_section([{"engine": "policyengine", "size": 10_000, **LOADED}], [10_000]),
+    "memory": loading.memory_section(
+        [{"engine": "policyengine", "size": 10_000, "rss_mb": 50.0, "python_mb": 40.0}], [10_000]
+    ),
     "growth": growth.section(GROWN),
 }
 
@@ -88,7 +90,7 @@ def test_growth_shows_the_exponents() -> None:
 
 
 def test_the_nearest_peer_is_the_quickest_native_one_beside_us() -> None:
-    assert decide.nearest(DECIDED) == pytest.approx(20.0)
+    assert decide.nearest_peer_ratio(DECIDED) == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize(

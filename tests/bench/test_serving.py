@@ -15,7 +15,7 @@ import pytest
 from bench import policy
 from bench.serving import cerbos, connections, floor, frames, load, serve, servers
 from bench.serving.load import loop
-from bench.serving.socket_floor import HEADER, Floor
+from bench.serving.socket_floor import HEADER, FloorProtocol
 from bench.workload import workload
 
 WORK = workload(20, 40)
@@ -66,7 +66,7 @@ def test_cerbos_is_asked_about_the_resource_of_the_path() -> None:
     ],
 )
 def test_an_answer_is_whole_when_its_length_is_there(data: bytes, whole: bool) -> None:
-    assert load._whole(data) is whole
+    assert load._is_complete(data) is whole
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def runs(engine: str, rates: list[float]) -> dict[str, Any]:
 
 def test_servers_are_compared_round_by_round() -> None:
     found = [runs("policyengine", [90.0, 45.0, 80.0]), runs("floor", [100.0, 50.0, 100.0])]
-    assert serve.beside(found, "floor") == 0.9
-    assert serve.beside(found, "cerbos") is None
+    assert serve.relative_rate(found, "floor") == 0.9
+    assert serve.relative_rate(found, "cerbos") is None
 
 
 def test_a_summary_has_medians_and_processor_time_a_request() -> None:
@@ -141,7 +141,7 @@ def framed(asked: object) -> bytes:
 def test_the_socket_floor_answers_frames_however_they_arrive(piece: int) -> None:
     question = policy.question(WORK.requests[0])
     data = framed(question) + framed([question, question])
-    wire, floor_ = Wire(), Floor(msgspec.msgpack.encode("one"), msgspec.msgpack.encode("many"))
+    wire, floor_ = Wire(), FloorProtocol(msgspec.msgpack.encode("one"), msgspec.msgpack.encode("many"))
     floor_.connection_made(wire)
     for at in range(0, len(data), piece):
         floor_.data_received(data[at : at + piece])
@@ -159,7 +159,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     """The socket's floor in a thread."""
     path, one = tmp_path / "floor.sock", msgspec.msgpack.encode({"allowed": True})
     loop_ = asyncio.new_event_loop()
-    server = loop_.run_until_complete(loop_.create_unix_server(lambda: Floor(one, one), str(path)))
+    server = loop_.run_until_complete(loop_.create_unix_server(lambda: FloorProtocol(one, one), str(path)))
     thread = threading.Thread(target=loop_.run_forever)
     thread.start()
     yield path
@@ -170,7 +170,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     loop_.close()
 
 
-@pytest.mark.parametrize(("kind", "a_frame"), [("one", 1), ("many", frames.MANY)])
+@pytest.mark.parametrize(("kind", "a_frame"), [("one", 1), ("many", frames.BATCH_SIZE)])
 def test_the_load_counts_decisions(answering: Path, tmp_path: Path, kind: str, a_frame: int) -> None:
     questions = tmp_path / "questions"
     questions.write_bytes(msgspec.msgpack.encode([policy.question(asked) for asked in WORK.requests] * 4))
@@ -193,7 +193,7 @@ def test_the_table_of_the_socket_has_a_row_for_each_load() -> None:
 def test_several_workers_share_connections(tmp_path: Path) -> None:
     policy_file = tmp_path / "shop.policy"
     policy_file.write_text(connections.POLICY)
-    each = connections.shares(policy_file, 2)["each"]
+    each = connections.measure_worker_shares(policy_file, 2)["each"]
     assert sum(each) >= connections.SHARED - 2  # the one that asked before is counted as long as it is there
     assert min(each) >= connections.SHARED // 3
 

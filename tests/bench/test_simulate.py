@@ -14,15 +14,15 @@ def few(monkeypatch):
 
 def test_every_figure_has_a_row_and_one_static_rate_is_held_to_its_target():
     found = simulate.run(lambda _: None)
-    assert [row[0] for row in found.rows] == list(simulate.PLAYED)
+    assert [row[0] for row in found.rows] == list(simulate.SCENARIOS)
     assert found.targets[0].seen == round(found.data[1]["per_second"])
     assert all(one["events"] == pytest.approx(2_000, rel=0.1) for one in found.data)
 
 
-@pytest.mark.parametrize("what", simulate.PLAYED)
+@pytest.mark.parametrize("what", simulate.SCENARIOS)
 def test_what_is_played_is_throttled_only_where_it_says_so(what, monkeypatch):
     kept = []
     monkeypatch.setattr(simulate, "Series", lambda start: kept.append(Series(start)) or kept[0])
-    simulate.once(*simulate.PLAYED[what])
+    simulate.simulate_once(*simulate.SCENARIOS[what])
     assert bool(kept[0].total.throttle) == ("throttled" in what)
     assert not kept[0].total.deny

@@ -4,9 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policyengine import kernel as k
-from policyengine.checker.lower.expressions import Context, FactsHere, check_definitions, lower_condition, lower_value
+from policyengine.checker.lower.expressions import (
+    AvailableFacts,
+    ExpressionContext,
+    check_definitions,
+    lower_condition,
+    lower_value,
+)
 from policyengine.checker.names.symbols import Program, Reporter
-from policyengine.checker.patterns.places import Places
+from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
@@ -65,7 +71,7 @@ def read(*texts: str) -> Read:
     """The names and types of whole policies, and their definitions."""
     report = Reporter()
     program = Program.of(modules(*texts), report)
-    schema = Schema.of(program, Places(program))
+    schema = Schema.of(program, PlaceResolver(program))
     check_definitions(program, schema)
     return Read(program, schema, report.diagnostics)
 
@@ -84,7 +90,7 @@ def lower(text: str, place: str | None, world: str, expected: Type | None) -> Re
     report = Reporter()
     [module] = modules(f'{world}\nguard "g" on {place or "/nowhere"} {{ require {text}\n}}')
     program = Program.of([module], report)
-    places = Places(program)
+    places = PlaceResolver(program)
     schema = Schema.of(program, places)
     check_definitions(program, schema)
     guard = module.declarations[-1]
@@ -92,9 +98,9 @@ def lower(text: str, place: str | None, world: str, expected: Type | None) -> Re
     assert guard.place is not None
     [require] = guard.items
     assert isinstance(require, ast.Require)
-    here = places.facts_here(guard.place.targets, "main") if place else FactsHere()
+    here = places.facts_here(guard.place.targets, "main") if place else AvailableFacts()
     assert here is not None
-    context = Context(program, schema, "main", here, {}, report)
+    context = ExpressionContext(program, schema, "main", here, {}, report)
     if expected is None:
         found = lower_condition(require.condition, context)
     else:

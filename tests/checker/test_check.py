@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine import lint
-from policyengine.check import Checked, check, check_text, compiled
+from policyengine.check import CheckResult, check, check_text, compile_sources
 from policyengine.diagnostics.catalog import CODES
 from policyengine.lint import dead_rules
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
 
-def checked(*texts: str) -> Checked:
+def checked(*texts: str) -> CheckResult:
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(texts)]
     return check([module for module, _ in parsed if module], [finding for _, some in parsed for finding in some])
 
@@ -79,8 +79,8 @@ def test_lints_wait_until_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
     def never(*_: object) -> list[object]:
         raise AssertionError("asked too early")
 
-    monkeypatch.setattr(lint, "findings", never)
-    monkeypatch.setattr(dead_rules, "findings", never)
+    monkeypatch.setattr(lint, "probable_mistakes", never)
+    monkeypatch.setattr(dead_rules, "dead_rule_findings", never)
     assert codes("user any { may nowhere }") == ["E207"]
 
 
@@ -150,7 +150,7 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("text", EXAMPLES.values(), ids=EXAMPLES)
 def test_what_an_engine_compiles_is_what_the_whole_check_lets_pass(text: str) -> None:
-    kernel, found = compiled([Source("0.policy", text)])
+    kernel, found = compile_sources([Source("0.policy", text)])
     whole = checked(text)
     assert kernel == whole.kernel
     assert set(found) <= set(whole.diagnostics)
@@ -166,7 +166,7 @@ def test_what_an_engine_compiles_is_what_the_whole_check_lets_pass(text: str) ->
     ids=["never true", "tests nothing", "syntax"],
 )
 def test_an_error_brings_the_advice_with_it(text: str) -> None:
-    kernel, found = compiled([Source("0.policy", text)])
+    kernel, found = compile_sources([Source("0.policy", text)])
     assert kernel is None
     assert found == checked(text).diagnostics
 
@@ -174,11 +174,11 @@ def test_an_error_brings_the_advice_with_it(text: str) -> None:
 def test_a_kernel_comes_without_advice() -> None:
     text = "anyone { may GET /a   may GET /a }"
     assert codes(text) == ["W711"]
-    assert compiled([Source("0.policy", text)])[1] == ()
+    assert compile_sources([Source("0.policy", text)])[1] == ()
 
 
 def test_problems_found_before_leave_no_kernel() -> None:
     problem = checked("anyone").diagnostics[0]
-    kernel, found = compiled([Source("0.policy", "anyone { may GET /a }")], [problem])
+    kernel, found = compile_sources([Source("0.policy", "anyone { may GET /a }")], [problem])
     assert kernel is None
     assert found == (problem,)

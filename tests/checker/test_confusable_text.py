@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.checker.confusable_text import findings
+from policyengine.checker.confusable_text import find_confusable_text
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
@@ -21,7 +21,7 @@ def found(policy: str) -> list[Diagnostic]:
     module, errors = parse(Source("t.policy", policy))
     assert module is not None
     assert errors == []
-    return list(findings(module))
+    return list(find_confusable_text(module))
 
 
 def told(policy: str) -> list[tuple[str, str, str, str | None]]:
@@ -194,6 +194,6 @@ def test_a_sample_that_is_no_escape_is_read_like_any_text() -> None:
 @given(st.text(st.characters(exclude_characters='"\\\n\r', exclude_categories=["Cs"]), max_size=30))
 def test_an_id_that_passes_is_composed_and_seen(text: str) -> None:
     module, _ = parse(Source("t.policy", f'user "{text}" {{ may GET /a }}'))
-    if module is not None and not list(findings(module)):
+    if module is not None and not list(find_confusable_text(module)):
         assert unicodedata.is_normalized("NFC", text)
         assert not any(unicodedata.category(char) in ("Cc", "Cf") for char in text if char != "\t")

@@ -9,18 +9,18 @@ import pytest
 from policyengine import kernel as k
 from policyengine.runtime.windows import Daily, load_zone
 from policyengine.source import Source, Span
-from policyengine.typesystem import EntityRef, Enum, List, Ref, Scalar, Set, Type
+from policyengine.typesystem import EntityRef, EnumType, ListType, RefType, Scalar, SetType, Type
 from tests.checker.reading import ask, give, read
 
 AT = Span(Source("anywhere", ""), 0, 0)  # places never take part in comparison
-PLAN = Enum("plan", ("free", "team", "enterprise"))
-USER = Ref(frozenset({"user"}))
-PEOPLE = Set(Ref(frozenset({"team", "user"})))
+PLAN = EnumType("plan", ("free", "team", "enterprise"))
+USER = RefType(frozenset({"user"}))
+PEOPLE = SetType(RefType(frozenset({"team", "user"})))
 THE_USER = k.Fact(("user",), USER, True, span=AT)
-RESOURCE = k.Fact(("resource",), Ref(frozenset({"invoice"})), span=AT)
+RESOURCE = k.Fact(("resource",), RefType(frozenset({"invoice"})), span=AT)
 TENANT = k.Attribute(THE_USER, "tenant", Scalar.STRING, span=AT)
 USER_PLAN = k.Attribute(THE_USER, "plan", PLAN, span=AT)
-ROLES = k.Attribute(THE_USER, "roles", Set(Scalar.STRING), span=AT)
+ROLES = k.Attribute(THE_USER, "roles", SetType(Scalar.STRING), span=AT)
 AMOUNT = k.Fact(("body", "amount"), Scalar.NUMBER, span=AT)
 TO = k.Fact(("body", "to"), Scalar.STRING, True, span=AT)
 APPROVERS = k.Attribute(RESOURCE, "approvers", PEOPLE, levels=(("folder", False), ("invoice", False)), span=AT)
@@ -42,7 +42,7 @@ def number(value: int) -> k.Constant:
 
 
 def team(id_: str) -> k.Constant:
-    return constant(EntityRef("team", id_), Ref(frozenset({"team"})))
+    return constant(EntityRef("team", id_), RefType(frozenset({"team"})))
 
 
 SAME_TENANT = k.Compare("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STRING, span=AT), span=AT)
@@ -57,26 +57,26 @@ SAME_TENANT = k.Compare("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STR
         ("team <= user.plan", k.Compare("<=", constant("team", PLAN), USER_PLAN, span=AT)),
         (
             "user.plan in paid",
-            k.Contains(constant(("team", "enterprise"), Set(PLAN)), USER_PLAN, False, span=AT),
+            k.Contains(constant(("team", "enterprise"), SetType(PLAN)), USER_PLAN, False, span=AT),
         ),
-        ("same_tenant", k.Named("same_tenant", SAME_TENANT, Scalar.BOOL, span=AT)),
+        ("same_tenant", k.DefinitionRef("same_tenant", SAME_TENANT, Scalar.BOOL, span=AT)),
         ('user.roles has "a"', k.Contains(ROLES, text("a"), False, span=AT)),
         ('"a" in user.roles', k.Contains(ROLES, text("a"), False, span=AT)),
         ('"a" not in user.roles', k.Not(k.Contains(ROLES, text("a"), False, span=AT), span=AT)),
         ("user in resource.approvers", k.Contains(APPROVERS, THE_USER, True, span=AT)),
-        ('user in team "a"', k.Below(THE_USER, team("a"), span=AT)),
-        ('user below team "a"', k.Below(THE_USER, team("a"), strict=True, span=AT)),
-        ('team "a" has user', k.Below(THE_USER, team("a"), direct=True, span=AT)),
+        ('user in team "a"', k.IsMember(THE_USER, team("a"), span=AT)),
+        ('user below team "a"', k.IsMember(THE_USER, team("a"), strict=True, span=AT)),
+        ('team "a" has user', k.IsMember(THE_USER, team("a"), direct=True, span=AT)),
         ("user == resource.owner", k.Compare("==", THE_USER, k.Attribute(RESOURCE, "owner", USER, span=AT), span=AT)),
-        ("request.ip within internal", k.InNetwork(IP, constant(NETWORKS, List(Scalar.CIDR)), span=AT)),
+        ("request.ip within internal", k.InNetwork(IP, constant(NETWORKS, ListType(Scalar.CIDR)), span=AT)),
         ("request.ip within 10.0.0.0/8", k.InNetwork(IP, constant(NETWORKS[0], Scalar.CIDR), span=AT)),
         ('user.tenant like "a*"', k.Like(TENANT, "a*", span=AT)),
         ('user.tenant matches "a+"', k.Matches(TENANT, "a+", span=AT)),
-        ('user.roles overlaps ["a"]', k.Overlaps(ROLES, constant(("a",), Set(Scalar.STRING)), span=AT)),
-        ('user.roles subset of ["a"]', k.Subset(ROLES, constant(("a",), Set(Scalar.STRING)), span=AT)),
+        ('user.roles overlaps ["a"]', k.Overlaps(ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT)),
+        ('user.roles subset of ["a"]', k.Subset(ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT)),
         ("user.suspended", k.Attribute(THE_USER, "suspended", Scalar.BOOL, span=AT)),
-        ("body.to is present", k.Present(TO, span=AT)),
-        ("body.to is absent", k.Not(k.Present(TO, span=AT), span=AT)),
+        ("body.to is present", k.IsPresent(TO, span=AT)),
+        ("body.to is absent", k.Not(k.IsPresent(TO, span=AT), span=AT)),
         (
             'body.to else "a" == "b"',
             k.Compare("==", k.Default(TO, text("a"), Scalar.STRING, span=AT), text("b"), span=AT),
@@ -98,15 +98,15 @@ SAME_TENANT = k.Compare("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STR
         ('body["amount"] == 5', k.Compare("==", AMOUNT, number(5), span=AT)),
         (
             "params.id == resource",
-            k.Compare("==", k.Fact(("params", "id"), Ref(frozenset({"invoice"})), span=AT), RESOURCE, span=AT),
+            k.Compare("==", k.Fact(("params", "id"), RefType(frozenset({"invoice"})), span=AT), RESOURCE, span=AT),
         ),
         (
             "resource == invoice(body.to)",
-            k.Compare("==", RESOURCE, k.Apply("invoice", (TO,), Ref(frozenset({"invoice"})), span=AT), span=AT),
+            k.Compare("==", RESOURCE, k.Call("invoice", (TO,), RefType(frozenset({"invoice"})), span=AT), span=AT),
         ),
         (
             'resource == invoice("42")',
-            k.Compare("==", RESOURCE, constant(EntityRef("invoice", "42"), Ref(frozenset({"invoice"}))), span=AT),
+            k.Compare("==", RESOURCE, constant(EntityRef("invoice", "42"), RefType(frozenset({"invoice"}))), span=AT),
         ),
         (
             "time - 5m > user.since",
@@ -147,12 +147,12 @@ def test_a_condition_becomes_what_it_means(condition: str, expected: k.Expr) -> 
         ("sha256:00ff", Scalar.STRING, "sha256:00ff"),
         ("true", Scalar.BOOL, True),
         ('"a"', Scalar.STRING, "a"),
-        ('team "a"', Ref(frozenset({"team"})), EntityRef("team", "a")),
-        ("[1, 2.5]", List(Scalar.NUMBER), (1, Decimal("2.5"))),
-        ("[1, 1]", Set(Scalar.INT), (1,)),
-        ("[free, team]", Set(PLAN), ("free", "team")),
-        ("[]", Set(Scalar.STRING), ()),
-        ("[10.0.0.0/8, ::1]", List(Scalar.CIDR), (ip_network("10.0.0.0/8"), ip_network("::1/128"))),
+        ('team "a"', RefType(frozenset({"team"})), EntityRef("team", "a")),
+        ("[1, 2.5]", ListType(Scalar.NUMBER), (1, Decimal("2.5"))),
+        ("[1, 1]", SetType(Scalar.INT), (1,)),
+        ("[free, team]", SetType(PLAN), ("free", "team")),
+        ("[]", SetType(Scalar.STRING), ()),
+        ("[10.0.0.0/8, ::1]", ListType(Scalar.CIDR), (ip_network("10.0.0.0/8"), ip_network("::1/128"))),
         ("boss", USER, EntityRef("user", "bob")),
     ],
 )
@@ -163,8 +163,8 @@ def test_a_literal_is_a_constant_of_its_type(written: str, type_: Type, value: o
 
 
 def test_a_list_that_holds_a_fact_is_no_constant() -> None:
-    found = give('["a", user.tenant]', Set(Scalar.STRING)).expression
-    assert found == k.Collection((text("a"), TENANT), Set(Scalar.STRING), span=AT)
+    found = give('["a", user.tenant]', SetType(Scalar.STRING)).expression
+    assert found == k.Collection((text("a"), TENANT), SetType(Scalar.STRING), span=AT)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_every_expression_has_its_type(written: str, expected: Type | None) -> N
     found = ask(f"any x in [{written}]: true").expression
     assert isinstance(found, k.Quantifier)
     domain = found.domain.type
-    assert isinstance(domain, List)
+    assert isinstance(domain, ListType)
     assert expected is None or domain.element == expected
 
 

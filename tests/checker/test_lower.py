@@ -5,16 +5,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from policyengine import kernel as k
-from policyengine.check import Checked, check
+from policyengine.check import CheckResult, check
 from policyengine.diagnostics.model import render_all
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.typesystem import EntityRef, Ref, Scalar
+from policyengine.typesystem import EntityRef, RefType, Scalar
 
 ISSUERS = 'issuer acme { url "https://x"   records chains }\nissuer free { scopes none }\nusers unrestricted\n'
 
 
-def checked(*texts: str) -> Checked:
+def checked(*texts: str) -> CheckResult:
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(texts)]
     return check([module for module, _ in parsed if module], [finding for _, found in parsed for finding in found])
 
@@ -127,25 +127,29 @@ def test_an_agent_block_is_lowered_whole() -> None:
     """
     found = kernel(text)
     bot = next(block for block in found.agents if block.label == 'agent "bot"')
-    assert bot.who == k.Called("bot")
+    assert bot.who == k.ExactName("bot")
     issued, acts, kinds, lifetime, age, bound, attested, valid = bot.requirements
     assert isinstance(issued, k.IssuedBy)
     assert issued.issuers == ("acme",)
     assert isinstance(acts, k.ActsFor)
     assert isinstance(acts.condition, k.Contains)
-    assert isinstance(kinds, k.CredentialKind)
+    assert isinstance(kinds, k.CredentialKinds)
     assert kinds.kinds == ("jwt", "mtls")
     assert isinstance(lifetime, k.CredentialLifetime)
     assert lifetime.limit == timedelta(minutes=15)
     assert isinstance(age, k.CredentialAge)
     assert age.limit == timedelta(minutes=5)
-    assert isinstance(bound, k.CredentialBound)
+    assert isinstance(bound, k.ProofOfPossession)
     assert isinstance(attested, k.AttestedBy)
     assert attested.attesters == ("lab",)
-    assert isinstance(valid, k.Valid)
+    assert isinstance(valid, k.ValidityPeriod)
     assert (valid.start, valid.end) == (datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
     [delegate] = bot.delegates
-    assert (delegate.scopes, delegate.to, delegate.lifetime) == (("read",), k.Called("helper"), timedelta(minutes=30))
+    assert (delegate.scopes, delegate.to, delegate.lifetime) == (
+        ("read",),
+        k.ExactName("helper"),
+        timedelta(minutes=30),
+    )
     assert [spelled(pattern) for pattern in delegate.patterns] == ["GET /a"]
     assert isinstance(delegate.when, k.Contains)
     assert bot.span.text == 'agent "bot"'
@@ -161,7 +165,7 @@ def test_an_agent_block_is_lowered_whole() -> None:
 @pytest.mark.parametrize(
     ("head", "label", "who"),
     [
-        ('agent "a  b"', 'agent "a  b"', k.Called("a  b")),
+        ('agent "a  b"', 'agent "a  b"', k.ExactName("a  b")),
         ('agent group "ops"', 'agent group "ops"', k.InGroup("ops")),
     ],
 )
@@ -196,7 +200,7 @@ def test_a_guard_knows_the_resource_that_a_scope_binds() -> None:
     assert isinstance(deny, k.Deny)
     assert deny.condition is not None
     facts = {node.path: node.type for node in k.walk(deny.condition) if isinstance(node, k.Fact)}
-    assert facts == {("resource",): Ref(frozenset({"invoice"})), ("params", "id"): Ref(frozenset({"invoice"}))}
+    assert facts == {("resource",): RefType(frozenset({"invoice"})), ("params", "id"): RefType(frozenset({"invoice"}))}
 
 
 def test_a_capture_that_is_of_two_types_is_a_string() -> None:
@@ -280,9 +284,9 @@ def test_words_stand_on_one_line() -> None:
 @pytest.mark.parametrize(
     ("by", "of", "count"),
     [
-        ("user", k.UserServed(), 1),
-        ("role finance", k.RoleOf("finance"), 1),
-        ("2 of role finance", k.RoleOf("finance"), 2),
+        ("user", k.ServedUser(), 1),
+        ("role finance", k.RoleHolder("finance"), 1),
+        ("2 of role finance", k.RoleHolder("finance"), 2),
     ],
 )
 def test_approvers_are_read(by: str, of: object, count: int) -> None:
@@ -311,7 +315,7 @@ def test_obligations_carry_their_arguments() -> None:
     found = effects(
         'audit brief   redact body.card, body.n   notify "soc"   step_up mfa   header "X-A" "b"   warn message "odd"'
     )
-    assert [(e.kind, e.arguments) for e in found if isinstance(e, k.Oblige)] == [
+    assert [(e.kind, e.arguments) for e in found if isinstance(e, k.ObligationEffect)] == [
         ("audit", ("brief",)),
         ("redact", ("body.card", "body.n")),
         ("notify", ("soc",)),
@@ -364,9 +368,9 @@ def test_a_secret_header_is_never_shown(header: str) -> None:
 def test_another_header_is_shown() -> None:
     text = f'{PAY}guard "g" {{ warn message "{{request.headers[\\"x-id\\"]}}" }}'
     [warn] = kernel(text).guards[0].effects
-    assert isinstance(warn, k.Oblige)
+    assert isinstance(warn, k.ObligationEffect)
     assert warn.message is not None
-    assert isinstance(warn.message[0], k.Shown)
+    assert isinstance(warn.message[0], k.MessageFact)
     assert warn.message[0].to_caller
 
 

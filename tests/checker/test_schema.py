@@ -2,10 +2,10 @@
 
 import pytest
 
-from policyengine.typesystem import Enum, Field, List, Record, Ref, Scalar, Set, Type
+from policyengine.typesystem import EnumType, FieldType, ListType, RecordType, RefType, Scalar, SetType, Type
 from tests.checker.reading import read, told
 
-USER = Ref(frozenset({"user"}))
+USER = RefType(frozenset({"user"}))
 
 
 def type_of(written: str) -> Type:
@@ -19,16 +19,16 @@ def type_of(written: str) -> Type:
     ("written", "expected"),
     [
         *((str(scalar), scalar) for scalar in Scalar),
-        ("plan", Enum("plan", ("free", "team"))),
+        ("plan", EnumType("plan", ("free", "team"))),
         ("user", USER),
-        ("set<string>", Set(Scalar.STRING)),
-        ("list<int>", List(Scalar.INT)),
-        ("set<user or folder>", Set(Ref(frozenset({"user", "folder"})))),
-        ("list<list<user>>", List(List(USER))),
-        ("list<{ a: int }>", List(Record((Field("a", Scalar.INT),)))),
+        ("set<string>", SetType(Scalar.STRING)),
+        ("list<int>", ListType(Scalar.INT)),
+        ("set<user or folder>", SetType(RefType(frozenset({"user", "folder"})))),
+        ("list<list<user>>", ListType(ListType(USER))),
+        ("list<{ a: int }>", ListType(RecordType((FieldType("a", Scalar.INT),)))),
         (
             "{ a: int?  b: { c: time } }",
-            Record((Field("a", Scalar.INT, True), Field("b", Record((Field("c", Scalar.TIME),))))),
+            RecordType((FieldType("a", Scalar.INT, True), FieldType("b", RecordType((FieldType("c", Scalar.TIME),))))),
         ),
     ],
 )
@@ -39,9 +39,9 @@ def test_a_type_means_what_it_says(written: str, expected: Type) -> None:
 def test_an_attribute_knows_whether_it_may_be_absent_and_is_inherited() -> None:
     text = "entity folder { a: string?  b: set<user> inherited  c: int } in folder"
     assert read(text).schema.entities["folder"].fields == (
-        Field("a", Scalar.STRING, optional=True),
-        Field("b", Set(USER), inherited=True),
-        Field("c", Scalar.INT),
+        FieldType("a", Scalar.STRING, optional=True),
+        FieldType("b", SetType(USER), inherited=True),
+        FieldType("c", Scalar.INT),
     )
 
 

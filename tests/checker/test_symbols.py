@@ -5,7 +5,7 @@ import pytest
 from policyengine.checker.names.symbols import Reporter, Symbol, report_unused_imports
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.reserved_words import UNUSABLE
+from policyengine.syntax.reserved_words import RESERVED_WORDS
 from tests.checker.reading import read, told
 
 COMMON = """package acme.common
@@ -165,7 +165,7 @@ def test_the_second_of_two_declarations_is_underlined_and_the_first_one_shown() 
 
 
 @pytest.mark.parametrize(
-    ("what", "word"), [(what, word) for what in ("let", "define") for word in sorted(UNUSABLE[what])]
+    ("what", "word"), [(what, word) for what in ("let", "define") for word in sorted(RESERVED_WORDS[what])]
 )
 def test_a_word_that_could_never_be_used_is_no_name_for_a_value(what: str, word: str) -> None:
     assert "E212" in read(f"{what} {word} = true").codes

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from policyengine.cli.absence_warnings import MOST_SHOWN, HiddenAbsences
+from policyengine.cli.absence_warnings import MAX_LISTED_CONDITIONS, HiddenAbsences
 from policyengine.engine import Engine
-from policyengine.http.completeness import Adapter
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.completeness import GatewayAdapter
+from policyengine.http.gateway_headers import GatewayHeaders
 from tests.cli.test_serve import serving  # noqa: F401  # a fixture
 
 RULES = """
@@ -25,13 +25,15 @@ guard "tool" on TOOL pay { deny when body.note is present }
 user where (user.id else "") != "" { may GET /x }
 agent where (agent.model else "") != "bad" { issued by acme   acts alone   may GET /x }
 """
-HTTP = (Adapter.FORWARD_AUTH, Adapter.NGINX, Adapter.ENVOY)
+HTTP = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
 
 
-def hidden(names: Vouched | None = None, *adapters: Adapter, proves: bool = False) -> dict[str, list[str]]:
+def hidden(
+    names: GatewayHeaders | None = None, *adapters: GatewayAdapter, proves: bool = False
+) -> dict[str, list[str]]:
     """By what is asked, where it is unknown."""
     kernel = Engine.from_text(RULES).kernel
-    found = HiddenAbsences.of(kernel, names or Vouched(), adapters or tuple(Adapter), proves=proves).found
+    found = HiddenAbsences.of(kernel, names or GatewayHeaders(), adapters or tuple(GatewayAdapter), proves=proves).found
     return {absence.words: [str(one) for one in at] for absence, at in found}
 
 
@@ -47,10 +49,10 @@ def test_each_adapter_hides_what_its_gateway_does_not_hand_on():
 @pytest.mark.parametrize(
     ("names", "changed"),
     [
-        (Vouched(bodies=("envoy", "envoy_grpc")), {NOTE: ["forward_auth", "nginx"]}),
-        (Vouched(hands_on_nginx=("x-role",)), {ROLE: ["envoy"]}),
-        (Vouched(hands_on_forward_auth=("x-other",)), {ROLE: ["forward_auth", "nginx", "envoy"]}),
-        (Vouched(hands_on_nginx=("all",), hands_on_envoy=("all",)), {ROLE: None}),
+        (GatewayHeaders(bodies=("envoy", "envoy_grpc")), {NOTE: ["forward_auth", "nginx"]}),
+        (GatewayHeaders(hands_on_nginx=("x-role",)), {ROLE: ["envoy"]}),
+        (GatewayHeaders(hands_on_forward_auth=("x-other",)), {ROLE: ["forward_auth", "nginx", "envoy"]}),
+        (GatewayHeaders(hands_on_nginx=("all",), hands_on_envoy=("all",)), {ROLE: None}),
     ],
 )
 def test_what_is_handed_on_is_not_hidden(names, changed):
@@ -64,15 +66,15 @@ def test_of_who_asks_nothing_is_hidden_where_credentials_are_verified_here():
 
 def test_nothing_is_hidden_where_no_adapter_is_open_or_no_door_opens_http():
     kernel = Engine.from_text(RULES).kernel
-    assert not HiddenAbsences.of(kernel, Vouched(), (), proves=False)
+    assert not HiddenAbsences.of(kernel, GatewayHeaders(), (), proves=False)
     tools = Engine.from_text('facts { body.a: int? }\nanyone { may TOOL x }\nguard "g" { deny when body.a is present }')
-    assert not HiddenAbsences.of(tools.kernel, Vouched(), HTTP, proves=False)
+    assert not HiddenAbsences.of(tools.kernel, GatewayHeaders(), HTTP, proves=False)
 
 
 def test_the_first_are_shown_by_the_places_where_they_are_unknown():
     rules = "".join(f'guard "g{n}" on GET /x {{ deny when request.headers["x-{n}"] is present }}\n' for n in range(9))
     kernel = Engine.from_text(f"{RULES}{rules}", "shop.policy").kernel
-    found = HiddenAbsences.of(kernel, Vouched(), HTTP, proves=False)
+    found = HiddenAbsences.of(kernel, GatewayHeaders(), HTTP, proves=False)
     lines = list(found.lines())
     assert found.message.startswith("13 conditions hang on an absence that a gateway does not show")
     assert lines[:4] == [
@@ -82,7 +84,7 @@ def test_the_first_are_shown_by_the_places_where_they_are_unknown():
         f"  shop.policy:12  who asks: `{MODEL}`",
     ]
     assert lines[4:6] == ["at /forward-auth/nginx and /envoy", f'  shop.policy:7  guard "role": `{ROLE}`']
-    assert lines[-1] == f"and {13 - MOST_SHOWN} more"
+    assert lines[-1] == f"and {13 - MAX_LISTED_CONDITIONS} more"
 
 
 def test_a_server_says_so_when_it_starts(serving, project):  # noqa: F811

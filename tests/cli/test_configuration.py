@@ -6,14 +6,14 @@ import pytest
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import (
-    CHECKING,
-    Configuration,
-    CoverageConfiguration,
-    TestConfiguration,
-    configuration_of,
+    CHECK_SECTIONS,
+    CoverageSettings,
+    ProjectSettings,
+    TestSettings,
+    load_settings,
 )
 from policyengine.cli.settings.table import SECTIONS
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.gateway_headers import GatewayHeaders
 
 PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
 
@@ -26,9 +26,9 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def read(project, text: str) -> Configuration:
+def read(project, text: str) -> ProjectSettings:
     (project / "policyengine.toml").write_text(text)
-    return configuration_of([project / "policies" / "payments"])
+    return load_settings([project / "policies" / "payments"])
 
 
 def told(project, text: str) -> tuple[str, str | None, str]:
@@ -39,20 +39,20 @@ def told(project, text: str) -> tuple[str, str | None, str]:
 
 
 def test_without_a_file_everything_is_as_it_is(project):
-    assert configuration_of([project / "policies"]) == Configuration()
-    assert configuration_of([]) == Configuration()
+    assert load_settings([project / "policies"]) == ProjectSettings()
+    assert load_settings([]) == ProjectSettings()
 
 
 def test_a_file_is_found_above_the_first_path(project):
     found = read(project, "[test]\njobs = 2\nseed = 7\n[coverage]\nfail_under = 90\n")
-    assert found.test == TestConfiguration(2, 7)
-    assert found.coverage == CoverageConfiguration(90.0)
+    assert found.test == TestSettings(2, 7)
+    assert found.coverage == CoverageSettings(90.0)
     assert found.file == project / "policyengine.toml"
 
 
 def test_the_nearest_file_counts_alone(project):
     (project / "policies" / "policyengine.toml").write_text("[test]\njobs = 5\n")
-    assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestConfiguration(5, None)
+    assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestSettings(5, None)
 
 
 # ── Whose file it is, and where it lies ───────────────────────────────────────────────────────
@@ -61,9 +61,9 @@ def test_the_nearest_file_counts_alone(project):
 def test_without_a_root_the_folder_that_is_named_is_it(project):
     (project / ".policyroot").unlink()
     found = read(project, "[test]\njobs = 2\n")
-    assert (found.test, found.file, found.unread) == (TestConfiguration(), None, project / "policyengine.toml")
+    assert (found.test, found.file, found.unread) == (TestSettings(), None, project / "policyengine.toml")
     (project / "policies" / "payments" / "policyengine.toml").write_text("[serve]\nport = 5\n")
-    found = configuration_of([project / "policies" / "payments" / "a.policy"])
+    found = load_settings([project / "policies" / "payments" / "a.policy"])
     assert found.values["serve", "port"] == 5
 
 
@@ -77,23 +77,23 @@ def test_above_the_root_no_file_counts(project):
 def test_below_the_root_a_file_says_how_policies_are_checked(project, text):
     below = project / "policies" / "policyengine.toml"
     below.write_text(text)
-    assert configuration_of([project / "policies"]).file == below
+    assert load_settings([project / "policies"]).file == below
 
 
-@pytest.mark.parametrize("section", sorted({*SECTIONS, "directory"} - CHECKING))
+@pytest.mark.parametrize("section", sorted({*SECTIONS, "directory"} - CHECK_SECTIONS))
 def test_below_the_root_a_file_says_nothing_of_what_runs_or_is_believed(project, section):
     below = project / "policies" / "policyengine.toml"
     below.write_text(f"[{section}]\n")
     with pytest.raises(CommandError, match=rf"`\[{section}\]` counts at the root of the policies only"):
-        configuration_of([project / "policies"])
-    assert configuration_of([project / "policies"], {"POLICYENGINE_CONFIG": str(below)}).file == below
+        load_settings([project / "policies"])
+    assert load_settings([project / "policies"], {"POLICYENGINE_CONFIG": str(below)}).file == below
 
 
 def test_a_file_that_is_named_counts_wherever_it_lies(project, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "mine.toml"
     other.write_text("[serve]\nport = 7\n[observe]\nuntil = '1h'\n")
     (project / "policyengine.toml").write_text("[serve]\nport = 8\n")
-    found = configuration_of([project / "policies"], {"POLICYENGINE_CONFIG": str(other)})
+    found = load_settings([project / "policies"], {"POLICYENGINE_CONFIG": str(other)})
     assert (found.file, found.values["serve", "port"], found.observe is not None) == (other, 7, True)
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_others_can_write_is_refused(project, mode):
     (project / "policyengine.toml").write_text("[lint]\n")
     (project / "policyengine.toml").chmod(mode)
     with pytest.raises(CommandError) as caught:
-        configuration_of([project])
+        load_settings([project])
     assert caught.value.message == "others can write `policyengine.toml`"
     assert "--config policyengine.toml" in str(caught.value.hint)
 
@@ -118,7 +118,7 @@ def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_pa
     if linked:
         file.symlink_to(real)
     with pytest.raises(CommandError, match="is of another user"):
-        configuration_of([project])
+        load_settings([project])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
@@ -206,7 +206,7 @@ def test_a_text_that_ends_too_early_is_told_at_its_end(project):
 def test_a_file_that_is_no_utf_8_is_told(project):
     (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
     with pytest.raises(CommandError) as caught:
-        configuration_of([project])
+        load_settings([project])
     assert caught.value.message == "`policyengine.toml` is no UTF-8"
 
 
@@ -229,7 +229,7 @@ def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
     found = read(project, '[gateway]\nagent_id = "X-Consumer-Name"\nuser_id = ""\nobligations = ["warn"]\n'
                  'trust_domains = { "acme.example" = "acme" }\n').gateway  # fmt: skip
     trusted = (("acme.example", "acme"),)
-    assert found == Vouched(agent_id="x-consumer-name", user_id="", obligations=("warn",), trust_domains=trusted)
+    assert found == GatewayHeaders(agent_id="x-consumer-name", user_id="", obligations=("warn",), trust_domains=trusted)
     assert "user_id" not in found.facts
 
 
@@ -243,13 +243,13 @@ def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
     ],
 )
 def test_headers_that_a_gateway_hands_on_are_named_or_all(project, line, headers):
-    assert read(project, f"[gateway]\n{line}\n").gateway == Vouched(hands_on_nginx=headers)
+    assert read(project, f"[gateway]\n{line}\n").gateway == GatewayHeaders(hands_on_nginx=headers)
 
 
 def test_a_variable_says_what_a_gateway_hands_on(project):
     said = {("gateway", "hands_on_envoy"): "X-Role, X-Tenant", ("gateway", "bodies"): "envoy,envoy_grpc"}
-    found = configuration_of([project], {f"POLICYENGINE_{a}_{b}".upper(): value for (a, b), value in said.items()})
-    assert found.gateway == Vouched(hands_on_envoy=("x-role", "x-tenant"), bodies=("envoy", "envoy_grpc"))
+    found = load_settings([project], {f"POLICYENGINE_{a}_{b}".upper(): value for (a, b), value in said.items()})
+    assert found.gateway == GatewayHeaders(hands_on_envoy=("x-role", "x-tenant"), bodies=("envoy", "envoy_grpc"))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 from joserfc.jwk import ECKey
 
 from policyengine.cli.doctor import checks as checkups
-from policyengine.cli.doctor.checks import EXTRAS, FEWEST_FILES
-from policyengine.cli.doctor.findings import Plan, Status
+from policyengine.cli.doctor.checks import EXTRAS, MIN_OPEN_FILES
+from policyengine.cli.doctor.findings import DoctorPlan, DoctorStatus
 from policyengine.extras import install_command
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
 from policyengine.stores import clock_skew
@@ -58,41 +58,47 @@ def test_every_extra_is_looked_for():
     assert EXTRAS.keys() == extras["optional-dependencies"].keys() - {"build", "test", "bench", "dev"}
 
 
-@pytest.mark.parametrize(("version", "status"), [((3, 10), Status.FAILED), ((3, 11), Status.OK), ((3, 14), Status.OK)])
+@pytest.mark.parametrize(
+    ("version", "status"), [((3, 10), DoctorStatus.FAILED), ((3, 11), DoctorStatus.OK), ((3, 14), DoctorStatus.OK)]
+)
 def test_python(version, status):
-    assert checkups.python(version).status is status
+    assert checkups.check_python(version).status is status
 
 
-@pytest.mark.parametrize(("there", "status"), [(True, Status.OK), (False, Status.WARNING)])
+@pytest.mark.parametrize(("there", "status"), [(True, DoctorStatus.OK), (False, DoctorStatus.WARNING)])
 def test_what_makes_it_quick(monkeypatch, there, status):
     monkeypatch.setattr(checkups, "find_spec", lambda name: object() if there else None)
-    [found] = checkups.speed()
+    [found] = checkups.check_speed()
     assert found.status is status
 
 
 def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
     monkeypatch.setattr(checkups, "find_spec", lambda name: None if name == "redis" else object())
-    missing, there = checkups.extras()
-    assert (missing.status, missing.hint) == (Status.NOTE, install_command("redis"))
+    missing, there = checkups.check_extras()
+    assert (missing.status, missing.hint) == (DoctorStatus.NOTE, install_command("redis"))
     assert "`--store redis://…`" in missing.message
-    assert there.status is Status.OK
+    assert there.status is DoctorStatus.OK
     assert "redis" not in there.message
 
 
 def test_a_clock_before_the_installation_is_wrong():
-    assert checkups.clock(1_000_000_000.0).status is Status.FAILED
-    assert checkups.clock(5_000_000_000.0).status is Status.OK
+    assert checkups.check_clock(1_000_000_000.0).status is DoctorStatus.FAILED
+    assert checkups.check_clock(5_000_000_000.0).status is DoctorStatus.OK
 
 
-@pytest.mark.parametrize(("zone", "status"), [("Europe/Berlin", Status.OK), ("Nowhere/Land", Status.FAILED)])
+@pytest.mark.parametrize(
+    ("zone", "status"), [("Europe/Berlin", DoctorStatus.OK), ("Nowhere/Land", DoctorStatus.FAILED)]
+)
 def test_time_zones(zone, status):
-    assert checkups.zones(zone).status is status
+    assert checkups.check_time_zones(zone).status is status
 
 
-@pytest.mark.parametrize(("limit", "status"), [(1_024, Status.WARNING), (FEWEST_FILES, Status.OK), (None, Status.OK)])
+@pytest.mark.parametrize(
+    ("limit", "status"), [(1_024, DoctorStatus.WARNING), (MIN_OPEN_FILES, DoctorStatus.OK), (None, DoctorStatus.OK)]
+)
 def test_open_files(limit, status):
-    assert checkups.files(limit).status is status
-    assert checkups.files_limit() is None or checkups.files_limit() > 0
+    assert checkups.check_open_files(limit).status is status
+    assert checkups.open_file_limit() is None or checkups.open_file_limit() > 0
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port", "--envoy-grpc"])
@@ -105,14 +111,14 @@ def test_ports(run, option):
 
 
 def test_a_metrics_port_needs_no_token_for_others_to_reach_it(port):
-    plan = Plan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
-    assert [one.status for one in checkups.ports(plan)] == [Status.OK, Status.FAILED]
+    plan = DoctorPlan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
+    assert [one.status for one in checkups.check_ports(plan)] == [DoctorStatus.OK, DoctorStatus.FAILED]
 
 
 def test_the_socket(tmp_path):
-    assert checkups.unix_socket(tmp_path / "a.sock").status is Status.OK
+    assert checkups.check_unix_socket(tmp_path / "a.sock").status is DoctorStatus.OK
     assert not (tmp_path / "a.sock").exists()
-    assert checkups.unix_socket(tmp_path / "none" / "a.sock").status is Status.FAILED
+    assert checkups.check_unix_socket(tmp_path / "none" / "a.sock").status is DoctorStatus.FAILED
 
 
 @pytest.mark.parametrize(("tokens", "served"), [(None, False), ("edge: ", True), ("egde: ", False), ("", False)])
@@ -134,35 +140,39 @@ def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does
 
 def test_tokens(tmp_path):
     file = tmp_path / "tokens"
-    assert checkups.tokens(file).status is Status.FAILED
+    assert checkups.check_token_file(file).status is DoctorStatus.FAILED
     file.write_text("a-token-of-the-gateway\n")
     file.chmod(0o644)
-    assert (checkups.tokens(file).status, checkups.tokens(file).hint) == (Status.WARNING, f"chmod 600 {file}")
+    assert (checkups.check_token_file(file).status, checkups.check_token_file(file).hint) == (
+        DoctorStatus.WARNING,
+        f"chmod 600 {file}",
+    )
     file.chmod(0o600)
-    assert checkups.tokens(file).status is Status.OK
+    assert checkups.check_token_file(file).status is DoctorStatus.OK
 
 
 def test_the_log(tmp_path, monkeypatch):
     file = tmp_path / "log"
-    assert checkups.log(file).status is Status.OK
+    assert checkups.check_log(file).status is DoctorStatus.OK
     assert not file.exists()
     file.touch()
     file.chmod(0o644)
-    assert checkups.log(file).status is Status.WARNING
+    assert checkups.check_log(file).status is DoctorStatus.WARNING
     file.chmod(0o600)
-    assert checkups.log(file).status is Status.OK
-    assert checkups.log(tmp_path / "none" / "log").status is Status.FAILED
-    assert checkups.log(Path("/dev/null")).status is Status.FAILED
+    assert checkups.check_log(file).status is DoctorStatus.OK
+    assert checkups.check_log(tmp_path / "none" / "log").status is DoctorStatus.FAILED
+    assert checkups.check_log(Path("/dev/null")).status is DoctorStatus.FAILED
     monkeypatch.setattr(checkups.os, "access", lambda path, mode: False)
-    assert "cannot be written to" in checkups.log(file).message
+    assert "cannot be written to" in checkups.check_log(file).message
 
 
 @pytest.mark.parametrize(
-    ("free", "status"), [(2 * 1024**3, Status.OK), (512 * 1024**2, Status.WARNING), (1024**2, Status.FAILED)]
+    ("free", "status"),
+    [(2 * 1024**3, DoctorStatus.OK), (512 * 1024**2, DoctorStatus.WARNING), (1024**2, DoctorStatus.FAILED)],
 )
 def test_room_for_the_log(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(checkups.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert checkups.log(tmp_path / "log").status is status
+    assert checkups.check_log(tmp_path / "log").status is status
 
 
 def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
@@ -170,42 +180,42 @@ def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
     SqliteStore(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        found = checkups.store(f"sqlite:///{path}?timeout=10ms")
-    assert found.status is Status.FAILED
+        found = checkups.check_store(f"sqlite:///{path}?timeout=10ms")
+    assert found.status is DoctorStatus.FAILED
 
 
 def test_what_was_moved_away_is_not_made_anew(tmp_path):
     path = tmp_path / "store.db"
     (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
-    found = checkups.store(f"sqlite:///{path}")
-    assert (found.status, path.exists()) == (Status.FAILED, False)
+    found = checkups.check_store(f"sqlite:///{path}")
+    assert (found.status, path.exists()) == (DoctorStatus.FAILED, False)
     assert "put the file back" in found.hint
 
 
 def test_stores(tmp_path):
-    assert checkups.store("memory:").status is Status.NOTE
+    assert checkups.check_store("memory:").status is DoctorStatus.NOTE
     path = tmp_path / "store.db"
-    assert checkups.store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
+    assert checkups.check_store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
     assert not path.exists()
     SqliteStore(path).close()
-    assert checkups.store(f"sqlite:///{path}").message.startswith("SQLite 3")
-    assert checkups.store("redis://127.0.0.1:1").status is Status.FAILED
-    assert checkups.store("postgres://nowhere").status is Status.FAILED
+    assert checkups.check_store(f"sqlite:///{path}").message.startswith("SQLite 3")
+    assert checkups.check_store("redis://127.0.0.1:1").status is DoctorStatus.FAILED
+    assert checkups.check_store("postgres://nowhere").status is DoctorStatus.FAILED
 
 
 def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeypatch, tmp_path):
     with running("redis-server", tmp_path) as server:
         url = server.url
-        found = checkups.store(url)
-        assert found.status is Status.OK
+        found = checkups.check_store(url)
+        assert found.status is DoctorStatus.OK
         assert re.fullmatch(r"Redis [\d.]+ answers; clocks differ by \d+m?s \(± \d+m?s\)", found.message)
         for seconds, status, message in (
-            (3, Status.WARNING, "the clock of this server is 3s ahead of the store's"),
-            (-20, Status.FAILED, "the clock of this server is 20s behind the store's"),
+            (3, DoctorStatus.WARNING, "the clock of this server is 3s ahead of the store's"),
+            (-20, DoctorStatus.FAILED, "the clock of this server is 20s behind the store's"),
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(clock_skew, "time_ns", lambda seconds=seconds: time.time_ns() + seconds * 10**9)
-                found = checkups.store(url)
+                found = checkups.check_store(url)
             assert (found.status, found.message) == (status, message)
             assert "NTP" in (found.hint or "")
 
@@ -264,8 +274,8 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     keys = tmp_path / "acme.json"
 
     def findings():
-        plan = Plan((tmp_path,), identity=tmp_path / "identity.toml")
-        return {one.check: (one.status, one.message) for one in checkups.policies(plan, answers=True)}
+        plan = DoctorPlan((tmp_path,), identity=tmp_path / "identity.toml")
+        return {one.check: (one.status, one.message) for one in checkups.check_policies(plan, answers=True)}
 
     assert findings()["identity"][0] == "failed"
     keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))
@@ -323,11 +333,11 @@ def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, por
 
 
 def test_observing_is_told(monkeypatch, tmp_path):
-    real = checkups.configuration_of([tmp_path])
+    real = checkups.load_settings([tmp_path])
     observing = SimpleNamespace(file=None, gateway=real.gateway, observe=object())
     for found, checks in ((real, ["configuration"]), (observing, ["configuration", "observe"])):
-        monkeypatch.setattr(checkups, "configuration_of", lambda paths, found=found: found)
-        assert [one.check for one in checkups.gateway([tmp_path])] == checks
+        monkeypatch.setattr(checkups, "load_settings", lambda paths, found=found: found)
+        assert [one.check for one in checkups.check_project_settings([tmp_path])] == checks
 
 
 def test_it_starts_without_the_packages_of_extras(run, project, port, monkeypatch):

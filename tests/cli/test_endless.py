@@ -59,11 +59,11 @@ def test_stdin_without_end_is_refused(run, project, monkeypatch, capsys):
 
 
 def test_a_line_of_a_log_that_is_too_long_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE", 8)
-    monkeypatch.setattr(files, "LONGEST_LINE", 20)
+    monkeypatch.setattr(files, "PIECE_BYTES", 8)
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 20)
     log, heard = tmp_path / "some.jsonl", []
     log.write_bytes(b'{"a":1}\n' + b'{"long":"' + b"x" * 40 + b'"}\n' + b"\0" * 30 + b"\n" + b'{"whole":12345}\n')
-    assert list(files.lines_of(log, heard.append)) == [(1, b'{"a":1}\n'), (4, b'{"whole":12345}\n')]
+    assert list(files.read_lines(log, heard.append)) == [(1, b'{"a":1}\n'), (4, b'{"whole":12345}\n')]
     assert [line.split(": ")[0] for line in heard] == [f"{log}:2", f"{log}:3"]
 
 

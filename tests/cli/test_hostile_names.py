@@ -109,7 +109,7 @@ def ask(template, run, tmp_path, monkeypatch):
     root, id = template
     shutil.copytree(root, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world" / hostile.FOLDER)
-    monkeypatch.setattr(terminal, "PATIENCE", 1e6)
+    monkeypatch.setattr(terminal, "PROGRESS_DELAY_SECONDS", 1e6)
     names = {"ID": id, "NAME": hostile.IN_A_PATH}
 
     def words_of(line: str) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit import DecisionLog, What
+from policyengine.audit import DecisionLog, TokenEventKind
 from policyengine.engine import Engine
 
 NOW = 1_800_000_000
@@ -20,11 +20,11 @@ def log(project, tmp_path):
     engine = Engine.load(project, entities=project / "entities.json", log=kept)
     question = json.loads((project / "request.json").read_bytes())
     credential = {**question.get("credential", {}), "fingerprint": "sha256:1"}
-    kept.note(What.ISSUED, ISSUED, NOW)
+    kept.note(TokenEventKind.ISSUED, ISSUED, NOW)
     engine.decide({**question, "credential": credential})
-    kept.note(What.NOT_ISSUED, {"client": "other", "code": "scope"}, NOW)
+    kept.note(TokenEventKind.NOT_ISSUED, {"client": "other", "code": "scope"}, NOW)
     engine.decide({**question, "agent": {"id": "nobody", "issuer": "nowhere"}})
-    kept.note(What.ENDED, {"what": "token", **ISSUED}, NOW)
+    kept.note(TokenEventKind.ENDED, {"what": "token", **ISSUED}, NOW)
     return path
 
 
@@ -34,8 +34,8 @@ def bare(log, tmp_path):
     path = tmp_path / "bare" / log.name
     path.parent.mkdir()
     lines = log.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if not any(f'"{what}":' in line for what in What)))
-    assert len(path.read_text().splitlines()) == len(lines) - len(What)
+    path.write_text("".join(line for line in lines if not any(f'"{what}":' in line for what in TokenEventKind)))
+    assert len(path.read_text().splitlines()) == len(lines) - len(TokenEventKind)
     return path
 
 
@@ -82,5 +82,5 @@ def test_why_tells_it_as_data(run, project, log):
 def test_what_is_kept_of_tokens_while_looking_is_bounded(run, log, monkeypatch):
     from policyengine.cli.commands import why
 
-    monkeypatch.setattr(why, "MOST_TOKENS", 0)
+    monkeypatch.setattr(why, "MAX_TOKENS", 0)
     assert "by a token" not in run("why", ids(log)[0], "--log", log).out

@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.reload_rules import reload_rules, settings_file
-from policyengine.reload import Refused
+from policyengine.reload import ReloadRefusedError
 
 REVISION = "sha256:" + "a" * 64
 
@@ -46,7 +46,7 @@ def test_what_a_variable_says_goes_before_the_file(project: Path, monkeypatch: p
 def test_a_file_that_cannot_be_read_allows_nothing_and_says_why(project: Path) -> None:
     current = reload_rules([Path("shop")], (), "none", 30)
     (project / "shop" / "policyengine.toml").write_text("[reload]\nallow = [")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ReloadRefusedError) as refused:
         current()
     assert refused.value.why == "what a reload may take away cannot be read"
     assert "policyengine.toml" in refused.value.findings[0]

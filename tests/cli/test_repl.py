@@ -17,7 +17,7 @@ from policyengine.check import check
 from policyengine.cli.commands import repl
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing.session import Mistakes, Session, is_whole
+from policyengine.testing.session import ReplSession, StatementError, is_complete
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 POLICY = """package shop
@@ -51,9 +51,9 @@ def say(run, policy):
     return pipe
 
 
-def session() -> Session:
+def session() -> ReplSession:
     module, _ = parse(Source("shop.policy", POLICY))
-    return Session.of(check([module]))
+    return ReplSession.of(check([module]))
 
 
 # ── What is answered ──────────────────────────────────────────────────────────────────────────
@@ -144,7 +144,7 @@ def test_a_bracket_that_is_open_goes_on_on_the_next_line(say):
     [("a { b", False), ("a { b }", True), ('a "{"', True), ("a # {", True), ("[{", False), ('a "\\"{"', True)],
 )
 def test_strings_and_comments_open_nothing(text, whole):
-    assert is_whole(text) is whole
+    assert is_complete(text) is whole
 
 
 def test_json_gives_a_line_for_each_answer(say):
@@ -265,7 +265,7 @@ def test_what_other_policies_do_not_know_is_gone(say, tmp_path):
 @pytest.mark.parametrize("line", ["} anyone { may GET /x", "given", "=", '"', "GET", "]", "é", "a = = b", "{}"])
 def test_no_line_is_an_internal_error(line):
     one = session()
-    with pytest.raises(Mistakes):
+    with pytest.raises(StatementError):
         one.take(line)
     assert one.items == []
 

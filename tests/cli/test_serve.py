@@ -13,8 +13,8 @@ import pytest
 
 from policyengine.cli import main
 from policyengine.cli.load_engine import load_engine
-from policyengine.cli.options.observe import Asked, observe
-from policyengine.cli.settings.file import configuration_of
+from policyengine.cli.options.observe import ObserveOptions, start_observing
+from policyengine.cli.settings.file import load_settings
 from policyengine.client.socket import SocketClient
 from tests import forking
 
@@ -204,7 +204,7 @@ def test_observing_is_said_at_the_start_at_readyz_and_in_every_answer(serving):
 
 def observed(project, *, option=None, until=None, endpoints=()):
     engine = load_engine([project], None)
-    observe(engine, Asked(option, until, (), endpoints), configuration_of([project]).observe)
+    start_observing(engine, ObserveOptions(option, until, (), endpoints), load_settings([project]).observe)
     return engine.observing
 
 

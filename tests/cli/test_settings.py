@@ -13,8 +13,8 @@ import pytest
 from policyengine.cli import app
 from policyengine.cli.app import COMMANDS
 from policyengine.cli.errors import CommandError
-from policyengine.cli.settings.file import Configuration, configuration_of
-from policyengine.cli.settings.table import BY_OPTION, BY_VARIABLE, SETTINGS, is_meant
+from policyengine.cli.settings.file import ProjectSettings, load_settings
+from policyengine.cli.settings.table import BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
 from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 
@@ -38,9 +38,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(project: Path, text: str, **variables: str) -> Configuration:
+def said(project: Path, text: str, **variables: str) -> ProjectSettings:
     (project / "policyengine.toml").write_text(text)
-    return configuration_of([project / "p.policy"], variables)
+    return load_settings([project / "p.policy"], variables)
 
 
 def refused(project: Path, text: str, **variables: str) -> CommandError:
@@ -113,7 +113,7 @@ def test_paths_are_read_from_the_folder_of_the_file(project: Path) -> None:
     (project / "deep").mkdir()
     (project / ".policyroot").touch()
     (project / "policyengine.toml").write_text('[log]\nfile = "logs/d.jsonl"\n[serve]\ntrust = ["a.pem", "/b.pem"]\n')
-    found = configuration_of([project / "deep"], {})
+    found = load_settings([project / "deep"], {})
     assert found.values["log", "file"] == str(project / "logs/d.jsonl")
     assert found.values["serve", "trust"] == (str(project / "a.pem"), "/b.pem")
 
@@ -137,7 +137,7 @@ def test_a_variable_goes_before_the_file(project: Path) -> None:
 
 
 def test_a_variable_counts_where_there_is_no_file(project: Path) -> None:
-    assert configuration_of([project], {"POLICYENGINE_TEST_JOBS": "3"}).test.jobs == 3
+    assert load_settings([project], {"POLICYENGINE_TEST_JOBS": "3"}).test.jobs == 3
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_variable_that_is_meant_and_unknown_is_an_error(project: Path) -> None
     ],
 )  # fmt: skip
 def test_other_variables_are_none_of_ours(name: str) -> None:
-    assert not is_meant(name)
+    assert not is_setting_variable(name)
     assert name not in BY_VARIABLE
 
 

@@ -108,9 +108,9 @@ def test_it_writes_nothing_but_policies(run, shop, log, name):
 def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, monkeypatch):
     from policyengine.analysis.suggest import policy
 
-    lines_of = policy.lines_of
+    lines_of = policy.policy_lines
     wide = "anyone { may GET /v1/** }"
-    monkeypatch.setattr(policy, "lines_of", lambda doors, guards: [*lines_of(doors, guards), wide])
+    monkeypatch.setattr(policy, "policy_lines", lambda doors, guards: [*lines_of(doors, guards), wide])
     ended = run("suggest", shop, "--log", log, "-o", "observed.policy")
     assert ended.code == 3
     assert ended.out.splitlines()[-2] == "no proof: 1 of 1 flip that were meant, and 1 others"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from policyengine.cli.output.terminal import Screen, busy
+from policyengine.cli.output.terminal import Screen, show_progress
 from policyengine.control_characters import printable
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
@@ -80,8 +80,8 @@ def test_a_table_in_a_pipe_is_aligned(capsys):
 
 
 def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
-    monkeypatch.setattr("policyengine.cli.output.terminal.PATIENCE", 0)
-    with busy("thinking"):
+    monkeypatch.setattr("policyengine.cli.output.terminal.PROGRESS_DELAY_SECONDS", 0)
+    with show_progress("thinking"):
         pass
     assert capsys.readouterr().err == ""
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
-from policyengine.engine.request_input import read
+from policyengine.engine.request_input import parse_request
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.decode import DEEPEST
-from policyengine.runtime.history import Report
+from policyengine.runtime.decode import MAX_DEPTH
+from policyengine.runtime.history import OutcomeReport
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
@@ -173,7 +173,7 @@ def readable(tree: Any, depth: int = 0) -> Any:
     """The question without members that have no name, and without what nests too deep."""
     if not isinstance(tree, Mapping | list | tuple) or isinstance(tree, EntityRef):
         return tree
-    if depth >= DEEPEST:
+    if depth >= MAX_DEPTH:
         return None
     if isinstance(tree, Mapping):
         return {name: readable(value, depth + 1) for name, value in tree.items() if is_name(name)}
@@ -219,7 +219,7 @@ class Pair:
         if quick is not None:
             self._same(asking, "quick", (lenient, Effects()), (said(quick), effects))
         if isinstance(expected, Said) and (effects != Effects() or self.random.random() < CAREFUL):
-            decision, done = self.tested.careful(read(question), replace(before, history=self.specified.past))
+            decision, done = self.tested.careful(parse_request(question), replace(before, history=self.specified.past))
             self._same(asking, "careful", (self.specified.unsettled, effects), (said(decision), done))
         self.tally.count(expected, quick, effects)
         return expected
@@ -227,7 +227,7 @@ class Pair:
     def reports(self, status: int) -> None:
         """How the last request came out, for both."""
         at = micros(self.tested.now)
-        told = self.specified.store.report(self.specified.number, Report(status, {}), at)
+        told = self.specified.store.report(self.specified.number, OutcomeReport(status, {}), at)
         finished = self.specified.store.finish(self.specified.number, at)
         assert self.tested.engine.report(self.tested.last, status=status) == ("first" in (told, finished))
 

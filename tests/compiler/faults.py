@@ -15,7 +15,7 @@ from policyengine import kernel as k
 from policyengine.compiler import branches, driver, emit, leaves, lines, quick, rules, slices, tree, verdicts
 from policyengine.engine import recorder
 from policyengine.runtime.decision import Outcome
-from policyengine.spec.tasks import bounds
+from policyengine.spec.tasks import task_constraints
 
 Patch: TypeAlias = pytest.MonkeyPatch
 Part: TypeAlias = Any  # the fault's own function stands in for a method, whatever its signature
@@ -72,13 +72,13 @@ def a_guard_looks_at_case(patch: Patch) -> None:
 
 
 def a_door_does_not_look_at_case(patch: Patch) -> None:
-    folding_for = branches.folding_for
+    folding_for = branches.least_folding
 
     def found(segment: k.Segment, text: str) -> int | None:
         took = folding_for(segment, text)
         return None if took is None else 0
 
-    patch.setattr(branches, "folding_for", found)
+    patch.setattr(branches, "least_folding", found)
 
 
 def guards_do_not_know_what_other_spellings_bind(patch: Patch) -> None:
@@ -148,7 +148,7 @@ def a_block_stands_after_its_end(patch: Patch) -> None:
     holds = rules.DoorWriter.holds
 
     def forever(self: Part, requirement: k.Requirement) -> str:
-        return holds(self, replace(requirement, end=None) if isinstance(requirement, k.Valid) else requirement)
+        return holds(self, replace(requirement, end=None) if isinstance(requirement, k.ValidityPeriod) else requirement)
 
     patch.setattr(rules.DoorWriter, "holds", forever)
 
@@ -191,7 +191,11 @@ def a_task_bounds_where_it_is_left_to_guards(patch: Patch) -> None:
 
 
 def a_tool_of_a_task_is_looked_up_by_its_name_alone(patch: Patch) -> None:
-    patch.setattr(leaves, "bounds", lambda *given: [replace(one, inside=by_name(one.inside)) for one in bounds(*given)])
+    patch.setattr(
+        leaves,
+        "task_constraints",
+        lambda *given: [replace(one, inside=by_name(one.inside)) for one in task_constraints(*given)],
+    )
 
 
 def by_name(inside: k.Expr) -> k.Expr:

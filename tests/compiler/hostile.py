@@ -11,12 +11,12 @@ import msgpack  # type: ignore[import-untyped]
 
 from policyengine.compiler.bundle import file
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.payload import PARTS, codec, whole
+from policyengine.compiler.bundle.payload import LAZY_MEMBERS, bundle_codec, read_everything
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
 from tests.generate import cases, directory
 
-BYTES_WITHIN = (*PARTS, "uses")
+BYTES_WITHIN = (*LAZY_MEMBERS, "uses")
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 7, 255, 2**63 - 1, -(2**63), 2**64 - 1, 0.5),
     *("", "x", "user", "id", "read", "GET", "*", "a/b", "\x00", "ü", "x" * 70_000, "(a+)+$", "Europe/Berlin"),
@@ -43,8 +43,8 @@ def repacked(parts: Any) -> Any:
 
 def sealed(payload: bytes) -> bytes:
     """The payload with its digest."""
-    digest = file.digest_of(file.FORMAT, "0.1.0", codec().shape, payload)
-    found: bytes = msgpack.packb([file.MAGIC, file.FORMAT, "0.1.0", codec().shape, digest, payload, []])
+    digest = file.digest_of(file.FORMAT, "0.1.0", bundle_codec().shape, payload)
+    found: bytes = msgpack.packb([file.MAGIC, file.FORMAT, "0.1.0", bundle_codec().shape, digest, payload, []])
     return found
 
 
@@ -108,7 +108,7 @@ def refused_or_sound(seed: int, changes: int) -> int:
     for _ in range(changes):
         try:
             found = decode_bundle(bundled(mutated(random, members)))
-            kernel, tree = whole(found.kernel, found.tree)
+            kernel, tree = read_everything(found.kernel, found.tree)
         except BundleError:
             refused += 1
             continue

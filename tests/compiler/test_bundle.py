@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from policyengine import kernel as k
 from policyengine.compiler.bundle import file
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, read_bundle, write_bundle
-from policyengine.compiler.bundle.payload import Parts, codec, whole
+from policyengine.compiler.bundle.payload import LazySequence, bundle_codec, read_everything
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.kernel.fingerprint import revision
+from policyengine.kernel.fingerprint import compute_revision
 from tests.generate import Case, cases, checked_policy, directory, kernel_of
 
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
@@ -51,7 +51,7 @@ def refused(data: bytes, **options: Any) -> BundleError:
 def test_a_bundle_holds_the_kernel_and_its_tree(name: str) -> None:
     kernel = Engine.load(EXAMPLES / name).kernel
     found = decode_bundle(write_bundle(kernel, "0.1.0"))
-    assert whole(found.kernel, found.tree) == (kernel, tree_of(kernel))
+    assert read_everything(found.kernel, found.tree) == (kernel, tree_of(kernel))
 
 
 @settings(max_examples=25)
@@ -60,9 +60,9 @@ def test_every_construct_comes_back_as_it_was(seed: int) -> None:
     kernel = kernel_of(checked_policy(Random(seed)))
     assert kernel is not None
     found = decode_bundle(write_bundle(kernel, "0.1.0"))
-    read, tree = whole(found.kernel, found.tree)
+    read, tree = read_everything(found.kernel, found.tree)
     assert (read, tree) == (kernel, tree_of(kernel))
-    assert revision(read) == found.kernel.revision == kernel.revision
+    assert compute_revision(read) == found.kernel.revision == kernel.revision
 
 
 def test_a_loop_within_another_may_call_its_variable_by_the_same_name() -> None:
@@ -146,8 +146,8 @@ def test_another_policy_has_another_digest(small: bytes) -> None:
 
 def test_parts_are_read_when_they_are_first_needed(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[type] = []
-    original = codec().read
-    monkeypatch.setattr(codec(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
+    original = bundle_codec().read
+    monkeypatch.setattr(bundle_codec(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
     kernel = decode_bundle(small).kernel
     assert k.AgentBlock not in read
     assert kernel.agents[0] is kernel.agents[0]
@@ -155,7 +155,7 @@ def test_parts_are_read_when_they_are_first_needed(small: bytes, monkeypatch: py
 
 
 def test_parts_behave_as_a_tuple_does() -> None:
-    parts = Parts([b"a", b"b", b"c"], lambda index, data: (index, data))
+    parts = LazySequence([b"a", b"b", b"c"], lambda index, data: (index, data))
     as_tuple = ((0, b"a"), (1, b"b"), (2, b"c"))
     assert parts == as_tuple
     assert (parts[-1], parts[1:], len(parts)) == (as_tuple[-1], as_tuple[1:], 3)
@@ -172,7 +172,7 @@ def test_threads_that_ask_at_once_get_the_same_part() -> None:
         start.wait()
         found.append(parts[0])
 
-    parts = Parts([b"x"], lambda index, data: [data])  # a list: each one made is another
+    parts = LazySequence([b"x"], lambda index, data: [data])  # a list: each one made is another
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -246,7 +246,7 @@ def test_a_version_that_is_none_is_not_shown(small: bytes) -> None:
 
 def test_what_writes_alike_has_one_shape_on_every_python() -> None:
     """Another shape makes bundles of before unreadable: then this changes with it, knowingly."""
-    told = {record.kind.__name__: record.shape for record in codec().records.values()}
+    told = {record.kind.__name__: record.shape for record in bundle_codec().records.values()}
     assert told["Like"].startswith("25 Like(span: place, operand: Constant | Fact | ")
     assert told["Valid"] == "53 Valid(span: place, start: None | time, end: None | time)"
     assert told["Daily"] == "41 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
@@ -272,7 +272,7 @@ def test_a_file_that_is_no_bundle_is_refused(name: str, code: str, tmp_path: Pat
 
 def test_a_file_that_is_too_large_is_refused(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.policybundle").write_bytes(small)
-    monkeypatch.setattr(file, "LARGEST", 10)
+    monkeypatch.setattr(file, "MAX_BUNDLE_BYTES", 10)
     with pytest.raises(BundleError, match="the limit is 10") as found:
         read_bundle(tmp_path / "a.policybundle")
     assert found.value.code == "E166"

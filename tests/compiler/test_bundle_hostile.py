@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from policyengine import kernel as k
 from policyengine.compiler import tree
-from policyengine.compiler.bundle.file import Bundle, BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.payload import codec, whole
+from policyengine.compiler.bundle.file import BundleError, PolicyBundle, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import bundle_codec, read_everything
 from policyengine.engine import Engine
 from policyengine.runtime import windows
-from policyengine.typesystem import Field
+from policyengine.typesystem import FieldType
 from tests.compiler.hostile import bundled, members_of, places_in, refused_or_sound, sealed
 
 POLICY = """language 1
@@ -76,16 +76,16 @@ def copy_of(members: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read(data: bytes) -> Bundle:
+def read(data: bytes) -> PolicyBundle:
     """A bundle with everything in it read."""
     found = decode_bundle(data)
-    whole(found.kernel, found.tree)
+    read_everything(found.kernel, found.tree)
     return found
 
 
 def of_kind(members: dict[str, Any], kind: type) -> list[Any]:
     """The array that stands for a value of the class, its number before its members."""
-    record = codec().records[kind]
+    record = bundle_codec().records[kind]
     arrays = (holder[key] for holder, key in places_in(members) if isinstance(holder[key], list))
     fitting = (one for one in arrays if len(one) == len(record.names) + 1 and one[0] == record.number)
     return next(one for one in fitting if record.names[0] != "span" or isinstance(one[1], list))
@@ -94,7 +94,7 @@ def of_kind(members: dict[str, Any], kind: type) -> list[Any]:
 def put(members: dict[str, Any], kind: type, member: str, value: Any) -> None:
     """Something else in place of a member; of several items, in place of the first."""
     found = INLINE[kind](members) if kind in INLINE else of_kind(members, kind)
-    place = codec().records[kind].names.index(member) + (kind not in INLINE)
+    place = bundle_codec().records[kind].names.index(member) + (kind not in INLINE)
     if member in ("items", "arguments") and found[place]:
         found[place][0] = value
     else:
@@ -104,12 +104,12 @@ def put(members: dict[str, Any], kind: type, member: str, value: Any) -> None:
 # Classes that stand where no other can, so that no number says which they are.
 INLINE: dict[type, Callable[[dict[str, Any]], Any]] = {
     k.Grant: lambda members: next(block[5][0] for block in members["agents"] if block[5][0][2]),
-    k.Delegate: lambda members: next(block[6][0] for block in members["agents"] if block[6]),
+    k.DelegationGrant: lambda members: next(block[6][0] for block in members["agents"] if block[6]),
     k.Binder: lambda members: members["binders"][0],
-    k.Entity: lambda members: members["entities"][0],
+    k.EntityType: lambda members: members["entities"][0],
     k.Issuer: lambda members: members["issuers"][0],
     k.Attester: lambda members: members["attesters"][0],
-    Field: lambda members: next(entity[2][0] for entity in members["entities"] if entity[2]),
+    FieldType: lambda members: next(entity[2][0] for entity in members["entities"] if entity[2]),
     tree.Uses: lambda members: members["uses"][0],
     tree.Opens: lambda members: members["uses"][0][0][0],
 }
@@ -151,13 +151,13 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.Quantifier, "variable", "other", "nothing binds"),
     (k.Quantifier, "variable", "1x", "no set or list"),
     (k.Quantifier, "word", "some", "one of any"),
-    (k.Apply, "function", "eval", "no such function"),
-    (k.Apply, "function", "lower", "cannot take these"),
+    (k.Call, "function", "eval", "no such function"),
+    (k.Call, "function", "lower", "cannot take these"),
     (k.Member, "name", "b", "a member of no record"),
     (k.Attribute, "name", "__class__.x", "an attribute without a name"),
     (k.Attribute, "levels", [["user", False]], "no set"),
     (k.Attribute, "levels", [["a b", False]], "no"),
-    (Field, "else_empty", True, "an attribute without a name"),
+    (FieldType, "else_empty", True, "an attribute without a name"),
     (k.Default, "type", 0, "of another type"),
     (k.Arithmetic, "operator", "**", "one of +"),
     (k.HttpPattern, "methods", [], "methods that no request has"),
@@ -173,10 +173,10 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.IssuedBy, "issuers", ["nobody"], "an issuer that is not declared"),
     (k.IssuedBy, "issuers", [], "an issuer that is not declared"),
     (k.AttestedBy, "attesters", ["nobody"], "an attester that is not declared"),
-    (k.CredentialKind, "kinds", ["smile"], "a kind of credential that does not exist"),
-    (k.Below, "strict", 1, "bool is expected"),
+    (k.CredentialKinds, "kinds", ["smile"], "a kind of credential that does not exist"),
+    (k.IsMember, "strict", 1, "bool is expected"),
     (k.HasRow, "entity", None, "Constant | Fact"),
-    (k.Named, "type", 0, "a definition of another type"),
+    (k.DefinitionRef, "type", 0, "a definition of another type"),
     (windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
     (windows.Daily, "days", [], "a window on no day"),
     (windows.Daily, "days", [1, 0], "not in rising order"),
@@ -188,12 +188,12 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (windows.Absolute, "end", 0, "a window that ends before it begins"),
     (k.Binder, "resource", ["invoice", "other"], "a resource that its pattern does not capture"),
     (k.Binder, "facts", [[["user"], None]], "Constant | Fact"),
-    (k.Entity, "name", "a b", "a declaration without a name"),
+    (k.EntityType, "name", "a b", "a declaration without a name"),
     (k.Attester, "name", "", "a declaration without a name"),
     (k.Issuer, "name", "1", "a declaration without a name"),
     (k.Issuer, "claims", [["plan", ["user"]]], "a claim that is no attribute of who asks"),
     (k.Issuer, "claims", [["plan", ["request", "path"]]], "a claim that is no attribute of who asks"),
-    (Field, "name", "a.b", "an attribute without a name"),
+    (FieldType, "name", "a.b", "an attribute without a name"),
     (tree.Opens, "kind", "packages", "a door of no kind"),
     (tree.Opens, "block", 99, "a block that is not there"),
     (tree.Opens, "grant", -1, "a `may` that is not there"),
@@ -243,19 +243,19 @@ MISTYPED: list[tuple[type, str, str]] = [
     (k.InNetwork, "networks", "no network"),
     (k.HasRow, "entity", "no entity"),
     (k.InWindow, "instant", "no time"),
-    (k.Below, "item", "no entities"),
+    (k.IsMember, "item", "no entities"),
     (k.Overlaps, "left", "no sets of one type"),
     (k.Quantifier, "domain", "no set or list"),
     (k.Quantifier, "condition", "neither true nor false"),
-    (k.Negative, "operand", "no number"),
+    (k.UnaryMinus, "operand", "no number"),
     (k.Attribute, "base", "no entity"),
     (k.Member, "base", "no record"),
     (k.Deny, "condition", "neither true nor false"),
     (k.Grant, "when", "neither true nor false"),
     (k.Confirm, "condition", "neither true nor false"),
-    (k.Oblige, "condition", "neither true nor false"),
-    (k.Delegate, "when", "neither true nor false"),
-    (k.Where, "condition", "neither true nor false"),
+    (k.ObligationEffect, "condition", "neither true nor false"),
+    (k.DelegationGrant, "when", "neither true nor false"),
+    (k.PrincipalCondition, "condition", "neither true nor false"),
     (k.ActsFor, "condition", "neither true nor false"),
     (k.And, "items", "neither true nor false"),
     (k.Or, "items", "neither true nor false"),
@@ -266,8 +266,8 @@ MISTYPED: list[tuple[type, str, str]] = [
     (k.Arithmetic, "left", "for what it cannot take"),
     (k.MemberOf, "expression", "approval by what is no entity"),
     (k.Default, "fallback", "of another type"),
-    (k.Named, "expression", "a definition of another type"),
-    (k.Apply, "arguments", "cannot take these"),
+    (k.DefinitionRef, "expression", "a definition of another type"),
+    (k.Call, "arguments", "cannot take these"),
 ]
 
 
@@ -282,7 +282,7 @@ def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: ty
 
 def a_duration(changed: dict[str, Any]) -> list[Any]:
     changed["types"].append("duration")
-    return [codec().records[k.Constant].number, [0, 0, 0], ["duration", [1, 0, 0]], len(changed["types"]) - 1]
+    return [bundle_codec().records[k.Constant].number, [0, 0, 0], ["duration", [1, 0, 0]], len(changed["types"]) - 1]
 
 
 # ── What stands around the parts ──────────────────────────────────────────────────────────────
@@ -358,7 +358,7 @@ def test_conditions_that_nest_without_end_are_refused(members: dict[str, Any], d
     changed = copy_of(members)
     deny = of_kind(changed, k.Deny)
     for _ in range(depth):
-        deny[2] = [codec().records[k.Not].number, [0, 0, 0], deny[2]]
+        deny[2] = [bundle_codec().records[k.Not].number, [0, 0, 0], deny[2]]
     assert_refused(changed, "nest" if depth < 1_000 else "no MessagePack")
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.compiler import tree
-from policyengine.compiler.bundle.file import Bundle, BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.payload import codec, whole
+from policyengine.compiler.bundle.file import BundleError, PolicyBundle, decode_bundle, write_bundle
+from policyengine.compiler.bundle.payload import bundle_codec, read_everything
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
 from policyengine.stores.memory.store import MemoryStore
@@ -54,10 +54,10 @@ def members(written: bytes) -> Members:
     return found
 
 
-def read(data: bytes) -> Bundle:
+def read(data: bytes) -> PolicyBundle:
     """A bundle with everything in it read."""
     found = decode_bundle(data)
-    whole(found.kernel, found.tree)
+    read_everything(found.kernel, found.tree)
     return found
 
 
@@ -66,7 +66,7 @@ def read(data: bytes) -> Bundle:
 
 def at(kind: type, member: str, *, numbered: bool) -> int:
     """Where a member stands in the array of a part, which begins with a number where several kinds may stand."""
-    return codec().records[kind].names.index(member) + numbered
+    return bundle_codec().records[kind].names.index(member) + numbered
 
 
 def limit(name: str) -> Where:
@@ -102,9 +102,9 @@ def effect(number: int) -> Where:
 MOVING, SUM, COUNT = limit("moving"), of_limit("spent", "quotas", 0), of_limit("spent", "quotas", 1)
 RAISE, CLAMP = of_limit("moving", "raises", 0), of_limit("moving", "clamps", 0)
 HAPPENED, SUMMED, COUNTED, DIFFERENT = (effect(number) for number in range(4))
-EVENT = inside(HAPPENED, k.Happened, "event", numbered=True)
+EVENT = inside(HAPPENED, k.HistoryCondition, "event", numbered=True)
 PAST = inside(SUMMED, k.Aggregate, "field", numbered=True)
-STATE = inside(inside(DIFFERENT, k.Aggregate, "field", numbered=True), k.Past, "fact", numbered=True)
+STATE = inside(inside(DIFFERENT, k.Aggregate, "field", numbered=True), k.PastFact, "fact", numbered=True)
 
 
 def watch(members: Members) -> Any:
@@ -136,42 +136,42 @@ WRONG: list[tuple[Where, type, bool, str, Any, str]] = [
     (CLAMP, k.Clamp, False, "lasts", NONE, "a clamp for no time"),
     (CLAMP, k.Clamp, False, "lasts", [-1, 0, 0], "a clamp for no time"),
     (CLAMP, k.Clamp, False, "pace", [5, [0, 60, 0], 0], NOTHING),
-    (of_limit("few", "at_once"), k.AtOnce, True, "most", 0, "a place for nobody"),
-    (of_limit("few", "at_once"), k.AtOnce, True, "lease", NONE, "a place for nobody"),
+    (of_limit("few", "at_once"), k.ConcurrencyLimit, True, "most", 0, "a place for nobody"),
+    (of_limit("few", "at_once"), k.ConcurrencyLimit, True, "lease", NONE, "a place for nobody"),
     (limit("few"), k.Rate, True, "at_once", None, "a rate without a limit"),
     (MOVING, k.Rate, True, "pace", None, "a rate without a limit"),
     (MOVING, k.Rate, True, "failing", "maybe", "one of deny"),
     (MOVING, k.Rate, True, "counting_denials", 1, "bool is expected"),
-    (MOVING, k.Rate, True, "floor", [codec().records[k.Pace].number, 0, [0, 60, 0], 1], NOTHING),
+    (MOVING, k.Rate, True, "floor", [bundle_codec().records[k.Pace].number, 0, [0, 60, 0], 1], NOTHING),
     (limit("spent"), k.Budget, True, "quotas", [], "a budget without a limit"),
     (limit("spent"), k.Budget, True, "failing", "", "one of deny"),
-    (SUM, k.Quota, False, "within", NONE, "a budget of nothing"),
-    (SUM, k.Quota, False, "fact", None, "a budget of nothing"),
-    (SUM, k.Quota, False, "function", "count", "a budget of nothing"),
-    (SUM, k.Quota, False, "function", "product", "one of sum"),
-    (COUNT, k.Quota, False, "function", "sum", "a budget of nothing"),
+    (SUM, k.BudgetLimit, False, "within", NONE, "a budget of nothing"),
+    (SUM, k.BudgetLimit, False, "fact", None, "a budget of nothing"),
+    (SUM, k.BudgetLimit, False, "function", "count", "a budget of nothing"),
+    (SUM, k.BudgetLimit, False, "function", "product", "one of sum"),
+    (COUNT, k.BudgetLimit, False, "function", "sum", "a budget of nothing"),
     (uses, tree.Uses, False, "limits", [99], "a limit that is not there"),
     (uses, tree.Uses, False, "spared", [-1], "a limit that is not there"),
     (uses, tree.Uses, False, "watches", [99], "a watch that is not there"),
-    (HAPPENED, k.Happened, True, "within", NONE, "a history of no time"),
+    (HAPPENED, k.HistoryCondition, True, "within", NONE, "a history of no time"),
     (SUMMED, k.Aggregate, True, "within", [-1, 0, 0], "a history of no time"),
     (SUMMED, k.Aggregate, True, "field", None, "a count of nothing"),
     (SUMMED, k.Aggregate, True, "function", "count", "a count of nothing"),
     (COUNTED, k.Aggregate, True, "function", "sum", "a count of nothing"),
     (COUNTED, k.Aggregate, True, "function", "median", "one of count"),
     (DIFFERENT, k.Aggregate, True, "function", "sum", "a sum of what is no number"),
-    (EVENT, k.Event, False, "watch", "0" * 24, "an event by another name"),
-    (EVENT, k.Event, False, "latest", True, "an event by another name"),
-    (EVENT, k.Event, False, "denied", True, "an event by another name"),
-    (EVENT, k.Event, False, "facts", [], "an event by another name"),
-    (EVENT, k.Event, False, "outputs", [["state"]], "an event by another name"),
-    (EVENT, k.Event, False, "keys", None, "an event by another name"),
-    (PAST, k.Past, True, "type", 0, "an earlier fact of another type"),
+    (EVENT, k.EventPattern, False, "watch", "0" * 24, "an event by another name"),
+    (EVENT, k.EventPattern, False, "latest", True, "an event by another name"),
+    (EVENT, k.EventPattern, False, "denied", True, "an event by another name"),
+    (EVENT, k.EventPattern, False, "facts", [], "an event by another name"),
+    (EVENT, k.EventPattern, False, "outputs", [["state"]], "an event by another name"),
+    (EVENT, k.EventPattern, False, "keys", None, "an event by another name"),
+    (PAST, k.PastFact, True, "type", 0, "an earlier fact of another type"),
     (STATE, k.Fact, True, "path", ["past", "secret"], "an outcome that nobody reports"),
     (STATE, k.Fact, True, "path", ["past", "output"], "an outcome that nobody reports"),
     (STATE, k.Fact, True, "path", ["past", "status"], "an outcome that nobody reports"),
     (STATE, k.Fact, True, "path", ["past", "output", "other"], "an outcome that is not remembered"),
-    (watch, k.Watch, False, "within", NONE, "a history of no time"),
+    (watch, k.EventRetention, False, "within", NONE, "a history of no time"),
 ]
 
 
@@ -202,9 +202,9 @@ MISTYPED: list[tuple[Where, type, bool, str, str]] = [
     (CLAMP, k.Clamp, False, "when", "neither true nor false"),
     (of_limit("by quota", "pace"), k.PaceByFact, True, "count", NOTHING),
     (limit("spent"), k.Budget, True, "when", "neither true nor false"),
-    (SUM, k.Quota, False, "fact", "a sum of what is no number"),
-    (SUM, k.Quota, False, "bound", "a budget of nothing"),
-    (EVENT, k.Event, False, "where", "neither true nor false"),
+    (SUM, k.BudgetLimit, False, "fact", "a sum of what is no number"),
+    (SUM, k.BudgetLimit, False, "bound", "a budget of nothing"),
+    (EVENT, k.EventPattern, False, "where", "neither true nor false"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_an_operand_of_another_type_in_a_limit_is_refused(
     members: Members, where: Where, kind: type, numbered: bool, member: str, why: str
 ) -> None:
     members["types"].append("duration")
-    number = codec().records[k.Constant].number
+    number = bundle_codec().records[k.Constant].number
     duration = [number, [0, 0, 0], ["duration", [1, 0, 0]], len(members["types"]) - 1]
     where(members)[at(kind, member, numbered=numbered)] = duration
     assert_refused(members, why)
@@ -243,7 +243,7 @@ def refused_or_decides(members: Members) -> bool:
     """Whether a bundle that was changed by chance is refused; every other one decides all that is asked, twice."""
     try:
         found = decode_bundle(bundled(members))
-        kernel, known = whole(found.kernel, found.tree)
+        kernel, known = read_everything(found.kernel, found.tree)
     except BundleError:
         return True
     engine = Engine(kernel, tree=known, clock=lambda: NOW, store=MemoryStore(history_complete=True))

@@ -9,9 +9,9 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.payload import codec, whole
+from policyengine.compiler.bundle.payload import bundle_codec, read_everything
 from policyengine.engine import Engine
-from policyengine.server.authzen.adapter import FAILED, Authzen, read
+from policyengine.server.authzen.adapter import FAILED, AuthzenAdapter, read_evaluation
 from tests.compiler.hostile import bundled, members_of
 
 POLICY = """language 1
@@ -42,11 +42,11 @@ def members() -> Members:
 
 def at(kind: type, member: str) -> int:
     """Where a member stands: before it the number of its class."""
-    return codec().records[kind].names.index(member) + 1
+    return bundle_codec().records[kind].names.index(member) + 1
 
 
 def item(members: Members, kind: type, **holding: object) -> list[Any]:
-    number = codec().records[kind].number
+    number = bundle_codec().records[kind].number
     return next(
         one
         for one in members["maps"]
@@ -61,7 +61,7 @@ def endpoint(members: Members, name: str) -> list[Any]:
 
 def read_whole(members: Members) -> k.Kernel:
     bundle = decode_bundle(bundled(members))
-    return whole(bundle.kernel, bundle.tree)[0]
+    return read_everything(bundle.kernel, bundle.tree)[0]
 
 
 def refused(members: Members) -> str:
@@ -141,12 +141,12 @@ def test_a_question_is_denied_where_the_maps_are_not_sound(members: Members) -> 
     """They are read when the first question comes: that one, and every other, is denied."""
     item(members, k.MapResource)[at(k.MapResource, "entity")] = "spaceship"
     bundle = decode_bundle(bundled(members))
-    question = read({
+    question = read_evaluation({
         "subject": {"type": "user", "id": "alice"},
         "action": {"name": "c"},
         "resource": {"type": "todo", "id": "7"},
     })  # fmt: skip
-    authzen = Authzen(Engine(bundle.kernel, tree=bundle.tree))
+    authzen = AuthzenAdapter(Engine(bundle.kernel, tree=bundle.tree))
     assert [authzen.decided(question)[:2] for _ in range(2)] == [
         authzen.denied("the maps of the policy cannot be read", FAILED)[:2]
     ] * 2

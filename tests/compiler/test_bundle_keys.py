@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.signature import DOMAIN, KeyFileError, SigningKey, TrustedKey, key_id
+from policyengine.compiler.bundle.signature import DOMAIN, BundleSigningKey, KeyFileError, TrustedKey, key_id
 from policyengine.engine import Engine
 from policyengine.extras import install_command
 
@@ -57,7 +57,7 @@ def theirs(tmp_path: Path) -> Pair:
 
 
 def signed(pair: Pair) -> bytes:
-    return write_bundle(KERNEL, "0.1.0", SigningKey.read(pair.private))
+    return write_bundle(KERNEL, "0.1.0", BundleSigningKey.read(pair.private))
 
 
 def refused(data: bytes, keys: Any) -> BundleError:
@@ -124,7 +124,7 @@ def resigned(data: bytes, signatures: object) -> bytes:
 
 
 def test_a_signature_of_another_bundle_counts_for_nothing(ours: Pair) -> None:
-    other = write_bundle(Engine.from_text("anyone { may GET /x }").kernel, "0.1.0", SigningKey.read(ours.private))
+    other = write_bundle(Engine.from_text("anyone { may GET /x }").kernel, "0.1.0", BundleSigningKey.read(ours.private))
     assert refused(resigned(signed(ours), msgpack.unpackb(other)[-1]), [ours.public]).code == "E163"
 
 
@@ -158,7 +158,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ec.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(KeyFileError, match="this private key is not of Ed25519"):
-        SigningKey.read(tmp_path / "ec.pem")
+        BundleSigningKey.read(tmp_path / "ec.pem")
     with pytest.raises(KeyFileError, match="this public key is not of Ed25519"):
         TrustedKey.of(public)
 
@@ -167,14 +167,14 @@ def test_a_key_under_a_passphrase_is_refused(ours: Pair, tmp_path: Path) -> None
     locked = ours.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     (tmp_path / "locked.pem").write_bytes(locked)
     with pytest.raises(KeyFileError, match="locked by a passphrase"):
-        SigningKey.read(tmp_path / "locked.pem")
+        BundleSigningKey.read(tmp_path / "locked.pem")
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 43, b"-----BEGIN PUBLIC KEY-----\n", b"\xff" * 99])
 def test_what_is_no_key_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "key").write_bytes(data)
     with pytest.raises(KeyFileError, match="this is no private key"):
-        SigningKey.read(tmp_path / "key")
+        BundleSigningKey.read(tmp_path / "key")
     with pytest.raises(KeyFileError, match="this is no public key"):
         TrustedKey.read(tmp_path / "key")
 
@@ -187,7 +187,7 @@ def test_a_private_key_is_no_public_one(ours: Pair) -> None:
 @pytest.mark.parametrize("name", ["nowhere.pem", ".", "a\0b"])
 def test_a_key_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyFileError, match="this key cannot be read"):
-        SigningKey.read(f"{tmp_path}/{name}")
+        BundleSigningKey.read(f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize("used", ["SigningKey.read('ours.pem')", "TrustedKey.read('ours.pub.pem')"])
@@ -215,5 +215,5 @@ def test_keys_of_openssl_are_used_as_they_are(tmp_path: Path) -> None:
         "openssl pkey -in private.pem -pubout -out public.pem",
     ):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
-    data = write_bundle(KERNEL, "0.1.0", SigningKey.read(tmp_path / "private.pem"))
+    data = write_bundle(KERNEL, "0.1.0", BundleSigningKey.read(tmp_path / "private.pem"))
     assert len(decode_bundle(data, keys=[tmp_path / "public.pem"]).signed_by) == 1

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from policyengine import kernel as k
 from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
-from policyengine.engine.request_input import read
+from policyengine.engine.request_input import parse_request
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
 from tests.compiler.equality import Pair, hold
@@ -174,7 +174,7 @@ def test_generated_questions_are_about_rules_with_every_form_of_a_condition() ->
 
 def rules_for(slices: Slices, asking: Asking) -> list[k.Expr]:
     try:
-        return conditions(slices.of(read(asking.question)))
+        return conditions(slices.of(parse_request(asking.question)))
     except RequestError:
         return []
 

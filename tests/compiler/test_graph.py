@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.draw import draw, natural
-from policyengine.compiler.graph.selection import AskedError, reach_of, read_endpoint
+from policyengine.compiler.graph.box import Box, BoxKind
+from policyengine.compiler.graph.draw import draw, natural_sort_key
+from policyengine.compiler.graph.selection import SelectionError, agent_reach, read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
 from policyengine.explain.explanation import endpoint_words
 from policyengine.kernel import InGroup, Kernel
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 from policyengine.spec.match import match_pattern, place_covers
 from tests.generate.cases import cases
 
@@ -34,7 +34,7 @@ def example(name: str) -> Kernel:
 
 def drawn(kernel: Kernel, endpoint: str | None = None, agent: str | None = None, groups: tuple[str, ...] = ()) -> Box:
     pattern = None if endpoint is None else read_endpoint(endpoint)
-    reach = None if agent is None else reach_of(kernel, agent, groups)
+    reach = None if agent is None else agent_reach(kernel, agent, groups)
     return draw(kernel, tree_of(kernel), pattern, reach)
 
 
@@ -49,7 +49,7 @@ def labels(box: Box) -> list[str]:
     return [child.label for child in box.children]
 
 
-def of_kind(box: Box, *kinds: Kind) -> list[str]:
+def of_kind(box: Box, *kinds: BoxKind) -> list[str]:
     return [part.label for part in box.walk() if part.kind in kinds]
 
 
@@ -143,7 +143,7 @@ def test_siblings_are_in_the_order_of_their_numbers():
 
 
 def test_a_number_of_many_digits_is_ordered_without_being_read():
-    assert natural("9" * 8_000) != natural("9" * 7_999)
+    assert natural_sort_key("9" * 8_000) != natural_sort_key("9" * 7_999)
 
 
 def test_what_is_bound_by_with_is_shown():
@@ -178,9 +178,9 @@ def test_an_endpoint_shows_exactly_what_the_specification_finds_there(name, aske
         for grant in block.grants
         if any(match_pattern(opening.pattern, endpoint) is not None for opening in grant.openings)
     }
-    assert set(of_kind(root, Kind.GUARD)) == guards
-    assert {box.label for box in root.children if of_kind(box, Kind.MAY)} == doors
-    assert (of_kind(root, Kind.NOTE) == ["no door opens here: denied by default"]) == (not doors)
+    assert set(of_kind(root, BoxKind.GUARD)) == guards
+    assert {box.label for box in root.children if of_kind(box, BoxKind.MAY)} == doors
+    assert (of_kind(root, BoxKind.NOTE) == ["no door opens here: denied by default"]) == (not doors)
 
 
 def test_at_an_endpoint_rules_say_through_which_pattern_they_apply():
@@ -198,7 +198,7 @@ def test_a_guard_that_leaves_the_endpoint_out_is_named():
 
 def test_a_pattern_shows_all_that_meets_it():
     kernel = kernel_of("anyone { may GET /a/x, GET /a/{id}, POST /a/{id}, GET /b }")
-    assert of_kind(drawn(kernel, "GET /a/{id}"), Kind.MAY) == ["may GET /a/{id}", "may GET /a/x"]
+    assert of_kind(drawn(kernel, "GET /a/{id}"), BoxKind.MAY) == ["may GET /a/{id}", "may GET /a/x"]
 
 
 def test_an_area_is_drawn_as_a_tree():
@@ -230,7 +230,7 @@ def test_an_area_of_tools_leaves_others_out():
     ],
 )
 def test_what_is_no_endpoint_is_told(asked, why):
-    with pytest.raises(AskedError) as caught:
+    with pytest.raises(SelectionError) as caught:
         read_endpoint(asked)
     assert (caught.value.kind, caught.value.message) == ("endpoint", why)
 
@@ -261,7 +261,7 @@ def crew() -> Kernel:
 
 
 def test_an_agent_sees_its_own_doors_and_those_of_anyone(crew):
-    assert of_kind(drawn(crew, agent="bot"), Kind.MAY) == [
+    assert of_kind(drawn(crew, agent="bot"), BoxKind.MAY) == [
         "may GET /acme",
         "may GET /bot",
         "may GET /bot",
@@ -277,7 +277,7 @@ def test_users_matter_to_an_agent_where_it_has_a_door(crew):
 
 
 def test_guards_that_stand_before_the_doors_of_an_agent_are_drawn_and_no_others(crew):
-    assert of_kind(drawn(crew, agent="bot"), Kind.GUARD) == ['guard "here"', 'guard "bot"']
+    assert of_kind(drawn(crew, agent="bot"), BoxKind.GUARD) == ['guard "here"', 'guard "bot"']
 
 
 def test_groups_that_an_agent_may_be_in_are_named_but_not_drawn(crew):
@@ -295,7 +295,7 @@ def test_a_group_that_is_given_counts(crew):
 def test_an_agent_at_an_endpoint_sees_only_itself_there(crew):
     root = drawn(crew, "GET /bot", agent="bot")
     assert labels(root)[:2] == ['agent "bot"', 'user where user.id == "u"']
-    assert of_kind(drawn(crew, "GET /other", agent="bot"), Kind.NOTE) == ["no door opens here: denied by default"]
+    assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no door opens here: denied by default"]
 
 
 def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
@@ -311,8 +311,8 @@ def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
     ],
 )
 def test_names_that_no_block_is_about_are_told(crew, name, groups, message, hint):
-    with pytest.raises(AskedError) as caught:
-        reach_of(crew, name, groups)
+    with pytest.raises(SelectionError) as caught:
+        agent_reach(crew, name, groups)
     assert (caught.value.kind, caught.value.message, caught.value.hint) == ("agent", message, hint)
 
 
@@ -322,16 +322,16 @@ def test_an_agent_that_only_a_condition_may_be_about_can_be_asked_for(crew):
 
 def test_without_groups_nobody_is_sent_to_them():
     kernel = kernel_of('agent "bot" { issued by idp acts alone may GET /bot }')
-    with pytest.raises(AskedError) as caught:
-        reach_of(kernel, "zzz", ())
+    with pytest.raises(SelectionError) as caught:
+        agent_reach(kernel, "zzz", ())
     assert caught.value.hint is None
 
 
 def test_a_guard_stands_at_its_endpoint_in_another_case_and_a_door_does_not():
     kernel = kernel_of('anyone { may GET /Docs }\nguard "g" on /docs { deny when request.size > 1 }')
-    assert of_kind(drawn(kernel, "GET /DOCS"), Kind.GUARD) == ['guard "g"']
-    assert of_kind(drawn(kernel, "GET /DOCS"), Kind.MAY) == []
-    assert of_kind(drawn(kernel, "GET /Docs"), Kind.MAY) != []
+    assert of_kind(drawn(kernel, "GET /DOCS"), BoxKind.GUARD) == ['guard "g"']
+    assert of_kind(drawn(kernel, "GET /DOCS"), BoxKind.MAY) == []
+    assert of_kind(drawn(kernel, "GET /Docs"), BoxKind.MAY) != []
 
 
 # ── Held to the specification ─────────────────────────────────────────────────────────────────
@@ -349,9 +349,13 @@ def passages(kernel: Kernel, asked: str, agent: dict[str, Any]) -> set[str]:
     """Whose doors an agent finds at an endpoint; one that no block is about finds those of anyone."""
     try:
         root = drawn(kernel, asked, agent["id"], known_groups(kernel, agent))
-    except AskedError:
-        return {"anyone"} if of_kind(drawn(kernel, asked), Kind.ANYONE) else set()
-    return {str(box.kind) for box in root.walk() if box.kind in (Kind.AGENT, Kind.ANYONE) and of_kind(box, Kind.MAY)}
+    except SelectionError:
+        return {"anyone"} if of_kind(drawn(kernel, asked), BoxKind.ANYONE) else set()
+    return {
+        str(box.kind)
+        for box in root.walk()
+        if box.kind in (BoxKind.AGENT, BoxKind.ANYONE) and of_kind(box, BoxKind.MAY)
+    }
 
 
 def test_what_the_specification_decides_by_is_in_the_drawing():
@@ -361,8 +365,8 @@ def test_what_the_specification_decides_by_is_in_the_drawing():
         if isinstance(endpoint, MalformedEndpoint):
             continue
         asked = endpoint_words(endpoint)
-        stopped = [f"guard {shown(one.rule)}" for one in decision.reasons if one.gate is Gate.GUARD]
-        assert set(stopped) <= set(of_kind(drawn(case.kernel, asked), Kind.GUARD)), str(case)
+        stopped = [f"guard {format_value(one.rule)}" for one in decision.reasons if one.gate is Gate.GUARD]
+        assert set(stopped) <= set(of_kind(drawn(case.kernel, asked), BoxKind.GUARD)), str(case)
         guards += len(stopped)
         agent = case.question.get("agent")
         if decision.allowed and agent:
@@ -386,7 +390,7 @@ budget "much" per (request.ip, request.host) on /pay when request.host == "a" { 
 
 
 def limits_in(box: Box) -> list[tuple[str, str, list[str]]]:
-    kinds = (Kind.RATE, Kind.BUDGET)
+    kinds = (BoxKind.RATE, BoxKind.BUDGET)
     return [(one.label, one.detail, [inner.label for inner in one.children]) for one in box.walk() if one.kind in kinds]
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.collapse import MOST, folded
+from policyengine.compiler.graph.box import Box, BoxKind
+from policyengine.compiler.graph.collapse import MAX_BOXES, collapse
 from policyengine.compiler.graph.draw import draw
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
@@ -56,7 +56,7 @@ def large() -> Drawn:
     kernel = Engine.from_text(many_rules(10_000)).kernel
     began = time.process_time()
     root = draw(kernel, tree_of(kernel))
-    box = folded(root)
+    box = collapse(root)
     return Drawn(kernel, root, box, time.process_time() - began)
 
 
@@ -66,15 +66,15 @@ def left_out(root: Box) -> int:
 
 def unfolded_size(root: Box) -> int:
     """Boxes for what is left out are none of the tree."""
-    return sum(1 for box in root.walk() if box.kind is not Kind.MORE) + left_out(root)
+    return sum(1 for box in root.walk() if box.kind is not BoxKind.MORE) + left_out(root)
 
 
-def leaf(label: str, kind: Kind = Kind.MAY) -> Box:
+def leaf(label: str, kind: BoxKind = BoxKind.MAY) -> Box:
     return Box(kind, label, at="p.policy:1")
 
 
-def flat(count: int, kind: Kind = Kind.PATH) -> Box:
-    return Box(Kind.POLICY, "p", children=tuple(leaf(f"/{number}", kind) for number in range(count)))
+def flat(count: int, kind: BoxKind = BoxKind.PATH) -> Box:
+    return Box(BoxKind.POLICY, "p", children=tuple(leaf(f"/{number}", kind) for number in range(count)))
 
 
 # ── Ten thousand rules ────────────────────────────────────────────────────────────────────────
@@ -82,20 +82,20 @@ def flat(count: int, kind: Kind = Kind.PATH) -> Box:
 
 def test_ten_thousand_rules_are_legible_and_quickly_drawn(large):
     assert large.root.size > 50_000
-    assert large.box.size <= MOST
+    assert large.box.size <= MAX_BOXES
     assert unfolded_size(large.box) == large.root.size
     assert large.took < 5  # twice and more what a machine needs that has other things to do
 
 
 def test_folded_boxes_say_what_they_hold(large):
-    told = [part for part in large.box.walk() if part.kind is Kind.MORE]
+    told = [part for part in large.box.walk() if part.kind is BoxKind.MORE]
     assert any("more paths: /svc" in part.label and part.detail.endswith(" rules") for part in told)
     assert all(part.hidden for part in told)
     assert f"{large.box.size:,} boxes drawn, {left_out(large.box):,} folded" in large.box.detail
 
 
 def test_of_a_folded_tree_one_door_at_least_is_seen_to_its_end(large):
-    assert any(part.kind is Kind.MAY for part in large.box.walk())
+    assert any(part.kind is BoxKind.MAY for part in large.box.walk())
 
 
 def test_five_hundred_paths_with_the_same_guard_are_one_box(large):
@@ -103,60 +103,60 @@ def test_five_hundred_paths_with_the_same_guard_are_one_box(large):
 
 
 def test_the_same_tree_is_folded_the_same_way(large):
-    assert folded(large.root) == large.box
+    assert collapse(large.root) == large.box
 
 
 # ── Folding ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_drawing_that_is_small_enough_stays_as_it_is():
-    assert folded(flat(MOST - 1)) == flat(MOST - 1)
+    assert collapse(flat(MAX_BOXES - 1)) == flat(MAX_BOXES - 1)
 
 
 def test_everything_is_drawn_when_it_is_wanted_whole():
-    assert folded(flat(5_000), whole=True) == flat(5_000)
+    assert collapse(flat(5_000), whole=True) == flat(5_000)
 
 
 def test_depth_closes_what_lies_deeper():
-    root = Box(Kind.POLICY, "p", children=(Box(Kind.PATH, "/a", children=(leaf("may x"), leaf("may y"))),))
-    (path,) = folded(root, 1).children
+    root = Box(BoxKind.POLICY, "p", children=(Box(BoxKind.PATH, "/a", children=(leaf("may x"), leaf("may y"))),))
+    (path,) = collapse(root, 1).children
     assert (path.detail, path.hidden, path.children) == ("2 rules below", 2, ())
 
 
 def test_a_rule_at_many_places_is_counted_once():
-    place = Box(Kind.PATH, "/a", children=(leaf("may x"), leaf("may x")))
-    assert folded(Box(Kind.POLICY, "p", children=(place,)), 1).children[0].detail == "1 rule below"
+    place = Box(BoxKind.PATH, "/a", children=(leaf("may x"), leaf("may x")))
+    assert collapse(Box(BoxKind.POLICY, "p", children=(place,)), 1).children[0].detail == "1 rule below"
 
 
 def test_a_thousand_agents_do_not_hide_the_one_guard():
-    agents = tuple(Box(Kind.AGENT, f"a{n}", children=(leaf(f"may {n}"),)) for n in range(1_000))
-    guard = Box(Kind.GUARD, "g", children=(leaf("deny", Kind.DENY),))
-    drawn = folded(Box(Kind.ENDPOINT, "e", children=(*agents, guard)))
+    agents = tuple(Box(BoxKind.AGENT, f"a{n}", children=(leaf(f"may {n}"),)) for n in range(1_000))
+    guard = Box(BoxKind.GUARD, "g", children=(leaf("deny", BoxKind.DENY),))
+    drawn = collapse(Box(BoxKind.ENDPOINT, "e", children=(*agents, guard)))
     assert guard in drawn.children
 
 
 def test_siblings_with_the_same_rules_below_are_one_box_where_the_first_stood():
-    alike = tuple(Box(Kind.AGENT, f"a{n}", children=(leaf("may x"),)) for n in range(MOST))
-    other = Box(Kind.AGENT, "b", children=(leaf("may y"),))
-    drawn = folded(Box(Kind.ENDPOINT, "e", children=(*alike, other)))
-    assert [box.label for box in drawn.children] == [f"{MOST} agents alike: a0 … a{MOST - 1}", "b"]
+    alike = tuple(Box(BoxKind.AGENT, f"a{n}", children=(leaf("may x"),)) for n in range(MAX_BOXES))
+    other = Box(BoxKind.AGENT, "b", children=(leaf("may y"),))
+    drawn = collapse(Box(BoxKind.ENDPOINT, "e", children=(*alike, other)))
+    assert [box.label for box in drawn.children] == [f"{MAX_BOXES} agents alike: a0 … a{MAX_BOXES - 1}", "b"]
     assert drawn.children[0].children == (leaf("may x"),)
-    assert unfolded_size(drawn) == 2 * MOST + 3
+    assert unfolded_size(drawn) == 2 * MAX_BOXES + 3
 
 
 def test_siblings_that_differ_further_down_are_not_alike():
     def path(number: int, rule: str) -> Box:
-        return Box(Kind.PATH, f"/{number}", children=(Box(Kind.METHOD, "GET", children=(leaf(rule),)),))
+        return Box(BoxKind.PATH, f"/{number}", children=(Box(BoxKind.METHOD, "GET", children=(leaf(rule),)),))
 
-    root = Box(Kind.POLICY, "p", children=tuple(path(n, f"may {n}") for n in range(MOST)))
-    assert not any("alike" in box.label for box in folded(root).walk())
+    root = Box(BoxKind.POLICY, "p", children=tuple(path(n, f"may {n}") for n in range(MAX_BOXES)))
+    assert not any("alike" in box.label for box in collapse(root).walk())
 
 
 BOXES = st.recursive(
-    st.builds(Box, st.sampled_from([Kind.MAY, Kind.DENY]), st.sampled_from("xyz")),
+    st.builds(Box, st.sampled_from([BoxKind.MAY, BoxKind.DENY]), st.sampled_from("xyz")),
     lambda inner: st.builds(
         lambda kind, label, children, times: Box(kind, label, children=tuple(children) * times),
-        st.sampled_from([Kind.PATH, Kind.METHOD, Kind.AGENT]),
+        st.sampled_from([BoxKind.PATH, BoxKind.METHOD, BoxKind.AGENT]),
         st.sampled_from("abc"),
         st.lists(inner, max_size=5),
         st.sampled_from([1, 1, 7, 40]),
@@ -167,6 +167,6 @@ BOXES = st.recursive(
 
 @given(BOXES, st.none() | st.integers(1, 4), st.booleans())
 def test_no_box_is_lost_however_it_is_folded(root, depth, whole):
-    drawn = folded(root, depth, whole=whole)
+    drawn = collapse(root, depth, whole=whole)
     assert unfolded_size(drawn) == root.size
-    assert whole or drawn.size <= MOST
+    assert whole or drawn.size <= MAX_BOXES

@@ -10,8 +10,15 @@ from xml.etree import ElementTree
 import pytest
 
 from policyengine.compiler.graph import dot, mermaid, svg, text
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.styles import LONGEST, MOST_LINES, numbered, shown_lines, width, wrapped
+from policyengine.compiler.graph.box import Box, BoxKind
+from policyengine.compiler.graph.styles import (
+    MAX_LINE_COLUMNS,
+    MAX_LINES,
+    box_lines,
+    number_boxes,
+    text_columns,
+    wrap_text,
+)
 
 HOSTILE = [
     "plain",
@@ -35,14 +42,15 @@ HOSTILE = [
 
 def nested() -> Box:
     boxes = tuple(
-        Box(Kind.MAY, label, detail, "p.policy:1", (), 1) for label, detail in zip(HOSTILE, HOSTILE[::-1], strict=True)
+        Box(BoxKind.MAY, label, detail, "p.policy:1", (), 1)
+        for label, detail in zip(HOSTILE, HOSTILE[::-1], strict=True)
     )
-    kinds = tuple(Box(kind, str(kind), children=boxes if kind is Kind.PATH else ()) for kind in Kind)
-    return Box(Kind.POLICY, "policy p", "revision 0", None, kinds)
+    kinds = tuple(Box(kind, str(kind), children=boxes if kind is BoxKind.PATH else ()) for kind in BoxKind)
+    return Box(BoxKind.POLICY, "policy p", "revision 0", None, kinds)
 
 
-EXPECTED = [shown_lines(box) for box, _, _ in numbered(nested())]
-EDGES = {(parent, number) for _, number, parent in numbered(nested()) if parent is not None}
+EXPECTED = [box_lines(box) for box, _, _ in number_boxes(nested())]
+EDGES = {(parent, number) for _, number, parent in number_boxes(nested()) if parent is not None}
 
 
 # ── Text ──────────────────────────────────────────────────────────────────────────────────────
@@ -50,11 +58,11 @@ EDGES = {(parent, number) for _, number, parent in numbered(nested()) if parent 
 
 def test_text_shows_who_is_in_whom():
     root = Box(
-        Kind.POLICY,
+        BoxKind.POLICY,
         "p",
         children=(
-            Box(Kind.PATH, "/a", children=(Box(Kind.MAY, "may x", "scope", "p.policy:1"),)),
-            Box(Kind.MORE, "2 more"),
+            Box(BoxKind.PATH, "/a", children=(Box(BoxKind.MAY, "may x", "scope", "p.policy:1"),)),
+            Box(BoxKind.MORE, "2 more"),
         ),
     )
     assert text.render(root) == "p\n├─ /a\n│  └─ may x — scope  (p.policy:1)\n└─ … 2 more\n"
@@ -171,8 +179,10 @@ def test_text_of_svg_stays_in_its_box(picture):
             said = "".join(line.itertext())
             x, y = float(line.get("x")), float(line.get("y"))
             assert left < x
-            assert x + width(said) * 0.61 * svg.SIZE < right  # the widest of the usual fonts: 0.602 em a letter
-            assert top < y - svg.SIZE * 0.7
+            assert (
+                x + text_columns(said) * 0.61 * svg.FONT_SIZE_PIXELS < right
+            )  # the widest of the usual fonts: 0.602 em a letter
+            assert top < y - svg.FONT_SIZE_PIXELS * 0.7
             assert y < bottom
 
 
@@ -186,7 +196,7 @@ def test_svg_holds_no_script_no_link_and_no_handler(picture):
 
 
 def test_svg_says_the_whole_text_to_who_points_at_a_box():
-    root = Box(Kind.MAY, "may x", ", ".join(["a detail"] * 100), "p.policy:1")
+    root = Box(BoxKind.MAY, "may x", ", ".join(["a detail"] * 100), "p.policy:1")
     titles = ElementTree.fromstring(svg.render(root)).findall(f".//{SVG}g/{SVG}title")
     assert ", ".join(["a detail"] * 100) in titles[0].text
 
@@ -194,7 +204,7 @@ def test_svg_says_the_whole_text_to_who_points_at_a_box():
 def test_svg_has_colours_for_light_and_dark(picture):
     style = picture.find(f"{SVG}style").text
     light, dark = style.split("@media (prefers-color-scheme: dark)")
-    for kind in Kind:
+    for kind in BoxKind:
         assert f".{kind} rect" in light
         assert f".{kind} rect" in dark
 
@@ -212,7 +222,7 @@ def test_branches_of_svg_end_at_the_boxes(picture):
 
 
 def test_as_data_a_box_leaves_out_what_it_has_not():
-    root = Box(Kind.PATH, "/a", children=(Box(Kind.MORE, "2 more", hidden=3),))
+    root = Box(BoxKind.PATH, "/a", children=(Box(BoxKind.MORE, "2 more", hidden=3),))
     assert json.loads(json.dumps(root.to_dict())) == {
         "kind": "path",
         "label": "/a",
@@ -222,12 +232,12 @@ def test_as_data_a_box_leaves_out_what_it_has_not():
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_lines_fit_into_their_box(words):
-    lines = wrapped(words)
-    assert len(lines) <= MOST_LINES
-    assert all(width(line) <= LONGEST for line in lines)
+    lines = wrap_text(words)
+    assert len(lines) <= MAX_LINES
+    assert all(text_columns(line) <= MAX_LINE_COLUMNS for line in lines)
     assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize(("letters", "columns"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("", 0)])
 def test_letters_are_as_wide_as_a_terminal_shows_them(letters, columns):
-    assert width(letters) == columns
+    assert text_columns(letters) == columns

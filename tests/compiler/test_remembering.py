@@ -9,7 +9,7 @@ from random import Random
 
 from policyengine import kernel as k
 from policyengine.runtime.decision import Outcome
-from policyengine.spec.history_records import histories
+from policyengine.spec.history_records import history_conditions
 from tests.compiler.equality import Pair, Tally
 from tests.generate.asking import Asking, Setting, fitting, lean, posted, varied
 from tests.generate.cases import checked_policy, kernel_of
@@ -57,16 +57,16 @@ def test_decisions_in_a_row_are_decided_as_specified_whatever_happened_before() 
 def test_generated_histories_are_of_every_form() -> None:
     met = set[str]()
     for seed in range(40):
-        for node in histories((asking_of_the_past(seed).kernel.guards,)):
+        for node in history_conditions((asking_of_the_past(seed).kernel.guards,)):
             met |= set(forms_of(node))
     assert met == {"Happened", "count", "sum", "distinct", "since", "keys", "denied", "where", "status", "nobody's"}
 
 
-def forms_of(node: k.Happened | k.Aggregate) -> Iterator[str]:
+def forms_of(node: k.HistoryCondition | k.Aggregate) -> Iterator[str]:
     event, read = node.event, list(k.walk(node.event.where)) if node.event.where is not None else []
     yield node.function if isinstance(node, k.Aggregate) else "Happened"
     yield from ["since"] if node.since is not None else []
     yield from ["nobody's" if event.keys == () else "keys"] if event.keys is not None else []
     yield from ["denied"] if event.denied else []
     yield from ["where"] if read else []
-    yield from ["status"] if any(isinstance(one, k.Past) and one.fact not in event.facts for one in read) else []
+    yield from ["status"] if any(isinstance(one, k.PastFact) and one.fact not in event.facts for one in read) else []

@@ -12,7 +12,7 @@ import pytest
 
 from policyengine.compiler import branches
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.reference import decide
@@ -186,5 +186,5 @@ def test_a_slice_holds_what_matters_to_one_request_alone() -> None:
     assert [block.label for block in small.agents] == ['agent "a7"']
     assert [guard.name for guard in small.guards] == ["g7"]
     now = datetime(2027, 1, 4, tzinfo=UTC)
-    whole, part = (decide(one, asked, Snapshot(Directory()), now) for one in (engine.kernel, small))
+    whole, part = (decide(one, asked, Snapshot(EntityStore()), now) for one in (engine.kernel, small))
     assert whole == part

@@ -10,8 +10,8 @@ import pytest
 from policyengine.compiler.sizes import SizeLimit
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
-from policyengine.runtime.extent import extent
-from policyengine.solver.worst_case import Unlimited, at, steps_of_part
+from policyengine.runtime.extent import measure_extent
+from policyengine.solver.worst_case import UnlimitedSizes, evaluate_steps, steps_of_part
 from policyengine.spec import work
 from tests.compiler import equality
 from tests.compiler.equality import hold
@@ -23,14 +23,14 @@ SEEDS, QUESTIONS = 3, 40
 
 @pytest.mark.parametrize("most", [5, 12])
 def test_any_question_is_decided_as_specified_whatever_the_bound(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "MOST_STEPS", most)
+    monkeypatch.setattr(work, "MAX_STEPS", most)
     tally = hold(range(SEEDS), QUESTIONS)
     assert tally.reached["gate failure"] > 0
     assert tally.quickly > 0.05
 
 
 def test_the_comparison_finds_sizes_that_nobody_asks_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "MOST_STEPS", 5)
+    monkeypatch.setattr(work, "MAX_STEPS", 5)
     monkeypatch.setattr(SizeLimit, "exceeded", lambda *_: False)
     monkeypatch.setattr(equality, "made_small", lambda *_: None)
     with pytest.raises(AssertionError, match="failure"):
@@ -58,7 +58,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("condition", LOOPS)
 def test_generated_code_answers_up_to_the_bound_and_not_beyond(condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "MOST_STEPS", 500)
+    monkeypatch.setattr(work, "MAX_STEPS", 500)
     tested = engine(HEAD + guard(condition))
     answered = [quickly(tested, {"a": ints(n), "b": ints(n, 500)}) for n in range(1, 180)]
     most = answered.index(False)
@@ -74,7 +74,7 @@ def test_small_questions_are_decided_by_generated_code_whatever_loops_there_are(
 
 def test_a_door_that_would_not_be_asked_counts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generated code stops at the first door that opens; the specification looks at all."""
-    monkeypatch.setattr(work, "MOST_STEPS", 500)
+    monkeypatch.setattr(work, "MAX_STEPS", 500)
     policy = f"""
     issuer acme {{ scopes none }}
     users unrestricted
@@ -127,7 +127,7 @@ def nested(random: Random) -> dict[str, object]:
 def test_lists_in_lists_are_decided_as_specified_whatever_the_bound(
     condition: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "MOST_STEPS", most)
+    monkeypatch.setattr(work, "MAX_STEPS", most)
     random, policy = Random(f"{condition} {most}"), HEAD + guard(condition)
     tested = engine(policy)
     for _ in range(40):
@@ -145,7 +145,9 @@ def test_no_question_takes_more_steps_than_its_sizes_allow(condition: str) -> No
     random, meant = Random(condition), kernel(HEAD + guard(condition))
     for _ in range(60):
         body = nested(random)
-        allowed = at(steps_of_part(meant.guards[0].effects, Unlimited()), max(map(extent, body.values())))
+        allowed = evaluate_steps(
+            steps_of_part(meant.guards[0].effects, UnlimitedSizes()), max(map(measure_extent, body.values()))
+        )
         assert steps(condition, body) <= allowed
 
 
@@ -180,7 +182,7 @@ def chained(random: Random) -> dict[str, object]:
 @pytest.mark.parametrize("most", [10, 60, 200, 200_000])
 def test_chains_are_decided_as_specified_whatever_the_bound(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine leaves out blocks that are surely about others: they take no steps of the specification either."""
-    monkeypatch.setattr(work, "MOST_STEPS", most)
+    monkeypatch.setattr(work, "MAX_STEPS", most)
     random, tested, outcomes = Random(most), engine(CHAINED), set()
     for _ in range(150):
         question = chained(random)

@@ -14,9 +14,9 @@ import atheris
 
 with atheris.instrument_imports(include=["policyengine"]):
     from policyengine.check import check_text
-    from policyengine.runtime.paths import Canonical, canonical
+    from policyengine.runtime.paths import CanonicalPath, canonical_path
     from policyengine.runtime.patterns import PatternError, compile_regex
-    from policyengine.runtime.regex_linearity import proved_linear
+    from policyengine.runtime.regex_linearity import is_provably_linear
     from policyengine.runtime.request import Request, RequestError
 
 SLOW = 5.0  # seconds for one small input, instrumented, on a busy machine
@@ -43,9 +43,9 @@ def asked(read: Callable[[bytes], Request], data: bytes) -> None:
 
 
 def path(data: bytes) -> None:
-    found = canonical(data.decode("utf-8", "surrogateescape"))
-    if isinstance(found, Canonical):
-        assert canonical(found.path) == found
+    found = canonical_path(data.decode("utf-8", "surrogateescape"))
+    if isinstance(found, CanonicalPath):
+        assert canonical_path(found.path) == found
         assert not {"", ".", ".."} & set(found.segments)
         assert not set("".join(found.segments)) & set("/\\\0;?#%")
 
@@ -59,7 +59,7 @@ def regex(data: bytes) -> None:
     except PatternError:
         return
     compiled.matches((seed or text)[:50] * 200 + "\0")
-    assert time.process_time() - started < SLOW, f"slow: {text!r}, proved: {proved_linear(text)}"
+    assert time.process_time() - started < SLOW, f"slow: {text!r}, proved: {is_provably_linear(text)}"
 
 
 TARGETS = {one.__name__: one for one in (policy, json_question, msgpack_question, path, regex)}

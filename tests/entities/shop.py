@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.engine import Engine
-from policyengine.entities.sources import Given, Sources
-from policyengine.entities.store import Directory
+from policyengine.entities.sources import EntitySources, SourcesArgument
+from policyengine.entities.store import EntityStore
 
 POLICY = """
 package shop
@@ -112,12 +112,12 @@ def outcomes(engine: Engine) -> list[tuple[str, ...]]:
     return found
 
 
-def read(given: Given, mapping: Path | None = None) -> Directory:
-    sources = Sources.of(given)
-    return (Sources(sources.where, mapping) if mapping else sources).read(ENTITIES)
+def read(given: SourcesArgument, mapping: Path | None = None) -> EntityStore:
+    sources = EntitySources.of(given)
+    return (EntitySources(sources.where, mapping) if mapping else sources).read(ENTITIES)
 
 
-def shop(directory: Directory) -> Engine:
+def shop(directory: EntityStore) -> Engine:
     return Engine.from_text(POLICY, directory=directory)
 
 
@@ -139,6 +139,6 @@ def mapped(folder: Path, url: str, *, lookup: bool = False, timeout: str = "5s",
     return file
 
 
-def plain(directory: Directory) -> Mapping[str, Any]:
+def plain(directory: EntityStore) -> Mapping[str, Any]:
     """The rows, to compare."""
     return {str(row.ref): (dict(row.attributes), set(map(str, row.parents))) for row in directory}

@@ -14,7 +14,7 @@ from policyengine.diagnostics.catalog import CODES
 from policyengine.engine import Engine
 from policyengine.entities import json_files
 from policyengine.runtime import decode
-from policyengine.runtime.entities import entity_row
+from policyengine.runtime.entities import read_entity_row
 from policyengine.typesystem import EntityRef
 from tests.entities.shop import OUTCOMES, PAY, POLICY, TEAM, USER, outcomes, plain, read, shop, tables
 
@@ -168,7 +168,7 @@ def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, name):
 def test_a_quote_without_an_end_does_not_take_the_rest_of_the_file(tmp_path, monkeypatch):
     from policyengine.entities import csv_files as module
 
-    monkeypatch.setattr(module, "LONGEST_LINE", 1_000)
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 1_000)
     (tmp_path / "user.csv").write_text('id,roles\na,"b\n' + "c,d\n" * 1_000)
     with pytest.raises(EntitiesError, match="a row of more than 1,000 bytes"):
         read(tmp_path / "user.csv")
@@ -268,9 +268,9 @@ PLAIN = [
 @pytest.mark.parametrize("row", PLAIN)
 def test_a_plain_row_is_read_quickly_to_the_same(row):
     tree = decode.json_tree(json.dumps(row))
-    quick = json_files.plain_row(tree)
+    quick = json_files.parse_plain_row(tree)
     if quick is not None:
-        assert quick == entity_row(decode.clean(tree), "")
+        assert quick == read_entity_row(decode.clean(tree), "")
         assert type(next(iter(quick.attributes.values()), None)) is not list
     assert (quick is not None) == (row in ROWS or row == PLAIN[12])
 

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.entities.sources import Sources
-from policyengine.entities.watch import Following
+from policyengine.entities.sources import EntitySources
+from policyengine.entities.watch import EntityWatcher
 from tests.entities.conftest import sqlite_of
 from tests.entities.shop import ENTITIES, POLICY, READ, SQL, USER, asking, mapped, tables
 
@@ -21,13 +21,13 @@ class Clock:
         return self.now
 
 
-def followed(sources: Sources, clock: Clock) -> tuple[Engine, Following]:
+def followed(sources: EntitySources, clock: Clock) -> tuple[Engine, EntityWatcher]:
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     return engine, Looking(sources, lambda: engine, stamp=stamp, clock=clock)
 
 
-class Looking(Following):
+class Looking(EntityWatcher):
     """Looks twice, as what has changed is read when it stays as it is."""
 
     def look(self) -> bool:
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 
 def test_a_file_that_changed_takes_effect_and_one_that_did_not_is_left_alone(folder):
-    engine, following = followed(Sources((folder,)), Clock())
+    engine, following = followed(EntitySources((folder,)), Clock())
     before = engine.directory
     assert not following.look()
     assert engine.directory is before
@@ -52,7 +52,7 @@ def test_a_file_that_changed_takes_effect_and_one_that_did_not_is_left_alone(fol
 
 
 def test_a_file_that_is_replaced_by_another_of_the_same_size_and_time_is_seen(folder):
-    engine, following = followed(Sources((folder,)), Clock())
+    engine, following = followed(EntitySources((folder,)), Clock())
     file, other = folder / "user.csv", folder / "new"
     other.write_text(USER.replace("alice,emea", "alice,emeb"))
     seen = file.stat()
@@ -65,7 +65,7 @@ def test_a_file_that_is_replaced_by_another_of_the_same_size_and_time_is_seen(fo
 
 def test_a_table_that_is_new_in_a_folder_is_read(folder):
     (folder / "invoice.csv").rename(folder / "invoice.txt")
-    engine, following = followed(Sources((folder,)), Clock())
+    engine, following = followed(EntitySources((folder,)), Clock())
     assert not engine.decide(READ).allowed
     (folder / "invoice.txt").rename(folder / "invoice.csv")
     assert following.look()
@@ -75,9 +75,9 @@ def test_a_table_that_is_new_in_a_folder_is_read(folder):
 @pytest.mark.parametrize("bad", ["id,id\n", "id,plan\nalice,gold\n", 'id,roles\na,"\n', None])
 def test_a_file_that_cannot_be_used_is_refused_and_the_last_good_one_stays(folder, bad, caplog):
     engine, following = (
-        followed(Sources((folder, folder / "user.csv") if bad is None else (folder,)), Clock())
+        followed(EntitySources((folder, folder / "user.csv") if bad is None else (folder,)), Clock())
         if (bad is not None)
-        else followed(Sources((folder / "user.csv", folder / "team.csv", folder / "invoice.csv")), Clock())
+        else followed(EntitySources((folder / "user.csv", folder / "team.csv", folder / "invoice.csv")), Clock())
     )
     before = engine.directory
     if bad is None:
@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_the_last_good_one_stays(folde
 
 
 def test_a_change_between_reading_and_following_is_not_missed(folder):
-    sources = Sources((folder,))
+    sources = EntitySources((folder,))
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     (folder / "user.csv").write_text(USER + "dora,legal,,,\n")
@@ -111,7 +111,7 @@ def test_what_was_loaded_of_a_database_is_loaded_again_now_and_then(tmp_path):
     url = sqlite_of(tmp_path / "shop.db", SQL)
     file = mapped(tmp_path, url, **{"[directory]": '[directory]\nrefresh = "60s"'})
     clock = Clock()
-    engine, following = followed(Sources((file,)), clock)
+    engine, following = followed(EntitySources((file,)), clock)
     sqlite_of(tmp_path / "shop.db", SQL.replace("('alice', 'emea')", "('alice', 'company')"))
     clock.now = 59
     assert not following.look()
@@ -130,19 +130,19 @@ def test_a_thread_looks_until_it_is_stopped(folder, monkeypatch):
 
     from policyengine.entities import watch as module
 
-    monkeypatch.setattr(module, "LOOKS", 0.01)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     seen = Event()
     engine = Engine.from_text(POLICY)
     monkeypatch.setattr(engine, "replace_directory", lambda directory: seen.set())
-    following = Following(Sources((folder,)), lambda: engine, stamp=()).started()
+    following = EntityWatcher(EntitySources((folder,)), lambda: engine, stamp=()).started()
     assert seen.wait(10)
     following.stop()
 
 
 def test_a_file_that_is_being_written_is_left_alone_until_it_stays_as_it_is(folder):
-    sources = Sources((folder,))
+    sources = EntitySources((folder,))
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
-    following, before = Following(sources, lambda: engine), engine.directory
+    following, before = EntityWatcher(sources, lambda: engine), engine.directory
     for text in (USER[:20], USER[:40], USER):
         (folder / "user.csv").write_text(text)
         assert not following.look()
@@ -151,16 +151,16 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_stays_as_it_is(fold
 
 
 def test_where_files_are_watched_by_somebody_else_only_databases_are_read_again(folder):
-    sources = Sources((folder,))
+    sources = EntitySources((folder,))
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
-    following = Following(sources, lambda: engine, files=False)
+    following = EntityWatcher(sources, lambda: engine, files=False)
     (folder / "user.csv").write_text("id\n")
     assert not following.look()
     assert not following.look()
 
 
 def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(folder, caplog):
-    sources, allowed = Sources((folder,)), []
+    sources, allowed = EntitySources((folder,)), []
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     following = Looking(sources, lambda: engine, stamp=stamp, clock=Clock(), may_lose=lambda: bool(allowed))
@@ -180,7 +180,7 @@ def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
     rows = [f'{{"type": "user", "id": "{number}"}}\n' for number in range(50)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(rows))
-    sources = Sources((file,))
+    sources = EntitySources((file,))
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     following = Looking(sources, lambda: engine, stamp=stamp, clock=Clock())
@@ -195,8 +195,8 @@ def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
 def test_a_file_that_changes_while_it_is_read_is_not_read(folder, monkeypatch, caplog):
     from policyengine.entities import csv_files as reading
 
-    engine, following = followed(Sources((folder,)), Clock())
-    records = reading.Lines.records
+    engine, following = followed(EntitySources((folder,)), Clock())
+    records = reading.CsvReader.records
 
     def slow(lines):
         (folder / "user.csv").write_text(USER + "\n")
@@ -204,7 +204,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_read(folder, monkeypatch, c
 
     before = engine.directory
     (folder / "user.csv").write_text(USER.replace("alice,emea", "alice,company"))
-    monkeypatch.setattr(reading.Lines, "records", slow)
+    monkeypatch.setattr(reading.CsvReader, "records", slow)
     assert not following.look()
     assert engine.directory is before
     assert "this file changed while it was read" in caplog.text

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from policyengine.entities.worker_pool import MOST_STUCK, Hands, NoAnswer
+from policyengine.entities.worker_pool import MAX_STUCK_THREADS, WorkerPool, WorkerTimeoutError
 
 PATIENCE = 10.0
 
@@ -38,12 +38,12 @@ def connections():
 
 
 def test_a_connection_is_used_again(connections):
-    hands = Hands(Connection, 1)
+    hands = WorkerPool(Connection, 1)
     assert [hands.ask(Connection.use, PATIENCE) for _ in range(5)] == [1] * 5
 
 
 def test_a_connection_that_died_is_replaced_and_the_question_asked_again(connections):
-    hands = Hands(Connection, 1)
+    hands = WorkerPool(Connection, 1)
     assert hands.ask(Connection.use, PATIENCE) == 1
     connections[0].broken = True
     assert hands.ask(Connection.use, PATIENCE) == 2
@@ -51,7 +51,7 @@ def test_a_connection_that_died_is_replaced_and_the_question_asked_again(connect
 
 
 def test_what_fails_on_a_new_connection_fails(connections):
-    hands = Hands(Connection, 1)
+    hands = WorkerPool(Connection, 1)
     with pytest.raises(ZeroDivisionError):
         hands.ask(lambda connection: 1 / 0, PATIENCE)
     assert len(connections) == 1
@@ -59,13 +59,13 @@ def test_what_fails_on_a_new_connection_fails(connections):
 
 
 def test_who_is_stuck_is_replaced_and_ends_when_it_comes_back(connections):
-    hands, go, stuck = Hands(Connection, 1), Event(), list[threading.Thread]()
+    hands, go, stuck = WorkerPool(Connection, 1), Event(), list[threading.Thread]()
 
     def wait(connection: Connection) -> bool:
         stuck.append(threading.current_thread())
         return go.wait(PATIENCE)
 
-    with pytest.raises(NoAnswer, match="no answer within 10 ms"):
+    with pytest.raises(WorkerTimeoutError, match="no answer within 10 ms"):
         hands.ask(wait, 0.01)
     assert hands.ask(Connection.use, PATIENCE) == 2
     go.set()
@@ -76,17 +76,17 @@ def test_who_is_stuck_is_replaced_and_ends_when_it_comes_back(connections):
 
 
 def test_no_more_threads_are_lost_than_are_replaced(connections):
-    hands, go = Hands(Connection, 1), Event()
-    for _ in range(MOST_STUCK + 5):
-        with pytest.raises(NoAnswer):
+    hands, go = WorkerPool(Connection, 1), Event()
+    for _ in range(MAX_STUCK_THREADS + 5):
+        with pytest.raises(WorkerTimeoutError):
             hands.ask(lambda connection: go.wait(PATIENCE), 0.001)
-    assert len(connections) <= MOST_STUCK + 1
+    assert len(connections) <= MAX_STUCK_THREADS + 1
     go.set()
     assert hands.ask(Connection.use, PATIENCE)
 
 
 def test_several_are_asked_at_the_same_time(connections):
-    hands, barrier = Hands(Connection, 3), threading.Barrier(3)
+    hands, barrier = WorkerPool(Connection, 3), threading.Barrier(3)
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(hands.ask, lambda connection: barrier.wait(PATIENCE), PATIENCE) for _ in range(3)]
         assert sorted(one.result(PATIENCE) for one in asked) == [0, 1, 2]

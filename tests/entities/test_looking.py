@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.replay import decided_again
+from policyengine.audit.replay import replay_decision
 from policyengine.engine import Engine
 from policyengine.entities import lookup as module
-from policyengine.entities.lookup import Lookups, NotAnswered
-from policyengine.entities.store import Directory, Found
+from policyengine.entities.lookup import EntityLookups, RowLookupError
+from policyengine.entities.store import EntityStore, RowResult
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
@@ -48,16 +48,16 @@ class Table:
     def attributes(self) -> Mapping[str, frozenset[str]]:
         return {name: frozenset() for name in self.types}
 
-    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+    def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
         self.asked.append([str(ref) for ref in refs])
         if self.down:
-            raise NotAnswered(self.down, lasts=self.lasts)
+            raise RowLookupError(self.down, lasts=self.lasts)
         return {ref: self.rows[ref] for ref in refs if ref in self.rows}
 
     def probe(self, seconds: float) -> None:
         self.asked.append([])
         if self.down:
-            raise NotAnswered(self.down, lasts=self.lasts)
+            raise RowLookupError(self.down, lasts=self.lasts)
 
 
 class Clock:
@@ -67,16 +67,16 @@ class Clock:
         return self.now
 
 
-def rows_of(directory: Directory) -> dict[EntityRef, EntityData]:
+def rows_of(directory: EntityStore) -> dict[EntityRef, EntityData]:
     return {row.ref: row for row in directory}
 
 
-def looked_up(directory: Directory, clock: Clock, *types: str, **more: Any) -> tuple[Table, Directory]:
+def looked_up(directory: EntityStore, clock: Clock, *types: str, **more: Any) -> tuple[Table, EntityStore]:
     """The rows of these types are looked up, all others are loaded."""
     rows = rows_of(directory)
     table = Table({ref: row for ref, row in rows.items() if ref.type in types}, frozenset(types), **more)
     loaded = [row for ref, row in rows.items() if ref.type not in types]
-    return table, Directory(loaded, lookups=Lookups([table], clock), loaded=directory.loaded)
+    return table, EntityStore(loaded, lookups=EntityLookups([table], clock), loaded=directory.loaded)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_circle_of_memberships_ends(clock):
     alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
     invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (teams[2].ref,), "owner": alice.ref})
     for types in ((), ("user", "team")):
-        _, directory = looked_up(Directory([*teams, alice, invoice]), clock, *types)
+        _, directory = looked_up(EntityStore([*teams, alice, invoice]), clock, *types)
         assert shop(directory).decide(READ).allowed
 
 
@@ -166,12 +166,12 @@ def test_of_a_row_that_is_partial_nobody_knows_what_it_is_not_in(clock, types):
     """Its `in` may not be all: what is above counts, and what is not found there is unknown."""
     alice = EntityData(EntityRef("user", "alice"), {}, (EntityRef("team", "emea"),), True)
     emea, legal = EntityData(EntityRef("team", "emea"), {}), EntityData(EntityRef("team", "legal"), {})
-    _, directory = looked_up(Directory([alice, emea, legal]), clock, *types)
+    _, directory = looked_up(EntityStore([alice, emea, legal]), clock, *types)
     looking = directory.looking()
     known = directory if looking is None else looking
     for _ in range(3):
         above = known.ancestors(alice.ref)
-        if isinstance(known, module.Looking) and known.lacking:
+        if isinstance(known, module.LookupEntityStore) and known.lacking:
             known.fetch()
     assert (above.refs, above.complete) == ((emea.ref,), False)
     assert not known.parents(alice.ref).complete
@@ -182,22 +182,22 @@ def test_what_is_nested_too_deep_is_unknown_and_not_looked_up_forever(clock, cap
     teams = [EntityData(EntityRef("team", f"t{n}"), {}, (EntityRef("team", f"t{n + 1}"),)) for n in range(100)]
     alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
     invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (EntityRef("team", "t99"),), "owner": alice.ref})
-    table, directory = looked_up(Directory([*teams, alice, invoice]), clock, "user", "team")
+    table, directory = looked_up(EntityStore([*teams, alice, invoice]), clock, "user", "team")
     engine = shop(directory)
     assert [engine.decide(READ).allowed for _ in range(4)] == [False] * 4, "whatever is known of before"
-    assert len(table.asked) == module.MOST_STEPS + 1
-    near = EntityData(invoice.ref, {"approvers": (teams[module.MOST_STEPS - 1].ref,), "owner": alice.ref})
-    _, directory = looked_up(Directory([*teams, alice, near]), clock, "user", "team")
+    assert len(table.asked) == module.MAX_ANCESTOR_STEPS + 1
+    near = EntityData(invoice.ref, {"approvers": (teams[module.MAX_ANCESTOR_STEPS - 1].ref,), "owner": alice.ref})
+    _, directory = looked_up(EntityStore([*teams, alice, near]), clock, "user", "team")
     assert shop(directory).decide(READ).allowed
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
 
 
 def test_a_decision_does_not_look_up_more_rows_than_are_good(clock, monkeypatch, caplog):
-    monkeypatch.setattr(module, "MOST_ROWS", 5)
+    monkeypatch.setattr(module, "MAX_ROWS", 5)
     teams = [EntityData(EntityRef("team", f"t{n}"), {}) for n in range(10)]
     alice = EntityData(EntityRef("user", "alice"), {}, tuple(team.ref for team in teams))
     invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (EntityRef("team", "other"),), "owner": alice.ref})
-    table, directory = looked_up(Directory([*teams, alice, invoice]), clock, "user", "team")
+    table, directory = looked_up(EntityStore([*teams, alice, invoice]), clock, "user", "team")
     engine = shop(directory)
     assert [engine.decide(READ).outcome for _ in range(3)] == ["deny"] * 3
     assert sum(map(len, table.asked)) <= 5
@@ -227,7 +227,7 @@ def test_a_database_that_goes_away_makes_facts_unknown_and_is_told_once(known, c
         assert directory.lookups is not None
         assert directory.lookups.failures > 5
         table.down = ""
-        clock.now += module.PAUSE
+        clock.now += module.PAUSE_SECONDS
         assert engine.decide(READ).allowed
     assert len(caplog.records) == 2
     assert "answers again" in caplog.records[-1].getMessage()
@@ -238,11 +238,11 @@ def test_while_nobody_knows_whether_it_is_back_one_asks_and_the_others_do_not_wa
     engine = shop(directory)
     table.down = "gone"
     engine.decide(READ)
-    clock.now += module.PAUSE
+    clock.now += module.PAUSE_SECONDS
     within, go = threading.Event(), threading.Event()
     fetch = table.fetch
 
-    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
         within.set()
         assert go.wait(10)
         return fetch(refs, seconds)
@@ -275,7 +275,7 @@ def test_one_decision_waits_no_longer_than_the_timeout_however_much_it_needs(kno
     seen: list[float] = []
     fetch = table.fetch
 
-    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, Found]:
+    def slow(refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
         seen.append(seconds)
         clock.now += each
         return fetch(refs, seconds)
@@ -322,7 +322,7 @@ def opened(engine: Engine, doc: str, user: str = "alice") -> set[str]:
 
 @pytest.mark.parametrize("types", [(), ("doc",), ("folder",), ("doc", "folder", "user")])
 def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_says_neither(clock, types):
-    table, directory = looked_up(Directory(ROWS), clock, *types)
+    table, directory = looked_up(EntityStore(ROWS), clock, *types)
     engine = Engine.from_text(KNOWN, directory=directory)
     assert opened(engine, "1") == {"known", "public", "free"}
     assert opened(engine, "1", user="bob") == {"known", "public"}
@@ -336,7 +336,7 @@ def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_s
 
 
 def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
-    table, directory = looked_up(Directory(ROWS), clock, "doc", ttl=0.0)
+    table, directory = looked_up(EntityStore(ROWS), clock, "doc", ttl=0.0)
     log = DecisionLog(tmp_path / "log.jsonl")
     engine = Engine.from_text(KNOWN, directory=directory, log=log)
     asked = [opened(engine, "1"), opened(engine, "2")]
@@ -345,7 +345,7 @@ def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
     log.close()
     assert asked == [{"known", "public", "free"}, {"new"}, set()]
     for record in read_records(tmp_path / "log.jsonl"):
-        again = decided_again(record, engine.kernel)
+        again = replay_decision(record, engine.kernel)
         assert again.decision.to_dict() == record.decision
 
 
@@ -362,7 +362,7 @@ def test_a_directory_that_is_looked_up_decides_as_one_that_is_loaded(seed, which
     _, directory = looked_up(asked.directory, clock, *types)
     when: list[Any] = [None]
 
-    def made(one: Directory) -> Engine:
+    def made(one: EntityStore) -> Engine:
         return Engine(asked.kernel, directory=one, clock=lambda: when[0], store=MemoryStore(history_complete=True))
 
     loaded, looking = made(asked.directory), made(directory)
@@ -394,7 +394,7 @@ def test_what_was_looked_up_is_on_record_and_decides_the_same_again(known, clock
     records = list(read_records(tmp_path / "log.jsonl"))
     assert [record.outcome for record in records] == told == ["allow", "allow", "deny", "deny", "deny"]
     for record in records:
-        again = decided_again(record, engine.kernel)
+        again = replay_decision(record, engine.kernel)
         assert again.same
         assert again.decision.to_dict().get("unknown") == record.decision.get("unknown")
 
@@ -407,9 +407,9 @@ def test_a_directory_is_replaced_at_once_and_every_decision_sees_one_of_them(kno
     legal, alice, bob = EntityRef("team", "legal"), EntityRef("user", "alice"), EntityRef("user", "bob")
     rest = [row for ref, row in rows_of(known).items() if ref.type != "user"]
 
-    def having(roles: str, parents: tuple[EntityRef, ...]) -> Directory:
+    def having(roles: str, parents: tuple[EntityRef, ...]) -> EntityStore:
         attributes = {"roles": (roles,), "plan": roles}
-        return Directory([*rest, EntityData(alice, attributes, parents), EntityData(bob, {"manager": alice})])
+        return EntityStore([*rest, EntityData(alice, attributes, parents), EntityData(bob, {"manager": alice})])
 
     policy = POLICY.replace(
         "user any {\n  may inv.read when user in resource.approvers",

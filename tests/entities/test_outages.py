@@ -26,7 +26,7 @@ def mortal() -> Iterator[Postgres]:
 
 @pytest.fixture
 def engine(mortal: Postgres, tmp_path, monkeypatch):
-    monkeypatch.setattr(lookup, "PAUSE", 0.4)
+    monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.4)
     engine = shop(read(mapped(tmp_path, mortal.url, lookup=True, ttl="0s", timeout=TIMEOUT)))
     until_allowed(engine)
     return engine

@@ -9,7 +9,7 @@ import pytest
 
 from policyengine import EntitiesError
 from policyengine.diagnostics.catalog import CODES
-from policyengine.entities.database_config import read_mapping
+from policyengine.entities.database_config import read_database_config
 from policyengine.entities.store import NO_ANSWER
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
@@ -260,7 +260,7 @@ def test_a_mapping_says_how_long_and_how_many(tmp_path):
     file = tmp_path / "d.toml"
     more = "timeout = '250ms'\nttl = '1m'\nmost = 5\nconnections = 2\nrefresh = '1h'\nload_timeout = '2m'\n"
     file.write_text(f"[directory]\n{more}[directory.user]\ntable = 't'\n")
-    found = read_mapping(file)
+    found = read_database_config(file)
     assert (found.timeout, found.ttl, found.most, found.connections) == (0.25, 60, 5, 2)
     assert (found.refresh, found.load_timeout) == (3600, 120)
 

@@ -7,7 +7,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.explain.explanation import Explanation
-from policyengine.explain.lines import Line, Mark
+from policyengine.explain.lines import ExplanationLine, Mark
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """
@@ -39,11 +39,11 @@ def ask(host: str = "day", ip: str | None = "10.0.0.1", **body: object) -> dict[
     return {"request": request, "body": {"tokens": 1, "amount": 20, **body}}
 
 
-def gate(explanation: Explanation) -> Line:
+def gate(explanation: Explanation) -> ExplanationLine:
     return explanation.gates[-1]
 
 
-def limit(explanation: Explanation, text: str) -> Line:
+def limit(explanation: Explanation, text: str) -> ExplanationLine:
     (found,) = (line for line in gate(explanation).parts if line.text == text)
     return found
 

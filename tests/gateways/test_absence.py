@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from policyengine.audit import decided_again, read_records
-from policyengine.cli.settings.file import configuration_of
+from policyengine.audit import read_records, replay_decision
+from policyengine.cli.settings.file import load_settings
 from policyengine.engine import Engine
 from policyengine.runtime.paths import OVERRIDE_HEADERS
 from tests.gateways.conftest import ABSENCE, SITE
@@ -225,7 +225,7 @@ def test_a_decision_made_again_from_the_log_comes_to_the_same(web: Gateway) -> N
     made = list(read_records(web.log))[before:]
     kernel = Engine.load(SITE, ABSENCE).kernel
     assert len(made) == 6
-    assert all(decided_again(record, kernel).same for record in made)
+    assert all(replay_decision(record, kernel).same for record in made)
     assert all("request.headers.*" in one.question.pending or web.kind.sees_headers for one in made)
 
 
@@ -280,7 +280,7 @@ def lines_of(name: str) -> list[str]:
 
 
 def test_the_settings_name_what_the_files_hand_on() -> None:
-    names = configuration_of([DEPLOY]).gateway
+    names = load_settings([DEPLOY]).gateway
     told = "\n".join(lines_of("nginx/nginx.conf")).partition("/_policyengine {")[2].partition("}")[0]
     by_nginx = {name.lower() for name in re.findall(r"proxy_set_header (\S+) \$", told)}
     by_envoy = {line.removeprefix("- exact: ") for line in lines_of("envoy/http.yaml") if line.startswith("- exact: ")}
@@ -295,6 +295,6 @@ def test_what_hands_on_all_headers_or_bodies_is_told_to_leave_none_out() -> None
     assert not [line for line in lines_of("traefik/routes.yml") if "authRequestHeaders" in line]
     taken = [line for line in lines_of("caddy/Caddyfile") if line.startswith("header_up -")]
     assert taken == ["header_up -Authorization"]
-    for name in configuration_of([DEPLOY]).gateway.bodies:
+    for name in load_settings([DEPLOY]).gateway.bodies:
         lines = lines_of({"envoy": "envoy/http.yaml", "envoy_grpc": "envoy/grpc.yaml"}[name])
         assert [line for line in lines if "with_request_body" in line and "allow_partial_message: false" in line]

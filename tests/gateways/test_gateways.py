@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.runtime.paths import Canonical, canonical
+from policyengine.runtime.paths import CanonicalPath, canonical_path
 from tests.gateways.servers import DEPLOY, KINDS, Gateway, Kind, Seen, Upstream, gateway, put, talking
 from tests.security.paths import MALFORMED, READ, readings
 
@@ -375,8 +375,8 @@ def test_no_server_sees_a_path_that_was_not_decided(web: Gateway) -> None:
     decided = web.decided()
     for path, seen in arrived:
         target = seen.target.partition("?")[0]
-        found = canonical(target)
-        assert isinstance(found, Canonical), (path, seen)
+        found = canonical_path(target)
+        assert isinstance(found, CanonicalPath), (path, seen)
         record = decided[seen.values("x-decision-id")[0]]
         assert record["decision"]["outcome"] == "allow"
         assert json.dumps(record["request"]["request"]["path"]) == json.dumps(found.path), (path, seen)

@@ -7,38 +7,38 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.http.completeness import Adapter, HandsOn
+from policyengine.http.completeness import ForwardedParts, GatewayAdapter
 from policyengine.http.gateway_headers import (
-    AS_TEXT,
-    Target,
-    Vouched,
-    given_headers,
-    query_of,
-    question_of,
-    spiffe_facts,
+    BODY_AS_TEXT,
+    GatewayHeaders,
+    RequestTarget,
+    build_question,
+    collect_headers,
+    read_query,
+    read_spiffe_facts,
 )
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING, Invalid
 
-TARGET = Target("GET", "/things/7?page=2", "api.example")
+TARGET = RequestTarget("GET", "/things/7?page=2", "api.example")
 FORM = "application/x-www-form-urlencoded"
 WHOLE, PIECE = ("x-envoy-auth-partial-body", "false"), ("x-envoy-auth-partial-body", "true")
 
 
 def asked(
     *lines: tuple[str, str],
-    names: Vouched | None = None,
-    target: Target = TARGET,
-    hands_on: HandsOn | None = None,
+    names: GatewayHeaders | None = None,
+    target: RequestTarget = TARGET,
+    hands_on: ForwardedParts | None = None,
     content: bytes | str | None = None,
 ) -> Request:
     raw = [(name.encode(), value.encode()) for name, value in lines]
-    named = names or Vouched(request_size="x-agent-size")
-    question = question_of(target, given_headers(raw), named, hands_on or HandsOn(None), content)
+    named = names or GatewayHeaders(request_size="x-agent-size")
+    question = build_question(target, collect_headers(raw), named, hands_on or ForwardedParts(None), content)
     return Request.from_mapping(question)
 
 
-def refusal(*lines: tuple[str, str], names: Vouched | None = None) -> str:
+def refusal(*lines: tuple[str, str], names: GatewayHeaders | None = None) -> str:
     with pytest.raises(RequestError) as caught:
         asked(*lines, names=names)
     return caught.value.message
@@ -69,12 +69,12 @@ def test_every_fact_is_read_from_its_header() -> None:
     assert found.fact("request", "size") == 512
 
 
-@pytest.mark.parametrize("name", sorted(Vouched().facts.values()))
+@pytest.mark.parametrize("name", sorted(GatewayHeaders().facts.values()))
 def test_a_header_that_is_there_twice_is_refused(name: str) -> None:
     assert refusal((name, "true"), (name, "true")) == f"the header `{name}` came twice"
 
 
-@pytest.mark.parametrize("name", sorted(set(Vouched().facts.values()) - {"x-agent-groups", "x-agent-bound"}))
+@pytest.mark.parametrize("name", sorted(set(GatewayHeaders().facts.values()) - {"x-agent-groups", "x-agent-bound"}))
 def test_a_value_that_was_joined_of_two_is_refused(name: str) -> None:
     assert "comma" in refusal((name, "invoice-bot, admin"))
 
@@ -86,7 +86,7 @@ def test_a_value_that_nobody_can_read_is_refused(value: str) -> None:
 
 def test_bytes_that_are_no_utf_8_are_refused() -> None:
     with pytest.raises(RequestError):
-        question_of(TARGET, given_headers([(b"x-agent-id", b"\xff")]), Vouched(), HandsOn())
+        build_question(TARGET, collect_headers([(b"x-agent-id", b"\xff")]), GatewayHeaders(), ForwardedParts())
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "True", "true,true"])
@@ -114,11 +114,11 @@ def test_a_header_that_could_lead_elsewhere_is_refused(name: str) -> None:
 
 
 def test_a_fact_without_a_header_is_not_taken() -> None:
-    assert "user" not in asked(("x-agent-user", "alice"), names=Vouched(user_id="")).facts
+    assert "user" not in asked(("x-agent-user", "alice"), names=GatewayHeaders(user_id="")).facts
 
 
 def test_a_header_of_another_name_carries_the_fact_instead() -> None:
-    found = asked(("x-consumer", "shop-bot"), ("x-agent-id", "other"), names=Vouched(agent_id="x-consumer"))
+    found = asked(("x-consumer", "shop-bot"), ("x-agent-id", "other"), names=GatewayHeaders(agent_id="x-consumer"))
     assert found.fact("agent", "id") == "shop-bot"
 
 
@@ -126,7 +126,7 @@ def test_a_header_of_another_name_carries_the_fact_instead() -> None:
 def test_a_header_in_another_spelling_makes_both_unknown(name: str) -> None:
     assert isinstance(asked((name, "admin")).fact("request", "headers", "x-role"), Invalid)
     for order in ((name, "x-role"), ("x-role", name)):
-        found = asked(*((one, "guest") for one in order), hands_on=HandsOn(frozenset({"x-role"})))
+        found = asked(*((one, "guest") for one in order), hands_on=ForwardedParts(frozenset({"x-role"})))
         assert isinstance(found.fact("request", "headers", "x-role"), Invalid)
         assert isinstance(found.fact("request", "headers", name), Invalid)
     assert asked(("x-roles", "admin")).fact("request", "headers", "x-role") is ABSENT
@@ -148,7 +148,7 @@ def test_a_header_of_the_client_that_came_twice_is_unknown() -> None:
     "query", ["_method=DELETE", "a=1;_method=DELETE", "a=1&_METHOD", "%5Fmethod=DELETE", "a;_method"]
 )
 def test_a_method_override_in_the_query_is_malformed(query: str) -> None:
-    found = asked(target=Target("GET", f"/things?{query}", None))
+    found = asked(target=RequestTarget("GET", f"/things?{query}", None))
     assert "names another method" in getattr(found.endpoint, "why", "")
 
 
@@ -162,31 +162,31 @@ def test_a_method_override_in_the_query_is_malformed(query: str) -> None:
     ],
 )  # fmt: skip
 def test_a_parameter_that_a_server_may_read_otherwise_is_unknown(query: str, known: object) -> None:
-    fact = asked(target=Target("GET", f"/x?{query}", None)).fact("request", "query", "to")
+    fact = asked(target=RequestTarget("GET", f"/x?{query}", None)).fact("request", "query", "to")
     assert fact == known or (known is None and isinstance(fact, Invalid))
 
 
 def test_a_dot_or_a_space_is_an_underscore_to_some_servers() -> None:
-    found = query_of("send.to=a&send+cc=b")
+    found = read_query("send.to=a&send+cc=b")
     assert {"send_to", "send_cc"} <= found.keys()
     assert not any(isinstance(value, str) for value in found.values())
 
 
 def test_a_parameter_that_is_there_twice_or_unreadable_has_no_value() -> None:
-    found = query_of("a=1&a=1&b=%ff&c=%20+&d=&&%ff=1&e[]=1&f")
+    found = read_query("a=1&a=1&b=%ff&c=%20+&d=&&%ff=1&e[]=1&f")
     assert {name: value for name, value in found.items() if isinstance(value, str)} == {"c": "  ", "d": ""}
     assert {"a", "b", "e", "f"} <= found.keys()
 
 
 def test_a_query_with_too_many_parameters_is_refused() -> None:
     with pytest.raises(RequestError, match="more than 1,000 parameters"):
-        asked(target=Target("GET", "/things?" + "a&" * 1_000, None))
+        asked(target=RequestTarget("GET", "/things?" + "a&" * 1_000, None))
 
 
 def test_a_query_that_some_servers_end_at_a_hash_is_refused() -> None:
     with pytest.raises(RequestError, match="a `#`"):
-        asked(target=Target("GET", "/things?x=1#&tenant=acme", None))
-    assert asked(target=Target("GET", "/things?tenant=%23", None)).fact("request", "query", "tenant") == "#"
+        asked(target=RequestTarget("GET", "/things?x=1#&tenant=acme", None))
+    assert asked(target=RequestTarget("GET", "/things?tenant=%23", None)).fact("request", "query", "tenant") == "#"
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_a_query_that_some_servers_end_at_a_hash_is_refused() -> None:
     ],
 )
 def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str, trusted: bool) -> None:
-    found = spiffe_facts(principal, Vouched(trust_domains=(("acme.example", "acme"),)))
+    found = read_spiffe_facts(principal, GatewayHeaders(trust_domains=(("acme.example", "acme"),)))
     assert found.get("agent") == ({"id": principal, "issuer": "acme"} if trusted else None)
     assert found.get("credential", {}).get("kind") == ("mtls" if trusted else None)
-    assert spiffe_facts(principal, Vouched()) == {}
+    assert read_spiffe_facts(principal, GatewayHeaders()) == {}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_an_override_in_a_body_is_one_however_much_of_it_came(
 
 # ── What did not arrive ───────────────────────────────────────────────────────────────────────
 
-NAMED = HandsOn(frozenset({"x-role", "x-agent-groups"}))
+NAMED = ForwardedParts(frozenset({"x-role", "x-agent-groups"}))
 
 
 def header_of(found: Request, name: str) -> object:
@@ -261,26 +261,26 @@ def header_of(found: Request, name: str) -> object:
 @pytest.mark.parametrize(
     ("hands_on", "arrived", "name", "fact"),
     [
-        (HandsOn(), (), "x-role", PENDING),
-        (HandsOn(), (("x-role", "guest"),), "x-role", "guest"),
+        (ForwardedParts(), (), "x-role", PENDING),
+        (ForwardedParts(), (("x-role", "guest"),), "x-role", "guest"),
         (NAMED, (), "x-role", ABSENT),
         (NAMED, (("x-role", "guest"),), "x-role", "guest"),
         (NAMED, (("x-role", ""),), "x-role", ""),
         (NAMED, (), "x-other", PENDING),
         (NAMED, (), "x-agent-groups", PENDING),
-        (HandsOn(None), (), "x-role", ABSENT),
-        (HandsOn(None), (("cookie", "a=b"),), "cookie", PENDING),
-        (HandsOn(None), (), "cookie", ABSENT),
-        (HandsOn(None), (), "authorization", PENDING),
-        (HandsOn(None), (), "upgrade", PENDING),
-        (HandsOn(None), (), "host", PENDING),
-        (HandsOn(None), (("x-envoy-internal", "true"),), "x-envoy-internal", PENDING),
-        (HandsOn(None), (("x-agent-id", "bot"),), "x-agent-id", PENDING),
-        (HandsOn(frozenset({"cookie"})), (), "cookie", PENDING),
+        (ForwardedParts(None), (), "x-role", ABSENT),
+        (ForwardedParts(None), (("cookie", "a=b"),), "cookie", PENDING),
+        (ForwardedParts(None), (), "cookie", ABSENT),
+        (ForwardedParts(None), (), "authorization", PENDING),
+        (ForwardedParts(None), (), "upgrade", PENDING),
+        (ForwardedParts(None), (), "host", PENDING),
+        (ForwardedParts(None), (("x-envoy-internal", "true"),), "x-envoy-internal", PENDING),
+        (ForwardedParts(None), (("x-agent-id", "bot"),), "x-agent-id", PENDING),
+        (ForwardedParts(frozenset({"cookie"})), (), "cookie", PENDING),
     ],
 )
 def test_a_header_is_a_fact_absent_or_unknown(
-    hands_on: HandsOn, arrived: tuple[tuple[str, str], ...], name: str, fact: object
+    hands_on: ForwardedParts, arrived: tuple[tuple[str, str], ...], name: str, fact: object
 ) -> None:
     assert header_of(asked(*arrived, hands_on=hands_on), name) == fact
 
@@ -293,14 +293,14 @@ def test_a_header_is_a_fact_absent_or_unknown(
     ],
 )  # fmt: skip
 def test_a_value_with_a_comma_may_be_two_where_the_gateway_joins_them(name: str, value: str, known: bool) -> None:
-    found = asked((name, value), hands_on=HandsOn(None, joins=True))
+    found = asked((name, value), hands_on=ForwardedParts(None, joins=True))
     assert (header_of(found, name) == value) is known
     assert isinstance(header_of(found, name), str | Invalid)
-    assert header_of(asked((name, value), hands_on=HandsOn(None)), name) == value
+    assert header_of(asked((name, value), hands_on=ForwardedParts(None)), name) == value
 
 
 def test_what_no_gateway_says_is_unknown_and_the_query_is_known() -> None:
-    found = asked(target=Target("GET", "/x?page=2", None))
+    found = asked(target=RequestTarget("GET", "/x?page=2", None))
     for path in (("context", "risk"), ("body", "to"), ("request", "ip"), ("request", "host"), ("request", "size")):
         assert found.fact(*path) is PENDING
     assert found.fact("request", "query", "page") == "2"
@@ -310,42 +310,42 @@ def test_what_no_gateway_says_is_unknown_and_the_query_is_known() -> None:
 
 
 AS_JSON = ("content-type", "application/json")
-SENDING = HandsOn(None, bodies=True)
+SENDING = ForwardedParts(None, bodies=True)
 
 
 @pytest.mark.parametrize(
     ("headers", "content", "hands_on", "to", "size"),
     [
-        ((WHOLE, AS_JSON), b'{"to": 1}', HandsOn(None), 1, 9),
-        ((WHOLE, AS_JSON), b"{}", HandsOn(None), ABSENT, 2),
+        ((WHOLE, AS_JSON), b'{"to": 1}', ForwardedParts(None), 1, 9),
+        ((WHOLE, AS_JSON), b"{}", ForwardedParts(None), ABSENT, 2),
         ((WHOLE, AS_JSON), b'["to"]', SENDING, Invalid("the body is no JSON object"), 6),
         ((WHOLE,), b'{"to": 1}', SENDING, Invalid("the body has no `Content-Type`"), 9),
-        ((WHOLE, AS_JSON), '{"to": "é"}', SENDING, AS_TEXT, 12),
+        ((WHOLE, AS_JSON), '{"to": "é"}', SENDING, BODY_AS_TEXT, 12),
         ((AS_JSON,), b'{"to": 1}', SENDING, PENDING, PENDING),
         ((PIECE, AS_JSON), b"{}", SENDING, PENDING, PENDING),
         ((WHOLE, WHOLE, AS_JSON), b"{}", SENDING, PENDING, PENDING),
         ((), b"", SENDING, ABSENT, 0),
         ((WHOLE,), b"", SENDING, ABSENT, 0),
         ((PIECE,), b"", SENDING, PENDING, PENDING),
-        ((), b"", HandsOn(None), PENDING, PENDING),
-        ((WHOLE,), b"", HandsOn(None), PENDING, PENDING),
+        ((), b"", ForwardedParts(None), PENDING, PENDING),
+        ((WHOLE,), b"", ForwardedParts(None), PENDING, PENDING),
         ((), None, SENDING, PENDING, PENDING),
-        ((("x-agent-size", "0"),), None, HandsOn(None), ABSENT, 0),
-        ((("x-agent-size", "7"),), None, HandsOn(None), PENDING, 7),
-        ((("x-agent-size", ""),), None, HandsOn(None), PENDING, PENDING),
-        ((("x-agent-size", "0"),), b"", HandsOn(None), PENDING, PENDING),
-        ((("x-agent-size", "0"), PIECE), b"{}", HandsOn(None), PENDING, PENDING),
+        ((("x-agent-size", "0"),), None, ForwardedParts(None), ABSENT, 0),
+        ((("x-agent-size", "7"),), None, ForwardedParts(None), PENDING, 7),
+        ((("x-agent-size", ""),), None, ForwardedParts(None), PENDING, PENDING),
+        ((("x-agent-size", "0"),), b"", ForwardedParts(None), PENDING, PENDING),
+        ((("x-agent-size", "0"), PIECE), b"{}", ForwardedParts(None), PENDING, PENDING),
     ],
 )
 def test_a_body_is_known_where_all_of_it_was_read_and_absent_where_it_was_shown_to_be_empty(
-    headers: tuple[tuple[str, str], ...], content: bytes | None, hands_on: HandsOn, to: object, size: object
+    headers: tuple[tuple[str, str], ...], content: bytes | None, hands_on: ForwardedParts, to: object, size: object
 ) -> None:
     found = asked(*headers, hands_on=hands_on, content=content)
     assert (found.fact("body", "to"), found.fact("request", "size")) == (to, size)
 
 
 def test_no_header_says_the_size_that_is_not_named() -> None:
-    found = asked(("x-agent-size", "0"), names=Vouched())
+    found = asked(("x-agent-size", "0"), names=GatewayHeaders())
     assert (found.fact("body", "to"), found.fact("request", "size")) == (PENDING, PENDING)
 
 
@@ -357,15 +357,15 @@ def test_a_size_that_is_none_is_refused(value: str) -> None:
 @pytest.mark.parametrize(
     ("hands_on", "headers", "groups"),
     [
-        (HandsOn(), (), PENDING),
-        (HandsOn(), (("x-agent-groups", ""),), ABSENT),
-        (HandsOn(), (("x-agent-groups", "ops"),), ("ops",)),
+        (ForwardedParts(), (), PENDING),
+        (ForwardedParts(), (("x-agent-groups", ""),), ABSENT),
+        (ForwardedParts(), (("x-agent-groups", "ops"),), ("ops",)),
         (NAMED, (), ABSENT),
-        (HandsOn(None), (), ABSENT),
+        (ForwardedParts(None), (), ABSENT),
     ],
 )
 def test_what_a_gateway_could_say_of_an_agent_is_unknown_where_it_says_nothing(
-    hands_on: HandsOn, headers: tuple[tuple[str, str], ...], groups: object
+    hands_on: ForwardedParts, headers: tuple[tuple[str, str], ...], groups: object
 ) -> None:
     found = asked(("x-agent-id", "bot"), *headers, hands_on=hands_on)
     assert found.fact("agent", "groups") == groups
@@ -373,13 +373,13 @@ def test_what_a_gateway_could_say_of_an_agent_is_unknown_where_it_says_nothing(
 
 
 def test_a_fact_that_no_header_carries_is_unknown() -> None:
-    found = asked(("x-agent-id", "bot"), names=Vouched(agent_groups=""))
+    found = asked(("x-agent-id", "bot"), names=GatewayHeaders(agent_groups=""))
     assert found.fact("agent", "groups") is PENDING
 
 
 def test_by_default_an_adapter_knows_what_its_gateway_hands_on_by_its_nature() -> None:
-    names = Vouched()
-    known = {one: names.hands_on(one).headers for one in Adapter}
-    every = dict.fromkeys((Adapter.FORWARD_AUTH, Adapter.ENVOY_GRPC))
-    assert known == {**every, Adapter.NGINX: frozenset(), Adapter.ENVOY: frozenset()}
-    assert not any(names.hands_on(one).bodies for one in Adapter)
+    names = GatewayHeaders()
+    known = {one: names.hands_on(one).headers for one in GatewayAdapter}
+    every = dict.fromkeys((GatewayAdapter.FORWARD_AUTH, GatewayAdapter.ENVOY_GRPC))
+    assert known == {**every, GatewayAdapter.NGINX: frozenset(), GatewayAdapter.ENVOY: frozenset()}
+    assert not any(names.hands_on(one).bodies for one in GatewayAdapter)

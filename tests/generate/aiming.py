@@ -39,9 +39,9 @@ def aimed(random: Random, asked: Question, kernel: k.Kernel) -> Question:
 
 def _named(random: Random, block: k.AgentBlock, issuer: str) -> Question:
     match block.who:
-        case k.Called(name):
+        case k.ExactName(name):
             return {"id": name, "issuer": issuer}
-        case k.CalledLike(glob):
+        case k.NamePattern(glob):
             return {"id": glob.replace("*", "read" if glob.startswith("*") else "ot"), "issuer": issuer}
         case k.InGroup(group):
             return {"id": "bot", "issuer": issuer, "groups": [group]}
@@ -51,7 +51,7 @@ def _named(random: Random, block: k.AgentBlock, issuer: str) -> Question:
 
 def _hop(random: Random, kernel: k.Kernel, issuer: str) -> Question:
     """Preferably one that may delegate at all."""
-    able = [block for block in kernel.agents if block.delegates and isinstance(block.who, k.Called)]
+    able = [block for block in kernel.agents if block.delegates and isinstance(block.who, k.ExactName)]
     name = random.choice(able).who.name if able else "planner"  # type: ignore[union-attr]  # such blocks were chosen
     return {"agent": name, "issuer": issuer, "issued_at": ago(5), "scopes": list(AS_NAMES), "groups": ["ops"]}
 

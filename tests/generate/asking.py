@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
@@ -66,7 +66,7 @@ class Setting:
     policy: Policy
     rows: Rows
     kernel: k.Kernel
-    directory: Directory
+    directory: EntityStore
 
     def __str__(self) -> str:
         return "\n\n# next file\n".join(self.policy.texts) + f"\nrows = {self.rows!r}"

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeAlias
 
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.decode import from_python
-from policyengine.runtime.entities import entity_rows
+from policyengine.runtime.entities import read_entity_rows
 from tests.generate import vocabulary as v
 from tests.generate.policies import SCOPES
 
@@ -52,9 +52,9 @@ def rows(random: Random, known: float = 0.9) -> Rows:
     return found
 
 
-def directory(given: Rows) -> Directory:
+def directory(given: Rows) -> EntityStore:
     raw = from_python(given)
-    return Directory(entity_rows(raw, "entities"), loaded=bool(given))
+    return EntityStore(read_entity_rows(raw, "entities"), loaded=bool(given))
 
 
 def _row(random: Random, kind: str, name: str, known: float) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from itertools import count
 from typing import NamedTuple
 
 from policyengine import kernel as k
-from policyengine.engine.authenticate import no_identity
-from policyengine.engine.request_input import read
-from policyengine.entities.store import Directory
-from policyengine.runtime.apply_limits import settled
+from policyengine.engine.authenticate import reject_raw_credentials
+from policyengine.engine.request_input import parse_request
+from policyengine.entities.store import EntityStore
+from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import (
     Decision,
     Effects,
@@ -25,12 +25,12 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.history import History, Listed, WindowKey
+from policyengine.runtime.history import History, HistoryList, WindowKey
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.history_records import histories, windows
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.history_records import history_conditions, history_windows
 from policyengine.stores.memory.store import MemoryStore
 
 CONSUME = Obligation("consume", (), rule="approval", at="")
@@ -64,7 +64,7 @@ def micros(moment: datetime) -> int:
 
 def asked_here(question: object) -> Request:
     """Nobody verifies raw credentials here. Raises RequestError."""
-    return no_identity(read(question))  # type: ignore[arg-type]
+    return reject_raw_credentials(parse_request(question))  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -73,14 +73,14 @@ class Specified:
     is its name in the store, and `past` what it was to look at of what happened before."""
 
     kernel: k.Kernel
-    directory: Directory
+    directory: EntityStore
     spent: set[str] = field(default_factory=set)
     effects: Effects = field(default_factory=Effects)
     store: MemoryStore = field(default_factory=lambda: MemoryStore(history_complete=True, max_skew=ANY_TIME))
     unsettled: Said | None = None
     number: str = ""
     past: Mapping[WindowKey, History] = field(default_factory=dict)
-    asked: tuple[k.Happened | k.Aggregate, ...] | None = None
+    asked: tuple[k.HistoryCondition | k.Aggregate, ...] | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -91,10 +91,10 @@ class Specified:
         if not self.kernel.watches:
             return {}
         rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
-        self.asked = tuple(histories(rules)) if self.asked is None else self.asked
-        wanted = windows(self.asked, facts_of(self.kernel, request, self.snapshot, at))
+        self.asked = tuple(history_conditions(rules)) if self.asked is None else self.asked
+        wanted = history_windows(self.asked, build_facts(self.kernel, request, self.snapshot, at))
         found = self.store.fetch(wanted, micros(now))
-        return {key: Listed(tuple(one.events), one.complete_after, one.now) for key, one in found.items()}
+        return {key: HistoryList(tuple(one.events), one.complete_after, one.now) for key, one in found.items()}
 
     def answer(self, request: Request, now: datetime, *, peek: bool) -> Said:
         at = request.options.at or now
@@ -104,7 +104,7 @@ class Specified:
         if self.effects.limits or self.effects.records:
             stood = self.store.commit(replace(self.effects, spends=()), self.number, micros(at), peek=peek)
             assert stood is not None
-            decision = settled(decision, self.effects.limits, stood.standings)
+            decision = apply_limits(decision, self.effects.limits, stood.standings)
         return said(decision)
 
     def evaluate(self, question: object, now: datetime) -> Said:

@@ -10,11 +10,19 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.history import Happening, History, Listed, Record, Report, WindowKey, told
+from policyengine.runtime.history import (
+    History,
+    HistoryList,
+    HistoryRecord,
+    OutcomeReport,
+    PastEvent,
+    WindowKey,
+    reported_values,
+)
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
-from policyengine.spec.rate_units import microseconds
+from policyengine.spec.rate_units import epoch_microseconds
 from tests.spec.deciding import NOW, Rows, bot, directory, kernel, question, verdict
 
 HEAD = """entity user { roles: set<string> }
@@ -30,19 +38,19 @@ class Everything(dict[WindowKey, History]):
 
     complete_after: int = -1
     now: int = 0
-    events: list[tuple[Record, Happening]] = field(default_factory=list)
+    events: list[tuple[HistoryRecord, PastEvent]] = field(default_factory=list)
 
     def get(self, key: WindowKey, default: Any = None) -> Any:
         found = tuple(event for record, event in self.events if (record.watch, record.key) == key)
-        return Listed(found, self.complete_after, self.now)
+        return HistoryList(found, self.complete_after, self.now)
 
     def keep(self, effects: Effects, decision: str, at: int) -> None:
         serial = len(self.events) + 1
-        self.events += [(one, Happening(at, serial, decision, one.facts)) for one in effects.records]
+        self.events += [(one, PastEvent(at, serial, decision, one.facts)) for one in effects.records]
 
-    def report(self, decision: str, report: Report) -> None:
+    def report(self, decision: str, report: OutcomeReport) -> None:
         self.events = [
-            (record, event._replace(status=report.status, output=told(report.output, record.outputs)))
+            (record, event._replace(status=report.status, output=reported_values(report.output, record.outputs)))
             if event.decision == decision and record.awaits
             else (record, event)
             for record, event in self.events
@@ -74,7 +82,7 @@ class Trace:
 
     def decide(self, asked: Mapping[str, object]) -> Decision:
         request = Request.from_json(json.dumps(asked))
-        self.history.now = microseconds(self.stored or self.now)
+        self.history.now = epoch_microseconds(self.stored or self.now)
         snapshot = Snapshot(directory(self.rows), history=self.history)
         decision, effects = reference.decide(self.kernel, request, snapshot, request.options.at or self.now)
         self.asked += 1
@@ -84,7 +92,7 @@ class Trace:
         return decision
 
     def report(self, decision: Decision, status: int | None = None, **output: object) -> None:
-        self.history.report(decision.id, Report(status, output))
+        self.history.report(decision.id, OutcomeReport(status, output))
 
     def says(self, where: str, who: Mapping[str, object] | None = None, **members: object) -> str:
         return verdict(self.ask(where, who, **members))

@@ -14,7 +14,7 @@ from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
-from policyengine.runtime.limits import Settled
+from policyengine.runtime.limits import ChargeResult
 from policyengine.runtime.request import RequestError
 from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, user
@@ -195,7 +195,7 @@ def test_what_rests_on_a_history_that_changed_is_decided_again() -> None:
 
         raced = False
 
-        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
             if not self.raced and effects.relied:
                 self.raced = True
                 assert playing.says("POST /pay") == "allow"

@@ -4,10 +4,10 @@ import pytest
 
 from policyengine.check import check
 from policyengine.explain.explanation import explain
-from policyengine.explain.lines import Line
+from policyengine.explain.lines import ExplanationLine
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing.runner import Runner
+from policyengine.testing.runner import CaseRunner
 from tests.history.plainly import HEAD
 
 GIVEN = 'given agent "bot" from acme for user "alice"'
@@ -20,12 +20,12 @@ def told(guard: str, lines: str) -> list[str]:
     )
     checked = check([module] if module else [], found)
     assert checked.kernel is not None, [one.render() for one in checked.diagnostics]
-    runner = Runner.of(checked.kernel)
+    runner = CaseRunner.of(checked.kernel)
     *_, asked = [runner.specified(one) for case in checked.cases for one in case.requests]
     return list(condition(explain(asked.decision, asked.facts, asked.walk).gates).render())
 
 
-def condition(gates: tuple[Line, ...]) -> Line:
+def condition(gates: tuple[ExplanationLine, ...]) -> ExplanationLine:
     (guards,) = (gate for gate in gates if gate.text == "guards")
     return guards.parts[0].parts[0].parts[0]
 

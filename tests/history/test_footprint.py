@@ -9,11 +9,11 @@ from threading import Lock
 
 import pytest
 
-from policyengine.checker.memory_estimate import Footprint, footprints, size
+from policyengine.checker.memory_estimate import MemoryEstimate, estimate_memory, format_bytes
 from policyengine.engine import Engine
-from policyengine.runtime.history import MOST_EVENTS
-from policyengine.stores.memory.capacity import Fullness
-from policyengine.stores.memory.history import Memories
+from policyengine.runtime.history import MAX_EVENTS_PER_KEY
+from policyengine.stores.memory.capacity import CapacityAlarm
+from policyengine.stores.memory.history import MemoryHistory
 from tests.history.plainly import HEAD, Trace
 
 TYPES = """facts on POST /a {
@@ -24,19 +24,19 @@ FACTS = ("s", "n", "i", "l", "d", "t", "ip", "b", "many")
 EVENTS = 100
 
 
-def footprint(condition: str) -> Footprint:
-    (found,) = footprints(Trace.of(TYPES, f'guard "g" on POST /a {{ require {condition} }}').kernel)
+def footprint(condition: str) -> MemoryEstimate:
+    (found,) = estimate_memory(Trace.of(TYPES, f'guard "g" on POST /a {{ require {condition} }}').kernel)
     return found
 
 
 def test_of_what_only_has_to_have_happened_one_event_is_kept() -> None:
     found = footprint("after POST /b within 1h since POST /b")
     assert (found.events, found.within, found.event) == (1, "1h", "POST /b")
-    assert size(found.bytes) == "1.5 KiB"
+    assert format_bytes(found.bytes) == "1.5 KiB"
 
 
 def test_of_what_is_counted_many_are() -> None:
-    assert footprint("count of POST /b within 1h < 5").events == MOST_EVENTS
+    assert footprint("count of POST /b within 1h < 5").events == MAX_EVENTS_PER_KEY
 
 
 VALUES: dict[str, Callable[[int], object]] = {
@@ -55,7 +55,7 @@ def test_a_store_that_is_filled_takes_no_more_than_is_told(value: Callable[[int]
     where = " and ".join(f"past.body.{name} is present" for name in FACTS if name != "b")
     condition = f"count of (POST /a where {where} and past.status < 400) within 1h > 5"
     engine = Engine.from_text(f'{HEAD}{TYPES}guard "g" on GET /x {{ deny when {condition} }}')
-    (told,) = footprints(engine.kernel)
+    (told,) = estimate_memory(engine.kernel)
     before = filled(engine, lambda n: {}, 0)
     taken = filled(engine, value, EVENTS) - before
     assert taken <= told.bytes * EVENTS / told.events
@@ -65,7 +65,7 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
     """Bytes that are taken by so many requests of one caller."""
     gc.freeze()  # what other tests left behind is looked through neither here nor later
     tracemalloc.start()
-    memories = Memories(Lock(), complete=True, most_keys=10, fullness=Fullness())
+    memories = MemoryHistory(Lock(), complete=True, most_keys=10, fullness=CapacityAlarm())
     for number in range(events):
         body = {name: value(number) for name in FACTS}
         asked = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}, "credential": {},

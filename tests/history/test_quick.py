@@ -9,10 +9,10 @@ import pytest
 
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
-from policyengine.runtime.history import MOST_EVENTS, Report
+from policyengine.runtime.history import MAX_EVENTS_PER_KEY, OutcomeReport
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.stores.memory.history_view import AT_ONCE
+from policyengine.stores.memory.history_view import EAGER_EVENTS
 from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Trace, user
 from tests.history.test_engine import Playing
@@ -82,7 +82,7 @@ def test_what_is_known_is_decided_the_quick_way_as_specified(condition: str, wit
         assert found.answer == told.answer, (what, id_, who)
         said.append(verdict(found))
         playing.engine.report(found.id, status=200 + amount * 30, output={"by": who})
-        trace.history.report(told.id, Report(200 + amount * 30, {"by": who}))
+        trace.history.report(told.id, OutcomeReport(200 + amount * 30, {"by": who}))
     assert with_care == []
     paid = {one for one, (what, *_) in zip(said, STEPS, strict=True) if what == "pay"}
     assert len(paid) == 2, "a condition that every request meets, or none, shows little"
@@ -170,7 +170,7 @@ ONE_ID = (
 )
 
 
-@pytest.mark.parametrize("events", [AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 5 * AT_ONCE])
+@pytest.mark.parametrize("events", [EAGER_EVENTS - 1, EAGER_EVENTS, EAGER_EVENTS + 1, 5 * EAGER_EVENTS])
 def test_the_oldest_of_many_events_is_found(events: int, with_care: list[Request]) -> None:
     playing = Playing(ONE_ID)
     first = playing.ask("POST /doc/1/review")
@@ -190,7 +190,7 @@ def test_what_was_forgotten_of_too_many_is_not_taken_for_nothing() -> None:
         'guard "g" on POST /pay { require no (POST /doc/{id}/review where past.params.id == "1") within 1h }'
     )
     playing.ask("POST /doc/1/review")
-    for _ in range(MOST_EVENTS):
+    for _ in range(MAX_EVENTS_PER_KEY):
         playing.ask("POST /doc/2/review")
     denied = playing.ask("POST /pay")
     assert [one.why for one in denied.unknown] == ["the recorded history does not reach back so far"]

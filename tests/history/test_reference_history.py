@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from policyengine.spec.rate_units import microseconds
+from policyengine.spec.rate_units import epoch_microseconds
 from tests.history.plainly import Trace, user
 from tests.spec.deciding import NOW, bot, codes, kernel, unknown
 
@@ -320,7 +320,7 @@ def test_counts_begin_anew_since() -> None:
 
 # ── A past that was not recorded ──────────────────────────────────────────────────────────────
 
-BEGUN = microseconds(NOW) - 1
+BEGUN = epoch_microseconds(NOW) - 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.history import Report
-from policyengine.spec.rate_units import microseconds
+from policyengine.runtime.history import OutcomeReport
+from policyengine.spec.rate_units import epoch_microseconds
 from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Everything, Trace, user
 from tests.spec.deciding import NOW, bot, kernel, question
@@ -57,7 +57,7 @@ class Traffic(RuleBasedStateMachine):
         self.now = NOW
         complete = self.opened(complete)
         self.engine = Engine.from_text(RULES, "0.policy", clock=lambda: self.now, store=self.store)
-        self.trace = Trace(kernel(RULES), history=Everything(-1 if complete else microseconds(NOW) - 1))
+        self.trace = Trace(kernel(RULES), history=Everything(-1 if complete else epoch_microseconds(NOW) - 1))
         self.pairs: list[tuple[Decision, Decision]] = []
         self.latest = NOW
 
@@ -90,7 +90,7 @@ class Traffic(RuleBasedStateMachine):
             self.latest = max(self.latest, self.now)
             found, told = data.draw(st.sampled_from(self.pairs))
             if self.engine.report(found.id, status=status, output={"score": score}):
-                self.trace.history.report(told.id, Report(status, {"score": score}))
+                self.trace.history.report(told.id, OutcomeReport(status, {"score": score}))
 
 
 class InMemory(Traffic):
@@ -98,7 +98,7 @@ class InMemory(Traffic):
     def forget(self) -> None:
         """What a full store does: nothing that counts is lost."""
         with self.store._lock:
-            self.store._forget(microseconds(self.now))
+            self.store._forget(epoch_microseconds(self.now))
 
 
 TestTraffic = InMemory.TestCase

@@ -14,16 +14,16 @@ from joserfc.jwk import ECKey
 from joserfc.jws import JWSRegistry
 
 from policyengine.engine import Engine
-from policyengine.identity.attestation import attesting
-from policyengine.identity.authenticator import Identity, Parts
-from policyengine.identity.config.model import configuration_of
+from policyengine.identity.attestation import create_attestation_verifier
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.config.model import parse_identity_config
 from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.nonces import AttestationNonces
-from policyengine.identity.verified import Binding, Request, Token, Who
+from policyengine.identity.verified import ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
 from policyengine.kernel import Attester, Kernel
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
-from policyengine.stores.credential_marks import Marks, MemoryMarks
+from policyengine.stores.credential_marks import CredentialMarks, MemoryMarks
 
 NOW = 1_800_000_000
 END = NOW + 3_600
@@ -51,7 +51,7 @@ def key(name: str) -> ECKey:
     return ECKey.generate_key("P-256", {"kid": name})
 
 
-MINE = Binding(jkt=key("mine").thumbprint(), x5t="certificate-of-mine")
+MINE = ConfirmedKey(jkt=key("mine").thumbprint(), x5t="certificate-of-mine")
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Keys:
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         if self.down:
-            raise Refused(Refusal.PROVIDER)
+            raise CredentialError(RefusalCode.PROVIDER)
         found = [one for one in self.keys if kid is None or one.get("kid") == kid]
         if not found:
-            raise Refused(Refusal.UNKNOWN_KEY)
+            raise CredentialError(RefusalCode.UNKNOWN_KEY)
         return found
 
 
@@ -76,9 +76,9 @@ class Lab:
 
     settings: Mapping[str, object] = field(default_factory=dict)
     attester: Attester | None = None
-    binding: Binding = MINE
+    binding: ConfirmedKey = MINE
     down: bool = False
-    marks: Marks = field(default_factory=MemoryMarks)
+    marks: CredentialMarks = field(default_factory=MemoryMarks)
 
     def __post_init__(self) -> None:
         given = {"identity": {"url": US}, "attesters": {"lab": dict(self.settings)}}
@@ -87,8 +87,10 @@ class Lab:
             attesters["lab"] = replace(self.attester, name="lab", url=URL)
         keys = {"lab": Keys([key("lab")], self.down), "any": Keys([key("any")]), "old": Keys([key("old")])}
         self.nonces = AttestationNonces(self.marks)
-        self.attests = attesting(attesters, configuration_of(given), keys, self.nonces)
-        self.identity = Identity(Parts(self, self.reads, self.binds, self.presents, self.attests), self.marks)
+        self.attests = create_attestation_verifier(attesters, parse_identity_config(given), keys, self.nonces)
+        self.identity = CredentialAuthenticator(
+            CredentialChecks(self, self.reads, self.binds, self.presents, self.attests), self.marks
+        )
         self.nonce, _ = self.nonces.issue(NOW)
 
     def claims(self, **changed: Any) -> dict[str, Any]:
@@ -105,31 +107,33 @@ class Lab:
 
     # ── The front ─────────────────────────────────────────────────────────────────────────────
 
-    def verify(self, raw: str, now: int) -> Token:
-        return Token("jwt", "acme", {"sub": "bot", "iat": NOW - 10}, {}, sha256(raw.encode()).digest(), END)
+    def verify(self, raw: str, now: int) -> VerifiedToken:
+        return VerifiedToken("jwt", "acme", {"sub": "bot", "iat": NOW - 10}, {}, sha256(raw.encode()).digest(), END)
 
-    def verify_txn(self, raw: str, now: int) -> Token:
-        raise Refused(Refusal.NOT_A_TOKEN)
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
+        raise CredentialError(RefusalCode.NOT_A_TOKEN)
 
-    def reads(self, token: Token) -> Who:
-        return Who("bot", None)
+    def reads(self, token: VerifiedToken) -> TokenPrincipal:
+        return TokenPrincipal("bot", None)
 
-    def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+    def binds(
+        self, credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int
+    ) -> ConfirmedKey:
         return self.binding
 
-    def presents(self, credentials: Credentials, request: Request, now: int) -> None:
+    def presents(self, credentials: Credentials, request: ProofContext, now: int) -> None:
         return None
 
     def facts(self, raw: str, now: int = NOW) -> Mapping[str, object]:
         """Raises Refused."""
         credentials = Credentials(authorization="Bearer token", attestation=raw)
-        return self.identity.prove(credentials, Request("GET", f"{US}/a"), now).facts["attestation"]
+        return self.identity.prove(credentials, ProofContext("GET", f"{US}/a"), now).facts["attestation"]
 
     def says(self, raw: str, now: int = NOW) -> str:
         """`accepted`, or the code of the refusal."""
         try:
             self.facts(raw, now)
-        except Refused as refused:
+        except CredentialError as refused:
             return refused.refusal.value
         return "accepted"
 

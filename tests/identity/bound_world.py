@@ -24,14 +24,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.authenticator import Identity, Parts
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.proof.key_confirmation import BoundParts, bound_parts
-from policyengine.identity.verified import Proved, Request, Token, Who
-from policyengine.identity.verify.api_keys import hashed
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.proof.key_confirmation import ProofVerifiers, create_proof_verifiers
+from policyengine.identity.verified import ProofContext, TokenPrincipal, VerifiedCredential, VerifiedToken
+from policyengine.identity.verify.api_keys import hash_api_key
 from policyengine.kernel import Issuer
-from policyengine.runtime.credential_errors import Refusal, Refused
-from policyengine.runtime.credentials import Credentials, digests_of, read_digests
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
+from policyengine.runtime.credentials import Credentials, body_digests, read_digests
 from policyengine.source import Source, Span
 from policyengine.stores.credential_marks import MemoryMarks
 
@@ -85,20 +85,20 @@ class Issued:
             claims["cnf"] = cnf
         return jws.serialize_compact({"alg": "ES256"}, json.dumps(claims), self.key, algorithms=["ES256"])
 
-    def verify(self, raw: str, now: int) -> Token:
+    def verify(self, raw: str, now: int) -> VerifiedToken:
         try:
             claims = json.loads(jws.deserialize_compact(raw, self.key, algorithms=["ES256"]).payload)
         except Exception:
-            raise Refused(Refusal.SIGNATURE) from None
-        return Token("jwt", "acme", claims, {}, sha256(raw.encode()).digest(), claims["exp"])
+            raise CredentialError(RefusalCode.SIGNATURE) from None
+        return VerifiedToken("jwt", "acme", claims, {}, sha256(raw.encode()).digest(), claims["exp"])
 
-    def verify_txn(self, raw: str, now: int) -> Token:
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
         return replace(self.verify(raw, now), kind="txn_token")
 
 
-def reads(token: Token) -> Who:
+def reads(token: VerifiedToken) -> TokenPrincipal:
     instance = token.claims.get("instance")
-    return Who(str(token.claims["client_id"]), "alice", instance=None if instance is None else str(instance))
+    return TokenPrincipal(str(token.claims["client_id"]), "alice", instance=None if instance is None else str(instance))
 
 
 # ── Certificates ──────────────────────────────────────────────────────────────────────────────
@@ -313,7 +313,7 @@ class Message:
 
 def digests(content: bytes | None) -> dict[str, bytes]:
     """As whoever saw all of the body knows them."""
-    return {} if content is None else read_digests(digests_of(content))
+    return {} if content is None else read_digests(body_digests(content))
 
 
 def content_digest(content: bytes) -> str:
@@ -346,12 +346,14 @@ class World:
     issuers: tuple[Issuer, ...] | None = None
 
     def __post_init__(self) -> None:
-        self.front = Identity(
-            Parts(self.issued, reads, self.parts.binds, self.parts.presents), self.marks, sharing=self.parts.sharing
+        self.front = CredentialAuthenticator(
+            CredentialChecks(self.issued, reads, self.parts.binds, self.parts.presents),
+            self.marks,
+            sharing=self.parts.sharing,
         )
 
     @property
-    def parts(self) -> BoundParts:
+    def parts(self) -> ProofVerifiers:
         if not hasattr(self, "_parts"):
             raw: dict[str, object] = {
                 "signatures": {"directories": {"crawler": "directory.json"}},
@@ -359,21 +361,21 @@ class World:
                 "api_keys": {"file": "api-keys"},
             }
             raw = {**(raw if self.issuers is None else {}), **self.more}
-            self._parts = bound_parts(
-                configuration_of(raw, self.folder), self.issuers or ISSUERS, self.marks, nonce_key=b"n" * 32
+            self._parts = create_proof_verifiers(
+                parse_identity_config(raw, self.folder), self.issuers or ISSUERS, self.marks, nonce_key=b"n" * 32
             )
         return self._parts
 
-    def prove(self, given: Credentials, url: str | None = URL, **request: Any) -> Proved:
+    def prove(self, given: Credentials, url: str | None = URL, **request: Any) -> VerifiedCredential:
         method, asked = given.method or "GET", given.url or url
-        return self.front.prove(given, Request(method, asked, digests=given.digests, **request), self.now)
+        return self.front.prove(given, ProofContext(method, asked, digests=given.digests, **request), self.now)
 
     def refusal(self, given: Credentials, url: str | None = URL, **request: Any) -> str:
         """The code with which it is refused, and counted."""
         before = dict(self.front.counts)
         try:
             self.prove(given, url, **request)
-        except Refused as refused:
+        except CredentialError as refused:
             code = refused.refusal.value
             assert self.front.counts[code] == before.get(code, 0) + 1
             assert self.front.counts.total() == sum(before.values()) + 1
@@ -397,5 +399,5 @@ def write_files(folder: Path) -> Path:
     signers = directory_of(ed_key(), ec_key("signer"), ec_key("signer384", "P-384"), rsa_key())
     (folder / "directory.json").write_text(signers)
     (folder / "acme.pem").write_text(pem(authority("acme").certificate))
-    (folder / "api-keys").write_text(f"keys/legacy-bot: {hashed(API_KEY)}\n")
+    (folder / "api-keys").write_text(f"keys/legacy-bot: {hash_api_key(API_KEY)}\n")
     return folder

@@ -17,11 +17,11 @@ from urllib.parse import parse_qs, quote, urlencode
 from cryptography import x509
 
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate, write_ring
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
+from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate_ring, write_ring
 from policyengine.identity.proof.spiffe import key_thumbprint
-from policyengine.identity.verify.api_keys import hashed
-from policyengine.stores.transition import digest_of
+from policyengine.identity.verify.api_keys import hash_api_key
+from policyengine.stores.transition import digest_parts
 from tests.identity.bound_world import field_of, workload, x5t
 from tests.identity.issuing import GONE, b64, changed, ec, signed
 from tests.identity.providing import Faulty, Handling
@@ -153,7 +153,7 @@ class World:
         for name, text in {
             "desk.policy": POLICY, "identity.toml": identity_toml(self.far, self.certificate), "secret": "a-secret",
             "policyengine.toml": '[gateway]\nclient_certificate = "client-cert"\n',
-            "tokens": "ops: a-token-of-the-operator\n", "api-keys": f"keys/old-bot: {hashed(STATIC)}\n",
+            "tokens": "ops: a-token-of-the-operator\n", "api-keys": f"keys/old-bot: {hash_api_key(STATIC)}\n",
         }.items():  # fmt: skip
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(0o600)
@@ -171,7 +171,7 @@ class World:
     def forget(self, names: list[str]) -> None:
         """As if nobody had revoked them."""
         with closing(sqlite3.connect(self.folder / "store.db", isolation_level=None)) as store:
-            store.executemany("DELETE FROM revoked WHERE name = ?", [(digest_of(name),) for name in names])
+            store.executemany("DELETE FROM revoked WHERE name = ?", [(digest_parts(name),) for name in names])
 
     @contextmanager
     def serving(self, *options: str) -> Iterator[Server]:
@@ -239,7 +239,7 @@ class World:
     def rotate_ours(self) -> None:
         """Others sign, and those before are gone."""
         path = self.folder / "signing.json"
-        rotate(path, None, self.now, 0, 900)
+        rotate_ring(path, None, self.now, 0, 900)
         ring = read_ring(path)
         *older, newest = ring.keys
         write_ring(path, replace(ring, keys=(*(replace(one, gone_from=self.now) for one in older), newest)))
@@ -275,7 +275,7 @@ class Server:
     def asked(self, subject: str, by: str = "summarizer", key: Any = None, **changes: Any) -> Answer:
         """For a token, with the assertion of a client and, with `key`, a proof by that."""
         form = {
-            "grant_type": GRANT, "subject_token": subject, "subject_token_type": ACCESS_TOKEN,
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject, "subject_token_type": ACCESS_TOKEN,
             **self.world.assertion(by), **changes,
         }  # fmt: skip
         headers = {} if key is None else {"DPoP": proof(key, "POST", f"{DESK}/token")}
@@ -288,7 +288,7 @@ class Server:
 
     def by_certificate(self, subject: str) -> Answer:
         form = {
-            "grant_type": GRANT, "subject_token": subject, "subject_token_type": ACCESS_TOKEN,
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject, "subject_token_type": ACCESS_TOKEN,
             "client_id": "by-certificate",
         }  # fmt: skip
         return self.form("/token", form, {**OPERATOR, "Client-Cert": field_of(self.world.certificate)})

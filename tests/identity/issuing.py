@@ -15,13 +15,13 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from policyengine import Engine
-from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
 from policyengine.identity.config.model import IssuerSettings
 from policyengine.identity.keys.jwks import VerifyingKey
-from policyengine.identity.verified import UNBOUND, Binding, Request, Token, Who
-from policyengine.identity.verify.chains import Reader
-from policyengine.identity.verify.tokens import TokenVerifier, Trusted
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
+from policyengine.identity.verify.chains import ChainReader
+from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision
 from policyengine.stores.credential_marks import MemoryMarks
@@ -92,7 +92,7 @@ class Known:
         if kid is None:
             return list(self.keys.values())
         if kid not in self.keys:
-            raise Refused(Refusal.UNKNOWN_KEY)
+            raise CredentialError(RefusalCode.UNKNOWN_KEY)
         return [self.keys[kid]]
 
 
@@ -155,11 +155,13 @@ def token(_header: Mapping[str, Any] | None = None, _key: Any = None, _alg: str 
 # ── Who asks ──────────────────────────────────────────────────────────────────────────────────
 
 
-def unbound(credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+def unbound(credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int) -> ConfirmedKey:
     return UNBOUND
 
 
-def nobody(credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+def nobody(
+    credentials: Credentials, request: ProofContext, now: int
+) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
     return None
 
 
@@ -175,15 +177,17 @@ class Door:
     def __post_init__(self) -> None:
         keys, marks = self.keys or known(), MemoryMarks()
         issuers = {
-            ACME: Trusted("acme", AUDIENCE, US, self.settings, keys),
-            OTHER: Trusted("other", AUDIENCE, US, IssuerSettings(), Known({"ec": public(ec("P-256", "ec-other"))})),
-            MESH: Trusted("mesh", AUDIENCE, US, IssuerSettings(), keys, domain="mesh.example"),
+            ACME: TrustedIssuer("acme", AUDIENCE, US, self.settings, keys),
+            OTHER: TrustedIssuer(
+                "other", AUDIENCE, US, IssuerSettings(), Known({"ec": public(ec("P-256", "ec-other"))})
+            ),
+            MESH: TrustedIssuer("mesh", AUDIENCE, US, IssuerSettings(), keys, domain="mesh.example"),
         }
         names = {url: one.name for url, one in issuers.items()}
         self.tokens = TokenVerifier(issuers, self.introspection)
-        self.reads = Reader(names, {"acme": self.settings})
+        self.reads = ChainReader(names, {"acme": self.settings})
         self.marks = marks
-        self.identity = Identity(Parts(self.tokens, self.reads, unbound, nobody), marks)
+        self.identity = CredentialAuthenticator(CredentialChecks(self.tokens, self.reads, unbound, nobody), marks)
 
     @property
     def engine(self) -> Engine:
@@ -197,7 +201,7 @@ class Door:
     def bearer(self, raw: str, method: str = "POST") -> Decision:
         return self.ask({"authorization": f"Bearer {raw}"}, method)
 
-    def who(self, raw: str) -> Who:
+    def who(self, raw: str) -> TokenPrincipal:
         return self.reads(self.tokens.verify(raw, self.now))
 
 

@@ -13,21 +13,21 @@ from typing import Any
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.authenticator import Identity, Parts
-from policyengine.identity.config.model import IssuerSettings, configuration_of
-from policyengine.identity.issue.clients import ASSERTION_TYPE, Clients, clients_of, confirmed
-from policyengine.identity.issue.delegation_check import Handing
-from policyengine.identity.issue.issuer import Issued, Issuing
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT, asked_of
-from policyengine.identity.keys.jwks import VerifyingKey, read_keys
-from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
-from policyengine.identity.verified import Binding, Request, Token
-from policyengine.identity.verify.chains import Reader
-from policyengine.identity.verify.tokens import TokenVerifier, Trusted
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.config.model import IssuerSettings, parse_identity_config
+from policyengine.identity.issue.clients import ASSERTION_TYPE, ClientRegistry, load_clients, token_binding
+from policyengine.identity.issue.delegation_check import DelegationCheck
+from policyengine.identity.issue.issuer import IssuedToken, TokenIssuer
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT, parse_token_exchange
+from policyengine.identity.keys.jwks import VerifyingKey, parse_jwks
+from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
+from policyengine.identity.verified import ConfirmedKey, ProofContext, VerifiedToken
+from policyengine.identity.verify.chains import ChainReader
+from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision
-from policyengine.stores.credential_marks import Marks, MemoryMarks
+from policyengine.stores.credential_marks import CredentialMarks, MemoryMarks
 from tests.identity.issuing import GONE, Known, changed, ec, nobody, public, signed
 
 NOW = 1_800_000_000
@@ -87,17 +87,17 @@ def policy() -> Engine:
 
 
 def binds(
-    credentials: Credentials, request: Request, token: Token | None, now: int, recognizes: object = None
-) -> Binding:
+    credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int, recognizes: object = None
+) -> ConfirmedKey:
     """A key or certificate is proved by its name: how that is done is for other tests."""
     if credentials.dpop == "broken":
-        raise Refused(Refusal.PROOF)
+        raise CredentialError(RefusalCode.PROOF)
     if credentials.dpop == "without nonce":
-        raise Refused(Refusal.PROOF_NONCE)
-    found = Binding(credentials.dpop, credentials.client_certificate)
-    asked = Binding() if token is None else confirmed(token)
+        raise CredentialError(RefusalCode.PROOF_NONCE)
+    found = ConfirmedKey(credentials.dpop, credentials.client_certificate)
+    asked = ConfirmedKey() if token is None else token_binding(token)
     if asked.jkt not in (None, found.jkt) or asked.x5t not in (None, found.x5t):
-        raise Refused(Refusal.BOUND_TO_OTHER)
+        raise CredentialError(RefusalCode.BOUND_TO_OTHER)
     return found
 
 
@@ -110,26 +110,26 @@ class Desk:
     lifetime: int = 900
     now: int = NOW
     lines: list[Any] = field(default_factory=list)
-    store: Marks | None = None
+    store: CredentialMarks | None = None
 
     def __post_init__(self) -> None:
         write_ring(self.folder / "signing.json", new_ring("ES256", self.now - 100), new=True)
-        self.keys = FileKeys.of(self.folder / "signing.json")
+        self.keys = KeyRingFile.of(self.folder / "signing.json")
         self.marks: Any = MemoryMarks() if self.store is None else self.store
         kernel = (self.engine_of or policy()).kernel
         settings = IssuerSettings(types=("at+jwt", "jwt"))
         issuers = {
-            ACME: Trusted("acme", AUDIENCE, None, settings, Known({"ec": public(ec())})),
-            OTHER: Trusted("other", AUDIENCE, None, settings, Known({"ec": public(ec("P-256", "ec-other"))})),
-            DESK: Trusted("desk", AUDIENCE, None, settings, self),
+            ACME: TrustedIssuer("acme", AUDIENCE, None, settings, Known({"ec": public(ec())})),
+            OTHER: TrustedIssuer("other", AUDIENCE, None, settings, Known({"ec": public(ec("P-256", "ec-other"))})),
+            DESK: TrustedIssuer("desk", AUDIENCE, None, settings, self),
         }
         tokens = TokenVerifier(issuers)
-        reads = Reader({url: one.name for url, one in issuers.items()}, {})
+        reads = ChainReader({url: one.name for url, one in issuers.items()}, {})
         mapped = {name: frozenset(claim for claim, _ in one.claims) for name, one in kernel.issuers.items()}
-        self.identity = Identity(Parts(tokens, reads, binds, nobody), self.marks, mapped)
+        self.identity = CredentialAuthenticator(CredentialChecks(tokens, reads, binds, nobody), self.marks, mapped)
         self.engine = Engine(kernel, clock=lambda: datetime.fromtimestamp(self.now, UTC), identity=self.identity)
-        handing = Handing(kernel, self.engine.directory)
-        self.issuing = Issuing(
+        handing = DelegationCheck(kernel, self.engine.directory)
+        self.issuing = TokenIssuer(
             self.identity, lambda: handing, self.keys, self.clients(), "desk", (AUDIENCE, ARCHIVE), self.lifetime
         )
 
@@ -145,9 +145,9 @@ class Desk:
 
     def find(self, kid: str | None, alg: str, now: int) -> tuple[VerifyingKey, ...]:
         published = json.dumps({"keys": self.keys.published(now)}).encode()
-        return read_keys(published, "desk").find(kid, alg)
+        return parse_jwks(published, "desk").find(kid, alg)
 
-    def clients(self) -> Clients:
+    def clients(self) -> ClientRegistry:
         given: dict[str, Any] = {}
         for name in CLIENTS:
             jwks = {"keys": [key_of(name).as_dict(private=False)]}
@@ -156,15 +156,17 @@ class Desk:
         given["by-certificate"] = {"agent": "summarizer", "issuer": "acme", "method": "mtls", "certificates": [X5T]}
         given["by-proof"] = {"agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json"}
         given["by-token"] = {"agent": "tokened", "issuer": "acme", "method": "token"}
-        return Clients(
-            clients_of(configuration_of({"clients": given}, self.folder)), frozenset({DESK, TOKEN_URL}), self.marks
+        return ClientRegistry(
+            load_clients(parse_identity_config({"clients": given}, self.folder)),
+            frozenset({DESK, TOKEN_URL}),
+            self.marks,
         )
 
     def exchange(self, *, by: str | None = "summarizer", _dpop: str | None = "jkt-1", _mtls: str | None = None,
-                 **changes: Any) -> Issued:  # fmt: skip
+                 **changes: Any) -> IssuedToken:  # fmt: skip
         """As `by`, with parameters that are changed or, with `GONE`, not there. Raises NotIssued."""
         form: dict[str, Any] = {
-            "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, **changes,
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, **changes,
         }  # fmt: skip
         if by is not None and "client_assertion" not in changes:
             form |= {"client_assertion": assertion(by, self.now)}
@@ -172,10 +174,12 @@ class Desk:
             form = {"client_assertion_type": ASSERTION_TYPE, **form}
         listed = {n: v if isinstance(v, list) else [v] for n, v in form.items() if v is not GONE}
         credentials = Credentials(dpop=_dpop, client_certificate=_mtls)
-        return self.issuing.exchange(asked_of(listed), credentials, Request("POST", TOKEN_URL), self.now)
+        return self.issuing.exchange(
+            parse_token_exchange(listed), credentials, ProofContext("POST", TOKEN_URL), self.now
+        )
 
     def decide(
-        self, issued: Issued | str, path: str = "/v1/invoices", method: str = "GET", dpop: str = "jkt-1"
+        self, issued: IssuedToken | str, path: str = "/v1/invoices", method: str = "GET", dpop: str = "jkt-1"
     ) -> Decision:
         raw = issued if isinstance(issued, str) else issued.token
         asked = {"authorization": f"DPoP {raw}" if dpop else f"Bearer {raw}", **({"dpop": dpop} if dpop else {})}

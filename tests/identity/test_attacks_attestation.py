@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.identity.verified import UNBOUND, Binding
+from policyengine.identity.verified import UNBOUND, ConfirmedKey
 from tests.identity.attesting import DIGEST, END, MINE, MODEL, NOW, URL, US, Lab, key, part, token
 
 OTHER = key("other")
@@ -24,11 +24,11 @@ class Attack(NamedTuple):
     name: str
     code: str
     raw: Callable[[Lab], str]
-    binding: Binding = MINE
+    binding: ConfirmedKey = MINE
     burns: bool = False  # whether it is only the nonce that is wrong
 
 
-def claims(name: str, code: str, binding: Binding = MINE, **changed: object) -> Attack:
+def claims(name: str, code: str, binding: ConfirmedKey = MINE, **changed: object) -> Attack:
     return Attack(name, code, lambda lab: lab.signed(**changed), binding)
 
 
@@ -124,7 +124,7 @@ ATTACKS = [
     claims("an end before all times", "claim_type", exp=-1),
     # ── Of the presenter's key
     claims("bound, and the presenter proves no key", "attestation_key", UNBOUND),
-    claims("of another key", "attestation_key", Binding(jkt=OTHER.thumbprint())),
+    claims("of another key", "attestation_key", ConfirmedKey(jkt=OTHER.thumbprint())),
     claims("of another certificate", "attestation_key", cnf={"x5t#S256": "another"}),
     claims("of the right key and another certificate", "attestation_key", cnf={"jkt": MINE.jkt, "x5t#S256": "x"}),
     claims("of another key in full", "attestation_key", cnf={"jwk": OTHER.as_dict(private=False)}),

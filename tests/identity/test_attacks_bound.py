@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey
 
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.proof.dpop import Nonces
-from policyengine.identity.proof.key_confirmation import bound_parts
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.proof.dpop import DpopNonces
+from policyengine.identity.proof.key_confirmation import create_proof_verifiers
+from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.attacks import Attack, named
@@ -235,7 +235,7 @@ def test_a_proof_for_a_url_that_nobody_told_is_refused(world: World) -> None:
 
 # ── Nonces ────────────────────────────────────────────────────────────────────────────────────
 
-OURS = Nonces(300, b"n" * 32)
+OURS = DpopNonces(300, b"n" * 32)
 NONCES: list[tuple[str, str, object]] = [
     ("control: one of ours", "proved", OURS.nonce(NOW)),
     ("control: one of ours that will end", "proved", OURS.nonce(NOW - 299)),
@@ -244,7 +244,7 @@ NONCES: list[tuple[str, str, object]] = [
     ("control: of a server whose clock is ahead", "proved", OURS.nonce(NOW + 30)),
     ("expired", "proof_nonce", OURS.nonce(NOW - 330)),
     ("of the future", "proof_nonce", OURS.nonce(NOW + 31)),
-    ("of another server", "proof_nonce", Nonces(300, b"m" * 32).nonce(NOW)),
+    ("of another server", "proof_nonce", DpopNonces(300, b"m" * 32).nonce(NOW)),
     ("another time in it", "proof_nonce", OURS.nonce(NOW)[:-22] + OURS.nonce(NOW - 9)[-22:]),
     ("not in base64", "proof_nonce", "~" * 32),
     ("a number", "proof_nonce", 7),
@@ -259,9 +259,11 @@ def test_nonces(bound_files: Path, code: str, nonce: object) -> None:
 
 
 def test_nonces_of_a_server_that_shares_none_are_by_one_clock(bound_files: Path) -> None:
-    nonces = bound_parts(configuration_of({"dpop": {"nonces": True}}, bound_files), (), MemoryMarks()).nonces
+    nonces = create_proof_verifiers(
+        parse_identity_config({"dpop": {"nonces": True}}, bound_files), (), MemoryMarks()
+    ).nonces
     assert nonces is not None
     nonces.check(nonces.nonce(NOW - 299), NOW)
     for made in (NOW - 300, NOW + 1):
-        with pytest.raises(Refused):
+        with pytest.raises(CredentialError):
             nonces.check(nonces.nonce(made), NOW)

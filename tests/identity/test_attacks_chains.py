@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from policyengine.identity.config.model import IssuerSettings
-from policyengine.identity.facts import facts_of
-from policyengine.identity.verified import UNBOUND, Hop, Token, Who
-from policyengine.runtime.credential_errors import Refusal as R
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.facts import build_facts
+from policyengine.identity.verified import UNBOUND, Hop, TokenPrincipal, VerifiedToken
+from policyengine.runtime.credential_errors import CredentialError
+from policyengine.runtime.credential_errors import RefusalCode as R
 from policyengine.runtime.decision import Gate, Outcome
-from policyengine.server.authzen.questions import Evaluation, Translator
+from policyengine.server.authzen.questions import AccessEvaluation, QuestionTranslator
 from tests.identity.issuing import ACME, BOT, GONE, NOW, OTHER, US, WORKLOAD, Door, ec, policy, token
 
 
@@ -158,47 +158,49 @@ HANDED = {"sub": BOT, "act": chain("planner", iat=NOW - 100, scope="write:invoic
 @pytest.mark.parametrize(
     ("claims", "who"),
     [
-        ({}, Who(BOT, "alice", scopes=("write:invoices",))),
-        ({"scope": GONE}, Who(BOT, "alice")),
-        ({"scope": ""}, Who(BOT, "alice", scopes=())),
-        ({"scope": GONE, "scp": ["b", "a"]}, Who(BOT, "alice", scopes=("b", "a"))),
-        ({"scope": GONE, "scp": "b a"}, Who(BOT, "alice", scopes=("b", "a"))),
-        ({"scope": "a b", "scp": ["b", "a"]}, Who(BOT, "alice", scopes=("a", "b"))),
+        ({}, TokenPrincipal(BOT, "alice", scopes=("write:invoices",))),
+        ({"scope": GONE}, TokenPrincipal(BOT, "alice")),
+        ({"scope": ""}, TokenPrincipal(BOT, "alice", scopes=())),
+        ({"scope": GONE, "scp": ["b", "a"]}, TokenPrincipal(BOT, "alice", scopes=("b", "a"))),
+        ({"scope": GONE, "scp": "b a"}, TokenPrincipal(BOT, "alice", scopes=("b", "a"))),
+        ({"scope": "a b", "scp": ["b", "a"]}, TokenPrincipal(BOT, "alice", scopes=("a", "b"))),
         ({"scope": GONE, "authorization_details": [{"type": "pay", "actions": ["read", "make"]}]},
-         Who(BOT, "alice", scopes=("pay:read", "pay:make"))),
+         TokenPrincipal(BOT, "alice", scopes=("pay:read", "pay:make"))),
         ({"scope": "x", "authorization_details": [{"type": "pay", "actions": ["make"], "limit": "5"}, {"type": "see"}]},
-         Who(BOT, "alice", scopes=("x",))),
-        ({"scope": GONE, "authorization_details": []}, Who(BOT, "alice", scopes=())),
-        ({"azp": BOT, **ACT, "may_act": {"sub": BOT}}, Who(BOT, "alice", scopes=("write:invoices",))),
-        ({"sub": BOT}, Who(BOT, None, scopes=("write:invoices",))),
+         TokenPrincipal(BOT, "alice", scopes=("x",))),
+        ({"scope": GONE, "authorization_details": []}, TokenPrincipal(BOT, "alice", scopes=())),
+        ({"azp": BOT, **ACT, "may_act": {"sub": BOT}}, TokenPrincipal(BOT, "alice", scopes=("write:invoices",))),
+        ({"sub": BOT}, TokenPrincipal(BOT, None, scopes=("write:invoices",))),
         ({"sub": BOT, "groups": ["billing"], "instance": "pod-7"},
-         Who(BOT, None, (), ("write:invoices",), "pod-7", ("billing",))),
-        ({"groups": ["managers"], "instance": "browser"}, Who(BOT, "alice", scopes=("write:invoices",))),
+         TokenPrincipal(BOT, None, (), ("write:invoices",), "pod-7", ("billing",))),
+        ({"groups": ["managers"], "instance": "browser"}, TokenPrincipal(BOT, "alice", scopes=("write:invoices",))),
         ({"act": chain(BOT, groups=["billing"], instance="pod-7"), "groups": ["managers"]},
-         Who(BOT, "alice", (), ("write:invoices",), "pod-7", ("billing",))),
-        ({"act": HANDED}, Who(BOT, "alice", (HOP,), ("write:invoices",))),
+         TokenPrincipal(BOT, "alice", (), ("write:invoices",), "pod-7", ("billing",))),
+        ({"act": HANDED}, TokenPrincipal(BOT, "alice", (HOP,), ("write:invoices",))),
         ({"act": {"sub": BOT, "act": {**chain("planner"), "act": chain("router", iss=OTHER)}}},
-         Who(BOT, "alice", (Hop("router", "other"), Hop("planner", "acme")), ("write:invoices",))),
+         TokenPrincipal(BOT, "alice", (Hop("router", "other"), Hop("planner", "acme")), ("write:invoices",))),
         ({"sub": "planner", "act": chain(BOT, "planner")},
-         Who(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
+         TokenPrincipal(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
         ({"sub": "planner", "sub_profile": "ai_agent", **ACT},
-         Who(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
+         TokenPrincipal(BOT, None, (Hop("planner", "acme"),), ("write:invoices",))),
         ({"task": {"id": "t-9", "tools": ["refund"], "entities": [], "issued_at": NOW - 60}},
-         Who(BOT, "alice", scopes=("write:invoices",), task={
+         TokenPrincipal(BOT, "alice", scopes=("write:invoices",), task={
              "id": "t-9", "tools": ["refund"], "entities": [], "issued_at": datetime.fromtimestamp(NOW - 60, UTC)})),
     ],
 )  # fmt: skip
-def test_who_asks_is_what_the_token_says(claims: dict[str, Any], who: Who) -> None:
+def test_who_asks_is_what_the_token_says(claims: dict[str, Any], who: TokenPrincipal) -> None:
     assert Door().who(token(**claims)) == who
 
 
 def test_a_token_without_a_subject_is_of_an_agent_alone() -> None:
-    assert Door().who(token({"typ": "JWT"}, sub=GONE)) == Who(BOT, None, scopes=("write:invoices",))
+    assert Door().who(token({"typ": "JWT"}, sub=GONE)) == TokenPrincipal(BOT, None, scopes=("write:invoices",))
 
 
 def test_the_claim_that_names_the_agent_is_configured() -> None:
     door = Door(IssuerSettings(agent="cid"))
-    assert door.who(token({"typ": "JWT"}, client_id=GONE, cid=BOT)) == Who(BOT, "alice", scopes=("write:invoices",))
+    assert door.who(token({"typ": "JWT"}, client_id=GONE, cid=BOT)) == TokenPrincipal(
+        BOT, "alice", scopes=("write:invoices",)
+    )
     assert door.bearer(token(cid="planner")).reasons[0].code == R.CONTRADICTION
     assert Door(IssuerSettings(agent="sub")).who(token({"typ": "JWT"}, client_id=GONE)).agent == "alice"
 
@@ -211,15 +213,17 @@ def test_a_person_who_is_not_named_is_not_left_out(said: dict[str, Any]) -> None
 
 def test_an_issuer_that_names_a_person_by_username_alone_is_not_read_as_if_it_named_none() -> None:
     claims = {"client_id": BOT, "scope": "read:invoices"}
-    alone, served = (Token("opaque", "acme", {**claims, **more}, {}, b"", NOW + 60) for more in ({}, {"username": "a"}))
+    alone, served = (
+        VerifiedToken("opaque", "acme", {**claims, **more}, {}, b"", NOW + 60) for more in ({}, {"username": "a"})
+    )
     assert Door().reads(alone).user is None
-    with pytest.raises(Refused, match="its `sub` is missing"):
+    with pytest.raises(CredentialError, match="its `sub` is missing"):
         Door().reads(served)
 
 
 def test_people_ask_by_clients_that_are_theirs_and_hand_nothing_on_by_them() -> None:
     door = Door(IssuerSettings(people=("portal",)))
-    assert door.who(token(client_id="portal")) == Who(None, "alice", scopes=("write:invoices",))
+    assert door.who(token(client_id="portal")) == TokenPrincipal(None, "alice", scopes=("write:invoices",))
     assert door.bearer(token(client_id="portal", act=chain(BOT))).reasons[0].code == R.CONTRADICTION
     assert door.bearer(token(client_id="portal", sub="portal")).reasons[0].code == R.ACTOR
     assert door.bearer(token(client_id="portal", sub_profile="ai_agent")).reasons[0].code == R.CONTRADICTION
@@ -230,8 +234,8 @@ def test_people_ask_by_clients_that_are_theirs_and_hand_nothing_on_by_them() -> 
 
 # ── One chain, however it is told ─────────────────────────────────────────────────────────────
 
-FOR_ALICE = Who(BOT, "alice", scopes=("write:invoices",))
-THROUGH_PLANNER = Who(BOT, "alice", (Hop("planner", "acme"),), ("write:invoices",))
+FOR_ALICE = TokenPrincipal(BOT, "alice", scopes=("write:invoices",))
+THROUGH_PLANNER = TokenPrincipal(BOT, "alice", (Hop("planner", "acme"),), ("write:invoices",))
 TXN = {"txn": "t-1", "client_id": GONE}
 ID_JAG = {"typ": "oauth-id-jag+jwt"}
 
@@ -257,7 +261,9 @@ ID_JAG = {"typ": "oauth-id-jag+jwt"}
          THROUGH_PLANNER),
     ],
 )  # fmt: skip
-def test_every_encoding_of_a_chain_is_one_who(encoding: str, header: Any, claims: dict[str, Any], who: Who) -> None:
+def test_every_encoding_of_a_chain_is_one_who(
+    encoding: str, header: Any, claims: dict[str, Any], who: TokenPrincipal
+) -> None:
     door = Door(IssuerSettings(types=("at+jwt", "oauth-id-jag+jwt")))
     if header is None:
         found = door.tokens.verify_txn(token({"typ": "txntoken+jwt"}, **claims), NOW)
@@ -274,14 +280,14 @@ def test_every_encoding_of_a_chain_is_one_who(encoding: str, header: Any, claims
         ({"act": {"iss": ACME, "sub": BOT, "act": {"iss": ACME, "sub": "planner"}}}, {"agent": BOT}, THROUGH_PLANNER),
     ],
 )  # fmt: skip
-def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, who: Who) -> None:
+def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, who: TokenPrincipal) -> None:
     """COAZ names the agent in `context`, the access-request draft in `act`."""
-    asked = Evaluation.read({
+    asked = AccessEvaluation.read({
         "subject": {"type": "user", "id": "alice", "properties": {"iss": ACME, **subject}},
         "action": {"name": "POST"}, "resource": {"type": "path", "id": "/v1/invoices"}, "context": context,
     })  # fmt: skip
-    told = Translator(policy().kernel).who(asked)
-    facts = facts_of(Token("jwt", "acme", {}, {}, b"", NOW), who, UNBOUND)
+    told = QuestionTranslator(policy().kernel).who(asked)
+    facts = build_facts(VerifiedToken("jwt", "acme", {}, {}, b"", NOW), who, UNBOUND)
     agent: Any = told["agent"]
     assert (agent["id"], told["user"]) == (facts["agent"]["id"], facts["user"])
     assert json.dumps(told.get("chain")) == json.dumps(facts.get("chain"))
@@ -290,7 +296,7 @@ def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, 
 @pytest.mark.parametrize("claims", [{}, {"iss": "spiffe://mesh.example"}])
 def test_a_workload_asks_for_itself(claims: dict[str, Any]) -> None:
     gone = dict.fromkeys(("iss", "client_id", "scope", "jti"), GONE)
-    assert Door().who(token({"typ": "JWT"}, **{**gone, "sub": WORKLOAD, **claims})) == Who(WORKLOAD, None)
+    assert Door().who(token({"typ": "JWT"}, **{**gone, "sub": WORKLOAD, **claims})) == TokenPrincipal(WORKLOAD, None)
 
 
 # ── What the policy makes of a chain ──────────────────────────────────────────────────────────

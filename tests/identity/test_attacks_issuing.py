@@ -9,45 +9,45 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.issue.errors import NotIssued, TokenError, Unissued
+from policyengine.identity.issue.errors import IssuanceRefusal, TokenErrorCode, TokenIssuanceError
 from policyengine.identity.issue.request import ID_TOKEN, JWT
 from policyengine.stores.base import StoreError
 from tests.identity.issuing import GONE, b64, ec, signed
 from tests.identity.minting import ACME, DESK, NOW, OTHER, TOKEN_URL, Desk, assertion, key_of, subject
 
 READ, WRITE = "read:invoices", "write:invoices"
-U = Unissued
+U = IssuanceRefusal
 
 
 @dataclass(frozen=True)
 class Attack:
     name: str
-    code: Unissued
+    code: IssuanceRefusal
     changes: Callable[[Desk], dict[str, Any]]
     before: Callable[[Desk], object] = field(default=lambda desk: None)
 
 
-def asks(name: str, code: Unissued, **changes: Any) -> Attack:
+def asks(name: str, code: IssuanceRefusal, **changes: Any) -> Attack:
     return Attack(name, code, lambda desk: changes)
 
 
-def of(name: str, code: Unissued, _key: Any = None, **claims: Any) -> Attack:
+def of(name: str, code: IssuanceRefusal, _key: Any = None, **claims: Any) -> Attack:
     """With another subject token."""
     return Attack(name, code, lambda desk: {"subject_token": subject(_key, **claims)})
 
 
-def by(name: str, code: Unissued, **claims: Any) -> Attack:
+def by(name: str, code: IssuanceRefusal, **claims: Any) -> Attack:
     """With another assertion of the client."""
     return Attack(name, code, lambda desk: {"client_assertion": assertion("summarizer", **claims)})
 
 
-def own(name: str, code: Unissued, _more: dict[str, Any] | None = None, **claims: Any) -> Attack:
+def own(name: str, code: IssuanceRefusal, _more: dict[str, Any] | None = None, **claims: Any) -> Attack:
     """With a token of the actor."""
     given = {"sub": "summarizer", "client_id": "summarizer", **claims}
     return Attack(name, code, lambda desk: {"actor_token": subject(**given), "actor_token_type": JWT, **(_more or {})})
 
 
-def revoked(name: str, code: Unissued, what: str, **claims: Any) -> Attack:
+def revoked(name: str, code: IssuanceRefusal, what: str, **claims: Any) -> Attack:
     return Attack(
         name, code, lambda desk: {"subject_token": subject(jti="root", **claims)},
         lambda desk: desk.marks.revoke([what], NOW + 1_000, NOW),
@@ -225,7 +225,7 @@ def test_it_is_refused_with_its_own_reason_and_counted(desk: Desk, attack: Attac
     attack.before(desk)
     changes = attack.changes(desk)
     counted = desk.identity.counts[attack.code.value]
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(**changes)
     assert found.value.code is attack.code
     read = attack.code in (U.PARAMETERS, U.GRANT_TYPE, U.TOKEN_TYPE) or "client_secret" in changes or _is_form(changes)
@@ -253,16 +253,16 @@ def test_each_attack_has_a_name_of_its_own():
 
 
 def test_a_nonce_that_is_wanted_is_told(desk: Desk):
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(_dpop="without nonce")
-    assert (found.value.code, found.value.error) == (U.PROOF, TokenError.USE_DPOP_NONCE)
+    assert (found.value.code, found.value.error) == (U.PROOF, TokenErrorCode.USE_DPOP_NONCE)
 
 
 def test_who_may_act_may_not_hand_that_on(desk: Desk):
     """What a user said of one agent holds for the next token too."""
     first = desk.exchange(subject_token=subject(may_act={"sub": "summarizer"}), scope=READ)
     assert desk.decide(first).allowed
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(by="reader", subject_token=first.token)
     assert found.value.code is U.MAY_ACT
 
@@ -272,14 +272,14 @@ def test_a_store_that_does_not_answer_issues_nothing(desk: Desk, monkeypatch: py
         raise StoreError("down")
 
     monkeypatch.setattr(desk.marks, "once", down)
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange()
-    assert (found.value.code, found.value.error) == (U.STORE, TokenError.UNAVAILABLE)
+    assert (found.value.code, found.value.error) == (U.STORE, TokenErrorCode.UNAVAILABLE)
 
 
 def test_without_a_key_nothing_is_issued(desk: Desk):
     desk.now -= 3_600
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(client_assertion=assertion("summarizer", desk.now), subject_token=subject(iat=desk.now - 1))
     assert found.value.code is U.KEYS
 
@@ -288,6 +288,6 @@ def test_an_issuer_that_the_policy_does_not_have_issues_nothing(desk: Desk):
     from dataclasses import replace
 
     desk.issuing = replace(desk.issuing, name="nobody")
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         desk.exchange()
     assert found.value.code is U.FAILURE

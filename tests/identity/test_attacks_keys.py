@@ -17,13 +17,17 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from policyengine.identity.authenticator import Identity, Parts
+from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
 from policyengine.identity.http_fetch import Fetcher
-from policyengine.identity.keys.issuer_keys import Discovered, RemoteKeys
-from policyengine.identity.keys.jwks import MOST_KEYS, MOST_TRIED, SMALL_ORDER, KeySource
-from policyengine.identity.verified import UNBOUND, Binding, Request, Token, Who
-from policyengine.identity.verify.introspection import Client, Endpoint, Introspection
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.keys.issuer_keys import DiscoveryJwksLoader, RemoteKeySource
+from policyengine.identity.keys.jwks import MAX_CANDIDATE_KEYS, MAX_KEYS, SMALL_ORDER_POINTS, KeySource
+from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
+from policyengine.identity.verify.introspection import (
+    IntrospectionCredentials,
+    IntrospectionEndpoint,
+    IntrospectionRouter,
+)
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity import providing
@@ -39,18 +43,18 @@ class Verifying:
     """JWSs by the keys that their issuer has, everything else by introspection: no more of a token is looked at."""
 
     keys: KeySource
-    introspection: Introspection
+    introspection: IntrospectionRouter
 
-    def verify(self, raw: str, now: int) -> Token:
+    def verify(self, raw: str, now: int) -> VerifiedToken:
         if raw.count(".") != 2:
             return self.introspection.introspect(raw, now)
         header = jws.extract_compact(raw.encode()).headers()
         if not any(holds(raw, key) for key in self.keys.find(header.get("kid"), header["alg"], now)):
-            raise Refused(Refusal.SIGNATURE)
-        return Token("jwt", "acme", {}, header, sha256(raw.encode()).digest(), now + 60)
+            raise CredentialError(RefusalCode.SIGNATURE)
+        return VerifiedToken("jwt", "acme", {}, header, sha256(raw.encode()).digest(), now + 60)
 
-    def verify_txn(self, raw: str, now: int) -> Token:
-        raise Refused(Refusal.NOT_A_TOKEN)
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
+        raise CredentialError(RefusalCode.NOT_A_TOKEN)
 
 
 def holds(raw: str, key: Any) -> bool:
@@ -61,24 +65,26 @@ def holds(raw: str, key: Any) -> bool:
     return True
 
 
-def reads(token: Token) -> Who:
-    return Who("bot", None)
+def reads(token: VerifiedToken) -> TokenPrincipal:
+    return TokenPrincipal("bot", None)
 
 
-def binds(credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
+def binds(credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int) -> ConfirmedKey:
     return UNBOUND
 
 
-def presents(credentials: Credentials, request: Request, now: int) -> None:
+def presents(credentials: Credentials, request: ProofContext, now: int) -> None:
     return None
 
 
-def front(server: Faulty, timeout: float) -> Identity:
-    keys = RemoteKeys("acme", Discovered("acme", server.url, Fetcher()), timeout=timeout)
-    client = Client("we", "client_secret_basic", lambda: "secret")
-    endpoint = Endpoint("acme", server.url, "api", f"{server.url}/introspect", client, Fetcher(), timeout=timeout)
-    tokens = Verifying(keys, Introspection([endpoint]))
-    return Identity(Parts(tokens, reads, binds, presents), MemoryMarks())
+def front(server: Faulty, timeout: float) -> CredentialAuthenticator:
+    keys = RemoteKeySource("acme", DiscoveryJwksLoader("acme", server.url, Fetcher()), timeout=timeout)
+    client = IntrospectionCredentials("we", "client_secret_basic", lambda: "secret")
+    endpoint = IntrospectionEndpoint(
+        "acme", server.url, "api", f"{server.url}/introspect", client, Fetcher(), timeout=timeout
+    )
+    tokens = Verifying(keys, IntrospectionRouter([endpoint]))
+    return CredentialAuthenticator(CredentialChecks(tokens, reads, binds, presents), MemoryMarks())
 
 
 def good() -> dict[str, Any]:
@@ -97,8 +103,8 @@ def world(server: Faulty) -> None:
     server.pages["/elsewhere"] = jwks(public("ES256", 2, kid="es256-1"))
 
 
-def prove(identity: Identity, raw: str) -> None:
-    identity.prove(Credentials(authorization=f"Bearer {raw}"), Request("GET", None), NOW)
+def prove(identity: CredentialAuthenticator, raw: str) -> None:
+    identity.prove(Credentials(authorization=f"Bearer {raw}"), ProofContext("GET", None), NOW)
 
 
 # ── The table ─────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +114,7 @@ def prove(identity: Identity, raw: str) -> None:
 class Attack:
     """`token`, in a world of other `keys`, `pages` or `metadata`; `@` in these is the issuer. `told`: in the log."""
 
-    refusal: Refusal
+    refusal: RefusalCode
     token: str = field(default_factory=lambda: signed("ES256"))
     keys: tuple[Mapping[str, Any], ...] | None = None
     pages: Mapping[str, Page] = field(default_factory=dict)
@@ -117,21 +123,21 @@ class Attack:
     timeout: float = 20.0
 
 
-def with_key(refusal: Refusal, jwk: dict[str, Any], token: str | None = None, *more: dict[str, Any]) -> Attack:
+def with_key(refusal: RefusalCode, jwk: dict[str, Any], token: str | None = None, *more: dict[str, Any]) -> Attack:
     """The key that the token names is another one."""
     return Attack(refusal, token or signed("ES256"), (jwk, *more))
 
 
-def opaque(refusal: Refusal, answer: Page, told: str = "") -> Attack:
+def opaque(refusal: RefusalCode, answer: Page, told: str = "") -> Attack:
     return Attack(refusal, "opaque", pages={"/introspect": answer}, told=told)
 
 
 def metadata(told: str, **changed: Any) -> Attack:
-    return Attack(Refusal.PROVIDER, metadata=changed, told=told)
+    return Attack(RefusalCode.PROVIDER, metadata=changed, told=told)
 
 
 def pages(told: str, changed: Mapping[str, Page]) -> Attack:
-    return Attack(Refusal.PROVIDER, pages=changed, told=told)
+    return Attack(RefusalCode.PROVIDER, pages=changed, told=told)
 
 
 def keys_page(told: str, page: Page) -> Attack:
@@ -139,7 +145,7 @@ def keys_page(told: str, page: Page) -> Attack:
 
 
 def slow(page: Page) -> Attack:
-    return Attack(Refusal.PROVIDER, pages={"/jwks": page}, timeout=0.1)
+    return Attack(RefusalCode.PROVIDER, pages={"/jwks": page}, timeout=0.1)
 
 
 def number(value: int) -> str:
@@ -165,7 +171,12 @@ def rsa() -> str:
 
 
 SMALLEST = {"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encoded(bytes([1]) + bytes(31))}
-WEAK, USE, UNKNOWN, DOWN = Refusal.WEAK_KEY, Refusal.WRONG_KEY_USE, Refusal.UNKNOWN_KEY, Refusal.PROVIDER
+WEAK, USE, UNKNOWN, DOWN = (
+    RefusalCode.WEAK_KEY,
+    RefusalCode.WRONG_KEY_USE,
+    RefusalCode.UNKNOWN_KEY,
+    RefusalCode.PROVIDER,
+)
 OTHER = "is that of another issuer"
 OPENID, OAUTH = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 
@@ -207,13 +218,17 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "a key id in other letters": lambda: Attack(UNKNOWN, signed("ES256", kid="ES256-1")),
     "a key id that is no text in the set": lambda: with_key(UNKNOWN, public("ES256", kid=1)),
     "a key that was taken back": lambda: with_key(UNKNOWN, public("RS256")),
-    "many keys of one id": lambda: with_key(Refusal.KEY_ID, *[public("ES256")], None, *[public("ES256")] * MOST_TRIED),
+    "many keys of one id": lambda: with_key(
+        RefusalCode.KEY_ID, *[public("ES256")], None, *[public("ES256")] * MAX_CANDIDATE_KEYS
+    ),
     "no key id, and many keys": lambda: Attack(
-        Refusal.KEY_ID, signed("ES256", kid=None), tuple(public("ES256", kid=str(i)) for i in range(MOST_TRIED + 1))
+        RefusalCode.KEY_ID,
+        signed("ES256", kid=None),
+        tuple(public("ES256", kid=str(i)) for i in range(MAX_CANDIDATE_KEYS + 1)),
     ),
     # ── Somebody else's keys
     "somebody else's key by the id of a known one": lambda: Attack(
-        Refusal.SIGNATURE, signed("ES256", 2, kid="es256-1")
+        RefusalCode.SIGNATURE, signed("ES256", 2, kid="es256-1")
     ),
     "metadata of another issuer": lambda: metadata(OTHER, issuer="https://elsewhere.example"),
     "metadata of a look-alike": lambda: metadata(OTHER, issuer="@/"),
@@ -238,20 +253,20 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "headers that drip": lambda: slow(providing.drips_headers),
     "keys in a bomb": lambda: keys_page("compressed", providing.compressed),
     "keys that are nested": lambda: keys_page("too deep", b'{"keys":' + b"[" * 100_000),
-    "keys that are too many": lambda: keys_page("more than 100 keys", jwks(*[public("ES256")] * (MOST_KEYS + 1))),
+    "keys that are too many": lambda: keys_page("more than 100 keys", jwks(*[public("ES256")] * (MAX_KEYS + 1))),
     "keys that are there twice": lambda: keys_page("twice", good_text().replace(b"{", b'{"keys":[],', 1)),
     "a key with a member twice": lambda: keys_page("twice", good_text().replace(b'"kid"', b'"kid":"x","kid"', 1)),
     # ── Opaque tokens
-    "an opaque token that is not active": lambda: opaque(Refusal.INACTIVE, {"active": False}),
+    "an opaque token that is not active": lambda: opaque(RefusalCode.INACTIVE, {"active": False}),
     "one that is active in words": lambda: opaque(DOWN, {"active": "true"}, "whether the token is `active`"),
     "one that is active twice": lambda: opaque(DOWN, b'{"active": false, "active": true}', "twice"),
-    "one of another issuer": lambda: opaque(Refusal.ISSUER, {"active": True, "iss": "https://elsewhere.example"}),
-    "one for somebody else": lambda: opaque(Refusal.AUDIENCE, {"active": True, "aud": ["another api"]}),
-    "one that has expired": lambda: opaque(Refusal.EXPIRED, {"active": True, "exp": NOW - 60}),
+    "one of another issuer": lambda: opaque(RefusalCode.ISSUER, {"active": True, "iss": "https://elsewhere.example"}),
+    "one for somebody else": lambda: opaque(RefusalCode.AUDIENCE, {"active": True, "aud": ["another api"]}),
+    "one that has expired": lambda: opaque(RefusalCode.EXPIRED, {"active": True, "exp": NOW - 60}),
     "one that never expires": lambda: opaque(DOWN, b'{"active": true, "exp": 1e999999999}', "too long"),
-    "one that expires in words": lambda: opaque(Refusal.CLAIM_TYPE, {"active": True, "exp": "never"}),
-    "one with parameters of its own": lambda: Attack(Refusal.NOT_A_TOKEN, "opaque&active=true"),
-    "one that is endless": lambda: Attack(Refusal.TOO_LARGE, "o" * 5_000),
+    "one that expires in words": lambda: opaque(RefusalCode.CLAIM_TYPE, {"active": True, "exp": "never"}),
+    "one with parameters of its own": lambda: Attack(RefusalCode.NOT_A_TOKEN, "opaque&active=true"),
+    "one that is endless": lambda: Attack(RefusalCode.TOO_LARGE, "o" * 5_000),
 }
 
 
@@ -278,7 +293,7 @@ def test_an_attack_is_refused_for_its_own_reason_and_counted(
         server.pages["/jwks"] = jwks(*map(dict, attack.keys))
     server.pages.update({path: at(server.url, page) for path, page in attack.pages.items()})
     identity = front(server, attack.timeout)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(CredentialError) as caught:
         prove(identity, attack.token)
     assert caught.value.refusal is attack.refusal
     assert identity.counts == {attack.refusal.value: 1}
@@ -311,7 +326,7 @@ def test_there_are_enough_of_them() -> None:
     assert len(ATTACKS) >= 60
 
 
-@pytest.mark.parametrize("known", [{**SMALLEST, "x": encoded(one)} for one in sorted(SMALL_ORDER)][:3])
+@pytest.mark.parametrize("known", [{**SMALLEST, "x": encoded(one)} for one in sorted(SMALL_ORDER_POINTS)][:3])
 def test_by_a_point_of_small_order_a_library_takes_what_nobody_signed(known: dict[str, str]) -> None:
     """Why such keys are refused before a library sees them: at least by the one of order one, everything holds."""
     taken = holds(forged_by_small_order(), OKPKey.import_key(known))  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jws import JWSRegistry
 
 from policyengine.identity.config.model import IssuerSettings
-from policyengine.runtime.credential_errors import Refusal as R
-from policyengine.runtime.credential_errors import Refused
+from policyengine.runtime.credential_errors import CredentialError
+from policyengine.runtime.credential_errors import RefusalCode as R
 from policyengine.runtime.decision import Outcome
 from tests.identity.issuing import (
     ACME,
@@ -524,7 +524,7 @@ class Failing:
     refusal: R
 
     def find(self, kid: str | None, alg: str, now: int) -> list[Any]:
-        raise Refused(self.refusal)
+        raise CredentialError(self.refusal)
 
 
 @pytest.mark.parametrize("refusal", [R.WEAK_KEY, R.PROVIDER, R.UNKNOWN_KEY])

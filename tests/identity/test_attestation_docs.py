@@ -17,9 +17,9 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.attestation import DEEPEST, MOST_NONCES, MOST_SUBMODULES
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.nonces import LIFETIME
+from policyengine.identity.attestation import MAX_NONCES, MAX_SUBMODULE_DEPTH, MAX_SUBMODULES
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.nonces import NONCE_LIFETIME_SECONDS
 from policyengine.server.app import create_app
 from tests.identity.bound_world import ec_key, proof
 from tests.pages import CHECKOUT, blocks
@@ -87,7 +87,7 @@ def presenter(tmp_path_factory: pytest.TempPathFactory) -> Presenter:
         (folder / f"{name}.jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     raw = tomllib.loads(shown("toml")) | {"issuers": {"login": {"keys": "login.jwks.json"}}}
     engine = Engine.from_text(shown("policy"))
-    engine.verifying(configuration_of(raw, folder))
+    engine.verifying(parse_identity_config(raw, folder))
     return Presenter(TestClient(create_app(engine), "http://localhost"))
 
 
@@ -121,7 +121,7 @@ FAILING: dict[str, list[Callable[[Presenter], str]]] = {
     "attestation_nonce": [
         lambda one: signed(one.attestation(without("eat_nonce"))),
         lambda one: signed(one.attestation(with_(eat_nonce="A" * 43))),
-        lambda one: signed(one.attestation(with_(eat_nonce=[one.nonce() for _ in range(MOST_NONCES + 1)]))),
+        lambda one: signed(one.attestation(with_(eat_nonce=[one.nonce() for _ in range(MAX_NONCES + 1)]))),
     ],
     "attestation_key": [
         lambda one: signed(one.attestation(without("cnf"))),
@@ -152,5 +152,5 @@ def test_every_code_of_the_page_is_tried() -> None:
 
 
 def test_the_bounds_that_it_tells_are_those_of_the_code() -> None:
-    assert (LIFETIME, MOST_NONCES, DEEPEST) == (300, 8, 4)
-    assert f"{MOST_SUBMODULES} submodules" in TEXT
+    assert (NONCE_LIFETIME_SECONDS, MAX_NONCES, MAX_SUBMODULE_DEPTH) == (300, 8, 4)
+    assert f"{MAX_SUBMODULES} submodules" in TEXT

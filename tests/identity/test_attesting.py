@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.identity.attestation import attesting
-from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.attestation import create_attestation_verifier
+from policyengine.identity.config.model import IdentityError, parse_identity_config
 from policyengine.identity.nonces import AttestationNonces
 from policyengine.kernel import Attester
-from policyengine.runtime.credential_errors import Refused
+from policyengine.runtime.credential_errors import CredentialError
 from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import MemoryMarks
 from policyengine.stores.sqlite.store import SqliteStore
@@ -68,9 +68,9 @@ def test_settings_say_how_an_attester_writes() -> None:
 
 def test_the_log_says_that_it_is_the_attestation_and_nothing_of_it() -> None:
     lab = Lab()
-    with pytest.raises(Refused, match=r"^of the attestation: its signature does not hold$"):
+    with pytest.raises(CredentialError, match=r"^of the attestation: its signature does not hold$"):
         lab.facts(token(lab.claims(), "acme", kid="lab"))
-    with pytest.raises(Refused, match=r"^the attestation is older than the policy says$"):
+    with pytest.raises(CredentialError, match=r"^the attestation is older than the policy says$"):
         lab.facts(lab.signed(iat=NOW - 3_601))
 
 
@@ -141,8 +141,8 @@ def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
 
 def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
     with pytest.raises(IdentityError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
-        attesting(
-            kernel().attesters, configuration_of({"attesters": {"labs": {}}}), {}, AttestationNonces(MemoryMarks())
+        create_attestation_verifier(
+            kernel().attesters, parse_identity_config({"attesters": {"labs": {}}}), {}, AttestationNonces(MemoryMarks())
         )
 
 
@@ -150,12 +150,12 @@ def test_two_attesters_by_one_url_are_none() -> None:
     attesters = {"lab": of_policy(), "other": of_policy(name="other")}
     keys = {"lab": Keys([key("lab")]), "other": Keys([key("lab")])}
     with pytest.raises(IdentityError, match="`lab` and `other` have the same URL"):
-        attesting(attesters, configuration_of({}), keys, AttestationNonces(MemoryMarks()))
+        create_attestation_verifier(attesters, parse_identity_config({}), keys, AttestationNonces(MemoryMarks()))
 
 
 def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
-    found = attesting(
-        kernel().attesters, configuration_of({}), {"old": Keys([key("lab")])}, AttestationNonces(MemoryMarks())
+    found = create_attestation_verifier(
+        kernel().attesters, parse_identity_config({}), {"old": Keys([key("lab")])}, AttestationNonces(MemoryMarks())
     )
     assert found.attesters == {}
 

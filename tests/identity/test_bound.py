@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.identity.config.authenticator_factory import built
-from policyengine.identity.config.model import IdentityError, configuration_of
-from policyengine.identity.proof.dpop import Nonces
-from policyengine.identity.proof.key_confirmation import Bound, bound_parts
+from policyengine.identity.config.authenticator_factory import build_authenticator
+from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.proof.dpop import DpopNonces
+from policyengine.identity.proof.key_confirmation import BindingVerifier, create_proof_verifiers
 from policyengine.identity.proof.spiffe import key_thumbprint
-from policyengine.identity.url_compare import normal_url
-from policyengine.identity.verified import UNBOUND, Binding, Request
-from policyengine.identity.verify.api_keys import hashed
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.url_compare import normalize_url
+from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext
+from policyengine.identity.verify.api_keys import hash_api_key
+from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import MemoryMarks
@@ -200,7 +200,7 @@ WRONG: list[tuple[str, Raw, str]] = [
 @pytest.mark.parametrize(("raw", "message"), [one[1:] for one in WRONG], ids=[one[0] for one in WRONG])
 def test_settings_that_cannot_be(bound_files: Path, raw: Raw, message: str) -> None:
     with pytest.raises(IdentityError) as error:
-        bound_parts(configuration_of(raw, bound_files), ISSUERS, MemoryMarks())
+        create_proof_verifiers(parse_identity_config(raw, bound_files), ISSUERS, MemoryMarks())
     assert message in str(error.value)
 
 
@@ -209,15 +209,17 @@ LINES = [
     (f"keys/legacy-bot: {API_KEY}", "line 2 of"),
     ("keys/legacy-bot: sha256:" + "0" * 63, "line 2 of"),
     ("others/bot: sha256:" + "0" * 64, "an issuer that the policy does not have"),
-    (f"keys/another: {hashed(API_KEY)}", "a key that is there already"),
+    (f"keys/another: {hash_api_key(API_KEY)}", "a key that is there already"),
 ]
 
 
 @pytest.mark.parametrize(("line", "message"), LINES)
 def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "api-keys").write_text(f"keys/legacy-bot: {hashed(API_KEY)}\n{line}\n")
+    (tmp_path / "api-keys").write_text(f"keys/legacy-bot: {hash_api_key(API_KEY)}\n{line}\n")
     with pytest.raises(IdentityError) as error:
-        bound_parts(configuration_of({"api_keys": {"file": "api-keys"}}, tmp_path), ISSUERS, MemoryMarks())
+        create_proof_verifiers(
+            parse_identity_config({"api_keys": {"file": "api-keys"}}, tmp_path), ISSUERS, MemoryMarks()
+        )
     assert message in str(error.value)
     assert API_KEY not in str(error.value)
     assert "0" * 60 not in str(error.value)
@@ -226,7 +228,7 @@ def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str
 @pytest.mark.parametrize("key", ["short", "x" * 31, "k" * 31 + " ", "k" * 40 + "é"])
 def test_keys_that_are_too_weak_are_not_hashed(key: str) -> None:
     with pytest.raises(ValueError, match="a key has at least 32 visible ASCII characters"):
-        hashed(key)
+        hash_api_key(key)
 
 
 # ── Files that change ─────────────────────────────────────────────────────────────────────────
@@ -306,29 +308,33 @@ def test_a_key_of_a_directory_ends_also_while_that_is_not_read_again(tmp_path: P
     ("https://a.example\\@b.example/", None), ("https://a.example/" + "x" * 9_000, None),
 ])  # fmt: skip
 def test_urls_are_compared_by_what_they_mean(url: str, normal: str | None) -> None:
-    assert normal_url(url) == normal
+    assert normalize_url(url) == normal
 
 
 def test_a_token_is_asked_for_nothing_that_it_does_not_name(world: World) -> None:
     given = Credentials(dpop="x", client_certificate="y")
-    assert world.parts.presents(replace(given, dpop=None, client_certificate=None), Request("GET", URL), NOW) is None
+    assert (
+        world.parts.presents(replace(given, dpop=None, client_certificate=None), ProofContext("GET", URL), NOW) is None
+    )
 
 
 def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) -> None:
     """As clients ask for one by their keys alone."""
-    binds, request = world.parts.binds, Request("GET", URL)
+    binds, request = world.parts.binds, ProofContext("GET", URL)
     certificate = workload()
     both = Credentials(dpop=proof(None), client_certificate=field_of(certificate))
     assert binds(Credentials(), request, None, NOW) == UNBOUND
-    assert binds(both, request, None, NOW) == Binding(jkt(), x5t(certificate), NOW + 3_600, key_thumbprint(certificate))
+    assert binds(both, request, None, NOW) == ConfirmedKey(
+        jkt(), x5t(certificate), NOW + 3_600, key_thumbprint(certificate)
+    )
     for wrong in (both, Credentials(dpop=proof(None, jti="p-2", htm="POST")), Credentials(client_certificate=":AA==:")):
-        with pytest.raises(Refused):
+        with pytest.raises(CredentialError):
             binds(wrong, request, None, NOW)
 
 
 def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
     """Anybody can make a key and proofs by it; whoever comes with a token is asked for a proof all the same."""
-    binds, request = world.parts.binds, Request("GET", URL)
+    binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 2
     for number in range(2):
         binds(Credentials(dpop=proof(None, jti=f"s-{number}")), request, None, NOW)
@@ -344,13 +350,13 @@ def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
 
 def test_what_proves_no_key_counts_as_nobodys_proof(world: World) -> None:
     """Whatever is wrong with it: else whoever sends `DPoP: x` often enough shuts the door for real clients."""
-    binds, request = world.parts.binds, Request("GET", URL)
+    binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 1
     header, claims, signature = proof(None).split(".")
     for wrong in ("x", "x.y.z", f"{header}.{claims}.{signature[:-4]}AAAA", proof(None, htm="POST"), proof(None, iat=1),
                   proof(None, htu="https://evil.example/"), f"{header}.{claims}."):  # fmt: skip
         for _ in range(3):
-            with pytest.raises(Refused):
+            with pytest.raises(CredentialError):
                 binds(Credentials(dpop=wrong), request, None, NOW)
     assert binds(Credentials(dpop=proof(None)), request, None, NOW).jkt == jkt()
     with pytest.raises(StoreError):
@@ -358,7 +364,7 @@ def test_what_proves_no_key_counts_as_nobodys_proof(world: World) -> None:
 
 
 def test_a_known_clients_proof_counts_as_no_strangers(world: World) -> None:
-    binds, request = world.parts.binds, Request("GET", URL)
+    binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 0
     for number in range(3):
         made = Credentials(dpop=proof(None, jti=f"known-{number}"))
@@ -412,26 +418,28 @@ def test_without_hosts_of_our_own_a_proof_counts_for_any(world: World) -> None:
 )
 def test_a_host_that_is_none_is_told(tmp_path: Path, host: str) -> None:
     with pytest.raises(IdentityError, match=r"identity\.hosts"):
-        configuration_of({"identity": {"hosts": [host]}}, tmp_path)
+        parse_identity_config({"identity": {"hosts": [host]}}, tmp_path)
 
 
 def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Path, tmp_path: Path) -> None:
     kernel = Engine.from_text("language 1\nscope a { GET /a }\n").kernel
 
-    def nonces(key: str | None) -> Nonces:
+    def nonces(key: str | None) -> DpopNonces:
         path = tmp_path / "key"
         path.write_text(key or "")
         path.chmod(0o600)
         raw = {"dpop": {"nonces": True, **({} if key is None else {"nonce_key": "file:key"})}}
-        bound = built(configuration_of(raw, tmp_path), kernel, MemoryMarks(), lambda: NOW).parts.binds
-        assert isinstance(bound, Bound)
+        bound = build_authenticator(
+            parse_identity_config(raw, tmp_path), kernel, MemoryMarks(), lambda: NOW
+        ).parts.binds
+        assert isinstance(bound, BindingVerifier)
         assert bound.proofs.nonces is not None
         return bound.proofs.nonces
 
     one, other, alone, another = (nonces(key) for key in ("k" * 32, "k" * 32, None, "l" * 32))
     one.check(other.nonce(NOW), NOW)
     for wrong in (alone, another):
-        with pytest.raises(Refused):
+        with pytest.raises(CredentialError):
             one.check(wrong.nonce(NOW), NOW)
     with pytest.raises(IdentityError, match=r"`dpop.nonce_key` is too short \(it has at least 32 characters"):
         nonces("k" * 31)
@@ -439,10 +447,12 @@ def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Pat
 
 def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
     marks, settings = MemoryMarks(), {"dpop": {"nonces": True}, "signatures": {}}
-    configuration = configuration_of(settings, bound_files)
-    first = bound_parts(configuration, ISSUERS, marks)
-    again = bound_parts(configuration, (*ISSUERS[:2], issuer("late", "https://late.example")), marks, before=first)
-    fresh = bound_parts(configuration, ISSUERS, marks)
+    configuration = parse_identity_config(settings, bound_files)
+    first = create_proof_verifiers(configuration, ISSUERS, marks)
+    again = create_proof_verifiers(
+        configuration, (*ISSUERS[:2], issuer("late", "https://late.example")), marks, before=first
+    )
+    fresh = create_proof_verifiers(configuration, ISSUERS, marks)
     assert (again.sharing is first.sharing, fresh.sharing is first.sharing) == (True, False)
     assert again.nonces is first.nonces is not None
     before, after = (one.presents.signatures for one in (first, again))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.cli.settings.file import read
+from policyengine.cli.settings.file import read_settings
 from policyengine.engine import Engine
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.proof.key_confirmation import bound_parts
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.proof.key_confirmation import create_proof_verifiers
 from policyengine.stores.credential_marks import MemoryMarks
-from tests.identity.bound_world import API_KEY, hashed, write_files
+from tests.identity.bound_world import API_KEY, hash_api_key, write_files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bound-credentials.md").read_text(encoding="utf-8")
 ALL = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -24,16 +24,16 @@ BLOCKS = [block for block in ALL if not block.startswith(("[gateway]", "[issuers
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_piece_of_configuration_fits_the_policy_of_the_page(tmp_path: Path, block: str) -> None:
     write_files(tmp_path)
-    (tmp_path / "api-keys").write_text(f"legacy/old-bot: {hashed(API_KEY)}\n")
+    (tmp_path / "api-keys").write_text(f"legacy/old-bot: {hash_api_key(API_KEY)}\n")
     kernel = Engine.from_text(POLICY).kernel
     raw = tomllib.loads(block)
-    bound_parts(configuration_of(raw, tmp_path), kernel.issuers.values(), MemoryMarks())
+    create_proof_verifiers(parse_identity_config(raw, tmp_path), kernel.issuers.values(), MemoryMarks())
 
 
 def test_a_header_that_the_page_names_can_be_named(tmp_path: Path) -> None:
     (block,) = (one for one in ALL if one.startswith("[gateway]"))
     (tmp_path / "policyengine.toml").write_text(block)
-    found = read(tmp_path / "policyengine.toml")
+    found = read_settings(tmp_path / "policyengine.toml")
     assert found.gateway.client_certificate == "x-forwarded-client-cert"
 
 

@@ -14,10 +14,10 @@ from urllib.request import Request as Asked
 
 from joserfc import jws
 
-from policyengine.identity.config.model import Configuration
+from policyengine.identity.config.model import IdentityConfig
 from policyengine.identity.keys.issuer_keys import KeySources
 from policyengine.identity.keys.jwks import KeySource
-from policyengine.identity.verified import Token
+from policyengine.identity.verified import VerifiedToken
 from policyengine.runtime.credentials import Credentials
 from tests.identity.bound_world import World, ec_key, proof
 from tests.identity.providing import DIRECT, PATIENCE, OpenIdProvider, issuer
@@ -29,13 +29,13 @@ class Asking:
 
     keys: KeySource
 
-    def verify(self, raw: str, now: int) -> Token:
+    def verify(self, raw: str, now: int) -> VerifiedToken:
         kid = jws.extract_compact(raw.encode()).headers()["kid"]
         (key, *_) = self.keys.find(str(kid), "ES256", now)
         claims = json.loads(jws.deserialize_compact(raw, key, algorithms=["ES256"]).payload)
-        return Token("jwt", "acme", claims, {}, sha256(raw.encode()).digest(), claims["exp"])
+        return VerifiedToken("jwt", "acme", claims, {}, sha256(raw.encode()).digest(), claims["exp"])
 
-    def verify_txn(self, raw: str, now: int) -> Token:
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
         raise AssertionError
 
 
@@ -53,7 +53,7 @@ def bound_token(provider: OpenIdProvider) -> str:
 
 def test_a_token_that_a_provider_bound_is_its_owners_alone(provider: OpenIdProvider, bound_files: Path) -> None:
     world, token = World(bound_files), bound_token(provider)
-    keys = KeySources(Configuration()).of(issuer(provider.url))
+    keys = KeySources(IdentityConfig()).of(issuer(provider.url))
     world.front.parts = replace(world.front.parts, tokens=Asking(keys))
     now = world.now = int(time())
 

@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.config.model import IdentityError, parse_identity_config
 from policyengine.identity.http_fetch import Fetcher
 from policyengine.identity.issuer_documents import DocumentError
-from policyengine.identity.keys.agent_directories import MEDIA_TYPE, WELL_KNOWN, AtOrigin, directories, is_origin
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.keys.agent_directories import (
+    MEDIA_TYPE,
+    WELL_KNOWN,
+    DirectoryLoader,
+    is_origin,
+    open_agent_directories,
+)
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity.bound_world import NOW, Message, World, directory_of, ec_key, ed_key, issuer
 from tests.identity.providing import Faulty, Handling, hangs
 
@@ -94,12 +100,13 @@ def test_keys_end_on_the_clock_of_the_wall(server: Faulty) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=NOW))
     fetcher = Fetcher()
     found = {
-        at: len(AtOrigin(server.url, fetcher, lambda at=at: at)(fetcher.clock() + 5)[0].usable) for at in (NOW - 1, NOW)
+        at: len(DirectoryLoader(server.url, fetcher, lambda at=at: at)(fetcher.clock() + 5)[0].usable)
+        for at in (NOW - 1, NOW)
     }
     assert found == {NOW - 1: 1, NOW: 0}
     server.pages[WELL_KNOWN] = b"{}"
     with pytest.raises(DocumentError, match="its content type is not"):
-        AtOrigin(server.url, fetcher)(fetcher.clock() + 5)
+        DirectoryLoader(server.url, fetcher)(fetcher.clock() + 5)
 
 
 @pytest.mark.parametrize(("url", "origin"), [
@@ -113,13 +120,15 @@ def test_origins_are_spelled_in_one_way(url: str, origin: bool) -> None:
 
 
 def test_an_issuer_over_http_on_another_machine_is_not_asked(tmp_path: Path) -> None:
-    known = directories({}, configuration_of(SETTINGS, tmp_path), [issuer("crawler", "http://crawler.example")])
-    with pytest.raises(Refused) as refused:
+    known = open_agent_directories(
+        {}, parse_identity_config(SETTINGS, tmp_path), [issuer("crawler", "http://crawler.example")]
+    )
+    with pytest.raises(CredentialError) as refused:
         known.key("http://crawler.example", "x", NOW)
-    assert refused.value.refusal == Refusal.PROVIDER
+    assert refused.value.refusal == RefusalCode.PROVIDER
 
 
 def test_certificates_that_are_not_there(tmp_path: Path) -> None:
     raw = {**SETTINGS, "issuers": {"crawler": {"ca": "no.pem"}}}
     with pytest.raises(IdentityError, match="cannot be used"):
-        directories({}, configuration_of(raw, tmp_path), [issuer("crawler", "https://crawler.example")])
+        open_agent_directories({}, parse_identity_config(raw, tmp_path), [issuer("crawler", "https://crawler.example")])

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.errors import NotIssued, Unissued
+from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.server.app import create_app
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
@@ -121,9 +121,9 @@ def ones_own_task_for_another_audience(http: Http) -> tuple[Any, list[str], list
 def the_key_of_an_assertion(http: Http) -> tuple[Any, list[str], list[str]]:
     raw, other = http.exchange(by="planner"), http.exchange()
     answer = http.revoke(key=key_of("planner").thumbprint())
-    with pytest.raises(NotIssued) as found:
+    with pytest.raises(TokenIssuanceError) as found:
         http.exchange(by="planner")
-    assert found.value.code is Unissued.REVOKED
+    assert found.value.code is IssuanceRefusal.REVOKED
     return answer, [raw], [other]
 
 

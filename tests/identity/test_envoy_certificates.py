@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from policyengine.identity.proof.certificates import connection_of
+from policyengine.identity.proof.certificates import parse_client_certificate
 from policyengine.runtime.credentials import Credentials
 from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, engine, free_port, upstream, wheel
 from tests.identity.bound_world import (
@@ -215,7 +215,7 @@ def test_what_envoy_writes_says_who_is_connected(
 ) -> None:
     gateway = gateways[details]
     sent = gateway.told(*header)
-    found = connection_of(sent)
+    found = parse_client_certificate(sent)
     assert (found.certificate, found.x5t, len(found.chain)) == (CLIENT, x5t(CLIENT), 1)
     world = World(gateway.folder)
     proved = world.prove(Credentials(client_certificate=sent))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from policyengine.identity.config.model import Configuration, IdentityError, configuration_of
-from policyengine.identity.http_fetch import Fetcher, FetchError, fetcher_of, fresh_for, url_of
-from policyengine.identity.keys.issuer_keys import AtUrl, KeySources, RemoteKeys
-from policyengine.identity.keys.jwks import FileKeys, KeySource
+from policyengine.identity.config.model import IdentityConfig, IdentityError, parse_identity_config
+from policyengine.identity.http_fetch import Fetcher, FetchError, cache_lifetime, create_fetcher, parse_fetch_url
+from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource, UrlJwksLoader
+from policyengine.identity.keys.jwks import JwksFile, KeySource
 from policyengine.kernel import Issuer
-from policyengine.runtime.credential_errors import Refusal
+from policyengine.runtime.credential_errors import RefusalCode
 from tests.identity import providing
 from tests.identity.finding import LONG, at_url, refusal
 from tests.identity.keys import jwks, public
@@ -38,8 +38,8 @@ def test_a_server_is_trusted_by_the_certificates_that_are_configured(
     with faulty() as secure:
         over_tls(secure, certificate)
         url = f"https://127.0.0.1:{secure.server_port}/jwks"
-        trusting = fetcher_of(Path(certificate[0].name), False, Configuration(folder=certificate[0].parent))
-        assert RemoteKeys("acme", AtUrl("acme", url, trusting), timeout=LONG).find("es256-1", "ES256", 0)
+        trusting = create_fetcher(Path(certificate[0].name), False, IdentityConfig(folder=certificate[0].parent))
+        assert RemoteKeySource("acme", UrlJwksLoader("acme", url, trusting), timeout=LONG).find("es256-1", "ES256", 0)
         with pytest.raises(FetchError, match="certificate verify failed"):
             Fetcher().get(url, monotonic() + LONG)
         elsewhere = url.replace("127.0.0.1", "localhost")
@@ -49,10 +49,10 @@ def test_a_server_is_trusted_by_the_certificates_that_are_configured(
 
 def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="no such file"):
-        fetcher_of(Path("missing.pem"), False, Configuration(folder=tmp_path))
+        create_fetcher(Path("missing.pem"), False, IdentityConfig(folder=tmp_path))
     (tmp_path / "none.pem").write_text("none")
     with pytest.raises(IdentityError, match="no certificate in PEM"):
-        fetcher_of(Path("none.pem"), False, Configuration(folder=tmp_path))
+        create_fetcher(Path("none.pem"), False, IdentityConfig(folder=tmp_path))
 
 
 def test_no_proxy_of_the_environment_is_asked(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificat
     with faulty() as secure, providing.proxy(secure.server_port) as (url, asked):
         over_tls(secure, certificate)
         given = {"identity": {"proxy": url, "timeout": "20s"}, "issuers": {"acme": {"ca": certificate[0].name}}}
-        configuration = configuration_of(given, certificate[0].parent)
+        configuration = parse_identity_config(given, certificate[0].parent)
         one = issuer("https://acme.example", keys="https://keys.acme.example/jwks")
         assert KeySources(configuration).of(one).find("es256-1", "ES256", 0)
         assert asked == ["CONNECT keys.acme.example:443 HTTP/1.1"]
@@ -77,10 +77,10 @@ def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificat
 def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
     server: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = RemoteKeys(
-        "acme", AtUrl("acme", "https://keys.acme.example/jwks", Fetcher(proxy=server.url)), timeout=LONG
+    source = RemoteKeySource(
+        "acme", UrlJwksLoader("acme", "https://keys.acme.example/jwks", Fetcher(proxy=server.url)), timeout=LONG
     )
-    assert refusal(source) is Refusal.PROVIDER
+    assert refusal(source) is RefusalCode.PROVIDER
     assert "the proxy does not let us through" in caplog.text
 
 
@@ -89,7 +89,7 @@ def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
 )
 def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
     with pytest.raises(IdentityError, match=r"^`identity.proxy`: ") as caught:
-        KeySources(configuration_of({"identity": {"proxy": proxy}})).of(issuer("https://a"))
+        KeySources(parse_identity_config({"identity": {"proxy": proxy}})).of(issuer("https://a"))
     assert "secret" not in str(caught.value)
 
 
@@ -122,25 +122,25 @@ def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
 )
 def test_what_is_not_asked(url: str) -> None:
     with pytest.raises(FetchError):
-        url_of(url)
+        parse_fetch_url(url)
 
 
 @pytest.mark.parametrize("url", ["https://a", "http://localhost:1/x", "http://127.1.2.3/", "http://[::1]:8/?a=b"])
 def test_what_is_asked(url: str) -> None:
-    assert url_of(url).hostname
+    assert parse_fetch_url(url).hostname
 
 
 def test_plain_http_is_asked_where_that_is_wanted() -> None:
-    assert url_of("http://keycloak:8080/realms/a", plain_http=True).port == 8080
+    assert parse_fetch_url("http://keycloak:8080/realms/a", plain_http=True).port == 8080
 
 
 @pytest.mark.parametrize(("said", "found"), [("max-age=1", 1), ("private", None), ('max-age="7"', 7), ("no-cache", 0)])
 def test_what_cache_control_says(said: str, found: int | None) -> None:
-    assert fresh_for(said) == found
+    assert cache_lifetime(said) == found
 
 
 def made(settings: dict[str, Any], one: Issuer, folder: Path = Path()) -> KeySource:
-    configuration = configuration_of({"issuers": {"acme": settings}}, folder)
+    configuration = parse_identity_config({"issuers": {"acme": settings}}, folder)
     return KeySources(configuration).of(one)
 
 
@@ -148,10 +148,10 @@ def test_the_settings_go_before_the_policy_and_both_before_discovery(tmp_path: P
     (tmp_path / "keys.json").write_text(json.dumps(jwks(public("ES256"))))
     for settings, keys in (({"keys": "keys.json"}, "https://a/"), ({}, "file:keys.json"), ({}, "keys.json")):
         source = made(settings, issuer("https://a", keys=keys), tmp_path)
-        assert isinstance(source, FileKeys)
+        assert isinstance(source, JwksFile)
         assert source.find("es256-1", "ES256", 0)
-    assert isinstance(made({}, issuer("https://a", keys="https://a/jwks")), RemoteKeys)
-    assert isinstance(made({}, issuer("https://a")), RemoteKeys)
+    assert isinstance(made({}, issuer("https://a", keys="https://a/jwks")), RemoteKeySource)
+    assert isinstance(made({}, issuer("https://a")), RemoteKeySource)
 
 
 def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Pat
     (tmp_path / "bundle.json").write_text(json.dumps(bundle))
     source = made({"keys": "bundle.json"}, issuer("spiffe://acme.example"), tmp_path)
     assert source.find("es256-1", "ES256", 0)
-    assert refusal(source, "es256-2") is Refusal.WRONG_KEY_USE
-    assert refusal(made({"keys": "bundle.json"}, issuer("https://acme"), tmp_path)) is Refusal.WRONG_KEY_USE
+    assert refusal(source, "es256-2") is RefusalCode.WRONG_KEY_USE
+    assert refusal(made({"keys": "bundle.json"}, issuer("https://acme"), tmp_path)) is RefusalCode.WRONG_KEY_USE
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_what_cannot_be_set_up_is_said(settings: dict[str, Any], url: str | None
 
 
 def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same() -> None:
-    sources = KeySources(Configuration())
+    sources = KeySources(IdentityConfig())
     known = sources.of(issuer("https://a"))
     assert sources.of(issuer("https://a", audience="another")) is known
     assert sources.of(issuer("https://b")) is not known
@@ -202,9 +202,9 @@ def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same()
 )
 def test_a_setting_that_is_out_of_bounds_is_named(setting: str, value: object) -> None:
     with pytest.raises(IdentityError, match=f"`identity.toml`: `issuers.acme.{setting}`: "):
-        configuration_of({"issuers": {"acme": {setting: value}}})
+        parse_identity_config({"issuers": {"acme": {setting: value}}})
 
 
 def test_plain_http_is_a_setting() -> None:
     assert made({"plain_http": True}, issuer("http://keycloak:8080/realms/a"))
-    assert Configuration().identity.timeout == timedelta(seconds=2)
+    assert IdentityConfig().identity.timeout == timedelta(seconds=2)

@@ -7,12 +7,12 @@ from threading import Thread
 import pytest
 
 from policyengine.identity import single_flight
-from policyengine.identity.single_flight import Flights, Unanswered
+from policyengine.identity.single_flight import SingleFlight, SingleFlightError
 from tests.identity.finding import LONG
 
 
 def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: Flights[str] = Flights("test")
+    asked: SingleFlight[str] = SingleFlight("test")
     seen = []
 
     class Lacking(Thread):
@@ -23,7 +23,7 @@ def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytes
     monkeypatch.setattr(single_flight, "Thread", Lacking)
     seen.append(asked.start("key", lambda: "from one"))
     for flight in seen:
-        with pytest.raises(Unanswered, match="no thread is left"):
+        with pytest.raises(SingleFlightError, match="no thread is left"):
             asked.wait(flight, LONG)
     monkeypatch.undo()
     assert not asked.busy

@@ -9,26 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit.encoder import raw_of
-from policyengine.engine.authenticate import identified
-from policyengine.engine.request_input import read
-from policyengine.identity.authenticator import LONGEST, RECHECK, Identity, Parts
-from policyengine.identity.verified import Binding, Proved, Request, Token, Who
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.audit.encoder import to_raw_request
+from policyengine.engine.authenticate import authenticate
+from policyengine.engine.request_input import parse_request
+from policyengine.identity.authenticator import (
+    MAX_CERTIFICATE_LENGTH,
+    RECHECK_SECONDS,
+    CredentialAuthenticator,
+    CredentialChecks,
+)
+from policyengine.identity.verified import ConfirmedKey, ProofContext, TokenPrincipal, VerifiedCredential, VerifiedToken
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import Request as Question
 from policyengine.stores.base import Store
 from policyengine.stores.credential_marks import MemoryMarks
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.identity import issuing
 from tests.stores.servers import Server, running
 
 NOW = 1_800_000_000
 END = NOW + 600
-GET = Request("GET", "https://api.example/a")
+GET = ProofContext("GET", "https://api.example/a")
 
 
 @dataclass
@@ -38,40 +43,44 @@ class Issued:
     verified: list[str] = field(default_factory=list)
     meanwhile: Callable[[], object] = field(default=lambda: None)
 
-    def verify(self, raw: str, now: int) -> Token:
+    def verify(self, raw: str, now: int) -> VerifiedToken:
         self.verified.append(raw)
         self.meanwhile()
-        return Token("jwt", "acme", {"sub": raw}, {}, sha256(raw.encode()).digest(), END)
+        return VerifiedToken("jwt", "acme", {"sub": raw}, {}, sha256(raw.encode()).digest(), END)
 
-    def verify_txn(self, raw: str, now: int) -> Token:
-        raise Refused(Refusal.NOT_A_TOKEN)
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
+        raise CredentialError(RefusalCode.NOT_A_TOKEN)
 
-    def reads(self, token: Token) -> Who:
-        return Who(str(token.claims["sub"]), None)
+    def reads(self, token: VerifiedToken) -> TokenPrincipal:
+        return TokenPrincipal(str(token.claims["sub"]), None)
 
-    def binds(self, credentials: Credentials, request: Request, token: Token | None, now: int) -> Binding:
-        return Binding(x5t=credentials.client_certificate)
+    def binds(
+        self, credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int
+    ) -> ConfirmedKey:
+        return ConfirmedKey(x5t=credentials.client_certificate)
 
-    def presents(self, credentials: Credentials, request: Request, now: int) -> tuple[Token, Who, Binding] | None:
+    def presents(
+        self, credentials: Credentials, request: ProofContext, now: int
+    ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
         if credentials.client_certificate is None:
             return None
         token = self.verify(credentials.client_certificate, now)
-        return token, self.reads(token), Binding(x5t="x5t")
+        return token, self.reads(token), ConfirmedKey(x5t="x5t")
 
 
-def front(store: Store, issued: Issued) -> Identity:
-    return Identity(Parts(issued, issued.reads, issued.binds, issued.presents), store.marks)
+def front(store: Store, issued: Issued) -> CredentialAuthenticator:
+    return CredentialAuthenticator(CredentialChecks(issued, issued.reads, issued.binds, issued.presents), store.marks)
 
 
 def bearer(agent: str) -> dict[str, object]:
     return {"authorization": f"Bearer {agent}"}
 
 
-def proves(identity: Identity, agent: str, now: int = NOW) -> str | None:
+def proves(identity: CredentialAuthenticator, agent: str, now: int = NOW) -> str | None:
     """The agent that was proved, or why it was refused."""
     try:
         found = identity.prove(Credentials(authorization=f"Bearer {agent}"), GET, now)
-    except Refused as refused:
+    except CredentialError as refused:
         return refused.refusal.value
     return str(found.facts["agent"]["id"])
 
@@ -122,7 +131,7 @@ def test_what_another_worker_revokes_is_refused_from_the_next_question_on(opened
     assert proves(identity, "bot") == "revoked"
     assert proves(identity, "other") == "other"
     assert store_knows(identity, "other")
-    assert proves(identity, "bot", NOW + RECHECK - 1) == "revoked"
+    assert proves(identity, "bot", NOW + RECHECK_SECONDS - 1) == "revoked"
     assert issued.verified == ["bot", "other"]  # nobody's signature is looked at again
     assert identity.counts["revoked"] == 2
 
@@ -135,14 +144,14 @@ def test_a_certificate_is_not_looked_at_again_either(opened: Callable[[], Store]
         store.marks.revoke(("agent:acme/other",), END, NOW)
     assert issued.verified == ["bot"]
     store.marks.revoke(("key:x5t",), END, NOW)
-    with pytest.raises(Refused, match="revoked"):
+    with pytest.raises(CredentialError, match="revoked"):
         identity.prove(credentials, GET, NOW)
-    with pytest.raises(Refused, match="revoked"):  # what was proved is over, the key is revoked still
-        Identity(identity.parts, store.marks).prove(credentials, GET, NOW)
+    with pytest.raises(CredentialError, match="revoked"):  # what was proved is over, the key is revoked still
+        CredentialAuthenticator(identity.parts, store.marks).prove(credentials, GET, NOW)
 
 
-def store_knows(identity: Identity, agent: str) -> bool:
-    return identity.marks.remote or isinstance(identity.known(bearer(agent), NOW), Proved)
+def store_knows(identity: CredentialAuthenticator, agent: str) -> bool:
+    return identity.marks.remote or isinstance(identity.known(bearer(agent), NOW), VerifiedCredential)
 
 
 def test_what_is_revoked_while_it_is_proved_is_not_kept_as_good(opened: Callable[[], Store]) -> None:
@@ -184,7 +193,7 @@ def test_nothing_is_proved_while_a_server_is_gone(tmp_path: Path) -> None:
 def test_nothing_is_known_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store = SqliteStore(path)
-    identity = front(GuardedStore(store), Issued())
+    identity = front(ResilientStore(store), Issued())
     proves(identity, "bot")
     assert identity.known(bearer("bot"), NOW) is not None
     with store._step() as asked:
@@ -195,8 +204,8 @@ def test_nothing_is_known_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_no_more_is_kept_than_is_bounded() -> None:
     issued = Issued()
-    parts = Parts(issued, issued.reads, issued.binds, issued.presents)
-    identity = Identity(parts, MemoryMarks(), most_kept=3)
+    parts = CredentialChecks(issued, issued.reads, issued.binds, issued.presents)
+    identity = CredentialAuthenticator(parts, MemoryMarks(), most_kept=3)
     for number in range(10):
         proves(identity, f"bot {number}")
     assert [identity.known(bearer(f"bot {number}"), NOW) is not None for number in (0, 6, 7, 9)] == [
@@ -207,11 +216,11 @@ def test_no_more_is_kept_than_is_bounded() -> None:
 def test_what_has_ended_is_not_held_on_to() -> None:
     """Tokens that live for minutes come without end: as many are kept as hold at one time, and not as many as fit."""
     identity = front(open_store("memory:"), Issued())
-    for number in range(2 * RECHECK):
+    for number in range(2 * RECHECK_SECONDS):
         proves(identity, f"bot-{number}", NOW + number)
-    assert len(identity._kept) == len(identity._tokens) == RECHECK
+    assert len(identity._kept) == len(identity._tokens) == RECHECK_SECONDS
     identity.most_kept = 3
-    proves(identity, "bot-0", NOW + 2 * RECHECK - 1)
+    proves(identity, "bot-0", NOW + 2 * RECHECK_SECONDS - 1)
     assert len(identity._kept) == len(identity._tokens) == 3
 
 
@@ -220,7 +229,17 @@ def test_what_is_known_is_what_just_these_credentials_proved(backwards: bool) ->
     """Whatever came first, and whichever certificates come beside one token, or one certificate beside tokens."""
     identity = front(open_store("memory:"), Issued())
     tokens = [None, "Bearer a", "Bearer ab", "Bearer b", "Bearer abc"]
-    certificates = [None, "a", "b", "c", "bc", "Bearer a", "l" * LONGEST, "l" * LONGEST + "m", "l" * LONGEST + "n"]
+    certificates = [
+        None,
+        "a",
+        "b",
+        "c",
+        "bc",
+        "Bearer a",
+        "l" * MAX_CERTIFICATE_LENGTH,
+        "l" * MAX_CERTIFICATE_LENGTH + "m",
+        "l" * MAX_CERTIFICATE_LENGTH + "n",
+    ]
     sets = [(one, other) for one in tokens for other in certificates if one or other]
     proved = {}
     for token, certificate in reversed(sets) if backwards else sets:
@@ -270,7 +289,7 @@ def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() ->
     assert engine.identity is not None
     pending = ["agent.groups", "credential", "chain.hops", "user.roles", "body.*"]
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": pending}
-    again = Question.from_mapping(raw_of(read(identified(engine.identity, asked, NOW))))
+    again = Question.from_mapping(to_raw_request(parse_request(authenticate(engine.identity, asked, NOW))))
     assert again.pending == {"user.roles", "body.*"}
     assert again.fact("agent", "id") == "invoice-bot"
 
@@ -279,8 +298,8 @@ def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() ->
     {}, {"authorization": 7}, {"authorization": "Bearer é"}, {"authorization": "Bearer a", "dpop": "b"},
     {"dpop": "b"}, {"authorization": None, "client_certificate": "c"}, {"authorization": None},
     {"authorization": "Bearer a", "client_certificate": 7}, {"authorization": "Bearer a", "client_certificate": []},
-    {"authorization": "Bearer a", "client_certificate": "l" * LONGEST + "\ud800"}, {"client_certificate": None},
-    {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * LONGEST}, {"client_certificate": {}},
+    {"authorization": "Bearer a", "client_certificate": "l" * MAX_CERTIFICATE_LENGTH + "\ud800"}, {"client_certificate": None},
+    {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * MAX_CERTIFICATE_LENGTH}, {"client_certificate": {}},
 ])  # fmt: skip
 def test_what_is_no_credential_is_not_known(raw: dict[str, object]) -> None:
     identity = front(open_store("memory:"), Issued())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-from policyengine.identity.config.model import configuration_of
-from policyengine.runtime.credential_errors import Refusal
-from policyengine.runtime.credentials import NAMES
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.runtime.credential_errors import RefusalCode
+from policyengine.runtime.credentials import CREDENTIAL_NAMES
 from tests.pages import CHECKOUT, blocks
 
 PAGE = CHECKOUT / "docs" / "identity.md"
@@ -23,18 +23,18 @@ def first_cells(section: str) -> set[str]:
 def test_it_names_each_credential_that_can_be_sent() -> None:
     member_table = TEXT.partition("| member | of the header |")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", member_table, re.MULTILINE))))
-    assert named == set(NAMES)
+    assert named == set(CREDENTIAL_NAMES)
 
 
 def test_it_explains_codes_that_there_are() -> None:
     explained = first_cells("When a token is refused")
     assert len(explained) > 8
-    assert explained <= {one.value for one in Refusal}
+    assert explained <= {one.value for one in RefusalCode}
 
 
 def test_its_configuration_is_one() -> None:
     shown = [one.text for one in blocks(PAGE) if one.language == "toml"]
-    assert [configuration_of(tomllib.loads(text)).identity.only_proved for text in shown] == [True, False]
+    assert [parse_identity_config(tomllib.loads(text)).identity.only_proved for text in shown] == [True, False]
 
 
 def test_each_page_about_identity_is_in_its_table() -> None:

@@ -15,18 +15,18 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
-from policyengine.identity.config.model import IdentityError, configuration_of
+from policyengine.identity.config.model import IdentityError, parse_identity_config
 from policyengine.identity.http_fetch import Fetcher
-from policyengine.identity.single_flight import MOST_WAITING
+from policyengine.identity.single_flight import MAX_WAITERS
 from policyengine.identity.verify.introspection import (
-    AT_ONCE,
-    Client,
-    Endpoint,
-    Introspection,
-    endpoints_of,
-    signing_key,
+    MAX_REQUESTS_AT_ONCE,
+    IntrospectionCredentials,
+    IntrospectionEndpoint,
+    IntrospectionRouter,
+    create_endpoints,
+    parse_assertion_key,
 )
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, wait_for
 from tests.identity.keys import key, private
@@ -46,20 +46,24 @@ def secret_of(reference: str) -> Callable[[], str]:
     return lambda: SECRETS[reference]
 
 
-def asking(provider: OpenIdProvider, **settings: Any) -> Introspection:
+def asking(provider: OpenIdProvider, **settings: Any) -> IntrospectionRouter:
     given = {"introspection": f"{provider.url}/token/introspection", **settings}
-    configuration = configuration_of({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
-    return Introspection(endpoints_of(configuration, [issuer(provider.url, audience="urn:opaque")], secret_of))
+    configuration = parse_identity_config({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
+    return IntrospectionRouter(
+        create_endpoints(configuration, [issuer(provider.url, audience="urn:opaque")], secret_of)
+    )
 
 
-def endpoint(server: Faulty, timeout: float = LONG, **changed: Any) -> Endpoint:
-    client = Client("we", "client_secret_basic", lambda: "our secret")
+def endpoint(server: Faulty, timeout: float = LONG, **changed: Any) -> IntrospectionEndpoint:
+    client = IntrospectionCredentials("we", "client_secret_basic", lambda: "our secret")
     url = f"{server.url}/introspect"
-    return replace(Endpoint("acme", "https://acme", None, url, client, Fetcher(), timeout=timeout), **changed)
+    return replace(
+        IntrospectionEndpoint("acme", "https://acme", None, url, client, Fetcher(), timeout=timeout), **changed
+    )
 
 
-def refusal(introspection: Introspection, raw: str = "opaque", now: int = NOW) -> Refusal:
-    with pytest.raises(Refused) as caught:
+def refusal(introspection: IntrospectionRouter, raw: str = "opaque", now: int = NOW) -> RefusalCode:
+    with pytest.raises(CredentialError) as caught:
         introspection.introspect(raw, now)
     return caught.value.refusal
 
@@ -88,15 +92,15 @@ def test_a_real_provider_says_what_its_token_is(settings: dict[str, str], provid
 
 def test_a_real_provider_says_that_a_token_is_none_or_for_somebody_else(provider: OpenIdProvider) -> None:
     introspection = asking(provider, **CLIENTS["basic"])
-    assert refusal(introspection, "made-up", int(time())) is Refusal.INACTIVE
-    assert refusal(introspection, provider.token("urn:other:opaque"), int(time())) is Refusal.AUDIENCE
+    assert refusal(introspection, "made-up", int(time())) is RefusalCode.INACTIVE
+    assert refusal(introspection, provider.token("urn:other:opaque"), int(time())) is RefusalCode.AUDIENCE
 
 
 def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
     provider: OpenIdProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     introspection = asking(provider, client_id="basic:&", client_secret="env:WRONG")
-    assert refusal(introspection, "made-up", int(time())) is Refusal.PROVIDER
+    assert refusal(introspection, "made-up", int(time())) is RefusalCode.PROVIDER
     assert "`acme` does not say what a token is: it answers 401" in caplog.text
     assert "another secret" not in caplog.text
 
@@ -105,7 +109,7 @@ def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
 
 
 def test_what_an_issuer_says_is_kept_until_the_token_ends_or_for_a_minute(server: Faulty) -> None:
-    introspection = Introspection([endpoint(server)])
+    introspection = IntrospectionRouter([endpoint(server)])
     server.pages["/introspect"] = {"active": True, "exp": NOW + 10}
     assert introspection.introspect("opaque", NOW).expires == NOW + 40, "with leeway"
     assert introspection.introspect("opaque", NOW + 39)
@@ -114,24 +118,24 @@ def test_what_an_issuer_says_is_kept_until_the_token_ends_or_for_a_minute(server
     assert introspection.introspect("opaque", NOW + 40).expires == NOW + 100
     server.pages["/introspect"] = {"active": False}
     assert introspection.introspect("opaque", NOW + 99)
-    assert refusal(introspection, now=NOW + 100) is Refusal.INACTIVE
+    assert refusal(introspection, now=NOW + 100) is RefusalCode.INACTIVE
 
 
 def test_that_a_token_is_none_is_kept_for_a_moment(server: Faulty) -> None:
-    introspection = Introspection([endpoint(server)])
+    introspection = IntrospectionRouter([endpoint(server)])
     server.pages["/introspect"] = {"active": False}
     for _ in range(50):
-        assert refusal(introspection) is Refusal.INACTIVE
+        assert refusal(introspection) is RefusalCode.INACTIVE
     assert len(server.asked) == 1
     server.pages["/introspect"] = {"active": True}
-    assert refusal(introspection, now=NOW + 4) is Refusal.INACTIVE
+    assert refusal(introspection, now=NOW + 4) is RefusalCode.INACTIVE
     assert introspection.introspect("opaque", NOW + 5)
 
 
 def test_the_same_token_is_asked_about_once_at_a_time(server: Faulty) -> None:
     gate = Gate({"active": True})
     server.pages["/introspect"] = gate
-    introspection = Introspection([endpoint(server)])
+    introspection = IntrospectionRouter([endpoint(server)])
     with ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(introspection.introspect, "opaque", NOW) for _ in range(8)]
         assert gate.reached.wait(LONG)
@@ -143,12 +147,12 @@ def test_the_same_token_is_asked_about_once_at_a_time(server: Faulty) -> None:
 def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) -> None:
     gate = Gate({"active": True})
     server.pages["/introspect"] = gate
-    introspection = Introspection([endpoint(server)])
-    most = min(AT_ONCE, MOST_WAITING)
+    introspection = IntrospectionRouter([endpoint(server)])
+    most = min(MAX_REQUESTS_AT_ONCE, MAX_WAITERS)
     with ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(introspection.introspect, f"opaque{number}", NOW) for number in range(40)]
         wait_for(lambda: sum(one.done() for one in asked) == 40 - most)
-        assert {str(one.exception()) for one in asked if one.done()} == {Refusal.PROVIDER.words}
+        assert {str(one.exception()) for one in asked if one.done()} == {RefusalCode.PROVIDER.words}
         gate.opened.set()
     assert sum(one.exception() is None for one in asked) == most == len(server.asked)
 
@@ -156,49 +160,52 @@ def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) 
 # ── What is said ──────────────────────────────────────────────────────────────────────────────
 
 JWT: providing.Page = answers(200, b"eyJhbGciOiJFUzI1NiJ9.eyJhY3RpdmUiOnRydWV9.AAAA")
-ANSWERS: dict[str, tuple[Any, Refusal | None]] = {
+ANSWERS: dict[str, tuple[Any, RefusalCode | None]] = {
     "active": ({"active": True, "aud": "api"}, None),
-    "nobody says for whom": ({"active": True}, Refusal.MISSING_CLAIM),
+    "nobody says for whom": ({"active": True}, RefusalCode.MISSING_CLAIM),
     "an access token": ({"active": True, "aud": "api", "token_type": "Bearer", "typ": "at+jwt"}, None),
-    "a refresh token": ({"active": True, "aud": "api", "token_use": "refresh_token"}, Refusal.TOKEN_TYPE),
-    "a refresh token by its type": ({"active": True, "aud": "api", "token_type": "refresh_token"}, Refusal.TOKEN_TYPE),
-    "a refresh token of Keycloak": ({"active": True, "aud": "api", "typ": "Refresh"}, Refusal.TOKEN_TYPE),
-    "no type at all": ({"active": True, "aud": "api", "token_type": None}, Refusal.TOKEN_TYPE),
-    "bound to a key that nobody names": ({"active": True, "aud": "api", "token_type": "DPoP"}, Refusal.BOUND_HOW),
+    "a refresh token": ({"active": True, "aud": "api", "token_use": "refresh_token"}, RefusalCode.TOKEN_TYPE),
+    "a refresh token by its type": (
+        {"active": True, "aud": "api", "token_type": "refresh_token"},
+        RefusalCode.TOKEN_TYPE,
+    ),
+    "a refresh token of Keycloak": ({"active": True, "aud": "api", "typ": "Refresh"}, RefusalCode.TOKEN_TYPE),
+    "no type at all": ({"active": True, "aud": "api", "token_type": None}, RefusalCode.TOKEN_TYPE),
+    "bound to a key that nobody names": ({"active": True, "aud": "api", "token_type": "DPoP"}, RefusalCode.BOUND_HOW),
     "for us": ({"active": True, "iss": "https://acme", "aud": ["other", "api"], "exp": NOW, "nbf": NOW + 30}, None),
-    "not active": ({"active": False, "exp": NOW + 99}, Refusal.INACTIVE),
-    "active as text": ({"active": "true"}, Refusal.PROVIDER),
-    "active as number": ({"active": 1}, Refusal.PROVIDER),
-    "active as nothing": ({"active": None}, Refusal.PROVIDER),
-    "no word of active": ({"sub": "alice"}, Refusal.PROVIDER),
-    "active twice": (b'{"active": false, "active": true}', Refusal.PROVIDER),
-    "no object": (b"[true]", Refusal.PROVIDER),
-    "a JWT": (JWT, Refusal.PROVIDER),
-    "another issuer": ({"active": True, "iss": "https://acme/"}, Refusal.ISSUER),
-    "an issuer that is none": ({"active": True, "iss": None}, Refusal.ISSUER),
-    "somebody else": ({"active": True, "aud": "api2"}, Refusal.AUDIENCE),
-    "nobody": ({"active": True, "aud": []}, Refusal.AUDIENCE),
-    "a part of the audience": ({"active": True, "aud": {"api": 1}}, Refusal.AUDIENCE),
-    "expired": ({"active": True, "exp": NOW - 30}, Refusal.EXPIRED),
-    "expiry as text": ({"active": True, "exp": str(NOW + 60)}, Refusal.CLAIM_TYPE),
-    "expiry as truth": ({"active": True, "exp": True}, Refusal.CLAIM_TYPE),
-    "expiry in milliseconds": ({"active": True, "exp": (NOW + 60) * 1_000}, Refusal.CLAIM_TYPE),
-    "issued before there was time": ({"active": True, "iat": -(10**15)}, Refusal.CLAIM_TYPE),
-    "not yet": ({"active": True, "nbf": NOW + 31}, Refusal.NOT_YET),
-    "of the future": ({"active": True, "iat": NOW + 31}, Refusal.ISSUED_LATER),
-    "an error of the server": (answers(500), Refusal.PROVIDER),
-    "unauthorized": (answers(401), Refusal.PROVIDER),
-    "an error with an answer": (answers(400, b'{"active": true}'), Refusal.PROVIDER),
-    "a redirect": (providing.redirects_to("/elsewhere"), Refusal.PROVIDER),
-    "too much": (providing.oversized, Refusal.PROVIDER),
-    "too deep": (b'{"active": true, "a": ' + b"[" * 99 + b"]" * 99 + b"}", Refusal.PROVIDER),
+    "not active": ({"active": False, "exp": NOW + 99}, RefusalCode.INACTIVE),
+    "active as text": ({"active": "true"}, RefusalCode.PROVIDER),
+    "active as number": ({"active": 1}, RefusalCode.PROVIDER),
+    "active as nothing": ({"active": None}, RefusalCode.PROVIDER),
+    "no word of active": ({"sub": "alice"}, RefusalCode.PROVIDER),
+    "active twice": (b'{"active": false, "active": true}', RefusalCode.PROVIDER),
+    "no object": (b"[true]", RefusalCode.PROVIDER),
+    "a JWT": (JWT, RefusalCode.PROVIDER),
+    "another issuer": ({"active": True, "iss": "https://acme/"}, RefusalCode.ISSUER),
+    "an issuer that is none": ({"active": True, "iss": None}, RefusalCode.ISSUER),
+    "somebody else": ({"active": True, "aud": "api2"}, RefusalCode.AUDIENCE),
+    "nobody": ({"active": True, "aud": []}, RefusalCode.AUDIENCE),
+    "a part of the audience": ({"active": True, "aud": {"api": 1}}, RefusalCode.AUDIENCE),
+    "expired": ({"active": True, "exp": NOW - 30}, RefusalCode.EXPIRED),
+    "expiry as text": ({"active": True, "exp": str(NOW + 60)}, RefusalCode.CLAIM_TYPE),
+    "expiry as truth": ({"active": True, "exp": True}, RefusalCode.CLAIM_TYPE),
+    "expiry in milliseconds": ({"active": True, "exp": (NOW + 60) * 1_000}, RefusalCode.CLAIM_TYPE),
+    "issued before there was time": ({"active": True, "iat": -(10**15)}, RefusalCode.CLAIM_TYPE),
+    "not yet": ({"active": True, "nbf": NOW + 31}, RefusalCode.NOT_YET),
+    "of the future": ({"active": True, "iat": NOW + 31}, RefusalCode.ISSUED_LATER),
+    "an error of the server": (answers(500), RefusalCode.PROVIDER),
+    "unauthorized": (answers(401), RefusalCode.PROVIDER),
+    "an error with an answer": (answers(400, b'{"active": true}'), RefusalCode.PROVIDER),
+    "a redirect": (providing.redirects_to("/elsewhere"), RefusalCode.PROVIDER),
+    "too much": (providing.oversized, RefusalCode.PROVIDER),
+    "too deep": (b'{"active": true, "a": ' + b"[" * 99 + b"]" * 99 + b"}", RefusalCode.PROVIDER),
 }
 
 
 @pytest.mark.parametrize(("page", "expected"), ANSWERS.values(), ids=ANSWERS)
-def test_each_answer_has_its_own_end(page: providing.Page, expected: Refusal | None, server: Faulty) -> None:
+def test_each_answer_has_its_own_end(page: providing.Page, expected: RefusalCode | None, server: Faulty) -> None:
     server.pages["/introspect"], server.pages["/elsewhere"] = page, {"active": True}
-    introspection = Introspection([endpoint(server, audience="api")])
+    introspection = IntrospectionRouter([endpoint(server, audience="api")])
     if expected is None:
         assert introspection.introspect("opaque", NOW).kind == "opaque"
     else:
@@ -208,22 +215,22 @@ def test_each_answer_has_its_own_end(page: providing.Page, expected: Refusal | N
 
 @pytest.mark.parametrize("page", [providing.hangs, providing.drips_headers], ids=["hangs", "drips"])
 def test_an_issuer_that_does_not_answer_is_left_alone_for_a_moment(page: providing.Page, server: Faulty) -> None:
-    introspection = Introspection([endpoint(server, SHORT)])
+    introspection = IntrospectionRouter([endpoint(server, SHORT)])
     server.pages["/introspect"] = page
     for number in range(50):
-        assert refusal(introspection, f"opaque{number}") is Refusal.PROVIDER
+        assert refusal(introspection, f"opaque{number}") is RefusalCode.PROVIDER
     assert len(server.asked) == 1
-    assert refusal(introspection, now=NOW + 2) is Refusal.PROVIDER
+    assert refusal(introspection, now=NOW + 2) is RefusalCode.PROVIDER
     assert len(server.asked) == 2
 
 
 def test_neither_tokens_nor_secrets_are_logged_or_shown(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
     shown = endpoint(server)
-    introspection = Introspection([shown])
+    introspection = IntrospectionRouter([shown])
     with caplog.at_level(logging.DEBUG):
         for page in (answers(500, b"our secret"), b'{"opaque": ', providing.garbage):
             server.pages["/introspect"] = page
-            assert refusal(introspection, "opaque-token") is Refusal.PROVIDER
+            assert refusal(introspection, "opaque-token") is RefusalCode.PROVIDER
         server.pages["/introspect"] = {"active": True, "sub": "alice"}
         shown_too = introspection.introspect("opaque-token", NOW)
     told = caplog.text + repr(shown) + repr(shown_too)
@@ -244,26 +251,26 @@ def test_a_token_goes_to_its_own_issuer_only(server: Faulty) -> None:
 
     server.pages.update(dict.fromkeys(("/a", "/ab", "/rest"), noting))
     paths = {"a_": "/a", "a_b_": "/ab", "": "/rest"}
-    introspection = Introspection(
+    introspection = IntrospectionRouter(
         [endpoint(server, prefix=prefix, endpoint=server.url + path) for prefix, path in paths.items()]
     )
     for raw in ("a_1", "a_b_1", "c"):
         introspection.introspect(raw, NOW)
     assert seen == [("/a", "a_1"), ("/ab", "a_b_1"), ("/rest", "c")]
-    assert refusal(Introspection([endpoint(server, prefix="a_")]), "b_1") is Refusal.UNKNOWN_ISSUER
-    assert refusal(Introspection([]), "b_1") is Refusal.UNKNOWN_ISSUER
+    assert refusal(IntrospectionRouter([endpoint(server, prefix="a_")]), "b_1") is RefusalCode.UNKNOWN_ISSUER
+    assert refusal(IntrospectionRouter([]), "b_1") is RefusalCode.UNKNOWN_ISSUER
 
 
 @pytest.mark.parametrize("raw", ["", "a b", "a\r\nb", "a&active=true", "=a", "ä", "a\x00"])
 def test_what_has_not_the_form_of_a_token_is_not_asked_about(raw: str, server: Faulty) -> None:
-    assert refusal(Introspection([endpoint(server)]), raw) is Refusal.NOT_A_TOKEN
-    assert refusal(Introspection([endpoint(server)]), "a" * 5_000) is Refusal.TOO_LARGE
+    assert refusal(IntrospectionRouter([endpoint(server)]), raw) is RefusalCode.NOT_A_TOKEN
+    assert refusal(IntrospectionRouter([endpoint(server)]), "a" * 5_000) is RefusalCode.TOO_LARGE
     assert not server.asked
 
 
 def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(server: Faulty) -> None:
     with pytest.raises(IdentityError) as caught:
-        Introspection([endpoint(server), endpoint(server, issuer="other")])
+        IntrospectionRouter([endpoint(server), endpoint(server, issuer="other")])
     assert str(caught.value) == (
         "issuers `acme` and `other` are both asked about the same opaque tokens"
         " (say what the tokens of each begin with: `token_prefix`)"
@@ -291,11 +298,11 @@ def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> N
 @pytest.mark.parametrize("text", ["", "secret", "{}", '{"kty": "oct", "k": "c2VjcmV0"}', "-----BEGIN X-----"])
 def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
     with pytest.raises(IdentityError) as caught:
-        signing_key(text)
+        parse_assertion_key(text)
     assert str(caught.value) == "the key of a client is no private key in PEM, nor a JWK"
     public_only = json.dumps(key("ES256", 9).as_dict(private=False))
     with pytest.raises(IdentityError):
-        signing_key(public_only)
+        parse_assertion_key(public_only)
 
 
 @pytest.mark.parametrize(
@@ -313,26 +320,28 @@ def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
 def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OKPKey) -> None:
     text = json.dumps(made.as_dict(private=True))
     with pytest.raises(IdentityError, match="of a kind that signs no assertions"):
-        Client("we", "private_key_jwt", lambda: text).authenticated({"token": "opaque"}, "https://acme", NOW)
+        IntrospectionCredentials("we", "private_key_jwt", lambda: text).authenticated(
+            {"token": "opaque"}, "https://acme", NOW
+        )
     settings = {
         "introspection": "https://a/i",
         "client_id": "we",
         "client_auth": "private_key_jwt",
         "client_key": "env:K",
     }
-    configuration = configuration_of({"issuers": {"acme": settings}})
+    configuration = parse_identity_config({"issuers": {"acme": settings}})
     with pytest.raises(IdentityError, match=r"`issuers\.acme\.client_key`: the key of a client is of a kind"):
-        endpoints_of(configuration, [issuer("https://a")], lambda reference: lambda: text)
+        create_endpoints(configuration, [issuer("https://a")], lambda reference: lambda: text)
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "ES384", "EdDSA"])
 def test_a_private_key_of_each_kind_is_read_from_either_form(kind: str) -> None:
     for text in (json.dumps(private(kind)), key(kind).as_pem(private=True).decode()):
-        assert signing_key(text).thumbprint() == key(kind).thumbprint()
+        assert parse_assertion_key(text).thumbprint() == key(kind).thumbprint()
 
 
 def test_an_assertion_of_a_client_is_short_lived_and_for_one_issuer() -> None:
-    client = Client("we", "private_key_jwt", secret_of("env:KEY"))
+    client = IntrospectionCredentials("we", "private_key_jwt", secret_of("env:KEY"))
     seen = set()
     for _ in range(2):
         body, headers = client.authenticated({"token": "opaque"}, "https://acme", NOW)

@@ -21,13 +21,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.identity.config.issuer_factory import open_issuing, open_keys, open_secrets
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.issue.errors import NotIssued
-from policyengine.identity.issue.request import GRANT, KNOWN
-from policyengine.identity.keys.openbao_signer import TransitKeys
+from policyengine.identity.config.issuer_factory import open_secrets, open_signing_keys, open_token_issuer
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.issue.errors import TokenIssuanceError
+from policyengine.identity.issue.request import KNOWN_PARAMETERS, TOKEN_EXCHANGE_GRANT
+from policyengine.identity.keys.openbao_signer import OpenBaoSigner
 from policyengine.server.app import create_app
-from policyengine.server.telemetry.server_log import LogFormat, journal
+from policyengine.server.telemetry.server_log import LogFormat, server_logging
 from tests.identity.minting import DESK, NOW, Desk, assertion, key_of, subject
 from tests.identity.openbao import ROOT_TOKEN, OpenBao, binary
 from tests.pages import CHECKOUT, Block, blocks
@@ -51,10 +51,10 @@ def desk(tmp_path: Path) -> Desk:
     found = Desk(tmp_path, policy)
     jwks = {"keys": [key_of("summarizer").as_dict(private=False)]}
     (tmp_path / "summarizer.jwks.json").write_text(json.dumps(jwks))
-    configuration = configuration_of(tomllib.loads(of("toml")[0]), tmp_path)
-    keys = open_keys(configuration, open_secrets(configuration), NOW)
+    configuration = parse_identity_config(tomllib.loads(of("toml")[0]), tmp_path)
+    keys = open_signing_keys(configuration, open_secrets(configuration), NOW)
     assert keys is not None
-    found.issuing = found.identity.issuing = open_issuing(
+    found.issuing = found.identity.issuing = open_token_issuer(
         configuration, found.identity, keys, lambda: (policy.kernel, policy.directory), lambda: NOW
     )
     return found
@@ -114,9 +114,9 @@ def test_the_server_says_what_operations_lists(desk: Desk) -> None:
     row = next(line for line in lines if line.startswith("| `token_issued`"))
     listed = set(re.findall(r"`([a-z]+)`", row.split("|")[4]))
     written = io.StringIO()
-    with journal(LogFormat.JSON, lambda: "sha256:1", written):
+    with server_logging(LogFormat.JSON, lambda: "sha256:1", written):
         desk.exchange(subject_token=subject(scope="read:invoices"), task='{"id": "t-8"}')
-        with pytest.raises(NotIssued):
+        with pytest.raises(TokenIssuanceError):
             desk.exchange(subject_token="none")
         refused = {"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": {"authorization": "Bearer x"}}
         desk.engine.decide(refused)
@@ -138,11 +138,11 @@ def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(ROOT_TOKEN)
     (tmp_path / "token").chmod(0o600)
     raw["bao"] |= {"address": openbao.address, "token": "file:token"}
-    configuration = configuration_of(raw, tmp_path)
+    configuration = parse_identity_config(raw, tmp_path)
     secrets, now = open_secrets(configuration), int(time())
     assert secrets.read(str(configuration.issuers["acme"].client_secret), now).reveal() == "the-secret-at-acme"
-    keys = open_keys(configuration, secrets, now)
-    assert isinstance(keys, TransitKeys)
+    keys = open_signing_keys(configuration, secrets, now)
+    assert isinstance(keys, OpenBaoSigner)
     assert len(keys.published(now)) == 2
     assert keys.sign({"typ": "at+jwt"}, {"iss": DESK}, now).count(".") == 2
 
@@ -150,11 +150,11 @@ def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
 def test_it_names_parameters_and_codes_that_there_are() -> None:
     asking = TEXT.partition("All parameters of")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", asking, re.MULTILINE))))
-    assert named == set(KNOWN) - {"client_assertion_type"}
-    assert GRANT in asking
+    assert named == set(KNOWN_PARAMETERS) - {"client_assertion_type"}
+    assert TOKEN_EXCHANGE_GRANT in asking
 
 
 def test_the_times_that_it_tells_are_those_of_the_code() -> None:
-    bao = configuration_of(tomllib.loads(of("toml")[1])).bao
+    bao = parse_identity_config(tomllib.loads(of("toml")[1])).bao
     assert bao is not None
     assert (bao.timeout, bao.refresh, bao.stale) == (timedelta(seconds=2), timedelta(minutes=5), timedelta(hours=1))

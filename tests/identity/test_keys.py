@@ -16,22 +16,22 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from policyengine.identity.config.model import BaoSettings, IdentityError
-from policyengine.identity.config.secret_references import InTransit
-from policyengine.identity.keys.openbao_signer import TransitKeys
+from policyengine.identity.config.model import IdentityError, OpenBaoSettings
+from policyengine.identity.config.secret_references import TransitKeyReference
+from policyengine.identity.keys.openbao_signer import OpenBaoSigner
 from policyengine.identity.keys.signing_keys import (
-    LONGEST,
-    FileKeys,
+    MAX_KEY_SECONDS,
     KeyRing,
-    State,
+    KeyRingFile,
+    KeyState,
     new_ring,
+    parse_ring,
     read_ring,
-    ring_of,
-    rotate,
+    rotate_ring,
     write_ring,
 )
-from policyengine.identity.openbao import Bao
-from policyengine.identity.secrets import Secrets
+from policyengine.identity.openbao import OpenBaoClient
+from policyengine.identity.secrets import SecretReader
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -68,17 +68,17 @@ def test_whatever_is_signed_is_verified_by_what_was_published_then_and_until_it_
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     rotations = {NOW + 1_000: "EdDSA", NOW + 1_200: "ES256", NOW + 9_000: "ES256"}
-    keys = FileKeys.of(path)
+    keys = KeyRingFile.of(path)
     seen: list[tuple[int, list[dict[str, object]]]] = []
     for now in range(NOW, NOW + 14_000, 100):
         if now in rotations:
-            rotate(path, rotations[now], now, AHEAD, KEEP)
+            rotate_ring(path, rotations[now], now, AHEAD, KEEP)
         seen.append((now, keys.published(now)))
         token = keys.sign({"typ": "at+jwt"}, {"iat": now}, now)
         for fetched, published in seen:
             if fetched == now or fetched >= now - AHEAD >= NOW:
                 assert verified(token, published)["iat"] == now
-        later = FileKeys.of(path).file.read().published(now + KEEP - 1)
+        later = KeyRingFile.of(path).file.read().published(now + KEEP - 1)
         assert json.loads(header(token))["kid"] in {one.kid for one in later}
 
 
@@ -97,8 +97,8 @@ def test_a_key_that_somebody_saw_counts_no_more_at_once():
 
 def test_the_last_that_was_made_signs_though_an_earlier_one_waits():
     ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP).rotated("ES256", NOW + 1, 0, KEEP)
-    assert states(ring, NOW + 1) == [State.STAYS, State.STAYS, State.SIGNS]
-    assert states(ring, NOW + AHEAD) == [State.STAYS, State.STAYS, State.SIGNS]
+    assert states(ring, NOW + 1) == [KeyState.STAYS, KeyState.STAYS, KeyState.SIGNS]
+    assert states(ring, NOW + AHEAD) == [KeyState.STAYS, KeyState.STAYS, KeyState.SIGNS]
 
 
 def test_what_is_gone_is_dropped_with_the_next():
@@ -114,12 +114,12 @@ def test_too_many_are_refused():
         ring.rotated("ES256", NOW, AHEAD, KEEP)
 
 
-@pytest.mark.parametrize(("ahead", "keep"), [(LONGEST + 1, KEEP), (AHEAD, 86_400 * 10**9)])
+@pytest.mark.parametrize(("ahead", "keep"), [(MAX_KEY_SECONDS + 1, KEEP), (AHEAD, 86_400 * 10**9)])
 def test_a_time_that_no_calendar_has_is_refused_before_anything_is_written(tmp_path: Path, ahead: int, keep: int):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     with pytest.raises(IdentityError, match="ten years at most"):
-        rotate(path, None, NOW, ahead, keep)
+        rotate_ring(path, None, NOW, ahead, keep)
     assert len(read_ring(path).keys) == 1
 
 
@@ -143,7 +143,7 @@ def test_who_could_read_the_file_still_can_after_a_rotation(tmp_path: Path, mode
     if os.geteuid() == 0:
         os.chown(path, 1234, 4321)
     owner = path.stat()
-    rotate(path, None, NOW, AHEAD, KEEP)
+    rotate_ring(path, None, NOW, AHEAD, KEEP)
     found = path.stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, owner.st_uid, owner.st_gid)
 
@@ -165,7 +165,7 @@ def test_a_rotation_that_was_killed_leaves_the_old_keys_and_the_next_one_tidies_
     assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -signal.SIGKILL
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3
-    rotate(path, None, NOW, AHEAD, KEEP)
+    rotate_ring(path, None, NOW, AHEAD, KEEP)
     assert set(tmp_path.iterdir()) == {path, other}
     assert len(read_ring(path).keys) == 2
 
@@ -173,7 +173,7 @@ def test_a_rotation_that_was_killed_leaves_the_old_keys_and_the_next_one_tidies_
 def test_what_is_published_is_public(tmp_path: Path):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
-    keys = FileKeys.of(path)
+    keys = KeyRingFile.of(path)
     private = json.loads(path.read_bytes())["keys"][0]["d"]
     assert private not in json.dumps(keys.published(NOW))
     assert private not in repr(keys) + repr(read_ring(path))
@@ -195,14 +195,14 @@ def broken(**changes: object) -> bytes:
 )  # fmt: skip
 def test_what_is_no_file_of_keys_is_refused_and_not_shown(content: bytes):
     with pytest.raises(IdentityError, match=r"`signing\.json` is no file of signing keys") as found:
-        ring_of(content, "signing.json")
+        parse_ring(content, "signing.json")
     assert found.value.__cause__ is None
 
 
 def test_many_who_rotate_at_once_lose_no_key(tmp_path: Path):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
-    threads = [threading.Thread(target=rotate, args=(path, None, NOW, AHEAD, KEEP)) for _ in range(8)]
+    threads = [threading.Thread(target=rotate_ring, args=(path, None, NOW, AHEAD, KEEP)) for _ in range(8)]
     for one in threads:
         one.start()
     for one in threads:
@@ -213,14 +213,14 @@ def test_many_who_rotate_at_once_lose_no_key(tmp_path: Path):
 # ── OpenBao signs ─────────────────────────────────────────────────────────────────────────────
 
 
-def transit(openbao: OpenBao, name: str, kind: str, **more: object) -> TransitKeys:
+def transit(openbao: OpenBao, name: str, kind: str, **more: object) -> OpenBaoSigner:
     client = openbao.client
     if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
         client.sys.enable_secrets_engine("transit")
     client.secrets.transit.create_key(name, key_type=kind)
-    settings = BaoSettings.model_validate({"address": openbao.address, "token": "env:BAO", "refresh": "1m", **more})
-    bao = Bao.of(settings, Secrets(environment={"BAO": ROOT_TOKEN}))
-    return TransitKeys(bao, InTransit("transit", name), AHEAD, KEEP)
+    settings = OpenBaoSettings.model_validate({"address": openbao.address, "token": "env:BAO", "refresh": "1m", **more})
+    bao = OpenBaoClient.of(settings, SecretReader(environment={"BAO": ROOT_TOKEN}))
+    return OpenBaoSigner(bao, TransitKeyReference("transit", name), AHEAD, KEEP)
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), [("ecdsa-p256", "ES256"), ("ed25519", "EdDSA")])
@@ -247,6 +247,6 @@ def test_a_key_of_another_type_does_not_sign(openbao: OpenBao):
 
 def test_a_key_that_is_not_there_does_not_sign(openbao: OpenBao):
     keys = transit(openbao, "here", "ed25519")
-    keys.place = InTransit("transit", "elsewhere")
+    keys.place = TransitKeyReference("transit", "elsewhere")
     with pytest.raises(IdentityError, match="there is nothing in OpenBao"):
         keys.sign({}, {}, NOW)

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.identity.issuer_documents import DocumentError, json_object
-from policyengine.identity.keys.jwks import MOST_KEYS, MOST_TRIED, FileKeys, Keys, read_keys
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.issuer_documents import DocumentError, parse_document
+from policyengine.identity.keys.jwks import MAX_CANDIDATE_KEYS, MAX_KEYS, JwkSet, JwksFile, parse_jwks
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity.keys import jwks, key, private, public
 
 
-def keys_of(*given: object) -> Keys:
-    return read_keys(json.dumps({"keys": given}).encode(), "acme")
+def keys_of(*given: object) -> JwkSet:
+    return parse_jwks(json.dumps({"keys": given}).encode(), "acme")
 
 
-def refusal(keys: Keys, kid: str | None, alg: str) -> Refusal:
-    with pytest.raises(Refused) as caught:
+def refusal(keys: JwkSet, kid: str | None, alg: str) -> RefusalCode:
+    with pytest.raises(CredentialError) as caught:
         keys.find(kid, alg)
     return caught.value.refusal
 
@@ -42,7 +42,7 @@ def test_ed25519_has_two_names(own: str | None, asked: str) -> None:
 def test_what_a_key_says_it_is_for_binds_it() -> None:
     keys = keys_of(public("RS256", alg="RS256"))
     assert keys.find("rs256-1", "RS256")
-    assert refusal(keys, "rs256-1", "PS256") is Refusal.WRONG_KEY_USE
+    assert refusal(keys, "rs256-1", "PS256") is RefusalCode.WRONG_KEY_USE
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
@@ -51,7 +51,7 @@ def test_a_key_whose_private_part_is_told_does_not_count(kind: str, caplog: pyte
     jwk = private(kind)
     with caplog.at_level("INFO", "policyengine"):
         keys = keys_of(jwk)
-    assert refusal(keys, str(jwk["kid"]), kind) is Refusal.WRONG_KEY_USE
+    assert refusal(keys, str(jwk["kid"]), kind) is RefusalCode.WRONG_KEY_USE
     assert "its private part stands there, too" in caplog.text
     assert str(jwk["d"]) not in caplog.text
 
@@ -74,9 +74,9 @@ def test_keys_of_the_same_id_are_all_tried_as_far_as_they_fit() -> None:
 
 
 def test_a_token_never_means_more_keys_than_are_tried() -> None:
-    many = [public("ES256", kid=str(number)) for number in range(MOST_TRIED + 1)]
-    assert len(keys_of(*many[:-1]).find(None, "ES256")) == MOST_TRIED
-    assert refusal(keys_of(*many), None, "ES256") is Refusal.KEY_ID
+    many = [public("ES256", kid=str(number)) for number in range(MAX_CANDIDATE_KEYS + 1)]
+    assert len(keys_of(*many[:-1]).find(None, "ES256")) == MAX_CANDIDATE_KEYS
+    assert refusal(keys_of(*many), None, "ES256") is RefusalCode.KEY_ID
     assert len(keys_of(*many).find("3", "ES256")) == 1
 
 
@@ -92,7 +92,7 @@ def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(ca
 
 def test_a_set_is_bounded() -> None:
     with pytest.raises(DocumentError, match="more than 100 keys"):
-        keys_of(*[{}] * (MOST_KEYS + 1))
+        keys_of(*[{}] * (MAX_KEYS + 1))
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_a_set_is_bounded() -> None:
 )
 def test_what_is_no_jwks_is_said_to_be_none(text: str, why: str) -> None:
     with pytest.raises(DocumentError, match=why):
-        read_keys(text.encode(), "acme")
+        parse_jwks(text.encode(), "acme")
 
 
 def test_what_is_no_utf8_is_no_json() -> None:
     with pytest.raises(DocumentError, match="no JSON"):
-        json_object(b'{"a": "\xff"}')
+        parse_document(b'{"a": "\xff"}')
 
 
 ANYTHING = st.recursive(
@@ -152,21 +152,21 @@ def write(path: Path, text: str, age: int = 0) -> None:
     os.utime(path, ns=(10**18 - age, 10**18 - age))
 
 
-def refused(source: FileKeys, kid: str, now: int) -> Refusal:
-    with pytest.raises(Refused) as caught:
+def refused(source: JwksFile, kid: str, now: int) -> RefusalCode:
+    with pytest.raises(CredentialError) as caught:
         source.find(kid, "ES256", now)
     return caught.value.refusal
 
 
 def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    source = FileKeys(path, "acme", stale=100)
-    assert refused(source, "es256-1", 0) is Refusal.PROVIDER
+    source = JwksFile(path, "acme", stale=100)
+    assert refused(source, "es256-1", 0) is RefusalCode.PROVIDER
     write(path, json.dumps(jwks(public("ES256"))))
     assert source.find("es256-1", "ES256", 1)
     write(path, json.dumps(jwks(public("ES256", 2))), age=5)
     assert source.find("es256-2", "ES256", 2)
-    assert refused(source, "es256-1", 2) is Refusal.UNKNOWN_KEY
+    assert refused(source, "es256-1", 2) is RefusalCode.UNKNOWN_KEY
 
 
 @pytest.mark.parametrize("broken", ["", "{}", None])
@@ -174,7 +174,7 @@ def test_what_a_file_had_last_counts_for_a_while_when_it_is_broken(
     broken: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys.json"
-    source = FileKeys(path, "acme", stale=100)
+    source = JwksFile(path, "acme", stale=100)
     write(path, json.dumps(jwks(public("ES256"))))
     assert source.find("es256-1", "ES256", 0)
     path.unlink() if broken is None else write(path, broken)
@@ -182,7 +182,7 @@ def test_what_a_file_had_last_counts_for_a_while_when_it_is_broken(
         assert source.find("es256-1", "ES256", now)
         if broken is not None:
             write(path, broken + " " * now)  # broken in another way
-    assert refused(source, "es256-1", 110) is Refusal.PROVIDER
+    assert refused(source, "es256-1", 110) is RefusalCode.PROVIDER
     told = [one for one in caplog.records if "cannot be read" in one.getMessage()]
     assert len(told) == (1 if broken is None else 4), "once for each way"
     write(path, json.dumps(jwks(public("ES256"))), age=9)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.docs import WORDS, settings
-from policyengine.identity.config.model import IdentityError, configuration_of
-from policyengine.identity.config.preflight import strangers
+from policyengine.identity.config.docs import SETTING_TEXTS, setting_docs
+from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.preflight import find_unknown_agents
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
 
 POLICY = """
@@ -144,7 +144,7 @@ CALLED = [
 @pytest.mark.parametrize(("agent", "more", "found"), CALLED)
 def test_a_client_that_no_block_calls_so_is_a_stranger(agent: str, more: str, found: list[object]) -> None:
     given = {"clients": {"a": {"agent": agent, "issuer": "login", "method": "token"}}}
-    assert list(strangers(configuration_of(given), engine(POLICY + more).kernel)) == found
+    assert list(find_unknown_agents(parse_identity_config(given), engine(POLICY + more).kernel)) == found
 
 
 def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
@@ -171,4 +171,4 @@ def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
 
 
 def test_each_setting_has_its_words_and_none_else() -> None:
-    assert {one.name for one in settings()} == WORDS.keys()
+    assert {one.name for one in setting_docs()} == SETTING_TEXTS.keys()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine import Engine
-from policyengine.identity.config.model import configuration_of
+from policyengine.identity.config.model import parse_identity_config
 from policyengine.runtime.decision import Decision, Outcome
 from tests.identity.bound_world import (
     API_KEY,
@@ -169,7 +169,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         "trust_domains": {"acme.example": {"bundle": "acme.pem"}},
     }  # fmt: skip
     found = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
-    return found.verifying(configuration_of(raw, folder))
+    return found.verifying(parse_identity_config(raw, folder))
 
 
 def asked(engine: Engine, path: str, parts: tuple[Part, ...], claims: Mapping[str, object]) -> Decision:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from policyengine.runtime.credential_errors import KNOWN
+from policyengine.runtime.credential_errors import REFUSAL_INFO
 from policyengine.runtime.decision import Outcome
 from tests.identity.issuing import CLAIMS, HEADER, Door, as_json, b64, ed, rsa, token
 
@@ -28,7 +28,7 @@ def valid(alg: str) -> str:
 def refused(raw: str) -> None:
     decision = DOOR().bearer(raw)
     assert decision.outcome is Outcome.DENY
-    assert decision.reasons[0].code in KNOWN
+    assert decision.reasons[0].code in REFUSAL_INFO
 
 
 def test_the_credentials_hold_that_are_mutated() -> None:

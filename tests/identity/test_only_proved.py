@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.authenticator_factory import types_of_who
+from policyengine.identity.config.authenticator_factory import principal_entity_types
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from tests.identity.issuing import ACME, AUDIENCE, BOT, NOW, Door, token
@@ -93,7 +93,7 @@ def test_what_a_gateway_says_beside_a_credential_counts_for_nothing(path: str, w
     """And counts where the configuration does not say otherwise: so it is this that makes the difference."""
     for only_proved, outcome in ((True, Outcome.DENY), (False, Outcome.ALLOW)):
         engine.identity = Door().identity
-        engine.identity.only_proved, engine.identity.of_who = only_proved, types_of_who(engine.kernel)
+        engine.identity.only_proved, engine.identity.of_who = only_proved, principal_entity_types(engine.kernel)
         assert way(engine, asks(engine, path, CLAIMS[path])).outcome is outcome
         assert way(engine, asks(engine, "/open", CLAIMS[path])).outcome is Outcome.ALLOW
 
@@ -122,7 +122,7 @@ def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Eng
 
 
 def test_of_whom_it_is_to_be_proved_are_agents_users_and_all_that_they_are_in(engine: Engine) -> None:
-    assert types_of_who(engine.kernel) == {"agent", "user", "team", "region"}
+    assert principal_entity_types(engine.kernel) == {"agent", "user", "team", "region"}
 
 
 def test_what_is_remembered_of_a_credential_no_question_changes(engine: Engine) -> None:

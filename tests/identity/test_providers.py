@@ -12,29 +12,35 @@ import pytest
 from joserfc import jwt
 from joserfc.jws import extract_compact
 
-from policyengine.identity.config.model import configuration_of
+from policyengine.identity.config.model import parse_identity_config
 from policyengine.identity.http_fetch import Fetcher
-from policyengine.identity.keys.issuer_keys import AtUrl, Discovered, KeySources, RemoteKeys, metadata_urls
-from policyengine.identity.keys.jwks import Keys, KeySource
-from policyengine.identity.single_flight import MOST_WAITING
-from policyengine.identity.verify.introspection import Introspection, endpoints_of
-from policyengine.identity.verify.tokens import TokenVerifier, Trusted
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.keys.issuer_keys import (
+    DiscoveryJwksLoader,
+    KeySources,
+    RemoteKeySource,
+    UrlJwksLoader,
+    metadata_urls,
+)
+from policyengine.identity.keys.jwks import JwkSet, KeySource
+from policyengine.identity.single_flight import MAX_WAITERS
+from policyengine.identity.verify.introspection import IntrospectionRouter, create_endpoints
+from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from tests.identity import providing
 from tests.identity.finding import LONG, SHORT, at_url, refusal, wait_for
 from tests.identity.keys import jwks, public
 from tests.identity.providing import Faulty, Gate, OpenIdProvider, answers, issuer, kept_for
 
 
-def discovered(server: Faulty, timeout: float = LONG, **times: int) -> RemoteKeys:
-    return RemoteKeys("acme", Discovered("acme", server.url, Fetcher()), timeout=timeout, **times)
+def discovered(server: Faulty, timeout: float = LONG, **times: int) -> RemoteKeySource:
+    return RemoteKeySource("acme", DiscoveryJwksLoader("acme", server.url, Fetcher()), timeout=timeout, **times)
 
 
 # ── A real provider ───────────────────────────────────────────────────────────────────────────
 
 
 def sources(provider: OpenIdProvider, **settings: Any) -> KeySource:
-    configuration = configuration_of({"issuers": {"acme": settings}, "identity": {"timeout": "20s"}})
+    configuration = parse_identity_config({"issuers": {"acme": settings}, "identity": {"timeout": "20s"}})
     return KeySources(configuration).of(issuer(provider.url))
 
 
@@ -89,7 +95,7 @@ def test_where_there_is_no_openid_the_metadata_of_oauth_are_read(server: Faulty)
     url = server.url + "/tenant"
     server.pages["/.well-known/oauth-authorization-server/tenant"] = {"issuer": url, "jwks_uri": f"{server.url}/jwks"}
     server.pages["/jwks"] = jwks(public("ES256"))
-    source = RemoteKeys("acme", Discovered("acme", url, Fetcher()), timeout=LONG)
+    source = RemoteKeySource("acme", DiscoveryJwksLoader("acme", url, Fetcher()), timeout=LONG)
     assert source.find("es256-1", "ES256", 0)
     assert len(server.asked) == 3
 
@@ -119,7 +125,7 @@ def test_keys_are_asked_for_once_until_they_end(server: Faulty) -> None:
     assert len(server.asked) == 1
     server.pages["/jwks"] = jwks(public("ES256", 2))
     assert source.find("es256-2", "ES256", 300)
-    assert refusal(source, "es256-1", 300) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "es256-1", 300) is RefusalCode.UNKNOWN_KEY
 
 
 def test_keys_are_renewed_before_they_end_and_nobody_waits_for_that(server: Faulty) -> None:
@@ -159,7 +165,7 @@ def test_the_issuer_says_how_long_within_bounds(said: str, kept: int, server: Fa
     early = int(kept * 0.8) - 1
     assert source.find("es256-1", "ES256", early)
     assert len(server.asked) == 1
-    assert refusal(source, "es256-1", kept) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "es256-1", kept) is RefusalCode.UNKNOWN_KEY
 
 
 def test_what_is_taken_back_is_gone_with_the_next_answer(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,7 +173,7 @@ def test_what_is_taken_back_is_gone_with_the_next_answer(server: Faulty, caplog:
     source = at_url(server, cache=100, stale=1_000)
     assert source.find("es256-2", "ES256", 0)
     server.pages["/jwks"] = jwks()
-    assert refusal(source, "es256-2", 100) is Refusal.UNKNOWN_KEY, "an empty set is an answer too"
+    assert refusal(source, "es256-2", 100) is RefusalCode.UNKNOWN_KEY, "an empty set is an answer too"
     assert "no key that could be used" in caplog.text
 
 
@@ -189,7 +195,7 @@ def test_a_flood_of_unknown_key_ids_asks_the_issuer_at_a_bounded_rate(server: Fa
     source = at_url(server, cache=3_600)
     assert source.find("es256-1", "ES256", 0)
     for number in range(3_000):
-        assert refusal(source, f"made up {number}", number // 100) is Refusal.UNKNOWN_KEY
+        assert refusal(source, f"made up {number}", number // 100) is RefusalCode.UNKNOWN_KEY
         assert source.find("es256-1", "ES256", number // 100)
     assert len(server.asked) == 1 + 3, "once in ten seconds"
 
@@ -197,11 +203,11 @@ def test_a_flood_of_unknown_key_ids_asks_the_issuer_at_a_bounded_rate(server: Fa
 def test_a_key_that_is_new_is_found_though_others_were_made_up_before(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server)
-    assert refusal(source, "made up", 0) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "made up", 0) is RefusalCode.UNKNOWN_KEY
     server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
     assert source.find("es256-2", "ES256", 1), "the first answer was no request because of a key id"
     server.pages["/jwks"] = jwks(public("ES256", 3))
-    assert refusal(source, "es256-3", 10) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "es256-3", 10) is RefusalCode.UNKNOWN_KEY
     assert source.find("es256-3", "ES256", 11)
 
 
@@ -210,8 +216,8 @@ def test_an_unknown_key_id_while_the_issuer_is_down_is_refused_for_that(server: 
     source = at_url(server)
     assert source.find("es256-1", "ES256", 0)
     server.pages["/jwks"] = answers(503)
-    assert refusal(source, "new", 1) is Refusal.PROVIDER
-    assert refusal(source, "new", 2) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "new", 1) is RefusalCode.PROVIDER
+    assert refusal(source, "new", 2) is RefusalCode.UNKNOWN_KEY
     assert source.find("es256-1", "ES256", 2), "what is known counts"
 
 
@@ -238,7 +244,7 @@ def test_a_key_id_is_not_asked_for_just_after_the_issuer_did_not_answer(server: 
     server.pages["/jwks"] = answers(503)
     assert source.find("es256-1", "ES256", 80)
     wait_for(lambda: len(server.asked) == 2 and not source.busy)
-    assert refusal(source, "new", 81) is Refusal.PROVIDER
+    assert refusal(source, "new", 81) is RefusalCode.PROVIDER
     assert len(server.asked) == 2
 
 
@@ -273,9 +279,9 @@ def test_an_answer_that_is_none_is_a_refusal_in_time_and_what_was_known_counts_f
     begun = monotonic()
     for now in (100, 101, 500, 1_099):
         assert source.find("es256-1", "ES256", now)
-    assert refusal(source, now=1_100) is Refusal.PROVIDER
+    assert refusal(source, now=1_100) is RefusalCode.PROVIDER
     assert monotonic() - begun < LONG, "each of them waits for its own deadline at most"
-    assert refusal(at_url(server, SHORT), now=0) is Refusal.PROVIDER, "and what was not known is refused"
+    assert refusal(at_url(server, SHORT), now=0) is RefusalCode.PROVIDER, "and what was not known is refused"
     wait_for(lambda: "the keys of `acme` cannot be read: " in caplog.text)
     assert "/elsewhere" not in server.asked
 
@@ -284,10 +290,10 @@ def test_one_that_was_not_reached_is_left_alone_for_a_moment(server: Faulty) -> 
     server.pages["/jwks"] = answers(503)
     source = at_url(server)
     for _ in range(50):
-        assert refusal(source, now=0) is Refusal.PROVIDER
+        assert refusal(source, now=0) is RefusalCode.PROVIDER
     assert len(server.asked) == 1
     server.pages["/jwks"] = jwks(public("ES256"))
-    assert refusal(source, now=4) is Refusal.PROVIDER
+    assert refusal(source, now=4) is RefusalCode.PROVIDER
     assert source.find("es256-1", "ES256", 5)
 
 
@@ -295,15 +301,15 @@ def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
     """A name service that hangs is in nobody's hand."""
     ends = threading.Event()
 
-    def load(until: float) -> tuple[Keys, int | None]:
+    def load(until: float) -> tuple[JwkSet, int | None]:
         ends.wait(LONG)
-        return Keys(()), None
+        return JwkSet(()), None
 
-    source = RemoteKeys("acme", load, timeout=SHORT)
-    assert refusal(source, now=0) is Refusal.PROVIDER
+    source = RemoteKeySource("acme", load, timeout=SHORT)
+    assert refusal(source, now=0) is RefusalCode.PROVIDER
     source.timeout, begun = LONG, monotonic()
     for now in range(5):
-        assert refusal(source, now=now) is Refusal.PROVIDER
+        assert refusal(source, now=now) is RefusalCode.PROVIDER
     assert monotonic() - begun < LONG
     ends.set()
 
@@ -311,8 +317,8 @@ def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
 def test_a_port_where_nobody_listens_is_a_provider_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    source = RemoteKeys("acme", AtUrl("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
-    assert refusal(source) is Refusal.PROVIDER
+    source = RemoteKeySource("acme", UrlJwksLoader("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
+    assert refusal(source) is RefusalCode.PROVIDER
     assert "the keys of `acme` cannot be read: it cannot be reached: connection refused" in caplog.text
 
 
@@ -321,33 +327,35 @@ def test_many_who_need_keys_at_once_ask_once_and_few_wait(server: Faulty) -> Non
     server.pages["/jwks"] = gate
     source = at_url(server)
 
-    def ask(_: int) -> Refusal | None:
+    def ask(_: int) -> RefusalCode | None:
         try:
             source.find("es256-1", "ES256", 0)
-        except Refused as refused:
+        except CredentialError as refused:
             return refused.refusal
         return None
 
     with ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(ask, number) for number in range(40)]
-        wait_for(lambda: sum(one.done() for one in asked) == 40 - MOST_WAITING)
-        assert {one.result() for one in asked if one.done()} == {Refusal.PROVIDER}, "those for whom there is no room"
+        wait_for(lambda: sum(one.done() for one in asked) == 40 - MAX_WAITERS)
+        assert {one.result() for one in asked if one.done()} == {RefusalCode.PROVIDER}, (
+            "those for whom there is no room"
+        )
         gate.opened.set()
-    assert sorted(str(one.result()) for one in asked) == ["None"] * MOST_WAITING + ["provider"] * (40 - MOST_WAITING)
+    assert sorted(str(one.result()) for one in asked) == ["None"] * MAX_WAITERS + ["provider"] * (40 - MAX_WAITERS)
     assert len(server.asked) == 1
 
 
 def test_an_issuer_that_hangs_delays_nobody_who_asks_another_one(server: Faulty) -> None:
     server.pages["/slow"], server.pages["/jwks"] = providing.hangs, jwks(public("ES256"))
     slow, quick = at_url(server, path="/slow"), at_url(server)
-    with ThreadPoolExecutor(MOST_WAITING) as threads:
-        waiting = [threads.submit(slow.find, "es256-1", "ES256", 0) for _ in range(MOST_WAITING)]
+    with ThreadPoolExecutor(MAX_WAITERS) as threads:
+        waiting = [threads.submit(slow.find, "es256-1", "ES256", 0) for _ in range(MAX_WAITERS)]
         wait_for(lambda: "/slow" in server.asked)
         for now in range(0, 3_000, 100):
             assert quick.find("es256-1", "ES256", now)
         assert not any(one.done() for one in waiting), "all of that while they wait"
         server.ends.set()
-        assert {type(one.exception()) for one in waiting} == {Refused}
+        assert {type(one.exception()) for one in waiting} == {CredentialError}
 
 
 def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) -> None:
@@ -363,7 +371,7 @@ def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) ->
         assert source.find("es256-1", "ES256", 1), "as long as nothing else is known"
         gate.opened.set()
         assert new.result()
-    assert refusal(source, "es256-1", 2) is Refusal.UNKNOWN_KEY
+    assert refusal(source, "es256-1", 2) is RefusalCode.UNKNOWN_KEY
     assert source.find("es256-2", "ES256", 2)
 
 
@@ -379,10 +387,10 @@ def test_a_verifier_of_tokens_has_its_keys_and_its_word_on_opaque_ones_from_a_re
         "client_auth": "client_secret_post",
         "client_secret": "env:POST",
     }
-    configuration = configuration_of({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
+    configuration = parse_identity_config({"issuers": {"acme": given}, "identity": {"timeout": "20s"}})
     api, opaque = issuer(provider.url, audience="urn:api"), issuer(provider.url, audience="urn:opaque")
-    asked = Introspection(endpoints_of(configuration, [opaque], lambda reference: lambda: "secret of post"))
-    trusted = Trusted("acme", "urn:api", None, configuration.issuers["acme"], KeySources(configuration).of(api))
+    asked = IntrospectionRouter(create_endpoints(configuration, [opaque], lambda reference: lambda: "secret of post"))
+    trusted = TrustedIssuer("acme", "urn:api", None, configuration.issuers["acme"], KeySources(configuration).of(api))
     verifier = TokenVerifier({provider.url: trusted}, asked)
     now = int(time())
     signed, told = (verifier.verify(provider.token(resource), now) for resource in ("urn:api", "urn:opaque"))

@@ -14,10 +14,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.audit import DecisionLog, Entry, Record, TokenEvent, What, log, read_log
+from policyengine.audit import DecisionLog, DecisionRecord, LogEntry, TokenEvent, TokenEventKind, log, read_log
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
-from policyengine.reload import Reloading
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
+from policyengine.reload import ReloadableEngine
 from policyengine.server.app import create_app
 from tests.identity.minting import POLICY, Desk, assertion, policy, subject
 
@@ -38,7 +38,7 @@ class World:
             policy().kernel, clock=lambda: datetime.fromtimestamp(desk.now, UTC), identity=desk.identity, log=self.log
         )
         desk.identity.issuing = replace(desk.first, clock=lambda: desk.now)
-        self.reloading = Reloading(engine)
+        self.reloading = ReloadableEngine(engine)
         self.client = TestClient(create_app(self.reloading, token=[UNNAMED, f"edge: {NAMED}"]))
 
     def post(self, path: str, form: dict[str, str], headers: dict[str, str] | None = None) -> Any:
@@ -46,7 +46,7 @@ class World:
 
     def exchange(self, by: str = "summarizer", dpop: str = "jkt-1", **changes: str) -> Any:
         form = {
-            "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
             **self.proof(by), **changes,
         }  # fmt: skip
         self.secrets += [form["subject_token"], form["client_assertion"]]
@@ -70,13 +70,13 @@ class World:
         }
         return self.client.post("/decide", json=asked, headers=OPERATOR).json()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LogEntry]:
         told: list[str] = []
         found = list(read_log(self.path, told.append))
         assert told == []
         return found
 
-    def told(self) -> list[tuple[What, dict[str, Any]]]:
+    def told(self) -> list[tuple[TokenEventKind, dict[str, Any]]]:
         return [(one.what, dict(one.told)) for one in self.entries() if isinstance(one, TokenEvent)]
 
     def last(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def print_of(raw: str) -> str:
 def test_a_line_says_who_was_given_a_token_through_whom_for_whom_and_until_when(world: World) -> None:
     shown = subject(jti="root")
     raw = world.issued(subject_token=shown, task='{"id": "t-1", "tools": ["pay"]}')
-    assert [what for what, _ in world.told()] == [What.ISSUED]
+    assert [what for what, _ in world.told()] == [TokenEventKind.ISSUED]
     told = world.last()
     assert (told["client"], told["method"], told["audience"]) == ("summarizer", "private_key_jwt", "payments-api")
     assert (told["agent"], told["user"]) == ({"id": "summarizer", "issuer": "desk"}, {"id": "alice"})
@@ -141,10 +141,10 @@ def test_decisions_by_a_token_have_its_fingerprint_and_its_facts(world: World) -
     first, second, *decisions = world.entries()
     assert isinstance(first, TokenEvent)
     by_first = [entry for entry in decisions if entry.fingerprint == first.fingerprint]
-    assert [entry.id for entry in by_first if isinstance(entry, Record)] == [ids[0], ids[2]]
+    assert [entry.id for entry in by_first if isinstance(entry, DecisionRecord)] == [ids[0], ids[2]]
     assert first.fingerprint != second.fingerprint
     (record, *_) = by_first
-    assert isinstance(record, Record)
+    assert isinstance(record, DecisionRecord)
     for root in ("agent", "user"):
         assert record.request[root] == first.told[root]
     assert record.request["credential"]["scopes"] == first.told["credential"]["scopes"]  # type: ignore[index]
@@ -181,7 +181,7 @@ def test_facts_that_an_operator_leaves_out_are_left_out_here_too(shared: Desk, t
     world.decide(raw)
     world.post("/tasks/a-secret-task/complete", {}, OPERATOR)
     world.exchange(task='{"id": "a-secret-task"}', scope="write:invoices")
-    assert [type(one) for one in world.entries()] == [TokenEvent, Record, TokenEvent, TokenEvent]
+    assert [type(one) for one in world.entries()] == [TokenEvent, DecisionRecord, TokenEvent, TokenEvent]
     assert "a-secret-task" not in world.path.read_text()
     issued, record, ended, _ = world.entries()
     assert {one.fact for one in issued.redacted} == {"task.id", "credential.subject"}
@@ -223,7 +223,7 @@ def test_a_client_that_is_known_and_gets_none_is_on_record(world: World) -> None
     assert world.exchange(subject_token=shown, scope="write:invoices", task='{"id": "t-1"}').status_code == 400
     assert world.told() == [
         (
-            What.NOT_ISSUED,
+            TokenEventKind.NOT_ISSUED,
             {
                 "code": "actor_block", "error": "unauthorized_client", "client": "summarizer",
                 "method": "private_key_jwt", "agent": {"id": "summarizer", "issuer": "acme"},
@@ -262,7 +262,7 @@ def test_a_line_says_which_client_ended_which_token(world: World) -> None:
     raw = world.issued()
     assert world.post("/revoke", {"token": raw, **world.proof("summarizer")}).json() == {}
     (_, issued), (what, told) = world.told()
-    assert (what, told["what"]) == (What.ENDED, "token")
+    assert (what, told["what"]) == (TokenEventKind.ENDED, "token")
     assert told["by"] == {
         "kind": "client", "client": "summarizer", "method": "private_key_jwt",
         "agent": {"id": "summarizer", "issuer": "acme"},
@@ -285,7 +285,7 @@ NAMES = [
 def test_a_line_says_what_an_operator_ended(world: World, form: dict[str, str], about: dict[str, Any]) -> None:
     assert world.post("/revoke", form, EDGE).json() == {}
     told = {"what": next(iter(form)), "by": {"kind": "operator", "name": "edge"}, **about}
-    assert world.told() == [(What.ENDED, told)]
+    assert world.told() == [(TokenEventKind.ENDED, told)]
 
 
 def test_an_operator_whose_token_has_no_name_is_an_operator(world: World) -> None:
@@ -314,7 +314,7 @@ def test_what_ended_nothing_is_no_end(world: World) -> None:
     world.post("/revoke", {"key": "jkt-1"}, OPERATOR)
     world.post("/revoke", {"agent": "acme/planner", **world.proof("clerk")})
     world.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", **PROOF})
-    assert [what for what, _ in world.told()] == [What.ISSUED]
+    assert [what for what, _ in world.told()] == [TokenEventKind.ISSUED]
 
 
 def test_a_line_says_what_nobody_could_verify_and_why(world: World) -> None:
@@ -399,7 +399,7 @@ def test_without_a_log_all_is_as_it_was(shared: Desk) -> None:
     desk.identity.issuing = desk.first
     client = TestClient(create_app(desk.engine, token=UNNAMED))
     form = {
-        "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
+        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
         "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion("summarizer"),
     }  # fmt: skip
     raw = client.post("/token", data=form, headers=PROOF).json()["access_token"]

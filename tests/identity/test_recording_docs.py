@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.audit import Record, What
+from policyengine.audit import DecisionRecord, TokenEventKind
 from policyengine.identity.issue.request import ACCESS_TOKEN
 from tests.identity.minting import Desk, subject
 from tests.identity.test_recording import OPERATOR, PROOF, World
@@ -75,7 +75,7 @@ def test_the_table_has_every_member_of_every_kind(world: World) -> None:
     for what, members in everything(world):
         seen[what] |= members
     assert seen == documented()
-    assert set(seen) == {what.value for what in What}
+    assert set(seen) == {what.value for what in TokenEventKind}
 
 
 def test_the_program_says_who_decided_by_whose_token_and_who_ended_it(
@@ -87,7 +87,7 @@ def test_the_program_says_who_decided_by_whose_token_and_who_ended_it(
     monkeypatch.chdir(world.path.parent)
     exec(compile(marked("reads a log").text, str(PAGE), "exec"), {"__name__": "__documented__"})
     issued, decided, ended = capsys.readouterr().out.splitlines()
-    (fingerprint,) = {one.fingerprint for one in world.entries() if isinstance(one, Record)}
+    (fingerprint,) = {one.fingerprint for one in world.entries() if isinstance(one, DecisionRecord)}
     assert issued.endswith(f"summarizer may ['read:invoices'] {fingerprint}")
     assert decided.endswith("allow by the token of summarizer")
     assert ended.endswith("token ended by {'kind': 'operator'}")

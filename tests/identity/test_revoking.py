@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog
 from policyengine.identity.audit_events import Operator
-from policyengine.identity.facts import raw_names
-from policyengine.identity.issue.clients import Actor
-from policyengine.identity.quotas import MOST_CLIENTS, ClientQuotas
+from policyengine.identity.facts import revocable_raw_names
+from policyengine.identity.issue.clients import AuthenticatedClient
+from policyengine.identity.quotas import MAX_CLIENTS, ClientQuotas
 from policyengine.identity.revocation import (
-    FOR_GOOD,
-    LEEWAY,
-    LONGEST_TASK,
-    Ended,
-    NotEnded,
-    Revoking,
-    end_of_unverified,
+    LEEWAY_SECONDS,
+    MAX_TASK_SECONDS,
+    PERMANENT_SECONDS,
+    RevocationError,
+    RevocationResult,
+    TokenRevoker,
+    unverified_token_end,
 )
-from policyengine.identity.verified import Binding, Proved, Token
+from policyengine.identity.verified import ConfirmedKey, VerifiedCredential, VerifiedToken
 from tests.identity.minting import ACME, AUDIENCE, NOW, Desk, signed, subject
 
 NAMES = (
@@ -42,69 +42,75 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def revoking(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Revoking:
+def revoking(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> TokenRevoker:
     log = DecisionLog(tmp_path_factory.mktemp("log") / "log.jsonl")
-    return Revoking(desk.identity, "desk", log)
+    return TokenRevoker(desk.identity, "desk", log)
 
 
 @settings(max_examples=80)
 @given(
     odd=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ODD), max_size=4), type_=TYPES, cut=st.integers(0, 9)
 )
-def test_whatever_is_in_it(revoking: Revoking, desk: Desk, odd: dict[str, Any], type_: str, cut: int) -> None:
+def test_whatever_is_in_it(revoking: TokenRevoker, desk: Desk, odd: dict[str, Any], type_: str, cut: int) -> None:
     plain = {"iss": ACME, "sub": "alice", "client_id": "planner", "aud": AUDIENCE, "iat": NOW - 5, "exp": NOW + 60}
     raw = signed({"alg": "ES256", "typ": type_, "kid": "ec"}, json.dumps({**plain, **odd}).encode())
     raw = raw if cut > 2 else raw[: -1 - cut]
     assert revoking.token(raw, Operator(), NOW).recorded
     assert revoking.introspected(raw, NOW) == {"active": False}
-    client = Actor(desk.issuing.clients.known["clerk"], Binding())
+    client = AuthenticatedClient(desk.issuing.clients.known["clerk"], ConfirmedKey())
     assert answer(revoking, raw, client) in ("over", "unauthorized_client", "unsupported_token_type")
 
 
-def answer(revoking: Revoking, raw: str, client: Actor) -> str:
+def answer(revoking: TokenRevoker, raw: str, client: AuthenticatedClient) -> str:
     try:
-        return "ended" if revoking.token(raw, client, NOW) != Ended(verified=False) else "over"
-    except NotEnded as why:
+        return "ended" if revoking.token(raw, client, NOW) != RevocationResult(verified=False) else "over"
+    except RevocationError as why:
         return why.error.value
 
 
 @pytest.mark.parametrize(
     ("claims", "ends"),
     [
-        ({"exp": NOW + 60}, NOW + 60 + LEEWAY), ({"exp": NOW - 400}, NOW - 400 + LEEWAY), ({}, NOW + FOR_GOOD),
-        ({"exp": "never"}, NOW + FOR_GOOD), ({"exp": NOW + 20 * 365 * 86_400}, NOW + FOR_GOOD),
+        ({"exp": NOW + 60}, NOW + 60 + LEEWAY_SECONDS), ({"exp": NOW - 400}, NOW - 400 + LEEWAY_SECONDS), ({}, NOW + PERMANENT_SECONDS),
+        ({"exp": "never"}, NOW + PERMANENT_SECONDS), ({"exp": NOW + 20 * 365 * 86_400}, NOW + PERMANENT_SECONDS),
     ],
 )  # fmt: skip
 def test_what_nobody_verified_is_marked_until_it_would_end_and_no_longer_than_for_good(claims: Any, ends: int) -> None:
-    assert end_of_unverified(signed({"alg": "ES256"}, claims), NOW) == ends
+    assert unverified_token_end(signed({"alg": "ES256"}, claims), NOW) == ends
 
 
 def test_what_nobody_verified_is_named_as_it_would_be_if_it_held(desk: Desk) -> None:
     raw = subject()
-    token: Token = desk.identity.parts.tokens.verify(raw, NOW)
+    token: VerifiedToken = desk.identity.parts.tokens.verify(raw, NOW)
     assert token.signed is not None
-    assert raw_names(raw) == {f"token:{token.digest.hex()}", f"token:{token.signed.hex()}"}
-    assert [len(raw_names(one)) for one in ("opaque", "two.parts", "a.b.", "a.b.c.d", "a.b.c")] == [1, 1, 1, 1, 2]
+    assert revocable_raw_names(raw) == {f"token:{token.digest.hex()}", f"token:{token.signed.hex()}"}
+    assert [len(revocable_raw_names(one)) for one in ("opaque", "two.parts", "a.b.", "a.b.c.d", "a.b.c")] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
 
 
 # ── Room ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_one_client_fills_no_room_of_others(desk: Desk, revoking: Revoking) -> None:
+def test_one_client_fills_no_room_of_others(desk: Desk, revoking: TokenRevoker) -> None:
     identity = desk.fresh().identity
     identity.endings = ClientQuotas(most=2)
     clients = desk.issuing.clients.known
-    one, other = (Actor(clients[name], Binding("jkt-1")) for name in ("summarizer", "clerk"))
+    one, other = (AuthenticatedClient(clients[name], ConfirmedKey("jkt-1")) for name in ("summarizer", "clerk"))
     mine = [signed_of("summarizer", number) for number in range(3)]
-    assert [revoking.token(raw, one, NOW) for raw in mine[:2]] == [Ended(), Ended()]
-    assert revoking.token(mine[0], one, NOW) == Ended(), "what has ended needs no more room"
-    with pytest.raises(NotEnded, match="2 things were ended by `acme/summarizer` within 3600 s") as caught:
+    assert [revoking.token(raw, one, NOW) for raw in mine[:2]] == [RevocationResult(), RevocationResult()]
+    assert revoking.token(mine[0], one, NOW) == RevocationResult(), "what has ended needs no more room"
+    with pytest.raises(RevocationError, match="2 things were ended by `acme/summarizer` within 3600 s") as caught:
         revoking.token(mine[2], one, NOW + 3_599)
     assert caught.value.later
     assert not identity.marks.revoked(["jti:acme/room-2"], NOW + 3_599)
-    assert revoking.token(signed_of("clerk", 9), other, NOW + 3_599) == Ended()
-    assert revoking.token(mine[2], Operator("ops"), NOW + 3_599) == Ended()
-    assert revoking.token(signed_of("summarizer", 3), one, NOW + 3_600) == Ended()
+    assert revoking.token(signed_of("clerk", 9), other, NOW + 3_599) == RevocationResult()
+    assert revoking.token(mine[2], Operator("ops"), NOW + 3_599) == RevocationResult()
+    assert revoking.token(signed_of("summarizer", 3), one, NOW + 3_600) == RevocationResult()
 
 
 def signed_of(agent: str, number: int) -> str:
@@ -113,16 +119,21 @@ def signed_of(agent: str, number: int) -> str:
 
 def test_very_many_clients_are_not_counted_for_ever() -> None:
     quotas = ClientQuotas(most=1)
-    for number in range(MOST_CLIENTS + 10):
+    for number in range(MAX_CLIENTS + 10):
         quotas.take(f"acme/{number}", NOW)
-    assert len(quotas._quotas) == MOST_CLIENTS
+    assert len(quotas._quotas) == MAX_CLIENTS
 
 
-def test_a_completed_task_takes_room_no_longer_than_its_tokens_can_be_presented(desk: Desk, revoking: Revoking) -> None:
+def test_a_completed_task_takes_room_no_longer_than_its_tokens_can_be_presented(
+    desk: Desk, revoking: TokenRevoker
+) -> None:
     marks = desk.fresh().identity.marks
     facts = {"agent": {"id": "summarizer", "issuer": "desk"}, "task": {"id": "t-9"}, "credential": {"issuer": "desk"}}
-    for ends, until in ((NOW + 900, NOW + LONGEST_TASK), (NOW + 2 * LONGEST_TASK, NOW + 2 * LONGEST_TASK + LEEWAY)):
+    for ends, until in (
+        (NOW + 900, NOW + MAX_TASK_SECONDS),
+        (NOW + 2 * MAX_TASK_SECONDS, NOW + 2 * MAX_TASK_SECONDS + LEEWAY_SECONDS),
+    ):
         name = f"own-task:{ends}"
-        revoking.own_task("t-9", Proved(facts, ends, frozenset(), "", own_task=name), NOW)
+        revoking.own_task("t-9", VerifiedCredential(facts, ends, frozenset(), "", own_task=name), NOW)
         assert marks.revoked([name], until - 1) == {name}
         assert marks.revoked([name], until) == frozenset()

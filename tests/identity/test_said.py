@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.token_debug import said
+from policyengine.identity.token_debug import describe_token
 from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
 
 HERE = "here it is 2027-01-15T08:00:00Z"
@@ -16,7 +16,7 @@ HERE = "here it is 2027-01-15T08:00:00Z"
 
 def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str]:
     question = {"request": {"method": "GET", "path": "/"}, "credentials": {"authorization": f"{scheme} {raw}"}}
-    return list(said(json.dumps(question).encode(), Engine.from_text(policy).kernel, NOW))
+    return list(describe_token(json.dumps(question).encode(), Engine.from_text(policy).kernel, NOW))
 
 
 def test_it_says_what_stands_in_the_token_and_in_the_policy():
@@ -84,4 +84,4 @@ def test_of_what_is_no_token_nothing_is_said(raw: str):
 
 @pytest.mark.parametrize("question", [b"{", b"[]", b'{"credentials": 1}', b'{"credentials": {"authorization": 1}}'])
 def test_of_what_is_no_question_nothing_is_said(question: bytes):
-    assert list(said(question, Engine.from_text(POLICY).kernel, NOW)) == []
+    assert list(describe_token(question, Engine.from_text(POLICY).kernel, NOW)) == []

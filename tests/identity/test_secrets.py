@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.identity.config.model import BaoSettings, IdentityError, configuration_of
-from policyengine.identity.config.secret_references import place_of
-from policyengine.identity.openbao import AGAIN, Bao
-from policyengine.identity.secrets import LARGEST_SECRET, Secret, Secrets
+from policyengine.identity.config.model import IdentityError, OpenBaoSettings, parse_identity_config
+from policyengine.identity.config.secret_references import parse_secret_reference
+from policyengine.identity.openbao import RETRY_SECONDS, OpenBaoClient
+from policyengine.identity.secrets import MAX_SECRET_BYTES, Secret, SecretReader
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 from tests.identity.providing import Faulty, drips_body, faulty
 from tests.identity.test_fetching import over_tls
@@ -69,10 +69,10 @@ def test_secrets_compare_and_are_no_keys():
 )  # fmt: skip
 def test_what_is_no_reference_is_refused_and_not_shown(text: str):
     with pytest.raises(ValueError, match="this is no reference to a secret") as found:
-        place_of(text)
+        parse_secret_reference(text)
     assert len(text) < 8 or text not in str(found.value)
     with pytest.raises(IdentityError) as told:
-        Secrets().read(text, NOW)
+        SecretReader().read(text, NOW)
     assert len(text) < 8 or text not in str(told.value)
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_reference_is_refused_and_not_shown(text: str):
 )
 def test_a_secret_pasted_into_configuration_is_refused_and_not_shown(raw: dict[str, object], setting: str):
     with pytest.raises(IdentityError) as found:
-        configuration_of(raw)
+        parse_identity_config(raw)
     assert f"`{setting}`" in str(found.value)
     assert PASTED not in str(found.value)
 
@@ -97,20 +97,20 @@ def test_a_secret_pasted_into_configuration_is_refused_and_not_shown(raw: dict[s
 
 def test_a_file_without_the_newline_of_its_editor(tmp_path: Path):
     private(tmp_path / "one", "s3cret \n")
-    assert Secrets(tmp_path).read("file:one", NOW) == Secret("s3cret ")
+    assert SecretReader(tmp_path).read("file:one", NOW) == Secret("s3cret ")
     private(tmp_path / "two", "a\nb\r\n")
-    assert Secrets(tmp_path).read("file:two", NOW) == Secret("a\nb")
+    assert SecretReader(tmp_path).read("file:two", NOW) == Secret("a\nb")
 
 
 def test_a_file_is_read_again_when_it_changes(tmp_path: Path):
-    secrets, path = Secrets(tmp_path), private(tmp_path / "one", "old")
+    secrets, path = SecretReader(tmp_path), private(tmp_path / "one", "old")
     assert secrets.read("file:one", NOW) == Secret("old")
     private(tmp_path / "next", "new").replace(path)
     assert secrets.read("file:one", NOW) == Secret("new")
 
 
 def test_a_file_that_is_being_replaced_leaves_what_it_held(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    secrets, path = Secrets(tmp_path), private(tmp_path / "one", "old")
+    secrets, path = SecretReader(tmp_path), private(tmp_path / "one", "old")
     secrets.read("file:one", NOW)
     path.unlink()
     with caplog.at_level(logging.WARNING, "policyengine"):
@@ -125,18 +125,18 @@ def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int):
     path = private(tmp_path / "one", PASTED)
     path.chmod(mode)
     with pytest.raises(IdentityError, match=r"others on this machine can use .* \(`chmod 600") as found:
-        Secrets(tmp_path).read("file:one", NOW)
+        SecretReader(tmp_path).read("file:one", NOW)
     assert PASTED not in str(found.value)
 
 
 def test_the_group_may_read_as_mounted_secrets_let_it(tmp_path: Path):
     private(tmp_path / "one", "x").chmod(0o640)
-    assert Secrets(tmp_path).read("file:one", NOW) == Secret("x")
+    assert SecretReader(tmp_path).read("file:one", NOW) == Secret("x")
 
 
 def test_what_is_no_usable_file_is_told(tmp_path: Path):
     private(tmp_path / "empty", "\n")
-    private(tmp_path / "large", "x" * (LARGEST_SECRET + 1))
+    private(tmp_path / "large", "x" * (MAX_SECRET_BYTES + 1))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "binary").chmod(0o600)
     os.mkfifo(tmp_path / "pipe", 0o600)
@@ -146,13 +146,13 @@ def test_what_is_no_usable_file_is_told(tmp_path: Path):
         ("pipe", "is no file"), ("folder", "is no file"),
     ):  # fmt: skip
         with pytest.raises(IdentityError, match=why):
-            Secrets(tmp_path).read(f"file:{name}", NOW)
+            SecretReader(tmp_path).read(f"file:{name}", NOW)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_a_variable_is_read_each_time():
     environment = {"TOKEN": "one"}
-    secrets = Secrets(environment=environment)
+    secrets = SecretReader(environment=environment)
     assert secrets.read("env:TOKEN", NOW) == Secret("one")
     environment["TOKEN"] = "two"
     assert secrets.read("env:TOKEN", NOW) == Secret("two")
@@ -164,13 +164,13 @@ def test_a_variable_is_read_each_time():
 # ── OpenBao ───────────────────────────────────────────────────────────────────────────────────
 
 
-def settings(address: str, **more: object) -> BaoSettings:
-    return BaoSettings.model_validate({"address": address, "token": "env:BAO", **more})
+def settings(address: str, **more: object) -> OpenBaoSettings:
+    return OpenBaoSettings.model_validate({"address": address, "token": "env:BAO", **more})
 
 
-def secrets_in(address: str, token: str = ROOT_TOKEN, folder: Path = Path(), **more: object) -> Secrets:
-    secrets = Secrets(folder, environment={"BAO": token})
-    secrets.bao = Bao.of(settings(address, **more), secrets)
+def secrets_in(address: str, token: str = ROOT_TOKEN, folder: Path = Path(), **more: object) -> SecretReader:
+    secrets = SecretReader(folder, environment={"BAO": token})
+    secrets.bao = OpenBaoClient.of(settings(address, **more), secrets)
     return secrets
 
 
@@ -224,10 +224,10 @@ def test_openbao_that_goes_down_leaves_what_it_said_for_a_while(openbao: OpenBao
     put(openbao, "app/kept", x="kept")
     secrets = secrets_in(openbao.address, refresh="1m", stale="1h")
     assert secrets.read("bao:secret/app/kept#x", NOW) == Secret("kept")
-    assert isinstance(secrets.bao, Bao)
+    assert isinstance(secrets.bao, OpenBaoClient)
     secrets.bao.settings = settings(f"http://127.0.0.1:{closed_port()}", refresh="1m", stale="1h")
     with caplog.at_level(logging.WARNING, "policyengine"):
-        for later in (60, 61, 60 + AGAIN, 3_600):
+        for later in (60, 61, 60 + RETRY_SECONDS, 3_600):
             assert secrets.read("bao:secret/app/kept#x", NOW + later) == Secret("kept")
     assert len(caplog.records) == 3  # not at every question
     with pytest.raises(IdentityError, match="has not answered for 3,601 seconds"):
@@ -259,7 +259,7 @@ def test_openbao_that_talks_on_is_waited_for_no_longer_either(server: Faulty):
 
 def test_an_openbao_that_hangs_takes_few_threads(server: Faulty, monkeypatch: pytest.MonkeyPatch):
     server.pages["/v1/secret/data/app"] = drips_body
-    monkeypatch.setattr("policyengine.identity.openbao.AT_ONCE", 1)
+    monkeypatch.setattr("policyengine.identity.openbao.MAX_REQUESTS_AT_ONCE", 1)
     secrets = secrets_in(server.url, timeout="50ms")
     for why in ("did not answer within", "cannot be asked now: too much is asked for already"):
         with pytest.raises(IdentityError, match=why):
@@ -323,7 +323,7 @@ def test_its_token_goes_to_no_other_server():
 
 def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
     """One asks again; the others take what is known."""
-    from policyengine.identity.openbao import Kept
+    from policyengine.identity.openbao import RefreshedValue
 
     entered, go = threading.Event(), threading.Event()
     answers = iter(["first", "second"])
@@ -335,7 +335,7 @@ def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
         return next(answers)
 
     next_is_slow = False
-    kept = Kept(asks, refresh=10, stale=100)
+    kept = RefreshedValue(asks, refresh=10, stale=100)
     assert kept.read(NOW) == "first"
     next_is_slow = True
     found: list[str] = []

@@ -6,8 +6,8 @@ from threading import Barrier, Thread
 
 import pytest
 
-from policyengine.identity.shared_credentials import Sharing
-from policyengine.identity.verified import Proved
+from policyengine.identity.shared_credentials import SharingDetector
+from policyengine.identity.verified import VerifiedCredential
 from policyengine.runtime.credentials import Credentials
 from tests.generate.impostors import Agreeable
 from tests.identity.bound_world import API_KEY, NOW, World, jkt, proof
@@ -15,8 +15,10 @@ from tests.identity.bound_world import API_KEY, NOW, World, jkt, proof
 HOUR = 3_600
 
 
-def proved(name: str = "token:a", presenter: str = "acme/bot#") -> Proved:
-    return Proved({"credential": {"shared": False}}, NOW + HOUR, frozenset({name}), name, True, (name,), presenter)
+def proved(name: str = "token:a", presenter: str = "acme/bot#") -> VerifiedCredential:
+    return VerifiedCredential(
+        {"credential": {"shared": False}}, NOW + HOUR, frozenset({name}), name, True, (name,), presenter
+    )
 
 
 @pytest.mark.parametrize(("first", "second", "shared"), [
@@ -26,24 +28,24 @@ def proved(name: str = "token:a", presenter: str = "acme/bot#") -> Proved:
     ("10.1.2.3", None, False), (None, "10.1.2.3", False), ("10.1.2.3", "nowhere", False), (7, [], False),
 ])  # fmt: skip
 def test_places_are_networks(first: object, second: object, shared: bool) -> None:
-    sharing = Sharing()
+    sharing = SharingDetector()
     assert sharing.shared(proved(), first, NOW) is False
     assert sharing.shared(proved(), second, NOW + 1) is shared
 
 
 def test_an_address_that_says_it_is_any_hides_no_place() -> None:
-    sharing = Sharing()
+    sharing = SharingDetector()
     said = (Agreeable("10.1.2.3"), "192.0.2.1", "10.9.9.9")
     assert [sharing.shared(proved(), ip, NOW) for ip in said] == [False, False, True]
 
 
 def test_a_request_from_nowhere_hides_no_place() -> None:
-    sharing = Sharing()
+    sharing = SharingDetector()
     assert [sharing.shared(proved(), ip, NOW) for ip in ("10.1.2.3", None, "192.0.2.1")] == [False, False, True]
 
 
 def test_it_stays_shared_for_the_window_and_is_not_after_that() -> None:
-    sharing = Sharing(window=HOUR)
+    sharing = SharingDetector(window=HOUR)
     for ip in ("10.1.2.3", "192.0.2.1"):
         sharing.shared(proved(), ip, NOW)
     told = {after: sharing.shared(proved(), "192.0.2.1", NOW + after) for after in (1, HOUR - 1, HOUR)}
@@ -52,13 +54,13 @@ def test_it_stays_shared_for_the_window_and_is_not_after_that() -> None:
 
 
 def test_who_comes_from_elsewhere_after_the_window_has_moved() -> None:
-    sharing = Sharing(window=HOUR)
+    sharing = SharingDetector(window=HOUR)
     assert sharing.shared(proved(), "10.1.2.3", NOW) is False
     assert sharing.shared(proved(), "192.0.2.1", NOW + HOUR) is False
 
 
 def test_steady_use_keeps_the_place_in_mind() -> None:
-    sharing = Sharing(window=HOUR)
+    sharing = SharingDetector(window=HOUR)
     for after in (0, HOUR - 1, 2 * HOUR - 2):
         assert sharing.shared(proved(), "10.1.2.3", NOW + after) is False
     assert sharing.shared(proved(), "192.0.2.1", NOW + 3 * HOUR - 3) is True
@@ -66,14 +68,14 @@ def test_steady_use_keeps_the_place_in_mind() -> None:
 
 @pytest.mark.parametrize("other", ["acme/admin#", "acme/bot#pod-2", "other/bot#"])
 def test_one_key_with_two_who_present_it_is_shared(other: str) -> None:
-    sharing = Sharing()
+    sharing = SharingDetector()
     assert sharing.shared(proved("key:k"), None, NOW) is False
     assert sharing.shared(proved("key:k", other), None, NOW) is True
     assert sharing.shared(proved("key:k"), None, NOW) is True
 
 
 def test_full_of_what_counts_it_does_not_know() -> None:
-    sharing = Sharing(window=HOUR, most=2)
+    sharing = SharingDetector(window=HOUR, most=2)
     for name in ("token:a", "token:b"):
         assert sharing.shared(proved(name), "10.1.2.3", NOW) is False
     assert sharing.shared(proved("token:c"), "10.1.2.3", NOW) is None
@@ -83,7 +85,7 @@ def test_full_of_what_counts_it_does_not_know() -> None:
 
 
 def test_many_at_once_lose_nothing() -> None:
-    sharing, together, found = Sharing(), Barrier(8), []
+    sharing, together, found = SharingDetector(), Barrier(8), []
 
     def use(number: int) -> None:
         together.wait(10)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
 from tests.identity.issuing import signed
 from tests.identity.minting import AUDIENCE, DESK, IDENTITY, assertion, fresh, key_of, subject, write_desk
 from tests.identity.test_token_endpoint import dpop
@@ -63,7 +63,7 @@ def owner(server: Server, raw: str) -> str:
 
 def exchanged(server: Server, raw: str, scope: str = "read:invoices") -> tuple[int, Any]:
     form = {
-        "grant_type": GRANT, "subject_token": raw, "subject_token_type": ACCESS_TOKEN, "scope": scope,
+        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": raw, "subject_token_type": ACCESS_TOKEN, "scope": scope,
         "client_assertion": assertion("summarizer", int(time())), "client_assertion_type": ASSERTION_TYPE,
     }  # fmt: skip
     return server.form("/token", form)

@@ -19,16 +19,16 @@ from joserfc.jwk import ECKey
 
 from policyengine import Engine
 from policyengine.identity.audit_events import Operator
-from policyengine.identity.authenticator import RECHECK
-from policyengine.identity.config.issuer_factory import OwnKeys
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.keys.signing_keys import FileKeys, new_ring, rotate, write_ring
-from policyengine.identity.proof.spiffe import STALE
-from policyengine.identity.revocation import Ended, Revoking
-from policyengine.identity.shared_credentials import Sharing
-from policyengine.identity.verified import Request, Token
-from policyengine.identity.verify.api_keys import hashed
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.authenticator import RECHECK_SECONDS
+from policyengine.identity.config.issuer_factory import OwnKeySource
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, rotate_ring, write_ring
+from policyengine.identity.proof.spiffe import STALE_SECONDS
+from policyengine.identity.revocation import RevocationResult, TokenRevoker
+from policyengine.identity.shared_credentials import SharingDetector
+from policyengine.identity.verified import ProofContext, VerifiedToken
+from policyengine.identity.verify.api_keys import hash_api_key
+from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.stores.base import StoreError
@@ -43,14 +43,14 @@ URL = "https://api.acme.example/v1/invoices"
 
 
 def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
-    """However long it is valid: what was verified before stands for `RECHECK` seconds, and not until it ends."""
+    """However long it is valid: what was verified before stands for `RECHECK_SECONDS` seconds, and not until it ends."""
     keys = dict(known().keys)
     door, raw = Door(keys=Known(keys)), token(exp=NOW + 86_400)
     assert door.bearer(raw).outcome is Outcome.ALLOW
     del keys["ec"]
-    door.now = NOW + RECHECK - 1
+    door.now = NOW + RECHECK_SECONDS - 1
     assert door.bearer(raw).outcome is Outcome.ALLOW
-    door.now = NOW + RECHECK
+    door.now = NOW + RECHECK_SECONDS
     assert door.bearer(raw).reasons[0].code == "unknown_key"
 
 
@@ -64,11 +64,11 @@ def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_
     write_ring(path, new_ring("ES256", now - 10), new=True)
     raw = {"issuers": {}, "signing": {"keys": "file:signing.json", "issuer": "desk"}}
     moments = [datetime.fromtimestamp(now + more, UTC) for more in (2, 1, 0)]
-    engine = Engine.from_text(DESKS, clock=lambda: moments[-1]).verifying(configuration_of(raw, tmp_path))
+    engine = Engine.from_text(DESKS, clock=lambda: moments[-1]).verifying(parse_identity_config(raw, tmp_path))
     cnf = {"proof": {"jkt": ec().thumbprint()}, "certificate": {"x5t#S256": b64(bytes.fromhex("ab" * 32))}}
     claims = {"iss": DESK, "sub": "alice", "client_id": "summarizer", "aud": AUDIENCE, "iat": now, "exp": now + 600,
               "jti": "j", "scope": "read:invoices", "cnf": cnf[by]}  # fmt: skip
-    token = FileKeys.of(path).sign({"typ": "at+jwt"}, claims, now)
+    token = KeyRingFile.of(path).sign({"typ": "at+jwt"}, claims, now)
 
     def asked() -> Decision:
         credentials = {"authorization": f"Bearer {token}"}
@@ -84,10 +84,10 @@ def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_
 
     assert asked().allowed
     assert asked().allowed, "and is known from then on"
-    rotate(path, None, now, 0, 900)
+    rotate_ring(path, None, now, 0, 900)
     moments.pop()
     assert asked().allowed, "its key stays published until the last of its tokens has ended"
-    rotate(path, None, now, 0, 0)
+    rotate_ring(path, None, now, 0, 0)
     moments.pop()
     assert asked().reasons[0].code == "unknown_key"
 
@@ -113,14 +113,14 @@ class Elsewhere:
 
 def test_nobody_who_only_looks_whether_a_key_of_ours_is_there_still_asks_for_it() -> None:
     elsewhere = Elsewhere([{**ec().as_dict(private=False), "kid": "k1", "alg": "ES256"}])
-    own = OwnKeys(elsewhere, "desk")
+    own = OwnKeySource(elsewhere, "desk")
     assert not own.has("k1", NOW), "nobody knows yet, and whoever verifies the token will ask"
     assert own.find("k1", "ES256", NOW)
     assert (own.has("k1", NOW), own.has("k1", NOW + 59), own.has("k2", NOW + 59)) == (True, True, False)
     assert not own.has("k1", NOW + 60), "it is to be asked for again"
     assert elsewhere.asked == 1
     elsewhere.keys = []
-    with pytest.raises(Refused):
+    with pytest.raises(CredentialError):
         own.find("k1", "ES256", NOW + 60)
     assert not own.has("k1", NOW + 60)
 
@@ -149,8 +149,8 @@ class Opaque:
     def __init__(self, **claims: object) -> None:
         self.claims = {"sub": USER, "client_id": BOT, "scope": "write:invoices", **claims}
 
-    def introspect(self, raw: str, now: int) -> Token:
-        return Token("opaque", "acme", self.claims, {}, b"1" * 32, now + 60)
+    def introspect(self, raw: str, now: int) -> VerifiedToken:
+        return VerifiedToken("opaque", "acme", self.claims, {}, b"1" * 32, now + 60)
 
 
 @pytest.mark.parametrize(("claims", "later"), [({"exp": NOW + 3_600}, 3_599), ({}, 86_400)], ids=["an hour", "no end"])
@@ -158,7 +158,7 @@ def test_an_opaque_token_that_was_revoked_stays_so_until_it_ends(claims: dict[st
     """And not until it is asked for again."""
     door = Door(introspection=Opaque(**claims))
     assert door.bearer("opaque").outcome is Outcome.ALLOW
-    assert Revoking(door.identity).token("opaque", Operator(), NOW) == Ended()
+    assert TokenRevoker(door.identity).token("opaque", Operator(), NOW) == RevocationResult()
     for door.now in (NOW, NOW + 599, NOW + later):
         assert door.bearer("opaque").reasons[0].code == "revoked"
 
@@ -198,7 +198,7 @@ def test_static_keys_count_as_the_file_has_them_now(tmp_path: Path) -> None:
     world, given = World(write_files(tmp_path)), Credentials(api_key=API_KEY)
     another = "another-key-that-is-long-enough-too"
     assert world.refusal(given) == "proved"
-    (tmp_path / "api-keys").write_text(f"keys/new-bot: {hashed(another)}\n")
+    (tmp_path / "api-keys").write_text(f"keys/new-bot: {hash_api_key(another)}\n")
     assert (world.refusal(given), world.refusal(Credentials(api_key=another))) == ("api_key", "proved")
     (tmp_path / "api-keys").write_text(f"keys/new-bot: {another}\n")
     assert world.refusal(Credentials(api_key=another)) == "provider", "nobody knows whose keys these are"
@@ -213,7 +213,7 @@ def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_pa
     certificate = workload(ends=NOW + 9_999)
     assert world.refusal(alone(certificate)(world)) == "proved"
     (tmp_path / "acme.pem").unlink()
-    for world.now, answer in ((NOW + RECHECK, "proved"), (NOW + RECHECK + STALE, "provider")):
+    for world.now, answer in ((NOW + RECHECK_SECONDS, "proved"), (NOW + RECHECK_SECONDS + STALE_SECONDS, "provider")):
         assert world.refusal(alone(certificate)(world)) == answer
     write_files(tmp_path)
     world.now += 1
@@ -239,7 +239,7 @@ def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_wa
 def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() -> None:
     """ECDSA: with (r, s) also (r, n - s) holds, and the token has another digest then."""
     door, raw = Door(), token()
-    door.identity.sharing = Sharing()
+    door.identity.sharing = SharingDetector()
     text, _, signature = raw.rpartition(".")
     data = urlsafe_b64decode(signature + "==")
     again = data[:32] + (ORDER - int.from_bytes(data[32:])).to_bytes(32)
@@ -247,7 +247,7 @@ def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() 
     assert door.bearer(spelled).outcome is Outcome.ALLOW
     shared = []
     for ip, one in (("10.1.2.3", raw), ("192.0.2.1", spelled)):
-        found = door.identity.prove(Credentials(authorization=f"Bearer {one}"), Request("POST", None, ip=ip), NOW)
+        found = door.identity.prove(Credentials(authorization=f"Bearer {one}"), ProofContext("POST", None, ip=ip), NOW)
         shared.append(found.facts["credential"]["shared"])
     assert shared == [False, True]
 
@@ -265,7 +265,7 @@ def test_a_static_key_is_revoked_by_what_stands_in_the_file_of_keys(world: World
     """Whoever finds it in a leak has no need of it, nor has to take the others of its agent away."""
     given = Credentials(api_key=API_KEY)
     assert world.refusal(given) == "proved"
-    world.marks.revoke((f"key:{hashed(API_KEY)}",), NOW + 600, NOW)
+    world.marks.revoke((f"key:{hash_api_key(API_KEY)}",), NOW + 600, NOW)
     assert world.refusal(given) == "revoked"
 
 

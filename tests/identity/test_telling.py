@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from policyengine.identity.log_throttle import MOST, WINDOW, Telling
+from policyengine.identity.log_throttle import MAX_LINES, WINDOW_SECONDS, LogThrottle
 from tests.identity.issuing import Door, ec, token
 
 
@@ -24,14 +24,14 @@ def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     times, raw = [0.0], token(_key=ec("P-256", "evil"))
-    door.identity.telling = Telling(clock=lambda: times[0])
-    for _ in range(MOST + 30):
+    door.identity.telling = LogThrottle(clock=lambda: times[0])
+    for _ in range(MAX_LINES + 30):
         assert door.bearer(raw).reasons[0].code == "signature"
-    assert lines(caplog) == ["a credential was refused: its signature does not hold"] * MOST
+    assert lines(caplog) == ["a credential was refused: its signature does not hold"] * MAX_LINES
     assert door.bearer("a.b").reasons[0].code == "not_a_token", "another kind is told all the same"
-    times[0] = WINDOW
+    times[0] = WINDOW_SECONDS
     door.bearer(raw)
-    assert len(lines(caplog)) == MOST + 2
+    assert len(lines(caplog)) == MAX_LINES + 2
     assert lines(caplog)[-1].endswith("(30 more lines like this were left out)")
     assert [one.left_out for one in caplog.records if hasattr(one, "left_out")] == [30]
 

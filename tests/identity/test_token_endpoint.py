@@ -20,20 +20,20 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.entities.store import Directory
-from policyengine.http.gateway_headers import Vouched
-from policyengine.identity.config.authenticator_factory import built
-from policyengine.identity.config.issuer_factory import open_issuing, open_keys, open_secrets
-from policyengine.identity.config.model import IdentityError, IssuerSettings, configuration_of
+from policyengine.entities.store import EntityStore
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.identity.config.authenticator_factory import build_authenticator
+from policyengine.identity.config.issuer_factory import open_secrets, open_signing_keys, open_token_issuer
+from policyengine.identity.config.model import IdentityError, IssuerSettings, parse_identity_config
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
-from policyengine.identity.keys.openbao_signer import TransitKeys
-from policyengine.identity.keys.signing_keys import FileKeys, new_ring, write_ring
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
+from policyengine.identity.keys.openbao_signer import OpenBaoSigner
+from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
 from policyengine.identity.nonces import AttestationNonces
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.server.app import create_app
-from policyengine.server.token_service.endpoint import LARGEST_FORM
-from policyengine.server.token_service.routes import IdentityRoutes
+from policyengine.server.token_service.endpoint import MAX_FORM_BYTES
+from policyengine.server.token_service.routes import TokenServiceRoutes
 from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.issuing import b64, ec, signed
 from tests.identity.minting import (
@@ -57,7 +57,7 @@ from tests.identity.openbao import ROOT_TOKEN, OpenBao
 OPERATOR = {"Authorization": "Bearer operator-of-this-test"}
 READ = "read:invoices"
 KEY = "A" * 43  # a thumbprint
-GATEWAY = Vouched(client_certificate="client-cert")
+GATEWAY = GatewayHeaders(client_certificate="client-cert")
 
 
 class Http:
@@ -73,7 +73,7 @@ class Http:
 
     def exchange(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
         form = {
-            "grant_type": GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
             **proof("summarizer"), **changes,
         }  # fmt: skip
         return self.post("/token", form, {"DPoP": "jkt-1", **(headers or {})})
@@ -142,7 +142,7 @@ def test_a_nonce_is_given_to_who_needs_one(http: Http):
         (b"a=%ff", "application/x-www-form-urlencoded", 400),
         (b"no pair", "application/x-www-form-urlencoded", 400),
         (b"&".join(b"a=1" for _ in range(101)), "application/x-www-form-urlencoded", 400),
-        (b"a=" + b"x" * LARGEST_FORM, "application/x-www-form-urlencoded", 400),
+        (b"a=" + b"x" * MAX_FORM_BYTES, "application/x-www-form-urlencoded", 400),
         (b"a=" + b"x" * 1_100_000, "application/x-www-form-urlencoded", 413),
     ],
 )
@@ -184,10 +184,10 @@ def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
     assert code(http, raw) == "revoked"
 
 
-class Slow(FileKeys):
+class Slow(KeyRingFile):
     """Keys that sign when they are let."""
 
-    def __init__(self, keys: FileKeys) -> None:
+    def __init__(self, keys: KeyRingFile) -> None:
         super().__init__(keys.file)
         self.asked, self.goes_on = Semaphore(0), Event()
 
@@ -200,7 +200,7 @@ class Slow(FileKeys):
 def test_keys_that_are_slow_keep_nobody_from_deciding_or_revoking(http: Http):
     desk, slow = http.desk, Slow(http.desk.keys)
     desk.identity.issuing = replace(desk.first, keys=slow)
-    form = {"grant_type": GRANT, "subject_token_type": ACCESS_TOKEN, "scope": READ}
+    form = {"grant_type": TOKEN_EXCHANGE_GRANT, "subject_token_type": ACCESS_TOKEN, "scope": READ}
     question = {"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": {"authorization": "Bearer none"}}
 
     async def asked() -> tuple[int, str, set[int]]:
@@ -241,9 +241,9 @@ class Swapped:
 
 
 def test_what_is_handed_on_is_asked_of_one_engine_though_others_take_over(http: Http):
-    one, other = (SimpleNamespace(kernel=replace(policy().kernel), directory=Directory()) for _ in range(2))
+    one, other = (SimpleNamespace(kernel=replace(policy().kernel), directory=EntityStore()) for _ in range(2))
     known = {(id(each.kernel), id(each.directory)) for each in (one, other)}
-    routes = IdentityRoutes(Swapped(one, other))  # type: ignore[arg-type]
+    routes = TokenServiceRoutes(Swapped(one, other))  # type: ignore[arg-type]
     assert {(id(found.kernel), id(found.directory)) for found in (routes.handing() for _ in range(5))} == known
 
 
@@ -293,7 +293,7 @@ class Unreachable:
     """Keys of an issuer that does not answer."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Any:
-        raise Refused(Refusal.PROVIDER)
+        raise CredentialError(RefusalCode.PROVIDER)
 
 
 def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monkeypatch: pytest.MonkeyPatch):
@@ -515,7 +515,7 @@ def test_keys_and_metadata_are_public(http: Http):
     assert "d" not in keys[0]
     found = http.client.get("/.well-known/oauth-authorization-server").json()
     assert (found["issuer"], found["token_endpoint"], found["jwks_uri"]) == (DESK, f"{DESK}/token", f"{DESK}/jwks")
-    assert found["grant_types_supported"] == [GRANT]
+    assert found["grant_types_supported"] == [TOKEN_EXCHANGE_GRANT]
     assert READ in found["scopes_supported"]
 
 
@@ -557,18 +557,18 @@ def test_a_nonce_is_given_to_attest_for(tmp_path: Path):
 
 def opened(desk: Desk, policy: str = POLICY, **changes: Any) -> Any:
     raw = {"signing": {"keys": "file:signing.json", "issuer": "desk", "audiences": ["archive-api"]}, **changes}
-    configuration = configuration_of(raw, desk.folder)
-    keys = open_keys(configuration, open_secrets(configuration), NOW)
+    configuration = parse_identity_config(raw, desk.folder)
+    keys = open_signing_keys(configuration, open_secrets(configuration), NOW)
     assert keys is not None
     engine = Engine.from_text(policy)
-    return open_issuing(configuration, desk.identity, keys, lambda: (engine.kernel, engine.directory), lambda: NOW)
+    return open_token_issuer(configuration, desk.identity, keys, lambda: (engine.kernel, engine.directory), lambda: NOW)
 
 
 def test_configuration_opens_it(tmp_path: Path):
     desk = Desk(tmp_path)
     given = {"agent": "summarizer", "issuer": "acme", "method": "private_key_jwt", "keys": "summarizer.json"}
     found = opened(desk, clients={"summarizer": given})
-    assert isinstance(found.keys, FileKeys)
+    assert isinstance(found.keys, KeyRingFile)
     assert (found.name, found.audiences, found.lifetime) == ("desk", (AUDIENCE, "archive-api"), 900)
     desk.issuing = found
     assert desk.exchange(scope=READ).scopes == (READ,)
@@ -616,9 +616,9 @@ def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao,
         "signing": {"keys": "bao-transit:transit/desk", "issuer": "desk"},
         "bao": {"address": openbao.address, "token": "env:BAO_TOKEN_OF_TEST"},
     }
-    configuration = configuration_of(raw, tmp_path)
-    keys = open_keys(configuration, open_secrets(configuration), NOW)
-    assert isinstance(keys, TransitKeys)
+    configuration = parse_identity_config(raw, tmp_path)
+    keys = open_signing_keys(configuration, open_secrets(configuration), NOW)
+    assert isinstance(keys, OpenBaoSigner)
     desk = Desk(tmp_path)
     desk.issuing, desk.keys = replace(desk.issuing, keys=keys), keys  # type: ignore[assignment]
     assert desk.decide(desk.exchange(scope=READ)).allowed
@@ -634,7 +634,7 @@ def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
     client = TestClient(create_app(engine, token="operator-of-this-test"))
     now = int(time())
     form = {
-        "grant_type": GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
+        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
         "scope": READ, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion("summarizer", now),
     }  # fmt: skip
     answer = client.post("/token", data=form)
@@ -672,10 +672,10 @@ def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
             "agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json",
         }},
     }  # fmt: skip
-    engine = Engine.from_text(POLICY).verifying(configuration_of(raw, tmp_path))
+    engine = Engine.from_text(POLICY).verifying(parse_identity_config(raw, tmp_path))
     client, now = TestClient(create_app(engine, token="operator-of-this-test")), int(time())
     form = {
-        "grant_type": GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
+        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
         "scope": READ, "client_id": "summarizer",
     }  # fmt: skip
     url = f"{DESK}/token"
@@ -715,9 +715,9 @@ def test_a_secret_that_is_not_there_is_told_at_the_start(tmp_path: Path, monkeyp
     }  # fmt: skip
     kernel = Engine.from_text(POLICY).kernel
     with pytest.raises(IdentityError, match="`env:SECRET_OF_THIS_TEST`: the variable is not set"):
-        built(configuration_of(raw, tmp_path), kernel, MemoryMarks())
+        build_authenticator(parse_identity_config(raw, tmp_path), kernel, MemoryMarks())
     monkeypatch.setenv("SECRET_OF_THIS_TEST", "hunter2-correct-horse")
-    found = built(configuration_of(raw, tmp_path), kernel, MemoryMarks())
+    found = build_authenticator(parse_identity_config(raw, tmp_path), kernel, MemoryMarks())
     assert "hunter2" not in repr(found)
 
 

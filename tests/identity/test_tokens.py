@@ -7,12 +7,12 @@ from collections.abc import Collection
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.model import Configuration, configuration_of
-from policyengine.identity.verified import Token, Who
-from policyengine.identity.verify.chains import reader_of
+from policyengine.identity.config.model import IdentityConfig, parse_identity_config
+from policyengine.identity.verified import TokenPrincipal, VerifiedToken
+from policyengine.identity.verify.chains import create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
-from policyengine.runtime.credential_errors import Refusal as R
-from policyengine.runtime.credential_errors import Refused
+from policyengine.runtime.credential_errors import CredentialError
+from policyengine.runtime.credential_errors import RefusalCode as R
 from policyengine.runtime.decision import Outcome
 from policyengine.stores.credential_marks import MemoryMarks
 from tests.identity.issuing import ACME, AUDIENCE, BOT, GONE, MESH, NOW, Door, known, token
@@ -36,23 +36,23 @@ class Asked:
     def __init__(self) -> None:
         self.raws: list[str] = []
 
-    def introspect(self, raw: str, now: int) -> Token:
+    def introspect(self, raw: str, now: int) -> VerifiedToken:
         self.raws.append(raw)
         if raw != "opaque-1":
-            raise Refused(R.INACTIVE)
+            raise CredentialError(R.INACTIVE)
         claims = {"sub": "alice", "client_id": BOT, "scope": "write:invoices", "exp": NOW + 60}
-        return Token("opaque", "acme", claims, {}, b"1" * 32, NOW + 60)
+        return VerifiedToken("opaque", "acme", claims, {}, b"1" * 32, NOW + 60)
 
 
 @pytest.fixture(scope="module")
 def twins() -> TokenVerifier:
     kernel = Engine.from_text(TWINS).kernel
     keys = {name: known() for name in ("acme", "twin", "open", "mesh")}
-    return TokenVerifier(trusted_issuers(kernel.issuers, Configuration(), keys))
+    return TokenVerifier(trusted_issuers(kernel.issuers, IdentityConfig(), keys))
 
 
 def code(verifier: TokenVerifier, raw: str) -> R:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CredentialError) as refused:
         verifier.verify(raw, NOW)
     return refused.value.refusal
 
@@ -76,7 +76,7 @@ def test_a_token_that_tells_its_issuer_is_shown_to_nobody() -> None:
 def test_a_url_of_two_issuers_names_none(twins: TokenVerifier) -> None:
     assert code(twins, token()) is R.UNKNOWN_ISSUER
     kernel = Engine.from_text(TWINS).kernel
-    assert ACME not in reader_of(kernel.issuers, Configuration()).issuers
+    assert ACME not in create_chain_reader(kernel.issuers, IdentityConfig()).issuers
 
 
 def test_an_issuer_without_an_audience_has_no_tokens_for_us(twins: TokenVerifier) -> None:
@@ -94,13 +94,13 @@ def test_a_trust_domain_of_the_policy_has_workloads(twins: TokenVerifier) -> Non
 
 
 def test_settings_reach_whoever_reads() -> None:
-    settings = configuration_of({"identity": {"leeway": "5s"}, "issuers": {"acme": {"people": ["portal"]}}})
+    settings = parse_identity_config({"identity": {"leeway": "5s"}, "issuers": {"acme": {"people": ["portal"]}}})
     alone = TWINS.replace(f'issuer twin  {{ url "{ACME}"', 'issuer twin  { url "https://twin.example"')
     kernel = Engine.from_text(alone).kernel
-    reader = reader_of(kernel.issuers, settings)
+    reader = create_chain_reader(kernel.issuers, settings)
     assert reader.leeway == 5
-    found = Token("jwt", "acme", {"sub": "alice", "client_id": "portal"}, {}, b"", NOW + 60)
-    assert reader(found) == Who(None, "alice")
+    found = VerifiedToken("jwt", "acme", {"sub": "alice", "client_id": "portal"}, {}, b"", NOW + 60)
+    assert reader(found) == TokenPrincipal(None, "alice")
     assert trusted_issuers(kernel.issuers, settings, {"acme": known()})[ACME].settings.people == ("portal",)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 
-from policyengine.identity.authenticator import RECHECK
-from policyengine.identity.config.model import configuration_of
-from policyengine.identity.verified import Hop, Who
-from policyengine.identity.verify.chains import MOST_ACTORS
-from policyengine.identity.verify.jws import LARGEST
-from policyengine.identity.verify.strict_json import DEEPEST
-from policyengine.identity.verify.tokens import REQUIRED
+from policyengine.identity.authenticator import RECHECK_SECONDS
+from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.verified import Hop, TokenPrincipal
+from policyengine.identity.verify.chains import MAX_ACTORS
+from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH
+from policyengine.identity.verify.strict_json import MAX_DEPTH
+from policyengine.identity.verify.tokens import REQUIRED_CLAIMS
 from tests.identity.issuing import Door, token
 from tests.identity.test_vendors import SETTINGS
 from tests.pages import CHECKOUT, blocks
@@ -26,12 +26,12 @@ def block(language: str) -> str:
 
 def test_the_configurations_that_are_shown_are_some() -> None:
     first, second, third = (tomllib.loads(one.text) for one in blocks(PAGE) if one.language == "toml")
-    alone = configuration_of(second).issuers
+    alone = parse_identity_config(second).issuers
     assert {name: dict(one.alone) for name, one in alone.items()} == {
         name: SETTINGS[name]["alone"] for name in ("entra", "auth0", "keycloak")
     }, "as tokens of these servers are read in tests"
-    assert configuration_of(third).issuers["entra"].user == "oid"
-    found = configuration_of(first)
+    assert parse_identity_config(third).issuers["entra"].user == "oid"
+    found = parse_identity_config(first)
     assert found.issuers["acme"].people == ("portal",)
     assert found.identity.leeway.total_seconds() == 10
 
@@ -39,18 +39,18 @@ def test_the_configurations_that_are_shown_are_some() -> None:
 def test_the_token_that_is_shown_is_read_as_the_page_says() -> None:
     hop = Hop("planner", "acme", 1_799_999_900, ("write:invoices",))
     shown = json.loads(block("text"))
-    assert Door().who(token(**shown)) == Who("invoice-bot", "alice", (hop,), ("write:invoices",))
+    assert Door().who(token(**shown)) == TokenPrincipal("invoice-bot", "alice", (hop,), ("write:invoices",))
 
 
 def test_the_bounds_and_claims_that_it_tells_are_those_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert f"{LARGEST // 1024} KiB, {DEEPEST} levels" in text
-    assert f"more than {MOST_ACTORS} of them" in text
-    assert RECHECK == 300
+    assert f"{MAX_TOKEN_LENGTH // 1024} KiB, {MAX_DEPTH} levels" in text
+    assert f"more than {MAX_ACTORS} of them" in text
+    assert RECHECK_SECONDS == 300
     assert "stands for five minutes at most" in text
     rows = {line.split("|")[3].strip(): line for line in text.splitlines() if line.startswith("| ")}
     for kind in ("spiffe", "txn_token", "id_jag"):
         row = rows[f"`{kind}`"]
-        assert all(f"`{name}`" in row for name in REQUIRED[kind] if name not in ("aud", "exp"))
+        assert all(f"`{name}`" in row for name in REQUIRED_CLAIMS[kind] if name not in ("aud", "exp"))
     first = next(line for line in text.splitlines() if "at+jwt" in line)
-    assert all(f"`{name}`" in first for name in REQUIRED["at+jwt"] if name not in ("aud", "exp"))
+    assert all(f"`{name}`" in first for name in REQUIRED_CLAIMS["at+jwt"] if name not in ("aud", "exp"))

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from policyengine.http.gateway_headers import Target, with_credentials
+from policyengine.http.gateway_headers import RequestTarget, add_credentials
 from policyengine.runtime.structure_checks import RequestError
 from tests.identity.bound_world import field_of, pem, workload
 
-TARGET = Target("GET", "/v1/notes", "api.acme.example")
+TARGET = RequestTarget("GET", "/v1/notes", "api.acme.example")
 OURS, FORGED = field_of(workload()), field_of(workload(("spiffe://acme.example/admin",)))
 
 
 def told(given: Mapping[str, tuple[str, ...]], certificate: str | None) -> object:
-    found = with_credentials({}, TARGET, dict(given), own=True, certificate=certificate)
+    found = add_credentials({}, TARGET, dict(given), own=True, certificate=certificate)
     credentials: Any = found.get("credentials", {})
     return credentials.get("client_certificate")
 
@@ -43,11 +43,11 @@ def test_envoy_over_grpc_says_itself_whose_certificate_it_saw() -> None:
 
     from envoy.service.auth.v3 import attribute_context_pb2
 
-    from policyengine.server.adapters.envoy_grpc import SEEN, given_of
+    from policyengine.server.adapters.envoy_grpc import PEER_CERTIFICATE_HEADER, headers_with_peer
 
     http = attribute_context_pb2.AttributeContext.HttpRequest()
     http.headers["client-cert"] = FORGED
     http.headers["x-forwarded-client-cert"] = FORGED
-    seen = given_of(http, "10.1.2.3", quote(pem(workload()), safe=""))
-    assert told(seen, SEEN) == pem(workload())
-    assert told(given_of(http, "10.1.2.3"), None) is None
+    seen = headers_with_peer(http, "10.1.2.3", quote(pem(workload()), safe=""))
+    assert told(seen, PEER_CERTIFICATE_HEADER) == pem(workload())
+    assert told(headers_with_peer(http, "10.1.2.3"), None) is None

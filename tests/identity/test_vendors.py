@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.model import IssuerSettings, configuration_of
-from policyengine.identity.facts import facts_of, names_of
-from policyengine.identity.keys.jwks import read_keys
-from policyengine.identity.verified import UNBOUND, Hop, Token, Who
-from policyengine.identity.verify.chains import Reader, reader_of
+from policyengine.identity.config.model import IssuerSettings, parse_identity_config
+from policyengine.identity.facts import build_facts, revocable_names
+from policyengine.identity.keys.jwks import parse_jwks
+from policyengine.identity.verified import UNBOUND, Hop, TokenPrincipal, VerifiedToken
+from policyengine.identity.verify.chains import ChainReader, create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
-from policyengine.runtime.credential_errors import Refusal as R
-from policyengine.runtime.credential_errors import Refused
+from policyengine.runtime.credential_errors import CredentialError
+from policyengine.runtime.credential_errors import RefusalCode as R
 from policyengine.runtime.decision import Outcome
 from tests.identity.issuing import GONE, NOW, Door, changed, rsa, signed, token
 
@@ -78,77 +78,79 @@ OF_COGNITO = {
 READ = ("read:invoices",)
 
 
-def row(vendor: str, name: str, claims: Mapping[str, Any], found: Who | R, **header: Any) -> Any:
+def row(vendor: str, name: str, claims: Mapping[str, Any], found: TokenPrincipal | R, **header: Any) -> Any:
     return pytest.param(vendor, claims, header, found, id=f"{vendor}: {name}")
 
 
 ROWS = [
-    row("keycloak", "for a person", OF_KEYCLOAK, Who(BOT, PERSON, scopes=("profile", "email"))),
+    row("keycloak", "for a person", OF_KEYCLOAK, TokenPrincipal(BOT, PERSON, scopes=("profile", "email"))),
     row("keycloak", "a service account", {**OF_KEYCLOAK, "client_id": BOT, "sub": SERVICE, "clientHost": "10.0.0.1",
-        "preferred_username": f"service-account-{BOT.lower()}"}, Who(BOT, SERVICE, scopes=("profile", "email"))),
+        "preferred_username": f"service-account-{BOT.lower()}"}, TokenPrincipal(BOT, SERVICE, scopes=("profile", "email"))),
     row("keycloak", "a service account by its name", {**OF_KEYCLOAK, "client_id": BOT, "sub": SERVICE,
-        "preferred_username": f"service-account-{BOT}"}, Who(BOT, None, scopes=("profile", "email"), subject=BOT)),
+        "preferred_username": f"service-account-{BOT}"}, TokenPrincipal(BOT, None, scopes=("profile", "email"), subject=BOT)),
     row("keycloak", "a person of that name", {**OF_KEYCLOAK, "preferred_username": f"service-account-{BOT}"},
-        Who(BOT, PERSON, scopes=("profile", "email"))),
+        TokenPrincipal(BOT, PERSON, scopes=("profile", "email"))),
     row("keycloak", "a service account that signed in", {**OF_KEYCLOAK, "client_id": BOT, "auth_time": NOW - 90,
         "preferred_username": f"service-account-{BOT}"}, R.CONTRADICTION),
     row("keycloak", "without our audience", {**OF_KEYCLOAK, "aud": "account"}, R.AUDIENCE),
     row("keycloak", "an ID token", {**OF_KEYCLOAK, "typ": "ID", "aud": API, "nonce": "n"}, R.TOKEN_TYPE),
     row("keycloak", "a refresh token", {**OF_KEYCLOAK, "typ": "Refresh"}, R.TOKEN_TYPE),
     row("keycloak", "a logout token", {**OF_KEYCLOAK, "typ": "Logout", "events": {}}, R.TOKEN_TYPE),
-    row("entra", "for a person", OF_ENTRA, Who(BOT, PAIRWISE, scopes=("access_as_user",))),
-    row("entra", "an app", {**OF_ENTRA, **APP, "idtyp": "app"}, Who(BOT, None, subject=BOT)),
-    row("entra", "an app that does not say so", {**OF_ENTRA, **APP}, Who(BOT, SERVICE)),
+    row("entra", "for a person", OF_ENTRA, TokenPrincipal(BOT, PAIRWISE, scopes=("access_as_user",))),
+    row("entra", "an app", {**OF_ENTRA, **APP, "idtyp": "app"}, TokenPrincipal(BOT, None, subject=BOT)),
+    row("entra", "an app that does not say so", {**OF_ENTRA, **APP}, TokenPrincipal(BOT, SERVICE)),
     row("entra", "an ID token", {**OF_ENTRA, "azp": GONE, "scp": GONE, "azpacr": GONE}, R.ACTOR),
-    row("entra", "with a thumbprint", OF_ENTRA, Who(BOT, PAIRWISE, scopes=("access_as_user",)),
+    row("entra", "with a thumbprint", OF_ENTRA, TokenPrincipal(BOT, PAIRWISE, scopes=("access_as_user",)),
         x5t="nOo3ZDrODXEK1jKWhXslHR_KXEg"),
-    row("entra", "for Microsoft Graph", OF_ENTRA, Who(BOT, PAIRWISE, scopes=("access_as_user",)), nonce="x"),
+    row("entra", "for Microsoft Graph", OF_ENTRA, TokenPrincipal(BOT, PAIRWISE, scopes=("access_as_user",)), nonce="x"),
     row("entra", "of an hour later", {**OF_ENTRA, "nbf": NOW + 31, "iat": NOW + 31}, R.NOT_YET),
-    row("entrav1", "for a person", OF_ENTRA_V1, Who(BOT, PAIRWISE, scopes=("access_as_user",)),
+    row("entrav1", "for a person", OF_ENTRA_V1, TokenPrincipal(BOT, PAIRWISE, scopes=("access_as_user",)),
         x5t="-KI3Q9nNR7bRofxmeZoXqbHZGew"),
-    row("auth0", "for a person", OF_AUTH0, Who(BOT, OF_ACME, scopes=("openid", *READ))),
-    row("auth0", "a machine", {**OF_AUTH0, **MACHINE}, Who(BOT, None, scopes=READ, subject=BOT)),
+    row("auth0", "for a person", OF_AUTH0, TokenPrincipal(BOT, OF_ACME, scopes=("openid", *READ))),
+    row("auth0", "a machine", {**OF_AUTH0, **MACHINE}, TokenPrincipal(BOT, None, scopes=READ, subject=BOT)),
     row("auth0", "another machine's subject", {**OF_AUTH0, **MACHINE, "sub": "x@clients"},
-        Who(BOT, "x@clients", scopes=READ)),
+        TokenPrincipal(BOT, "x@clients", scopes=READ)),
     row("auth0", "by RFC 9068", {**OF_AUTH0, "azp": GONE, "client_id": BOT, "jti": "j-1"},
-        Who(BOT, OF_ACME, scopes=("openid", *READ)), typ="at+jwt"),
+        TokenPrincipal(BOT, OF_ACME, scopes=("openid", *READ)), typ="at+jwt"),
     row("auth0", "for its own userinfo", {**OF_AUTH0, "aud": f"{AUTH0}userinfo"}, R.AUDIENCE),
     row("auth0", "encrypted", OF_AUTH0, R.ENCODING, enc="A256GCM"),
-    row("okta", "for a person", OF_OKTA, Who(BOT, "alice@acme.example", scopes=("openid", *READ)), typ=GONE),
+    row("okta", "for a person", OF_OKTA, TokenPrincipal(BOT, "alice@acme.example", scopes=("openid", *READ)), typ=GONE),
     row("okta", "a service", {**OF_OKTA, "sub": BOT, "uid": GONE, "auth_time": GONE},
-        Who(BOT, None, scopes=("openid", *READ)), typ=GONE),
+        TokenPrincipal(BOT, None, scopes=("openid", *READ)), typ=GONE),
     row("okta", "a person called as the client", {**OF_OKTA, "sub": BOT}, R.CONTRADICTION, typ=GONE),
     row("okta", "of its own server", {**OF_OKTA, "aud": "https://acme.okta.com"}, R.AUDIENCE, typ=GONE),
     row("cognito", "an access token, which has no audience", OF_COGNITO, R.MISSING_CLAIM, typ=GONE),
     row("cognito", "with an audience, as a trigger writes it", {**OF_COGNITO, "aud": API},
-        Who(BOT, PERSON, scopes=READ), typ=GONE),
+        TokenPrincipal(BOT, PERSON, scopes=READ), typ=GONE),
     row("cognito", "an ID token", {**OF_COGNITO, "aud": API, "token_use": "id"}, R.TOKEN_TYPE, typ=GONE),
 ]  # fmt: skip
 
 
 NAMED = [
-    ("for a person", OF_ENTRA, Who(BOT, PERSON, scopes=("access_as_user",), subject=PERSON)),
+    ("for a person", OF_ENTRA, TokenPrincipal(BOT, PERSON, scopes=("access_as_user",), subject=PERSON)),
     ("for a person without that claim", {**OF_ENTRA, "oid": GONE}, R.MISSING_CLAIM),
-    ("for a person without any", {**OF_ENTRA, "oid": GONE, "sub": GONE}, Who(BOT, None, scopes=("access_as_user",))),
+    ("for a person without any", {**OF_ENTRA, "oid": GONE, "sub": GONE}, TokenPrincipal(BOT, None, scopes=("access_as_user",))),
     ("a person who has no name and signed in", {**OF_ENTRA, "oid": GONE, "sub": GONE, "amr": ["pwd"]}, R.MISSING_CLAIM),
     ("a name that is none", {**OF_ENTRA, "oid": ["x"]}, R.CLAIM_TYPE),
-    ("an app", {**OF_ENTRA, **APP, "idtyp": "app"}, Who(BOT, None, subject=BOT)),
-    ("an agent by its own name", {**OF_ENTRA, "oid": GONE, "sub": BOT}, Who(BOT, None, scopes=("access_as_user",))),
-    ("a person who is called as the agent", {**OF_ENTRA, "oid": BOT}, Who(BOT, None, scopes=("access_as_user",))),
+    ("an app", {**OF_ENTRA, **APP, "idtyp": "app"}, TokenPrincipal(BOT, None, subject=BOT)),
+    ("an agent by its own name", {**OF_ENTRA, "oid": GONE, "sub": BOT}, TokenPrincipal(BOT, None, scopes=("access_as_user",))),
+    ("a person who is called as the agent", {**OF_ENTRA, "oid": BOT}, TokenPrincipal(BOT, None, scopes=("access_as_user",))),
     ("through another", {**OF_ENTRA, "act": {"sub": BOT, "act": {"sub": "planner"}}},
-     Who(BOT, PERSON, (Hop("planner", "entra"),), ("access_as_user",), subject=PERSON)),
+     TokenPrincipal(BOT, PERSON, (Hop("planner", "entra"),), ("access_as_user",), subject=PERSON)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("claims", "found"), [one[1:] for one in NAMED], ids=[one[0] for one in NAMED])
-def test_people_are_named_by_the_claim_that_the_configuration_says(claims: Mapping[str, Any], found: Who | R) -> None:
+def test_people_are_named_by_the_claim_that_the_configuration_says(
+    claims: Mapping[str, Any], found: TokenPrincipal | R
+) -> None:
     settings = IssuerSettings(user="oid", alone={"idtyp": "app"})
-    reads = Reader({ENTRA: "entra"}, {"entra": settings})
-    token = Token("jwt", "entra", changed({"iss": ENTRA, **TIMES}, claims), {}, b"", NOW + 60)
-    if isinstance(found, Who):
+    reads = ChainReader({ENTRA: "entra"}, {"entra": settings})
+    token = VerifiedToken("jwt", "entra", changed({"iss": ENTRA, **TIMES}, claims), {}, b"", NOW + 60)
+    if isinstance(found, TokenPrincipal):
         assert reads(token) == found
     else:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(CredentialError) as caught:
             reads(token)
         assert caught.value.refusal is found
 
@@ -156,13 +158,13 @@ def test_people_are_named_by_the_claim_that_the_configuration_says(claims: Mappi
 @pytest.fixture(scope="module")
 def world() -> tuple[TokenVerifier, Any]:
     issuers = Engine.from_text(POLICY).kernel.issuers
-    configuration = configuration_of({"issuers": SETTINGS})
+    configuration = parse_identity_config({"issuers": SETTINGS})
     n_and_e = {name: rsa("vendor").as_dict(private=False)[name] for name in ("kty", "n", "e")}
     jwks = {
         name: {"use": "sig", "kid": kid, "x5t": kid, "x5c": ["MIIC"], "issuer": URLS[name], **n_and_e}
         for name, kid in KIDS.items()
     }
-    keys = {name: read_keys(json.dumps({"keys": [one]}).encode(), name) for name, one in jwks.items()}
+    keys = {name: parse_jwks(json.dumps({"keys": [one]}).encode(), name) for name, one in jwks.items()}
 
     class Of:
         def __init__(self, name: str) -> None:
@@ -172,25 +174,31 @@ def world() -> tuple[TokenVerifier, Any]:
             return keys[self.name].find(kid, alg)
 
     trusted = trusted_issuers(issuers, configuration, {name: Of(name) for name in URLS})
-    return TokenVerifier(trusted), reader_of(issuers, configuration)
+    return TokenVerifier(trusted), create_chain_reader(issuers, configuration)
 
 
 @pytest.mark.parametrize(("vendor", "claims", "header", "found"), ROWS)
 def test_a_token_of_a_vendor_is_read_as_it_is_meant(
-    vendor: str, claims: Mapping[str, Any], header: Mapping[str, Any], found: Who | R, world: tuple[TokenVerifier, Any]
+    vendor: str,
+    claims: Mapping[str, Any],
+    header: Mapping[str, Any],
+    found: TokenPrincipal | R,
+    world: tuple[TokenVerifier, Any],
 ) -> None:
     tokens, reads = world
     head = changed({"alg": "RS256", "typ": "JWT", "kid": KIDS[vendor]}, header)
     raw = signed(head, changed({"iss": URLS[vendor], **TIMES}, claims), rsa("vendor"))
-    if isinstance(found, Who):
+    if isinstance(found, TokenPrincipal):
         token = tokens.verify(raw, NOW)
         assert reads(token) == found
         if found.subject is not None:
-            assert f"user:{vendor}/{changed(claims, {})['sub']}" in names_of(token, found, UNBOUND), "by either name"
-        subject = facts_of(token, found, UNBOUND)["credential"]["subject"]
+            assert f"user:{vendor}/{changed(claims, {})['sub']}" in revocable_names(token, found, UNBOUND), (
+                "by either name"
+            )
+        subject = build_facts(token, found, UNBOUND)["credential"]["subject"]
         assert subject == (found.subject or claims["sub"])
     else:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(CredentialError) as caught:
             reads(tokens.verify(raw, NOW))
         assert caught.value.refusal is found
 

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from policyengine.identity.config.model import IdentityError, configuration_of
-from policyengine.identity.issue.clients import Sent, clients_of
-from policyengine.identity.issue.errors import NotIssued, Unissued
-from policyengine.identity.keys.jwks import SMALL_ORDER
-from policyengine.identity.verified import UNBOUND, Request
-from policyengine.identity.verify.introspection import signing_key
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.issue.clients import ClientCredentials, load_clients
+from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
+from policyengine.identity.keys.jwks import SMALL_ORDER_POINTS
+from policyengine.identity.verified import UNBOUND, ProofContext
+from policyengine.identity.verify.introspection import parse_assertion_key
+from policyengine.runtime.credential_errors import CredentialError
 from tests.identity.attacks import alone, mtls
 from tests.identity.bound_world import NOW, SVID, World, at, authority, named, write_files
 from tests.identity.issuing import b64
@@ -56,7 +56,7 @@ def point(raw: bytes) -> dict[str, Any]:
 
 WEAK: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     **{f"a point of small order, {one.hex()[:6]}…{one.hex()[-4:]}": (lambda one=one: point(one), "small order")  # type: ignore[misc]
-       for one in sorted(SMALL_ORDER) if one.hex()[2:4] != "ff"},
+       for one in sorted(SMALL_ORDER_POINTS) if one.hex()[2:4] != "ff"},
     "a point of small order with its sign": (lambda: point(bytes(31) + b"\x80"), "small order"),
     "RSA with the exponent three": (lambda: rsa_jwk(exponent=3), "exponent"),
     "RSA of 1,024 bits": (lambda: rsa_jwk(bits=1_024), "bits"),
@@ -70,7 +70,7 @@ WEAK: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 def clients(folder: Path, method: str, *keys: Any) -> Any:
     (folder / "bot.json").write_text(json.dumps({"keys": keys}))
     given = {"agent": "bot", "issuer": "acme", "method": method, "keys": "bot.json"}
-    return clients_of(configuration_of({"clients": {"bot": given}}, folder))
+    return load_clients(parse_identity_config({"clients": {"bot": given}}, folder))
 
 
 @pytest.mark.parametrize("method", ["private_key_jwt", "dpop"])
@@ -88,9 +88,9 @@ def test_an_assertion_that_nobody_signed_holds_by_no_key_of_a_client(tmp_path: P
     """A file that becomes weak later goes on with what it held, as one that cannot be read does."""
     desk = Desk(tmp_path)
     (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [point(ORDER_ONE)]}))
-    with pytest.raises(NotIssued) as caught:
-        desk.issuing.clients.actor(Sent(assertion=forged("summarizer")), None, UNBOUND, NOW)
-    assert caught.value.code is Unissued.ASSERTION_KEY
+    with pytest.raises(TokenIssuanceError) as caught:
+        desk.issuing.clients.actor(ClientCredentials(assertion=forged("summarizer")), None, UNBOUND, NOW)
+    assert caught.value.code is IssuanceRefusal.ASSERTION_KEY
 
 
 @pytest.mark.parametrize("alg", ["ES256", "PS256", "RS256", "EdDSA"])
@@ -148,8 +148,8 @@ def test_a_certificate_with_a_weak_key_is_refused(world: World, made: Callable[[
 
 def test_a_client_that_is_known_by_a_certificate_with_a_weak_key_is_refused(world: World) -> None:
     shown = alone(certificate(small_rsa(exponent=3).public_key()))(world)
-    with pytest.raises(Refused, match="exponent"):
-        world.parts.binds(shown, Request("POST", "https://a.example/token"), None, NOW)
+    with pytest.raises(CredentialError, match="exponent"):
+        world.parts.binds(shown, ProofContext("POST", "https://a.example/token"), None, NOW)
 
 
 def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
@@ -163,4 +163,4 @@ def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
 def test_we_sign_by_no_weak_key_where_we_are_a_client(bits: int, exponent: int) -> None:
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     with pytest.raises(IdentityError, match=r"no private key|exponent"):
-        signing_key(small_rsa(bits, exponent).private_bytes(*form).decode())
+        parse_assertion_key(small_rsa(bits, exponent).private_bytes(*form).decode())

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from policyengine.check import Checked, lint
-from policyengine.importers import Api, Outcome, bring, read_openapi
+from policyengine.check import CheckResult, lint
+from policyengine.importers import Api, ImportResult, import_policies, read_openapi
 from policyengine.policy_files import load_sources
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
@@ -33,12 +33,12 @@ def api_of(folder: Path, paths: dict[str, Any], **more: Any) -> Api:
     return read_openapi(saved(folder, spec(paths, **more)))
 
 
-def brought(folder: Path, paths: dict[str, Any], *, check: bool = False, **more: Any) -> Outcome:
+def brought(folder: Path, paths: dict[str, Any], *, check: bool = False, **more: Any) -> ImportResult:
     """Into the folder `shop` beside the specification."""
-    return bring(folder / "shop", api_of(folder, paths, **more), "policyengine init", check=check)
+    return import_policies(folder / "shop", api_of(folder, paths, **more), "policyengine init", check=check)
 
 
-def read(folder: Path) -> Checked:
+def read(folder: Path) -> CheckResult:
     """The project, with the opinions of the linter, but for the one that its settings leave out."""
     sources, problems = load_sources([folder])
     modules = []

@@ -6,7 +6,7 @@ import json
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policyengine.importers import ImportProblem, bring, read_openapi, read_tools
+from policyengine.importers import ApiImportError, import_policies, read_openapi, read_tools
 from tests.importers.bringing import findings
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
@@ -80,7 +80,7 @@ def test_a_specification_with_anything_in_it_is_read_or_told(tmp_path_factory, p
     (folder / "spoilt.json").write_text(json.dumps(spoilt(SPEC, place, value)))
     try:
         read_openapi(str(folder / "spoilt.json"))
-    except ImportProblem as problem:
+    except ApiImportError as problem:
         assert problem.place  # noqa: PT017
 
 
@@ -91,7 +91,7 @@ def test_a_list_of_tools_with_anything_in_it_is_read_or_told(tmp_path_factory, p
     (folder / "spoilt_tools.json").write_text(json.dumps(spoilt(TOOLS, place, value)))
     try:
         read_tools(str(folder / "spoilt_tools.json"))
-    except ImportProblem as problem:
+    except ApiImportError as problem:
         assert problem.place  # noqa: PT017
 
 
@@ -110,8 +110,8 @@ def test_templates_that_meet_in_any_way_make_a_policy_that_holds_and_grows(tmp_p
         document = {**SPEC, "paths": dict.fromkeys(paths, methods)}
         (folder / "api.json").write_text(json.dumps(document))
         try:
-            bring(folder / "p", read_openapi(str(folder / "api.json")), "policyengine init")
-        except ImportProblem as problem:
+            import_policies(folder / "p", read_openapi(str(folder / "api.json")), "policyengine init")
+        except ApiImportError as problem:
             assert "no operation that a policy can name" in problem.message  # noqa: PT017
             return
         # What is new is denied, also where it is wider than what was there: that this shuts old doors is told.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.importers import ImportProblem
+from policyengine.importers import ApiImportError
 from policyengine.importers.documents import read_document
 
 
@@ -52,13 +52,13 @@ def test_yaml_is_read_as_its_newer_version_says(text, value):
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_place(text, told):
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         tree(text)
     assert told in str(raised.value)
 
 
 def test_text_that_is_no_utf8_is_told_with_its_line():
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         read_document("x.yaml", b"a: 1\nb: \xff")
     assert str(raised.value) == "`x.yaml`:2: this is not UTF-8"
 
@@ -82,6 +82,6 @@ def test_a_schema_of_aliases_ends(tmp_path):
 
 @pytest.mark.parametrize(("text", "told"), [("openapi: 3.0.0\npaths:\n\t/a: {}\n", True), ("a: [1\nb: 2\n", False)])
 def test_tabs_are_named(text, told):
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         read_document("a.yaml", text.encode())
     assert (raised.value.hint == "YAML is indented with spaces, never with tabs") is told

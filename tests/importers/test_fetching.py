@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from policyengine.importers import ImportProblem, fetch, read_openapi
+from policyengine.importers import ApiImportError, fetch, read_openapi
 from tests.importers.bringing import spec
 
 BODY = {"content": {"application/json": {"schema": {"$ref": "parts/pet.json"}}}}
@@ -63,7 +63,7 @@ def test_no_reference_leads_to_another_server():
 
 def test_no_redirect_leads_to_another_server():
     with serving({"/x": b"{}"}) as (other, asked), serving({"/api.json": f"{other}/x"}) as (url, _):
-        with pytest.raises(ImportProblem, match=r"it redirects to `.*/x`, which is another server"):
+        with pytest.raises(ApiImportError, match=r"it redirects to `.*/x`, which is another server"):
             read_openapi(f"{url}/api.json")
         assert asked == []
 
@@ -74,41 +74,41 @@ def test_a_redirect_on_the_same_server_is_followed():
 
 
 def test_a_page_that_is_not_there_is_told():
-    with serving({}) as (url, _), pytest.raises(ImportProblem, match=r"`http.*/api.json`: it answers 404 Not Found"):
+    with serving({}) as (url, _), pytest.raises(ApiImportError, match=r"`http.*/api.json`: it answers 404 Not Found"):
         read_openapi(f"{url}/api.json")
 
 
 def test_an_answer_without_end_is_cut(monkeypatch):
-    monkeypatch.setattr(fetch, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000)
     with (
         serving({"/api.json": b" " * 1_001}) as (url, _),
-        pytest.raises(ImportProblem, match="longer than 1,000 bytes"),
+        pytest.raises(ApiImportError, match="longer than 1,000 bytes"),
     ):
         read_openapi(f"{url}/api.json")
 
 
 def test_an_answer_that_takes_too_long_is_cut(monkeypatch):
-    monkeypatch.setattr(fetch, "MOST_SECONDS", 0.0001)
-    with serving({"/api.json": b" " * 100}) as (url, _), pytest.raises(ImportProblem):
+    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.0001)
+    with serving({"/api.json": b" " * 100}) as (url, _), pytest.raises(ApiImportError):
         read_openapi(f"{url}/api.json")
 
 
 def test_nobody_who_answers_is_told():
     with serving({}) as (url, _):
         pass
-    with pytest.raises(ImportProblem, match=r"`http.*/api.json`: it cannot be read"):
+    with pytest.raises(ApiImportError, match=r"`http.*/api.json`: it cannot be read"):
         read_openapi(f"{url}/api.json")
 
 
 def test_a_file_that_is_too_long_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "MOST_BYTES", 10)
+    monkeypatch.setattr(fetch, "MAX_BYTES", 10)
     (tmp_path / "api.json").write_text(" " * 11)
-    with pytest.raises(ImportProblem, match="longer than 10 bytes"):
+    with pytest.raises(ApiImportError, match="longer than 10 bytes"):
         read_openapi(str(tmp_path / "api.json"))
 
 
 @pytest.mark.parametrize(("name", "told"), [("nothing.json", "there is no such file"), (".", "this is no file")])
 def test_a_file_that_is_none_is_told(tmp_path, monkeypatch, name, told):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ImportProblem, match=told):
+    with pytest.raises(ApiImportError, match=told):
         read_openapi(name)

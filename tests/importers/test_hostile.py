@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.importers import ImportProblem, bring, read_openapi, read_tools
-from policyengine.importers.sanitize import KEPT, comment, word
+from policyengine.importers import ApiImportError, import_policies, read_openapi, read_tools
+from policyengine.importers.sanitize import RESERVED_NAMES, quoted_comment, safe_name
 from policyengine.policy_files import load_sources
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
@@ -32,7 +32,7 @@ INJECTED = (
     "",
     "a" * 500,
 )
-TEXTS = st.one_of(st.sampled_from([*INJECTED, *sorted(KEPT)]), st.text(max_size=30))
+TEXTS = st.one_of(st.sampled_from([*INJECTED, *sorted(RESERVED_NAMES)]), st.text(max_size=30))
 FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -68,8 +68,8 @@ def test_no_text_of_a_specification_becomes_policy(tmp_path_factory, texts):
     (folder / "api.json").write_text(json.dumps(spec(paths, info={"title": texts[0][0]})))
     try:
         api = read_openapi(str(folder / "api.json"))
-        bring(folder / "p", api, "policyengine init")
-    except ImportProblem as problem:
+        import_policies(folder / "p", api, "policyengine init")
+    except ApiImportError as problem:
         assert "no operation" in problem.message  # noqa: PT017
         assert not (folder / "p").exists()
         return
@@ -88,8 +88,8 @@ def test_no_text_of_a_tool_becomes_policy(tmp_path_factory, texts):
     (folder / "tools.json").write_text(json.dumps({"tools": tools}))
     api = read_tools(str(folder / "tools.json"))
     try:
-        bring(folder / "p", api, "policyengine init")
-    except ImportProblem as problem:
+        import_policies(folder / "p", api, "policyengine init")
+    except ApiImportError as problem:
         assert "no tools" in problem.message  # noqa: PT017
         return
     assert findings(folder / "p") == []
@@ -110,7 +110,7 @@ def assert_only_what_was_described(folder, endpoints):
     assert sorted(written) == sorted(endpoints)
     doors = [one for one in found if isinstance(one, ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl)]
     assert [type(one) for one in doors] == [ast.UserDecl, ast.AgentDecl]
-    assert all(any(isinstance(item, ast.Valid) for item in door.items) for door in doors)
+    assert all(any(isinstance(item, ast.ValidityPeriod) for item in door.items) for door in doors)
     kinds = ast.ScopeDecl | ast.FactsDecl | ast.GuardDecl | ast.EntityDecl | ast.IssuerDecl
     assert all(isinstance(one, kinds) for one in found if one not in doors)
 
@@ -118,7 +118,7 @@ def assert_only_what_was_described(folder, endpoints):
 @given(TEXTS)
 def test_any_text_is_a_name(text):
     module, problems = parse(
-        Source("x.policy", f"scope {word(text, 'x')}.read {{ GET /x }}\nentity {word(text, 'x')} {{}}")
+        Source("x.policy", f"scope {safe_name(text, 'x')}.read {{ GET /x }}\nentity {safe_name(text, 'x')} {{}}")
     )
     assert problems == []
     assert module is not None
@@ -127,7 +127,7 @@ def test_any_text_is_a_name(text):
 
 @given(TEXTS)
 def test_any_text_is_a_comment_of_one_line_and_no_instruction(text):
-    said = comment(text)
+    said = quoted_comment(text)
     module, problems = parse(Source("x.policy", f"anyone {{ may GET /x }} # {said}\nanyone {{ may GET /y }}\n"))
     assert problems == []
     assert module is not None
@@ -137,16 +137,16 @@ def test_any_text_is_a_comment_of_one_line_and_no_instruction(text):
 
 def test_every_word_of_the_grammar_may_be_a_tag_a_member_and_a_capture(tmp_path):
     paths = {}
-    for kept in KEPT:
+    for kept in RESERVED_NAMES:
         inner = {"type": "object", "properties": {kept: {"type": "string"}, "x": {"type": "string"}}}
         body = {"type": "object", "properties": {kept: {"type": "string"}, "o": inner}}
         content = {"application/json": {"schema": body}}
         paths[f"/{kept}s/{{{kept}}}/{{{kept}Id}}"] = {"post": {"tags": [kept], "requestBody": {"content": content}}}
     (tmp_path / "api.json").write_text(json.dumps(spec(paths)))
-    bring(tmp_path / "p", read_openapi(str(tmp_path / "api.json")), "policyengine init")
+    import_policies(tmp_path / "p", read_openapi(str(tmp_path / "api.json")), "policyengine init")
     policy = read(tmp_path / "p")
     assert policy.ok
-    assert {f"body.{kept}" for kept in KEPT} <= {fact.name for fact in policy.schema.facts}
+    assert {f"body.{kept}" for kept in RESERVED_NAMES} <= {fact.name for fact in policy.schema.facts}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,6 @@ def test_a_tool_that_no_pattern_names_exactly_stays_denied_and_is_told(tmp_path,
 
 def test_an_odd_name_is_matched_as_it_is(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps([{"name": 'say "hi", friend'}]))
-    bring(tmp_path / "p", read_tools(str(tmp_path / "tools.json"), "desk"), "policyengine init")
+    import_policies(tmp_path / "p", read_tools(str(tmp_path / "tools.json"), "desk"), "policyengine init")
     assert_sound(tmp_path / "p")
     assert r'TOOL "desk/say \"hi\", friend"' in (tmp_path / "p/tools/tools.policy").read_text()

@@ -7,15 +7,15 @@ from itertools import product
 import pytest
 
 from policyengine.importers.documents import read_document
-from policyengine.importers.model import Http
+from policyengine.importers.model import HttpTemplate
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.problems import ImportProblem
+from policyengine.importers.problems import ApiImportError
 
 
 def steps_of(paths: list[str]) -> int:
     index = PathIndex()
     for path in paths:
-        endpoint = Http.of_key(f"GET {path}")
+        endpoint = HttpTemplate.of_key(f"GET {path}")
         index.meeting(endpoint.method, endpoint.segments)
         index.add(endpoint)
     return index._steps
@@ -27,10 +27,10 @@ def test_paths_that_do_not_meet_take_as_many_steps_as_there_are_paths():
 
 
 def test_paths_meet_as_their_segments_do():
-    index = PathIndex.of(Http.of_key(f"GET {path}") for path in ("/a/{}", "/{}/b", "/c/d", "/{}", "/a/x-{}"))
+    index = PathIndex.of(HttpTemplate.of_key(f"GET {path}") for path in ("/a/{}", "/{}/b", "/c/d", "/{}", "/a/x-{}"))
     for path, met in (("/a/b", [0, 1]), ("/c/d", [2]), ("/{}/{}", [0, 1, 2, 4]), ("/a/x-{}", [0, 4]), ("/q", [3])):
-        assert index.meeting("GET", Http.of_key(f"GET {path}").segments) == met
-    assert index.meeting("PUT", Http.of_key("PUT /a/b").segments) == []
+        assert index.meeting("GET", HttpTemplate.of_key(f"GET {path}").segments) == met
+    assert index.meeting("PUT", HttpTemplate.of_key("PUT /a/b").segments) == []
 
 
 def specification(folder, paths: list[str]):
@@ -49,16 +49,16 @@ def overlapping(segments: int) -> list[str]:
 @pytest.mark.parametrize("apart", [False, True])
 def test_paths_that_overlap_too_much_are_refused_with_one_message(tmp_path, apart):
     from policyengine.importers.openapi import read_openapi
-    from policyengine.importers.reconcile import fitted
+    from policyengine.importers.reconcile import reconcile
 
     paths = [f"{path}/x{i}" if apart else path for i, path in enumerate(overlapping(12))]
-    with pytest.raises(ImportProblem, match=r"more than [0-9,]+ (pairs|steps)"):
-        fitted(read_openapi(str(specification(tmp_path, paths))).operations)
+    with pytest.raises(ApiImportError, match=r"more than [0-9,]+ (pairs|steps)"):
+        reconcile(read_openapi(str(specification(tmp_path, paths))).operations)
 
 
 def test_a_key_that_stands_twice_among_many_is_named_at_once():
     text = "{" + ",".join(f'"k{i}":1' for i in range(40_000)) + ',"k39999":2}'
     begun = time.process_time()
-    with pytest.raises(ImportProblem, match="holds `k39999` twice"):
+    with pytest.raises(ApiImportError, match="holds `k39999` twice"):
         read_document("api.json", text.encode())
     assert time.process_time() - begun < 3  # it took 15 s when each key was counted

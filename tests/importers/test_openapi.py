@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from policyengine.importers import ImportProblem, Kind, read_openapi
+from policyengine.importers import ApiImportError, ApiOperationKind, read_openapi
 from tests.importers.bringing import api_of, asking, saved, spec
 
 PETS_30 = """\
@@ -68,10 +68,10 @@ def test_every_version_says_the_same_api(tmp_path, text):
     api = read_openapi(saved(tmp_path, text, "pets.yaml"))
     assert (api.name, api.notes) == ("pet_store", ())
     assert [(one.endpoint.written, one.kind, one.area, one.asks) for one in api.operations] == [
-        ("GET /v1/pets", Kind.READ, "pets", READ),
-        ("POST /v1/pets", Kind.WRITE, "pets", WRITE),
-        ("GET /v1/pets/{petId: pet}", Kind.READ, "pets", READ),
-        ("DELETE /v1/pets/{petId: pet}", Kind.DELETE, "pets", WRITE),
+        ("GET /v1/pets", ApiOperationKind.READ, "pets", READ),
+        ("POST /v1/pets", ApiOperationKind.WRITE, "pets", WRITE),
+        ("GET /v1/pets/{petId: pet}", ApiOperationKind.READ, "pets", READ),
+        ("DELETE /v1/pets/{petId: pet}", ApiOperationKind.DELETE, "pets", WRITE),
     ]
     facts = [fact.written for fact in api.operations[1].facts]
     assert facts == ["body.name: string", "body.tag: string?", "body.born: time?"]
@@ -180,17 +180,17 @@ def test_several_base_paths_are_told_and_one_can_be_named(tmp_path):
 @pytest.mark.parametrize(
     ("method", "path", "identifier", "kind"),
     [
-        ("get", "/x", "", Kind.READ),
-        ("options", "/x", "", Kind.READ),
-        ("put", "/x", "", Kind.WRITE),
-        ("patch", "/x", "", Kind.WRITE),
-        ("delete", "/x", "listThings", Kind.DELETE),
-        ("post", "/x", "purgeAll", Kind.DELETE),
-        ("post", "/x", "XDelete", Kind.DELETE),
-        ("post", "/x/{id}/terminate", "", Kind.DELETE),
-        ("get", "/x/delete", "", Kind.DELETE),
-        ("post", "/deleted-things", "", Kind.WRITE),
-        ("get", "/x", "getDropdown", Kind.READ),
+        ("get", "/x", "", ApiOperationKind.READ),
+        ("options", "/x", "", ApiOperationKind.READ),
+        ("put", "/x", "", ApiOperationKind.WRITE),
+        ("patch", "/x", "", ApiOperationKind.WRITE),
+        ("delete", "/x", "listThings", ApiOperationKind.DELETE),
+        ("post", "/x", "purgeAll", ApiOperationKind.DELETE),
+        ("post", "/x", "XDelete", ApiOperationKind.DELETE),
+        ("post", "/x/{id}/terminate", "", ApiOperationKind.DELETE),
+        ("get", "/x/delete", "", ApiOperationKind.DELETE),
+        ("post", "/deleted-things", "", ApiOperationKind.WRITE),
+        ("get", "/x", "getDropdown", ApiOperationKind.READ),
     ],
 )
 def test_the_method_sorts_and_a_word_that_breaks_things_is_stricter(tmp_path, method, path, identifier, kind):
@@ -326,7 +326,7 @@ def test_a_reference_that_leads_out_or_nowhere_is_told_and_not_followed(tmp_path
     api = api_of(folder, {"/p": body_of({"$ref": reference})}, components=components)
     assert only(api).facts == ()
     assert told in api.notes[0]
-    with pytest.raises(ImportProblem, match=re.escape(told)):
+    with pytest.raises(ApiImportError, match=re.escape(told)):
         api_of(folder, {"/p": {"$ref": reference}}, components=components)
 
 
@@ -365,7 +365,7 @@ def test_a_reference_that_leads_out_or_nowhere_is_told_and_not_followed(tmp_path
 def test_a_broken_specification_is_told_with_its_place(tmp_path, monkeypatch, document, told):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, document)
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         read_openapi("api.json")
     assert told in str(raised.value)
 

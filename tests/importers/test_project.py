@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine import Engine
-from policyengine.importers import ImportProblem, bring, read_tools
+from policyengine.importers import ApiImportError, import_policies, read_tools
 from tests.importers.bringing import (
     api_of,
     asking,
@@ -166,7 +166,7 @@ def test_facts_that_meet_and_differ_are_left_out(tmp_path):
 def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/README.md").write_text("mine")
-    with pytest.raises(ImportProblem, match=r"`.*README.md` is already there, nothing was made"):
+    with pytest.raises(ApiImportError, match=r"`.*README.md` is already there, nothing was made"):
         brought(tmp_path, SHOP)
     assert contents(tmp_path / "shop") == {"README.md": "mine"}
 
@@ -176,7 +176,7 @@ def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
     (tmp_path / "shop" / there).parent.mkdir(parents=True)
     (tmp_path / "shop" / there).write_text("mine")
     paths = {f"/wide/part{i // 10}/x{i}": {"get": {"tags": ["wide"]}} for i in range(60)}
-    with pytest.raises(ImportProblem, match="nothing was made"):
+    with pytest.raises(ApiImportError, match="nothing was made"):
         brought(tmp_path, {**SHOP, **paths})
     assert contents(tmp_path / "shop") == {there: "mine"}
     assert sorted(path.name for path in (tmp_path / "shop").iterdir()) == ["api"]
@@ -185,7 +185,7 @@ def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
 def test_nothing_is_made_among_policies_of_the_author(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/own.policy").write_text("anyone { may GET /x }\n")
-    with pytest.raises(ImportProblem, match="policies here that no import made"):
+    with pytest.raises(ApiImportError, match="policies here that no import made"):
         brought(tmp_path, SHOP)
     assert list(contents(tmp_path / "shop")) == ["own.policy"]
 
@@ -343,7 +343,7 @@ def test_a_check_writes_nothing(tmp_path):
 
 
 def test_a_check_before_the_first_import_is_told(tmp_path):
-    with pytest.raises(ImportProblem, match="nothing was imported here yet"):
+    with pytest.raises(ApiImportError, match="nothing was imported here yet"):
         brought(tmp_path, SHOP, check=True)
 
 
@@ -393,7 +393,7 @@ def test_what_is_in_the_way_is_told_and_nothing_changes(tmp_path, spoil, told):
     brought(tmp_path, SHOP)
     spoil(tmp_path / "shop")
     before = contents(tmp_path / "shop")
-    with pytest.raises(ImportProblem, match=told):
+    with pytest.raises(ApiImportError, match=told):
         brought(tmp_path, MORE)
     assert contents(tmp_path / "shop") == before
 
@@ -403,8 +403,8 @@ def test_one_folder_holds_one_kind_of_import(tmp_path):
 
     brought(tmp_path, SHOP)
     (tmp_path / "tools.json").write_text('[{"name": "x"}]')
-    with pytest.raises(ImportProblem, match="`openapi` was imported here, and this is `mcp`"):
-        bring(tmp_path / "shop", read_tools(str(tmp_path / "tools.json")), "policyengine init")
+    with pytest.raises(ApiImportError, match="`openapi` was imported here, and this is `mcp`"):
+        import_policies(tmp_path / "shop", read_tools(str(tmp_path / "tools.json")), "policyengine init")
 
 
 # ── A large one ───────────────────────────────────────────────────────────────────────────────
@@ -428,7 +428,7 @@ def large(count):
 def test_a_thousand_operations_take_seconds_and_stay_readable(tmp_path, count):
     paths, components = large(count)
     begun = time.process_time()
-    outcome = bring(tmp_path / "shop", api_of(tmp_path, paths, components=components), "policyengine init")
+    outcome = import_policies(tmp_path / "shop", api_of(tmp_path, paths, components=components), "policyengine init")
     assert len(outcome.new) == count
     assert findings(tmp_path / "shop") == []
     assert time.process_time() - begun < 10
@@ -468,5 +468,5 @@ def test_the_first_steps_name_what_stands_in_front(tmp_path):
     brought(tmp_path, SHOP)
     assert "`policyengine serve .`" in (tmp_path / "shop/README.md").read_text()
     (tmp_path / "tools.json").write_text('[{"name": "look"}]')
-    bring(tmp_path / "tools", read_tools(str(tmp_path / "tools.json"), "a'b"), "policyengine init")
+    import_policies(tmp_path / "tools", read_tools(str(tmp_path / "tools.json"), "a'b"), "policyengine init")
     assert "mcp-gateway . --server 'a'\"'\"'b' --upstream" in (tmp_path / "tools/README.md").read_text()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from policyengine.importers import ImportProblem, Kind, bring, read_tools
+from policyengine.importers import ApiImportError, ApiOperationKind, import_policies, read_tools
 from tests.importers.bringing import assert_sound
 
 pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
@@ -55,10 +55,10 @@ def summary(api):
 def test_a_command_is_asked_and_its_policy_is_sound(server, tmp_path):
     api = read_tools(shlex.join([sys.executable, str(server)]))
     assert summary(api) == [
-        ("TOOL demo_files/read_file", Kind.READ, ["args.path: string", "args.line: int?"]),
-        ("TOOL demo_files/write_file", Kind.DELETE, ["args.path: string"]),
+        ("TOOL demo_files/read_file", ApiOperationKind.READ, ["args.path: string", "args.line: int?"]),
+        ("TOOL demo_files/write_file", ApiOperationKind.DELETE, ["args.path: string"]),
     ]
-    bring(tmp_path / "p", api, "policyengine init")
+    import_policies(tmp_path / "p", api, "policyengine init")
     assert_sound(tmp_path / "p")
 
 
@@ -96,7 +96,7 @@ def wait_for(port):
     ],
 )
 def test_what_does_not_speak_mcp_is_told(source, told):
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         read_tools(source)
     assert told in str(raised.value)
 

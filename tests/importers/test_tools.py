@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine import Engine
-from policyengine.importers import ImportProblem, Kind, bring, read_tools
-from policyengine.importers.mcp_tools import is_file
+from policyengine.importers import ApiImportError, ApiOperationKind, import_policies, read_tools
+from policyengine.importers.mcp_tools import is_json_file
 from tests.importers.bringing import assert_sound
 
 NOW = datetime(2000, 6, 1, tzinfo=UTC)  # before the doors of a new project ended
@@ -21,25 +21,25 @@ def tools(folder, *listed, name="desk"):
 @pytest.mark.parametrize(
     ("name", "hints", "kind"),
     [
-        ("look", {"readOnlyHint": True}, Kind.READ),
-        ("look", {"readOnlyHint": True, "destructiveHint": False}, Kind.READ),
-        ("look", {"readOnlyHint": True, "destructiveHint": True}, Kind.DELETE),
-        ("delete_all", {"readOnlyHint": True}, Kind.DELETE),
-        ("rm", {"readOnlyHint": True}, Kind.DELETE),
-        ("shell_exec", {"readOnlyHint": True}, Kind.DELETE),
-        ("python_repl", {"readOnlyHint": True}, Kind.DELETE),
-        ("openTerminal", {"readOnlyHint": True}, Kind.DELETE),
-        ("runQuery", {"readOnlyHint": True, "destructiveHint": False}, Kind.DELETE),
-        ("truncated_run", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
-        ("prune_charms", {"readOnlyHint": True}, Kind.READ),
-        ("deleteAll", {"destructiveHint": False}, Kind.DELETE),
-        ("put", {"destructiveHint": False}, Kind.WRITE),
-        ("put", {"readOnlyHint": False, "destructiveHint": False}, Kind.WRITE),
-        ("put", {"idempotentHint": True, "openWorldHint": False}, Kind.DELETE),
-        ("put", {"readOnlyHint": "true"}, Kind.DELETE),
-        ("put", {"destructiveHint": 0}, Kind.DELETE),
-        ("put", {}, Kind.DELETE),
-        ("put", None, Kind.DELETE),
+        ("look", {"readOnlyHint": True}, ApiOperationKind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": False}, ApiOperationKind.READ),
+        ("look", {"readOnlyHint": True, "destructiveHint": True}, ApiOperationKind.DELETE),
+        ("delete_all", {"readOnlyHint": True}, ApiOperationKind.DELETE),
+        ("rm", {"readOnlyHint": True}, ApiOperationKind.DELETE),
+        ("shell_exec", {"readOnlyHint": True}, ApiOperationKind.DELETE),
+        ("python_repl", {"readOnlyHint": True}, ApiOperationKind.DELETE),
+        ("openTerminal", {"readOnlyHint": True}, ApiOperationKind.DELETE),
+        ("runQuery", {"readOnlyHint": True, "destructiveHint": False}, ApiOperationKind.DELETE),
+        ("truncated_run", {"readOnlyHint": False, "destructiveHint": False}, ApiOperationKind.WRITE),
+        ("prune_charms", {"readOnlyHint": True}, ApiOperationKind.READ),
+        ("deleteAll", {"destructiveHint": False}, ApiOperationKind.DELETE),
+        ("put", {"destructiveHint": False}, ApiOperationKind.WRITE),
+        ("put", {"readOnlyHint": False, "destructiveHint": False}, ApiOperationKind.WRITE),
+        ("put", {"idempotentHint": True, "openWorldHint": False}, ApiOperationKind.DELETE),
+        ("put", {"readOnlyHint": "true"}, ApiOperationKind.DELETE),
+        ("put", {"destructiveHint": 0}, ApiOperationKind.DELETE),
+        ("put", {}, ApiOperationKind.DELETE),
+        ("put", None, ApiOperationKind.DELETE),
     ],
 )
 def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kind):
@@ -78,7 +78,7 @@ def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
         "inputSchema": {"properties": {"a": {"type": "string"}}},
     }
     api = tools(tmp_path, harmless, {"name": "x"})
-    assert [(one.kind, one.facts) for one in api.operations] == [(Kind.DELETE, ())]
+    assert [(one.kind, one.facts) for one in api.operations] == [(ApiOperationKind.DELETE, ())]
     assert "listed twice" in api.notes[0]
 
 
@@ -98,7 +98,7 @@ def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
 def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my tools.json").write_text("[]")
-    assert is_file(source) is read
+    assert is_json_file(source) is read
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
 )
 def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
     (tmp_path / "tools.json").write_text(text)
-    with pytest.raises(ImportProblem) as raised:
+    with pytest.raises(ApiImportError) as raised:
         read_tools(str(tmp_path / "tools.json"))
     assert told in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "a\nb"])
 def test_a_server_has_a_name_that_patterns_can_say(tmp_path, name):
-    with pytest.raises(ImportProblem, match="is no name for a server"):
+    with pytest.raises(ApiImportError, match="is no name for a server"):
         tools(tmp_path, {"name": "x"}, name=name)
 
 
@@ -131,7 +131,7 @@ def test_many_tools_are_sorted_into_files_by_their_first_words(tmp_path):
         for area in ("mail", "files", "web")
         for i in range(20)
     ]
-    bring(tmp_path / "p", tools(tmp_path, *listed), "policyengine init")
+    import_policies(tmp_path / "p", tools(tmp_path, *listed), "policyengine init")
     assert sorted(path.name for path in (tmp_path / "p/tools").glob("*s.policy")) == ["files.policy"]
     assert (tmp_path / "p/tools/mail.policy").exists()
     assert_sound(tmp_path / "p")
@@ -160,13 +160,13 @@ DELETES = {
     ],
 )
 def test_a_person_who_is_asked_sees_the_arguments(tmp_path, tool, confirm):
-    bring(tmp_path / "p", tools(tmp_path, tool), "policyengine init")
+    import_policies(tmp_path / "p", tools(tmp_path, tool), "policyengine init")
     assert f"confirm by user within 15m {confirm}" in (tmp_path / "p/tools/tools.policy").read_text()
     assert_sound(tmp_path / "p")
 
 
 def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
-    bring(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
+    import_policies(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
     engine = Engine.load(tmp_path / "p", clock=lambda: NOW)
 
     def called(args, *approvals):
@@ -185,15 +185,17 @@ def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
 
 
 def test_a_description_that_changes_is_told(tmp_path):
-    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
+    import_policies(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
     again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
-    [change] = bring(tmp_path / "p", again, "policyengine init", check=True).changed
+    [change] = import_policies(tmp_path / "p", again, "policyengine init", check=True).changed
     assert (change.key, change.said) == ("TOOL desk/look", ("its description is another one",))
 
 
 def test_a_tool_that_becomes_destructive_asks_though_it_was_granted(tmp_path):
-    bring(tmp_path / "p", tools(tmp_path, {"name": "look", "annotations": {"readOnlyHint": True}}), "policyengine init")
-    outcome = bring(tmp_path / "p", tools(tmp_path, {"name": "look"}), "policyengine init")
+    import_policies(
+        tmp_path / "p", tools(tmp_path, {"name": "look", "annotations": {"readOnlyHint": True}}), "policyengine init"
+    )
+    outcome = import_policies(tmp_path / "p", tools(tmp_path, {"name": "look"}), "policyengine init")
     assert outcome.changed[0].said == ("was read, is delete",)
     assert (
         'guard "TOOL desk/look asks since import 2" on TOOL desk/look'

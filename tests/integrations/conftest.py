@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import Question
+from policyengine.engine.request_input import QuestionLike
 from policyengine.runtime.decision import Decision
 
 POLICY = """
@@ -72,13 +72,13 @@ class Watched:
     reports: list[dict[str, Any]] = field(default_factory=list)
     broken: Exception | None = None
 
-    async def decide_async(self, question: Question) -> Decision:
+    async def decide_async(self, question: QuestionLike) -> Decision:
         self.asked.append(question)
         if self.broken:
             raise self.broken
         return self.engine.decide(question)
 
-    async def evaluate_async(self, question: Question) -> Decision:
+    async def evaluate_async(self, question: QuestionLike) -> Decision:
         self.looked.append(question)
         if self.broken:
             raise self.broken

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
-from policyengine.integrations.mcp.gateway import Gateway, Upstream, http_app
+from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import UNCONFIRMED
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving
@@ -89,8 +89,8 @@ def files() -> Files:
 @pytest.fixture
 def gateway(files: Files, approving: Approving) -> Iterator[str]:
     with serving(files.server.streamable_http_app()) as upstream:
-        behind = Upstream(f"{upstream}/mcp", {}, {}, 20.0)
-        with serving(http_app(Gateway(approving.engine, "fs", approving.who, behind))) as url:
+        behind = McpUpstream(f"{upstream}/mcp", {}, {}, 20.0)
+        with serving(http_app(McpGateway(approving.engine, "fs", approving.who, behind))) as url:
             yield f"{url}/mcp"
 
 

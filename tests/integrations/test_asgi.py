@@ -19,8 +19,14 @@ from policyengine.engine import Engine
 from policyengine.integrations.asgi import DECISION, PolicyMiddleware
 from policyengine.integrations.body_needs import looks_into_bodies
 from policyengine.integrations.enforcement_point import Duties
-from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
-from policyengine.integrations.http_facts import LARGEST_BODY, asked_of, request_facts, route_path, unread_body
+from policyengine.integrations.fastapi import Policies, PolicyDeniedError, problem_details
+from policyengine.integrations.http_facts import (
+    MAX_BODY_BYTES,
+    build_http_question,
+    request_facts,
+    route_path,
+    unread_body_facts,
+)
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.structure_checks import RequestError
 from policyengine.runtime.values import Invalid
@@ -174,16 +180,16 @@ def test_there_is_no_body_where_http_1_says_nothing_of_one(
     version: str, headers: list[tuple[bytes, bytes]], size: int | None
 ) -> None:
     scope = {"type": "http", "http_version": version, "method": "POST", "path": "/x", "headers": headers}
-    asked = asked_of(scope, {}, unread_body(scope))
+    asked = build_http_question(scope, {}, unread_body_facts(scope))
     assert asked["request"].get("size") == size  # type: ignore[attr-defined]
     assert ("body" in asked.get("pending", ())) is (size != 0)  # type: ignore[operator]
 
 
 def test_what_the_application_says_itself_of_the_request_is_not_unknown() -> None:
     scope = {"type": "http", "http_version": "1.1", "path": "/x", "headers": [(b"cookie", b"a=b"), (b"host", b"h")]}
-    assert asked_of(scope, {}, {})["pending"] == ['request.headers["cookie"]', "request.ip"]
+    assert build_http_question(scope, {}, {})["pending"] == ['request.headers["cookie"]', "request.ip"]
     told = {"request": {"headers": {"cookie": "a=b"}, "ip": "10.0.0.1"}}
-    assert "pending" not in asked_of(scope, told, {})
+    assert "pending" not in build_http_question(scope, told, {})
 
 
 def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:
@@ -241,7 +247,7 @@ def test_a_stranger_whom_a_guard_stops_gets_403_for_no_credential_helps(who: Any
     assert answer.json()["gate"] == "guard"
     assert client_of(Watched(engine), who).get("/other").status_code == 401
     depends = FastAPI()
-    depends.add_exception_handler(PolicyDenied, problem_details)
+    depends.add_exception_handler(PolicyDeniedError, problem_details)
     policy = Policies(engine, identify=lambda request: who)
     depends.add_api_route("/f", lambda: {}, dependencies=[Depends(policy())])
     assert TestClient(depends).get("/f").status_code == 403
@@ -371,7 +377,7 @@ def test_a_query_that_some_servers_end_at_a_hash_is_no_question() -> None:
     scope = {"type": "http", "http_version": "1.1", "path": "/files/a", "query_string": b"x=1#&tag=a", "headers": []}
     assert isinstance(request_facts(scope)["query"], Invalid)
     with pytest.raises(RequestError, match="a `#`"):  # which the middleware denies
-        Engine.from_text(ABSENCE).decide(asked_of(scope, {}, {}))
+        Engine.from_text(ABSENCE).decide(build_http_question(scope, {}, {}))
 
 
 def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) -> None:
@@ -418,7 +424,7 @@ def test_a_body_is_read_only_where_the_policy_looks_into_it(watched: Watched) ->
     assert looks("POST", "/orders")
     assert not looks("POST", "/notes")
     assert not looks("GET", "/files/a")
-    large = b"x" * (LARGEST_BODY + 1)
+    large = b"x" * (MAX_BODY_BYTES + 1)
     assert len(client_of(watched).post("/notes", content=large).json()["body"]) == len(large)
     assert client_of(watched).post("/orders", content=large, headers=JSON).status_code == 413
 
@@ -532,7 +538,7 @@ def test_websockets_are_closed_unless_they_are_decided(watched: Watched) -> None
 def api(watched: Watched) -> TestClient:
     policy = Policies(watched, identify=lambda request: ALICE if "x-alice" in request.headers else {})
     app = FastAPI()
-    app.add_exception_handler(PolicyDenied, problem_details)
+    app.add_exception_handler(PolicyDeniedError, problem_details)
 
     @app.post("/orders")
     async def order(body: dict[str, Any], decision: Decision = Depends(policy())) -> dict[str, Any]:  # noqa: B008

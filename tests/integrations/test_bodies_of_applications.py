@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
-from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
+from policyengine.integrations.fastapi import Policies, PolicyDeniedError, problem_details
 
 POLICY = """
 language 1
@@ -56,7 +56,7 @@ def within_middleware() -> Any:
 
 def with_dependency() -> FastAPI:
     app = FastAPI(dependencies=[Depends(Policies(ENGINE, identify=lambda request: SOMEBODY)())])
-    app.add_exception_handler(PolicyDenied, problem_details)
+    app.add_exception_handler(PolicyDeniedError, problem_details)
     for path, handler in (("/json", by_json), ("/form", by_form), ("/fields", of_fields), ("/model", of_model)):
         app.add_api_route(path, handler, methods=["POST"])
     return app

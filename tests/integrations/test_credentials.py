@@ -31,11 +31,11 @@ from policyengine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.integrations.asgi import PolicyMiddleware
 from policyengine.integrations.credentials import presented
-from policyengine.integrations.fastapi import Policies, PolicyDenied, problem_details
+from policyengine.integrations.fastapi import Policies, PolicyDeniedError, problem_details
 from policyengine.integrations.mcp import fastmcp as for_fastmcp
 from policyengine.integrations.mcp import sdk
-from policyengine.reload import Reloading
-from policyengine.reload.live_engine import Current
+from policyengine.reload import ReloadableEngine
+from policyengine.reload.live_engine import LiveEngine
 from policyengine.runtime.decision import Decision
 from tests import forking
 from tests.identity import bound_world
@@ -82,7 +82,7 @@ def asgi_app(engine: Engine) -> Any:
 
 def fastapi_app(engine: Engine) -> Any:
     app, policy = FastAPI(), Policies(engine, identify=presented)
-    app.add_exception_handler(PolicyDenied, problem_details)
+    app.add_exception_handler(PolicyDeniedError, problem_details)
 
     decided = Depends(policy())
 
@@ -342,7 +342,7 @@ def test_what_only_passes_as_somebody_observes_is_told_and_passes(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))
-    current = Current(Reloading(engine))
+    current = LiveEngine(ReloadableEngine(engine))
 
     async def run() -> tuple[Decision, Decision]:
         held, ended = [{"credentials": bearer(**one)} for one in ({}, {"exp": 5, "iat": 1})]

@@ -17,7 +17,7 @@ from fastmcp.server.auth.providers.jwt import JWTVerifier, RSAKeyPair
 from fastmcp.server.providers.addressing import hashed_backend_name
 from mcp.shared.exceptions import MCPError
 
-from policyengine.integrations.mcp.fastmcp import PolicyDenied, PolicyMiddleware, always, by_token
+from policyengine.integrations.mcp.fastmcp import McpDeniedError, PolicyMiddleware, always, by_token
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
@@ -121,7 +121,7 @@ def test_a_throttled_call_says_when_to_come_again(watched: Watched) -> None:
 
 
 def test_in_this_process_a_refusal_has_its_decision(watched: Watched) -> None:
-    with pytest.raises(PolicyDenied) as caught:
+    with pytest.raises(McpDeniedError) as caught:
         asyncio.run(as_bot(watched).call_tool("refund", {"amount": 0}))
     assert caught.value.decision.outcome == "deny"
 

@@ -9,7 +9,7 @@ import pytest
 from mcp.server.auth.provider import AccessToken
 
 from policyengine import Engine
-from policyengine.integrations.token_facts import IdentityError, facts_of_token, issuers_of
+from policyengine.integrations.token_facts import TokenFactsError, get_issuers, read_token_facts
 
 POLICY = """
 language 1
@@ -28,13 +28,13 @@ def token(**given: Any) -> AccessToken:
 
 
 def test_issuers_are_known_by_their_url_unless_two_share_it() -> None:
-    assert issuers_of(Engine.from_text(POLICY)) == {ACME: "acme"}
-    assert issuers_of(object()) == {}
+    assert get_issuers(Engine.from_text(POLICY)) == {ACME: "acme"}
+    assert get_issuers(object()) == {}
 
 
 def test_a_token_names_agent_user_and_credential() -> None:
     claims = {"iss": ACME, "iat": 1_000, "client_id": "bot"}
-    facts = facts_of_token(token(subject="alice", expires_at=1_600, claims=claims), {ACME: "acme"})
+    facts = read_token_facts(token(subject="alice", expires_at=1_600, claims=claims), {ACME: "acme"})
     times = {"issued_at": datetime.fromtimestamp(1_000, UTC), "expires_at": datetime.fromtimestamp(1_600, UTC)}
     assert facts == {
         "agent": {"id": "bot", "issuer": "acme"},
@@ -49,7 +49,7 @@ TASK = {"id": "t-1", "tools": ["fs/read"], "entities": [{"type": "doc", "id": "7
 @pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
 def test_the_task_of_a_token_bounds_it(act: Any) -> None:
     claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": {**TASK, "issued_at": 900}, **act}
-    facts = facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+    facts = read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
     assert facts["task"] == {**TASK, "issued_at": datetime.fromtimestamp(900, UTC)}
 
 
@@ -57,20 +57,20 @@ def test_the_task_of_a_token_bounds_it(act: Any) -> None:
 @pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
 def test_a_token_whose_task_cannot_be_read_is_nobody(task: object, act: Any) -> None:
     claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": task, **act}
-    with pytest.raises(IdentityError, match=r"task|tools|entities"):
-        facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+    with pytest.raises(TokenFactsError, match=r"task|tools|entities"):
+        read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
 
 
 @pytest.mark.parametrize("subject", [None, "bot"])
 def test_an_agent_alone_serves_nobody(subject: str | None) -> None:
     claims = {"iss": ACME, "client_id": "bot"}
-    assert "user" not in facts_of_token(token(subject=subject, claims=claims), {ACME: "acme"})
+    assert "user" not in read_token_facts(token(subject=subject, claims=claims), {ACME: "acme"})
 
 
 def test_a_chain_of_delegation_is_read_as_it_is_everywhere() -> None:
     act = {"sub": "bot", "act": {"sub": "planner", "iat": 900}}
     claims = {"iss": ACME, "iat": 1_000, "sub": "alice", "act": act}
-    facts = facts_of_token(token(subject="alice", claims=claims), {ACME: "acme"})
+    facts = read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
     assert (facts["agent"], facts["user"]) == ({"id": "bot", "issuer": "acme"}, {"id": "alice"})
     hop = {"agent": "planner", "issuer": "acme", "issued_at": datetime.fromtimestamp(900, UTC)}
     assert facts["chain"] == {"hops": [hop]}
@@ -80,7 +80,7 @@ def test_a_chain_of_delegation_is_read_as_it_is_everywhere() -> None:
 
 
 def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
-    assert facts_of_token(token(), {}, "acme")["agent"] == {"id": "bot", "issuer": "acme"}
+    assert read_token_facts(token(), {}, "acme")["agent"] == {"id": "bot", "issuer": "acme"}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
     ],
 )
 def test_what_would_have_to_be_guessed_is_refused(given: dict[str, Any], why: str) -> None:
-    with pytest.raises(IdentityError, match=why):
-        facts_of_token(token(**given), {ACME: "acme"})
+    with pytest.raises(TokenFactsError, match=why):
+        read_token_facts(token(**given), {ACME: "acme"})
 
 
 def test_the_word_for_tokens_without_an_issuer_never_stands_for_one_that_names_another() -> None:
-    with pytest.raises(IdentityError):
-        facts_of_token(token(claims={"iss": "https://evil.example", "client_id": "bot"}), {ACME: "acme"}, "acme")
+    with pytest.raises(TokenFactsError):
+        read_token_facts(token(claims={"iss": "https://evil.example", "client_id": "bot"}), {ACME: "acme"}, "acme")

@@ -24,9 +24,15 @@ from mcp_types import ElicitResult
 
 from policyengine.cli import main
 from policyengine.integrations.mcp import gateway as mcp_gateway
-from policyengine.integrations.mcp.gateway import Gateway, Upstream, facts_of_words, from_headers, http_app
+from policyengine.integrations.mcp.gateway import (
+    McpGateway,
+    McpUpstream,
+    http_app,
+    identify_by_headers,
+    parse_caller_facts,
+)
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.relay import GONE
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.sessions import SessionTable
 from tests import forking
@@ -133,7 +139,7 @@ def url(behind: Behind, watched: Watched) -> Iterator[str]:
 
 def app_of(watched: Watched, upstream: str, limit: float = 20.0, **options: Any) -> Any:
     who = options.pop("identify", always(BOT))
-    return http_app(Gateway(watched, "billing", who, Upstream(upstream, {}, {}, limit)))
+    return http_app(McpGateway(watched, "billing", who, McpUpstream(upstream, {}, {}, limit)))
 
 
 def talk(target: Any, work: Callable[[Client], Awaitable[Any]], **options: Any) -> Any:
@@ -233,7 +239,7 @@ def test_an_upstream_that_is_down_is_a_clear_error(watched: Watched) -> None:
         pytest.raises((MCPError, BaseExceptionGroup)) as caught,
     ):
         talk(f"{gateway}/mcp", lambda client: client.list_tools())
-    assert str(innermost(caught.value)) == GONE
+    assert str(innermost(caught.value)) == UPSTREAM_GONE
 
 
 def test_a_server_of_fastmcp_behind_it_and_its_client_in_front(watched: Watched) -> None:
@@ -270,7 +276,7 @@ def test_headers_of_a_trusted_caller_say_who_asks(behind: Behind, watched: Watch
     from mcp.client.streamable_http import streamable_http_client
 
     said = {"issuer": "acme", "user": "alice"}
-    who = from_headers({"agent": "x-agent"}, lambda found: facts_of_words({**said, **found}))
+    who = identify_by_headers({"agent": "x-agent"}, lambda found: parse_caller_facts({**said, **found}))
 
     async def tools(url: str, headers: list[tuple[str, str]]) -> list[str]:
         http = httpx2.AsyncClient(headers=headers, trust_env=False)
@@ -306,7 +312,7 @@ def test_who_opens_many_sessions_ends_his_own(
 
     monkeypatch.setattr(mcp_gateway, "SessionTable", partial(SessionTable, most=3))
     said = {"issuer": "acme", "user": "alice"}
-    who = from_headers({"agent": "x-agent"}, lambda found: facts_of_words({**said, **found}))
+    who = identify_by_headers({"agent": "x-agent"}, lambda found: parse_caller_facts({**said, **found}))
 
     async def run(url: str) -> tuple[Any, list[int], int]:
         other = {"x-agent": "other", "accept": "application/json, text/event-stream"}
@@ -344,7 +350,7 @@ def test_other_sites_and_made_up_sessions_get_nowhere(url: str, headers: dict[st
 
 def test_a_name_that_is_allowed_is_answered(behind: Behind, watched: Watched) -> None:
     with serving(behind) as upstream:
-        gateway = Gateway(watched, "billing", always(BOT), Upstream(f"{upstream}/mcp", {}, {}, 20.0))
+        gateway = McpGateway(watched, "billing", always(BOT), McpUpstream(f"{upstream}/mcp", {}, {}, 20.0))
         with serving(http_app(gateway, ["mcp.example"])) as url:
             named = {"host": "mcp.example", "mcp-session-id": "x"}
             assert httpx.post(f"{url}/mcp", json={}, headers=named).status_code == 404
@@ -391,7 +397,7 @@ def test_a_command_that_cannot_be_started_is_a_clear_error(files: Path) -> None:
     (files / "server.py").unlink()
     with pytest.raises((MCPError, BaseExceptionGroup)) as caught:
         talk(over_stdio(files), lambda client: client.list_tools())
-    assert str(innermost(caught.value)) == GONE
+    assert str(innermost(caught.value)) == UPSTREAM_GONE
 
 
 @pytest.mark.parametrize("said", ["", INITIALIZE])
@@ -404,13 +410,13 @@ def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> Non
 
 def test_who_sees_nothing_at_all_is_told_why(files: Path, watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
-    upstream = Upstream(f"{sys.executable} {files / 'server.py'}", {}, {}, 20.0)
+    upstream = McpUpstream(f"{sys.executable} {files / 'server.py'}", {}, {}, 20.0)
 
     async def run(client: Client) -> None:
         for _ in range(2):
             assert (await client.list_tools()).tools == []
 
-    with serving(http_app(Gateway(watched, "billing", always(mistaken), upstream))) as url:
+    with serving(http_app(McpGateway(watched, "billing", always(mistaken), upstream))) as url:
         talk(f"{url}/mcp", run)
     assert [one for one in caplog.messages if "sees none" in one] == [
         'agent "bto" sees none of the tools of server "billing": the first, "add", is denied: '

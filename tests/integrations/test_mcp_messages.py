@@ -20,8 +20,8 @@ from mcp.server.stdio import stdio_server
 
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
-from policyengine.integrations.mcp.gateway import Gateway, Lines, RawMessages, Upstream, http_app
-from policyengine.integrations.mcp.messages import AmbiguousMessage, params_elsewhere, params_here
+from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, StdioLines, StdioMessageReader, http_app
+from policyengine.integrations.mcp.messages import AmbiguousMessageError, check_local_params, check_upstream_params
 from policyengine.runtime.values import Invalid
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.serving import serving
@@ -42,11 +42,11 @@ def call(params: str, more: str = "") -> str:
 
 
 def here(message: str) -> Any:
-    return params_here(json.loads(message)["params"], message.encode())
+    return check_local_params(json.loads(message)["params"], message.encode())
 
 
 def elsewhere(message: str) -> Any:
-    return params_elsewhere(json.loads(message)["params"], message)
+    return check_upstream_params(json.loads(message)["params"], message)
 
 
 @pytest.mark.parametrize("read", [here, elsewhere])
@@ -71,7 +71,7 @@ def test_an_argument_whose_name_is_repeated_has_no_value(read: Any) -> None:
     ],
 )
 def test_a_message_that_repeats_what_it_asks_for_is_refused(read: Any, message: str) -> None:
-    with pytest.raises(AmbiguousMessage, match="a duplicate key"):
+    with pytest.raises(AmbiguousMessageError, match="a duplicate key"):
         read(message)
 
 
@@ -88,7 +88,7 @@ def test_a_message_that_repeats_what_it_asks_for_is_refused(read: Any, message: 
     ],
 )
 def test_a_name_that_some_servers_take_for_one_that_counts_is_refused_on_the_way_to_them(message: str) -> None:
-    with pytest.raises(AmbiguousMessage):
+    with pytest.raises(AmbiguousMessageError):
         elsewhere(message)
 
 
@@ -98,13 +98,18 @@ def test_arguments_that_some_servers_read_otherwise_have_no_value_on_the_way_to_
 
 
 def test_without_the_message_what_was_parsed_is_looked_at() -> None:
-    assert params_here({"name": "a", "arguments": {"x": 1}}, None) == {"name": "a", "arguments": {"x": 1}}
-    assert isinstance(params_elsewhere({"name": "a", "arguments": {"x": 1, "X": 2}}, None)["arguments"]["x"], Invalid)
+    assert check_local_params({"name": "a", "arguments": {"x": 1}}, None) == {"name": "a", "arguments": {"x": 1}}
+    assert isinstance(
+        check_upstream_params({"name": "a", "arguments": {"x": 1, "X": 2}}, None)["arguments"]["x"], Invalid
+    )
 
 
 def test_a_call_that_a_server_makes_itself_is_not_the_one_that_came() -> None:
     asked = call('{"name": "outer", "arguments": {"x": 1, "x": 2}}').encode()
-    assert params_here({"name": "inner", "arguments": {"x": 2}}, asked) == {"name": "inner", "arguments": {"x": 2}}
+    assert check_local_params({"name": "inner", "arguments": {"x": 2}}, asked) == {
+        "name": "inner",
+        "arguments": {"x": 2},
+    }
 
 
 # ── Through each door ─────────────────────────────────────────────────────────────────────────
@@ -138,7 +143,7 @@ def door(request: pytest.FixtureRequest, watched: Watched) -> Iterator[httpx.Cli
                 yield client
         case _:
             with serving(with_tools(MCPServer("behind")).streamable_http_app()) as upstream:
-                gateway = Gateway(watched, "billing", sdk.always(BOT), Upstream(f"{upstream}/mcp", {}, {}, 20.0))
+                gateway = McpGateway(watched, "billing", sdk.always(BOT), McpUpstream(f"{upstream}/mcp", {}, {}, 20.0))
                 with serving(http_app(gateway)) as url, session(url) as client:
                     yield client
 
@@ -196,14 +201,14 @@ def test_over_stdio_a_repeated_argument_opens_nothing(tmp_path: Path, watched: W
     ]
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "in").write_text("".join(f"{one}\n" for one in (HELLO, SHOOK, "no message", *calls)))
-    upstream = Upstream(f"{sys.executable} {tmp_path / 'server.py'}", {}, {}, 20.0)
+    upstream = McpUpstream(f"{sys.executable} {tmp_path / 'server.py'}", {}, {}, 20.0)
 
     async def run() -> None:
         with (tmp_path / "in").open() as given, (tmp_path / "out").open("w") as told:
-            lines = Lines(given)
+            lines = StdioLines(given)
             async with stdio_server(lines, anyio.wrap_file(told)) as (client, to_client), client, to_client:
-                await Gateway(watched, "billing", sdk.always(BOT), upstream).session(
-                    Lasting(RawMessages(client, lines), tmp_path / "out"), to_client
+                await McpGateway(watched, "billing", sdk.always(BOT), upstream).session(
+                    Lasting(StdioMessageReader(client, lines), tmp_path / "out"), to_client
                 )
 
     asyncio.run(asyncio.wait_for(run(), 30))
@@ -217,7 +222,7 @@ def test_over_stdio_a_repeated_argument_opens_nothing(tmp_path: Path, watched: W
 class Lasting:
     """A client that is there until it has all its answers."""
 
-    messages: RawMessages
+    messages: StdioMessageReader
     told: Path
 
     async def receive(self) -> Any:

@@ -23,12 +23,12 @@ from policyengine.engine import Engine
 from policyengine.integrations.enforcement_point import Duties
 from policyengine.integrations.mcp.methods import (
     DENIED,
-    LISTS,
+    LIST_METHODS,
     METHOD_NOT_FOUND,
     THROTTLED,
     UNCONFIRMED,
-    question,
-    visible,
+    build_mcp_question,
+    filter_visible,
 )
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, always, by_token
 from tests.integrations.conftest import BOT, Clock, Watched
@@ -122,7 +122,7 @@ def test_of_the_http_request_nothing_is_known_but_what_the_application_says() ->
     engine = Engine.from_text(HTTP_FACTS)
 
     def allowed(tool: str, facts: dict[str, Any]) -> bool:
-        return engine.evaluate(question("tools/call", {"name": tool}, "billing", facts)).allowed
+        return engine.evaluate(build_mcp_question("tools/call", {"name": tool}, "billing", facts)).allowed
 
     whole = {"headers": {}, "query": {}, "host": None, "ip": None, "size": 0}
     assert not allowed("add", {})
@@ -130,12 +130,12 @@ def test_of_the_http_request_nothing_is_known_but_what_the_application_says() ->
     assert allowed("add", {"request": {"headers": {}}})
     assert not allowed("busy", {"request": {"headers": {}}})
     assert allowed("busy", {"request": {"size": 3}})
-    assert "pending" not in question("tools/call", {"name": "add"}, "billing", {"request": whole})
+    assert "pending" not in build_mcp_question("tools/call", {"name": "add"}, "billing", {"request": whole})
 
 
 def test_a_list_shows_no_tool_that_only_facts_of_the_request_could_open() -> None:
     engine = Engine.from_text(HTTP_FACTS)
-    found = asyncio.run(visible(engine, LISTS["tools/list"], [0, 1], ["add", "busy"], "billing", {}))
+    found = asyncio.run(filter_visible(engine, LIST_METHODS["tools/list"], [0, 1], ["add", "busy"], "billing", {}))
     assert found == []
 
 

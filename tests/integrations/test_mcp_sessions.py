@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, owner_of
+from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, session_owner
 
 
 class Held:
@@ -78,4 +78,4 @@ def test_what_was_ended_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture
     ],
 )
 def test_a_session_is_of_whom_credentials_prove_and_else_of_nobody(facts: object, owner: tuple[str, ...]) -> None:
-    assert owner_of(facts) == owner  # type: ignore[arg-type]
+    assert session_owner(facts) == owner  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from mcp.shared.uri_template import UriTemplate
 from policyengine.engine import Engine
 from policyengine.integrations.mcp import fastmcp, sdk
 from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
-from policyengine.runtime.paths import Malformed
+from policyengine.runtime.paths import MalformedPath
 
 POLICY = """
 language 1
@@ -142,7 +142,7 @@ def test_a_uri_is_compared_in_one_spelling(uri: str, spelling: str) -> None:
     ],
 )  # fmt: skip
 def test_a_uri_that_servers_could_read_differently_is_malformed(uri: str) -> None:
-    assert isinstance(canonical_uri(uri), Malformed)
+    assert isinstance(canonical_uri(uri), MalformedPath)
 
 
 def test_what_is_written_is_its_own_spelling() -> None:
@@ -162,7 +162,7 @@ def test_what_is_written_is_its_own_spelling() -> None:
 )  # fmt: skip
 def test_a_template_keeps_its_expressions(template: str, spelling: str | None) -> None:
     found = canonical_template(template)
-    assert isinstance(found, Malformed) if spelling is None else found == spelling
+    assert isinstance(found, MalformedPath) if spelling is None else found == spelling
 
 
 # ── As templates read them ────────────────────────────────────────────────────────────────────
@@ -183,7 +183,7 @@ def check_paths_read(seed: int, number: int) -> int:
     for _ in range(number):
         uri = "notes://" + "".join(random.choices(PIECES, k=random.randint(1, 7)))
         spelling = canonical_uri(uri)
-        if isinstance(spelling, Malformed) or "?" in uri:
+        if isinstance(spelling, MalformedPath) or "?" in uri:
             continue
         for template in (TEMPLATE, "notes://{box}"):
             for captured in readings(uri, template):
@@ -198,7 +198,7 @@ def check_queries_read(seed: int, number: int) -> int:
     for _ in range(number):
         uri = "notes://box?q=" + "".join(random.choices(PIECES, k=random.randint(1, 6)))
         spelling = canonical_uri(uri)
-        if isinstance(spelling, Malformed):
+        if isinstance(spelling, MalformedPath):
             continue
         for captured in readings(uri, "notes://box{?q}"):
             assert unquote(spelling.partition("?q=")[2].partition("&")[0]) == captured["q"], uri

@@ -8,7 +8,15 @@ from fractions import Fraction
 from math import ceil, floor
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
+from policyengine.runtime.limits import (
+    MICRO,
+    BudgetCharge,
+    Charge,
+    ChargeResult,
+    ConcurrencyCharge,
+    LimitState,
+    RateCharge,
+)
 
 Where = tuple[str, tuple[str, ...]]
 COVERED = -1  # as the cost of a rate: it was paid before, and needs no room
@@ -39,7 +47,7 @@ class PlainStore:
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self.spent & set(approvals))
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         now = max(self.clock, now)
         self.clock = self.clock if peek else now
         if self.spent & set(effects.spends):
@@ -52,44 +60,48 @@ class PlainStore:
             for charge, fit, taken in zip(charges, fits, takes, strict=True)
         )
         if peek:
-            return Settled(standings, now)
+            return ChargeResult(standings, now)
         if effects.denied or not all(fits):
             for charge in charges:
-                if isinstance(charge, Take):
+                if isinstance(charge, RateCharge):
                     self.deny(charge, now)
-            return Settled(standings, now)
+            return ChargeResult(standings, now)
         for charge, taken in zip(charges, takes, strict=True):
             if taken:
                 self.charge(charge, now, decision)
         self.receipts(effects, now)
         self.spent |= set(effects.spends)
-        lasting = [one.lease if isinstance(one, Hold) else one.within for one in charges if not isinstance(one, Take)]
+        lasting = [
+            one.lease if isinstance(one, ConcurrencyCharge) else one.within
+            for one in charges
+            if not isinstance(one, RateCharge)
+        ]
         if lasting and not effects.opens:
             self.ends[decision] = now + max(lasting)
-        return Settled(standings, now)
+        return ChargeResult(standings, now)
 
     # ── Confirms ──────────────────────────────────────────────────────────────────────────────
 
     def rest(self, charge: Charge, effects: Effects, now: int) -> Charge:
         """What of it is still to be taken: of a rate that was paid in full, nothing."""
         tokens, until = self.paid.get(((charge.rule, charge.key), effects.confirms), (0, 0))
-        if not isinstance(charge, Take) or not effects.confirms or until <= now:
+        if not isinstance(charge, RateCharge) or not effects.confirms or until <= now:
             return charge
         return charge._replace(cost=charge.cost - tokens if charge.cost > tokens else COVERED)
 
     def covers(self, charge: Charge) -> bool:
-        return isinstance(charge, Take) and charge.cost == COVERED
+        return isinstance(charge, RateCharge) and charge.cost == COVERED
 
     def taken_by(self, effects: Effects, charge: Charge) -> bool:
         """A confirm takes of rates alone."""
-        return isinstance(charge, Take) or not effects.opens
+        return isinstance(charge, RateCharge) or not effects.opens
 
     def receipts(self, effects: Effects, now: int) -> None:
         day = 86_400 * MICRO
         lasts = max((int((one.within or 86_400) * MICRO) for one in effects.opens), default=0) + day
         for one in effects.limits:
             where = (one.charge.rule, one.charge.key), effects.confirms
-            if not isinstance(one.charge, Take) or not effects.confirms:
+            if not isinstance(one.charge, RateCharge) or not effects.confirms:
                 continue
             tokens, until = self.paid.get(where, (0, 0))
             if not effects.opens:
@@ -97,7 +109,7 @@ class PlainStore:
             elif one.charge.cost > (tokens if until > now else 0):
                 self.paid[where] = one.charge.cost, max(now + min(lasts, 31 * day), self.full_at(one.charge))
 
-    def full_at(self, charge: Take) -> int:
+    def full_at(self, charge: RateCharge) -> int:
         """When nothing is missing of a rate any more, and no clamp goes on."""
         level = self.levels[charge.rule, charge.key]
         return max(level.at + ceil(level.tokens / level.back), *level.until.values(), 0) * charge.tick
@@ -116,7 +128,7 @@ class PlainStore:
 
     # ── Rates ─────────────────────────────────────────────────────────────────────────────────
 
-    def level(self, charge: Take, now: int) -> Level:
+    def level(self, charge: RateCharge, now: int) -> Level:
         """As it is now, with the clamps that go on after this request."""
         known = self.levels.get((charge.rule, charge.key), Level(Fraction(0), 0, Fraction(0)))
         tick = now // charge.tick
@@ -124,13 +136,13 @@ class PlainStore:
         until = {n: max(known.until.get(n, 0), tick + c.lasts if c.lasts else 0) for n, c in enumerate(charge.clamps)}
         return Level(tokens, tick, known.back, until)
 
-    def pace(self, charge: Take, level: Level) -> tuple[int, Fraction]:
+    def pace(self, charge: RateCharge, level: Level) -> tuple[int, Fraction]:
         """The most at once, and how many tokens come back in a tick: as tight as the tightest clamp."""
         acting = [c.flow for n, c in enumerate(charge.clamps) if c.acts or level.at < level.until[n]]
         flows = [charge.flow, *acting]
         return min(flow.most for flow in flows), min(Fraction(flow.drain, charge.token) for flow in flows)
 
-    def deny(self, charge: Take, now: int) -> None:
+    def deny(self, charge: RateCharge, now: int) -> None:
         level, where = self.level(charge, now), (charge.rule, charge.key)
         most, back = self.pace(charge, level)
         if charge.counts and not self.covers(charge):
@@ -150,70 +162,70 @@ class PlainStore:
 
     def room(self, charge: Charge, now: int) -> bool:
         match charge:
-            case Take():
+            case RateCharge():
                 level = self.level(charge, now)
                 return level.tokens + charge.cost <= self.pace(charge, level)[0]
-            case Add():
+            case BudgetCharge():
                 others = [one for one in self.window(charge, now) if charge.value is None or one[2] != charge.value]
                 return sum(one[1] for one in others) + charge.amount <= charge.bound
-            case Hold():
+            case ConcurrencyCharge():
                 return len(self.places(charge, now)) < charge.most
 
     def charge(self, charge: Charge, now: int, decision: str) -> None:
         where = charge.rule, charge.key
         match charge:
-            case Take():
+            case RateCharge():
                 level = self.level(charge, now)
                 _, back = self.pace(charge, level)
                 if self.covers(charge):
                     return self.latch(where, level, back)
                 self.levels[where] = Level(level.tokens + charge.cost, level.at, back, level.until)
-            case Add():
+            case BudgetCharge():
                 window = self.window(charge, now)
                 others = [one for one in window if charge.value is None or one[2] != charge.value]
                 whose = decision if others == window else "several"
                 self.added[where] = [*others, (now, charge.amount, charge.value, whose)]
-            case Hold():
+            case ConcurrencyCharge():
                 self.held[where] = [*self.places(charge, now), (now + charge.lease, decision)]
 
-    def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool) -> Standing:
+    def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool) -> LimitState:
         """How it stands after the request: with what it took, where all of it was taken."""
         retry = 0 if fits else self.retry(charge, now)
         match charge:
-            case Take():
+            case RateCharge():
                 level = self.level(charge, now)
                 most, back = self.pace(charge, level)
                 tokens = level.tokens + (charge.cost if taken and not self.covers(charge) else 0)
                 reset = ceil(tokens / back) * charge.tick
                 base = Fraction(charge.flow.drain, charge.token)
-                return Standing(fits, most, max(0, floor(most - tokens)), reset, retry, float(back / base))
-            case Add():
+                return LimitState(fits, most, max(0, floor(most - tokens)), reset, retry, float(back / base))
+            case BudgetCharge():
                 window = self.window(charge, now)
                 if taken:
                     window = [*[one for one in window if charge.value is None or one[2] != charge.value],
                               (now, charge.amount, charge.value, "")]  # fmt: skip
                 left = max(0, charge.bound - sum(one[1] for one in window)) // MICRO
                 reset = max((one[0] for one in window), default=now - charge.within) + charge.within - now
-                return Standing(fits, charge.bound // MICRO, left, reset, retry)
-            case Hold():
+                return LimitState(fits, charge.bound // MICRO, left, reset, retry)
+            case ConcurrencyCharge():
                 ends = [until for until, _ in self.places(charge, now)] + [now + charge.lease] * taken
-                return Standing(fits, charge.most, charge.most - len(ends), max(ends, default=now) - now, retry)
+                return LimitState(fits, charge.most, charge.most - len(ends), max(ends, default=now) - now, retry)
 
     def retry(self, charge: Charge, now: int) -> int | None:
         match charge:
-            case Take():
+            case RateCharge():
                 level = self.level(charge, now)
                 most, back = self.pace(charge, level)
                 missing = level.tokens + charge.cost - most
                 return None if charge.cost > most else ceil(missing / back) * charge.tick
-            case Add():
+            case BudgetCharge():
                 ends = sorted(one[0] + charge.within for one in self.window(charge, now))
                 return next((end - now for end in ends if self.room(charge, end)), None)
-            case Hold():
+            case ConcurrencyCharge():
                 return min(until for until, _ in self.places(charge, now)) - now
 
-    def window(self, charge: Add, now: int) -> list[tuple[int, int, str | None, str]]:
+    def window(self, charge: BudgetCharge, now: int) -> list[tuple[int, int, str | None, str]]:
         return [one for one in self.added.get((charge.rule, charge.key), []) if one[0] > now - charge.within]
 
-    def places(self, charge: Hold, now: int) -> list[tuple[int, str]]:
+    def places(self, charge: ConcurrencyCharge, now: int) -> list[tuple[int, str]]:
         return [one for one in self.held.get((charge.rule, charge.key), []) if one[0] > now]

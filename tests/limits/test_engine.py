@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
@@ -47,7 +47,7 @@ RULES = (
     'budget "count" per (user.id, body.to) on POST /pay { count <= 2 within 10s  distinct body.amount <= 3 within 1m }',
     'guard "small" on POST /pay { deny when body.amount > 150   confirm by role boss when body.amount == 100 }',
 )  # fmt: skip
-ROWS = Directory([row("user ann", {"plan": "free", "quota": 6}), row("user bob", {"plan": "team", "quota": 40})])
+ROWS = EntityStore([row("user ann", {"plan": "free", "quota": 6}), row("user bob", {"plan": "team", "quota": 40})])
 
 
 class Clock:

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from policyengine.runtime.decision import Effects, OpenedApproval
-from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Meter, Take, unit_of
+from policyengine.runtime.limits import (
+    MICRO,
+    BudgetCharge,
+    Charge,
+    ClampCharge,
+    ConcurrencyCharge,
+    LimitCharge,
+    RateCharge,
+    SteadyRate,
+    rate_unit,
+)
 from policyengine.stores.memory.store import MemoryStore
 from tests.limits.plain import PlainStore
 from tests.stores.conftest import ANY_SKEW
@@ -21,15 +31,15 @@ KEYS = st.sampled_from([("a",), ("b",), ("a", "b")])
 CONFIRMS = st.sampled_from([(), ("v",), ("v",), ("v", "w")])
 
 
-def takes(key: tuple[str, ...], cost: int, acts: bool, lasts: int, raised: bool) -> dict[str, Take]:
+def takes(key: tuple[str, ...], cost: int, acts: bool, lasts: int, raised: bool) -> dict[str, RateCharge]:
     """One charge of each kind of rate: plain, counting denials, with a clamp, with paces of their own."""
-    plain, both = unit_of(((7, 3 * SECOND),)), unit_of(((5, 2 * SECOND), (1, 20 * SECOND)))
-    slow = Clamped(both.flow(1, 20 * SECOND, 1), acts, lasts if acts else 0)
+    plain, both = rate_unit(((7, 3 * SECOND),)), rate_unit(((5, 2 * SECOND), (1, 20 * SECOND)))
+    slow = ClampCharge(both.flow(1, 20 * SECOND, 1), acts, lasts if acts else 0)
     return {
-        "plain": Take("plain", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick),
-        "counts": Take("counts", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick, (), True),
-        "clamped": Take("clamped", key, cost, both.flow(5, 2 * SECOND, 5), *both, (slow,), False, False),
-        "raised": Take("raised", key, cost, both.flow(5, 2 * SECOND, 9 if raised else 3), *both, (), True, False),
+        "plain": RateCharge("plain", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick),
+        "counts": RateCharge("counts", key, cost, plain.flow(7, 3 * SECOND, 4), plain.token, plain.tick, (), True),
+        "clamped": RateCharge("clamped", key, cost, both.flow(5, 2 * SECOND, 5), *both, (slow,), False, False),
+        "raised": RateCharge("raised", key, cost, both.flow(5, 2 * SECOND, 9 if raised else 3), *both, (), True, False),
     }
 
 
@@ -40,9 +50,9 @@ def charges(draw: st.DrawFn) -> tuple[Charge, ...]:
     some = takes(key, draw(st.integers(0, 6)), draw(st.booleans()), lasts, draw(st.booleans()))
     every: dict[str, Charge] = {
         **some,
-        "sum": Add("sum", key, 20 * MICRO, 3 * SECOND, draw(st.integers(0, 21)) * MICRO // 2),
-        "distinct": Add("distinct", key, 2 * MICRO, SECOND, value=draw(st.sampled_from(["x", "y", "z"]))),
-        "hold": Hold("hold", key, 2, 3 * SECOND),
+        "sum": BudgetCharge("sum", key, 20 * MICRO, 3 * SECOND, draw(st.integers(0, 21)) * MICRO // 2),
+        "distinct": BudgetCharge("distinct", key, 2 * MICRO, SECOND, value=draw(st.sampled_from(["x", "y", "z"]))),
+        "hold": ConcurrencyCharge("hold", key, 2, 3 * SECOND),
     }
     return tuple(every[name] for name in draw(st.lists(st.sampled_from(sorted(every)), unique=True, max_size=4)))
 
@@ -71,10 +81,10 @@ class Stores(RuleBasedStateMachine):
         peek: bool,
     ) -> None:
         self.decisions += 1
-        limits = tuple(Limited(one, one.rule, "x:1", one.rule) for one in asked)
+        limits = tuple(LimitCharge(one, one.rule, "x:1", one.rule) for one in asked)
         opened = (OpenedApproval("r", "v", "role x", 1, within, "please"),) if opens and not spends else ()
         if denied:
-            limits = tuple(one for one in limits if isinstance(one.charge, Take) and one.charge.counts)
+            limits = tuple(one for one in limits if isinstance(one.charge, RateCharge) and one.charge.counts)
             effects = Effects(limits=limits, denied=bool(limits))
         else:
             effects = Effects(tuple(spends), opened, limits, confirms=confirms)
@@ -124,8 +134,8 @@ def test_what_is_taken_at_once_is_what_a_step_takes() -> None:
     store, plain, now = MemoryStore(), PlainStore(), START
     one = takes(("a",), 1, False, 0, False)["plain"]
     other = one._replace(rule="other", key=("a", "b"))
-    limited = [Limited(charge, charge.rule, "x:1", charge.rule) for charge in (one, other)]
-    meters = tuple(map(Meter, limited))
+    limited = [LimitCharge(charge, charge.rule, "x:1", charge.rule) for charge in (one, other)]
+    meters = tuple(map(SteadyRate, limited))
     taking = store.taking(meters)
     for number, pause in enumerate([0, 0, 0, 0, 0, 1, 300_000, 200_000, 5, 9 * SECOND, 0, 0] * 5):
         now += pause

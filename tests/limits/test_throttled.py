@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from policyengine.compiler.charging import MOST_CALLERS, Charged, charged
 from policyengine.engine import Engine
-from policyengine.runtime import apply_limits
-from policyengine.runtime.apply_limits import settled
+from policyengine.runtime import apply_limits as limits_module
+from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects, Obligation, Outcome
-from policyengine.runtime.limits import Limited, Meter, Settled
+from policyengine.runtime.limits import ChargeResult, LimitCharge, SteadyRate
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
@@ -23,7 +23,7 @@ from tests.spec.deciding import NOW
 from tests.stores.charges import SECOND, START, asks, rate
 
 METERS = tuple(
-    Meter(Limited(rate(count, within, burst, rule=f"{count}/{within}"), f"{count}", "p:1", "words"))
+    SteadyRate(LimitCharge(rate(count, within, burst, rule=f"{count}/{within}"), f"{count}", "p:1", "words"))
     for count, within, burst in ((3, SECOND, None), (5, 7 * SECOND, 2), (60, 3_600 * SECOND, 4))
 )
 ASKED = st.lists(
@@ -101,27 +101,27 @@ def test_a_refusal_tells_its_own_rule_and_its_own_wait() -> None:
 
 
 def test_what_is_said_is_forgotten_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply_limits, "MOST_SAID", 3)
-    apply_limits._said.clear()
+    monkeypatch.setattr(limits_module, "MAX_CACHED_THROTTLES", 3)
+    limits_module._throttle_cache.clear()
     limit = asks(rate()).limits
     for wait in range(20):
         told = MemoryStore().commit(Effects(limits=limit), "", START)
         assert told is not None
         [stands] = told.standings
         refused = stands._replace(admitted=False, retry=wait * 1_000)
-        settled(Decision.of(Outcome.ALLOW), limit, (refused,))
-        assert len(apply_limits._said) <= 3
+        apply_limits(Decision.of(Outcome.ALLOW), limit, (refused,))
+        assert len(limits_module._throttle_cache) <= 3
 
 
 def test_an_answer_that_is_gone_is_not_taken_for_one_that_came_to_its_place() -> None:
     """Each is made and gone at once, so that numbers of objects are used again."""
     limit = asks(rate()).limits
     told = MemoryStore().commit(Effects(limits=limit), "", START)
-    assert isinstance(told, Settled)
+    assert isinstance(told, ChargeResult)
     refused = (told.standings[0]._replace(admitted=False, retry=1_000),)
     for number in range(3_000):
         duty = Obligation("audit", (f"{number}",), "g", "p:1")
-        said = settled(Decision.of(Outcome.ALLOW, obligations=(duty,)), limit, refused)
+        said = apply_limits(Decision.of(Outcome.ALLOW, obligations=(duty,)), limit, refused)
         assert said.obligations == (duty,)
 
 

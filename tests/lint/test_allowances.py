@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policyengine.check import check, check_text, lint_text
-from policyengine.diagnostics.catalog import RULES, rule
+from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
@@ -132,10 +132,10 @@ def test_nothing_is_stale_while_a_policy_has_errors() -> None:
 def test_every_warning_has_a_short_name_and_no_error_has() -> None:
     from policyengine.diagnostics.catalog import CODES
 
-    assert {code.code for code in RULES.values()} == {code for code in CODES if code.startswith("W")}
-    assert all(name == name.lower() and " " not in name for name in RULES)
+    assert {code.code for code in CODES_BY_NAME.values()} == {code for code in CODES if code.startswith("W")}
+    assert all(name == name.lower() and " " not in name for name in CODES_BY_NAME)
 
 
 @pytest.mark.parametrize("word", ["W350", "w350", "head", "HEAD"])
 def test_a_rule_is_found_by_code_or_name(word: str) -> None:
-    assert rule(word) is RULES["head"]
+    assert find_code(word) is CODES_BY_NAME["head"]

@@ -6,7 +6,7 @@ import pytest
 
 from policyengine.check import check_text
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_rules import DECIDED
+from policyengine.lint.dead_rules import DECIDED_EXAMPLES
 
 VOCABULARY = """
 enum plan = free < team < enterprise
@@ -28,13 +28,13 @@ def told(policy: str) -> list[tuple[str, str, str, str | None]]:
     return [(d.code, d.message, d.span.text, d.hint) for d in found(policy)]
 
 
-@pytest.mark.parametrize(("name", "example"), [pytest.param(*row, id=row[0]) for row in DECIDED])
+@pytest.mark.parametrize(("name", "example"), [pytest.param(*row, id=row[0]) for row in DECIDED_EXAMPLES])
 def test_what_is_listed_as_decided_is_found(name: str, example: str) -> None:
     assert {d.code for d in found(f'guard "g" {{ warn when {example} message "m" }}')} & {"E702", "W702", "W703"}
 
 
 def test_no_case_is_listed_twice() -> None:
-    assert len({name for name, _ in DECIDED}) == len(DECIDED)
+    assert len({name for name, _ in DECIDED_EXAMPLES}) == len(DECIDED_EXAMPLES)
 
 
 NEVER = "body.amount > 10 and body.amount < 5"

@@ -248,4 +248,4 @@ def test_a_name_used_in_an_importing_package_is_used() -> None:
     modules = [module for i, text in enumerate(texts) if (module := parse(Source(f"{i}.policy", text))[0])]
     checked = check(modules)
     assert checked.kernel is not None
-    assert list(lint.findings(checked.kernel, modules)) == []
+    assert list(lint.probable_mistakes(checked.kernel, modules)) == []

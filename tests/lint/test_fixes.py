@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.apply_fixes import Mended, linted, mended
+from policyengine.apply_fixes import FixResult, apply_fixes, lint_sources
 from policyengine.check import check
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint import fixes
@@ -23,9 +23,9 @@ from tests.generate.cases import kernel_of
 DOOR = "anyone { may GET /a }\n"
 
 
-def mend(*texts: str) -> Mended:
+def mend(*texts: str) -> FixResult:
     sources = [Source(f"{number}.policy", text) for number, text in enumerate(texts)]
-    return mended(linted(sources, ()), [source.name for source in sources], lambda _: True)
+    return apply_fixes(lint_sources(sources, ()), [source.name for source in sources], lambda _: True)
 
 
 def fixed(text: str) -> str:
@@ -130,20 +130,20 @@ def test_only_the_files_of_ones_own_are_mended() -> None:
         Source("own.policy", "package own\nlet a = 1\n" + DOOR),
         Source("other.policy", "package o\nlet b = 1\n"),
     ]
-    done = mended(linted(sources, ()), ["own.policy"], lambda _: True)
+    done = apply_fixes(lint_sources(sources, ()), ["own.policy"], lambda _: True)
     assert dict(done.texts) == {"own.policy": "package own\n" + DOOR}
     assert done.fixed == 1
 
 
 def test_only_what_is_chosen_is_mended() -> None:
     sources = [Source("a.policy", "let a = 1\nanyone { may HEAD /a }\n")]
-    done = mended(linted(sources, ()), ["a.policy"], lambda one: one.code == "W350")
+    done = apply_fixes(lint_sources(sources, ()), ["a.policy"], lambda one: one.code == "W350")
     assert dict(done.texts) == {"a.policy": "let a = 1\n" + DOOR}
 
 
 def test_a_change_that_would_alter_the_meaning_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.Edit]:
-        yield from (fixes.Edit(one.span, "DELETE") for one in found)
+    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
+        yield from (fixes.TextEdit(one.span, "DELETE") for one in found)
 
     monkeypatch.setattr(fixes, "FIXES", {"W350": wrong})
     done = mend("anyone { may HEAD /a }\n")
@@ -151,16 +151,16 @@ def test_a_change_that_would_alter_the_meaning_does_not_stand(monkeypatch: pytes
 
 
 def test_a_change_that_makes_an_error_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.Edit]:
-        yield from (fixes.Edit(Span(one.span.source, 0, 3), "lte") for one in found)
+    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
+        yield from (fixes.TextEdit(Span(one.span.source, 0, 3), "lte") for one in found)
 
     monkeypatch.setattr(fixes, "FIXES", {"W260": wrong})
     assert dict(mend("let a = 1\n" + DOOR).texts) == {}
 
 
 def test_a_change_that_goes_wrong_keeps_no_other_from_helping(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.Edit]:
-        yield from (fixes.Edit(one.span, "DELETE") for one in found)
+    def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
+        yield from (fixes.TextEdit(one.span, "DELETE") for one in found)
 
     monkeypatch.setattr(fixes, "FIXES", {**fixes.FIXES, "W350": wrong})
     before = "let a = 1\nlet b = 1\nanyone { may HEAD /a }\nlet c = 1\n"
@@ -192,11 +192,11 @@ def test_mending_a_generated_policy_leaves_its_kernel_equal(seed: int, extra: li
     chance.shuffle(lines)
     sources = [Source("0.policy", "\n".join([first.head, *lines]) + "\n")]
     sources += [Source(f"{number}.policy", one.text) for number, one in enumerate(others, 1)]
-    before = linted(sources, ())
+    before = lint_sources(sources, ())
     assert before.checked.kernel is not None
-    done = mended(before, [one.name for one in sources], lambda _: True)
+    done = apply_fixes(before, [one.name for one in sources], lambda _: True)
     assert done.linted.checked.kernel == before.checked.kernel
     assert "left_" not in done.linted.sources[0].text
     assert len(done.linted.sources[0].text) < len(sources[0].text)
-    again = mended(done.linted, [one.name for one in sources], lambda _: True)
+    again = apply_fixes(done.linted, [one.name for one in sources], lambda _: True)
     assert dict(again.texts) == {}

@@ -13,7 +13,7 @@ from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown
-from policyengine.spec.evaluate import facts_of, value
+from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.match import match_pattern, place_covers
 from tests.generate.asking import complete, setting
 from tests.generate.requests import NOW, PATHS
@@ -203,12 +203,12 @@ def test_no_rule_of_a_generated_policy_is_unknown_at_a_door_for_want_of_a_resour
                 match_pattern(one, request.endpoint) is not None for one in opened
             ):
                 continue
-            facts = facts_of(kernel, request, Snapshot(setting(seed).directory), NOW)
+            facts = build_facts(kernel, request, Snapshot(setting(seed).directory), NOW)
             for place, condition in conditions(kernel):
                 if place_covers(place, request.endpoint):
                     asked += 1
                     read += any(isinstance(part, k.Fact) and part.path == ("resource",) for part in k.walk(condition))
-                    known = value(condition, facts)
+                    known = evaluate(condition, facts)
                     causes = known.causes if isinstance(known, Unknown) else ()
                     assert not [one for one in causes if one.fact == "resource" and one.absent], (seed, condition)
     assert asked > 100

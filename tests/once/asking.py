@@ -11,7 +11,7 @@ import random
 import sys
 
 from policyengine.engine import Engine
-from policyengine.runtime.idempotency_key import KeyUnderWay
+from policyengine.runtime.idempotency_key import KeyInProgressError
 from policyengine.stores.open import open_store
 from tests.once.shop import POLICY, once, report
 
@@ -28,7 +28,7 @@ def main(url: str) -> None:
         key = waiting.pop()
         try:
             decision = engine.decide_once(report(), once(key)).decision
-        except KeyUnderWay:
+        except KeyInProgressError:
             waiting.insert(0, key)
             continue
         assert decision.allowed, decision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.runtime.idempotency_key import Once
+from policyengine.runtime.idempotency_key import IdempotencyKey
 
 POLICY = """
 language 1
@@ -35,5 +35,5 @@ def slow() -> dict[str, object]:
     return {"request": {"method": "POST", "path": "/slow", "ip": "10.0.0.1"}}
 
 
-def once(key: str = "key", digest: str = "digest", gateway: str = "edge") -> Once:
-    return Once(gateway, key, digest)
+def once(key: str = "key", digest: str = "digest", gateway: str = "edge") -> IdempotencyKey:
+    return IdempotencyKey(gateway, key, digest)

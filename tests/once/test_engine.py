@@ -19,16 +19,24 @@ from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.kernel import Kernel
 from policyengine.runtime.decision import Decision, Effects
-from policyengine.runtime.idempotency_key import KEPT, LEASE, Claim, Found, KeyUnderWay, KeyUsed, Once
-from policyengine.runtime.limits import Settled
+from policyengine.runtime.idempotency_key import (
+    KEEP_MICROSECONDS,
+    LEASE_MICROSECONDS,
+    IdempotencyClaim,
+    IdempotencyKey,
+    IdempotencyRecord,
+    KeyInProgressError,
+    KeyReuseError,
+)
+from policyengine.runtime.limits import ChargeResult
 from policyengine.runtime.request import RequestError
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
@@ -50,7 +58,7 @@ class Playing:
         self.store = MemoryStore() if store is None else store
         self.engine = Engine(kernel_of(policy), clock=lambda: self.now, store=self.store, **more)
 
-    def asks(self, question: dict[str, object], by: Once | None = None) -> Decision:
+    def asks(self, question: dict[str, object], by: IdempotencyKey | None = None) -> Decision:
         return self.engine.decide_once(question, by or once()).decision
 
     def left(self, question: dict[str, object] | None = None) -> int:
@@ -74,7 +82,7 @@ def test_the_same_key_gets_the_same_answer(make: Callable[[], Any], question: di
     assert (first.again, second.again) == (False, True)
     assert second.decision.to_json() == first.decision.to_json()
     assert second.decision.to_msgpack() == first.decision.to_msgpack()
-    assert rate_headers(second.decision) == rate_headers(first.decision)
+    assert rate_limit_headers(second.decision) == rate_limit_headers(first.decision)
 
 
 def test_a_decision_is_the_one_that_is_made_without_a_key() -> None:
@@ -89,7 +97,7 @@ def test_a_decision_is_the_one_that_is_made_without_a_key() -> None:
     ):
         keyed, plain = Playing().asks(question), Playing().engine.decide(question)
         assert keyed.with_id("") == plain.with_id("")
-        assert rate_headers(keyed) == rate_headers(plain)
+        assert rate_limit_headers(keyed) == rate_limit_headers(plain)
 
 
 def test_the_same_key_spends_once(playing: Playing) -> None:
@@ -149,7 +157,7 @@ def test_an_approval_is_spent_once_and_answers_again(playing: Playing) -> None:
 
 def test_a_key_that_came_with_another_question_is_refused(playing: Playing) -> None:
     playing.asks(report())
-    with pytest.raises(KeyUsed):
+    with pytest.raises(KeyReuseError):
         playing.asks(report("10.0.0.2"), once(digest="other"))
     assert playing.left(report("10.0.0.2")) == 3
 
@@ -168,7 +176,7 @@ def test_another_policy_decides_for_itself() -> None:
 
 def test_an_answer_is_kept_for_ten_minutes(playing: Playing) -> None:
     first = playing.asks(report())
-    playing.now += timedelta(microseconds=KEPT - 1)
+    playing.now += timedelta(microseconds=KEEP_MICROSECONDS - 1)
     assert playing.asks(report()).id == first.id
     playing.now += timedelta(microseconds=1)
     assert playing.asks(report()).id != first.id
@@ -200,7 +208,7 @@ class Breaking(MemoryStore):
     before: Callable[[], object] | None = None
     after: Callable[[], object] | None = None
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         doing, self.before = self.before, None
         if doing is not None:
             doing()
@@ -224,9 +232,9 @@ def test_the_same_question_while_it_is_decided_is_told_to_wait() -> None:
     said: list[object] = []
 
     def asked_again() -> None:
-        with pytest.raises(KeyUnderWay):
+        with pytest.raises(KeyInProgressError):
             playing.asks(report())
-        with pytest.raises(KeyUsed):
+        with pytest.raises(KeyReuseError):
             playing.asks(report(), once(digest="other"))
         said.append("both")
 
@@ -241,9 +249,9 @@ def test_who_died_before_it_spent_is_followed_once_the_lease_is_over() -> None:
     playing.store.before = dies
     with pytest.raises(Died):
         playing.asks(report())
-    with pytest.raises(KeyUnderWay):
+    with pytest.raises(KeyInProgressError):
         playing.asks(report())
-    playing.now += timedelta(microseconds=LEASE)
+    playing.now += timedelta(microseconds=LEASE_MICROSECONDS)
     assert playing.asks(report()).allowed
     assert playing.left() == 2
 
@@ -263,7 +271,7 @@ def test_who_was_too_slow_and_lost_the_key_spends_nothing_and_gives_the_answer_o
     others: list[Decision] = []
 
     def meanwhile() -> None:
-        playing.now += timedelta(microseconds=LEASE)
+        playing.now += timedelta(microseconds=LEASE_MICROSECONDS)
         others.append(playing.asks(report()))
 
     playing.store.before = meanwhile
@@ -292,7 +300,7 @@ def test_a_spend_whose_answer_got_lost_on_the_way_from_the_store_is_told_to_who_
 class Unsaying(MemoryStore):
     """Knows nothing of keys at the moment."""
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         raise StoreError("down")
 
     def probe(self) -> None:
@@ -302,10 +310,10 @@ class Unsaying(MemoryStore):
 @pytest.mark.parametrize(("words", "outcome"), [("", "deny"), ("on store failure allow", "allow")])
 def test_where_the_store_is_down_each_rule_says_what_happens(words: str, outcome: str) -> None:
     class Down(Unsaying):
-        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
             raise StoreError("down")
 
-    playing = Playing(GuardedStore(Down()), POLICY.replace("{ 3/1d }", f"{{ 3/1d {words} }}"))
+    playing = Playing(ResilientStore(Down()), POLICY.replace("{ 3/1d }", f"{{ 3/1d {words} }}"))
     assert [playing.asks(report()).outcome for _ in range(2)] == [outcome] * 2
 
 
@@ -316,19 +324,19 @@ def test_where_keys_cannot_be_asked_for_what_is_asked_again_is_spent_again() -> 
 
 def test_what_counts_by_itself_while_the_store_fails_has_no_use_for_the_key() -> None:
     class Half(MemoryStore):
-        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+        def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
             raise StoreError("down")
 
         def probe(self) -> None:
             raise StoreError("down")
 
-    playing = Playing(GuardedStore(Half()), POLICY.replace("{ 3/1d }", "{ 3/1d on store failure local }"))
+    playing = Playing(ResilientStore(Half()), POLICY.replace("{ 3/1d }", "{ 3/1d on store failure local }"))
     assert playing.asks(report()).allowed
 
 
 def test_a_store_that_breaks_denies() -> None:
     class Broken(MemoryStore):
-        def claim(self, claim: Claim, now: int) -> Found | None:
+        def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
             raise ZeroDivisionError
 
     playing = Playing(Broken())
@@ -339,8 +347,8 @@ def test_a_store_that_breaks_denies() -> None:
 @pytest.mark.parametrize("draft", [b"", b"\x80", b"\xff", b"\x91\x01"])
 def test_what_is_kept_and_cannot_be_read_denies(draft: bytes) -> None:
     class Odd(MemoryStore):
-        def claim(self, claim: Claim, now: int) -> Found | None:
-            return Found(claim.digest, draft, Settled((), now))
+        def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
+            return IdempotencyRecord(claim.digest, draft, ChargeResult((), now))
 
     assert Playing(Odd()).asks(report()).gate == "failure"
 
@@ -372,7 +380,7 @@ def test_an_answer_that_cannot_be_put_on_record_again_is_denied(tmp_path: Path) 
 CALLS = st.tuples(
     st.sampled_from(["a", "b", "c"]),
     st.sampled_from([report(), report("10.0.0.2"), pay(), pay(30), secret()]),
-    st.sampled_from([0, 0, 1, KEPT // 2, KEPT]),
+    st.sampled_from([0, 0, 1, KEEP_MICROSECONDS // 2, KEEP_MICROSECONDS]),
 )
 
 
@@ -388,9 +396,9 @@ def test_keys_change_nothing_but_how_often_it_is_spent(calls: list[Any]) -> None
         until, first, decision = known.get(key, (plain.now, None, None))
         if until <= plain.now:
             decision = plain.engine.decide(question)
-            known[key] = (plain.now + timedelta(microseconds=KEPT), digest, decision)
+            known[key] = (plain.now + timedelta(microseconds=KEEP_MICROSECONDS), digest, decision)
         elif first != digest:
-            with pytest.raises(KeyUsed):
+            with pytest.raises(KeyReuseError):
                 keyed.asks(question, once(key, digest))
             continue
         assert decision is not None
@@ -405,7 +413,7 @@ def persistently(ask: Callable[[], Decision]) -> str:
     while True:
         try:
             return ask().id
-        except KeyUnderWay:
+        except KeyInProgressError:
             continue
 
 

@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
-from policyengine.compiler.bundle.signature import SigningKey
+from policyengine.compiler.bundle.signature import BundleSigningKey
 from policyengine.engine import Engine
-from policyengine.entities.sources import Sources
-from policyengine.reload import Candidate, Origin, Refused, prepared
-from policyengine.reload.subprocess import prepared_apart
+from policyengine.entities.sources import EntitySources
+from policyengine.reload import Candidate, ReloadRefusedError, ReloadSource, prepare_candidate
+from policyengine.reload.subprocess import prepare_in_subprocess
 from tests.reload.conftest import OPEN, SHUT, TEST
 
 
-def refused(*paths: Path, **more: object) -> Refused:
-    with pytest.raises(Refused) as caught:
-        prepared(Origin(paths, **more))  # type: ignore[arg-type]
+def refused(*paths: Path, **more: object) -> ReloadRefusedError:
+    with pytest.raises(ReloadRefusedError) as caught:
+        prepare_candidate(ReloadSource(paths, **more))  # type: ignore[arg-type]
     return caught.value
 
 
 def test_what_is_good_has_the_revision_that_loading_gives(folder: Path) -> None:
     (folder / "shop_test.policy").write_text(TEST)
-    found = prepared(Origin((folder,)))
+    found = prepare_candidate(ReloadSource((folder,)))
     assert decode_bundle(found.bundle).kernel.revision == Engine.load(folder).revision
     assert (found.tests, found.directory) == (1, None)
 
@@ -45,7 +45,7 @@ def test_what_fails_its_own_tests_is_refused_and_says_which(folder: Path, where:
     found = refused(folder)
     assert found.why == "1 of 1 test request failed"
     assert 'failed test "it is open"' in str(found)
-    assert prepared(Origin((folder,), tested=False)).tests == 0
+    assert prepare_candidate(ReloadSource((folder,), tested=False)).tests == 0
 
 
 def test_a_claim_about_all_requests_is_tried(folder: Path) -> None:
@@ -93,10 +93,10 @@ def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatc
 def test_entities_are_read_and_what_is_wrong_with_them_is_told(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "entities.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
-    found = prepared(Origin((folder,), Sources.of(rows))).directory
+    found = prepare_candidate(ReloadSource((folder,), EntitySources.of(rows))).directory
     assert [str(row.ref) for row in found or ()] == ['user "ann"']
     rows.write_text('{"entities": [{"type": "user"}]}')
-    told = refused(folder, entities=Sources.of(rows))
+    told = refused(folder, entities=EntitySources.of(rows))
     assert told.why == "the entities cannot be used"
     assert "entities[0].id" in str(told)
 
@@ -124,11 +124,11 @@ def key(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_bundle_is_taken_as_it_is_and_its_signature_checked_again(tmp_path: Path, key: tuple[Path, Path]) -> None:
     kernel, file = Engine.from_text(OPEN).kernel, tmp_path / "shop.policybundle"
-    file.write_bytes(write_bundle(kernel, "1", SigningKey.read(key[0])))
-    origin = Origin((file,), keys=(key[1],))
-    assert prepared(origin).bundle == file.read_bytes()
+    file.write_bytes(write_bundle(kernel, "1", BundleSigningKey.read(key[0])))
+    origin = ReloadSource((file,), keys=(key[1],))
+    assert prepare_candidate(origin).bundle == file.read_bytes()
     file.write_bytes(write_bundle(kernel, "1"))
-    assert prepared(Origin((file,))).bundle == file.read_bytes()
+    assert prepare_candidate(ReloadSource((file,))).bundle == file.read_bytes()
     assert "1 error" in refused(file, keys=(key[1],)).why
     file.write_bytes(file.read_bytes()[:-40])
     assert "damaged" in str(refused(file)) or "bundle" in str(refused(file))
@@ -136,7 +136,7 @@ def test_a_bundle_is_taken_as_it_is_and_its_signature_checked_again(tmp_path: Pa
 
 def test_keys_that_are_gone_refuse(tmp_path: Path, key: tuple[Path, Path]) -> None:
     file = tmp_path / "shop.policybundle"
-    file.write_bytes(write_bundle(Engine.from_text(OPEN).kernel, "1", SigningKey.read(key[0])))
+    file.write_bytes(write_bundle(Engine.from_text(OPEN).kernel, "1", BundleSigningKey.read(key[0])))
     key[1].unlink()
     assert "cannot be read" in str(refused(file, keys=(key[1],)))
 
@@ -145,27 +145,27 @@ def test_keys_that_are_gone_refuse(tmp_path: Path, key: tuple[Path, Path]) -> No
 
 
 def test_apart_it_is_the_same(folder: Path) -> None:
-    origin = Origin((folder,))
-    assert prepared_apart(origin) == prepared(origin)
+    origin = ReloadSource((folder,))
+    assert prepare_in_subprocess(origin) == prepare_candidate(origin)
     (folder / "shop.policy").write_text("nonsense")
-    with pytest.raises(Refused) as caught:
-        prepared_apart(origin)
+    with pytest.raises(ReloadRefusedError) as caught:
+        prepare_in_subprocess(origin)
     assert (caught.value.why, caught.value.findings) == (refused(folder).why, refused(folder).findings)
 
 
 def test_what_takes_too_long_is_refused(folder: Path) -> None:
-    with pytest.raises(Refused, match=r"took longer than 0\.01 s"):
-        prepared_apart(Origin((folder,)), 0.01)
+    with pytest.raises(ReloadRefusedError, match=r"took longer than 0\.01 s"):
+        prepare_in_subprocess(ReloadSource((folder,)), 0.01)
 
 
 def test_a_process_that_dies_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.reload.subprocess.COMMAND", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(Refused, match="ended with status -9"):
-        prepared_apart(Origin((folder,)))
+    with pytest.raises(ReloadRefusedError, match="ended with status -9"):
+        prepare_in_subprocess(ReloadSource((folder,)))
 
 
 def test_a_candidate_and_a_refusal_can_be_sent(folder: Path) -> None:
-    found = prepared(Origin((folder,)))
+    found = prepare_candidate(ReloadSource((folder,)))
     assert isinstance(pickle.loads(pickle.dumps(found)), Candidate)
-    sent = pickle.loads(pickle.dumps(Refused("why", ["one"])))
+    sent = pickle.loads(pickle.dumps(ReloadRefusedError("why", ["one"])))
     assert (sent.why, sent.findings) == ("why", ("one",))

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from policyengine.early_signals import had_hangup, keep_hangups
+from policyengine.early_signals import record_hangups, take_hangup
 from policyengine.engine import Engine
-from policyengine.reload import Reloading
-from policyengine.reload.thread import hanging_up
+from policyengine.reload import ReloadableEngine
+from policyengine.reload.thread import handle_sighup
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,10 @@ def handler() -> Iterator[None]:
 
 @pytest.mark.parametrize("came", [True, False])
 def test_what_came_before_is_asked_for_once_it_can_be(came: bool) -> None:
-    keep_hangups()
+    record_hangups()
     if came:
         os.kill(os.getpid(), signal.SIGHUP)
     asked: list[str] = []
-    with hanging_up(Reloading(Engine.from_text("anyone { may GET /x }")), lambda: asked.append("reload")):
+    with handle_sighup(ReloadableEngine(Engine.from_text("anyone { may GET /x }")), lambda: asked.append("reload")):
         assert asked == ["reload"] * came
-    assert not had_hangup()
+    assert not take_hangup()

@@ -12,17 +12,24 @@ import pytest
 
 from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
-from policyengine.reload import Origin, Refused, Reloading, ReloadRuleError, ReloadRules, prepared
-from policyengine.reload.comparison import PolicyComparison, Widening, compared
-from policyengine.reload.rules import WORDS
-from policyengine.reload.watch import Attempts
+from policyengine.reload import (
+    ReloadableEngine,
+    ReloadRefusedError,
+    ReloadRuleError,
+    ReloadRules,
+    ReloadSource,
+    prepare_candidate,
+)
+from policyengine.reload.comparison import PolicyComparison, WideningChange, compare_bundles
+from policyengine.reload.rules import RULE_WORDS
+from policyengine.reload.watch import ReloadScheduler
 from tests.reload.conftest import ASK, OPEN, QUIET, SHUT
 
 ROWS = '{"entities": [{"type": "user", "id": "alice"}]}'
 
 
-def held_of(folder: Path, rules: ReloadRules = QUIET, entities: Path | None = None) -> Reloading:
-    return Reloading.load(folder, entities=entities, rules=rules)
+def held_of(folder: Path, rules: ReloadRules = QUIET, entities: Path | None = None) -> ReloadableEngine:
+    return ReloadableEngine.load(folder, entities=entities, rules=rules)
 
 
 @pytest.fixture
@@ -124,8 +131,8 @@ def test_what_was_allowed_once_is_not_allowed_again(shut: Path) -> None:
 
 def test_rules_are_asked_for_at_each_reload(shut: Path) -> None:
     rules = [QUIET]
-    origin = Origin((shut,))
-    held = Reloading(Engine.load(shut), origin, lambda: rules[0])
+    origin = ReloadSource((shut,))
+    held = ReloadableEngine(Engine.load(shut), origin, lambda: rules[0])
     another(shut)
     assert not held.reload()
     rules[0] = replace(QUIET, allow=frozenset({"removed-guards"}))
@@ -134,9 +141,9 @@ def test_rules_are_asked_for_at_each_reload(shut: Path) -> None:
 
 def test_where_rules_cannot_be_read_nothing_is_taken(shut: Path) -> None:
     def unreadable() -> ReloadRules:
-        raise Refused("what a reload may take away cannot be read")
+        raise ReloadRefusedError("what a reload may take away cannot be read")
 
-    held = Reloading(Engine.load(shut), Origin((shut,)), unreadable)
+    held = ReloadableEngine(Engine.load(shut), ReloadSource((shut,)), unreadable)
     (shut / "more.policy").write_text("language 1\npackage shop\nanyone { may GET /most }\n")
     assert not held.reload()
     assert held.reloads.why == "what a reload may take away cannot be read"
@@ -144,14 +151,14 @@ def test_where_rules_cannot_be_read_nothing_is_taken(shut: Path) -> None:
 
 def test_a_watch_does_not_try_again_what_was_refused_until_the_settings_change(shut: Path, tmp_path: Path) -> None:
     settings, times = tmp_path / "policyengine.toml", []
-    origin = Origin((shut,), settings=settings)
+    origin = ReloadSource((shut,), settings=settings)
 
-    def preparing(origin: Origin) -> object:
+    def preparing(origin: ReloadSource) -> object:
         times.append(1)
-        return prepared(origin)
+        return prepare_candidate(origin)
 
-    held = Reloading(Engine.load(shut), origin, lambda: QUIET)
-    attempts = Attempts(held, True, preparing)  # type: ignore[arg-type]
+    held = ReloadableEngine(Engine.load(shut), origin, lambda: QUIET)
+    attempts = ReloadScheduler(held, True, preparing)  # type: ignore[arg-type]
     another(shut)
     assert [attempts.candidate() for _ in range(4)] == [None] * 4
     assert (len(times), held.reloads.refused) == (1, 1)
@@ -195,7 +202,7 @@ def test_rows_that_are_all_gone_are_refused_and_no_revision_allows_that(folder: 
 # ── Words ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("word", [*WORDS, "sha256:" + "a" * 64])
+@pytest.mark.parametrize("word", [*RULE_WORDS, "sha256:" + "a" * 64])
 def test_what_may_be_allowed(word: str) -> None:
     assert ReloadRules.of([word]).allow == {word}
 
@@ -227,7 +234,7 @@ def bundles(*texts: str) -> list[bytes]:
 
 
 def test_what_widens_is_shown_by_its_rule_its_place_and_a_request() -> None:
-    found = compared(*bundles(SHUT, OPEN), 30.0)
+    found = compare_bundles(*bundles(SHUT, OPEN), 30.0)
     assert found.unproved == ()
     (one,) = found.widenings
     assert (one.rule, one.change) == ('guard "closed"', "deny -> allow")
@@ -254,16 +261,16 @@ def test_what_widens_is_shown_by_its_rule_its_place_and_a_request() -> None:
     ],
 )
 def test_what_is_told_as_widening(old: str, new: str, rules: list[str]) -> None:
-    found = compared(*bundles(OPEN + "entity user { }\n" + old, OPEN + "entity user { }\n" + new), 30.0)
+    found = compare_bundles(*bundles(OPEN + "entity user { }\n" + old, OPEN + "entity user { }\n" + new), 30.0)
     assert [one.rule for one in found.widenings] == rules
 
 
 def test_where_the_time_is_over_that_is_not_proved() -> None:
-    found = compared(*bundles(OPEN, SHUT), 1e-6)
+    found = compare_bundles(*bundles(OPEN, SHUT), 1e-6)
     assert (found.widenings, found.unproved) == ((), ("not everything was compared within 1e-06 s",))
 
 
-def gated(folder: Path, allow: Iterable[str] = (), seconds: float = 30.0) -> Reloading:
+def gated(folder: Path, allow: Iterable[str] = (), seconds: float = 30.0) -> ReloadableEngine:
     return held_of(folder, ReloadRules.of(allow, gate=True, seconds=seconds))
 
 
@@ -278,7 +285,7 @@ def test_a_process_compares_behind_the_gate(folder: Path) -> None:
 
 
 def test_behind_the_gate_what_widens_is_refused_unless_it_is_allowed(folder: Path, answering: type[Answering]) -> None:
-    answering.found = PolicyComparison((Widening('guard "g"', (), "deny -> allow"),))
+    answering.found = PolicyComparison((WideningChange('guard "g"', (), "deny -> allow"),))
     held = gated(folder)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
@@ -333,13 +340,13 @@ CALM = 'guard "calm" on GET /a { deny when count of GET /a within 1h > 10 }\n'
     [("acme.example", "acme.dev"), (' audience "notes"', ""), ("issuer acme", "issuer other { }\nissuer acme")],
 )
 def test_a_reload_that_trusts_somebody_else_widens(old: str, new: str) -> None:
-    found = compared(*bundles(OPEN + ISSUER, OPEN + ISSUER.replace(old, new)), 30.0)
+    found = compare_bundles(*bundles(OPEN + ISSUER, OPEN + ISSUER.replace(old, new)), 30.0)
     assert [one.rule.split()[0] for one in found.widenings] == ["issuer"]
 
 
 def test_what_no_request_shows_is_unproved_and_names_its_rule() -> None:
     policy = "anyone { may GET /a }\n" + CALM
-    found = compared(*bundles(policy, policy.replace("> 10", "> 20")), 30.0)
+    found = compare_bundles(*bundles(policy, policy.replace("> 10", "> 20")), 30.0)
     assert not found.widenings
     assert found.unproved
     assert all('guard "calm"' in one for one in found.unproved)
@@ -363,10 +370,10 @@ def test_what_a_reload_widened_is_told_after_it(
     folder: Path, answering: type[Answering], caplog: pytest.LogCaptureFixture
 ) -> None:
     answering.found = PolicyComparison(
-        (Widening('guard "g"', ("GET /a · anyone",), "deny -> allow", {"request": {}}),), ("a doubt",)
+        (WideningChange('guard "g"', ("GET /a · anyone",), "deny -> allow", {"request": {}}),), ("a doubt",)
     )
-    held = Reloading(Engine.load(folder), Origin((folder,)))
-    attempts = Attempts(held, True, prepared)
+    held = ReloadableEngine(Engine.load(folder), ReloadSource((folder,)))
+    attempts = ReloadScheduler(held, True, prepare_candidate)
     (folder / "shop.policy").write_text(WIDER)
     attempts.candidate()
     candidate = attempts.candidate()
@@ -390,7 +397,7 @@ def test_what_a_reload_widened_is_told_after_it(
 
 
 def test_in_one_process_a_thread_compares(folder: Path, answering: type[Answering]) -> None:
-    held = Reloading.load(folder)
+    held = ReloadableEngine.load(folder)
     (folder / "shop.policy").write_text(WIDER)
     assert held.reload()
     while held.reloads.widens is None:
@@ -399,7 +406,7 @@ def test_in_one_process_a_thread_compares(folder: Path, answering: type[Answerin
 
 
 def test_swaps_that_wait_to_be_compared_become_one_step(folder: Path, answering: type[Answering]) -> None:
-    held = Reloading(Engine.load(folder), Origin((folder,)))
+    held = ReloadableEngine(Engine.load(folder), ReloadSource((folder,)))
     told: list[int] = []
     for text in (WIDER, SHUT, OPEN):
         held.replace(held.current.successor(Engine.from_text(text).kernel))
@@ -410,7 +417,7 @@ def test_swaps_that_wait_to_be_compared_become_one_step(folder: Path, answering:
 
 def test_who_ended_compares_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.reload.gate.ComparisonProcess", lambda *_: pytest.fail("it began"))
-    held = Reloading(Engine.load(folder), Origin((folder,)))
+    held = ReloadableEngine(Engine.load(folder), ReloadSource((folder,)))
     held.replace(held.current.successor(Engine.from_text(WIDER).kernel))
     held.gate.close()
     held.attend()

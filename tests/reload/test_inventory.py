@@ -9,8 +9,8 @@ import pytest
 
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory, lost_types
-from policyengine.reload.inventory import Inventory, Loss, summary
+from policyengine.entities.store import EntityStore, describe_lost_types
+from policyengine.reload.inventory import Inventory, Loss, summarize_losses
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 
@@ -192,25 +192,25 @@ def test_what_comes_is_no_loss(before: Inventory, tmp_path: Path) -> None:
     ],
 )
 def test_it_is_told_in_short(kinds: list[str], words: str) -> None:
-    assert summary([Loss(kind, "x") for kind in kinds]) == words
+    assert summarize_losses([Loss(kind, "x") for kind in kinds]) == words
 
 
 def test_rows_are_gone_where_a_type_has_none_any_more() -> None:
-    def rows(*named: str) -> Directory:
-        return Directory(EntityData(EntityRef(*name.split()), {}, ()) for name in named)
+    def rows(*named: str) -> EntityStore:
+        return EntityStore(EntityData(EntityRef(*name.split()), {}, ()) for name in named)
 
     before = rows("user alice", "user bob", "team red")
-    assert lost_types(before, rows("user carol")) == ["every row of `team`"]
-    assert lost_types(before, rows()) == ["every row of `team`", "every row of `user`"]
-    assert lost_types(rows(), rows()) == []
+    assert describe_lost_types(before, rows("user carol")) == ["every row of `team`"]
+    assert describe_lost_types(before, rows()) == ["every row of `team`", "every row of `user`"]
+    assert describe_lost_types(rows(), rows()) == []
 
 
 @pytest.mark.parametrize(("before", "after", "lost"), [
     (50, 24, True), (50, 25, False), (50, 1, True), (19, 9, True), (10, 1, False), (3, 1, False), (50, 60, False),
 ])  # fmt: skip
 def test_most_rows_of_a_type_are_gone_where_its_file_was_cut_off(before: int, after: int, lost: bool) -> None:
-    def docs(number: int) -> Directory:
-        return Directory(EntityData(EntityRef("doc", str(one)), {}, ()) for one in range(number))
+    def docs(number: int) -> EntityStore:
+        return EntityStore(EntityData(EntityRef("doc", str(one)), {}, ()) for one in range(number))
 
-    found = lost_types(docs(before), docs(after))
+    found = describe_lost_types(docs(before), docs(after))
     assert found == ([f"{before - after} of {before} rows of `doc`"] if lost else [])

@@ -13,7 +13,7 @@ import pytest
 
 from policyengine.audit import DecisionLog, read_records
 from policyengine.engine import Engine
-from policyengine.reload import Refused, Reloading, prepared
+from policyengine.reload import ReloadableEngine, ReloadRefusedError, prepare_candidate
 from policyengine.runtime.request import Request
 from tests.reload.conftest import ASK, OPEN, QUIET, SHUT
 
@@ -29,18 +29,18 @@ class Clock:
         return self.now
 
 
-def next_of(held: Reloading, text: str) -> Engine:
+def next_of(held: ReloadableEngine, text: str) -> Engine:
     return held.current.successor(Engine.from_text(text).kernel)
 
 
-def swapped(held: Reloading, text: str) -> None:
+def swapped(held: ReloadableEngine, text: str) -> None:
     held.replace(next_of(held, text))
 
 
 @pytest.mark.parametrize("logged", [False, True])
 def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_path: Path, logged: bool) -> None:
     log = DecisionLog(tmp_path / "log.jsonl") if logged else None
-    held = Reloading(Engine.from_text(OPEN, log=log))
+    held = ReloadableEngine(Engine.from_text(OPEN, log=log))
     kernels = [Engine.from_text(text).kernel for text in (SHUT, OPEN)]
     belongs = {kernels[0].revision: "deny", kernels[1].revision: "allow"}
     over, asked = Event(), [ASK, Request.from_mapping(ASK)]
@@ -79,7 +79,7 @@ def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_pa
 
 
 def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path) -> None:
-    held = Reloading.load(folder, rules=QUIET)
+    held = ReloadableEngine.load(folder, rules=QUIET)
     assert held.current.decide(ASK).allowed
     (folder / "shop.policy").write_text(SHUT)
     assert held.reload()
@@ -92,14 +92,14 @@ def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path
 
 def test_what_is_bad_from_the_beginning_is_raised(folder: Path) -> None:
     (folder / "shop.policy").write_text("nonsense")
-    with pytest.raises(Refused):
-        Reloading.load(folder, rules=QUIET)
+    with pytest.raises(ReloadRefusedError):
+        ReloadableEngine.load(folder, rules=QUIET)
 
 
 def test_rows_are_read_anew_and_stay_where_there_is_no_file_of_them(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
-    held = Reloading.load(folder, rules=QUIET, entities=rows)
+    held = ReloadableEngine.load(folder, rules=QUIET, entities=rows)
     rows.write_text('{"entities": [{"type": "user", "id": "bob"}]}')
     assert held.reload()
     assert [row.ref.id for row in held.current.directory] == ["bob"]
@@ -115,12 +115,12 @@ def rated(pace: str, more: str = "") -> str:
     return OPEN + RATE.format(pace) + more
 
 
-def allowed(held: Reloading, many: int = 1) -> list[bool]:
+def allowed(held: ReloadableEngine, many: int = 1) -> list[bool]:
     return [held.current.decide(ASK).allowed for _ in range(many)]
 
 
 def test_a_rate_whose_meaning_is_the_same_goes_on_counting() -> None:
-    held = Reloading(Engine.from_text(rated("3/1d"), clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 2) == [True, True]
     swapped(held, rated("3/1d", "anyone { may GET /other }\n"))
     assert allowed(held, 2) == [True, False]
@@ -128,7 +128,7 @@ def test_a_rate_whose_meaning_is_the_same_goes_on_counting() -> None:
 
 @pytest.mark.parametrize("pace", ["6/1d burst 3", "2/1d"])
 def test_another_pace_begins_anew_and_is_counted_rightly(pace: str) -> None:
-    held = Reloading(Engine.from_text(rated("3/1d"), clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 4) == [True, True, True, False]
     swapped(held, rated(pace))
     most = 3 if "burst" in pace else 2
@@ -138,7 +138,7 @@ def test_another_pace_begins_anew_and_is_counted_rightly(pace: str) -> None:
 def test_of_one_unit_too_each_pace_counts_for_itself() -> None:
     """1/1s and 3/1s are counted in the same unit, but fall at another speed."""
     clock = Clock()
-    held = Reloading(Engine.from_text(rated("1/1s burst 2"), clock=clock))
+    held = ReloadableEngine(Engine.from_text(rated("1/1s burst 2"), clock=clock))
     assert allowed(held, 3) == [True, True, False]
     swapped(held, rated("3/1s burst 3"))
     assert allowed(held, 4) == [True, True, True, False]
@@ -149,7 +149,7 @@ def test_of_one_unit_too_each_pace_counts_for_itself() -> None:
 
 
 def test_a_clamp_that_is_new_does_not_misread_what_was_counted() -> None:
-    held = Reloading(Engine.from_text(rated("3/1d"), clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 3) == [True] * 3
     clamp = 'rate "calls" per request.path on GET /health { 3/1d  clamp 1/1d when request.method == "GET" }\n'
     swapped(held, OPEN + clamp)
@@ -159,7 +159,7 @@ def test_a_clamp_that_is_new_does_not_misread_what_was_counted() -> None:
 def test_a_budget_keeps_what_it_holds_when_its_bound_changes() -> None:
     budget = OPEN.replace("{", "{{").replace("}", "}}")
     budget += 'budget "calls" per request.path on GET /health {{ count <= {} within 1d }}\n'
-    held = Reloading(Engine.from_text(budget.format(2), clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(budget.format(2), clock=Clock()))
     assert allowed(held, 3) == [True, True, False]
     swapped(held, budget.format(3))
     assert allowed(held, 2) == [True, False]
@@ -172,7 +172,7 @@ ONCE = OPEN + 'guard "once an hour" on GET /health { require no GET /health with
 
 def test_history_goes_on_over_a_reload() -> None:
     clock = Clock()
-    held = Reloading(Engine.from_text(ONCE, clock=clock))
+    held = ReloadableEngine(Engine.from_text(ONCE, clock=clock))
     clock.now += timedelta(hours=1)
     assert allowed(held) == [True]
     swapped(held, ONCE + "anyone { may GET /other }\n")
@@ -186,7 +186,7 @@ def test_what_was_not_recorded_for_a_while_is_unknown_and_not_nothing(tmp_path: 
     from policyengine.stores.open import open_store
 
     clock = Clock()
-    held = Reloading(Engine.from_text(ONCE, clock=clock, store=open_store(store.format(tmp_path))))
+    held = ReloadableEngine(Engine.from_text(ONCE, clock=clock, store=open_store(store.format(tmp_path))))
     clock.now += timedelta(hours=2)
     swapped(held, OPEN)
     assert allowed(held, 3) == [True] * 3  # which nobody writes down
@@ -199,7 +199,7 @@ def test_what_was_not_recorded_for_a_while_is_unknown_and_not_nothing(tmp_path: 
 
 def test_a_history_begins_when_the_policy_decides_and_not_when_it_is_made() -> None:
     clock = Clock()
-    held = Reloading(Engine.from_text(OPEN, clock=clock))
+    held = ReloadableEngine(Engine.from_text(OPEN, clock=clock))
     engine = next_of(held, ONCE)
     clock.now += timedelta(minutes=30)
     assert allowed(held) == [True]
@@ -216,7 +216,7 @@ entity user { roles: set<string> }
 anyone { may GET /x, POST /orders }
 guard "orders need a person" on POST /orders { confirm by role finance within 15m }
 """
-    held = Reloading(Engine.from_text(text, clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(text, clock=Clock()))
     order = {"request": {"method": "POST", "path": "/orders"}}
     (remedy,) = [one for one in held.current.decide(order).remedies if one.kind == "approval"]
     approval = {"id": "a-1", "by": "ann", "granted_at": NOW.isoformat(), "binding": remedy.binding}
@@ -236,7 +236,7 @@ def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
 ) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"entities": []}')
-    held = Reloading.load(folder, rules=QUIET, entities=rows, log=DecisionLog(tmp_path / "log.jsonl"))
+    held = ReloadableEngine.load(folder, rules=QUIET, entities=rows, log=DecisionLog(tmp_path / "log.jsonl"))
     rows.write_text('{"entities": [{"type": "user", "id": "bob"}]}')
 
     def full(file: int, data: bytes) -> int:
@@ -254,6 +254,6 @@ def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
 
 def test_what_was_prepared_is_as_quick_as_what_was_loaded(folder: Path) -> None:
     """The plain way is taken: nothing of it is left to the careful one."""
-    held = Reloading.load(folder, rules=QUIET)
-    held.replace(held.engine_of(prepared(held.origin)))  # type: ignore[arg-type]
+    held = ReloadableEngine.load(folder, rules=QUIET)
+    held.replace(held.engine_of(prepare_candidate(held.origin)))  # type: ignore[arg-type]
     assert held.current._world.quick(ASK) is not None

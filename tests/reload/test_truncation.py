@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.analysis import compare
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from tests.reload.conftest import QUIET
@@ -45,10 +45,10 @@ guard "asked" on POST /pay { confirm by user unless small   deny when body.amoun
 """
 
 
-def cut(folder: Path, file: str, text: str, at: int) -> tuple[bool, Reloading]:
+def cut(folder: Path, file: str, text: str, at: int) -> tuple[bool, ReloadableEngine]:
     """Whether it is taken; and what decides then."""
     (folder / file).write_text(text)
-    held = Reloading.load(folder, tested=False, rules=QUIET)
+    held = ReloadableEngine.load(folder, tested=False, rules=QUIET)
     (folder / file).write_text(text[:at])
     taken = held.reload()
     return taken, held
@@ -69,7 +69,7 @@ def empty(folder: Path) -> Path:
 def assert_nothing_opens(folder: Path, file: str, text: str, at: int) -> bool:
     taken, held = cut(folder, file, text, at)
     if taken:
-        before = Reloading.load(folder.parent / "whole", tested=False).current.kernel
+        before = ReloadableEngine.load(folder.parent / "whole", tested=False).current.kernel
         assert not compare(before, held.current.kernel).widens, text[:at][-40:]
     return taken
 

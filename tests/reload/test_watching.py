@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.entities.sources import Sources
-from policyengine.reload import Candidate, Origin, Refused, Reloading, prepared
-from policyengine.reload.watch import MOST_TRIES, PAUSE, Attempts, Watch
+from policyengine.entities.sources import EntitySources
+from policyengine.reload import Candidate, ReloadableEngine, ReloadRefusedError, ReloadSource, prepare_candidate
+from policyengine.reload.watch import LOOK_SECONDS, MAX_TRIES, PolicyFileWatcher, ReloadScheduler
 from tests.reload.conftest import OPEN, QUIET, SHUT
 
 
@@ -22,10 +22,10 @@ class Preparing:
         self.times = 0
         self.during: Callable[[], object] = lambda: None
 
-    def __call__(self, origin: Origin) -> Candidate:
+    def __call__(self, origin: ReloadSource) -> Candidate:
         self.times += 1
         try:
-            return prepared(origin)
+            return prepare_candidate(origin)
         finally:
             self.during()
 
@@ -35,35 +35,37 @@ def preparing() -> Preparing:
     return Preparing()
 
 
-def held_of(*paths: Path, **more: object) -> Reloading:
-    return Reloading(Engine.load(*paths), Origin(paths, **more), lambda: QUIET)  # type: ignore[arg-type]
+def held_of(*paths: Path, **more: object) -> ReloadableEngine:
+    return ReloadableEngine(Engine.load(*paths), ReloadSource(paths, **more), lambda: QUIET)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def held(folder: Path) -> Reloading:
+def held(folder: Path) -> ReloadableEngine:
     return held_of(folder)
 
 
 @pytest.fixture
-def attempts(held: Reloading, preparing: Preparing) -> Attempts:
-    return Attempts(held, True, preparing)
+def attempts(held: ReloadableEngine, preparing: Preparing) -> ReloadScheduler:
+    return ReloadScheduler(held, True, preparing)
 
 
-def looks(attempts: Attempts, times: int = 2) -> list[bool]:
+def looks(attempts: ReloadScheduler, times: int = 2) -> list[bool]:
     """Whether there was something to take at each look."""
     return [attempts.candidate() is not None for _ in range(times)]
 
 
-def test_nothing_is_read_while_nothing_changes(attempts: Attempts, preparing: Preparing) -> None:
+def test_nothing_is_read_while_nothing_changes(attempts: ReloadScheduler, preparing: Preparing) -> None:
     assert (looks(attempts, 5), preparing.times) == ([False] * 5, 0)
 
 
-def test_a_change_is_read_once_it_stayed_for_a_look(attempts: Attempts, folder: Path, preparing: Preparing) -> None:
+def test_a_change_is_read_once_it_stayed_for_a_look(
+    attempts: ReloadScheduler, folder: Path, preparing: Preparing
+) -> None:
     (folder / "shop.policy").write_text(SHUT)
     assert (looks(attempts, 4), preparing.times) == ([False, True, False, False], 1)
 
 
-def test_nothing_is_read_while_somebody_writes(attempts: Attempts, folder: Path, preparing: Preparing) -> None:
+def test_nothing_is_read_while_somebody_writes(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
     for cut in range(10, len(SHUT), 10):
         (folder / "shop.policy").write_text(SHUT[:cut])
         assert looks(attempts, 1) == [False]
@@ -71,7 +73,7 @@ def test_nothing_is_read_while_somebody_writes(attempts: Attempts, folder: Path,
     assert (looks(attempts), preparing.times) == ([False, True], 1)
 
 
-def test_an_editor_may_write_beside_and_rename(attempts: Attempts, folder: Path) -> None:
+def test_an_editor_may_write_beside_and_rename(attempts: ReloadScheduler, folder: Path) -> None:
     (folder / ".shop.policy.swp").write_text("nonsense")
     (folder / "shop.policy~").write_text("nonsense")
     assert looks(attempts) == [False, False]
@@ -80,7 +82,7 @@ def test_an_editor_may_write_beside_and_rename(attempts: Attempts, folder: Path)
     assert looks(attempts) == [False, True]
 
 
-def test_a_file_that_is_new_or_gone_is_a_change(attempts: Attempts, folder: Path) -> None:
+def test_a_file_that_is_new_or_gone_is_a_change(attempts: ReloadScheduler, folder: Path) -> None:
     (folder / "more.policy").write_text("package more\nanyone { may GET /more }\n")
     assert looks(attempts) == [False, True]
     (folder / "more.policy").unlink()
@@ -88,7 +90,7 @@ def test_a_file_that_is_new_or_gone_is_a_change(attempts: Attempts, folder: Path
 
 
 def test_where_all_are_gone_it_is_refused_and_the_last_good_one_stays(
-    attempts: Attempts, folder: Path, held: Reloading
+    attempts: ReloadScheduler, folder: Path, held: ReloadableEngine
 ) -> None:
     before = held.current
     (folder / "shop.policy").unlink()
@@ -101,14 +103,14 @@ def test_where_all_are_gone_it_is_refused_and_the_last_good_one_stays(
     assert looks(attempts) == [False, True]
 
 
-def test_a_mode_that_changes_is_a_change(attempts: Attempts, folder: Path, preparing: Preparing) -> None:
+def test_a_mode_that_changes_is_a_change(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
     (folder / "shop.policy").chmod(0o600)
     looks(attempts)
     assert preparing.times == 1
 
 
 def test_what_is_bad_is_refused_once_and_read_again_when_it_changes(
-    attempts: Attempts, folder: Path, held: Reloading, preparing: Preparing
+    attempts: ReloadScheduler, folder: Path, held: ReloadableEngine, preparing: Preparing
 ) -> None:
     (folder / "shop.policy").write_text("nonsense")
     assert (looks(attempts, 5), preparing.times) == ([False] * 5, 1)
@@ -126,7 +128,7 @@ def test_kubernetes_moves_a_link(tmp_path: Path, preparing: Preparing) -> None:
     (mounted / "..data").symlink_to("..2026_01")
     (mounted / "shop.policy").symlink_to("..data/shop.policy")
     held = held_of(mounted)
-    attempts = Attempts(held, True, preparing)
+    attempts = ReloadScheduler(held, True, preparing)
     (mounted / "..data_tmp").symlink_to("..2026_02")
     (mounted / "..data_tmp").rename(mounted / "..data")
     assert attempts.candidate() is None
@@ -140,7 +142,7 @@ def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Prep
     (tmp_path / "common.policy").write_text("package common\nscope reading { GET /x }\n")
     rows = tmp_path / "entities.json"
     rows.write_text('{"entities": []}')
-    watch = Watch(Origin((tmp_path / "main.policy",), Sources.of(rows)))
+    watch = PolicyFileWatcher(ReloadSource((tmp_path / "main.policy",), EntitySources.of(rows)))
     for file in (rows, tmp_path / "common.policy"):
         os.utime(file, ns=(1, 1))
         assert (watch.due(), watch.due()) == (False, True)
@@ -151,30 +153,34 @@ def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Prep
 # ── Asked for ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_asks_is_served_once_as_soon_as_nobody_writes(held: Reloading, folder: Path, preparing: Preparing) -> None:
-    attempts = Attempts(held, False, preparing)
+def test_who_asks_is_served_once_as_soon_as_nobody_writes(
+    held: ReloadableEngine, folder: Path, preparing: Preparing
+) -> None:
+    attempts = ReloadScheduler(held, False, preparing)
     attempts.ask()
     assert (looks(attempts), preparing.times) == ([True, False], 1)
     (folder / "shop.policy").write_text(SHUT)
     assert looks(attempts, 3) == [False, False, False]
     attempts.ask()
     attempts.ask()
-    assert (looks(attempts, 1), attempts.pause) == ([False], PAUSE)
+    assert (looks(attempts, 1), attempts.pause) == ([False], LOOK_SECONDS)
     assert (looks(attempts), preparing.times) == ([True, False], 2)
 
 
-def test_who_asks_while_somebody_writes_on_and_on_is_told(held: Reloading, folder: Path, preparing: Preparing) -> None:
-    attempts = Attempts(held, False, preparing)
+def test_who_asks_while_somebody_writes_on_and_on_is_told(
+    held: ReloadableEngine, folder: Path, preparing: Preparing
+) -> None:
+    attempts = ReloadScheduler(held, False, preparing)
     attempts.ask()
-    for number in range(MOST_TRIES + 1):
+    for number in range(MAX_TRIES + 1):
         (folder / "shop.policy").write_text(SHUT + "#" * number)
         assert looks(attempts, 1) == [False]
     assert (held.reloads.why, preparing.times) == ("the files changed whenever they were looked at", 0)
     assert attempts.pause is None
 
 
-def test_who_asks_while_it_is_read_is_served_after(held: Reloading, folder: Path, preparing: Preparing) -> None:
-    attempts = Attempts(held, False, preparing)
+def test_who_asks_while_it_is_read_is_served_after(held: ReloadableEngine, folder: Path, preparing: Preparing) -> None:
+    attempts = ReloadScheduler(held, False, preparing)
     preparing.during = attempts.ask
     attempts.ask()
     attempts.candidate()
@@ -183,8 +189,10 @@ def test_who_asks_while_it_is_read_is_served_after(held: Reloading, folder: Path
     assert (preparing.times, looks(attempts)) == (2, [False, False])
 
 
-def test_what_changes_while_it_is_read_is_read_again(held: Reloading, folder: Path, preparing: Preparing) -> None:
-    attempts = Attempts(held, False, preparing)
+def test_what_changes_while_it_is_read_is_read_again(
+    held: ReloadableEngine, folder: Path, preparing: Preparing
+) -> None:
+    attempts = ReloadScheduler(held, False, preparing)
     preparing.during = lambda: (folder / "shop.policy").write_text(SHUT)
     attempts.ask()
     assert attempts.candidate() is None
@@ -195,17 +203,17 @@ def test_what_changes_while_it_is_read_is_read_again(held: Reloading, folder: Pa
 
 
 def test_somebody_who_never_stops_writing_does_not_keep_it_from_being_told(
-    held: Reloading, folder: Path, preparing: Preparing
+    held: ReloadableEngine, folder: Path, preparing: Preparing
 ) -> None:
-    attempts, counts = Attempts(held, False, preparing), iter(range(1_000_000))
+    attempts, counts = ReloadScheduler(held, False, preparing), iter(range(1_000_000))
     preparing.during = lambda: (folder / "shop.policy").write_text(f"nonsense {'x' * next(counts)}")
     attempts.ask()
-    looks(attempts, 3 * MOST_TRIES)
+    looks(attempts, 3 * MAX_TRIES)
     assert held.reloads.refused == 1
 
 
-def test_what_is_as_it_was_is_not_taken_again(held: Reloading, preparing: Preparing) -> None:
-    attempts = Attempts(held, False, preparing)
+def test_what_is_as_it_was_is_not_taken_again(held: ReloadableEngine, preparing: Preparing) -> None:
+    attempts = ReloadScheduler(held, False, preparing)
     attempts.ask()
     found = attempts.candidate()
     assert found is not None  # nobody knows yet in which words it was
@@ -215,7 +223,9 @@ def test_what_is_as_it_was_is_not_taken_again(held: Reloading, preparing: Prepar
     assert held.reloads.done == 1
 
 
-def test_a_refusal_is_over_when_the_old_text_is_back(attempts: Attempts, folder: Path, held: Reloading) -> None:
+def test_a_refusal_is_over_when_the_old_text_is_back(
+    attempts: ReloadScheduler, folder: Path, held: ReloadableEngine
+) -> None:
     (folder / "shop.policy").write_text(SHUT)
     looks(attempts, 1)
     found = attempts.candidate()
@@ -230,10 +240,10 @@ def test_a_refusal_is_over_when_the_old_text_is_back(attempts: Attempts, folder:
 
 
 def test_a_refusal_says_all_in_the_log_and_little_elsewhere(
-    attempts: Attempts, folder: Path, held: Reloading, caplog: pytest.LogCaptureFixture
+    attempts: ReloadScheduler, folder: Path, held: ReloadableEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "shop.policy").write_text(OPEN + "anyone { may GET /x when nonsense }\n")
     looks(attempts)
     assert held.reloads.why == "1 error in the policies"
     assert "shop.policy:4:" in caplog.text
-    assert issubclass(Refused, Exception)
+    assert issubclass(ReloadRefusedError, Exception)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.runtime.functions import call, host
+from policyengine.runtime.functions import call_function, host
 from policyengine.runtime.values import Unknown
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import FUNCTIONS
@@ -46,7 +46,7 @@ UNKNOWN_ELEMENT = Unknown.of("body.tags", "expected string, got int")
     ],
 )
 def test_a_function_gives_its_value(name, arguments, value):
-    assert call(name, arguments) == value
+    assert call_function(name, arguments) == value
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_a_function_gives_its_value(name, arguments, value):
     ],
 )
 def test_arguments_it_is_not_made_for_give_unknown(name, arguments):
-    assert isinstance(call(name, arguments), Unknown)
+    assert isinstance(call_function(name, arguments), Unknown)
 
 
 def test_the_size_of_a_set_with_an_unknown_element_is_unknown():
-    assert call("size", (("a", UNKNOWN_ELEMENT),)) == UNKNOWN_ELEMENT
+    assert call_function("size", (("a", UNKNOWN_ELEMENT),)) == UNKNOWN_ELEMENT
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_url_that_readers_could_disagree_about_has_no_host(url):
     [("a@Acme.Example", "acme.example"), ("a.b+c@x", "x"), ("ä@x.example", "x.example")],
 )
 def test_the_domain_of_a_mail_address(address, name):
-    assert call("domain", (address,)) == name
+    assert call_function("domain", (address,)) == name
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_the_domain_of_a_mail_address(address, name):
      "a@äcme.example", "a(x)@acme.example", "a@acme.example;b"],
 )  # fmt: skip
 def test_what_is_no_plain_mail_address_has_no_domain(address):
-    assert isinstance(call("domain", (address,)), Unknown)
+    assert isinstance(call_function("domain", (address,)), Unknown)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 1000))
 def test_a_bucket_lies_below_the_number_of_buckets(text, buckets):
-    assert 0 <= call("bucket", (text, buckets)) < buckets
+    assert 0 <= call_function("bucket", (text, buckets)) < buckets
 
 
 def test_buckets_are_about_equally_full():
     counts = [0] * 10
     for number in range(2_000):
-        counts[call("bucket", (f"user-{number}", 10))] += 1
+        counts[call_function("bucket", (f"user-{number}", 10))] += 1
     assert min(counts) > 150
 
 
@@ -187,4 +187,4 @@ def test_every_function_of_the_vocabulary_is_implemented(function):
         "max": (1, 2),
     }
     arguments = samples.get(function.name, ("a",) * len(function.parameters))
-    assert not isinstance(call(function.name, arguments), Unknown)
+    assert not isinstance(call_function(function.name, arguments), Unknown)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.http.rate_limit_headers import rate_headers, text
+from policyengine.http.rate_limit_headers import format_string, rate_limit_headers
 from policyengine.runtime.decision import Decision, Outcome, RateState
 
 BASE = "language 1\npackage shop\nfacts on /pay { body.tokens: number }\nanyone { may POST /pay }\n"
@@ -30,7 +30,7 @@ class Shop:
         }
         for _ in range(times):
             decision = self.engine.decide(question)
-        return dict(rate_headers(decision))
+        return dict(rate_limit_headers(decision))
 
 
 def test_without_a_limit_there_are_none() -> None:
@@ -108,7 +108,7 @@ def test_what_is_under_way_at_once_is_told_as_such() -> None:
 
 def test_a_state_alone_has_no_window() -> None:
     decision = Decision.of(Outcome.ALLOW, rates=(RateState("calls", 10, 4, 1_500, 1.0),))
-    assert rate_headers(decision) == (("ratelimit-policy", '"calls";q=10'), ("ratelimit", '"calls";r=4;t=2'))
+    assert rate_limit_headers(decision) == (("ratelimit-policy", '"calls";q=10'), ("ratelimit", '"calls";r=4;t=2'))
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_a_state_alone_has_no_window() -> None:
     ],
 )
 def test_a_name_is_a_string_of_a_structured_field_whatever_it_holds(name: str, written: str) -> None:
-    assert text(name) == written
+    assert format_string(name) == written
     assert STRING.fullmatch(written)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from policyengine.runtime.functions import call
-from policyengine.runtime.host_names import NO_HOST, host_of
+from policyengine.runtime.functions import call_function
+from policyengine.runtime.host_names import NO_HOST, parse_host
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import Invalid, Unknown
 
@@ -26,8 +26,8 @@ from policyengine.runtime.values import Invalid, Unknown
     ],
 )
 def test_a_host_is_compared_without_port_final_dot_and_case(authority: str, host: str):
-    assert host_of(authority) == host
-    assert host_of(host) == host
+    assert parse_host(authority) == host
+    assert parse_host(host) == host
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_a_host_is_compared_without_port_final_dot_and_case(authority: str, host
      "2130706433",     "010.0.0.1", "10.0.0.256", "x" * 64, "x." * 200, "x" * 70_000],
 )  # fmt: skip
 def test_what_is_no_plain_host_is_unknown(authority: str):
-    assert host_of(authority) is NO_HOST
+    assert parse_host(authority) is NO_HOST
 
 
 @pytest.mark.parametrize("given", ["API.Example.:8443", "api.example", "[::1]:443", "10.0.0.1.", "a@b", "0x7f.1", ""])
 def test_the_function_host_agrees_with_the_fact(given: str):
     fact = Request.from_mapping({"request": {"method": "GET", "path": "/", "host": given}}).fact("request", "host")
-    found = call("host", (f"https://{given}/x",))
+    found = call_function("host", (f"https://{given}/x",))
     assert isinstance(found, Unknown) if isinstance(fact, Invalid) else found == fact
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.http.host_check import AllowedHostError, AllowedHosts, gateway_refusal, host_name, names_of
+from policyengine.http.host_check import (
+    AllowedHostError,
+    AllowedHosts,
+    gateway_refusal,
+    parse_allowed_host,
+    url_host_names,
+)
 
 LOCAL = AllowedHosts()
 NAMED = AllowedHosts.of(["pdp.example", "*.sites.example", "10.0.0.5", "fd00::0:1"])
@@ -171,7 +177,7 @@ def test_a_gateway_shows_itself_by_what_no_page_sends_unasked(line: str, shown: 
     ],
 )  # fmt: skip
 def test_a_name_is_read_as_it_is_compared(given: str, name: str) -> None:
-    assert host_name(given) == name
+    assert parse_allowed_host(given) == name
 
 
 @pytest.mark.parametrize(
@@ -207,4 +213,4 @@ def test_what_is_no_name_is_told(given: str) -> None:
     ],
 )  # fmt: skip
 def test_the_name_in_a_url(url: str | None, names: tuple[str, ...]) -> None:
-    assert names_of(url) == names
+    assert url_host_names(url) == names

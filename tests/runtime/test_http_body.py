@@ -18,8 +18,8 @@ from policyengine.engine import Engine
 from policyengine.http import form_fields as form_fields_module
 from policyengine.http import method_override
 from policyengine.http.body import body_members
-from policyengine.http.form_fields import FRAGMENT, MOST_PIECES, form_fields, query_fields
-from policyengine.http.method_override import MOST_NAMES, MOST_PARTS, names_method
+from policyengine.http.form_fields import FRAGMENT, MAX_PIECES, form_fields, query_fields
+from policyengine.http.method_override import MAX_NAMES, MAX_PARTS, names_method
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 
@@ -380,9 +380,9 @@ def test_what_no_server_takes_for_another_method_is_none(case: tuple[str, ...]) 
 
 NAMED_PART = "Content-Disposition: form-data; name=a{}\r\n"
 MANY_NAMES = {
-    "parts": NAMED_PART * (MOST_PARTS + 1),
-    "names in a part": "Content-Disposition: form-data" + "; name=a" * MOST_NAMES,
-    "pieces of a name": "Content-Disposition: form-data" + "; name*1*=a" * MOST_NAMES,
+    "parts": NAMED_PART * (MAX_PARTS + 1),
+    "names in a part": "Content-Disposition: form-data" + "; name=a" * MAX_NAMES,
+    "pieces of a name": "Content-Disposition: form-data" + "; name*1*=a" * MAX_NAMES,
 }
 
 
@@ -404,7 +404,7 @@ def test_names_in_a_json_text_are_counted_before_they_are_looked_at(
     """To look at all of those in a small body takes seconds, and none of them is a name that policies ask for."""
     looked_at: list[str] = []
     monkeypatch.setattr(form_fields_module, "possible_names", lambda *raws: looked_at.extend(raws) or set())
-    text = "&" + "".join(map(pieces.format, range(MOST_PIECES + 1)))
+    text = "&" + "".join(map(pieces.format, range(MAX_PIECES + 1)))
     assert read(f'{{"x": "{text}"}}', JSON) is None
     assert looked_at == []
 
@@ -415,7 +415,7 @@ def test_a_text_that_repeats_one_piece_is_read_however_long_it_is() -> None:
 
 
 def test_as_many_parts_as_servers_take_are_looked_through() -> None:
-    parts = "".join(NAMED_PART.format(number) for number in range(MOST_PARTS - 1))
+    parts = "".join(NAMED_PART.format(number) for number in range(MAX_PARTS - 1))
     assert not names_method([PART], parts.encode())
     assert names_method([PART], (parts + 'Content-Disposition: form-data; name="_method"\r\n').encode())
 

@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.runtime.limits import (
-    LARGEST,
+    MAX_BUDGET_ENTRIES,
+    MAX_UNITS,
     MICRO,
-    MOST_ENTRIES,
-    Add,
-    Bucket,
-    Clamped,
-    Flow,
-    Hold,
-    Take,
-    add,
-    hold,
-    refused,
-    take,
-    unit_of,
-    untouched,
+    BucketParameters,
+    BudgetCharge,
+    ClampCharge,
+    ConcurrencyCharge,
+    RateCharge,
+    TokenBucket,
+    acquire_slot,
+    charge_budget,
+    charge_rate,
+    rate_unit,
+    refuse_rate,
+    uncharged_state,
 )
 
 SECOND = 1_000_000
@@ -74,96 +74,96 @@ def test_a_rate_admits_what_a_leaking_bath_of_fractions_holds(
     clamps: list[tuple[int, int, int]],
     steps: list[tuple[int, int, int, tuple[bool, bool], int]],
 ) -> None:
-    unit = unit_of(tuple((count, within) for count, within, _ in (pace, *clamps)))
+    unit = rate_unit(tuple((count, within) for count, within, _ in (pace, *clamps)))
     bath, bucket, now = Bath(), None, START
     for times, pause, cost, acting, lasts in steps:
         now += times * pause
         moment = now // unit.tick * unit.tick  # a tick is the finest time that is told apart
-        charge = Take(
+        charge = RateCharge(
             "r", ("k",), cost, unit.flow(*pace), unit.token, unit.tick,
             tuple(
-                Clamped(unit.flow(*one), acts, lasts if acts else 0)
+                ClampCharge(unit.flow(*one), acts, lasts if acts else 0)
                 for one, acts in zip(clamps, acting, strict=False)
             ),
         )  # fmt: skip
-        standing, after = take(bucket, charge, now)
+        standing, after = charge_rate(bucket, charge, now)
         poured = bath.pour(
             cost, pace,
             [(one, acts, lasts * unit.tick) for one, acts in zip(clamps, acting, strict=False)], moment,
         )  # fmt: skip
         assert standing.admitted == poured
-        bucket = after if poured else refused(bucket, charge, now)
+        bucket = after if poured else refuse_rate(bucket, charge, now)
         if poured:
             assert Fraction(bucket.level, unit.token) == bath.level
             assert standing.remaining == (standing.limit - bath.level) // 1
         elif standing.retry is not None:
-            again = take(bucket, charge._replace(clamps=()), now + standing.retry)[0]
+            again = charge_rate(bucket, charge._replace(clamps=()), now + standing.retry)[0]
             assert clamps or again.admitted
-            assert clamps or not take(bucket, charge, now + standing.retry - unit.tick)[0].admitted
-        assert bucket.level <= LARGEST
+            assert clamps or not charge_rate(bucket, charge, now + standing.retry - unit.tick)[0].admitted
+        assert bucket.level <= MAX_UNITS
 
 
 @given(pace=PACES, clamps=st.lists(PACES, max_size=2))
 def test_all_that_a_rate_can_come_to_is_whole(pace: tuple[int, int, int], clamps: list[tuple[int, int, int]]) -> None:
-    unit = unit_of(tuple((count, within) for count, within, _ in (pace, *clamps)))
+    unit = rate_unit(tuple((count, within) for count, within, _ in (pace, *clamps)))
     for count, within, burst in (pace, *clamps):
         flow = unit.flow(count, within, burst)
         assert Fraction(flow.drain, unit.token * unit.tick) == Fraction(count, within)
         assert flow.drain > 0
 
 
-def plain(count: int, within: int, burst: int, **more: object) -> Take:
-    unit = unit_of(((count, within),))
-    return Take("r", ("k",), 1, unit.flow(count, within, burst), unit.token, unit.tick, **more)  # type: ignore[arg-type]
+def plain(count: int, within: int, burst: int, **more: object) -> RateCharge:
+    unit = rate_unit(((count, within),))
+    return RateCharge("r", ("k",), 1, unit.flow(count, within, burst), unit.token, unit.tick, **more)  # type: ignore[arg-type]
 
 
 def test_so_many_get_through_at_once_and_then_one_in_each_part_of_the_window() -> None:
     charge, bucket = plain(100, 60 * SECOND, 20), None
     for _ in range(20):
-        standing, bucket = take(bucket, charge, START)
+        standing, bucket = charge_rate(bucket, charge, START)
         assert standing.admitted
-    standing, _ = take(bucket, charge, START)
+    standing, _ = charge_rate(bucket, charge, START)
     assert (standing.admitted, standing.remaining, standing.retry) == (False, 0, 600_000)
-    assert not take(bucket, charge, START + 599_999)[0].admitted
-    assert take(bucket, charge, START + 600_000)[0].admitted
+    assert not charge_rate(bucket, charge, START + 599_999)[0].admitted
+    assert charge_rate(bucket, charge, START + 600_000)[0].admitted
 
 
 def test_a_clock_that_runs_back_gives_nothing_back() -> None:
     charge = plain(1, SECOND, 1)
-    _, bucket = take(None, charge, START)
-    assert not take(bucket, charge, START - 10 * SECOND)[0].admitted
-    assert not take(bucket, charge, START + SECOND - 1)[0].admitted
-    assert take(bucket, charge, START + SECOND)[0].admitted
+    _, bucket = charge_rate(None, charge, START)
+    assert not charge_rate(bucket, charge, START - 10 * SECOND)[0].admitted
+    assert not charge_rate(bucket, charge, START + SECOND - 1)[0].admitted
+    assert charge_rate(bucket, charge, START + SECOND)[0].admitted
 
 
 def test_what_is_denied_takes_what_there_is_and_no_more() -> None:
     charge, bucket = plain(3, SECOND, 3, counts=True), None
     for _ in range(10):
-        bucket = refused(bucket, charge, START)
+        bucket = refuse_rate(bucket, charge, START)
     assert bucket is not None
     assert bucket.level == 3 * charge.token
-    assert take(bucket, charge, START)[0].retry == 333_334
+    assert charge_rate(bucket, charge, START)[0].retry == 333_334
 
 
 def test_what_is_denied_and_does_not_count_leaves_only_what_clamps_go_on_with() -> None:
-    slow = Clamped(plain(1, SECOND, 1).flow, True, 10)
-    assert refused(None, plain(1, SECOND, 1), START) == Bucket(0, START, 1, ())
-    assert refused(None, plain(1, SECOND, 1, clamps=(slow,)), START).latches == (START + 10,)
+    slow = ClampCharge(plain(1, SECOND, 1).flow, True, 10)
+    assert refuse_rate(None, plain(1, SECOND, 1), START) == TokenBucket(0, START, 1, ())
+    assert refuse_rate(None, plain(1, SECOND, 1, clamps=(slow,)), START).latches == (START + 10,)
 
 
 def test_more_than_is_ever_there_at_once_has_no_time_at_which_it_would_pass() -> None:
-    assert take(None, plain(5, SECOND, 5)._replace(cost=6), START)[0].retry is None
+    assert charge_rate(None, plain(5, SECOND, 5)._replace(cost=6), START)[0].retry is None
 
 
 @pytest.mark.parametrize(
-    "bucket", [Bucket(0, 5, 1), Bucket(7, 5, 2), Bucket(7, 5, 2, (9, 2)), Bucket(7, 5, 2, (99, 2))]
+    "bucket", [TokenBucket(0, 5, 1), TokenBucket(7, 5, 2), TokenBucket(7, 5, 2, (9, 2)), TokenBucket(7, 5, 2, (99, 2))]
 )
-def test_a_bucket_may_be_forgotten_when_it_says_no_more_than_none(bucket: Bucket) -> None:
+def test_a_bucket_may_be_forgotten_when_it_says_no_more_than_none(bucket: TokenBucket) -> None:
     tick = bucket.full_at()
-    clamps = tuple(Clamped(Flow(1, 1), False, 0) for _ in bucket.latches)
-    charge = Take("r", ("k",), 1, Flow(10, 2), 1, 1, clamps)
-    assert take(bucket, charge, tick)[0] == take(None, charge, tick)[0]
-    assert tick == 5 or take(bucket, charge, tick - 1)[0] != take(None, charge, tick - 1)[0]
+    clamps = tuple(ClampCharge(BucketParameters(1, 1), False, 0) for _ in bucket.latches)
+    charge = RateCharge("r", ("k",), 1, BucketParameters(10, 2), 1, 1, clamps)
+    assert charge_rate(bucket, charge, tick)[0] == charge_rate(None, charge, tick)[0]
+    assert tick == 5 or charge_rate(bucket, charge, tick - 1)[0] != charge_rate(None, charge, tick - 1)[0]
 
 
 # ── Budgets ───────────────────────────────────────────────────────────────────────────────────
@@ -187,28 +187,28 @@ def test_a_budget_admits_what_a_plain_list_of_all_that_came_admits(
         now += pause
         live = [one for one in admitted if now - one[0] < within]
         if distinct:
-            charge = Add("b", ("k",), bound * MICRO, within, value=value or "")
+            charge = BudgetCharge("b", ("k",), bound * MICRO, within, value=value or "")
             fits = len({one[2] for one in live} | {value or ""}) <= bound
         else:
-            charge = Add("b", ("k",), bound * MICRO, within, amount * MICRO)
+            charge = BudgetCharge("b", ("k",), bound * MICRO, within, amount * MICRO)
             fits = sum(one[1] for one in live) + amount <= bound
-        standing, after = add(entries, charge, now, f"d{len(admitted)}")
+        standing, after = charge_budget(entries, charge, now, f"d{len(admitted)}")
         assert standing.admitted == fits
         if fits:
             admitted.append((now, amount, value or ""))
             entries = after
         elif standing.retry is not None:
-            assert add(entries, charge, now + standing.retry, "later")[0].admitted
-            assert not add(entries, charge, now + standing.retry - 1, "later")[0].admitted
+            assert charge_budget(entries, charge, now + standing.retry, "later")[0].admitted
+            assert not charge_budget(entries, charge, now + standing.retry - 1, "later")[0].admitted
 
 
 def test_a_budget_of_very_many_small_sums_stays_small_and_never_lets_go_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = MOST_ENTRIES // 20  # each sum looks at all before it
-    monkeypatch.setattr("policyengine.runtime.limits.MOST_ENTRIES", most)
-    charge = Add("b", ("k",), 10**9 * MICRO, 10**9, 1)
+    most = MAX_BUDGET_ENTRIES // 20  # each sum looks at all before it
+    monkeypatch.setattr("policyengine.runtime.limits.MAX_BUDGET_ENTRIES", most)
+    charge = BudgetCharge("b", ("k",), 10**9 * MICRO, 10**9, 1)
     entries: tuple = ()  # type: ignore[type-arg]
     for number in range(most + 50):
-        _, entries = add(entries, charge, START + number, "d")
+        _, entries = charge_budget(entries, charge, START + number, "d")
     assert len(entries) == most
     assert sum(one.amount for one in entries) == most + 50
     assert [one.at for one in entries] == sorted(one.at for one in entries)
@@ -218,20 +218,22 @@ def test_a_budget_of_very_many_small_sums_stays_small_and_never_lets_go_early(mo
 
 
 def test_so_many_are_under_way_each_until_its_time_is_over() -> None:
-    charge, held = Hold("h", ("k",), 2, 10), ()
+    charge, held = ConcurrencyCharge("h", ("k",), 2, 10), ()
     for name, now in (("a", START), ("b", START + 5)):
-        standing, held = hold(held, charge, now, name)
+        standing, held = acquire_slot(held, charge, now, name)
         assert standing.admitted
-    standing, _ = hold(held, charge, START + 9, "c")
+    standing, _ = acquire_slot(held, charge, START + 9, "c")
     assert (standing.admitted, standing.retry) == (False, 1)
-    assert hold(held, charge, START + 10, "c")[0].admitted
+    assert acquire_slot(held, charge, START + 10, "c")[0].admitted
 
 
 @pytest.mark.parametrize(("charge", "state", "left"), [
-    (plain(5, SECOND, 5), Bucket(2 * plain(5, SECOND, 5).token, START, 5), 3),
-    (Add("b", ("k",), 9 * MICRO, 10, 4 * MICRO), add((), Add("b", ("k",), 9 * MICRO, 10, 4 * MICRO), START, "d")[1], 5),
-    (Hold("h", ("k",), 2, 10), (("a", START + 5),), 1),
-    (Hold("h", ("k",), 2, 10), None, 2),
+    (plain(5, SECOND, 5), TokenBucket(2 * plain(5, SECOND, 5).token, START, 5), 3),
+    (BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO), charge_budget((), BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO), START, "d")[1], 5),
+    (ConcurrencyCharge("h", ("k",), 2, 10), (("a", START + 5),), 1),
+    (ConcurrencyCharge("h", ("k",), 2, 10), None, 2),
 ])  # fmt: skip
-def test_a_limit_that_another_one_spared_shows_what_is_left_of_it(charge: Take, state: Bucket, left: int) -> None:
-    assert untouched(state, charge, START).remaining == left
+def test_a_limit_that_another_one_spared_shows_what_is_left_of_it(
+    charge: RateCharge, state: TokenBucket, left: int
+) -> None:
+    assert uncharged_state(state, charge, START).remaining == left

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.runtime.paths import Canonical, Malformed, canonical, find_override, method_of
+from policyengine.runtime.paths import CanonicalPath, MalformedPath, canonical_method, canonical_path, find_override
 
 DOT = "a dot segment"
 EMPTY = "an empty segment"
@@ -105,7 +105,7 @@ NO_SLASH = "no slash at the start"
     ],
 )
 def test_a_path_that_could_be_read_in_two_ways_is_malformed(path, why):
-    assert canonical(path) == Malformed(why)
+    assert canonical_path(path) == MalformedPath(why)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_a_path_that_could_be_read_in_two_ways_is_malformed(path, why):
     ],
 )
 def test_a_plain_path_is_its_decoded_segments(path, segments):
-    assert canonical(path) == Canonical("/" + "/".join(segments), segments)
+    assert canonical_path(path) == CanonicalPath("/" + "/".join(segments), segments)
 
 
 def test_a_decoded_and_an_escaped_spelling_are_one_path():
-    assert canonical("/caf%C3%A9/%2Bx/") == canonical("/café/+x")
+    assert canonical_path("/caf%C3%A9/%2Bx/") == canonical_path("/café/+x")
 
 
 ANY_PATH = st.one_of(
@@ -149,32 +149,32 @@ ANY_PATH = st.one_of(
 
 @given(ANY_PATH)
 def test_a_canonical_path_is_its_own_canonical_path(path):
-    found = canonical(path)
-    assert isinstance(found, Malformed) or canonical(found.path) == found
+    found = canonical_path(path)
+    assert isinstance(found, MalformedPath) or canonical_path(found.path) == found
 
 
 @given(ANY_PATH)
 def test_no_accepted_segment_holds_a_hazard(path):
-    found = canonical(path)
-    for segment in found.segments if isinstance(found, Canonical) else ():
+    found = canonical_path(path)
+    for segment in found.segments if isinstance(found, CanonicalPath) else ():
         assert segment not in {"", ".", ".."}
         assert not set(segment) & set("/\\\0;%?#")
 
 
 @given(st.lists(st.text(alphabet="abcäöü0-_~:+ ", min_size=1, max_size=8), max_size=5))
 def test_escaping_everything_changes_nothing(parts):
-    plain = canonical("/" + "/".join(parts))
-    assert canonical("/" + "/".join(quote(part, safe="") for part in parts)) == plain
+    plain = canonical_path("/" + "/".join(parts))
+    assert canonical_path("/" + "/".join(quote(part, safe="") for part in parts)) == plain
 
 
 @pytest.mark.parametrize(("text", "method"), [("GET", "GET"), ("HEAD", "GET"), ("PURGE", "PURGE")])
 def test_head_is_decided_as_get(text, method):
-    assert method_of(text) == method
+    assert canonical_method(text) == method
 
 
 @pytest.mark.parametrize("text", ["", "get", "Get", "GET ", "GET\n", "M-SEARCH", "A" * 17, "GÉT", "GET2"])
 def test_a_method_is_an_upper_case_word(text):
-    assert isinstance(method_of(text), Malformed)
+    assert isinstance(canonical_method(text), MalformedPath)
 
 
 @pytest.mark.parametrize(

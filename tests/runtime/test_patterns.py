@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyengine.runtime import patterns
-from policyengine.runtime.patterns import Glob, PatternError, compile_regex, same_spaces
-from policyengine.runtime.regex_linearity import complement, overlap, proved_linear, union
+from policyengine.runtime.patterns import Glob, PatternError, compile_regex, expand_whitespace_classes
+from policyengine.runtime.regex_linearity import complement, is_provably_linear, overlap, union
 
 LONG = 50_000
 AT_ONCE = 2.0  # seconds; a quadratic matcher would need minutes
@@ -115,7 +115,7 @@ def test_a_pattern_without_competing_choices_needs_no_re2(pattern):
 
 @pytest.mark.parametrize("pattern", NOT_PROVED)
 def test_a_pattern_with_competing_choices_is_left_to_re2(pattern):
-    assert not proved_linear(pattern)
+    assert not is_provably_linear(pattern)
 
 
 @pytest.mark.parametrize("pattern", [p for p in NOT_PROVED if p not in (r"a\Z",)] + [r"\p{L}+", r"[[:alpha:]]+"])
@@ -235,15 +235,15 @@ TEXT = st.text("abc1é \v\n._", max_size=10)
 
 @given(PATTERN, st.lists(TEXT, min_size=1, max_size=5))
 def test_re_and_re2_agree_on_what_is_proved(pattern, texts):
-    assume(proved_linear(pattern))
-    python, other = re.compile(pattern, re.ASCII), re2.compile(same_spaces(pattern))
+    assume(is_provably_linear(pattern))
+    python, other = re.compile(pattern, re.ASCII), re2.compile(expand_whitespace_classes(pattern))
     for text in texts:
         assert (python.fullmatch(text) is None) == (other.fullmatch(text) is None), (pattern, text)
 
 
 @given(PATTERN, st.text("ab", min_size=1, max_size=3))
 def test_no_proved_pattern_is_slow_on_a_repeated_text(pattern, part):
-    assume(proved_linear(pattern))
+    assume(is_provably_linear(pattern))
     compiled = re.compile(pattern, re.ASCII)
     start = time.perf_counter()
     compiled.fullmatch(part * 4_000 + "!")
@@ -266,7 +266,7 @@ def test_no_proved_pattern_is_slow_on_a_repeated_text(pattern, part):
     ],
 )
 def test_white_space_is_spelled_out_for_re2(pattern, expected):
-    assert same_spaces(pattern) == expected
+    assert expand_whitespace_classes(pattern) == expected
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda p: (p[0], p[0] + p[1])), max_size=4).map(

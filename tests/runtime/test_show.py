@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.runtime.format_values import fact_name
+from policyengine.runtime.format_values import format_fact_path
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from policyengine.runtime.format_values import fact_name
     ],
 )
 def test_a_fact_is_called_as_a_policy_writes_it(path, name):
-    assert fact_name(path) == name
+    assert format_fact_path(path) == name
 
 
 @pytest.mark.parametrize("fact", ['request.headers["x-tenant"]', 'request.query["a.b"]', 'args["content-type"]'])

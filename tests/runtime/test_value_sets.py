@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.runtime import arithmetic
-from policyengine.runtime.value_keys import key_of
+from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.value_sets import ValueSet, family_of
 from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.spec.kleene import conjunction, disjunction, lift
-from policyengine.typesystem import EntityRef, Scalar, Set
+from policyengine.typesystem import EntityRef, Scalar, SetType
 
 UNKNOWN = st.sampled_from([Unknown.of("body.a", "expected int, got string"), Unknown.missing("body.b")])
 NUMBERS = st.sampled_from(
@@ -101,19 +101,19 @@ COLLIDING = [Decimal(7) + Decimal(2**61 - 1) * k for k in range(1_000)]  # of on
 @pytest.mark.parametrize("number", COLLIDING[10:13])
 def test_numbers_that_share_a_hash_of_python_have_different_keys(number: Decimal) -> None:
     assert hash(number) == hash(COLLIDING[0])
-    assert len({hash(key_of(one)) for one in COLLIDING}) > 990
+    assert len({hash(value_key(one)) for one in COLLIDING}) > 990
 
 
 def test_lists_of_numbers_that_share_a_hash_of_python_have_different_keys() -> None:
     lists = [(7 + (2**61 - 1) * k, 7 + (2**61 - 1) * m) for k in range(4) for m in range(4)]
     assert len({hash(one) for one in lists}) == 1
-    assert len({hash(key_of(one)) for one in lists}) == len(lists)
+    assert len({hash(value_key(one)) for one in lists}) == len(lists)
 
 
 def test_a_set_holds_each_of_many_colliding_numbers_once() -> None:
-    assert coerce([*COLLIDING, *COLLIDING], Set(Scalar.NUMBER), "body.a") == tuple(COLLIDING)
+    assert coerce([*COLLIDING, *COLLIDING], SetType(Scalar.NUMBER), "body.a") == tuple(COLLIDING)
 
 
 @given(NUMBERS, NUMBERS)
 def test_keys_are_equal_where_numbers_are(left: int | Decimal, right: int | Decimal) -> None:
-    assert (key_of(left) == key_of(right)) == (left == right)
+    assert (value_key(left) == value_key(right)) == (left == right)

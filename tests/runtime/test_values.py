@@ -10,12 +10,22 @@ import pytest
 
 from policyengine.runtime.literals import parse_duration, parse_time
 from policyengine.runtime.values import ABSENT, PENDING, Cause, Invalid, Unknown, coerce
-from policyengine.typesystem import EntityRef, Enum, Field, List, Record, Ref, Scalar, Set, Unresolved
+from policyengine.typesystem import (
+    EntityRef,
+    EnumType,
+    FieldType,
+    ListType,
+    RecordType,
+    RefType,
+    Scalar,
+    SetType,
+    UnresolvedType,
+)
 
-PLAN = Enum("plan", ("free", "team"))
-USER = Ref(frozenset({"user"}))
-USER_OR_TEAM = Ref(frozenset({"user", "team"}))
-ADDRESS = Record((Field("city", Scalar.STRING),))
+PLAN = EnumType("plan", ("free", "team"))
+USER = RefType(frozenset({"user"}))
+USER_OR_TEAM = RefType(frozenset({"user", "team"}))
+ADDRESS = RecordType((FieldType("city", Scalar.STRING),))
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
 
@@ -86,14 +96,14 @@ def why(value: object) -> str:
         (7, USER, "expected user, got int"),
         ("e\u0301", USER, "not in Unicode NFC"),
         (EntityRef("user", "e\u0301"), USER, "not in Unicode NFC"),
-        ("clerk", Set(Scalar.STRING), "expected set<string>, got string"),
-        ({"clerk": True}, Set(Scalar.STRING), "expected set<string>, got object"),
-        ("abc", List(Scalar.STRING), "expected list<string>, got string"),
-        ((0,) * 10_001, List(Scalar.INT), "more than 10,000 elements"),
+        ("clerk", SetType(Scalar.STRING), "expected set<string>, got string"),
+        ({"clerk": True}, SetType(Scalar.STRING), "expected set<string>, got object"),
+        ("abc", ListType(Scalar.STRING), "expected list<string>, got string"),
+        ((0,) * 10_001, ListType(Scalar.INT), "more than 10,000 elements"),
         (("Berlin",), ADDRESS, "expected object, got list"),
         (PENDING, Scalar.INT, "pending"),
         (Invalid("a duplicate key"), Scalar.INT, "a duplicate key"),
-        (1, Unresolved(), "its type is not known"),
+        (1, UnresolvedType(), "its type is not known"),
     ],
 )
 def test_a_wrong_typed_fact_is_unknown(raw, type, reason):
@@ -134,12 +144,12 @@ def test_a_whole_number_has_as_many_zeros_at_its_end_as_a_decimal():
         ("alice", USER, EntityRef("user", "alice")),
         (EntityRef("team", "x"), USER_OR_TEAM, EntityRef("team", "x")),
         ({"type": "user", "id": "alice"}, USER_OR_TEAM, EntityRef("user", "alice")),
-        ([2, 1, 2], Set(Scalar.INT), (2, 1)),
-        ([2, 1, 2], List(Scalar.INT), (2, 1, 2)),
-        ({"b", "a"}, Set(Scalar.STRING), ("a", "b")),
-        ((), Set(Scalar.STRING), ()),
+        ([2, 1, 2], SetType(Scalar.INT), (2, 1)),
+        ([2, 1, 2], ListType(Scalar.INT), (2, 1, 2)),
+        ({"b", "a"}, SetType(Scalar.STRING), ("a", "b")),
+        ((), SetType(Scalar.STRING), ()),
         ({"city": 7}, ADDRESS, {"city": 7}),
-        ([{"city": "x"}, {"city": "x"}], Set(ADDRESS), ({"city": "x"}, {"city": "x"})),
+        ([{"city": "x"}, {"city": "x"}], SetType(ADDRESS), ({"city": "x"}, {"city": "x"})),
     ],
 )
 def test_a_fact_of_its_type_becomes_a_value(raw, type, value):
@@ -178,19 +188,19 @@ def test_a_wrong_typed_fact_is_not_absent():
 
 
 def test_a_bad_element_leaves_the_others_known():
-    good, bad = coerce(["clerk", 7], Set(Scalar.STRING), "body.x")
+    good, bad = coerce(["clerk", 7], SetType(Scalar.STRING), "body.x")
     assert good == "clerk"
     assert why(bad) == "expected string, got int"
 
 
 def test_a_true_among_ints_is_not_the_one_it_equals_in_python():
-    one, bad = coerce([1, True], Set(Scalar.INT), "body.x")
+    one, bad = coerce([1, True], SetType(Scalar.INT), "body.x")
     assert one == 1
     assert why(bad) == "expected int, got bool"
 
 
 def test_equal_numbers_are_one_element():
-    assert coerce([1, Decimal("1.0")], Set(Scalar.NUMBER), "body.x") == (1,)
+    assert coerce([1, Decimal("1.0")], SetType(Scalar.NUMBER), "body.x") == (1,)
 
 
 def test_a_subclass_of_str_becomes_plain_text():

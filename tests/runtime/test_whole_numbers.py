@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from policyengine.audit.log import DecisionLog
 from policyengine.audit.reader import read_records
-from policyengine.audit.replay import decided_again
+from policyengine.audit.replay import replay_decision
 from policyengine.check import check
-from policyengine.client.socket import NUMBER_EXTENSION, encode
+from policyengine.client.socket import NUMBER_EXTENSION, encode_question
 from policyengine.engine import Engine
-from policyengine.entities.sources import Sources
+from policyengine.entities.sources import EntitySources
 from policyengine.runtime.arithmetic import equal
 from policyengine.runtime.request import Request
-from policyengine.runtime.values import EXACT, Unknown, Value, coerce
+from policyengine.runtime.values import DECIMAL_CONTEXT, Unknown, Value, coerce
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing import collect, run
@@ -55,7 +55,7 @@ ENTRANCES = {
     "json": as_json,
     "python": lambda number: Request.from_mapping(asked(number)),
     "decimal": lambda number: Request.from_mapping(asked(Decimal(number))),
-    "our clients": lambda number: Request.from_msgpack(encode(asked(number))),
+    "our clients": lambda number: Request.from_msgpack(encode_question(asked(number))),
     "an extension": lambda number: Request.from_msgpack(
         msgpack.packb(asked(msgpack.ExtType(NUMBER_EXTENSION, str(number).encode())))
     ),
@@ -74,7 +74,7 @@ def test_a_whole_number_is_that_number_or_unknown_whichever_way_it_comes_in(entr
 
 @given(number=st.decimals(allow_nan=False, allow_infinity=False))
 def test_decimals_of_our_clients_stay_what_they_are(number: Decimal) -> None:
-    found = read(Request.from_msgpack(encode(asked(number))))
+    found = read(Request.from_msgpack(encode_question(asked(number))))
     exact = read(Request.from_mapping(asked(number)))
     assert isinstance(found, Unknown) if isinstance(exact, Unknown) else equal(found, exact) is True  # type: ignore[arg-type]
 
@@ -128,7 +128,7 @@ TABLES = {
 def test_directories_hold_such_numbers(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(TABLES[name])
     engine = Engine.from_text(POLICY)
-    engine.replace_directory(Sources.of(tmp_path / name).read(engine.kernel.entities))
+    engine.replace_directory(EntitySources.of(tmp_path / name).read(engine.kernel.entities))
     for number, allowed in ((int(LONG) - 1, True), (int(LONG) + 1, False)):
         question = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}, "body": {"n": number}}
         assert engine.decide({**question, "request": {"method": "POST", "path": "/pay"}}).allowed is allowed
@@ -144,7 +144,7 @@ def test_a_record_holds_them_and_is_decided_again_alike(tmp_path: Path, number: 
     for asked_with in (question, {**question, "options": {"obligations_supported": ["none"]}}):
         engine.decide({**asked_with, "request": {"method": "POST", "path": "/pay"}})
     for record in read_records(path):
-        again = decided_again(record, engine.kernel)
+        again = replay_decision(record, engine.kernel)
         assert again.same
         assert read(record.question) == read(Request.from_mapping(asked(number)))
 
@@ -159,4 +159,4 @@ def test_sums_of_them_are_exact_or_unknown(one: int, other: int) -> None:
     body = f'"n": {one}, "m": {other}, "sum": {one + other}'
     text = f'{{"request": {{"method": "GET", "path": "/x"}}, "body": {{{body}}}}}'
     assert engine.decide(text).allowed is all(map(significant, (one, other, one + other)))
-    assert EXACT.prec == DIGITS
+    assert DECIMAL_CONTEXT.prec == DIGITS

@@ -12,10 +12,10 @@ from policyengine.runtime.windows import (
     Weekly,
     WholeDays,
     ZoneError,
-    absolute,
     contains,
     days_between,
     load_zone,
+    parse_absolute_window,
     parse_clock,
     parse_moment,
 )
@@ -128,7 +128,7 @@ def test_office_hours_follow_summer_time():
     ],
 )
 def test_whole_dates_are_held_to_their_last_moment(start, end, wall_clock, inside):
-    window = absolute(start, end, BERLIN)
+    window = parse_absolute_window(start, end, BERLIN)
     assert isinstance(window, Absolute)
     assert contains(window, berlin(wall_clock)) is inside
 
@@ -136,7 +136,7 @@ def test_whole_dates_are_held_to_their_last_moment(start, end, wall_clock, insid
 @pytest.mark.parametrize("text", ["2027-02-30", "2027-1-1", "soon", "2027-01-01T25:00", "9999-12-31", "0001-01-01"])
 def test_what_is_no_date_is_no_moment(text):
     assert parse_moment(text, BERLIN) is None
-    assert absolute(text, text, BERLIN) is None
+    assert parse_absolute_window(text, text, BERLIN) is None
 
 
 def test_a_time_with_its_own_zone_ignores_the_zone_of_the_window():

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from policyengine.testing.parallel import FEWEST
+from policyengine.testing.parallel import MIN_CHUNK_CASES
 
 COMMAND = str(Path(sys.executable).with_name("policyengine"))
 OPEN = "language 1\npackage acme.shop\nanyone { may GET /health }\n"
 WIDER = OPEN.replace("GET /health", "GET /health, GET /other")
-TESTS = "".join(f'test "t{number}" {{ GET /health => allow }}\n' for number in range(2 * FEWEST))
+TESTS = "".join(f'test "t{number}" {{ GET /health => allow }}\n' for number in range(2 * MIN_CHUNK_CASES))
 # Modules that processes of ours import, and that Python imports by itself; some are packages.
 PLANTED = (
     "pickle", "json", "logging", "multiprocessing", "concurrent", "socket", "selectors", "subprocess", "signal",

@@ -49,25 +49,29 @@ def test_policies_hold_every_requirement_and_every_effect(many: list[k.Kernel]) 
     assert requirements == set(k.Requirement.__args__)  # type: ignore[attr-defined]
     effects = [effect for kernel in many for guard in kernel.guards for effect in guard.effects]
     assert {type(effect) for effect in effects} == set(k.Effect.__args__)  # type: ignore[attr-defined]
-    kinds = {effect.kind for effect in effects if isinstance(effect, k.Oblige)}
+    kinds = {effect.kind for effect in effects if isinstance(effect, k.ObligationEffect)}
     assert kinds == {"audit", "redact", "notify", "warn", "step_up", "header"}
     approvers = {type(effect.approvers.of) for effect in effects if isinstance(effect, k.Confirm)}
-    assert approvers == {k.RoleOf, k.UserServed, k.MemberOf}
+    assert approvers == {k.RoleHolder, k.ServedUser, k.MemberOf}
 
 
 def test_policies_hold_every_door(many: list[k.Kernel]) -> None:
     assert {type(block.who) for kernel in many for block in kernel.agents} == {
-        k.Called,
-        k.CalledLike,
+        k.ExactName,
+        k.NamePattern,
         k.InGroup,
-        k.Where,
+        k.PrincipalCondition,
     }
-    assert {type(block.who) for kernel in many for block in kernel.users} == {k.Called, k.Everybody, k.Where}
+    assert {type(block.who) for kernel in many for block in kernel.users} == {
+        k.ExactName,
+        k.AnyUser,
+        k.PrincipalCondition,
+    }
     assert any(kernel.anyones for kernel in many)
     assert any(kernel.unrestricted for kernel in many)
     assert any(kernel.delegation for kernel in many)
     delegates = [one for kernel in many for block in kernel.agents for one in block.delegates]
-    assert {type(one.to) for one in delegates} == {k.Called, k.CalledLike, k.InGroup}
+    assert {type(one.to) for one in delegates} == {k.ExactName, k.NamePattern, k.InGroup}
     assert any(one.lifetime for one in delegates)
     assert any(one.when for one in delegates)
     patterns = {type(o.pattern) for kernel in many for b in kernel.agents for g in b.grants for o in g.openings}
@@ -103,7 +107,7 @@ def conditions(kernel: k.Kernel) -> list[k.Expr]:
     for block in (*kernel.agents, *kernel.users, *kernel.anyones):
         found += [grant.when for grant in block.grants]
         if not isinstance(block, k.AnyoneBlock):
-            found += [block.who.condition] if isinstance(block.who, k.Where) else []
+            found += [block.who.condition] if isinstance(block.who, k.PrincipalCondition) else []
             found += [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
     for guard in kernel.guards:
         found += [effect.condition for effect in guard.effects]

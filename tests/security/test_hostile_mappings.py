@@ -15,7 +15,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.explain.explanation import Explanation
-from policyengine.integrations.enforcement_point import checked, decided, evaluated
+from policyengine.integrations.enforcement_point import check_facts, decide_and_meet, evaluate
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import RequestError
 
@@ -283,13 +283,13 @@ def test_a_mapping_of_another_class_is_decided_as_a_dict(engine, way):
 def test_what_an_integration_is_told_of_who_asks_is_a_deny_where_it_cannot_be_read(engine):
     for made in (*WHOLE.values(), *INSIDE.values()):
         try:
-            facts = checked(made())
+            facts = check_facts(made())
         except Exception:
             continue  # `identified` logs it, and nobody is let through
         if facts is not None:
             question = {**facts, "request": {"method": "POST", "path": "/nowhere"}}
-            assert run(decided(engine, question)).outcome is Outcome.DENY
-            assert run(evaluated(engine, question)).outcome is Outcome.DENY
+            assert run(decide_and_meet(engine, question)).outcome is Outcome.DENY
+            assert run(evaluate(engine, question)).outcome is Outcome.DENY
 
 
 @pytest.mark.parametrize("name", INSIDE)

@@ -21,7 +21,7 @@ import pytest
 import policyengine
 from policyengine.http.body import body_members
 from policyengine.http.form_fields import form_fields
-from policyengine.runtime.paths import canonical
+from policyengine.runtime.paths import canonical_path
 
 SMALL, TIMES = 512, 8
 MOST_GROWTH = 3 * TIMES
@@ -177,4 +177,4 @@ def test_a_content_type_is_read_in_time_in_proportion_to_it(before: str, pump: s
 def test_a_path_and_a_query_are_read_in_time_in_proportion_to_them(given: Callable[[int], str]) -> None:
     made = cache(lambda size: given(size))
     assert growth(form_fields, made, LARGE) < MOST_GROWTH
-    assert growth(lambda text: canonical(f"/{text}"), made, LARGE) < MOST_GROWTH
+    assert growth(lambda text: canonical_path(f"/{text}"), made, LARGE) < MOST_GROWTH

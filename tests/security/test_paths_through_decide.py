@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.runtime.paths import Canonical, canonical
+from policyengine.runtime.paths import CanonicalPath, canonical_path
 from policyengine.server import create_app
 from tests.security.paths import MALFORMED, READ, readings
 
@@ -59,8 +59,8 @@ def expected(path: str) -> tuple[bool, str | None, list[str | None]]:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", READ, ids=lambda path: path[:60])
 def test_a_readable_path_is_decided_as_its_canonical_spelling(path: str, method: str) -> None:
-    found = canonical(path)
-    assert isinstance(found, Canonical)
+    found = canonical_path(path)
+    assert isinstance(found, CanonicalPath)
     assert found.path == READ[path]
     assert decided({"method": method, "path": path}) == expected(READ[path])
 

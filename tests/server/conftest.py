@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import Question
+from policyengine.engine.request_input import QuestionLike
 from policyengine.explain.explanation import Explanation
 from policyengine.runtime.decision import Decision
 from policyengine.server import create_app
@@ -57,16 +57,16 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def decide(self, question: Question, *, at_once: bool = False) -> Decision:
+    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
         return self._call("decide", question, at_once=at_once)
 
-    def evaluate(self, question: Question) -> Decision:
+    def evaluate(self, question: QuestionLike) -> Decision:
         return self._call("evaluate", question)
 
-    def explain(self, question: Question) -> Explanation:
+    def explain(self, question: QuestionLike) -> Explanation:
         return self._call("explain", question)
 
-    def _call(self, name: str, question: Question, **how: bool) -> Any:
+    def _call(self, name: str, question: QuestionLike, **how: bool) -> Any:
         if self.broken is not None:
             raise self.broken
         answer = getattr(self.engine, name)(question, **how)

@@ -13,8 +13,8 @@ import pytest
 from policyengine.server.connections.acceptor import Acceptor
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
 from policyengine.server.connections.table import ConnectionTable
-from policyengine.server.listeners import bound
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.listeners import bind_listener
+from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
 
@@ -27,9 +27,9 @@ class Greeting(asyncio.Protocol):
 def running(work: Callable[[socket.socket, Acceptor, WorkerBoard], Awaitable[None]], workers: int = 1) -> None:
     async def run() -> None:
         board = WorkerBoard(workers)
-        table = ConnectionTable(ConnectionLimits(), ConnectionBounds(100, 100), board, Tally())
+        table = ConnectionTable(ConnectionLimits(), ConnectionBounds(100, 100), board, ServerCounters())
         table.accept()
-        with bound(("127.0.0.1", 0), "127.0.0.1") as listener:
+        with bind_listener(("127.0.0.1", 0), "127.0.0.1") as listener:
             acceptor = Acceptor(listener, Greeting, table, board)
             await asyncio.wait_for(work(listener, acceptor, board), 20)
             acceptor.leave()
@@ -90,7 +90,7 @@ def test_in_a_unix_socket_nobody_new_finds_it(tmp_path: object) -> None:
 
     async def run() -> None:
         board = WorkerBoard()
-        table = ConnectionTable(ConnectionLimits(), ConnectionBounds(100, 100), board, Tally())
+        table = ConnectionTable(ConnectionLimits(), ConnectionBounds(100, 100), board, ServerCounters())
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as early:
             listener.bind(path)
             listener.listen()

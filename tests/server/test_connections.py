@@ -17,13 +17,13 @@ import httpx
 import msgspec
 import pytest
 
-from policyengine.client.socket import HEADER, SocketClient
+from policyengine.client.socket import FRAME_HEADER, SocketClient
 from policyengine.server import ServeError
-from policyengine.server.connections.http1 import LONGEST_PIPELINE
-from policyengine.server.connections.http_connection import address_of
-from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits, open_files
-from policyengine.server.connections.table import SPARE, CloseReason, ConnectionTable, Stage
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.connections.http1 import MAX_PIPELINED_REQUESTS
+from policyengine.server.connections.http_connection import peer_address
+from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits, open_file_limit
+from policyengine.server.connections.table import SPARE_CONNECTIONS, CloseReason, ConnectionStage, ConnectionTable
+from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 from tests.server.conftest import OPEN
 from tests.server.processes import started
@@ -184,7 +184,7 @@ def test_a_sidecar_that_reads_no_answers_makes_room(connect: Connect, tmp_path: 
             deaf.settimeout(0.5)
             with suppress(TimeoutError):
                 while True:
-                    deaf.sendall((HEADER.pack(len(question)) + question) * 1_000)
+                    deaf.sendall((FRAME_HEADER.pack(len(question)) + question) * 1_000)
         honest = connect(url)
         honest.sendall(post(LENGTH))
         assert statuses(honest.recv(65_536)) == [200]
@@ -243,18 +243,18 @@ def test_bytes_of_half_bodies_are_bounded_and_leave_room_for_others(connect: Con
 def test_bounds_leave_files_for_all_else(
     monkeypatch: pytest.MonkeyPatch, files: int, given: ConnectionLimits, bounds: ConnectionBounds
 ) -> None:
-    monkeypatch.setattr("policyengine.server.connections.limits.open_files", lambda: files)
+    monkeypatch.setattr("policyengine.server.connections.limits.open_file_limit", lambda: files)
     assert given.bounds() == bounds
 
 
 def test_where_envoy_is_answered_by_grpc_it_has_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.server.connections.limits.open_files", lambda: 1_024)
+    monkeypatch.setattr("policyengine.server.connections.limits.open_file_limit", lambda: 1_024)
     assert ConnectionLimits().bounds(listens_for_envoy=True) == ConnectionBounds(448, 112)
 
 
 def test_more_connections_than_files_are_refused_at_the_start() -> None:
     with pytest.raises(ServeError, match="need more files than the") as error:
-        ConnectionLimits(open_files() + 1).bounds()
+        ConnectionLimits(open_file_limit() + 1).bounds()
     assert "`ulimit -n`" in str(error.value.hint)
 
 
@@ -298,7 +298,7 @@ def test_a_frame_that_does_not_end_is_closed_and_an_idle_sidecar_is_not(hasty: t
         assert idle.decide(OPEN).allowed
         slow.settimeout(20)
         slow.connect(str(hasty[1]))
-        slow.sendall(HEADER.pack(99) + b"\x93")
+        slow.sendall(FRAME_HEADER.pack(99) + b"\x93")
         assert closed(slow)
         assert idle.decide(OPEN).allowed
 
@@ -326,7 +326,7 @@ def test_a_long_row_of_requests_is_answered_in_part_and_the_connection_ends(plai
     sending.join(20)
     found = statuses(answer)
     assert set(found) == {200}
-    assert LONGEST_PIPELINE <= len(found) < 1_000
+    assert MAX_PIPELINED_REQUESTS <= len(found) < 1_000
     assert with_reset or b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
 
 
@@ -410,7 +410,7 @@ def test_a_refusal_is_read_by_who_still_sends(plain: str, connect: Connect, trai
 class FakeConnection:
     spare = has_unread_bytes = False
 
-    def __init__(self, address: str, stage: Stage = Stage.HEAD, began: float = 0.0) -> None:
+    def __init__(self, address: str, stage: ConnectionStage = ConnectionStage.HEAD, began: float = 0.0) -> None:
         self.address, self.stage, self.began = address, stage, began
         self.dropped: CloseReason | None = None
 
@@ -425,7 +425,7 @@ class FakeConnection:
 
 
 def table_of(connections: int, unproved: int = 100) -> ConnectionTable:
-    return ConnectionTable(ConnectionLimits(), ConnectionBounds(connections, unproved), WorkerBoard(), Tally())
+    return ConnectionTable(ConnectionLimits(), ConnectionBounds(connections, unproved), WorkerBoard(), ServerCounters())
 
 
 def entered(table: ConnectionTable, *connections: FakeConnection) -> None:
@@ -436,13 +436,13 @@ def entered(table: ConnectionTable, *connections: FakeConnection) -> None:
 def test_the_address_that_has_most_makes_room_first_with_what_is_idle_and_then_with_what_is_oldest() -> None:
     table = table_of(5)
     other, young, old = FakeConnection("b"), FakeConnection("a", began=2.0), FakeConnection("a", began=1.0)
-    idle, busy = FakeConnection("a", Stage.IDLE, began=3.0), FakeConnection("a", Stage.BUSY)
+    idle, busy = FakeConnection("a", ConnectionStage.IDLE, began=3.0), FakeConnection("a", ConnectionStage.BUSY)
     entered(table, other, young, old, idle, busy)
     dropped = []
     for _ in range(3):
         assert table.admit()
         dropped.append(next(one for one in (other, young, old, idle, busy) if one.dropped and one not in dropped))
-        table.enter(FakeConnection("c", Stage.BUSY))
+        table.enter(FakeConnection("c", ConnectionStage.BUSY))
     assert dropped == [idle, old, other] or dropped == [idle, old, young]
     assert busy.dropped is None
 
@@ -460,7 +460,7 @@ def test_an_address_with_too_many_that_never_asked_loses_its_oldest_and_no_other
 
 def test_a_gateway_with_many_connections_that_ask_is_bounded_in_all_only() -> None:
     table = table_of(100, unproved=2)
-    of_gateway = [FakeConnection("a", Stage.IDLE) for _ in range(50)]
+    of_gateway = [FakeConnection("a", ConnectionStage.IDLE) for _ in range(50)]
     for one in of_gateway:
         table.enter(one)
         table.prove(one)
@@ -470,8 +470,12 @@ def test_a_gateway_with_many_connections_that_ask_is_bounded_in_all_only() -> No
 def test_the_address_that_holds_most_bytes_loses_what_is_largest_and_no_whole_request() -> None:
     table = table_of(100)
     table.limits = ConnectionLimits(memory=100)
-    other, large, small = FakeConnection("b"), FakeConnection("a", Stage.BODY), FakeConnection("a", Stage.BODY)
-    busy = FakeConnection("a", Stage.BUSY)
+    other, large, small = (
+        FakeConnection("b"),
+        FakeConnection("a", ConnectionStage.BODY),
+        FakeConnection("a", ConnectionStage.BODY),
+    )
+    busy = FakeConnection("a", ConnectionStage.BUSY)
     entered(table, other, large, small, busy)
     sizes = (other, 45), (large, 20), (small, 5), (busy, 24)
     assert all(table.hold(one, size) for one, size in sizes)
@@ -487,8 +491,8 @@ def test_where_nothing_makes_room_a_few_more_are_let_in_and_then_none() -> None:
     let_in = 0
     while table.admit():
         let_in += 1
-        table.enter(FakeConnection("a", Stage.BUSY))
-    assert let_in == 2 + SPARE
+        table.enter(FakeConnection("a", ConnectionStage.BUSY))
+    assert let_in == 2 + SPARE_CONNECTIONS
 
 
 @pytest.mark.parametrize(
@@ -502,7 +506,7 @@ def test_where_nothing_makes_room_a_few_more_are_let_in_and_then_none() -> None:
     ],
 )
 def test_an_address_is_a_host_or_a_network_of_one(peer: object, address: str) -> None:
-    assert address_of(peer) == address
+    assert peer_address(peer) == address
 
 
 def test_workers_know_who_has_fewer_connections() -> None:

@@ -16,16 +16,16 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.audit import decided_again, read_records
-from policyengine.client.socket import HEADER
+from policyengine.audit import read_records, replay_decision
+from policyengine.client.socket import FRAME_HEADER
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.identity.config.model import SAFE_ALGORITHMS
-from policyengine.reload import Reloading, ReloadRules
-from policyengine.runtime.credentials import digests_of
+from policyengine.reload import ReloadableEngine, ReloadRules
+from policyengine.runtime.credentials import body_digests
 from policyengine.server import create_app
-from policyengine.server.socket_protocol import answer_to
+from policyengine.server.socket_protocol import answer_frame
 from tests.identity import bound_world
 from tests.identity.proving import BOT, HOST, POLICY, SVID, USER, Doors, asking, url
 from tests.server.conftest import TOKEN, client_of
@@ -188,10 +188,10 @@ def test_frames_of_the_socket_are_proved_too(doors: Doors) -> None:
         (3, "decide", [asking(proven), asking(doors.bearer())]),
         (4, "decide", {**asking(doors.dpop("GET", url())), "options": {"explain": True}}),
     ]
-    answers = [msgpack.unpackb(answer_to(doors.engine, msgpack.packb(one), "user 1")[0])[2] for one in frames]
+    answers = [msgpack.unpackb(answer_frame(doors.engine, msgpack.packb(one), "user 1")[0])[2] for one in frames]
     assert [answers[0]["outcome"], answers[1]["outcome"], answers[3]["outcome"]] == ["allow"] * 3
     assert [code_of(one) for one in answers[2]] == ["proof_replayed", None]
-    assert HEADER.size == 4
+    assert FRAME_HEADER.size == 4
 
 
 def test_credentials_of_authzen_are_in_its_context(doors: Doors) -> None:
@@ -233,18 +233,18 @@ def test_who_asks_again_by_its_key_gets_its_decision_and_no_refusal(tmp_path: Pa
     if not explain:
         assert doors.engine.identity.counts["proof_replayed"] == 1
     records = list(read_records(doors.folder / "decisions.jsonl"))
-    assert [decided_again(one, doors.engine.kernel).same for one in records] == [True] * 3
+    assert [replay_decision(one, doors.engine.kernel).same for one in records] == [True] * 3
     assert records[0].request == records[1].request
 
 
 def test_what_could_not_be_asked_for_is_not_kept_by_its_key(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     from policyengine.identity.verify.tokens import TokenVerifier
-    from policyengine.runtime.credential_errors import Refusal, Refused
+    from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
     real, question = TokenVerifier.verify, asking(doors.bearer())
 
     def down(self: TokenVerifier, raw: str, now: int) -> Any:
-        raise Refused(Refusal.PROVIDER)
+        raise CredentialError(RefusalCode.PROVIDER)
 
     keyed = {"idempotency-key": "k-1"}
     monkeypatch.setattr(TokenVerifier, "verify", down)
@@ -381,7 +381,7 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
     workload = bound_world.workload()
     sent = bound_world.field_of(workload) if name == "client-cert" else bound_world.envoy(workload)
     assert through(doors, door, {name: sent}).status_code == 401  # nobody says that the gateway sets it
-    named = Vouched(client_certificate=name)
+    named = GatewayHeaders(client_certificate=name)
     answer = through(doors, door, {name: sent}, gateway=named)
     assert (answer.status_code, answer.headers["x-auth-subject"]) == (200, SVID.replace("%", "%25"))
     for spelled in (name.replace("-", "_"), name.replace("-", "_", 1)):
@@ -389,22 +389,27 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
 
 
 def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
-    from policyengine.http.completeness import HandsOn
-    from policyengine.http.gateway_headers import Target, given_headers, question_of, with_credentials
+    from policyengine.http.completeness import ForwardedParts
+    from policyengine.http.gateway_headers import RequestTarget, add_credentials, build_question, collect_headers
 
     def digests(*more: tuple[bytes, bytes], content: bytes = b"{}") -> object:
-        given = given_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])
-        target = Target("POST", PATH, HOST)
-        question = with_credentials(
-            question_of(target, given, Vouched(), HandsOn()), target, given, own=True, certificate=None, content=content
+        given = collect_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])
+        target = RequestTarget("POST", PATH, HOST)
+        question = add_credentials(
+            build_question(target, given, GatewayHeaders(), ForwardedParts()),
+            target,
+            given,
+            own=True,
+            certificate=None,
+            content=content,
         )
         found = question["credentials"]
         assert isinstance(found, dict)
         return found.get("digests")
 
     partial = b"x-envoy-auth-partial-body"
-    assert digests((partial, b"false")) == digests_of(b"{}")
-    assert digests((partial, b"false"), content=b"x" * 1_000_000) == digests_of(b"x" * 1_000_000)
+    assert digests((partial, b"false")) == body_digests(b"{}")
+    assert digests((partial, b"false"), content=b"x" * 1_000_000) == body_digests(b"x" * 1_000_000)
     for one in [(), ((partial, b"true"),), ((partial, b"false"), (partial, b"false"))]:
         assert digests(*one) is None
     assert digests((partial, b"false"), content=b"") is None
@@ -470,7 +475,7 @@ def test_what_was_logged_comes_to_the_same_again(tmp_path: Path) -> None:
     records = list(read_records(tmp_path / "decisions.jsonl"))
     assert len(records) == len(REFUSED) + 2
     for record in records:
-        again = decided_again(record, doors.engine.kernel)
+        again = replay_decision(record, doors.engine.kernel)
         assert again.same
         assert [one.code for one in again.decision.reasons] == [
             one.get("code") for one in record.decision.get("reasons", ())
@@ -495,8 +500,8 @@ def test_credentials_are_counted_by_what_became_of_them(doors: Doors) -> None:
 
 
 @pytest.fixture
-def reloading(doors: Doors) -> Reloading:
-    found = Reloading.load(
+def reloading(doors: Doors) -> ReloadableEngine:
+    found = ReloadableEngine.load(
         doors.folder / "doors.policy",
         identity=doors.folder / "identity.toml",
         clock=doors.clock,
@@ -507,7 +512,7 @@ def reloading(doors: Doors) -> Reloading:
     return found
 
 
-def test_a_reload_keeps_what_was_proved_seen_and_revoked(doors: Doors, reloading: Reloading) -> None:
+def test_a_reload_keeps_what_was_proved_seen_and_revoked(doors: Doors, reloading: ReloadableEngine) -> None:
     def code(given: dict[str, Any]) -> str | None:
         decision = reloading.current.decide(asking(given))
         return decision.reasons[0].code if decision.reasons else None
@@ -529,7 +534,7 @@ def test_a_reload_keeps_what_was_proved_seen_and_revoked(doors: Doors, reloading
     assert reloading.current.identity.counts["revoked"] == 1
 
 
-def test_issuers_that_do_not_fit_are_refused_and_the_last_ones_go_on(doors: Doors, reloading: Reloading) -> None:
+def test_issuers_that_do_not_fit_are_refused_and_the_last_ones_go_on(doors: Doors, reloading: ReloadableEngine) -> None:
     policy = doors.folder / "doors.policy"
     policy.write_text(POLICY.replace("issuer acme", "issuer acmee").replace("issued by acme ", "issued by acmee "))
     assert not reloading.reload()

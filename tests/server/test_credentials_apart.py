@@ -15,10 +15,9 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client.socket import HEADER
+from policyengine.client.socket import FRAME_HEADER
 from policyengine.engine import Engine
-from policyengine.executor import MOST
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from policyengine.server import ServeError
 from policyengine.server.connections.table import CloseReason
 from policyengine.server.socket_protocol import FramedProtocol
@@ -159,15 +158,15 @@ def test_nobody_waits_for_the_issuer_of_somebody_else(tmp_path: Path, slow: Faul
 def test_more_threads_are_there_than_may_wait() -> None:
     import anyio.to_thread
 
-    from policyengine.identity.single_flight import MOST_IN_ALL, MOST_WAITING
-    from policyengine.server.adapters.envoy_grpc import THREADS
+    from policyengine.identity.single_flight import MAX_WAITERS, MAX_WAITERS_IN_PROCESS
+    from policyengine.server.adapters.envoy_grpc import MAX_THREADS
 
     async def theirs() -> float:
         return anyio.to_thread.current_default_thread_limiter().total_tokens
 
     page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text(encoding="utf-8")
-    assert f"At most {MOST_WAITING} requests wait for an issuer, and {MOST_IN_ALL} for all of them" in page
-    assert MOST_WAITING < MOST_IN_ALL < min(MOST, THREADS, asyncio.run(theirs()))
+    assert f"At most {MAX_WAITERS} requests wait for an issuer, and {MAX_WAITERS_IN_PROCESS} for all of them" in page
+    assert MAX_WAITERS < MAX_WAITERS_IN_PROCESS < min(MAX_THREADS, MAX_THREADS, asyncio.run(theirs()))
 
 
 def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow: Faulty) -> None:
@@ -175,7 +174,7 @@ def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow:
     engine, path = engine_of(tmp_path, slow), str(tmp_path / "policy.sock")
 
     async def run() -> tuple[dict[str, Any], list[bool]]:
-        held, table = Reloading(engine), table_of(100)
+        held, table = ReloadableEngine(engine), table_of(100)
         server = await asyncio.get_running_loop().create_unix_server(lambda: FramedProtocol((held, held), table), path)
         async with server, asyncio.timeout(8):
             stuck = [await asyncio.open_unix_connection(path) for _ in range(12)]
@@ -185,7 +184,7 @@ def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow:
                 await asyncio.sleep(0)
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(frame([2, "decide", known()]))
-            (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            (size,) = FRAME_HEADER.unpack(await reader.readexactly(FRAME_HEADER.size))
             answer = msgpack.unpackb(await reader.readexactly(size))
             answered = [bool(one._buffer) for one, _ in stuck]  # type: ignore[attr-defined]
             slow.ends.set()

@@ -45,7 +45,7 @@ READY, METRICS = ("GET", "/readyz", None), ("GET", "/metrics", None)
 
 
 def test_a_file_that_goes_away_is_told_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "PAUSE", 0.0)
+    monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
     file, aside = tmp_path / "shop.db", tmp_path / "aside.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(SQL)
@@ -70,7 +70,7 @@ def test_a_file_that_goes_away_is_told_until_it_is_back(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("table", ["people", "roles"])  # rows, and what rows hold several of
 def test_a_table_that_is_taken_away_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
-    monkeypatch.setattr(lookup, "PAUSE", 0.0)
+    monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
     file = tmp_path / "shop.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(SQL)
@@ -91,7 +91,7 @@ def mortal() -> Iterator[Postgres]:
 def test_a_server_that_dies_is_told_until_it_is_back(
     mortal: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lookup, "PAUSE", 0.0)
+    monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
     engine = looked_up(tmp_path, mortal.url)
     assert talked(engine, READY)[0].status_code == 200
     mortal.stop()

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.serving.connections import POLICY, RunningServer, stop
+from bench.serving.connections import POLICY, RunningServer, measure_stop
 from policyengine.client.socket import SocketClient
-from policyengine.server.connections.table import Stage
-from policyengine.server.shutdown import QUIET, SETTLING, SILENT, Drain
+from policyengine.server.connections.table import ConnectionStage
+from policyengine.server.shutdown import QUIET_SECONDS, SETTLE_SECONDS, SILENT_SECONDS, Drain
 from tests.gateways.servers import free_port
 from tests.server.conftest import OPEN
 from tests.server.processes import started
@@ -123,7 +123,7 @@ def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_pa
 @pytest.mark.parametrize("workers", [1, 2])
 def test_of_fifty_clients_none_is_reset_and_none_is_left_without_an_answer(tmp_path: Path, workers: int) -> None:
     """Half of them keep their connections, half open one for each question. To be refused is no loss."""
-    found = asyncio.run(stop(policy_in(tmp_path), workers, seconds=2))
+    found = asyncio.run(measure_stop(policy_in(tmp_path), workers, seconds=2))
     assert (found["lost"], found["why"], found["refused"], found["status"]) == (0, {}, 50, 0)
 
 
@@ -135,7 +135,7 @@ def test_neither_a_reload_nor_the_end_of_a_worker_resets_anybody(tmp_path: Path)
         server.process.send_signal(signal.SIGHUP)
         os.kill(server.workers()[0], signal.SIGTERM)
 
-    found = asyncio.run(stop(policy, 2, seconds=2, before=disturb))
+    found = asyncio.run(measure_stop(policy, 2, seconds=2, before=disturb))
     assert (found["lost"], found["why"], found["refused"], found["status"]) == (0, {}, 50, 0)
 
 
@@ -267,7 +267,7 @@ class Held:
 class Client:
     """A connection that never speaks unless it is told to."""
 
-    stage = Stage.IDLE
+    stage = ConnectionStage.IDLE
     spare = has_unread_bytes = closed = dropped = False
     address, began = "a", 0.0
 
@@ -331,17 +331,17 @@ def test_once_nobody_new_is_let_in_there_is_a_moment_for_those_who_were() -> Non
     assert drain.refuse()
     assert not drain.refuse()
     assert not drain.settled
-    clock.now += SETTLING
+    clock.now += SETTLE_SECONDS
     assert drain.settled
 
 
 def test_who_is_silent_is_closed_and_who_speaks_or_is_spoken_to_is_not() -> None:
     clock = Held()
     drain, silent, speaks, waits, half, arrives = drain_of(clock), *(Client() for _ in range(5))
-    waits.stage, half.stage, arrives.has_unread_bytes = Stage.BUSY, Stage.HEAD, True
+    waits.stage, half.stage, arrives.has_unread_bytes = ConnectionStage.BUSY, ConnectionStage.HEAD, True
     everybody = [silent, speaks, waits, half, arrives]
     drain.close_silent(everybody)
-    clock.now += SILENT
+    clock.now += SILENT_SECONDS
     speaks.began = clock.now
     drain.close_silent(everybody)
     assert [one.closed for one in everybody] == [True, False, False, False, False]
@@ -352,7 +352,7 @@ def test_answers_between_two_looks_count_as_somebody_there() -> None:
     clock = Held()
     drain = drain_of(clock)
     assert not drain.quiet([], 8)
-    clock.now += QUIET
+    clock.now += QUIET_SECONDS
     assert drain.quiet([], 8)
 
 

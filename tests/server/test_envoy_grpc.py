@@ -14,11 +14,16 @@ grpc = pytest.importorskip("grpc")
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
 
 from policyengine.engine import Engine  # noqa: E402
-from policyengine.http.completeness import HandsOn  # noqa: E402
-from policyengine.http.gateway_headers import Vouched  # noqa: E402
-from policyengine.reload import Reloading  # noqa: E402
-from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address, given_of, hands_on_of  # noqa: E402
-from policyengine.server.bearer_tokens import Tokens  # noqa: E402
+from policyengine.http.completeness import ForwardedParts  # noqa: E402
+from policyengine.http.gateway_headers import GatewayHeaders  # noqa: E402
+from policyengine.reload import ReloadableEngine  # noqa: E402
+from policyengine.server.adapters.envoy_grpc import (  # noqa: E402
+    EnvoyGrpcAdapter,
+    check_address,
+    forwarded_headers,
+    headers_with_peer,
+)
+from policyengine.server.bearer_tokens import BearerTokens  # noqa: E402
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
 from tests.gateways.servers import free_port  # noqa: E402
@@ -41,16 +46,16 @@ guard "small ones only" on POST /pay { require body.amount <= 10 }
 guard "from here" on GET /here { require request.ip within 10.0.0.0/8 }
 """
 BOT = "spiffe://acme.example/ns/shop/sa/bot"
-TRUSTING = Vouched(trust_domains=(("acme.example", "acme"), ("other.example", "other")))
+TRUSTING = GatewayHeaders(trust_domains=(("acme.example", "acme"), ("other.example", "other")))
 JSON = {"content_type": "application/json", "x_envoy_auth_partial_body": "false"}
 Ask = Callable[..., Any]
 
 
 @contextmanager
-def served(tokens: Tokens | None = None) -> Iterator[Ask]:
+def served(tokens: BearerTokens | None = None) -> Iterator[Ask]:
     engine = Engine.from_text(POLICY)
-    address = checked_address("127.0.0.1", free_port(), tokens is not None)
-    server = EnvoyGrpc(Reloading(engine), TRUSTING, tokens, address).started()
+    address = check_address("127.0.0.1", free_port(), tokens is not None)
+    server = EnvoyGrpcAdapter(ReloadableEngine(engine), TRUSTING, tokens, address).started()
     try:
         with grpc.insecure_channel(address) as channel:
             check = external_auth_pb2_grpc.AuthorizationStub(channel).Check
@@ -148,24 +153,24 @@ def message(*headers: tuple[str, bytes], raw: bool, pseudo: bool = True) -> Any:
 @pytest.mark.parametrize("pseudo", [True, False])
 def test_all_headers_are_handed_on_where_the_pseudo_headers_are(raw: bool, pseudo: bool) -> None:
     http = message(("x-role", b"guest"), raw=raw, pseudo=pseudo)
-    assert hands_on_of(http, Vouched()) == HandsOn(None if pseudo else frozenset(), joins=not raw)
-    assert hands_on_of(http, Vouched(hands_on_envoy_grpc=("x-role",))).headers == {"x-role"}
-    assert given_of(http, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
+    assert forwarded_headers(http, GatewayHeaders()) == ForwardedParts(None if pseudo else frozenset(), joins=not raw)
+    assert forwarded_headers(http, GatewayHeaders(hands_on_envoy_grpc=("x-role",))).headers == {"x-role"}
+    assert headers_with_peer(http, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
 
 
 def test_a_header_that_came_twice_is_there_twice_where_envoy_does_not_join() -> None:
     http = message(("x-role", b"a"), ("x-role", b"b"), ("x-bytes", b"\xff"), ("x-empty", b""), raw=True)
-    given = given_of(http, "")
+    given = headers_with_peer(http, "")
     assert (given["x-role"], given["x-bytes"], given["x-empty"]) == (("a", "b"), ("\udcff",), ("",))
 
 
 def test_a_text_in_which_envoy_has_replaced_bytes_cannot_be_read() -> None:
-    (value,) = given_of(message(("x-role", b"a!"), raw=False), "")["x-role"]
+    (value,) = headers_with_peer(message(("x-role", b"a!"), raw=False), "")["x-role"]
     assert not value.isprintable()
 
 
 def test_who_shows_no_token_is_not_answered() -> None:
-    with served(Tokens.of(TOKEN)) as ask:
+    with served(BearerTokens.of(TOKEN)) as ask:
         for token in (None, "of-somebody-else"):
             with pytest.raises(grpc.RpcError) as caught:
                 ask("GET", "/health", token=token)
@@ -175,21 +180,21 @@ def test_who_shows_no_token_is_not_answered() -> None:
 
 def test_without_a_token_only_this_machine_may_ask() -> None:
     with pytest.raises(ServeError) as caught:
-        checked_address("0.0.0.0", free_port(), has_token=False)
+        check_address("0.0.0.0", free_port(), has_token=False)
     assert "no token is set" in caught.value.message
 
 
 def test_a_port_that_somebody_has_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as caught:
-        checked_address("127.0.0.1", taken.getsockname()[1], has_token=False)
+        check_address("127.0.0.1", taken.getsockname()[1], has_token=False)
     assert "is in use" in caught.value.message
 
 
 @pytest.mark.parametrize("by_envoy", [True, False])
 def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool) -> None:
     mine, other = (f"00-{one * 32}-{one * 16}-01" for one in "ab")
-    address = checked_address("127.0.0.1", free_port(), False)
-    server = EnvoyGrpc(Reloading(Engine.from_text(POLICY)), TRUSTING, None, address).started()
+    address = check_address("127.0.0.1", free_port(), False)
+    server = EnvoyGrpcAdapter(ReloadableEngine(Engine.from_text(POLICY)), TRUSTING, None, address).started()
     try:
         with grpc.insecure_channel(address) as channel:
             asked = external_auth_pb2.CheckRequest()
@@ -208,10 +213,10 @@ def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool)
 
 
 def test_connections_that_never_speak_are_closed_and_keep_no_files() -> None:
-    address = checked_address("127.0.0.1", free_port(), False)
+    address = check_address("127.0.0.1", free_port(), False)
     limits, bounds = ConnectionLimits(head=0.5), ConnectionBounds(8, 8)
-    server = EnvoyGrpc(
-        Reloading(Engine.from_text(POLICY)), TRUSTING, None, address, limits=limits, bounds=bounds
+    server = EnvoyGrpcAdapter(
+        ReloadableEngine(Engine.from_text(POLICY)), TRUSTING, None, address, limits=limits, bounds=bounds
     ).started()
     host, port = address.split(":")
     try:

@@ -17,7 +17,7 @@ from policyengine.engine import Engine
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from tests.history.plainly import HEAD
 from tests.server.conftest import TOKEN, client_of
 from tests.spec.deciding import bot, question
@@ -127,7 +127,7 @@ def spending(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]
             url = stack.enter_context(running("redis-server", tmp_path)).url
         store = open_store(url if url == "memory:" else f"{url}?timeout=5s")
         yield Engine.from_text(SPENDING, store=store)
-        if isinstance(store, GuardedStore):
+        if isinstance(store, ResilientStore):
             store.close()
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.http.gateway_headers import Vouched
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
-from policyengine.server.adapters.responses import LONGEST_PROBLEM, plain, told
+from policyengine.server.adapters.responses import MAX_PROBLEM_BYTES, escape_header, to_verdict
 from tests.server.conftest import TOKEN, Watched, client_of
 
 Call = Callable[..., httpx.Response]
@@ -128,34 +128,34 @@ def denied(outcome: Outcome = Outcome.DENY, gate: Gate = Gate.GUARD, message: st
 
 
 def test_a_failure_is_503() -> None:
-    assert told(denied(gate=Gate.FAILURE)).status == 503
+    assert to_verdict(denied(gate=Gate.FAILURE)).status == 503
 
 
 def test_a_throttle_is_429() -> None:
-    assert told(denied(Outcome.THROTTLE, Gate.RATE)).status == 429
+    assert to_verdict(denied(Outcome.THROTTLE, Gate.RATE)).status == 429
 
 
 def test_the_client_does_not_learn_where_a_rule_stands() -> None:
-    assert b"x.policy" not in told(denied()).problem
+    assert b"x.policy" not in to_verdict(denied()).problem
 
 
 @pytest.mark.parametrize("message", ["x" * 60_000, "ü" * 60_000, '"' * 60_000, "\r\nX-Auth-Subject: root"])
 def test_a_problem_has_room_in_a_header(message: str) -> None:
     remedies = tuple(Remedy("approval", rule=message, binding="sha256:1") for _ in range(20))
-    text = told(denied(message=message, remedies=remedies)).problem
-    assert len(text) <= LONGEST_PROBLEM
+    text = to_verdict(denied(message=message, remedies=remedies)).problem
+    assert len(text) <= MAX_PROBLEM_BYTES
     assert all(0x20 <= byte < 0x7F for byte in text)
     assert json.loads(text)["status"] == 403
 
 
 @pytest.mark.parametrize(("name", "said"), [(None, ""), ("a b", "a%20b"), ("a\r\nb", "a%0D%0Ab"), ("50%", "50%25")])
 def test_a_name_is_visible_ascii_and_like_no_other(name: str | None, said: str) -> None:
-    assert plain(name) == said
+    assert escape_header(name) == said
 
 
 def test_headers_have_the_names_that_are_configured(engine: Watched) -> None:
     async def run() -> httpx.Response:
-        async with client_of(engine, gateway=Vouched(agent_id="x-consumer")) as client:
+        async with client_of(engine, gateway=GatewayHeaders(agent_id="x-consumer")) as client:
             return await client.get("/forward-auth", headers=forwarded(x_consumer="bot", x_agent_id="other"))
 
     assert asyncio.run(run()).headers["x-auth-subject"] == "bot"

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.client.socket import HEADER, LARGEST_ANSWER, LARGEST_QUESTION, SocketClient, SocketError
+from policyengine.client.socket import FRAME_HEADER, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, SocketClient, SocketError
 from policyengine.server import socket_protocol
 from tests.server.conftest import OPEN, ORDER, SHUT, Watched, small
 from tests.server.processes import started
@@ -49,13 +49,13 @@ def client(path: Path) -> Iterator[SocketClient]:
 
 def frame(content: object) -> bytes:
     payload = content if isinstance(content, bytes) else msgpack.packb(content)
-    return HEADER.pack(len(payload)) + payload
+    return FRAME_HEADER.pack(len(payload)) + payload
 
 
 def frames(answer: bytes) -> list[Any]:
     found = []
     while answer:
-        (size,) = HEADER.unpack_from(answer)
+        (size,) = FRAME_HEADER.unpack_from(answer)
         found.append(msgpack.unpackb(answer[4 : 4 + size]))
         answer = answer[4 + size :]
     return found
@@ -174,7 +174,7 @@ def test_a_question_that_is_wrong_is_a_problem_and_the_next_is_answered(
         (frame([-1, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
         (frame([2**63, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
         (frame([True, "decide", OPEN]), 400, "a frame is `[id, kind, question]`"),
-        (HEADER.pack(LARGEST_QUESTION + 1), 413, "a frame is larger than 1 MiB"),
+        (FRAME_HEADER.pack(MAX_QUESTION_BYTES + 1), 413, "a frame is larger than 1 MiB"),
         (b"GET / HTTP/1.1\r\n\r\n", 413, "a frame is larger than 1 MiB"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
 
 def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
-    answer, _ = socket_protocol.answer_to(engine, msgpack.packb([5, "decide", OPEN]))
+    answer, _ = socket_protocol.answer_frame(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (5, 500, "the server failed and gives no answer")
     assert b"secret" not in answer
@@ -208,8 +208,8 @@ FRAMES = st.recursive(
     payload=st.binary(max_size=40) | FRAMES.map(msgpack.packb) | FRAMES.map(lambda q: msgpack.packb([1, "decide", q]))
 )
 def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
-    with suppress(socket_protocol.Unreadable):
-        answer, _ = socket_protocol.answer_to(ENGINE, payload)
+    with suppress(socket_protocol.FrameError):
+        answer, _ = socket_protocol.answer_frame(ENGINE, payload)
         _, status, content = msgpack.unpackb(answer)
         assert status in (200, 400)
         assert isinstance(content, (dict, list))
@@ -287,7 +287,7 @@ def test_a_problem_is_an_error_with_all_that_is_known_and_the_client_goes_on(cli
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({**OPEN, "body": {"a": "x" * LARGEST_QUESTION}}, "the question is larger than 1 MiB"),
+        ({**OPEN, "body": {"a": "x" * MAX_QUESTION_BYTES}}, "the question is larger than 1 MiB"),
         ({**OPEN, "body": {"a": object()}}, "the question cannot be written as MessagePack"),
         ({**OPEN, "body": {"a": {1: 2**63, "b": "\ud800"}}}, "the question cannot be written as MessagePack"),
     ],
@@ -339,7 +339,7 @@ GOOD = ENGINE.decide(OPEN).to_dict()
     [
         (b"", "no answer from .* within 0.2 seconds"),
         (frame([1, 200, GOOD])[:-1], "no answer from .* within 0.2 seconds"),
-        (HEADER.pack(LARGEST_ANSWER + 1), "the answer is larger than 64 MiB"),
+        (FRAME_HEADER.pack(MAX_ANSWER_BYTES + 1), "the answer is larger than 64 MiB"),
         (frame(b"\xc1"), "the answer cannot be read"),
         (frame([2, 200, GOOD]), "the answer is to another question"),
         (frame([1, 200, {**GOOD, "allowed": "true"}]), "the answer cannot be read"),

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message
 from policyengine.engine import Engine
 from policyengine.http.host_check import AllowedHostError, AllowedHosts
 from policyengine.server import create_app, serve
-from policyengine.server.host_check import PAUSE, HostCheck
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.host_check import LOG_INTERVAL_SECONDS, HostCheck
+from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.server.telemetry.metrics_app import status_app
 from tests.gateways.servers import free_port
 from tests.server.conftest import BY_ENVOY, OPEN, TOKEN, Watched
@@ -207,7 +207,7 @@ def test_a_name_that_is_none_is_told_before_anything_is_listened_on(engine: Watc
 
 def test_the_operator_is_told_once_a_minute_and_of_how_many(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    check = HostCheck(AllowedHosts(), Tally(), lambda: now)
+    check = HostCheck(AllowedHosts(), ServerCounters(), lambda: now)
     scope = {
         "method": "GET",
         "path": "/healthz",
@@ -216,7 +216,7 @@ def test_the_operator_is_told_once_a_minute_and_of_how_many(caplog: pytest.LogCa
     }
     with caplog.at_level(logging.WARNING):
         assert all(check.problem(scope) is not None for _ in range(3))
-        now = PAUSE
+        now = LOG_INTERVAL_SECONDS
         check.problem(scope)
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("a request was refused, the last because the Host `rebound.example`")

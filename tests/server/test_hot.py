@@ -18,12 +18,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.http.host_check import AllowedHosts
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from policyengine.server import create_app
 from policyengine.server.app import DecisionApp
-from policyengine.server.bearer_tokens import Tokens
-from policyengine.server.content_negotiation import LARGEST_BODY
-from policyengine.server.fast_path import HotPath
+from policyengine.server.bearer_tokens import BearerTokens
+from policyengine.server.content_negotiation import MAX_BODY_BYTES
+from policyengine.server.fast_path import FastPathApp
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, Watched, small
 
 ENGINE = small()
@@ -164,7 +164,7 @@ ODD_BODIES = st.sampled_from(
         json.dumps({**OPEN, "body": {"x" * 65_537: 0}}).encode(),
         b'{"request": {"method": "GET", "path": "/health"}, "body": ' + b'{"a":' * 40 + b"0" + b"}" * 41,
         msgpack.packb({**OPEN, "body": {"a": {"a": {"a": {1: 2}}}}}),
-        json.dumps(OPEN).encode().ljust(LARGEST_BODY + 1),
+        json.dumps(OPEN).encode().ljust(MAX_BODY_BYTES + 1),
     ]
 )
 BODIES = (
@@ -243,12 +243,14 @@ def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object,
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
-    hot = HotPath(refuse, Reloading(ENGINE), None, AllowedHosts(), 30.0, uncounted, uncounted)
+    hot = FastPathApp(refuse, ReloadableEngine(ENGINE), None, AllowedHosts(), 30.0, uncounted, uncounted)
     assert status(hot, Exchange(tuple(headers), cut, late=late)) == 200
 
 
 def test_a_question_with_a_token_takes_the_hot_path() -> None:
-    hot = HotPath(refuse, Reloading(ENGINE), Tokens.of(TOKEN), AllowedHosts(), 30.0, uncounted, uncounted)
+    hot = FastPathApp(
+        refuse, ReloadableEngine(ENGINE), BearerTokens.of(TOKEN), AllowedHosts(), 30.0, uncounted, uncounted
+    )
     headers = ((b"host", b"gateway.example"), JSON, (b"authorization", f"Bearer {TOKEN}".encode()))
     exchange = Exchange(headers, (json.dumps(OPEN).encode(),))
     assert status(hot, exchange) == 200

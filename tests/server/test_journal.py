@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.telemetry.server_log import LogFormat, journal
+from policyengine.server.telemetry.server_log import LogFormat, server_logging
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import Breaker
+from policyengine.stores.circuit_breaker import CircuitBreaker
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 from tests.server.test_log import SERVE
@@ -26,7 +26,7 @@ _LOG = logging.getLogger("policyengine")
 
 def lines(form: LogFormat, *happening: object) -> list[str]:
     stream = io.StringIO()
-    with journal(form, lambda: "sha256:1", stream):
+    with server_logging(form, lambda: "sha256:1", stream):
         for one in happening:
             one()  # type: ignore[operator]
     return stream.getvalue().splitlines()
@@ -72,7 +72,7 @@ def test_a_decision_that_failed_is_found_by_its_id() -> None:
 
 
 def test_a_store_that_fails_and_answers_again_is_told() -> None:
-    breaker = Breaker(lambda: 0.0)
+    breaker = CircuitBreaker(lambda: 0.0)
 
     def fails() -> None:
         with pytest.raises(StoreError), breaker:

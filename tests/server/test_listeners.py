@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.server import ServeError
-from policyengine.server.listeners import no_socket, unix_listener
+from policyengine.server.listeners import socket_error, unix_listener
 
 
 def refusal(path: Path) -> ServeError:
@@ -76,4 +76,4 @@ def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_what_else_goes_wrong_is_told(error: OSError, message: str) -> None:
-    assert no_socket(error, Path("a.sock")).message == message
+    assert socket_error(error, Path("a.sock")).message == message

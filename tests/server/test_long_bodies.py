@@ -14,14 +14,14 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client.socket import HEADER
+from policyengine.client.socket import FRAME_HEADER
 from policyengine.runtime import decode
-from policyengine.server.content_negotiation import LONG_BODY
+from policyengine.server.content_negotiation import LONG_BODY_BYTES
 from tests.server.conftest import BY_ENVOY, OPEN, Watched, client_of
 from tests.server.processes import started
 from tests.server.test_connections import SERVE
 
-LONG = "x" * (LONG_BODY + 1)
+LONG = "x" * (LONG_BODY_BYTES + 1)
 EVALUATION = {
     "subject": {"type": "user", "id": "a"},
     "action": {"name": "read"},
@@ -58,7 +58,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_long_body_is_read_in_a_thread_and_a_short_one_at_once(
     call: Callable[..., httpx.Response], readers: list[str], path: str, question: dict[str, Any], is_long: bool
 ) -> None:
-    body = json.dumps(question) + " " * (LONG_BODY if is_long else 0)
+    body = json.dumps(question) + " " * (LONG_BODY_BYTES if is_long else 0)
     answer = call("POST", path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 200
     expected = "policyengine-long" if is_long else threading.main_thread().name
@@ -97,14 +97,14 @@ def test_long_frames_among_short_ones_are_answered_in_order(tmp_path: Path) -> N
     with started(SERVE, str(tmp_path / "sock"), "{}"), socket.socket(socket.AF_UNIX) as sidecar:
         sidecar.settimeout(20)
         sidecar.connect(str(tmp_path / "sock"))
-        sidecar.sendall(b"".join(HEADER.pack(len(one)) + one for one in frames))
+        sidecar.sendall(b"".join(FRAME_HEADER.pack(len(one)) + one for one in frames))
         sidecar.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: sidecar.recv(65_536), b""))
     ids = []
     while answer:
-        (size,) = HEADER.unpack_from(answer)
-        id, status, content = msgpack.unpackb(answer[HEADER.size : HEADER.size + size])
+        (size,) = FRAME_HEADER.unpack_from(answer)
+        id, status, content = msgpack.unpackb(answer[FRAME_HEADER.size : FRAME_HEADER.size + size])
         assert (status, content["allowed"]) == (200, True)
         ids.append(id)
-        answer = answer[HEADER.size + size :]
+        answer = answer[FRAME_HEADER.size + size :]
     assert ids == list(range(9))

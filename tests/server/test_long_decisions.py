@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from policyengine.client.socket import HEADER, SocketClient
+from policyengine.client.socket import FRAME_HEADER, SocketClient
 from tests.server.processes import started
 
 POLICY = """
@@ -115,7 +115,7 @@ def test_a_socket_goes_on_while_another_asks_what_takes_long(questions: Any, ser
         slow.connect(str(server[1]))
         for number in range(MANY):
             payload = msgpack.packb([number, "decide", questions])
-            slow.sendall(HEADER.pack(len(payload)) + payload)
+            slow.sendall(FRAME_HEADER.pack(len(payload)) + payload)
         assert other.decide(question(1)).gate == "guard"
         assert not select.select([slow], [], [], 0)[0]
-        assert slow.recv(HEADER.size)
+        assert slow.recv(FRAME_HEADER.size)

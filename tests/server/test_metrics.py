@@ -22,12 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
-from policyengine.reload import Reloading, ReloadRules
+from policyengine.reload import ReloadableEngine, ReloadRules
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
-from policyengine.server.telemetry.counters import MOST_RULES, ROOM, Region, Tally
-from policyengine.server.telemetry.metrics import Metrics, written
-from policyengine.server.telemetry.process_metrics import publish
+from policyengine.server.telemetry.counters import MAX_RULES, REGION_BYTES, CounterRegion, ServerCounters
+from policyengine.server.telemetry.metrics import MetricsCollector, render_metrics
+from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.stores.base import StoreError
 from policyengine.stores.open import open_store
 from tests.pages import CHECKOUT, blocks
@@ -163,16 +163,16 @@ def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
 
 def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text(FREE)
-    reloading = Reloading.load(tmp_path, rules=ReloadRules(seconds=0))
+    reloading = ReloadableEngine.load(tmp_path, rules=ReloadRules(seconds=0))
     (tmp_path / "a.policy").write_text(f"{FREE}guard {{ deny }}")
     assert not reloading.reload()
     (tmp_path / "a.policy").write_text(f'{FREE}guard "later" on GET /health {{ deny }}')
     assert reloading.reload()
-    tally = Tally(2)
+    tally = ServerCounters(2)
     for place in (0, 1):
         tally.take(place)
-        publish(tally, reloading)
-    found = samples(Metrics(tally).collect())
+        publish_metrics(tally, reloading)
+    found = samples(MetricsCollector(tally).collect())
     name = "policyengine_reloads_total"
     assert (of(found, name, result="done"), of(found, name, result="refused")) == (1, 1)
     assert of(found, "policyengine_reload_refusals_total", reason="policies") == 1
@@ -238,10 +238,10 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
 
 def test_names_that_are_hard_to_write_come_back_as_they_were() -> None:
     hard = 'a "quoted"\nline \\ and ü'
-    tally = Tally(rules=[hard])
+    tally = ServerCounters(rules=[hard])
     tally.counter("decide")(denied(hard), 1)
     for accept, read in (("", prometheus), (OPENMETRICS, openmetrics)):
-        found = samples(read(written(tally, accept)[0].decode()))
+        found = samples(read(render_metrics(tally, accept)[0].decode()))
         assert of(found, "policyengine_rule_decisions_total", rule=hard) == 1
 
 
@@ -261,54 +261,54 @@ def test_agents_users_and_paths_make_no_series(small_engine: Engine) -> None:
 
 
 def test_more_rules_than_are_told_apart_are_others() -> None:
-    rules = [f"rule {n}" for n in range(MOST_RULES + 50)]
-    tally = Tally(rules=rules)
+    rules = [f"rule {n}" for n in range(MAX_RULES + 50)]
+    tally = ServerCounters(rules=rules)
     for count in (tally.counter("decide"), tally.apart("batch")):
         for rule in rules:
             count(denied(rule), 1)
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     name = "policyengine_rule_decisions_total"
-    assert len([key for key in found if key[0] == name]) == MOST_RULES + 1
+    assert len([key for key in found if key[0] == name]) == MAX_RULES + 1
     assert of(found, name, rule="rule 0") == 2
     assert of(found, name, rule="other") == 100
 
 
 def test_rules_of_policies_that_come_later_are_told_apart_where_there_is_room() -> None:
-    tally = Tally(rules=["old"])
+    tally = ServerCounters(rules=["old"])
     count = tally.counter("decide")
     answer = denied("new")
     count(answer, 1)
     tally.learn(["new"])
     count(answer, 1)
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     name = "policyengine_rule_decisions_total"
     assert (of(found, name, rule="other"), of(found, name, rule="new")) == (1, 1)
 
 
 def test_doors_that_count_the_same_rule_by_turns_lose_nothing() -> None:
-    tally = Tally(rules=["r"])
+    tally = ServerCounters(rules=["r"])
     doors = [tally.counter("decide"), tally.counter("socket"), tally.counter("decide")]
     answer = denied("r")
     for number in range(30):
         doors[number % 3](answer, 1)
         if number == 15:
             tally.learn(["another"])  # where answers count is looked for anew
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     assert of(found, "policyengine_rule_decisions_total", rule="r") == 30
     assert of(found, "policyengine_decisions_total", door="decide") == 20
     assert of(found, "policyengine_decision_duration_seconds_count") == 30
 
 
 def test_answers_that_never_come_again_count_too() -> None:
-    tally = Tally()
+    tally = ServerCounters()
     count = tally.counter("decide")
     for _ in range(10_000):
         count(denied(), 1)
-    assert of(samples(Metrics(tally).collect()), "policyengine_decisions_total") == 10_000
+    assert of(samples(MetricsCollector(tally).collect()), "policyengine_decisions_total") == 10_000
 
 
 def test_where_there_is_no_room_decisions_still_count() -> None:
-    tally = Tally()
+    tally = ServerCounters()
     for n in range(5_000):
         tally.add("problems", f"{n} {'x' * 200}")
         tally.loop.cells((str(n), "x" * 200))
@@ -318,7 +318,7 @@ def test_where_there_is_no_room_decisions_still_count() -> None:
             for gate in Gate:
                 for count in (tally.counter(door), tally.apart(door)):
                     count(Answer(outcome, gate, (Reason(gate, "no", "r" * 500),)), 1)
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     assert of(found, "policyengine_decisions_total") == 2 * 7 * len(Outcome) * len(Gate)
 
 
@@ -330,11 +330,11 @@ def test_where_there_is_no_room_decisions_still_count() -> None:
     [(0, "1.024e-06"), (1_023, "1.024e-06"), (1_024, "4.096e-06"), (70_000, "0.000262144"), (10**12, "+Inf")],
 )
 def test_a_time_falls_below_the_first_bound_that_it_does_not_reach(took: int, bound: str) -> None:
-    tally = Tally(clock=lambda: 7 + took)
+    tally = ServerCounters(clock=lambda: 7 + took)
     tally.counter("decide")(denied(), 7)
     tally.apart("decide")(denied(), 7)
     tally.apart("decide")(denied(), 0)  # which is not timed
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     name = "policyengine_decision_duration_seconds_bucket"
     below = {dict(labels)["le"]: value for (one, labels), value in found.items() if one == name}
     reached = [le for le, value in sorted(below.items(), key=lambda pair: float(pair[0])) if value]
@@ -386,7 +386,7 @@ def test_workers_are_added_up_and_one_that_dies_takes_nothing_along() -> None:
 
 
 def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
-    tally = Tally(2, ["r"])
+    tally = ServerCounters(2, ["r"])
     for place in (0, 1, 1):
         tally.take(place)
         tally.counter("decide")(denied("r"), 5)
@@ -394,7 +394,7 @@ def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
         tally.reached("failures", count=3)
         tally.now("memory", value=10)
         tally.only("revision", f"of {place}", "p")
-    found = samples(Metrics(tally).collect())
+    found = samples(MetricsCollector(tally).collect())
     assert of(found, "policyengine_decisions_total") == of(found, "policyengine_rule_decisions_total") == 6
     assert of(found, "policyengine_failures_total") == 9
     assert of(found, "process_resident_memory_bytes") == 20
@@ -402,14 +402,14 @@ def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
 
 
 def test_a_key_that_was_being_written_when_its_worker_died_is_not_read() -> None:
-    memory = memoryview(bytearray(ROOM))
-    region = Region(memory)
+    memory = memoryview(bytearray(REGION_BYTES))
+    region = CounterRegion(memory)
     region.cells(("whole",))
     used = region.numbers[0]
     region.cells(("torn", "x" * 100), 50)
     region.numbers[region.cells(("torn", "x" * 100)) or 0] = 7
     region.numbers[0] = used
-    after = Region(memory)
+    after = CounterRegion(memory)
     assert [key for key, *_ in after.entries()] == [("whole",)]
     place = after.cells(("next",), 60)
     assert place is not None
@@ -417,7 +417,7 @@ def test_a_key_that_was_being_written_when_its_worker_died_is_not_read() -> None
 
 
 def test_what_counts_from_its_own_beginning_is_added_once() -> None:
-    tally, first, second = Tally(), object(), object()
+    tally, first, second = ServerCounters(), object(), object()
     for whose, count in ((first, 2), (first, 5), (second, 1), (second, 1)):
         tally.reached("failures", count=count, of=whose)
     assert tally.total()["failures",][0] == 6

@@ -13,9 +13,16 @@ import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 
-from policyengine.runtime.credentials import HASHES, NAMES
+from policyengine.runtime.credentials import CREDENTIAL_NAMES, HASHES
 from policyengine.runtime.decision import Decision, Outcome
-from policyengine.runtime.request import APPROVAL, HOP, OPTIONS, OTHERS, ROOTS, Request
+from policyengine.runtime.request import (
+    APPROVAL_MEMBERS,
+    CHAIN_HOP_MEMBERS,
+    NON_FACT_MEMBERS,
+    OPTION_MEMBERS,
+    ROOTS,
+    Request,
+)
 from policyengine.server.openapi import examples, schema
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
@@ -124,22 +131,22 @@ def members(model: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        (schema.Question, {*ROOTS, *OTHERS}),
+        (schema.Question, {*ROOTS, *NON_FACT_MEMBERS}),
         (schema.HttpFacts, ROOTS["request"]),
         (schema.ToolFacts, ROOTS["tool"]),
         (schema.ActionFacts, ROOTS["action"]),
         (schema.AgentFacts, ROOTS["agent"]),
         (schema.UserFacts, ROOTS["user"]),
         (schema.ChainFacts, ROOTS["chain"]),
-        (schema.Hop, HOP),
-        (schema.Credentials, NAMES),
+        (schema.Hop, CHAIN_HOP_MEMBERS),
+        (schema.Credentials, CREDENTIAL_NAMES),
         (schema.Digests, HASHES),
         (schema.CredentialFacts, ROOTS["credential"]),
         (schema.AttestationFacts, ROOTS["attestation"]),
         (schema.TaskFacts, ROOTS["task"]),
         (schema.ResourceFacts, ROOTS["resource"]),
-        (schema.Approval, APPROVAL),
-        (schema.Options, OPTIONS),
+        (schema.Approval, APPROVAL_MEMBERS),
+        (schema.Options, OPTION_MEMBERS),
     ],
 )
 def test_a_question_has_the_documented_members(model: Any, names: Any) -> None:

@@ -19,9 +19,9 @@ import pytest
 from policyengine.audit import read_records
 from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
-from policyengine.reload import Reloading, prepared
-from policyengine.reload.origin import Origin
-from policyengine.server.workers.reload import Crew, Line, Listener
+from policyengine.reload import ReloadableEngine, prepare_candidate
+from policyengine.reload.origin import ReloadSource
+from policyengine.server.workers.reload import ReloadCoordinator, ReloadParticipant, WorkerChannel
 from tests.reload.conftest import ASK, OPEN, SHUT
 from tests.server.processes import started
 from tests.server.test_log import SERVE
@@ -170,30 +170,30 @@ def test_files_are_watched_where_that_is_asked_for(folder: Path) -> None:
 
 
 @contextmanager
-def crew_of(folder: Path, many: int) -> Iterator[tuple[Crew, list[Reloading]]]:
+def crew_of(folder: Path, many: int) -> Iterator[tuple[ReloadCoordinator, list[ReloadableEngine]]]:
     """Workers that are threads: what they are told, and how they answer, is the same."""
-    origin, lines, workers, threads = Origin((folder,)), [], [], []
+    origin, lines, workers, threads = ReloadSource((folder,)), [], [], []
     for _ in range(many):
-        here, there = Line.pair()
-        worker = Reloading(Engine.load(folder), origin)
-        threads.append(Listener(worker, there).start())
+        here, there = WorkerChannel.pair()
+        worker = ReloadableEngine(Engine.load(folder), origin)
+        threads.append(ReloadParticipant(worker, there).start())
         lines.append(here)
         workers.append(worker)
-    yield Crew(Reloading(Engine.load(folder), origin), lines, longest=5), workers
+    yield ReloadCoordinator(ReloadableEngine(Engine.load(folder), origin), lines, longest=5), workers
     for line in lines:
         line.close()
     for thread in threads:
         thread.join(20)
 
 
-def revisions(workers: list[Reloading]) -> set[str]:
+def revisions(workers: list[ReloadableEngine]) -> set[str]:
     return {one.current.revision for one in workers}
 
 
 def test_all_take_it(folder: Path) -> None:
     with crew_of(folder, 3) as (crew, workers):
         (folder / "shop.policy").write_text(SHUT)
-        crew.take(prepared(Origin((folder,))))
+        crew.take(prepare_candidate(ReloadSource((folder,))))
         assert revisions([*workers, crew.reloading]) == {Engine.from_text(SHUT).revision}
         assert [one.reloads.done for one in workers] == [1, 1, 1]
 
@@ -203,7 +203,7 @@ def test_where_one_cannot_none_does_and_all_know(folder: Path, failing: int, mon
     with crew_of(folder, 2) as (crew, workers):
         monkeypatch.setattr(workers[failing], "engine_of", lambda _: 1 / 0)
         (folder / "shop.policy").write_text(SHUT)
-        crew.take(prepared(Origin((folder,))))
+        crew.take(prepare_candidate(ReloadSource((folder,))))
         assert revisions([*workers, crew.reloading]) == {Engine.from_text(OPEN).revision}
         assert {one.reloads.why for one in workers} == {"a worker failed: ZeroDivisionError"}
         assert crew.lost == []
@@ -211,9 +211,9 @@ def test_where_one_cannot_none_does_and_all_know(folder: Path, failing: int, mon
 
 def test_one_that_is_gone_is_lost_and_the_others_stay_as_they_are(folder: Path) -> None:
     with crew_of(folder, 2) as (crew, workers):
-        here, there = Line.pair()
+        here, there = WorkerChannel.pair()
         there.close()
         crew.lines.append(here)
-        crew.take(prepared(Origin((folder,))))
+        crew.take(prepare_candidate(ReloadSource((folder,))))
         assert crew.lost == [here]
         assert [one.reloads.refused for one in workers] == [1, 1]

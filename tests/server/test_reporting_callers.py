@@ -14,11 +14,11 @@ import pytest
 
 from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
-from policyengine.http.gateway_headers import Vouched
-from policyengine.reload import Reloading
-from policyengine.runtime.caller import SEPARATOR, called_by, outcome_key
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.reload import ReloadableEngine
+from policyengine.runtime.caller import SEPARATOR, caller_scope, outcome_key
 from policyengine.runtime.ids import ulid
-from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.stores.base import Store
 from policyengine.stores.open import open_store
 from tests.gateways.servers import free_port
@@ -129,22 +129,22 @@ def test_a_gateway_reports_what_it_asked_by_forward_auth(server: Server) -> None
 def test_a_decision_in_process_is_reported_in_process_only(server: Server) -> None:
     decision = server.engine.decide(PAY).id
     assert server.refund(decision, EDGE) == 404
-    with called_by("name edge"):
+    with caller_scope("name edge"):
         assert not server.engine.report(decision, refund=True)
     assert server.engine.report(decision, refund=True)
 
 
 def test_callers_in_process_are_told_apart_by_name(server: Server) -> None:
-    with called_by("worker 1"):
+    with caller_scope("worker 1"):
         decision = server.engine.decide(PAY).id
     assert not server.engine.report(decision, refund=True)
-    with called_by("worker 1"):
+    with caller_scope("worker 1"):
         assert server.engine.report(decision, refund=True)
 
 
 def test_an_id_that_spells_the_key_of_another_caller_reports_nothing(store: Store) -> None:
     engine = Engine.from_text(POLICY, clock=lambda: NOW, store=store)
-    with called_by("name edge"):
+    with caller_scope("name edge"):
         spelled = outcome_key(engine.decide(PAY).id)
     assert SEPARATOR in spelled
     assert not engine.report(spelled, refund=True)
@@ -155,10 +155,12 @@ def test_a_gateway_reports_what_it_asked_by_grpc(server: Server) -> None:
     grpc = pytest.importorskip("grpc")
     from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
-    from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address
+    from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
 
-    address = checked_address("127.0.0.1", free_port(), True)
-    door = EnvoyGrpc(Reloading(server.engine), Vouched(), Tokens.of(TOKENS), address).started()
+    address = check_address("127.0.0.1", free_port(), True)
+    door = EnvoyGrpcAdapter(
+        ReloadableEngine(server.engine), GatewayHeaders(), BearerTokens.of(TOKENS), address
+    ).started()
     asked = external_auth_pb2.CheckRequest()
     http = asked.attributes.request.http
     http.method, http.path, http.host = "POST", "/run", "shop.example"

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from policyengine.server import ServeError, TokenError, serve
-from policyengine.server.listeners import bound, resolved
+from policyengine.server import BearerTokenError, ServeError, serve
+from policyengine.server.listeners import bind_listener, resolve_address
 from tests.server.conftest import OPEN, SHUT, TOKEN, Watched
 from tests.server.processes import started
 
@@ -159,15 +159,15 @@ def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pyte
 
 
 def test_a_token_that_is_too_short_is_told(engine: Watched) -> None:
-    with pytest.raises(TokenError):
+    with pytest.raises(BearerTokenError):
         serve(engine, "127.0.0.1", 0, "short")
 
 
 def test_answers_are_not_held_back() -> None:
     """asyncio turns Nagle's algorithm off, 40 ms per answer, only for sockets whose protocol is said to be TCP."""
-    with bound(("127.0.0.1", 0), "127.0.0.1") as listener:
+    with bind_listener(("127.0.0.1", 0), "127.0.0.1") as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_localhost_is_this_machine() -> None:
-    assert resolved("localhost", 80)[0] in ("127.0.0.1", "::1")
+    assert resolve_address("localhost", 80)[0] in ("127.0.0.1", "::1")

@@ -17,11 +17,11 @@ import policyengine.server
 from policyengine import executor
 from policyengine.engine import Engine
 from policyengine.fair_queue import FairQueue
-from policyengine.runtime.caller import called_by
+from policyengine.runtime.caller import caller_scope
 from policyengine.runtime.decision import Decision, Gate, Outcome
-from policyengine.runtime.idempotency_key import KeyUnderWay, KeyUsed
+from policyengine.runtime.idempotency_key import KeyInProgressError, KeyReuseError
 from policyengine.server import create_app
-from policyengine.server.bearer_tokens import Tokens
+from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.openapi import statuses
 from policyengine.stores.base import StoreError
 from tests.server.conftest import TOKEN
@@ -99,17 +99,17 @@ def of_any_body(path: str, body: object) -> Iterator[int]:
     yield status(Failing(), "POST", path, content=b" " * 1_048_577)
     yield status(Failing(), "POST", path, content=never(), body_timeout=0.01)
     yield status(Failing(**dict.fromkeys(every, ZeroDivisionError())), "POST", path, content=right)
-    for error in (KeyUsed("used"), KeyUnderWay("wait")):
+    for error in (KeyReuseError("used"), KeyInProgressError("wait")):
         failing = Failing(decide_once=error)
         yield status(failing, "POST", path, content=right, headers={"idempotency-key": "key"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
+        patch.setattr(executor, "_long_queue", FairQueue("policyengine-full", most_of_caller=0))
         yield status(Failing(), "POST", path, content=right + b" " * 40_000)
 
 
 def of_events() -> Iterator[int]:
     engine = Failing()
-    with called_by(*Tokens.of(TOKEN).gateways):
+    with caller_scope(*BearerTokens.of(TOKEN).gateways):
         report = {"decision": engine.decide(SLOW).id}
     yield from of_any_body("/events", report)  # of engines that know nothing of it
     for _ in range(2):
@@ -220,5 +220,7 @@ def statuses_in(tree: ast.AST) -> Iterator[int]:
 
 def test_the_key_is_documented_where_it_means_something() -> None:
     paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
-    keyed = {path for path, [operation] in operations(paths) if statuses.KEY in operation.get("parameters", ())}
+    keyed = {
+        path for path, [operation] in operations(paths) if statuses.KEY_PARAMETER in operation.get("parameters", ())
+    }
     assert keyed == {"/decide", "/decide/batch", "/access/v1/evaluation", "/access/v1/evaluations"}

@@ -19,7 +19,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.server.telemetry.process_metrics import inspect_store
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
+from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from tests.pages import CHECKOUT, blocks
 from tests.server.conftest import client_of
 from tests.server.processes import started
@@ -99,11 +99,11 @@ def test_the_alert_of_a_full_memory_fires(tmp_path: Path) -> None:
 
 def test_a_server_finds_out_while_nobody_decides() -> None:
     inner, time = ReadsOnly(), Time()
-    store = GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+    store = ResilientStore(inner, clock=time)  # type: ignore[arg-type]
     engine = Engine.from_text(POLICY, store=store)
     asyncio.run(inspect_store(engine))
     assert (inner.probes, store.failing) == (0, False)
-    time.now += INSPECTS_EVERY
+    time.now += INSPECTION_INTERVAL_SECONDS
     asyncio.run(inspect_store(engine))
     assert (inner.probes, store.failing) == (1, True)
 

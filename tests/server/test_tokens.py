@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.server import TokenError, create_app, read_token_file
-from policyengine.server.bearer_tokens import Tokens
+from policyengine.server import BearerTokenError, create_app, read_token_file
+from policyengine.server.bearer_tokens import BearerTokens
 from tests.server.conftest import TOKEN, Watched
 
 
@@ -49,13 +49,13 @@ def test_a_token_file_holds_one_token_per_line(file: Path, text: str, tokens: tu
 )
 def test_a_token_file_that_cannot_be_used_is_refused(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
     assert error.value.message == message.format(file=file)
 
 
 def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(BearerTokenError) as error:
         read_token_file(tmp_path / "none")
     assert error.value.message == f"cannot read the token file `{tmp_path / 'none'}`: no such file or directory"
     assert error.value.hint == "make one with `openssl rand -base64 32`"
@@ -77,7 +77,7 @@ def test_a_token_is_not_shown_by_what_holds_it(file: Path) -> None:
 
 def test_a_refused_token_is_not_shown(file: Path) -> None:
     file.write_text("fifteen-letters")
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
     assert "fifteen-letters" not in str(error.value)
 
@@ -90,7 +90,7 @@ def test_every_token_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch)
         return one == other
 
     monkeypatch.setattr("policyengine.server.bearer_tokens.compare_digest", compare)
-    tokens = Tokens.of((TOKEN, "the-token-that-comes-next"))
+    tokens = BearerTokens.of((TOKEN, "the-token-that-comes-next"))
     assert tokens.accept(f"Bearer {TOKEN}")
     assert compared == list(tokens.digests)
 
@@ -102,7 +102,7 @@ SHOWN = f"Bearer {TOKEN}"
 @pytest.mark.parametrize("line", [DIGEST, f"edge: {DIGEST}"])
 def test_a_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
     file.write_text(line)
-    tokens = Tokens.of(read_token_file(file).tokens)
+    tokens = BearerTokens.of(read_token_file(file).tokens)
     assert tokens.accept(SHOWN)
     assert not tokens.accept(f"Bearer {DIGEST}")
 
@@ -120,7 +120,7 @@ def test_a_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
     ],
 )
 def test_a_token_says_which_gateway_shows_it(lines: tuple[str, ...], gateway: str | None) -> None:
-    assert Tokens.of(lines).gateway(SHOWN) == gateway
+    assert BearerTokens.of(lines).gateway(SHOWN) == gateway
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_token_says_which_gateway_shows_it(lines: tuple[str, ...], gateway: st
 )
 def test_a_line_with_a_bad_name_or_token_is_refused(file: Path, line: str) -> None:
     file.write_text(line)
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
     assert error.value.message.startswith("the token in line 1 of")
     assert TOKEN not in str(error.value)
@@ -136,5 +136,5 @@ def test_a_line_with_a_bad_name_or_token_is_refused(file: Path, line: str) -> No
 
 @pytest.mark.parametrize("token", ["", "short", ("a-token-long-enough", "short")])
 def test_an_application_takes_no_token_that_is_too_short(engine: Watched, token: str | tuple[str, ...]) -> None:
-    with pytest.raises(TokenError):
+    with pytest.raises(BearerTokenError):
         create_app(engine, token=token)

@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from policyengine.audit import Record, TokenEvent, What, read_log
-from policyengine.audit.files import files_of
+from policyengine.audit import DecisionRecord, TokenEvent, TokenEventKind, read_log
+from policyengine.audit.files import log_files
 from policyengine.identity.issue.clients import ASSERTION_TYPE
-from policyengine.identity.issue.request import ACCESS_TOKEN, GRANT
+from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
 from tests.identity.minting import assertion, subject, write_desk
 from tests.identity.test_token_endpoint import dpop
 from tests.server.processes import started
@@ -47,7 +47,7 @@ class Server:
     def exchange(self) -> tuple[int, Any]:
         now = int(time())
         form = {
-            "grant_type": GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "scope": "read:invoices",
+            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "scope": "read:invoices",
             "subject_token_type": ACCESS_TOKEN, "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": assertion("summarizer", now),
         }  # fmt: skip
@@ -92,16 +92,18 @@ def test_workers_put_on_record_who_got_a_token_what_it_decided_and_who_ended_it(
         assert server.decide(given[0])["reasons"][0]["code"] == "revoked"
     told: list[str] = []
     entries = list(read_log(log, told.append))
-    assert (told, len(files_of(log)) > 2) == ([], True)
-    issued = {one.fingerprint: one for one in entries if isinstance(one, TokenEvent) and one.what is What.ISSUED}
-    decided = {one.id: one.fingerprint for one in entries if isinstance(one, Record)}
+    assert (told, len(log_files(log)) > 2) == ([], True)
+    issued = {
+        one.fingerprint: one for one in entries if isinstance(one, TokenEvent) and one.what is TokenEventKind.ISSUED
+    }
+    decided = {one.id: one.fingerprint for one in entries if isinstance(one, DecisionRecord)}
     assert len(issued) == 10
     assert [decided[one] in issued for one in ids] == [True] * 10
     assert len({decided[one] for one in ids}) == 10
     assert [one.told["user"] for one in issued.values()] == [{"id": "alice"}] * 10
-    (ended,) = (one for one in entries if isinstance(one, TokenEvent) and one.what is What.ENDED)
+    (ended,) = (one for one in entries if isinstance(one, TokenEvent) and one.what is TokenEventKind.ENDED)
     assert (ended.fingerprint, ended.told["by"]) == (decided[ids[0]], {"kind": "operator", "name": "ops"})
-    written = "".join(file.read_text() for file in files_of(log))
+    written = "".join(file.read_text() for file in log_files(log))
     assert not [raw for raw in (*given, OPERATOR) if raw in written]
 
 
@@ -114,4 +116,4 @@ def test_a_full_disk_gives_no_token_and_keeps_nobody_from_ending_one(serving: An
         status, ended = server.form("/revoke", {"token": raw}, operator=True)
         assert (status, ended["recorded"]) == (200, False)
         assert server.form("/introspect", {"token": raw}, operator=True)[1] == {"active": False}
-    assert [one.what for one in read_log(log) if isinstance(one, TokenEvent)] == [What.ISSUED]
+    assert [one.what for one in read_log(log) if isinstance(one, TokenEvent)] == [TokenEventKind.ISSUED]

@@ -17,7 +17,7 @@ import pytest
 from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.engine import Engine
-from policyengine.http.trace_context import current, trace_of, within
+from policyengine.http.trace_context import current_trace, parse_trace_context, trace_scope
 from tests.server.conftest import OPEN, POLICY, client_of
 from tests.server.processes import started
 
@@ -39,7 +39,7 @@ FORWARDED = {"x-forwarded-method": "GET", "x-forwarded-uri": "/health"}
     ],
 )
 def test_a_trace_is_continued_with_a_span_of_our_own(given: str, flags: str) -> None:
-    found = trace_of([given])
+    found = parse_trace_context([given])
     assert found is not None
     assert found.id == ID
     assert re.fullmatch(rf"00-{ID}-(?!0{{16}}|{SPAN})[0-9a-f]{{16}}-{flags}", found.parent)
@@ -66,7 +66,7 @@ def test_a_trace_is_continued_with_a_span_of_our_own(given: str, flags: str) -> 
     ],
 )
 def test_what_is_invalid_is_as_if_it_were_not_there(given: list[str]) -> None:
-    assert trace_of(given, ["a=1"]) is None
+    assert parse_trace_context(given, ["a=1"]) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_is_invalid_is_as_if_it_were_not_there(given: list[str]) -> None:
     ],
 )
 def test_the_state_of_a_trace_is_handed_on_as_a_whole_or_not_at_all(given: list[str], kept: str) -> None:
-    found = trace_of([PARENT], given)
+    found = parse_trace_context([PARENT], given)
     assert found is not None
     assert found.state == kept
 
@@ -182,6 +182,6 @@ def test_without_a_trace_the_log_says_nothing_of_one(caplog: pytest.LogCaptureFi
 
 
 def test_a_trace_ends_with_its_question() -> None:
-    with within(trace_of([PARENT])):
-        assert current() is not None
-    assert current() is None
+    with trace_scope(parse_trace_context([PARENT])):
+        assert current_trace() is not None
+    assert current_trace() is None

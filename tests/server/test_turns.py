@@ -16,11 +16,11 @@ import pytest
 
 from policyengine import executor
 from policyengine.engine import Engine
-from policyengine.engine.decider import TakesLong
-from policyengine.fair_queue import FairQueue, WorkRefused
+from policyengine.engine.decider import WouldBlockError
+from policyengine.fair_queue import FairQueue, WorkRefusedError
 from policyengine.server import socket_protocol
 from policyengine.server.adapters import responses
-from policyengine.server.decide_requests import MOST_IN_A_ROW, decided_together
+from policyengine.server.decide_requests import MAX_ITEMS_PER_COMMIT, decide_together
 from policyengine.stores.open import open_store
 from tests.server.conftest import client_of
 
@@ -145,7 +145,9 @@ def test_no_gateway_waits_there_for_an_issuer(
 ) -> None:
     spied: Any = Spied(Engine.from_text(POLICY))
     monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
-    told = responses.told_in_turn(spied, asked) if in_thread else asyncio.run(responses.told_of(spied, asked))
+    told = (
+        responses.decide_in_turn(spied, asked) if in_thread else asyncio.run(responses.decide_for_gateway(spied, asked))
+    )
     assert told.status in (200, 403)
     assert LONG_THREAD not in spied.threads
 
@@ -153,7 +155,9 @@ def test_no_gateway_waits_there_for_an_issuer(
 @pytest.mark.parametrize("in_thread", [True, False])
 def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: bool, shared: Engine) -> None:
     spied: Any = Spied(shared)
-    told = responses.told_in_turn(spied, LONG) if in_thread else asyncio.run(responses.told_of(spied, LONG))
+    told = (
+        responses.decide_in_turn(spied, LONG) if in_thread else asyncio.run(responses.decide_for_gateway(spied, LONG))
+    )
     assert told.status in (200, 403)
     assert spied.threads == [LONG_THREAD]
 
@@ -164,7 +168,7 @@ def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: boo
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has asked for so much that nothing more waits."""
-    monkeypatch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
+    monkeypatch.setattr(executor, "_long_queue", FairQueue("policyengine-full", most_of_caller=0))
 
 
 @pytest.mark.usefixtures("full")
@@ -189,10 +193,10 @@ def test_who_asks_for_too_much_is_told_when_to_ask_again(path: str, asked: dict[
 
 
 def test_a_gateway_that_has_no_turn_denies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "_long", FairQueue("policyengine-full", most_of_caller=0))
+    monkeypatch.setattr(executor, "_long_queue", FairQueue("policyengine-full", most_of_caller=0))
     threads_of_grpc = copy_context()
     threads_of_grpc.run(executor.enter_requester, executor.Requester(lambda: "ipv4:127.0.0.1", lambda: False))
-    told = threads_of_grpc.run(responses.told_in_turn, Engine.from_text(POLICY), LONG)
+    told = threads_of_grpc.run(responses.decide_in_turn, Engine.from_text(POLICY), LONG)
     assert (told.status, dict(told.headers)) == (503, {"Retry-After": "1"})
 
 
@@ -220,9 +224,9 @@ def test_an_evaluation_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
 def test_what_is_left_of_a_batch_is_not_decided_when_nobody_waits_for_it(shared: Engine) -> None:
     spied: Any = Spied(shared)
     answered = iter([False, True])
-    items = [{**SMALL, "options": {"consume": True}}] * (MOST_IN_A_ROW * 2)
-    with pytest.raises(WorkRefused, match="nobody waits"):
-        decided_together(spied, items, lambda: next(answered))
+    items = [{**SMALL, "options": {"consume": True}}] * (MAX_ITEMS_PER_COMMIT * 2)
+    with pytest.raises(WorkRefusedError, match="nobody waits"):
+        decide_together(spied, items, lambda: next(answered))
     assert len(spied.threads) == 1
 
 
@@ -233,10 +237,10 @@ def payload(asked: object) -> bytes:
     return bytes(msgpack.packb([7, "decide", asked]))
 
 
-@pytest.mark.parametrize("asked", [[SMALL] * (socket_protocol.MOST_AT_ONCE + 1), [SMALL, LONG]])
+@pytest.mark.parametrize("asked", [[SMALL] * (socket_protocol.MAX_INLINE_QUESTIONS + 1), [SMALL, LONG]])
 def test_a_list_that_takes_long_is_not_decided_by_the_event_loop(asked: list[object]) -> None:
-    with pytest.raises(TakesLong):
-        socket_protocol.answer_to(Engine.from_text(POLICY), payload(asked), at_once=True)
+    with pytest.raises(WouldBlockError):
+        socket_protocol.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
 @pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
@@ -244,10 +248,12 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
     policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[object] = []
-    begin = socket_protocol.begin
-    monkeypatch.setattr(socket_protocol, "begin", lambda *work, **given: begun.append(work) or begin(*work, **given))
+    begin = socket_protocol.submit_long
+    monkeypatch.setattr(
+        socket_protocol, "submit_long", lambda *work, **given: begun.append(work) or begin(*work, **given)
+    )
     asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
-    _, status, answers = msgpack.unpackb(socket_protocol.answer_to(Engine.from_text(policy), payload(asked))[0])
+    _, status, answers = msgpack.unpackb(socket_protocol.answer_frame(Engine.from_text(policy), payload(asked))[0])
     assert (status, len(begun)) == (200, pieces)
     assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
     assert answers[38]["error"]["member"].startswith("[38]")
@@ -256,5 +262,5 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
 def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, shared: Engine) -> None:
     spied: Any = Spied(shared)
-    socket_protocol.answer_to(spied, payload(asked))
+    socket_protocol.answer_frame(spied, payload(asked))
     assert set(spied.threads) == {LONG_THREAD}

@@ -19,11 +19,11 @@ from policyengine.audit.log import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.client.socket import SocketClient, SocketError
 from policyengine.engine import Engine
-from policyengine.http.gateway_headers import Vouched
-from policyengine.reload import Reloading
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.reload import ReloadableEngine
 from policyengine.runtime.decision import Decision
 from policyengine.server import fast_path, socket_protocol
-from policyengine.server.adapters.envoy_grpc import EnvoyGrpc, checked_address
+from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_http1 import post, spoken, statuses
@@ -103,8 +103,8 @@ def test_so_it_is_at_gateways(engine: Engine, door: str) -> None:
 
 
 def test_so_it_is_over_grpc() -> None:
-    address = checked_address("127.0.0.1", 0, has_token=False)
-    server = EnvoyGrpc(Reloading(unwritable()), Vouched(), None, address).started()
+    address = check_address("127.0.0.1", 0, has_token=False)
+    server = EnvoyGrpcAdapter(ReloadableEngine(unwritable()), GatewayHeaders(), None, address).started()
     asked = external_auth_pb2.CheckRequest()
     asked.attributes.request.http.method, asked.attributes.request.http.path = "POST", "/pay/7"
     try:
@@ -167,6 +167,6 @@ def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
 
 def test_many_in_one_frame_are_decided_once_each() -> None:
     engine = unwritable()
-    answers = [socket_protocol.answer_to(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
+    answers = [socket_protocol.answer_frame(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
     assert [msgpack.unpackb(one)[1] for one in answers] == [500, 200, 200]
     assert [msgpack.unpackb(one)[2][0]["outcome"] for one in answers[1:]] == ["allow", "throttle"]

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from policyengine.engine import Engine
-from policyengine.simulation import Callers, Event, Plan, Played, Series, VirtualClock, play, traffic_of
-from policyengine.simulation.result import Limit
+from policyengine.simulation import (
+    Callers,
+    Series,
+    SimulationResult,
+    TrafficEvent,
+    TrafficPlan,
+    VirtualClock,
+    simulate,
+    workflow_traffic,
+)
+from policyengine.simulation.result import SimulatedLimit
 
 START = 1_798_761_600_000_000  # the beginning of 2027, in microseconds
 SECOND = 1_000_000
@@ -35,16 +44,18 @@ def engine(text: str = POLICY) -> tuple[Engine, VirtualClock]:
     return Engine.from_text(text, clock=clock), clock
 
 
-def plan(rate: float = 1, seconds: int = 60, callers: int = 1, seed: int = 0) -> Plan:
-    return Plan(START, seconds * SECOND, rate, callers, seed)
+def plan(rate: float = 1, seconds: int = 60, callers: int = 1, seed: int = 0) -> TrafficPlan:
+    return TrafficPlan(START, seconds * SECOND, rate, callers, seed)
 
 
-def played(events: Iterable[Event], text: str = POLICY, width: int | None = None) -> Played:
+def played(events: Iterable[TrafficEvent], text: str = POLICY, width: int | None = None) -> SimulationResult:
     decides, clock = engine(text)
     series = Series(START, width)
-    play(decides, clock, events, series)
-    return Played(decides.revision, ("these",), {"trace": "x"}, tuple(map(Limit.of, decides.kernel.limits)), series)
+    simulate(decides, clock, events, series)
+    return SimulationResult(
+        decides.revision, ("these",), {"trace": "x"}, tuple(map(SimulatedLimit.of, decides.kernel.limits)), series
+    )
 
 
-def flow(name: str, how: Plan, *questions: dict[str, object], vary: str | None = None) -> list[Event]:
-    return list(traffic_of(name, how, Callers(questions or (SEARCH,), vary)))
+def flow(name: str, how: TrafficPlan, *questions: dict[str, object], vary: str | None = None) -> list[TrafficEvent]:
+    return list(workflow_traffic(name, how, Callers(questions or (SEARCH,), vary)))

@@ -26,7 +26,7 @@ def test_the_page_is_whole_at_every_width(dark: bool, tmp_path: Path) -> None:
         flow("runaway", plan(rate=4, seconds=600), SEARCH, MAIL),
         POLICY.replace('"searches"', f'"{LONG}"').replace("60/1m burst 5", "600000/1d burst 5000"),
     )
-    seen, complaints = measured(html.render(found), LOOK, tmp_path, dark)
+    seen, complaints = measured(html.render_html(found), LOOK, tmp_path, dark)
     assert_whole(seen, complaints, dark)
     for one in seen:
         assert one["over"] == 0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from policyengine.simulation import Callers, NobodyElse
-from policyengine.simulation.callers import varied
+from policyengine.simulation import Callers, NoOtherCallerError
+from policyengine.simulation.callers import vary_fact
 from tests.simulation.playing import MAIL, POLICY, SEARCH, engine
 
 
@@ -19,7 +19,7 @@ def test_callers_differ_by_the_agent_where_the_policy_lets_such_agents_pass():
 
 
 def test_nobody_else_is_made_up_where_the_policy_names_its_agent():
-    with pytest.raises(NobodyElse):
+    with pytest.raises(NoOtherCallerError):
         Callers.of([SEARCH], 5, None, passes(POLICY.replace('"worker*"', '"worker"')))
 
 
@@ -40,7 +40,7 @@ def test_callers_go_through_several_questions_each():
 )
 def test_the_fact_that_varies_is_the_one_that_was_named(fact, second):
     asked = {**SEARCH, "body": {"deep": {"id": "x"}, "number": 7}}
-    found = varied(asked, fact, 1)
+    found = vary_fact(asked, fact, 1)
     for name in fact.split("."):
         found = found[name]
     assert found == second

@@ -18,7 +18,7 @@ def found():
 
 
 def test_the_text_has_a_line_for_each_outcome_and_each_limit(found):
-    told = text.rendered(found, 60)
+    told = text.render_text(found, 60)
     whole = found.total
     assert f"  {whole.allow:,}\n" in told
     assert f"  {whole.throttle:,}\n" in told
@@ -29,13 +29,13 @@ def test_the_text_has_a_line_for_each_outcome_and_each_limit(found):
 
 
 def test_a_terminal_of_few_characters_gets_few_characters(found):
-    assert text.rendered(found, 60, ascii=True).isascii()
+    assert text.render_text(found, 60, ascii=True).isascii()
 
 
 @pytest.mark.parametrize("columns", [1, 5, 7, 60])
 def test_no_line_of_blocks_is_wider_than_it_may_be(found, columns):
-    wide = {len(row.blocks) for row in text.rows(found, columns) if row.blocks}
-    assert wide == {text.width_of(found, columns)}
+    wide = {len(row.blocks) for row in text.chart_rows(found, columns) if row.blocks}
+    assert wide == {text.column_count(found, columns)}
     assert max(wide) <= columns
 
 
@@ -49,24 +49,24 @@ def test_what_is_left_is_empty_full_or_unknown():
 
 def test_a_policy_without_limits_says_so():
     bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith(("rate", "budget")))
-    assert "note: the policy has no rates and no budgets" in text.rendered(played(flow("steady", plan()), bare), 60)
+    assert "note: the policy has no rates and no budgets" in text.render_text(played(flow("steady", plan()), bare), 60)
 
 
 def test_limits_that_apply_to_nothing_say_so():
     bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith("rate"))
-    told = text.rendered(played(flow("steady", plan()), bare), 60)
+    told = text.render_text(played(flow("steady", plan()), bare), 60)
     assert "note: no rate and no budget applies to any of these requests" in told
 
 
 def test_the_drawing_is_xml_with_words_for_those_who_do_not_see_it(found):
-    root = ElementTree.fromstring(svg.render(found))
+    root = ElementTree.fromstring(svg.render_svg(found))
     space = "{http://www.w3.org/2000/svg}"
     assert root.find(f"{space}title").text == found.title
     assert "at least 0 of 3 left" in root.find(f"{space}desc").text
     assert {one.get("class") for one in root.iter(f"{space}path")} >= {"admitted", "throttled", "left"}
 
 
-@pytest.mark.parametrize("render", [svg.render, html.render])
+@pytest.mark.parametrize("render", [svg.render_svg, html.render_html])
 def test_names_are_text_and_nothing_runs(render):
     drawn = render(played(flow("steady", plan(rate=10)), ODD))
     assert "<script" not in drawn
@@ -77,17 +77,17 @@ def test_names_are_text_and_nothing_runs(render):
     ("count", "told"), [(0, "0"), (9_999, "9,999"), (10_000, "10k"), (123_456, "123k"), (23_456_789, "23M")]
 )
 def test_a_large_number_fits_beside_a_chart(count, told):
-    assert svg.short(count) == told
+    assert svg.short_count(count) == told
 
 
 def test_the_page_needs_nothing_from_elsewhere(found):
-    drawn = html.render(found)
+    drawn = html.render_html(found)
     assert "default-src 'none'" in drawn
     assert not re.search(r"(?:src|href)=", drawn)
 
 
 def test_the_page_has_all_numbers_in_tables(found):
-    drawn = html.render(found)
+    drawn = html.render_html(found)
     assert drawn.count('<th scope="row">2027-01-01T00:') == len(found.slots)
     assert '<td class="number">0 of 3</td>' in drawn
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from policyengine.compiler.reads import nanoseconds
-from policyengine.simulation import Event, Series, TooLong, TrafficError, VirtualClock, play
-from policyengine.simulation.series import MOST_SLOTS, WIDTHS
+from policyengine.simulation import Series, TooManySlotsError, TrafficError, TrafficEvent, VirtualClock, simulate
+from policyengine.simulation.series import MAX_SLOTS, SLOT_WIDTHS_US
 from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, START, engine, flow, plan, played
 
 
@@ -40,7 +40,7 @@ def test_a_limit_of_several_bounds_counts_a_request_once():
 def test_what_is_denied_and_what_asks_a_person_is_counted_apart():
     text = POLICY + 'guard "ask" on POST /mail { confirm by role admin }\nentity user { roles: set<string> }\n'
     other = {"request": {"method": "DELETE", "path": "/search"}}
-    whole = played([Event(START, dict(MAIL)), Event(START, other)], text).total
+    whole = played([TrafficEvent(START, dict(MAIL)), TrafficEvent(START, other)], text).total
     assert (whole.allow, whole.confirm, whole.deny) == (0, 1, 1)
 
 
@@ -60,7 +60,7 @@ def test_who_was_throttled_most_is_known():
 def test_a_clock_in_the_middle_of_nowhere_is_what_decides():
     decides, clock = engine(POLICY + 'guard "late" on GET /search { deny when time >= 2027-01-01T00:00:30Z }\n')
     series = Series(START)
-    play(decides, clock, flow("steady", plan()), series)
+    simulate(decides, clock, flow("steady", plan()), series)
     assert (series.total.allow, series.total.deny) == (30, 30)
 
 
@@ -72,7 +72,7 @@ def test_the_clock_says_the_same_to_whoever_asks():
 def test_a_line_that_is_no_request_is_told():
     decides, clock = engine()
     with pytest.raises(TrafficError) as told:
-        play(decides, clock, [Event(START, dict(SEARCH), 1), Event(START, {"usr": 1}, 2)], Series())
+        simulate(decides, clock, [TrafficEvent(START, dict(SEARCH), 1), TrafficEvent(START, {"usr": 1}, 2)], Series())
     assert (told.value.line, told.value.message) == (2, "unknown member `usr`")
 
 
@@ -81,14 +81,14 @@ def test_a_line_that_is_no_request_is_told():
 
 def test_slots_grow_wider_with_the_traffic_and_lose_nothing():
     found = played(flow("steady", plan(rate=1, seconds=7_200)))
-    assert len(found.slots) <= MOST_SLOTS
-    assert found.series.width in WIDTHS
+    assert len(found.slots) <= MAX_SLOTS
+    assert found.series.width in SLOT_WIDTHS_US
     assert found.total.events == 7_200
     assert {slot.events for slot in found.slots} == {found.series.width // SECOND}
 
 
 def test_each_width_is_a_multiple_of_the_one_before():
-    assert all(wide % narrow == 0 for narrow, wide in pairwise(WIDTHS))
+    assert all(wide % narrow == 0 for narrow, wide in pairwise(SLOT_WIDTHS_US))
 
 
 def test_a_width_that_was_asked_for_stays():
@@ -97,14 +97,14 @@ def test_a_width_that_was_asked_for_stays():
 
 
 def test_a_width_that_was_asked_for_and_is_too_short_is_refused():
-    with pytest.raises(TooLong):
-        played([Event(START, dict(SEARCH)), Event(START + 20_000 * SECOND, dict(SEARCH))], width=SECOND)
+    with pytest.raises(TooManySlotsError):
+        played([TrafficEvent(START, dict(SEARCH)), TrafficEvent(START + 20_000 * SECOND, dict(SEARCH))], width=SECOND)
 
 
 def test_a_trace_of_years_fits():
     year = 366 * 86_400 * SECOND
-    found = played([Event(START, dict(SEARCH)), Event(START + 20 * year, dict(SEARCH))])
-    assert len(found.slots) <= MOST_SLOTS
+    found = played([TrafficEvent(START, dict(SEARCH)), TrafficEvent(START + 20 * year, dict(SEARCH))])
+    assert len(found.slots) <= MAX_SLOTS
     assert found.total.events == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.runtime.request import Request
-from policyengine.simulation import Trace, TrafficError
+from policyengine.simulation import TrafficError, TrafficTrace
 from tests.simulation.playing import POLICY, SEARCH, SECOND, START, engine
 
 
@@ -16,7 +16,7 @@ def line(at, **more):
 
 
 def events(*lines, **how):
-    return list(Trace(START, **how).read(lines))
+    return list(TrafficTrace(START, **how).read(lines))
 
 
 def test_a_time_is_text_with_a_zone_or_seconds_after_the_start():
@@ -30,7 +30,7 @@ def test_lines_are_read_as_they_are_played():
         yield line(0)
         raise AssertionError("nobody asked for more")
 
-    assert next(Trace(START).read(endless())).at == START
+    assert next(TrafficTrace(START).read(endless())).at == START
 
 
 def test_empty_lines_are_none():
@@ -68,7 +68,7 @@ def test_a_bad_line_is_told_by_its_number(bad, member, message):
 
 
 def test_seconds_since_1970_are_taken_from_a_start_that_was_named():
-    assert [one.at for one in Trace(0, far=True).read([line(1_798_761_600)])] == [START]
+    assert [one.at for one in TrafficTrace(0, far=True).read([line(1_798_761_600)])] == [START]
 
 
 def test_a_decision_log_is_played_as_it_was_asked(tmp_path):
@@ -79,7 +79,7 @@ def test_a_decision_log_is_played_as_it_was_asked(tmp_path):
     logged.evaluate(dict(SEARCH))
     logged.decide({**SEARCH, "options": {"consume": False}})
     logged.decide(dict(SEARCH))
-    trace = Trace(0)
+    trace = TrafficTrace(0)
     with path.open("rb") as lines:
         found = list(trace.read(lines, path))
     assert [one.at - START for one in found] == [0, SECOND]

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from policyengine.simulation import WORKFLOWS, expected
-from policyengine.simulation.time_units import DAY
+from policyengine.simulation import WORKFLOWS, expected_count
+from policyengine.simulation.time_units import DAY_US
 from tests.simulation.playing import SECOND, START, flow, plan
 
 
@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_traffic_in_order_and_within_its_time(name)
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_about_as_many_come_as_was_said(name):
     how = plan(rate=1, seconds=86_400, callers=10)
-    assert len(times(name, how)) == pytest.approx(expected(name, how), rel=0.05)
+    assert len(times(name, how)) == pytest.approx(expected_count(name, how), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["many", "daily"])
@@ -45,7 +45,7 @@ def test_half_of_a_burst_comes_in_its_first_second():
 
 
 def test_a_day_is_quietest_at_night_and_busiest_in_the_afternoon():
-    hours = Counter(at * 24 // DAY for at, _ in times("daily", plan(seconds=86_400)))
+    hours = Counter(at * 24 // DAY_US for at, _ in times("daily", plan(seconds=86_400)))
     assert hours[14] > 10 * hours[2]
 
 

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 
 from policyengine import kernel as k
 from policyengine.lint import dead_rules
-from policyengine.lint.dead_rules import UNKNOWN, implies, possible
+from policyengine.lint.dead_rules import UNKNOWN, implies, possible_truths
 from policyengine.runtime import values
 from policyengine.solver import satisfiability
-from policyengine.solver.answer_memo import Answers
+from policyengine.solver.answer_memo import SatisfiabilityCache
 from policyengine.source import Source, Span
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.typesystem import Enum, Scalar, Set, Type
+from policyengine.typesystem import EnumType, Scalar, SetType, Type
 
 HERE = Span(Source("t", ""), 0, 0)
 ABSENT, BROKEN = "<absent>", "<broken>"
-PLAN = Enum("plan", ("free", "team", "enterprise"))
+PLAN = EnumType("plan", ("free", "team", "enterprise"))
 
 AMOUNT = k.Fact(("body", "amount"), Scalar.NUMBER, span=HERE)
 COUNT = k.Fact(("body", "count"), Scalar.INT, span=HERE)
@@ -101,9 +101,9 @@ def kleene(expr: k.Expr, world: Mapping[k.Expr, Any]) -> bool | None:
         case k.Or(items):
             found = {kleene(item, world) for item in items}
             return True if True in found else None if None in found else False
-        case k.Named(expression=inner):
+        case k.DefinitionRef(expression=inner):
             return kleene(inner, world)
-        case k.Present(operand):
+        case k.IsPresent(operand):
             found = look(operand, world)
             return None if found == BROKEN else found != ABSENT
         case k.Compare(operator, left, right):
@@ -137,10 +137,10 @@ def questions(field: Field) -> st.SearchStrategy[k.Expr]:
         lambda o, a, c, swap: k.Compare(o, c, a, span=HERE) if swap else k.Compare(o, a, c, span=HERE),
         operators, term, constants.map(lambda c: constant(c, fact.type)), st.booleans(),
     )  # fmt: skip
-    listed = st.lists(constants, max_size=2).map(lambda cs: constant(tuple(cs), Set(fact.type)))
+    listed = st.lists(constants, max_size=2).map(lambda cs: constant(tuple(cs), SetType(fact.type)))
     member = st.builds(lambda a, cs: k.Contains(cs, a, False, span=HERE), term, listed)
     plain = [st.just(fact)] if fact.type == Scalar.BOOL else []
-    return st.one_of(compare, member, st.just(k.Present(fact, span=HERE)), *plain)
+    return st.one_of(compare, member, st.just(k.IsPresent(fact, span=HERE)), *plain)
 
 
 def pairs(fields: tuple[Field, ...]) -> list[st.SearchStrategy[k.Expr]]:
@@ -158,7 +158,7 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
         leaf,
         lambda inner: st.one_of(
             inner.map(lambda e: k.Not(e, span=HERE)),
-            inner.map(lambda e: k.Named("named", e, Scalar.BOOL, span=HERE)),
+            inner.map(lambda e: k.DefinitionRef("named", e, Scalar.BOOL, span=HERE)),
             several(inner).map(lambda es: k.And(es, span=HERE)),
             several(inner).map(lambda es: k.Or(es, span=HERE)),
         ),
@@ -171,20 +171,20 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
 @given(conditions())
 def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
-    assert {kleene(condition, world) for world in worlds(fields)} <= possible(condition)
+    assert {kleene(condition, world) for world in worlds(fields)} <= possible_truths(condition)
 
 
 @settings(max_examples=35)
 @given(conditions(count=3))
 def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     _, written = case
-    answers = Answers()
+    answers = SatisfiabilityCache()
     every = [
         *written,
         k.And(tuple(written), span=HERE),
-        *(part for one in written for part in dead_rules.parts_of(one)),
+        *(part for one in written for part in dead_rules.logic_parts(one)),
     ]
-    assert [answers.possible(one) for one in every] == [possible(one) for one in every]
+    assert [answers.possible(one) for one in every] == [possible_truths(one) for one in every]
 
 
 @settings(max_examples=40)
@@ -194,8 +194,8 @@ def test_every_value_that_occurs_is_possible_even_where_there_is_no_time_to_try(
 ) -> None:
     fields, (condition,) = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(satisfiability, "MOST_WORK", 12)
-        found = possible(condition)
+        patch.setattr(satisfiability, "MAX_EVALUATIONS", 12)
+        found = possible_truths(condition)
     assert {kleene(condition, world) for world in worlds(fields)} <= found
 
 
@@ -209,7 +209,7 @@ def test_what_is_possible_occurs_unless_two_facts_are_compared(
         isinstance(p, k.Compare) and isinstance(p.left, k.Fact) and isinstance(p.right, k.Fact)
         for p in k.walk(condition)
     ):
-        assert possible(condition) == {kleene(condition, world) for world in worlds(fields)}
+        assert possible_truths(condition) == {kleene(condition, world) for world in worlds(fields)}
 
 
 @settings(max_examples=35)
@@ -239,8 +239,8 @@ def test_the_specification_answers_nothing_impossible(
     fields, (condition,) = case
     everywhere = list(worlds(fields))
     for world in random.sample(everywhere, min(20, len(everywhere))):
-        answer = value(condition, facts_in(world))
-        assert (UNKNOWN if isinstance(answer, values.Unknown) else answer) in possible(condition)
+        answer = evaluate(condition, facts_in(world))
+        assert (UNKNOWN if isinstance(answer, values.Unknown) else answer) in possible_truths(condition)
 
 
 # ── Cases ─────────────────────────────────────────────────────────────────────────────────────
@@ -277,19 +277,19 @@ def either(*items: k.Expr) -> k.Or:
             id="an order both ways",
         ),
         pytest.param(
-            both(k.Present(NOTE, span=HERE), k.Not(k.Present(NOTE, span=HERE), span=HERE)),
+            both(k.IsPresent(NOTE, span=HERE), k.Not(k.IsPresent(NOTE, span=HERE), span=HERE)),
             {False, UNKNOWN},
             id="present and absent",
         ),
         pytest.param(
-            both(k.Not(k.Present(NOTE, span=HERE), span=HERE), compare(NOTE, "==", "a")),
+            both(k.Not(k.IsPresent(NOTE, span=HERE), span=HERE), compare(NOTE, "==", "a")),
             {False, UNKNOWN},
             id="absent with a value",
         ),
         pytest.param(constant(True, Scalar.BOOL), {True}, id="true"),
         pytest.param(k.Compare("<", constant(2, Scalar.INT), constant(1, Scalar.INT), span=HERE), {False}, id="2 < 1"),
         pytest.param(
-            k.Compare("<", k.Apply("size", (NOTE,), Scalar.INT, span=HERE), constant(0, Scalar.INT), span=HERE),
+            k.Compare("<", k.Call("size", (NOTE,), Scalar.INT, span=HERE), constant(0, Scalar.INT), span=HERE),
             {False, UNKNOWN},
             id="a size below zero",
         ),
@@ -303,19 +303,19 @@ def either(*items: k.Expr) -> k.Or:
     ],
 )  # fmt: skip
 def test_a_condition_can_be(condition: k.Expr, expected: set[bool | None]) -> None:
-    assert possible(condition) == expected
+    assert possible_truths(condition) == expected
 
 
 def test_facts_apart_are_tried_apart() -> None:
     facts = [k.Fact(("body", f"n{i}"), Scalar.NUMBER, span=HERE) for i in range(60)]
     impossible = both(compare(facts[0], ">", 2), compare(facts[0], "<", 1))
-    assert possible(both(*(compare(fact, ">", 1) for fact in facts), impossible)) == {False, UNKNOWN}
+    assert possible_truths(both(*(compare(fact, ">", 1) for fact in facts), impossible)) == {False, UNKNOWN}
 
 
 def test_what_takes_too_long_is_not_claimed() -> None:
     chain = [either(URGENT, *(compare(k.Fact(("body", f"n{i}"), Scalar.NUMBER, span=HERE), ">", 1) for i in range(40)))]
     never = both(*chain, *(k.Not(URGENT, span=HERE) for _ in range(1)), compare(AMOUNT, ">", 1))
-    assert possible(never) == {True, False, UNKNOWN}
+    assert possible_truths(never) == {True, False, UNKNOWN}
 
 
 def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
@@ -323,7 +323,7 @@ def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
     for depth in range(60):
         other = k.Quantifier("all", "y", NOTE, compare(AMOUNT, ">", depth), span=HERE)
         condition = both(k.Quantifier("any", f"x{depth}", NOTE, condition, span=HERE), either(other, URGENT))
-    assert possible(condition) == {True, False, UNKNOWN}
+    assert possible_truths(condition) == {True, False, UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
         (both(compare(AMOUNT, ">", 2), URGENT), either(compare(AMOUNT, ">", 1), TIER), True),
         (URGENT, GRANTED, False),
         (k.Like(NOTE, "a*", span=HERE), k.Like(NOTE, "a*", span=HERE), True),
-        (compare(AMOUNT, ">", 2), k.Present(AMOUNT, span=HERE), True),
+        (compare(AMOUNT, ">", 2), k.IsPresent(AMOUNT, span=HERE), True),
     ],
 )
 def test_one_true_condition_implies_another(premise: k.Expr, conclusion: k.Expr, shown: bool) -> None:
@@ -342,4 +342,4 @@ def test_one_true_condition_implies_another(premise: k.Expr, conclusion: k.Expr,
 
 
 def test_an_unknown_premise_that_acts_needs_a_conclusion_that_is_not_false() -> None:
-    assert not implies(compare(NOTE, "==", "a"), k.Present(NOTE, span=HERE), frozenset({True, UNKNOWN}))
+    assert not implies(compare(NOTE, "==", "a"), k.IsPresent(NOTE, span=HERE), frozenset({True, UNKNOWN}))

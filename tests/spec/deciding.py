@@ -8,7 +8,7 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.check import check
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.request import EntityData, Request
 from policyengine.runtime.snapshot import Snapshot
@@ -37,9 +37,9 @@ def codes(text: str) -> set[str]:
     return {one.code for one in check([module] if module else [], found).diagnostics if one.is_error}
 
 
-def directory(rows: Rows | None) -> Directory:
+def directory(rows: Rows | None) -> EntityStore:
     """`{"user alice": {"roles": ["clerk"], "in": ["team legal"]}}`."""
-    return Directory(row(name, given) for name, given in (rows or {}).items())
+    return EntityStore(row(name, given) for name, given in (rows or {}).items())
 
 
 def row(name: str, given: Mapping[str, object]) -> EntityData:

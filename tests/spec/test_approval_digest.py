@@ -11,14 +11,14 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.compiler import reads
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime import canonical_form
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
 from policyengine.runtime.values import Invalid
 from policyengine.spec import match, reference
-from policyengine.spec.approval_digest import left_out
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.approval_digest import exclusions_of
+from policyengine.spec.evaluate import build_facts
 from tests.spec.deciding import NOW, ago, bot, chain, codes, decide, hop, kernel, question, verdict
 
 POLICY = """
@@ -152,7 +152,7 @@ def test_what_has_a_wrong_type_is_bound_as_what_was_given(given: object) -> None
     for body in ({"amount": given}, {"x": [given]}):
         asked = {**paid(body), "user": {"id": "alice"}}
         request = Request.from_mapping(asked)
-        decision, _ = reference.decide(kernel(text), request, Snapshot(Directory(())), NOW)
+        decision, _ = reference.decide(kernel(text), request, Snapshot(EntityStore(())), NOW)
         assert str(decision.outcome) == "confirm"
     one, other = (binding_of(read, {"amount": value}) for value in (given, [given]))
     assert one != other
@@ -160,7 +160,7 @@ def test_what_has_a_wrong_type_is_bound_as_what_was_given(given: object) -> None
 
 def binding_of(text: str, body: object, **more: object) -> str | None:
     request = Request.from_mapping(paid(body, **more))
-    decision, _ = reference.decide(kernel(text), request, Snapshot(Directory(())), NOW)
+    decision, _ = reference.decide(kernel(text), request, Snapshot(EntityStore(())), NOW)
     return decision.remedies[0].binding if str(decision.outcome) == "confirm" else None
 
 
@@ -220,9 +220,9 @@ def test_what_nobody_saw_cannot_be_approved(asked: Any, why: str) -> None:
 def test_no_approval_lifts_what_nobody_saw(asked: Any, why: str) -> None:
     """Not even one that is bound to the very digest that such a request has."""
     request = asked if isinstance(asked, str) else json.dumps(asked)
-    meant, snapshot = kernel(policy()), Snapshot(Directory(()))
-    facts = facts_of(meant, Request.from_json(request), snapshot, NOW)
-    [guard] = [one for one in reference.walk(facts, snapshot).guards if one.covers]
+    meant, snapshot = kernel(policy()), Snapshot(EntityStore(()))
+    facts = build_facts(meant, Request.from_json(request), snapshot, NOW)
+    [guard] = [one for one in reference.trace_request(facts, snapshot).guards if one.covers]
     digest = guard.effects[0].approval.binding  # type: ignore[union-attr]
     granted = {"id": "a", "by": "boss", "granted_at": ago(1), "binding": digest}
     decision = decide(policy(), request[:-1] + f', "approvals": [{json.dumps(granted)}]}}', ROWS)
@@ -236,7 +236,7 @@ def test_a_confirm_that_does_not_act_denies_nothing_that_is_pending() -> None:
 
 
 def test_a_directory_that_does_not_answer_leaves_nothing_to_approve() -> None:
-    class Silent(Directory):
+    class Silent(EntityStore):
         def attribute(self, ref: object, name: str) -> object:
             return Invalid(NOT_ANSWERED)
 
@@ -244,7 +244,7 @@ def test_a_directory_that_does_not_answer_leaves_nothing_to_approve() -> None:
     request = Request.from_mapping(paid(user={"id": "alice"}))
     decision, _ = reference.decide(kernel(text), request, Snapshot(Silent(())), NOW)
     assert (verdict(decision), decision.remedies[0].kind) == ('deny by "ask"', "facts")
-    known, _ = reference.decide(kernel(text), request, Snapshot(Directory(())), NOW)
+    known, _ = reference.decide(kernel(text), request, Snapshot(EntityStore(())), NOW)
     assert verdict(known) == 'confirm by "ask"'
 
 
@@ -423,11 +423,11 @@ PARTS = (("body", "a"), ("body", "a", "b"), ("body", "a", "b", "c"), ("body", "d
 @pytest.mark.parametrize("excepts", list(permutations(PARTS)), ids=str)
 def test_what_is_below_a_part_that_is_left_out_says_nothing_more(excepts: tuple[tuple[str, ...], ...]) -> None:
     """The checker refuses it; a kernel of elsewhere may have it. It once wrote into what all approvals share."""
-    assert left_out(k.BoundObject(("body",), excepts)) == {"a": {}, "d": {"e": {}}}
-    assert canonical_form.NOTHING == {}
+    assert exclusions_of(k.BoundObject(("body",), excepts)) == {"a": {}, "d": {"e": {}}}
+    assert canonical_form.OMIT_NOTHING == {}
 
 
-@pytest.mark.parametrize("shared", [canonical_form.NOTHING, match.NOTHING, reads.NOTHING])
+@pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match.NOTHING, reads.NOTHING])
 def test_nothing_is_written_into_an_empty_object_that_all_share(shared: Any) -> None:
     with pytest.raises(TypeError):
         shared["id"] = {}

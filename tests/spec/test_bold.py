@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.http.body import body_members
-from policyengine.runtime.caller import called_by
+from policyengine.runtime.caller import caller_scope
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
-from policyengine.server.authzen.adapter import Authzen, read
+from policyengine.server.authzen.adapter import AuthzenAdapter, read_evaluation
 from policyengine.stores.memory.store import MemoryStore
 from tests.generate.impostors import impostor
 from tests.history.plainly import Trace
@@ -94,13 +94,13 @@ def test_nothing_but_a_block_opens_a_door():
 def test_a_map_opens_no_door():
     """**A map opens no door:** what it makes of a question is decided like any other."""
     item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
-    authzen = Authzen(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
+    authzen = AuthzenAdapter(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
     asked = {
         "subject": {"type": "user", "id": "alice", "properties": {"roles": ["admin", "root"]}},
         "action": {"name": "see"},
         "resource": {"type": "anything", "id": "x"},
     }
-    assert verdict(authzen.decided(read(asked)).decision) == "deny by identity"
+    assert verdict(authzen.decided(read_evaluation(asked)).decision) == "deny by identity"
 
 
 @pytest.mark.parametrize(
@@ -609,11 +609,11 @@ def test_a_report_of_another_caller_is_not_heard():
     engine = Engine.from_text(REVIEWED, store=MemoryStore(history_complete=True))
     who = {"agent": {"id": "bot"}, "user": {"id": "alice"}}
     review, pay = ({"request": {"method": "POST", "path": path}, **who} for path in ("/review", "/pay"))
-    with called_by("name edge"):
+    with caller_scope("name edge"):
         decision = engine.decide(review).id
     assert not engine.report(decision, status=200)
     assert not engine.decide(pay).allowed
-    with called_by("name edge"):
+    with caller_scope("name edge"):
         assert engine.report(decision, status=200)
     assert engine.decide(pay).allowed
 

@@ -11,7 +11,7 @@ from policyengine.runtime.decision import Gate
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference, work
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from tests.spec.deciding import NOW, bot, chain, decide, directory, hop, kernel, question
 
 HEAD = """
@@ -35,8 +35,8 @@ def asked(*names: object, **body: object) -> dict[str, object]:
 
 def steps(blocks: str, *names: object, **body: object) -> int:
     meant, snapshot = kernel(HEAD + blocks), Snapshot(directory(None))
-    facts = facts_of(meant, Request.from_mapping(asked(*names, **body)), snapshot, NOW)
-    reference.walk(facts, snapshot)
+    facts = build_facts(meant, Request.from_mapping(asked(*names, **body)), snapshot, NOW)
+    reference.trace_request(facts, snapshot)
     return facts.work.steps
 
 
@@ -79,7 +79,7 @@ def test_many_blocks_by_name_are_looked_up_and_take_nothing() -> None:
 
 
 def test_a_chain_that_takes_too_many_steps_is_denied_and_names_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "MOST_STEPS", 500)
+    monkeypatch.setattr(work, "MAX_STEPS", 500)
     assert decide(HEAD + many(8), asked("a", "b")).gate is Gate.IDENTITY
     found = decide(HEAD + block('"bot"') + many(10), asked("a", "b"))
     assert (found.gate, "`agent where" in found.reasons[0].message) == (Gate.FAILURE, True)

@@ -40,8 +40,8 @@ def test_a_guard_that_covers_a_path_covers_every_spelling_of_it_in_another_case(
     assert match_pattern(pattern, HttpEndpoint("GET", f"/{text}", (text,))) is not None
     other = "".join(way(char) for way, char in zip(each, text, strict=False))
     other = re.sub("ss", "ß", other, count=1, flags=re.IGNORECASE) if sharp else other
-    canonical = paths.canonical("/" + quote(other))
-    if isinstance(canonical, paths.Canonical):
+    canonical = paths.canonical_path("/" + quote(other))
+    if isinstance(canonical, paths.CanonicalPath):
         endpoint = HttpEndpoint("GET", canonical.path, canonical.segments)
         assert match_pattern(k.with_folding(pattern, "full"), endpoint) is not None
 

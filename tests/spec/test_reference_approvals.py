@@ -7,8 +7,8 @@ import pytest
 
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.reference import walk
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.reference import trace_request
 from tests.spec.deciding import NOW, ago, bot, chain, decide, directory, hop, kernel, question, spending, verdict
 
 PAY = """
@@ -356,7 +356,7 @@ def bound_to_the_confirm(text: str, ask: dict[str, object]) -> str:
     """The binding of the first confirm, also where it does not ask."""
     snapshot = Snapshot(directory(ROWS))
     asked_with_one = Request.from_mapping(with_approvals(ask, grant("of something else")))
-    seen = walk(facts_of(kernel(text), asked_with_one, snapshot, NOW), snapshot)
+    seen = trace_request(build_facts(kernel(text), asked_with_one, snapshot, NOW), snapshot)
     return next(one.approval.binding for guard in seen.guards for one in guard.effects if one.approval)
 
 

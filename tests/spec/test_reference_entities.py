@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
@@ -448,7 +448,7 @@ def test_without_a_directory_nobody_knows_whether_there_is_a_row():
     with_row = Request.from_mapping(question("GET /docs/7", **bot(), entities=[{"type": "doc", "id": "8"}]))
     for request in (asked, with_row):
         for loaded in (True, False):
-            snapshot = Snapshot(Directory(loaded=loaded))
+            snapshot = Snapshot(EntityStore(loaded=loaded))
             assert reference.decide(policy, request, snapshot, NOW)[0].allowed is loaded
 
 

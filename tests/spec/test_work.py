@@ -15,8 +15,8 @@ from policyengine.runtime.decision import Effects, Gate
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference, work
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.work import MOST_STEPS
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.work import MAX_STEPS
 from tests.spec.deciding import NOW, bot, decide, directory, kernel, question, spending
 
 HEAD = """
@@ -39,8 +39,8 @@ def guard(condition: str, name: str = "g") -> str:
 def steps(condition: str, body: dict[str, object], rows: Any = None) -> int:
     """What the specification counts of a guard."""
     meant = kernel(HEAD + guard(condition))
-    facts = facts_of(meant, Request.from_mapping(asked(body)), Snapshot(directory(rows)), NOW)
-    reference.conclude(facts, reference.walk(facts, Snapshot(directory(rows))))
+    facts = build_facts(meant, Request.from_mapping(asked(body)), Snapshot(directory(rows)), NOW)
+    reference.conclude(facts, reference.trace_request(facts, Snapshot(directory(rows))))
     return facts.work.steps
 
 
@@ -132,8 +132,8 @@ def test_each_order_of_rules_and_parts_takes_the_same_steps() -> None:
     body = asked({"a": ints(40), "b": ints(40)})
     found = set()
     for texts in permutations(rules):
-        facts = facts_of(kernel(HEAD + "".join(texts)), Request.from_mapping(body), Snapshot(directory(None)), NOW)
-        reference.walk(facts, Snapshot(directory(None)))
+        facts = build_facts(kernel(HEAD + "".join(texts)), Request.from_mapping(body), Snapshot(directory(None)), NOW)
+        reference.trace_request(facts, Snapshot(directory(None)))
         found.add(facts.work.steps)
     assert found == {40 + 40 + 40 * 3}
 
@@ -148,13 +148,13 @@ JUST, MORE = (25, 26), (25, 27)
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decision has fewer steps, so that a test need not take as many as it really has."""
-    monkeypatch.setattr(work, "MOST_STEPS", FEW)
-    monkeypatch.setattr(loops, "MOST_STEPS", FEW)
+    monkeypatch.setattr(work, "MAX_STEPS", FEW)
+    monkeypatch.setattr(loops, "MAX_STEPS", FEW)
 
 
 def test_a_decision_has_200_000_steps() -> None:
     n, m = 258, 258
-    assert 2 * n + 3 * n * (m - 1) <= MOST_STEPS == 200_000 < 2 * n + 3 * n * m
+    assert 2 * n + 3 * n * (m - 1) <= MAX_STEPS == 200_000 < 2 * n + 3 * n * m
     assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m - 1, 1_000)})).allowed
     assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)})).gate is Gate.FAILURE
 

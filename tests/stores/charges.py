@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from policyengine.runtime.decision import Effects, OpenedApproval
-from policyengine.runtime.limits import MICRO, Add, Charge, Clamped, Hold, Limited, Take, unit_of
+from policyengine.runtime.limits import (
+    MICRO,
+    BudgetCharge,
+    Charge,
+    ClampCharge,
+    ConcurrencyCharge,
+    LimitCharge,
+    RateCharge,
+    rate_unit,
+)
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
@@ -23,15 +32,15 @@ def rate(
     raised: int | None = None,
     counts: bool = False,
     failing: str = "deny",
-) -> Take:
+) -> RateCharge:
     """`clamp` is a count and a burst in the same window, `lasts` in ticks of it; `raised` a count that is in force."""
     changing = clamp is not None or raised is not None
     paces = [(count, within), *([(clamp[0], within)] if clamp else []), *([(raised, within)] if raised else [])]
-    unit = unit_of(tuple(paces))
+    unit = rate_unit(tuple(paces))
     burst = count if burst is None else burst
-    clamps = () if clamp is None else (Clamped(unit.flow(clamp[0], within, clamp[1]), acts, lasts),)
+    clamps = () if clamp is None else (ClampCharge(unit.flow(clamp[0], within, clamp[1]), acts, lasts),)
     flow = unit.flow(raised or count, within, burst)
-    return Take(rule, (key,), cost, flow, unit.token, unit.tick, clamps, counts, not changing, failing)  # type: ignore[arg-type]
+    return RateCharge(rule, (key,), cost, flow, unit.token, unit.tick, clamps, counts, not changing, failing)  # type: ignore[arg-type]
 
 
 def budget(
@@ -43,12 +52,14 @@ def budget(
     key: str = "alice",
     rule: str = "b",
     failing: str = "deny",
-) -> Add:
-    return Add(rule, (key,), bound * MICRO, within, amount * MICRO, value, failing)  # type: ignore[arg-type]
+) -> BudgetCharge:
+    return BudgetCharge(rule, (key,), bound * MICRO, within, amount * MICRO, value, failing)  # type: ignore[arg-type]
 
 
-def places(most: int, lease: int = 60 * SECOND, *, key: str = "alice", rule: str = "h", failing: str = "deny") -> Hold:
-    return Hold(rule, (key,), most, lease, failing)  # type: ignore[arg-type]
+def places(
+    most: int, lease: int = 60 * SECOND, *, key: str = "alice", rule: str = "h", failing: str = "deny"
+) -> ConcurrencyCharge:
+    return ConcurrencyCharge(rule, (key,), most, lease, failing)  # type: ignore[arg-type]
 
 
 def asks(
@@ -60,6 +71,6 @@ def asks(
     denied: bool = False,
 ) -> Effects:
     """`opens` are bindings that a confirm asks for; where no others are given, they are all of its `confirms`."""
-    limits = tuple(Limited(one, one.rule, "p.policy:1", "words") for one in charges)
+    limits = tuple(LimitCharge(one, one.rule, "p.policy:1", "words") for one in charges)
     opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary") for one in opens)
     return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

@@ -8,9 +8,9 @@ from typing import Any
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import Once
+from policyengine.runtime.idempotency_key import IdempotencyKey
 from policyengine.stores.base import Store
 from tests.spec.deciding import row
 from tests.stores import paying
@@ -31,7 +31,7 @@ BUDGET = 'budget "refunds" per agent.id on POST /refund { sum body.amount <= 5_0
 RATE = 'rate "asking" per agent.id on POST /refund { 3/1h }'
 HELD = 'rate "at work" per agent.id on POST /refund { at most 1 at once for 1h }'
 RULES = (RATE, BUDGET, HELD)
-ROWS = Directory([row("user fin", {"roles": ["finance", "boss"]})])
+ROWS = EntityStore([row("user fin", {"roles": ["finance", "boss"]})])
 
 
 class Shop:
@@ -51,7 +51,7 @@ class Shop:
 
     def by_key(self, key: str, amount: object, *approvals: dict[str, str]) -> Decision:
         question = self.question(amount, *approvals)
-        return self.engine.decide_once(question, Once("gateway", key, f"{question}")).decision
+        return self.engine.decide_once(question, IdempotencyKey("gateway", key, f"{question}")).decision
 
     def granted(self, decision: Decision, by: str = "fin") -> dict[str, str]:
         """The approval that the decision asks for."""

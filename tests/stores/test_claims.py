@@ -10,38 +10,45 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.idempotency_key import KEPT, LEASE, OF_GATEWAY, Claim, Found, Once
-from policyengine.runtime.idempotent_decision import drafted
-from policyengine.runtime.limits import Settled
+from policyengine.runtime.idempotency_key import (
+    GATEWAY_DIGITS,
+    KEEP_MICROSECONDS,
+    LEASE_MICROSECONDS,
+    IdempotencyClaim,
+    IdempotencyKey,
+    IdempotencyRecord,
+)
+from policyengine.runtime.idempotent_decision import encode_draft
+from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import Store
-from policyengine.stores.idempotency import FORGETS_AT_ONCE
+from policyengine.stores.idempotency import EVICTION_BATCH_SIZE
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 
 LIMITS = asks(rate(3, 3_600 * SECOND), budget(5), places(4))
-EDGE, SHOP = "e" * OF_GATEWAY, "5" * OF_GATEWAY  # with what the names of two gateways begin
-MINE = Claim(f"{EDGE}00000000aa", "digest", "mine")
+EDGE, SHOP = "e" * GATEWAY_DIGITS, "5" * GATEWAY_DIGITS  # with what the names of two gateways begin
+MINE = IdempotencyClaim(f"{EDGE}00000000aa", "digest", "mine")
 OTHER = MINE._replace(token="other")
 
 
-def keyed(claim: Claim, effects: Effects = LIMITS) -> Effects:
+def keyed(claim: IdempotencyClaim, effects: Effects = LIMITS) -> Effects:
     """What a decision does that was asked by the key, and is kept under it."""
     decision = Decision.of(Outcome.ALLOW, id=claim.token)
-    return replace(effects, claim=claim._replace(draft=drafted(decision, effects, frozenset(), b"", START)))
+    return replace(effects, claim=claim._replace(draft=encode_draft(decision, effects, frozenset(), b"", START)))
 
 
-def committed(store: Store, claim: Claim, at: int = START, effects: Effects = LIMITS) -> Settled | None:
+def committed(store: Store, claim: IdempotencyClaim, at: int = START, effects: Effects = LIMITS) -> ChargeResult | None:
     return store.commit(keyed(claim, effects), claim.token, at)
 
 
-def decided(store: Store, claim: Claim, at: int = START, effects: Effects = LIMITS) -> Settled:
+def decided(store: Store, claim: IdempotencyClaim, at: int = START, effects: Effects = LIMITS) -> ChargeResult:
     assert store.claim(claim, at) is None
     told = committed(store, claim, at, effects)
     assert told is not None
     return told
 
 
-def numbered(number: int, gateway: str = EDGE) -> Claim:
+def numbered(number: int, gateway: str = EDGE) -> IdempotencyClaim:
     return MINE._replace(name=f"{gateway}{number:02x}00000000")  # of one slot in Redis
 
 
@@ -57,21 +64,21 @@ def left(store: Store) -> int:
 
 def test_a_name_is_whose_who_claims_it_first(store: Store) -> None:
     assert store.claim(MINE, START) is None
-    assert store.claim(OTHER, START) == Found("digest")
+    assert store.claim(OTHER, START) == IdempotencyRecord("digest")
     assert store.claim(MINE, START) is None
 
 
 def test_a_claim_is_lost_when_its_lease_is_over_and_another_comes(store: Store) -> None:
     store.claim(MINE, START)
-    assert store.claim(OTHER, START + LEASE - 1) == Found("digest")
-    assert store.claim(OTHER, START + LEASE) is None
-    assert store.claim(MINE, START + LEASE) == Found("digest")
+    assert store.claim(OTHER, START + LEASE_MICROSECONDS - 1) == IdempotencyRecord("digest")
+    assert store.claim(OTHER, START + LEASE_MICROSECONDS) is None
+    assert store.claim(MINE, START + LEASE_MICROSECONDS) == IdempotencyRecord("digest")
 
 
 def test_a_claim_that_is_renewed_lasts_longer(store: Store) -> None:
     store.claim(MINE, START)
-    store.claim(MINE, START + LEASE - 1)
-    assert store.claim(OTHER, START + LEASE) == Found("digest")
+    store.claim(MINE, START + LEASE_MICROSECONDS - 1)
+    assert store.claim(OTHER, START + LEASE_MICROSECONDS) == IdempotencyRecord("digest")
 
 
 def test_a_released_name_is_free(store: Store) -> None:
@@ -83,7 +90,7 @@ def test_a_released_name_is_free(store: Store) -> None:
 def test_nobody_releases_what_is_claimed_by_another(store: Store) -> None:
     store.claim(MINE, START)
     store.release(OTHER, START)
-    assert store.claim(OTHER, START) == Found("digest")
+    assert store.claim(OTHER, START) == IdempotencyRecord("digest")
 
 
 # ── A decision ────────────────────────────────────────────────────────────────────────────────
@@ -93,8 +100,8 @@ def test_a_decision_is_kept_in_the_step_that_spends(store: Store) -> None:
     told = decided(store, MINE)
     draft = keyed(MINE).claim
     assert draft is not None
-    assert store.claim(OTHER, START + 1) == Found("digest", draft.draft, told)
-    assert store.claim(MINE, START + 1) == Found("digest", draft.draft, told)
+    assert store.claim(OTHER, START + 1) == IdempotencyRecord("digest", draft.draft, told)
+    assert store.claim(MINE, START + 1) == IdempotencyRecord("digest", draft.draft, told)
     assert left(store) == 2
 
 
@@ -118,7 +125,7 @@ def test_a_denied_decision_that_touches_no_limit_is_kept(store: Store) -> None:
 def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
     asked = asks(rate(3, 3_600 * SECOND), opens=("binding",))
     decided(store, MINE, effects=asked)
-    again = Claim(f"{EDGE}00000000bb", "digest", "another")
+    again = IdempotencyClaim(f"{EDGE}00000000bb", "digest", "another")
     told = decided(store, again, effects=asked)
     found = store.claim(OTHER._replace(name=f"{EDGE}00000000bb"), START)
     assert found is not None
@@ -128,10 +135,10 @@ def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
 
 def test_who_lost_a_claim_spends_nothing(store: Store) -> None:
     store.claim(MINE, START)
-    store.claim(OTHER, START + LEASE)
-    assert committed(store, MINE, START + LEASE) is None
+    store.claim(OTHER, START + LEASE_MICROSECONDS)
+    assert committed(store, MINE, START + LEASE_MICROSECONDS) is None
     assert left(store) == 3
-    assert committed(store, OTHER, START + LEASE) is not None
+    assert committed(store, OTHER, START + LEASE_MICROSECONDS) is not None
     assert left(store) == 2
 
 
@@ -151,16 +158,16 @@ def test_an_approval_that_was_spent_meanwhile_leaves_the_claim_as_it_was(store: 
     store.commit(asks(spends=("approval",)), "another", START)
     store.claim(MINE, START)
     assert committed(store, MINE, effects=asks(rate(3, 3_600 * SECOND), spends=("approval",))) is None
-    assert store.claim(OTHER, START) == Found("digest")
+    assert store.claim(OTHER, START) == IdempotencyRecord("digest")
     assert committed(store, MINE) is not None
 
 
 def test_an_answer_is_kept_as_long_as_is_promised(store: Store) -> None:
     told = decided(store, MINE)
-    found = store.claim(OTHER, START + KEPT - 1)
+    found = store.claim(OTHER, START + KEEP_MICROSECONDS - 1)
     assert found is not None
     assert found.settled == told
-    assert store.claim(OTHER, START + KEPT) is None
+    assert store.claim(OTHER, START + KEEP_MICROSECONDS) is None
 
 
 def test_an_answer_is_not_released(store: Store) -> None:
@@ -182,7 +189,7 @@ def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
     assert store._claims.evicted.keys == 3
     [said] = [record.message for record in caplog.records]
     assert "answers were forgotten within 600 s of being given" in said
-    assert store.claim(names[5]._replace(token="other"), START + 6) == Found("digest")
+    assert store.claim(names[5]._replace(token="other"), START + 6) == IdempotencyRecord("digest")
     assert store.claim(names[0]._replace(token="other"), START + 6) is None
 
 
@@ -212,10 +219,10 @@ def test_keys_that_count_no_more_make_room_without_a_word(store: Any, caplog: py
     for number in range(3):
         store.claim(numbered(number), START)
     for number in range(3, 6):
-        store.claim(numbered(number), START + KEPT + 1)
+        store.claim(numbered(number), START + KEEP_MICROSECONDS + 1)
     assert store._claims.evicted.keys == 0
     assert caplog.records == []
-    assert FORGETS_AT_ONCE > 3
+    assert EVICTION_BATCH_SIZE > 3
 
 
 # ── In any order ──────────────────────────────────────────────────────────────────────────────
@@ -225,38 +232,38 @@ def test_keys_that_count_no_more_make_room_without_a_word(store: Any, caplog: py
 class Plain:
     """The same in plain words: of each name when its claim or its answer ends, whose it is, and the answer."""
 
-    known: dict[str, tuple[int, Claim, Settled | None]] = field(default_factory=dict)
+    known: dict[str, tuple[int, IdempotencyClaim, ChargeResult | None]] = field(default_factory=dict)
     taken: int = 0
 
-    def at(self, name: str, now: int) -> tuple[int, Claim, Settled | None] | None:
+    def at(self, name: str, now: int) -> tuple[int, IdempotencyClaim, ChargeResult | None] | None:
         found = self.known.get(name)
         return found if found is not None and found[0] > now else None
 
-    def claim(self, claim: Claim, now: int) -> tuple[str, bool] | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> tuple[str, bool] | None:
         found = self.at(claim.name, now)
         if found is not None and (found[2] is not None or found[1].token != claim.token):
             return found[1].digest, found[2] is not None
-        self.known[claim.name] = (now + LEASE, claim, None)
+        self.known[claim.name] = (now + LEASE_MICROSECONDS, claim, None)
         return None
 
-    def commit(self, claim: Claim, now: int) -> bool | None:
+    def commit(self, claim: IdempotencyClaim, now: int) -> bool | None:
         """A claim whose lease is over may be its holder's still, or not: None."""
         found = self.known.get(claim.name)
         if found is None or found[1].token != claim.token or found[2] is not None:
             return False
         return True if found[0] > now else None
 
-    def keep(self, claim: Claim, now: int) -> None:
+    def keep(self, claim: IdempotencyClaim, now: int) -> None:
         self.taken += 1
-        self.known[claim.name] = (now + KEPT, claim, Settled((), now))
+        self.known[claim.name] = (now + KEEP_MICROSECONDS, claim, ChargeResult((), now))
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: IdempotencyClaim) -> None:
         if self.commit(claim, 0):
             del self.known[claim.name]
 
 
 CLAIMS = st.builds(
-    Claim,
+    IdempotencyClaim,
     st.sampled_from([MINE.name, f"{EDGE}00000000bb", f"{SHOP}7fffffffcc"]),
     st.sampled_from("de"),
     st.sampled_from("xyz"),
@@ -264,7 +271,9 @@ CLAIMS = st.builds(
 CALLS = st.tuples(
     st.sampled_from(["claim", "claim", "commit", "commit", "release"]),
     CLAIMS,
-    st.sampled_from([0, 0, 1, LEASE - 1, LEASE, KEPT - LEASE, KEPT]),
+    st.sampled_from(
+        [0, 0, 1, LEASE_MICROSECONDS - 1, LEASE_MICROSECONDS, KEEP_MICROSECONDS - LEASE_MICROSECONDS, KEEP_MICROSECONDS]
+    ),
 )
 COUNTED = asks(rate(1, 86_400 * SECOND, burst=1_000))  # nothing comes back meanwhile
 
@@ -309,7 +318,7 @@ def test_whatever_is_claimed_for_long_is_spent_once(fresh: Fresh, calls: list[An
 
 
 def test_a_claim_tells_gateways_policies_and_items_apart() -> None:
-    one = Once("edge", "key", "digest")
+    one = IdempotencyKey("edge", "key", "digest")
     claims = [
         one.claim("sha256:1", "t"),
         one.claim("sha256:2", "t"),

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.replay import decided_again
+from policyengine.audit.replay import replay_decision
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.stores.base import Store
-from policyengine.stores.circuit_breaker import PAUSE
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew, ClockSkewError
+from policyengine.stores.circuit_breaker import PAUSE_SECONDS
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew, ClockSkewError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.charges import SECOND, START, asks, budget, rate
 from tests.stores.servers import Server
@@ -98,18 +98,18 @@ def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
     import redis
 
     from policyengine.stores.redis.cluster import ClusterStore
-    from policyengine.stores.redis.cluster_history import all_begun
+    from policyengine.stores.redis.cluster_history import begun_keys
 
     with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
         client.flushall(target_nodes=client.PRIMARIES)
         engine = Engine.from_text(POLICY, clock=Shifted(shift), store=ClusterStore(client))
-        for begun in all_begun():
+        for begun in begun_keys():
             for watch in engine.kernel.watches:
                 from msgspec import msgpack
 
-                from policyengine.stores.history_rows import watch_of
+                from policyengine.stores.history_rows import watch_key
 
-                client.hset(begun, watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
+                client.hset(begun, watch_key(watch.event.watch), msgpack.encode((-1, 0, 0)))
         assert outcomes(engine, "POST /pay/7", "POST /pay/7", "POST /late") == ["allow", "deny", "allow"]
 
 
@@ -129,25 +129,25 @@ def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
 
 
 def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client: redis.Redis) -> None:
-    from policyengine.stores.redis.store import NAMES, RedisStore
+    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
 
     store = RedisStore(client)
     store.begin(["paid"], 0)
     first = past(store, at=START).now
     assert abs(first - time_ns() // 1_000) < 60 * SECOND
-    client.set(NAMES.clock, first + HOUR)  # as if the clock of the server had been set back
+    client.set(DEFAULT_KEYS.clock, first + HOUR)  # as if the clock of the server had been set back
     assert past(store, at=START).now == first + HOUR
     happens(store, record(), at=START)
     [event] = past(store, at=START).events
     assert event.at == first + HOUR
-    assert int(client.get(NAMES.clock) or 0) == first + HOUR  # type: ignore[arg-type]
+    assert int(client.get(DEFAULT_KEYS.clock) or 0) == first + HOUR  # type: ignore[arg-type]
 
 
 def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: redis.Redis, server: Server) -> None:
-    from policyengine.stores.redis.store import NAMES
+    from policyengine.stores.redis.store import DEFAULT_KEYS
 
     engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
-    client.set(NAMES.clock, time_ns() // 1_000 + HOUR)
+    client.set(DEFAULT_KEYS.clock, time_ns() // 1_000 + HOUR)
     assert engine.store_failure() == "the clock of this server is 1h behind the store's"
     assert asked(engine, "GET /rate").gate == "failure"
 
@@ -156,14 +156,14 @@ def test_a_slot_of_a_cluster_never_judges_by_an_earlier_time(redis_cluster: list
     import redis
 
     from policyengine.stores.redis.cluster import ClusterStore
-    from policyengine.stores.redis.cluster_history import names_of
+    from policyengine.stores.redis.cluster_history import keys_of_history
 
     with redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port, protocol=2) as client:
         client.flushall(target_nodes=client.PRIMARIES)
         store = ClusterStore(client)
         store.begin(["paid"], 0)
         first = past(store, at=START).now
-        client.set(names_of(LINE).clock, first + HOUR)
+        client.set(keys_of_history(LINE).clock, first + HOUR)
         assert past(store, at=START).now == first + HOUR
         happens(store, record(), at=START)
         [event] = past(store, at=START).events
@@ -201,7 +201,7 @@ def test_what_is_on_record_is_decided_again_by_the_clock_of_then(client: redis.R
     log.close()
     records = list(read_records(tmp_path / "log"))
     assert [str(one.outcome) for one in records] == ["allow", "deny", "allow"]
-    assert all(decided_again(one, engine.kernel).same for one in records)
+    assert all(replay_decision(one, engine.kernel).same for one in records)
 
 
 # ── Too far ───────────────────────────────────────────────────────────────────────────────────
@@ -248,17 +248,17 @@ def test_once_the_clocks_agree_the_store_is_asked_again(
             else RedisStore(redis.Redis(port=servers.port, protocol=2))
         )
     clock, time = Shifted(), Time()
-    engine = Engine.from_text(POLICY, clock=clock, store=GuardedStore(inner, clock=time))
+    engine = Engine.from_text(POLICY, clock=clock, store=ResilientStore(inner, clock=time))
     assert outcomes(engine, "GET /rate") == ["allow"]
     clock.shift = timedelta(seconds=-20)
     asked(engine, "GET /rate")  # tells how far it is
     assert [one.gate for one in (asked(engine, "GET /rate"), asked(engine, "GET /rate"))] == ["failure"] * 2
     clock.shift = timedelta(seconds=-4.5)  # not close enough
-    time.now += PAUSE
+    time.now += PAUSE_SECONDS
     assert asked(engine, "GET /rate").gate == "failure"
     clock.shift = timedelta(0)
     assert asked(engine, "GET /rate").gate == "failure"  # somebody looked just now
-    time.now += PAUSE
+    time.now += PAUSE_SECONDS
     assert outcomes(engine, "GET /free", "GET /rate")[0] == "allow"
     assert asked(engine, "GET /rate").gate != "failure"
 
@@ -295,8 +295,8 @@ def test_approvals_are_not_spent_while_the_clocks_differ() -> None:
     skew = ClockSkew()
     store = SqliteStore(":memory:")
     store.skew = skew
-    guarded = GuardedStore(store)
-    skew.between(START, START + 2 * MAX_SKEW, START)
+    guarded = ResilientStore(store)
+    skew.between(START, START + 2 * MAX_SKEW_MICROSECONDS, START)
     guarded._looks = float("inf")
     told = guarded.commit(asks(rate(), spends=("a",)), "one", START)
     assert told is not None
@@ -309,7 +309,7 @@ def test_approvals_are_not_spent_while_the_clocks_differ() -> None:
 def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, server: Server, shift: int) -> None:
     """Else a proof would count twice: once it is forgotten here, a clock that is behind holds it to be fresh."""
     store = open_store(f"{server.url}?timeout=5s")
-    assert isinstance(store, GuardedStore)
+    assert isinstance(store, ResilientStore)
     store.follow(lambda: time_ns() // 1_000 + shift * SECOND)
     now = time_ns() // 1_000_000_000 + shift
     marks: list[Callable[[], object]] = [
@@ -338,7 +338,7 @@ def test_marks_tell_the_clock_of_their_server(client: redis.Redis) -> None:
 def test_a_clock_that_is_set_back_makes_no_credential_new_again(kind: str, tmp_path: Path) -> None:
     """What was used is forgotten a minute after its end: by a clock that is set back it would be fresh again."""
     now, ends = 1_800_000_000, 1_800_000_300
-    guarded = GuardedStore(SqliteStore(tmp_path / "store.db"))
+    guarded = ResilientStore(SqliteStore(tmp_path / "store.db"))
     guarded.skew.clock = lambda: now * SECOND
     marks = MemoryStore().marks if kind == "memory" else guarded.marks
     assert marks.once("jti:a", ends, now)
@@ -356,12 +356,12 @@ def test_a_clock_that_is_set_back_makes_no_credential_new_again(kind: str, tmp_p
     ("before", "told", "after", "exceeded", "offset", "error"),
     [
         (0, 0, 0, False, 0, 0),
-        (0, MAX_SKEW, 0, False, MAX_SKEW, 0),
-        (0, MAX_SKEW + 1, 0, True, MAX_SKEW + 1, 0),
-        (0, -MAX_SKEW - 1, 0, True, -MAX_SKEW - 1, 0),
-        (0, MAX_SKEW + 10, 20, False, MAX_SKEW, 10),  # it may have told that at the end
-        (0, -MAX_SKEW + 1, 20, False, -MAX_SKEW - 9, 10),
-        (0, MAX_SKEW + 30, 20, True, MAX_SKEW + 20, 10),
+        (0, MAX_SKEW_MICROSECONDS, 0, False, MAX_SKEW_MICROSECONDS, 0),
+        (0, MAX_SKEW_MICROSECONDS + 1, 0, True, MAX_SKEW_MICROSECONDS + 1, 0),
+        (0, -MAX_SKEW_MICROSECONDS - 1, 0, True, -MAX_SKEW_MICROSECONDS - 1, 0),
+        (0, MAX_SKEW_MICROSECONDS + 10, 20, False, MAX_SKEW_MICROSECONDS, 10),  # it may have told that at the end
+        (0, -MAX_SKEW_MICROSECONDS + 1, 20, False, -MAX_SKEW_MICROSECONDS - 9, 10),
+        (0, MAX_SKEW_MICROSECONDS + 30, 20, True, MAX_SKEW_MICROSECONDS + 20, 10),
         (20, 10, 0, False, 0, 10),  # a clock that was set back meanwhile
     ],
 )
@@ -376,16 +376,16 @@ def test_clocks_are_too_far_where_no_time_of_the_answer_explains_it(
 def test_clocks_that_differ_by_about_the_bound_do_not_flap() -> None:
     skew, found = ClockSkew(), []
     for percent in (99, 101, 99, 90, 81, 80, 99, 100, 101, -99, -81, -79):
-        skew.between(START, START + MAX_SKEW * percent // 100, START)
+        skew.between(START, START + MAX_SKEW_MICROSECONDS * percent // 100, START)
         found.append(skew.exceeded)
     assert found == [False, True, True, True, True, False, False, False, True, True, True, False]
 
 
 def test_one_of_many_servers_that_is_too_far_is_not_forgotten_for_another_that_is_not() -> None:
     skew = ClockSkew()
-    skew.between(START, START + 2 * MAX_SKEW, START, of_all=False)
+    skew.between(START, START + 2 * MAX_SKEW_MICROSECONDS, START, of_all=False)
     skew.between(START, START, START, of_all=False)
-    assert (skew.exceeded, skew.offset) == (True, 2 * MAX_SKEW)
+    assert (skew.exceeded, skew.offset) == (True, 2 * MAX_SKEW_MICROSECONDS)
     skew.between(START, START, START)
     assert not skew.exceeded
 

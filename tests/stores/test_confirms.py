@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.replay import decided_again
+from policyengine.audit.replay import replay_decision
 from policyengine.runtime.decision import Decision
 from tests.limits.plain import PlainStore
 from tests.stores import paying
@@ -180,7 +180,7 @@ def test_what_was_asked_and_allowed_is_decided_again_from_the_log(fresh: Fresh, 
     decisions = [asked, shop.refund(3_000, shop.granted(asked)), shop.refund(4_000)]
     assert outcomes(*decisions) == ["confirm", "allow", "throttle"]
     log.close()
-    again = [decided_again(one, shop.engine.kernel) for one in read_records(tmp_path / "log")]
+    again = [replay_decision(one, shop.engine.kernel) for one in read_records(tmp_path / "log")]
     assert [one.decision.to_dict()["rates"] for one in again] == [one.to_dict()["rates"] for one in decisions]
     assert all(one.same for one in again)
 

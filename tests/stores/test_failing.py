@@ -19,15 +19,21 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE, Breaker
+from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS, CircuitBreaker
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import CLUSTER_TIMEOUT, TIMEOUT, _manner, address_of, open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.open import (
+    CLUSTER_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    _connection_options,
+    open_store,
+    parse_store_url,
+)
+from policyengine.stores.resilient_store import ResilientStore
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.servers import Server, running, wait_for
 
-SLOWEST = 10 * TIMEOUT  # for one decision: it may connect and ask, on a machine that others use
+SLOWEST = 10 * TIMEOUT_SECONDS  # for one decision: it may connect and ask, on a machine that others use
 POLICY = """
 language 1
 package shop
@@ -96,33 +102,33 @@ def inner() -> Broken:
 
 
 @pytest.fixture
-def guarded(inner: Broken, time: Time) -> GuardedStore:
-    return GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+def guarded(inner: Broken, time: Time) -> ResilientStore:
+    return ResilientStore(inner, clock=time)  # type: ignore[arg-type]
 
 
 def test_a_store_that_failed_several_times_is_left_alone_for_a_while(
-    guarded: GuardedStore, inner: Broken, time: Time
+    guarded: ResilientStore, inner: Broken, time: Time
 ) -> None:
     for _ in range(100):
         assert guarded.commit(asks(rate()), "one", START).failed  # type: ignore[union-attr]
-    assert (inner.asked, guarded.failures) == (FAILS_BEFORE_OPEN, 100)
-    time.now += PAUSE
+    assert (inner.asked, guarded.failures) == (FAILURES_BEFORE_OPEN, 100)
+    time.now += PAUSE_SECONDS
     for _ in range(100):
         guarded.commit(asks(rate()), "one", START)
-    assert inner.asked == FAILS_BEFORE_OPEN + 1  # one of them tried for all
+    assert inner.asked == FAILURES_BEFORE_OPEN + 1  # one of them tried for all
 
 
-def test_a_store_that_answers_again_is_asked_again(guarded: GuardedStore, inner: Broken, time: Time) -> None:
+def test_a_store_that_answers_again_is_asked_again(guarded: ResilientStore, inner: Broken, time: Time) -> None:
     for _ in range(10):
         guarded.commit(asks(rate()), "one", START)
     inner.broken = False
-    time.now += PAUSE
+    time.now += PAUSE_SECONDS
     assert [guarded.commit(asks(rate()), f"{n}", START).failed for n in range(9)] == [None] * 9  # type: ignore[union-attr]
     assert not guarded.failing
 
 
 def test_a_failing_store_is_told_now_and_then(
-    guarded: GuardedStore, time: Time, caplog: pytest.LogCaptureFixture
+    guarded: ResilientStore, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "policyengine"):
         for _ in range(500):
@@ -133,7 +139,7 @@ def test_a_failing_store_is_told_now_and_then(
     assert told[0] == "the store did not take a write (1 times since this was said last): gone"
 
 
-def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: GuardedStore) -> None:
+def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: ResilientStore) -> None:
     allowing = asks(rate(failing="allow"), spends=("a",))
     assert guarded.commit(allowing, "one", START).failed == "gone"  # type: ignore[union-attr]
     with pytest.raises(StoreError):
@@ -141,7 +147,7 @@ def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: GuardedStore) -
     assert guarded.spent_among([]) == frozenset()
 
 
-def test_each_charge_is_answered_as_its_rule_says(guarded: GuardedStore) -> None:
+def test_each_charge_is_answered_as_its_rule_says(guarded: ResilientStore) -> None:
     mixed = asks(rate(9, failing="allow"), budget(1, failing="local"))
     told = [guarded.commit(mixed, f"{number}", START) for number in range(2)]
     assert [one.admitted for one in told if one] == [True, False]
@@ -197,7 +203,7 @@ def test_a_server_that_is_paused_in_the_middle_of_load_delays_nobody_for_long(en
         took.append(monotonic() - began)
     assert outcomes == ["allow"] * 50 + ["deny by failure"] * 250
     assert max(took) < SLOWEST
-    assert sum(one > TIMEOUT / 2 for one in took[50:]) <= FAILS_BEFORE_OPEN + sum(took) / PAUSE + 1
+    assert sum(one > TIMEOUT_SECONDS / 2 for one in took[50:]) <= FAILURES_BEFORE_OPEN + sum(took) / PAUSE_SECONDS + 1
     server.resume()
     wait_for(lambda: decided(engine, "/deny") == "allow")
 
@@ -243,7 +249,7 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
     codes, took = asyncio.run(asked())
     server.resume()
     assert codes == [200, 200, 200, 200, 503]
-    assert took < TIMEOUT
+    assert took < TIMEOUT_SECONDS
 
 
 # ── Many at once ──────────────────────────────────────────────────────────────────────────────
@@ -252,7 +258,7 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
 def test_calls_that_were_under_way_together_fail_as_one() -> None:
     """A moment in which a machine did something else met all of them, and was no reason to ask nobody any more."""
     callers = 8
-    together, breaker = Barrier(callers), Breaker()
+    together, breaker = Barrier(callers), CircuitBreaker()
 
     def fails() -> None:
         with suppress(StoreError), breaker:
@@ -265,7 +271,7 @@ def test_calls_that_were_under_way_together_fail_as_one() -> None:
     for one in threads:
         one.join()
     assert (breaker.failing, breaker.open, breaker.failures) == (True, False, callers)
-    for _ in range(FAILS_BEFORE_OPEN - 1):
+    for _ in range(FAILURES_BEFORE_OPEN - 1):
         with suppress(StoreError), breaker:
             raise StoreError("late")
     assert breaker.open
@@ -274,4 +280,9 @@ def test_calls_that_were_under_way_together_fail_as_one() -> None:
 def test_a_cluster_may_take_longer_to_answer() -> None:
     """Of its servers some are on a busy machine."""
     urls = ("redis://h", "redis+sentinel://h/s", "redis+cluster://h", "redis+cluster://h?timeout=70ms")
-    assert [_manner(address_of(one))["socket_timeout"] for one in urls] == [TIMEOUT, TIMEOUT, CLUSTER_TIMEOUT, 0.07]
+    assert [_connection_options(parse_store_url(one))["socket_timeout"] for one in urls] == [
+        TIMEOUT_SECONDS,
+        TIMEOUT_SECONDS,
+        CLUSTER_TIMEOUT_SECONDS,
+        0.07,
+    ]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.runtime.history import History, Report
+from policyengine.runtime.history import History, OutcomeReport
 from policyengine.stores.redis import history_cache
 from tests.stores.charges import SECOND, START
 from tests.stores.servers import Server
@@ -30,7 +30,7 @@ def opened(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
     from policyengine.stores.redis.store import RedisStore
 
-    monkeypatch.setattr(history_cache, "FEWEST", 1)
+    monkeypatch.setattr(history_cache, "MIN_CACHED_EVENTS", 1)
     with redis.Redis(port=redis_server.port, protocol=2) as client:
 
         def store() -> RedisStore:
@@ -75,7 +75,7 @@ def test_who_reads_on_reads_what_is_there(opened: Opened, steps: list[Any]) -> N
                     at=now,
                 )
             case "report":
-                stores[who].report(f"{next(names) - what}", Report(200 + what, {}), now)
+                stores[who].report(f"{next(names) - what}", OutcomeReport(200 + what, {}), now)
             case "read":
                 assert read(past(stores[who])) == read(past(opened()))
             case _:
@@ -94,7 +94,7 @@ def test_only_what_came_since_is_told(opened: Opened, monkeypatch: pytest.Monkey
     past(store)
     past(store)
     happens(store, record("paid", "alice", "y"), name="one more", at=START + 300)
-    store.report("7", Report(200, {}), START + 300)
+    store.report("7", OutcomeReport(200, {}), START + 300)
     assert [one.decision for one in past(store).events][-1] == "one more"
     assert past(store).events[7].status == 200
     assert [(len(one[3]), len(one[4])) for one in told] == [(200, 0), (0, 0), (1, 2), (0, 0)]
@@ -132,7 +132,7 @@ def test_threads_follow_one_line_together(opened: Opened) -> None:
 
 
 def test_no_more_than_so_many_events_are_kept_here(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_cache, "MOST", 50)
+    monkeypatch.setattr(history_cache, "MAX_CACHED_EVENTS", 50)
     store = opened()
     for key in "abcdefgh":
         for number in range(10):

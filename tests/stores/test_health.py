@@ -17,13 +17,13 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.limits import Settled
+from policyengine.runtime.limits import ChargeResult
 from policyengine.server import create_app
-from policyengine.stores.base import Asked, Committed, StoreError, StoreLossError, WriteRefusedError
-from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE
+from policyengine.stores.base import CommitRequest, CommitResult, StoreError, StoreLossError, WriteRefusedError
+from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
+from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, cluster, running, wait_for
 from tests.stores.test_failing import POLICY, Time, ask, decided
@@ -42,12 +42,12 @@ class ReadsOnly(MemoryStore):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def commit(self, effects: Effects, decision: str, now: int, **how: Any) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, **how: Any) -> ChargeResult | None:
         if self.error is not None and not how.get("peek"):
             raise self.error
         return super().commit(effects, decision, now, **how)
 
-    def commit_many(self, asked: Any, now: int) -> list[Committed]:
+    def commit_many(self, asked: Any, now: int) -> list[CommitResult]:
         return [self.error or MemoryStore.commit(self, one.effects, one.decision, now) for one in asked]
 
     def ping(self) -> None:
@@ -70,11 +70,11 @@ def inner() -> ReadsOnly:
 
 
 @pytest.fixture
-def guarded(inner: ReadsOnly, time: Time) -> GuardedStore:
-    return GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+def guarded(inner: ReadsOnly, time: Time) -> ResilientStore:
+    return ResilientStore(inner, clock=time)  # type: ignore[arg-type]
 
 
-def reads(store: GuardedStore) -> None:
+def reads(store: ResilientStore) -> None:
     store.spent_among(["a"])
     store.commit(asks(rate()), "look", START, peek=True)
     store.fetch([], START)
@@ -83,14 +83,14 @@ def reads(store: GuardedStore) -> None:
 
 
 def test_what_is_read_closes_no_breaker_of_writes_and_says_nothing_of_it(
-    guarded: GuardedStore, time: Time, caplog: pytest.LogCaptureFixture
+    guarded: ResilientStore, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "policyengine"):
         for number in range(20):
             told: Any = guarded.commit(asks(rate()), f"{number}", START)
             assert told.failed
             reads(guarded)
-            time.now += PAUSE
+            time.now += PAUSE_SECONDS
             assert guarded.failing
             with pytest.raises(StoreError):
                 guarded.check(START)
@@ -98,12 +98,12 @@ def test_what_is_read_closes_no_breaker_of_writes_and_says_nothing_of_it(
 
 
 def test_a_store_that_takes_writes_again_is_told_once(
-    guarded: GuardedStore, inner: ReadsOnly, time: Time, caplog: pytest.LogCaptureFixture
+    guarded: ResilientStore, inner: ReadsOnly, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in range(FAILS_BEFORE_OPEN):
+    for number in range(FAILURES_BEFORE_OPEN):
         guarded.commit(asks(rate()), f"{number}", START)
     inner.error = None
-    time.now += PAUSE
+    time.now += PAUSE_SECONDS
     with caplog.at_level(logging.WARNING, "policyengine"):
         for number in range(9):
             assert guarded.commit(asks(rate()), f"later {number}", START).failed is None  # type: ignore[union-attr]
@@ -112,11 +112,11 @@ def test_a_store_that_takes_writes_again_is_told_once(
     guarded.check(START)
 
 
-def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: GuardedStore, inner: ReadsOnly) -> None:
+def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: ResilientStore, inner: ReadsOnly) -> None:
     """A commit that is refused by its limit may be answered by a store that cannot write."""
     failing, inner.error = inner.error, None
     assert guarded.commit(asks(rate(1)), "first", START).admitted  # type: ignore[union-attr]
-    for number in range(FAILS_BEFORE_OPEN):
+    for number in range(FAILURES_BEFORE_OPEN):
         inner.error = failing
         guarded.commit(asks(rate(1, key="new")), f"{number}", START)
         inner.error = None
@@ -124,16 +124,16 @@ def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: GuardedS
     assert guarded.writes.open
 
 
-def test_failures_among_answers_to_many_count(guarded: GuardedStore) -> None:
-    for number in range(FAILS_BEFORE_OPEN):
-        guarded.commit_many([Asked(asks(rate()), f"{number}")], START)
+def test_failures_among_answers_to_many_count(guarded: ResilientStore) -> None:
+    for number in range(FAILURES_BEFORE_OPEN):
+        guarded.commit_many([CommitRequest(asks(rate()), f"{number}")], START)
     assert guarded.writes.open
     assert not guarded.reads.failing
 
 
 @pytest.mark.parametrize("kind", [WriteRefusedError, StoreLossError])
 def test_a_store_that_says_itself_that_it_cannot_is_not_asked_three_times(
-    guarded: GuardedStore, inner: ReadsOnly, kind: type[StoreError]
+    guarded: ResilientStore, inner: ReadsOnly, kind: type[StoreError]
 ) -> None:
     inner.error = kind("full")
     told: Any = guarded.commit(asks(rate()), "one", START)
@@ -143,7 +143,7 @@ def test_a_store_that_says_itself_that_it_cannot_is_not_asked_three_times(
     assert told.reason == kind.reason  # also of who does not ask it
 
 
-def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: GuardedStore, inner: ReadsOnly) -> None:
+def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: ResilientStore, inner: ReadsOnly) -> None:
     def refuses(*given: object) -> Any:
         raise WriteRefusedError("full")
 
@@ -154,27 +154,27 @@ def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: Gu
 
 
 def test_whether_it_can_be_written_to_is_found_out_now_and_then_by_who_decides(
-    guarded: GuardedStore, inner: ReadsOnly, time: Time
+    guarded: ResilientStore, inner: ReadsOnly, time: Time
 ) -> None:
     """What it may lose is not seen by what it takes."""
     inner.error = None
     for number in range(10):
         assert guarded.commit(asks(rate(99)), f"{number}", START).failed is None  # type: ignore[union-attr]
     assert inner.probes == 0
-    time.now += INSPECTS_EVERY
+    time.now += INSPECTION_INTERVAL_SECONDS
     inner.loss = StoreLossError("it evicts")
     for number in range(3):
         assert guarded.commit(asks(rate(99)), f"later {number}", START).failed  # type: ignore[union-attr]
 
 
 def test_who_asks_often_whether_it_is_well_writes_four_times_a_second(
-    guarded: GuardedStore, inner: ReadsOnly, time: Time
+    guarded: ResilientStore, inner: ReadsOnly, time: Time
 ) -> None:
     inner.error = None
     for _ in range(100):
         time.now += 0.1
         guarded.check(START)
-    assert 30 <= inner.probes <= 10 / PAUSE
+    assert 30 <= inner.probes <= 10 / PAUSE_SECONDS
 
 
 # ── Faults of real stores ─────────────────────────────────────────────────────────────────────
@@ -312,7 +312,7 @@ async def asked(app: Any) -> httpx.Response:
 def test_history_is_read_of_a_server_that_takes_no_writes(fault: Callable[[Path], Any], tmp_path: Path) -> None:
     with fault(tmp_path) as faulty:
         store = open_store(f"{faulty.url}?timeout=5s")
-        assert isinstance(store, GuardedStore)
+        assert isinstance(store, ResilientStore)
         store.begin(["paid"], START)
         faulty.begin()
         assert list(store.fetch([("paid", "k")], START)) == [("paid", "k")]
@@ -347,12 +347,12 @@ def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_
 
 
 def test_a_read_that_failed_is_tried_again_though_nobody_decides(
-    guarded: GuardedStore, inner: ReadsOnly, time: Time
+    guarded: ResilientStore, inner: ReadsOnly, time: Time
 ) -> None:
     inner.error = None
     guarded.reads.failed(StoreError("gone"))
     assert guarded.failing
-    time.now += INSPECTS_EVERY
+    time.now += INSPECTION_INTERVAL_SECONDS
     guarded.inspect()
     assert not guarded.failing
 

@@ -11,7 +11,7 @@ import pytest
 
 from policyengine.runtime import history
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, WindowKey
+from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, WindowKey
 from policyengine.runtime.limits import Charge
 from policyengine.runtime.values import Unknown, Value
 from policyengine.stores.base import Store
@@ -21,21 +21,21 @@ from tests.stores.conftest import Fresh, with_another_number
 
 HOUR = 3_600 * SECOND
 LINE = ("paid", "alice")
-MOST_EVENTS = f"MOST_EVENTS, SLACK, NEVER = {history.MOST_EVENTS}"
+MOST_EVENTS = f"MOST_EVENTS, SLACK, NEVER = {history.MAX_EVENTS_PER_KEY}"
 
 
 def record(
     watch: str = "paid", key: str = "alice", *facts: Value, within: int = HOUR, latest: bool = False, **told: Any
-) -> Record:
-    return Record(watch, key, facts, tuple(told.get("outputs", ())), within, latest, told.get("awaits", False))
+) -> HistoryRecord:
+    return HistoryRecord(watch, key, facts, tuple(told.get("outputs", ())), within, latest, told.get("awaits", False))
 
 
-def remembers(*records: Record, relied: tuple[tuple[WindowKey, int], ...] = (), limits: tuple[Charge, ...] = (),
+def remembers(*records: HistoryRecord, relied: tuple[tuple[WindowKey, int], ...] = (), limits: tuple[Charge, ...] = (),
               **more: Any) -> Effects:  # fmt: skip
     return replace(asks(*limits, **more), records=records, relied=relied)
 
 
-def happens(store: Store, *records: Record, name: str = "one", at: int = START, **more: Any) -> bool:
+def happens(store: Store, *records: HistoryRecord, name: str = "one", at: int = START, **more: Any) -> bool:
     """Whether it was admitted, and nobody was quicker."""
     told = store.commit(remembers(*records, **more), name, at)
     return told is not None and told.admitted
@@ -183,9 +183,9 @@ def test_an_outcome_is_told_once(begun: Store) -> None:
     happens(begun, waiting, record("seen"), name="run")
     version = past(begun).version
     output = {"cost": Decimal("0.1"), "a": {"b": "é"}, "more": 1}
-    assert begun.report("run", Report(201, output), START) == "first"
-    assert begun.report("run", Report(500, {}), START) == "again"
-    assert begun.report("before", Report(500, {}), START) is None
+    assert begun.report("run", OutcomeReport(201, output), START) == "first"
+    assert begun.report("run", OutcomeReport(500, {}), START) == "again"
+    assert begun.report("before", OutcomeReport(500, {}), START) is None
     before, event = past(begun).events
     assert (before.status, event.status, event.output[:2]) == (None, 201, (Decimal("0.1"), "é"))
     assert isinstance(event.output[2], Unknown)
@@ -195,28 +195,28 @@ def test_an_outcome_is_told_once(begun: Store) -> None:
 
 def test_an_outcome_may_have_no_status(begun: Store) -> None:
     happens(begun, record(awaits=True, outputs=(("x",),)), name="run")
-    assert begun.report("run", Report(None, {"x": 1}), START) == "first"
+    assert begun.report("run", OutcomeReport(None, {"x": 1}), START) == "first"
     [event] = past(begun).events
     assert (event.status, event.output) == (None, (1,))
 
 
 def test_an_outcome_comes_too_late_once_the_window_is_over(begun: Store) -> None:
     happens(begun, record(awaits=True), name="run")
-    assert begun.report("run", Report(200, {}), START + HOUR) is None
-    assert begun.report("nobody", Report(200, {}), START) is None
+    assert begun.report("run", OutcomeReport(200, {}), START + HOUR) is None
+    assert begun.report("nobody", OutcomeReport(200, {}), START) is None
 
 
 def test_what_rests_on_an_outcome_that_came_meanwhile_is_decided_again(begun: Store) -> None:
     happens(begun, record(awaits=True), name="run")
     relied = ((LINE, past(begun).version),)
-    begun.report("run", Report(200, {}), START)
+    begun.report("run", OutcomeReport(200, {}), START)
     assert not happens(begun, relied=relied, limits=(rate(),), name="two")
 
 
 def test_the_outcome_of_what_is_forgotten_changes_nothing(begun: Store) -> None:
     happens(begun, record("paid", "alice", latest=True, awaits=True), name="first")
     happens(begun, record("paid", "alice", latest=True, awaits=True), name="second")
-    assert begun.report("first", Report(200, {}), START) == "first"
+    assert begun.report("first", OutcomeReport(200, {}), START) == "first"
     assert [(one.decision, one.status) for one in past(begun).events] == [("second", None)]
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from policyengine.spec.rate_units import microseconds
+from policyengine.spec.rate_units import epoch_microseconds
 from policyengine.stores.redis import history_cache
 from policyengine.stores.sqlite import history
-from policyengine.stores.sqlite.store import FORGETS_AT_ONCE, SqliteStore
+from policyengine.stores.sqlite.store import EVICTION_BATCH_SIZE, SqliteStore
 from tests.history.test_stateful import Traffic
 from tests.stores.conftest import Fresh
 
@@ -25,14 +25,14 @@ def traffic(fresh: Fresh) -> type[Traffic]:
             """What happens now and then in a file, and in servers by itself: nothing that counts is lost."""
             if isinstance(self.store, SqliteStore):
                 with self.store._step() as asked:
-                    history.forget(asked, microseconds(self.now), FORGETS_AT_ONCE)
+                    history.forget(asked, epoch_microseconds(self.now), EVICTION_BATCH_SIZE)
 
     return Elsewhere
 
 
 @pytest.fixture(autouse=True)
 def follow_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_cache, "FEWEST", 1)
+    monkeypatch.setattr(history_cache, "MIN_CACHED_EVENTS", 1)
 
 
 def test_traffic_is_decided_as_the_specification_says(fresh: Fresh) -> None:

@@ -11,11 +11,11 @@ import pytest
 from msgspec import msgpack
 
 from policyengine.engine import Engine
-from policyengine.stores.circuit_breaker import PAUSE
-from policyengine.stores.history_rows import SLACK, watch_of
+from policyengine.stores.circuit_breaker import PAUSE_SECONDS
+from policyengine.stores.history_rows import SLACK_MICROSECONDS, watch_key
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.history import forget
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.charges import SECOND, START
@@ -61,7 +61,7 @@ def remembering(folder: Path, *options: str) -> Iterator[tuple[Server, Engine]]:
 
 def begun_long_ago(engine: Engine, client: redis.Redis) -> None:
     for watch in engine.kernel.watches:
-        client.hset("policyengine:begun", watch_of(watch.event.watch), msgpack.encode((-1, 0, 0)))
+        client.hset("policyengine:begun", watch_key(watch.event.watch), msgpack.encode((-1, 0, 0)))
 
 
 # ── Redis ─────────────────────────────────────────────────────────────────────────────────────
@@ -123,38 +123,38 @@ def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path
 def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis.store import NAMES, RedisStore
+    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
         store = RedisStore(client)
         store.begin(["paid"], 0)
         assert happens(store, record(awaits=True, within=HOUR), at=0)
-        kept = (HOUR + SLACK) // 1_000
-        assert kept - 5_000 < client.pttl(NAMES.line(LINE)) <= kept
-        assert HOUR // 1_000 - 5_000 < client.pttl(NAMES.awaited("one")) <= HOUR // 1_000
-        assert [client.pttl(name) for name in (NAMES.begun, NAMES.changes)] == [-1, -1]
+        kept = (HOUR + SLACK_MICROSECONDS) // 1_000
+        assert kept - 5_000 < client.pttl(DEFAULT_KEYS.line(LINE)) <= kept
+        assert HOUR // 1_000 - 5_000 < client.pttl(DEFAULT_KEYS.awaited("one")) <= HOUR // 1_000
+        assert [client.pttl(name) for name in (DEFAULT_KEYS.begun, DEFAULT_KEYS.changes)] == [-1, -1]
 
 
 def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server: Server) -> None:
     """More than the shortest window that lines were kept for is not known."""
     import redis
 
-    from policyengine.stores.redis.store import NAMES, RedisStore
+    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
         store = RedisStore(client, virtual=True)
         store.begin(["paid"], START)
         happens(store, record(within=HOUR))
-        client.delete(NAMES.line(LINE))
+        client.delete(DEFAULT_KEYS.line(LINE))
         store.begin([], START + 9 * HOUR)
-        assert past(store).complete_after == START + 8 * HOUR - SLACK
+        assert past(store).complete_after == START + 8 * HOUR - SLACK_MICROSECONDS
         happens(store, record("paid", "bob", within=5 * HOUR), at=START + 9 * HOUR)
-        assert past(store).complete_after == START + 4 * HOUR - SLACK
-        assert past(store, ("paid", "bob")).complete_after == START + 8 * HOUR - SLACK
+        assert past(store).complete_after == START + 4 * HOUR - SLACK_MICROSECONDS
+        assert past(store, ("paid", "bob")).complete_after == START + 8 * HOUR - SLACK_MICROSECONDS
         happens(store, record("paid", "bob", within=HOUR), at=START + 10 * HOUR)
-        assert past(store).complete_after == START + 9 * HOUR - SLACK
+        assert past(store).complete_after == START + 9 * HOUR - SLACK_MICROSECONDS
 
 
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +164,7 @@ def test_what_is_forgotten_is_known_to_be_missing(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     store.begin(["paid"], START)
     happens(store, record(awaits=True), at=START + 7)
-    later = START + 7 + HOUR + SLACK
+    later = START + 7 + HOUR + SLACK_MICROSECONDS
     with store._step() as asking:
         forget(asking, later - 1, 1)
     assert past(store).events
@@ -203,12 +203,12 @@ def test_a_file_that_was_emptied_begins_anew(tmp_path: Path) -> None:
 
 def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
     inner, time = Broken(MemoryStore(history_complete=True)), Time()
-    guarded = GuardedStore(inner, clock=time)  # type: ignore[arg-type]
+    guarded = ResilientStore(inner, clock=time)  # type: ignore[arg-type]
     for number in range(40):
         guarded.commit(remembers(record(), denied=True), str(number), START)
     assert guarded.failures == 40
     inner.broken = False
-    time.now += PAUSE
+    time.now += PAUSE_SECONDS
     for number in range(4):
         assert happens(guarded, record("seen"), name=f"later {number}", at=START + number)
     assert sorted(int(one.decision) for one in past(guarded).events) == list(range(40))
@@ -216,7 +216,7 @@ def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
 
 @pytest.mark.parametrize("relied", [(), ((LINE, 0),)])
 def test_nobody_passes_whom_history_is_to_know_of_while_it_is_away(relied: Any) -> None:
-    guarded = GuardedStore(Broken(MemoryStore()))  # type: ignore[arg-type]
+    guarded = ResilientStore(Broken(MemoryStore()))  # type: ignore[arg-type]
     assert guarded.fetch([LINE], START) == {}
     told: Any = guarded.commit(remembers(record(), relied=relied), "one", START)
     assert told.failed

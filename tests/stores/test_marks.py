@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from policyengine.stores.base import Store, StoreError
-from policyengine.stores.circuit_breaker import FAILS_BEFORE_OPEN, PAUSE
-from policyengine.stores.credential_marks import LINGERS, Marks, MemoryMarks
+from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
+from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks, MemoryMarks
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import TIMEOUT, open_store
-from policyengine.stores.resilient_store import GuardedStore
-from policyengine.stores.sqlite.credential_marks import FORGETS_AT_ONCE
+from policyengine.stores.open import TIMEOUT_SECONDS, open_store
+from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.sqlite.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores import paying
 from tests.stores.servers import Server, running, wait_for
@@ -29,14 +29,14 @@ LATER = NOW + 300
 
 
 @pytest.fixture
-def marks(store: Store) -> Marks:
+def marks(store: Store) -> CredentialMarks:
     return store.marks
 
 
 # ── Once ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_name_is_new_once_until_its_end(marks: Marks) -> None:
+def test_a_name_is_new_once_until_its_end(marks: CredentialMarks) -> None:
     assert marks.once("jti:a", LATER, NOW)
     assert not marks.once("jti:a", LATER, NOW)
     assert marks.once("jti:b", LATER, NOW)
@@ -45,21 +45,21 @@ def test_a_name_is_new_once_until_its_end(marks: Marks) -> None:
     assert not marks.once("jti:a", LATER + 300, LATER)
 
 
-def test_a_clock_that_is_set_back_makes_nothing_new(marks: Marks) -> None:
+def test_a_clock_that_is_set_back_makes_nothing_new(marks: CredentialMarks) -> None:
     marks.once("jti:a", LATER, NOW)
     for number in range(20):  # whoever comes makes room
-        marks.once(f"jti:{number}", LATER + 300, LATER + LINGERS - 1)
+        marks.once(f"jti:{number}", LATER + 300, LATER + LINGER_SECONDS - 1)
     assert not marks.once("jti:a", LATER, LATER - 1)
     assert not marks.once("jti:a", LATER, NOW - 3_600)
 
 
-def test_names_of_any_letters_are_told_apart(marks: Marks) -> None:
+def test_names_of_any_letters_are_told_apart(marks: CredentialMarks) -> None:
     names = ["a", "A", "a ", "ä", "\ud800", "a\0b", "a" * 10_000, "policyengine:{revoked}:a", "*"]
     assert [marks.once(one, LATER, NOW) for one in names] == [True] * len(names)
     assert [marks.once(one, LATER, NOW) for one in names] == [False] * len(names)
 
 
-def test_of_many_threads_one_is_told_that_it_is_the_first(marks: Marks) -> None:
+def test_of_many_threads_one_is_told_that_it_is_the_first(marks: CredentialMarks) -> None:
     many, names = 64, 5
     together = Barrier(many)
 
@@ -75,7 +75,7 @@ def test_of_many_threads_one_is_told_that_it_is_the_first(marks: Marks) -> None:
 # ── Marked ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: Marks) -> None:
+def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: CredentialMarks) -> None:
     assert not marks.marked("id_jag:a", NOW)
     marks.once("id_jag:a", LATER, NOW)
     marks.revoke(("id_jag:b",), LATER, NOW)
@@ -87,7 +87,7 @@ def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: Marks) -> N
 # ── Revoked ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_revoked_stays_so_until_its_end(marks: Marks) -> None:
+def test_what_is_revoked_stays_so_until_its_end(marks: CredentialMarks) -> None:
     assert marks.revoked(("agent:a", "key:b"), NOW) == frozenset()
     marks.revoke(("agent:a", "token:c"), LATER, NOW)
     assert marks.revoked(("agent:a", "key:b", "token:c"), LATER - 1) == {"agent:a", "token:c"}
@@ -95,14 +95,14 @@ def test_what_is_revoked_stays_so_until_its_end(marks: Marks) -> None:
     assert marks.revoked((), NOW) == frozenset()
 
 
-def test_of_two_ends_the_later_one_counts(marks: Marks) -> None:
+def test_of_two_ends_the_later_one_counts(marks: CredentialMarks) -> None:
     for until in (LATER, LATER + 300, NOW + 1):
         marks.revoke(("agent:a",), until, NOW)
     assert marks.revoked(("agent:a",), LATER + 299) == {"agent:a"}
     assert marks.revoked(("agent:a",), LATER + 300) == frozenset()
 
 
-def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: Marks) -> None:
+def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: CredentialMarks) -> None:
     marks.once("a", LATER, NOW)
     assert marks.revoked(("a",), NOW) == frozenset()
     marks.revoke(("b",), LATER, NOW)
@@ -111,7 +111,7 @@ def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: Marks) -> None:
     assert marks.revoked(("b",), NOW) == {"b"}
 
 
-def test_each_revocation_has_another_version_where_nobody_far_is_asked(marks: Marks) -> None:
+def test_each_revocation_has_another_version_where_nobody_far_is_asked(marks: CredentialMarks) -> None:
     versions = [marks.version]
     for name in ("a", "b", "a"):
         marks.once(name, LATER, NOW)
@@ -210,8 +210,8 @@ def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
     assert not marks.once("0", LATER, NOW)
     assert not marks.marked("new", NOW)
     with pytest.raises(StoreError, match="it remembers"):
-        marks.once("new", LATER, LATER + LINGERS - 1)
-    assert marks.once("new", LATER + 900, LATER + LINGERS)
+        marks.once("new", LATER, LATER + LINGER_SECONDS - 1)
+    assert marks.once("new", LATER + 900, LATER + LINGER_SECONDS)
 
 
 def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
@@ -242,7 +242,7 @@ def test_who_comes_to_full_memory_makes_room_for_two_and_no_more() -> None:
     for number in range(1_000):
         marks.once(f"{number}", LATER, NOW)
     for number in range(100):
-        assert marks.once(f"new {number}", LATER + 900, LATER + LINGERS)
+        assert marks.once(f"new {number}", LATER + 900, LATER + LINGER_SECONDS)
         assert len(marks._marked.until) == 1_000 - (number + 1)
 
 
@@ -260,12 +260,12 @@ def test_a_file_forgets_what_ended(tmp_path: Path) -> None:
     for number in range(20):
         store.marks.once(f"{number}", LATER, NOW)
         store.marks.revoke((f"{number}",), LATER, NOW)
-    for number in range(20 // FORGETS_AT_ONCE):
-        store.marks.once(f"new {number}", LATER + 900, LATER + LINGERS)
-        store.marks.revoke((f"new {number}",), LATER + 900, LATER + LINGERS)
+    for number in range(20 // EVICTION_BATCH_SIZE):
+        store.marks.once(f"new {number}", LATER + 900, LATER + LINGER_SECONDS)
+        store.marks.revoke((f"new {number}",), LATER + 900, LATER + LINGER_SECONDS)
     with store._step(writes=False) as asked:
         rows = [asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in ("marked", "revoked")]
-    assert rows == [20 // FORGETS_AT_ONCE] * 2
+    assert rows == [20 // EVICTION_BATCH_SIZE] * 2
 
 
 def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -> None:
@@ -282,7 +282,7 @@ def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -
             marks.once(f"{now}", now + 300, now)
             marks.revoke((f"{now}",), now + 300, now)
             for key in (marked_key(f"{now}"), revoked_key(f"{now}")):
-                assert (300 + LINGERS - 5) * 1_000 < client.pttl(key) <= (300 + LINGERS) * 1_000
+                assert (300 + LINGER_SECONDS - 5) * 1_000 < client.pttl(key) <= (300 + LINGER_SECONDS) * 1_000
             assert not marks.once(f"{now}", now + 300, now)
 
 
@@ -307,7 +307,7 @@ def calls(client: Any) -> int:
 
 # ── A store that fails ────────────────────────────────────────────────────────────────────────
 
-ASKS: list[Callable[[Marks], object]] = [
+ASKS: list[Callable[[CredentialMarks], object]] = [
     lambda marks: marks.once("a", LATER, NOW),
     lambda marks: marks.marked("a", NOW),
     lambda marks: marks.revoke(("a",), LATER, NOW),
@@ -317,11 +317,11 @@ ASKS: list[Callable[[Marks], object]] = [
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_server_that_is_gone_says_nothing_and_is_asked_again_when_it_is_back(
-    ask: Callable[[Marks], object], tmp_path: Path
+    ask: Callable[[CredentialMarks], object], tmp_path: Path
 ) -> None:
     with running("redis-server", tmp_path) as server:
         store = open_store(f"{server.url}?timeout=50ms")
-        assert isinstance(store, GuardedStore)
+        assert isinstance(store, ResilientStore)
         ask(store.marks)
         server.kill()
         for _ in range(10):
@@ -333,7 +333,7 @@ def test_a_server_that_is_gone_says_nothing_and_is_asked_again_when_it_is_back(
         store.close()
 
 
-def answers(ask: Callable[[Marks], object], marks: Marks) -> bool:
+def answers(ask: Callable[[CredentialMarks], object], marks: CredentialMarks) -> bool:
     try:
         ask(marks)
     except StoreError:
@@ -343,8 +343,8 @@ def answers(ask: Callable[[Marks], object], marks: Marks) -> bool:
 
 def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        store = open_store(f"{server.url}?timeout={int(TIMEOUT * 1_000)}ms")
-        assert isinstance(store, GuardedStore)
+        store = open_store(f"{server.url}?timeout={int(TIMEOUT_SECONDS * 1_000)}ms")
+        assert isinstance(store, ResilientStore)
         store.marks.revoked(("a",), NOW)
         server.pause()
         began = monotonic()
@@ -353,7 +353,7 @@ def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
                 store.marks.revoked(("a",), NOW)
         took = monotonic() - began
         server.resume()
-        assert took < (FAILS_BEFORE_OPEN + took / PAUSE + 1) * 10 * TIMEOUT
+        assert took < (FAILURES_BEFORE_OPEN + took / PAUSE_SECONDS + 1) * 10 * TIMEOUT_SECONDS
         assert store.failures == 100
         store.close()
 

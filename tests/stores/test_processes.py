@@ -12,7 +12,7 @@ from time import time_ns
 
 import pytest
 
-from policyengine.stores.sqlite.store import FORGETS_EVERY, SqliteStore
+from policyengine.stores.sqlite.store import STEPS_BETWEEN_EVICTIONS, SqliteStore
 from tests.stores import paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
@@ -163,10 +163,10 @@ def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
         assert store.commit(asks(rate(9, key=key), budget(9, key=key), places(9, key=key)), key, START)
         assert store.commit(asks(rate(9, key=key), opens=(key,)), key, START)
     assert rows(store) == {"state": 30, "receipt": 10, "made": 10}
-    for number in range(FORGETS_EVERY):
+    for number in range(STEPS_BETWEEN_EVICTIONS):
         assert store.commit(asks(rate(9, key="other")), str(number), START + 10 * SECOND)
     assert rows(store) == {"state": 21, "receipt": 10, "made": 10}
-    for number in range(FORGETS_EVERY):
+    for number in range(STEPS_BETWEEN_EVICTIONS):
         assert store.commit(asks(rate(9, key="other")), str(number), START + 3 * 86_400 * SECOND)
     assert rows(store) == {"state": 1, "receipt": 0, "made": 0}
 

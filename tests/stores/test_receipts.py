@@ -5,35 +5,35 @@ from __future__ import annotations
 import pytest
 
 from policyengine.stores.memory import receipts
-from policyengine.stores.memory.receipts import Paid, Receipts
+from policyengine.stores.memory.receipts import PrepaidTokens, PrepaymentReceipts
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "MOST_RECEIPTS", 3)
-    monkeypatch.setattr(receipts, "MOST_IN_ALL", 8)
+    monkeypatch.setattr(receipts, "MAX_RECEIPTS_PER_RATE", 3)
+    monkeypatch.setattr(receipts, "MAX_RECEIPTS", 8)
 
 
 def test_of_too_many_of_one_payer_the_oldest_goes() -> None:
-    kept = Receipts()
+    kept = PrepaymentReceipts()
     for number in range(5):
-        kept.put("alice", f"{number}", Paid(1, 10))
+        kept.put("alice", f"{number}", PrepaidTokens(1, 10))
     assert [kept.tokens("alice", f"{number}", 0) for number in range(5)] == [0, 0, 1, 1, 1]
 
 
 def test_of_too_many_in_all_one_of_who_came_first_goes() -> None:
-    kept = Receipts()
+    kept = PrepaymentReceipts()
     for payer in range(6):
         for number in range(2):
-            kept.put(payer, f"{number}", Paid(1, 10))
+            kept.put(payer, f"{number}", PrepaidTokens(1, 10))
     assert len(kept) == 8
     assert [sum(kept.tokens(payer, f"{number}", 0) for number in range(2)) for payer in range(6)] == [0, 0, 2, 2, 2, 2]
 
 
 def test_what_is_over_is_forgotten_and_counts_no_more() -> None:
-    kept = Receipts()
+    kept = PrepaymentReceipts()
     for number in range(3):
-        kept.put("alice", f"{number}", Paid(5, number))
+        kept.put("alice", f"{number}", PrepaidTokens(5, number))
     assert [kept.tokens("alice", f"{number}", 1) for number in range(3)] == [0, 0, 5]
     kept.forget(1)
     assert len(kept) == 1

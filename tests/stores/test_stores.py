@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.runtime.limits import Charge, Settled
+from policyengine.runtime.limits import Charge, ChargeResult
 from policyengine.runtime.values import Value
 from policyengine.spec import limits as spending
-from policyengine.spec.trace import LimitedSeen
+from policyengine.spec.trace import LimitTrace
 from policyengine.stores.base import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh, with_another_number
@@ -18,7 +18,7 @@ from tests.stores.conftest import Fresh, with_another_number
 HOUR = 3_600 * SECOND
 
 
-def ask(store: Store, *charges: Charge, at: int = START, name: str = "one", peek: bool = False) -> Settled:
+def ask(store: Store, *charges: Charge, at: int = START, name: str = "one", peek: bool = False) -> ChargeResult:
     told = store.commit(asks(*charges), name, at, peek=peek)
     assert told is not None
     return told
@@ -81,7 +81,7 @@ def test_a_sum_is_exact_however_large_its_numbers_are(
 ) -> None:
     """What is finer than a millionth is rounded up; a bound beyond what every store counts is the most that it does."""
     (rule,) = Engine.from_text(BY_FACT).kernel.limits
-    read = (spending.charges(LimitedSeen(rule, True, True, ("alice",), quotas=((bound, one),))) for one in amounts)
+    read = (spending.limit_charges(LimitTrace(rule, True, True, ("alice",), quotas=((bound, one),))) for one in amounts)
     assert [ask(store, one.charge).standings[0].admitted for found in read for one in found] == admitted
 
 
@@ -162,7 +162,7 @@ def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) 
 
 
 def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.runtime.limits.MOST_ENTRIES", 3)
+    monkeypatch.setattr("policyengine.runtime.limits.MAX_BUDGET_ENTRIES", 3)
     with_another_number("redis.store", "STEP", "MOST_ENTRIES = 1, 2, 10000", "MOST_ENTRIES = 1, 2, 3", monkeypatch)
     store = fresh()
     for number in range(5):

@@ -16,8 +16,8 @@ from msgspec import msgpack
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
-from policyengine.server.socket_protocol import answer_to
-from policyengine.stores.base import Asked, StoreError
+from policyengine.server.socket_protocol import answer_frame
+from policyengine.stores.base import CommitRequest, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import open_store
 from tests.stores.charges import START, asks, budget, rate
@@ -76,12 +76,12 @@ def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dic
 @settings(max_examples=8, suppress_health_check=list(HealthCheck), deadline=None)
 @given(many=st.lists(st.tuples(LIMITS, st.sampled_from([False, False, True])), max_size=20))
 def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: Any) -> None:
-    asked = [Asked(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]
+    asked = [CommitRequest(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]
     assert list(fresh().commit_many(asked, START)) == list(MemoryStore().commit_many(asked, START))
 
 
 def test_more_than_a_script_takes_at_once_are_counted_exactly(fresh: Fresh) -> None:
-    asked = [Asked(asks(rate(200, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(400)]
+    asked = [CommitRequest(asks(rate(200, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(400)]
     found = [one for one in fresh().commit_many(asked, START) if one and not isinstance(one, StoreError)]
     assert [one.admitted for one in found] == [True] * 200 + [False] * 200
 
@@ -139,7 +139,7 @@ def test_many_decisions_take_one_script(engine: Engine, redis_server: Server) ->
 def test_a_frame_of_questions_takes_one_script(engine: Engine, redis_server: Server) -> None:
     questions = [ask("/rate", "a")] * 5 + [{"agent": 1}, ask("/budget", "a")]
     with trips(redis_server) as sent:
-        content, many = answer_to(engine, msgpack.encode((7, "decide", questions)))
+        content, many = answer_frame(engine, msgpack.encode((7, "decide", questions)))
     number, status, answers = msgpack.decode(content)
     assert (number, status, many) == (7, 200, 7)
     assert [one["outcome"] for one in answers] == ["allow"] * 3 + ["throttle"] * 2 + ["deny", "allow"]
@@ -169,7 +169,9 @@ def test_what_one_of_many_cannot_do_is_told_of_that_one(redis_server: Server) ->
         client.flushall()
         client.lpush(state_key(budget(1)), "what nobody understands")
         store = RedisStore(client)
-        first, second, third = store.commit_many([Asked(asks(one), "x") for one in (rate(), budget(1), rate())], 0)
+        first, second, third = store.commit_many(
+            [CommitRequest(asks(one), "x") for one in (rate(), budget(1), rate())], 0
+        )
     assert isinstance(second, StoreError)
     assert not isinstance(first, StoreError)
     assert not isinstance(third, StoreError)

@@ -10,7 +10,7 @@ import pytest
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.open import StoreUrlError, open_store
-from policyengine.stores.resilient_store import GuardedStore
+from policyengine.stores.resilient_store import ResilientStore
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, free_port, running
 
@@ -41,7 +41,7 @@ def test_a_file_of_sqlite_is_made_where_the_url_says(tmp_path: Path, monkeypatch
 
 def test_a_server_is_found(redis_server: Server) -> None:
     store = open_store(f"{redis_server.url}/3?timeout=500ms")
-    assert isinstance(store, GuardedStore)
+    assert isinstance(store, ResilientStore)
     assert works(store)
 
 

@@ -77,7 +77,7 @@ def test_threads_ask_at_once_and_count_together(store: RedisStore, client: redis
 def test_a_connection_that_was_closed_while_nobody_asked_is_opened_again(
     store: RedisStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "IDLE", 0)
+    monkeypatch.setattr(connection, "MAX_IDLE_SECONDS", 0)
     for _ in range(5):
         assert passes(store)
         cut(client)

@@ -88,7 +88,7 @@ def test_names_and_literals_are_underlined_exactly(path: Path) -> None:
                 assert node.span.text.strip("( )") == f'"{value}"'
             case ast.Reference(name):
                 assert node.span.text.lstrip("( ").startswith(name)
-            case ast.Http(_, path_text):
+            case ast.HttpPattern(_, path_text):
                 assert node.path_span.text == path_text
             case ast.Binary(operator):
                 assert re.sub(r"\s+", " ", node.operator_span.text) == operator
@@ -104,7 +104,7 @@ def test_a_declaration_reads_the_same_alone(path: Path) -> None:
 def test_a_condition_reads_the_same_alone(path: Path) -> None:
     for node in nodes(path):
         if isinstance(
-            node, ast.Logic | ast.Not | ast.Binary | ast.Else | ast.Quantified | ast.Happened | ast.Aggregate
+            node, ast.Logic | ast.Not | ast.Binary | ast.Else | ast.Quantifier | ast.HistoryCondition | ast.Aggregate
         ):
             (declaration,) = module(Source("alone", f"define x = {node.span.text}")).declarations
             assert isinstance(declaration, ast.DefineDecl)
@@ -122,11 +122,11 @@ def test_every_comment_is_kept_with_its_place(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "span"),
     [
-        ("scope s { GET|HEAD /a }", ast.Http, "GET|HEAD /a"),
+        ("scope s { GET|HEAD /a }", ast.HttpPattern, "GET|HEAD /a"),
         ('test "t" { GET "/a//" => deny }', ast.Shot, 'GET "/a//" => deny'),
         ("define x = not (a) and (b or (c))", ast.Logic, "not (a) and (b or (c))"),
         ("define x = not (a)", ast.Not, "not (a)"),
-        ("define x = no a within 1h per (a, b)", ast.Happened, "no a within 1h per (a, b)"),
+        ("define x = no a within 1h per (a, b)", ast.HistoryCondition, "no a within 1h per (a, b)"),
         ('profile "p" for group "g" { expect POST /x repeated }', ast.ProfileStep, "POST /x repeated"),
         ("entity e { a: set<b>? inherited }", ast.FieldDecl, "a: set<b>? inherited"),
         ("entity e { a: set<b> inherited else [] }", ast.FieldDecl, "a: set<b> inherited else []"),

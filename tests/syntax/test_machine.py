@@ -9,13 +9,13 @@ import pytest
 
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.syntax.parser import Machine, Unreadable
+from policyengine.syntax.parser import LexError, LrParser
 
 SOURCES = [Source(file.name, file.read_text()) for file in sorted(Path(__file__).parent.glob("corpus/*.policy"))]
 
 
-def read(text: str) -> Machine:
-    machine = Machine(Source("p", text))
+def read(text: str) -> LrParser:
+    machine = LrParser(Source("p", text))
     assert all(map(machine.feed, machine.tokens()))
     return machine
 
@@ -36,13 +36,13 @@ def test_a_text_that_ends_too_early_is_no_module() -> None:
 
 
 def test_a_token_that_cannot_stand_there_is_refused() -> None:
-    machine = Machine(Source("p", "anyone anyone"))
+    machine = LrParser(Source("p", "anyone anyone"))
     assert [machine.feed(token) for token in machine.tokens()] == [True, False]
 
 
 def test_what_no_token_begins_with_has_its_place() -> None:
-    machine = Machine(Source("p", "anyone # ^\n  ^"))
-    with pytest.raises(Unreadable) as error:
+    machine = LrParser(Source("p", "anyone # ^\n  ^"))
+    with pytest.raises(LexError) as error:
         list(map(machine.feed, machine.tokens()))
     assert error.value.offset == 13
     assert [comment.text for comment in machine.comments] == ["# ^"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from policyengine.check import check_text
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.gc_pause import gc_paused
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +32,11 @@ def test_who_has_paused_collection_finds_it_paused() -> None:
 
 
 def test_inside_collection_is_paused() -> None:
-    with uncollected():
+    with gc_paused():
         assert not gc.isenabled()
 
 
 def test_an_exception_resumes_collection() -> None:
-    with pytest.raises(ZeroDivisionError), uncollected():
+    with pytest.raises(ZeroDivisionError), gc_paused():
         raise ZeroDivisionError
     assert gc.isenabled()

@@ -14,7 +14,7 @@ from lark import Lark, Token
 
 from policyengine.source import Source
 from policyengine.syntax import parse_table, parser
-from policyengine.syntax.parse import parse, tokens
+from policyengine.syntax.parse import parse, tokenize
 from policyengine.syntax.parse_table_generator import WholeWords
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.policy"))
@@ -33,8 +33,8 @@ def by_grammar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def forget() -> None:
-    parse_table.parse_table.cache_clear()
-    parser.reductions.cache_clear()
+    parse_table.load_parse_table.cache_clear()
+    parser.prepare_reductions.cache_clear()
 
 
 def read(file: Path) -> Source:
@@ -49,11 +49,11 @@ def lark() -> Lark:
 
 
 def test_the_saved_table_was_made_from_the_grammar() -> None:
-    assert parse_table.saved(TEXT) is not None, "run `make table`"
+    assert parse_table.load_saved_table(TEXT) is not None, "run `make table`"
 
 
 def test_another_grammar_is_not_read_by_the_saved_table() -> None:
-    assert parse_table.saved(TEXT + "\n// changed") is None
+    assert parse_table.load_saved_table(TEXT + "\n// changed") is None
 
 
 @pytest.mark.usefixtures("by_grammar")
@@ -64,10 +64,10 @@ def test_without_a_saved_table_the_grammar_is_built() -> None:
 
 
 def test_the_saved_table_is_what_the_grammar_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = parse_table.saved(TEXT)
+    saved = parse_table.load_saved_table(TEXT)
     monkeypatch.setattr(parse_table, "TABLE", tmp_path / "anew")
-    parse_table.TABLE.write_bytes(parse_table.table(TEXT))
-    assert parse_table.saved(TEXT) == saved, "run `make table`"
+    parse_table.TABLE.write_bytes(parse_table.encode_table(TEXT))
+    assert parse_table.load_saved_table(TEXT) == saved, "run `make table`"
 
 
 @corpus
@@ -79,7 +79,7 @@ def test_the_saved_table_reads_as_the_grammar_does(file: Path, request: pytest.F
 
 @corpus
 def test_a_text_has_the_tokens_that_lark_finds(file: Path) -> None:
-    found = [(token.type, token.text, token.start, token.end) for token in tokens(read(file))]
+    found = [(token.type, token.text, token.start, token.end) for token in tokenize(read(file))]
     by_lark: list[Any] = sorted(
         lark().parse(read(file).text).scan_values(lambda value: isinstance(value, Token)), key=lambda t: t.start_pos
     )

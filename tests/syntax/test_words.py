@@ -12,7 +12,7 @@ from lark.exceptions import LarkError
 
 from policyengine.syntax.parse_table import GRAMMAR
 from policyengine.syntax.parse_table_generator import WholeWords
-from policyengine.syntax.reserved_words import UNUSABLE
+from policyengine.syntax.reserved_words import RESERVED_WORDS
 
 CONDITION = "after all any count distinct false! no not sum true!"
 OPERAND = "count distinct false sum true"
@@ -136,11 +136,11 @@ def test_no_other_words_are_lost(place: str, template: str, lost: str) -> None:
 @pytest.mark.parametrize("kind", USES)
 def test_what_the_checker_refuses_is_what_is_lost_where_it_is_used(kind: str) -> None:
     lost = {place: words.replace("!", "").split() for place, _, words in TABLE}
-    assert UNUSABLE[kind] == {word for place in USES[kind] for word in lost[place]}
+    assert RESERVED_WORDS[kind] == {word for place in USES[kind] for word in lost[place]}
 
 
 def test_every_kind_of_name_has_its_uses() -> None:
-    assert set(UNUSABLE) == set(USES)
+    assert set(RESERVED_WORDS) == set(USES)
 
 
 @pytest.mark.parametrize("member", ["agent", "when", "deny", "not", "true", "count", "in"])

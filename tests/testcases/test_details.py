@@ -8,7 +8,7 @@ from policyengine.check import check, check_text
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testcases import Compare, Detail, Expected, Responded
+from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome, ReportedResponse
 from tests.checker.reading import told
 
 WORLD = """
@@ -31,7 +31,7 @@ def errors(inside: str) -> list[tuple[str, str, str, str | None]]:
     return told([finding for finding in found if finding.is_error])
 
 
-def expected(written: str) -> Expected:
+def expected(written: str) -> ExpectedOutcome:
     module, findings = parse(Source("p.policy", f'{WORLD}\ntest "t" {{ POST /a => {written} }}'))
     assert module
     assert not findings
@@ -43,37 +43,37 @@ def expected(written: str) -> Expected:
 @pytest.mark.parametrize(
     ("written", "detail"),
     [
-        ('deny with { message: "no *" }', Detail("message", ("no *",), Compare.AMONG)),
-        ('deny with { reason: "small" }', Detail("reason", ("small",), Compare.AMONG)),
-        ('deny with { reasons: ["small", user] }', Detail("reasons", ("small", Gate.USER), Compare.EXACTLY)),
-        ('confirm with { remedy: "approval by *" }', Detail("remedy", ("approval by *",), Compare.AMONG)),
-        ("deny with { remedies: [] }", Detail("remedies", (), Compare.EXACTLY)),
+        ('deny with { message: "no *" }', ExpectedDetail("message", ("no *",), DetailMatchMode.AMONG)),
+        ('deny with { reason: "small" }', ExpectedDetail("reason", ("small",), DetailMatchMode.AMONG)),
+        ('deny with { reasons: ["small", user] }', ExpectedDetail("reasons", ("small", Gate.USER), DetailMatchMode.EXACTLY)),
+        ('confirm with { remedy: "approval by *" }', ExpectedDetail("remedy", ("approval by *",), DetailMatchMode.AMONG)),
+        ("deny with { remedies: [] }", ExpectedDetail("remedies", (), DetailMatchMode.EXACTLY)),
         ('allow with { obligation: "redact body.card, body.amount" }',
-         Detail("obligation", ("redact body.card, body.amount",), Compare.AMONG)),
+         ExpectedDetail("obligation", ("redact body.card, body.amount",), DetailMatchMode.AMONG)),
         ('deny with { obligations: ["audit full", "notify *"] }',
-         Detail("obligations", ("audit full", "notify *"), Compare.EXACTLY)),
-        ('allow with { obligation: "warn whatever" }', Detail("obligation", ("warn whatever",), Compare.AMONG)),
-        ("deny with { unknown: body.amount }", Detail("unknown", ("body.amount",), Compare.AMONG)),
+         ExpectedDetail("obligations", ("audit full", "notify *"), DetailMatchMode.EXACTLY)),
+        ('allow with { obligation: "warn whatever" }', ExpectedDetail("obligation", ("warn whatever",), DetailMatchMode.AMONG)),
+        ("deny with { unknown: body.amount }", ExpectedDetail("unknown", ("body.amount",), DetailMatchMode.AMONG)),
         ("deny with { unknown: [body.amount, user.manager.roles] }",
-         Detail("unknown", ("body.amount", "user.manager.roles"), Compare.EXACTLY)),
+         ExpectedDetail("unknown", ("body.amount", "user.manager.roles"), DetailMatchMode.EXACTLY)),
         (r'deny with { unknown: ["host()", "request.headers[\"x-id\"]"] }',
-         Detail("unknown", ("host()", 'request.headers["x-id"]'), Compare.EXACTLY)),
+         ExpectedDetail("unknown", ("host()", 'request.headers["x-id"]'), DetailMatchMode.EXACTLY)),
         ('deny with { unknown: [g, g.x, "body.amount * 2"] }',
-         Detail("unknown", ("g", "g.x", "body.amount * 2"), Compare.EXACTLY)),
-        ("deny with { unknown: params.team }", Detail("unknown", ("params.team",), Compare.AMONG)),
-        ("deny with { unknown: past.status }", Detail("unknown", ("past.status",), Compare.AMONG)),
+         ExpectedDetail("unknown", ("g", "g.x", "body.amount * 2"), DetailMatchMode.EXACTLY)),
+        ("deny with { unknown: params.team }", ExpectedDetail("unknown", ("params.team",), DetailMatchMode.AMONG)),
+        ("deny with { unknown: past.status }", ExpectedDetail("unknown", ("past.status",), DetailMatchMode.AMONG)),
         ("deny with { unknown: [past.params.team, past.output.id] }",
-         Detail("unknown", ("past.params.team", "past.output.id"), Compare.EXACTLY)),
-        ('allow with { chain: ["alice", agent "bot"] }', Detail("chain", ("alice", "bot"), Compare.IN_ORDER)),
-        ("allow with { chain: [] }", Detail("chain", (), Compare.IN_ORDER)),
-        ('allow with { agent: "bot" }', Detail("agent", ("bot",), Compare.EXACTLY)),
-        ("allow with { user: absent }", Detail("user", (), Compare.EXACTLY)),
-        ("not deny with { issuer: acme }", Detail("issuer", ("acme",), Compare.EXACTLY)),
-        ("allow with { reasons: [] }", Detail("reasons", (), Compare.EXACTLY)),
-        ('not allow with { remedies: ["scope x"] }', Detail("remedies", ("scope x",), Compare.EXACTLY)),
+         ExpectedDetail("unknown", ("past.params.team", "past.output.id"), DetailMatchMode.EXACTLY)),
+        ('allow with { chain: ["alice", agent "bot"] }', ExpectedDetail("chain", ("alice", "bot"), DetailMatchMode.IN_ORDER)),
+        ("allow with { chain: [] }", ExpectedDetail("chain", (), DetailMatchMode.IN_ORDER)),
+        ('allow with { agent: "bot" }', ExpectedDetail("agent", ("bot",), DetailMatchMode.EXACTLY)),
+        ("allow with { user: absent }", ExpectedDetail("user", (), DetailMatchMode.EXACTLY)),
+        ("not deny with { issuer: acme }", ExpectedDetail("issuer", ("acme",), DetailMatchMode.EXACTLY)),
+        ("allow with { reasons: [] }", ExpectedDetail("reasons", (), DetailMatchMode.EXACTLY)),
+        ('not allow with { remedies: ["scope x"] }', ExpectedDetail("remedies", ("scope x",), DetailMatchMode.EXACTLY)),
     ],
 )  # fmt: skip
-def test_a_detail_is_read(written: str, detail: Detail) -> None:
+def test_a_detail_is_read(written: str, detail: ExpectedDetail) -> None:
     assert expected(written).details == (detail,)
 
 
@@ -266,6 +266,6 @@ def test_a_response_is_handed_on_with_its_case() -> None:
     )
     assert module
     made, repeated = check([module]).cases
-    assert made.responded == Responded(201, {"claim_id": 7, "x-y": (1,)})
+    assert made.responded == ReportedResponse(201, {"claim_id": 7, "x-y": (1,)})
     assert [one.now - repeated.now for one in repeated.requests] == [timedelta(seconds=n) / 3 for n in range(3)]
     assert [one.expected.negated for one in repeated.requests] == [True, True, False]

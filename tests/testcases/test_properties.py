@@ -8,7 +8,7 @@ from policyengine.runtime.decision import Gate, Outcome
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testcases import Property
-from policyengine.typesystem import Ref, Scalar, Unresolved
+from policyengine.typesystem import RefType, Scalar, UnresolvedType
 
 WORLD = """
 enum plan = free < team
@@ -72,7 +72,7 @@ def test_a_condition_may_read_facts_of_any_place_and_all_have_types(where: str) 
     assert found.where is not None
     facts = [part for part in k.walk(found.where) if isinstance(part, k.Fact | k.Attribute)]
     assert facts
-    assert not any(isinstance(part.type, Unresolved) for part in facts)
+    assert not any(isinstance(part.type, UnresolvedType) for part in facts)
 
 
 def test_a_capture_is_a_reference_where_all_paths_say_so() -> None:
@@ -80,4 +80,4 @@ def test_a_capture_is_a_reference_where_all_paths_say_so() -> None:
     [by_any] = properties('forall request where params.any == "1" => deny')
     types = {part.path[1]: part.type for one in (by_id, by_any) if one.where is not None
              for part in k.walk(one.where) if isinstance(part, k.Fact)}  # fmt: skip
-    assert types == {"id": Ref(frozenset({"invoice"})), "any": Scalar.STRING}
+    assert types == {"id": RefType(frozenset({"invoice"})), "any": Scalar.STRING}

@@ -1,9 +1,9 @@
 """A policy, and what its tests come to."""
 
-from policyengine.check import Checked, check
+from policyengine.check import CheckResult, check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing import Report, Result, Status, collect, run
+from policyengine.testing import CaseResult, ResultStatus, RunReport, collect, run
 
 PAYMENTS = """
 enum plan = free < team < enterprise
@@ -71,12 +71,12 @@ fixture clerks_bot {
 REFUND = "POST /v1/invoices/42/refunds"
 
 
-def checked(*texts: str) -> Checked:
+def checked(*texts: str) -> CheckResult:
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(texts)]
     return check([module for module, _ in parsed if module], [finding for _, found in parsed for finding in found])
 
 
-def report(*texts: str) -> Report:
+def report(*texts: str) -> RunReport:
     found = checked(*texts)
     assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
     return run(collect(found), found.kernel)
@@ -86,7 +86,7 @@ def written(inside: str) -> str:
     return f'{PAYMENTS}\ntest "t" {{\n{inside}\n}}'
 
 
-def results(inside: str) -> tuple[Result, ...]:
+def results(inside: str) -> tuple[CaseResult, ...]:
     """Of one test of the payments."""
     return report(written(inside)).results
 
@@ -96,7 +96,7 @@ def outcomes(inside: str) -> list[str]:
     return [outcome(result) for result in results(inside)]
 
 
-def outcome(result: Result) -> str:
+def outcome(result: CaseResult) -> str:
     decision = result.decision
     if decision is None:
         return f"{result.status}: {result.problem}"
@@ -106,4 +106,4 @@ def outcome(result: Result) -> str:
 
 def failures(inside: str) -> list[str]:
     return [f"{r.case.request} => {r.case.expected.text}, not {outcome(r)}" for r in results(inside)
-            if r.status is not Status.PASSED]  # fmt: skip
+            if r.status is not ResultStatus.PASSED]  # fmt: skip

@@ -9,14 +9,14 @@ import pytest
 from policyengine.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing import Report, collect, run
+from policyengine.testing import RunReport, collect, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "test-language.md").read_text(encoding="utf-8")
 WORLD, *EXAMPLES = re.findall(r"^```policy\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 [(FAILING, SHOWN)] = re.findall(r"^```policy fails\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def report(example: str) -> Report:
+def report(example: str) -> RunReport:
     sources = [Source("world.policy", WORLD), Source("example.policy", example)]
     parsed = [parse(source) for source in sources]
     assert not [finding for _, found in parsed for finding in found]

@@ -14,10 +14,10 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.testcases import Compare, Detail, Expected
-from policyengine.testcases.details import MEMBERS
-from policyengine.testing.expectations import SAYS, differences, meets
-from policyengine.testing.report import Status
+from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
+from policyengine.testcases.details import DETAIL_MEMBERS
+from policyengine.testing.expectations import DETAIL_VALUES, detail_differences, meets_expectation
+from policyengine.testing.report import ResultStatus
 from tests.testing.running import REFUND, report
 
 POLICY = """
@@ -64,8 +64,8 @@ fixture bot {
 def failures(inside: str) -> list[str]:
     """What is told of each claim that does not hold."""
     found = report(f'{POLICY} test "t" {{ use bot {inside} }}')
-    assert not [result for result in found.results if result.status in (Status.ERRORED, Status.SKIPPED)]
-    bad = [result for result in found.results if result.status is Status.FAILED]
+    assert not [result for result in found.results if result.status in (ResultStatus.ERRORED, ResultStatus.SKIPPED)]
+    bad = [result for result in found.results if result.status is ResultStatus.FAILED]
     return [one.render() for result in bad for one in result.differences] or [result.render() for result in bad]
 
 
@@ -223,7 +223,7 @@ def test_otherwise_has_details_too_and_variables_are_values_in_them() -> None:
 
 
 def test_every_member_that_can_be_written_is_compared() -> None:
-    assert set(SAYS) == set(MEMBERS)
+    assert set(DETAIL_VALUES) == set(DETAIL_MEMBERS)
 
 
 WORDS = st.sampled_from(["a", "b", "a b", "*", "", 'x"y', "guard", "user"])
@@ -245,12 +245,12 @@ DECISIONS = st.builds(
     ),
 )  # fmt: skip
 DETAILS = st.builds(
-    lambda name, wanted: Detail(name, tuple(wanted), MEMBERS[name].compare),
-    st.sampled_from(sorted(MEMBERS)),
+    lambda name, wanted: ExpectedDetail(name, tuple(wanted), DETAIL_MEMBERS[name].compare),
+    st.sampled_from(sorted(DETAIL_MEMBERS)),
     st.lists(WORDS | st.sampled_from(list(Gate)), max_size=3),
 )
 CLAIMS = st.builds(
-    Expected,
+    ExpectedOutcome,
     st.sampled_from(list(Outcome)),
     st.just(""),
     st.booleans(),
@@ -260,26 +260,28 @@ CLAIMS = st.builds(
 
 @settings(max_examples=50)
 @given(CLAIMS, DECISIONS)
-def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: Expected, decision: Decision) -> None:
-    plain = Expected(claim.outcome, claim.text, claim.negated)
-    assert meets(claim, decision) == (meets(plain, decision) and not differences(claim, decision))
+def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: ExpectedOutcome, decision: Decision) -> None:
+    plain = ExpectedOutcome(claim.outcome, claim.text, claim.negated)
+    assert meets_expectation(claim, decision) == (
+        meets_expectation(plain, decision) and not detail_differences(claim, decision)
+    )
 
 
 @settings(max_examples=50)
 @given(CLAIMS, DECISIONS)
-def test_fewer_details_never_fail_more(claim: Expected, decision: Decision) -> None:
-    fewer = Expected(claim.outcome, claim.text, claim.negated, details=claim.details[1:])
-    assert meets(fewer, decision) or not meets(claim, decision)
+def test_fewer_details_never_fail_more(claim: ExpectedOutcome, decision: Decision) -> None:
+    fewer = ExpectedOutcome(claim.outcome, claim.text, claim.negated, details=claim.details[1:])
+    assert meets_expectation(fewer, decision) or not meets_expectation(claim, decision)
 
 
 @settings(max_examples=50)
 @given(DECISIONS)
 def test_what_a_decision_says_of_itself_is_so(decision: Decision) -> None:
-    for name, member in MEMBERS.items():
-        said = SAYS[name](Expected(decision.outcome, ""), decision)
+    for name, member in DETAIL_MEMBERS.items():
+        said = DETAIL_VALUES[name](ExpectedOutcome(decision.outcome, ""), decision)
         words = tuple(one.rule or one.gate if isinstance(one, Reason) else one for one in said)
-        if member.compare is Compare.AMONG:
-            details = [Detail(name, (word,), member.compare) for word in words]
+        if member.compare is DetailMatchMode.AMONG:
+            details = [ExpectedDetail(name, (word,), member.compare) for word in words]
         else:
-            details = [Detail(name, words, member.compare)]
-        assert meets(Expected(decision.outcome, "", details=tuple(details)), decision), name
+            details = [ExpectedDetail(name, words, member.compare)]
+        assert meets_expectation(ExpectedOutcome(decision.outcome, "", details=tuple(details)), decision), name

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.check import Checked, check
+from policyengine.check import CheckResult, check
 from policyengine.compiler.bundle.file import read_bundle, write_bundle
 from policyengine.engine import Engine
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing import Status, collect, run
+from policyengine.testing import ResultStatus, collect, run
 
 POLICY = 'package shop\nentity user { roles: set<string> }\nuser where user.roles has "clerk" { may GET /a }\n'
 PEOPLE = 'package shop\nfixture people { given entities { user "alice" { roles: ["clerk"] } } }\n'
@@ -19,20 +19,20 @@ TESTS = (
 )
 
 
-def checked(**texts: str) -> Checked:
+def checked(**texts: str) -> CheckResult:
     parsed = [parse(Source(f"{name}.policy", text)) for name, text in texts.items()]
     assert not [finding for _, found in parsed for finding in found]
     return check([module for module, _ in parsed if module])
 
 
-def told(found: Checked) -> list[tuple[str, str, str | None]]:
+def told(found: CheckResult) -> list[tuple[str, str, str | None]]:
     return [(one.code, one.message, one.hint) for one in found.diagnostics]
 
 
 def test_a_fixture_serves_all_files_of_its_package() -> None:
     found = checked(shop=POLICY, people=PEOPLE, shop_test=TESTS)
     assert found.kernel is not None
-    assert {result.status for result in run(collect(found), found.kernel).results} == {Status.PASSED}
+    assert {result.status for result in run(collect(found), found.kernel).results} == {ResultStatus.PASSED}
     first = found.cases[0]
     assert [str(ref) for ref in first.rows] == ['user "alice"']
 

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from policyengine.testing.report import Report
-from policyengine.testing.report_formats import github, junit, tap
+from policyengine.testing.report import RunReport
+from policyengine.testing.report_formats import render_github, render_junit, render_tap
 from tests.testing.running import report
 
 TEXT = """package shop
@@ -24,19 +24,19 @@ test "odd" { GET /a { user.tenant: "" } => allow }
 
 
 @pytest.fixture(scope="module")
-def found() -> Report:
+def found() -> RunReport:
     return report(TEXT)
 
 
-def test_junit_has_a_suite_for_each_test_and_a_case_for_each_request(found: Report) -> None:
-    root = ElementTree.fromstring(junit(found))
+def test_junit_has_a_suite_for_each_test_and_a_case_for_each_request(found: RunReport) -> None:
+    root = ElementTree.fromstring(render_junit(found))
     suites = [(suite.get("name"), suite.get("tests"), suite.get("failures")) for suite in root]
     assert suites == [("shop: sizes, <all> of 100%", "2", "1"), ("shop: later", "1", "0"), ("shop: odd", "1", "0")]
     assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == ("4", "1", "1", "1")
 
 
-def test_junit_tells_where_what_failed_and_why(found: Report) -> None:
-    root = ElementTree.fromstring(junit(found))
+def test_junit_tells_where_what_failed_and_why(found: RunReport) -> None:
+    root = ElementTree.fromstring(render_junit(found))
     case = root[0][1]
     assert (case.get("name"), case.get("file"), case.get("line")) == (
         "2 GET /a { request.size: 10 } => allow", "0.policy", "6",
@@ -50,21 +50,21 @@ def test_junit_tells_where_what_failed_and_why(found: Report) -> None:
     ]
 
 
-def test_junit_takes_times_from_the_run(found: Report) -> None:
-    root = ElementTree.fromstring(junit(found))
+def test_junit_takes_times_from_the_run(found: RunReport) -> None:
+    root = ElementTree.fromstring(render_junit(found))
     assert all(float(case.get("time") or 0) > 0 for case in root.iter("testcase") if case.find("skipped") is None)
     assert float(root.get("time") or 0) == pytest.approx(sum(one.seconds for one in found.results), abs=1e-5)
 
 
-def test_junit_is_xml_whatever_the_names_hold(found: Report) -> None:
+def test_junit_is_xml_whatever_the_names_hold(found: RunReport) -> None:
     first = found.results[0]
     odd = replace(first, case=replace(first.case, test="a\x01b\ufffe\ud800\U0001f600"))
-    root = ElementTree.fromstring(junit(Report((odd,))).encode())
+    root = ElementTree.fromstring(render_junit(RunReport((odd,))).encode())
     assert root[0].get("name") == "shop: a\\x01b\\ufffe\\ud800\U0001f600"
 
 
-def test_tap_numbers_all_and_marks_what_failed_and_what_was_skipped(found: Report) -> None:
-    lines = tap(found).splitlines()
+def test_tap_numbers_all_and_marks_what_failed_and_what_was_skipped(found: RunReport) -> None:
+    lines = render_tap(found).splitlines()
     assert lines[:2] == ["TAP version 14", "1..4"]
     numbered = [line for line in lines if re.match(r"(not )?ok \d", line)]
     assert numbered == [
@@ -76,8 +76,8 @@ def test_tap_numbers_all_and_marks_what_failed_and_what_was_skipped(found: Repor
     assert lines[4:7] == ["  ---", "  at: 0.policy:6", "  message: |"]
 
 
-def test_github_annotates_the_lines_of_what_failed(found: Report) -> None:
-    first, second, summary = github(found).splitlines()
+def test_github_annotates_the_lines_of_what_failed(found: RunReport) -> None:
+    first, second, summary = render_github(found).splitlines()
     assert first.startswith(
         "::error file=0.policy,line=6,col=3,title=test sizes%2C <all> of 100%25::0.policy:6:3: failed"
     )

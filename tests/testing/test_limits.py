@@ -2,11 +2,11 @@
 
 import pytest
 
-from policyengine.testing import Report, collect, run
-from policyengine.testing.parallel import chunks
+from policyengine.testing import RunReport, collect, run
+from policyengine.testing.parallel import chunk_cases
 from policyengine.testing.properties import try_properties
-from policyengine.testing.report import Status
-from policyengine.testing.session import Session
+from policyengine.testing.report import ResultStatus
+from policyengine.testing.session import ReplSession
 from tests.testing.running import checked
 
 POLICY = """
@@ -28,14 +28,14 @@ fixture bot {
 """
 
 
-def report(inside: str) -> Report:
+def report(inside: str) -> RunReport:
     found = checked(f'{POLICY}\ntest "t" {{ use bot\n{inside} }}')
     assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
     return run(collect(found), found.kernel)
 
 
 def failures(inside: str) -> list[str]:
-    return [one.in_short for one in report(inside).results if one.status is not Status.PASSED]
+    return [one.in_short for one in report(inside).results if one.status is not ResultStatus.PASSED]
 
 
 def test_the_example_of_the_language_holds() -> None:
@@ -152,8 +152,8 @@ def test_a_failure_of_a_repeated_request_tells_which_one_and_its_walk() -> None:
 
 def test_tests_of_what_is_counted_stay_in_one_process() -> None:
     found = checked(f'{POLICY} test "a" {{ use bot {"GET /b => allow " * 200} }}')
-    assert [len(chunk) for chunk in chunks(found.cases, 2, counting=True)] == [200]
-    assert len(list(chunks(found.cases, 2))) > 1
+    assert [len(chunk) for chunk in chunk_cases(found.cases, 2, counting=True)] == [200]
+    assert len(list(chunk_cases(found.cases, 2))) > 1
 
 
 def test_what_a_claim_draws_has_empty_state() -> None:
@@ -161,12 +161,15 @@ def test_what_a_claim_draws_has_empty_state() -> None:
       forall request where request.path == "/a" => not throttle
       forall request where request.path == "/refunds" and body.amount > 100 => not allow }}""")
     assert found.kernel is not None
-    assert [one.status for one in try_properties(found.properties, found.kernel)] == [Status.PASSED, Status.PASSED]
+    assert [one.status for one in try_properties(found.properties, found.kernel)] == [
+        ResultStatus.PASSED,
+        ResultStatus.PASSED,
+    ]
 
 
 def test_what_was_typed_is_kept_as_a_test_that_holds() -> None:
     policy = checked(POLICY)
-    session = Session.of(policy)
+    session = ReplSession.of(policy)
     for line in ("use bot", "repeat 25 in 1ms GET /a", "after 1m", "repeat 2 in 1s GET /a", "GET /void"):
         session.take(line)
     text = session.test("typed")

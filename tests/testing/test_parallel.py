@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from policyengine.testcases import Case
-from policyengine.testing import Report, collect
-from policyengine.testing.parallel import FEWEST, chunks, results_by
+from policyengine.testing import RunReport, collect
+from policyengine.testing.parallel import MIN_CHUNK_CASES, chunk_cases, parallel_results
 from tests.testing.running import checked, written
 
 ROWS = "\n".join(
@@ -27,7 +27,7 @@ test "odd" { GET /health { user.plan: team } => allow }
 )
 
 
-def told(report: Report) -> dict[str, object]:
+def told(report: RunReport) -> dict[str, object]:
     return report.to_dict()
 
 
@@ -35,17 +35,17 @@ def test_processes_say_what_one_says_in_the_same_order() -> None:
     found = checked(TEXT)
     assert found.kernel
     cases = collect(found)
-    assert len(cases) >= 2 * FEWEST
-    alone, together = (tuple(results_by(jobs, cases, found.kernel)) for jobs in (1, 2))
+    assert len(cases) >= 2 * MIN_CHUNK_CASES
+    alone, together = (tuple(parallel_results(jobs, cases, found.kernel)) for jobs in (1, 2))
     assert {result.status for result in alone} == {"passed", "failed", "errored", "skipped"}
-    assert Report(together).to_dict() == Report(alone).to_dict()
+    assert RunReport(together).to_dict() == RunReport(alone).to_dict()
     assert [one.render() for one in together] == [one.render() for one in alone]
 
 
 def test_whoever_stops_early_gets_no_more_and_waits_for_nothing_else() -> None:
     found = checked(TEXT)
     assert found.kernel
-    results = results_by(2, collect(found), found.kernel)
+    results = parallel_results(2, collect(found), found.kernel)
     first = next(results)
     results.close()
     assert first.case.number == 1
@@ -55,14 +55,14 @@ def test_whoever_stops_early_gets_no_more_and_waits_for_nothing_else() -> None:
 @pytest.mark.parametrize("jobs", [2, 4, 64])
 def test_chunks_hold_every_case_in_order(jobs: int) -> None:
     cases = many()
-    assert [case for chunk in chunks(cases, jobs) for case in chunk] == cases
-    assert sum(1 for _ in chunks(cases, jobs)) > 1
+    assert [case for chunk in chunk_cases(cases, jobs) for case in chunk] == cases
+    assert sum(1 for _ in chunk_cases(cases, jobs)) > 1
 
 
 def test_a_test_with_approvals_is_not_cut() -> None:
     spending = [case for case in collect(checked(TEXT)) if case.approvals]
     cases = [replace(spending[0], number=number) for number in range(200)]
-    assert list(chunks(cases, 2)) == [tuple(cases)]
+    assert list(chunk_cases(cases, 2)) == [tuple(cases)]
 
 
 def many() -> list[Case]:

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit import DecisionLog, Record, read_records
-from policyengine.check import Checked, check
+from policyengine.audit import DecisionLog, DecisionRecord, read_records
+from policyengine.check import CheckResult, check
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.decode import from_python
-from policyengine.runtime.entities import entity_rows
+from policyengine.runtime.entities import read_entity_rows
 from policyengine.runtime.request import RequestError
 from policyengine.source import Source
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
-from policyengine.testing import Report, run
-from policyengine.testing.recording.tests import Recorded, recorded
+from policyengine.testing import RunReport, run
+from policyengine.testing.recording.tests import RecordingResult, convert_log
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 
@@ -73,22 +73,22 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(path: Path) -> Engine:
-    directory = Directory(entity_rows(from_python(ROWS), "entities"))
+    directory = EntityStore(read_entity_rows(from_python(ROWS), "entities"))
     return Engine.from_text(POLICY, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
 
 
-def checked(*texts: str) -> Checked:
+def checked(*texts: str) -> CheckResult:
     sources = [Source(f"{number}.policy", text) for number, text in enumerate(texts)]
     parsed = [parse(source) for source in sources]
     assert not [one.render() for _, found in parsed for one in found]
     return check([module for module, _ in parsed if module])
 
 
-def made(path: Path, policy: str = POLICY, **options: Any) -> Recorded:
-    return recorded(read_records(path), checked(policy), **options)
+def made(path: Path, policy: str = POLICY, **options: Any) -> RecordingResult:
+    return convert_log(read_records(path), checked(policy), **options)
 
 
-def report(text: str, *policies: str) -> Report:
+def report(text: str, *policies: str) -> RunReport:
     """The tests of a text, run against policies."""
     whole = checked(*policies, text)
     assert [one.render() for one in whole.diagnostics if one.is_error] == []
@@ -97,7 +97,7 @@ def report(text: str, *policies: str) -> Report:
     return run([case for case in whole.cases if case.span.source.name == written], whole.kernel)
 
 
-def passes(path: Path, cases: int) -> Recorded:
+def passes(path: Path, cases: int) -> RecordingResult:
     """That so many requests are recorded, and that their tests pass."""
     found = made(path)
     result = report(found.text, POLICY)
@@ -204,7 +204,7 @@ def test_recorded_tests_pass_against_the_policies_that_decided(tmp_path_factory,
         if decision.outcome is Outcome.CONFIRM and isinstance(one.question, dict):
             made.decide(approved(Random(seed), one.question, decision, now))
     log.close()
-    found = recorded(read_records(path), checked(*asked.policy.texts))
+    found = convert_log(read_records(path), checked(*asked.policy.texts))
     assert found.changed == ()
     assert found.cases + found.merged + len(found.left_out) == found.decisions
     assert {one.why for one in found.left_out if not is_a_reason(one.why)} == set()
@@ -272,8 +272,8 @@ def test_the_order_of_the_log_is_not_that_of_the_file(engine, path):
         engine.decide(question)
     records = list(read_records(path))
 
-    def text(several: Iterator[Record]) -> str:
-        return recorded(several, checked(POLICY)).text
+    def text(several: Iterator[DecisionRecord]) -> str:
+        return convert_log(several, checked(POLICY)).text
 
     assert text(iter(records)) == text(reversed(records))
 
@@ -281,7 +281,7 @@ def test_the_order_of_the_log_is_not_that_of_the_file(engine, path):
 def test_names_that_the_package_has_are_not_taken_again(engine, path):
     engine.decide(pay())
     first = made(path).text
-    again = recorded(read_records(path), checked(POLICY, first)).text
+    again = convert_log(read_records(path), checked(POLICY, first)).text
     assert "fixture recorded_2 {" in again
     assert 'test "recorded: bot, POST /v1/invoices/{id}/pay 2"' in again
     assert report(again, POLICY, first).ok
@@ -291,7 +291,7 @@ def test_an_approval_of_one_of_several_confirmations_is_told_where_it_makes_a_di
     guard = """guard "large" on pay { confirm by role finance within 15m when body.amount > 500 }"""
     assert guard in POLICY
     twice = POLICY.replace(guard, guard[:-1] + "  confirm by role finance within 15m when body.amount > 800 }")
-    made_by = Engine.from_text(twice, directory=Directory(entity_rows(from_python(ROWS), "rows")), clock=lambda: NOW,
+    made_by = Engine.from_text(twice, directory=EntityStore(read_entity_rows(from_python(ROWS), "rows")), clock=lambda: NOW,
                                log=DecisionLog(path))  # fmt: skip
     asked = pay(body={"amount": 900})
     first, second = (one.binding for one in made_by.decide(asked).remedies)
@@ -321,7 +321,7 @@ def test_what_rests_on_nothing_that_happened_is_a_test_of_its_own_and_the_rest_i
         asked = {"request": {"method": "POST", "path": what}, "user": {"id": user}, "credential": {"issuer": "acme"}}
         made.decide(asked)
     log.close()
-    found = recorded(read_records(path), checked(REMEMBERING))
+    found = convert_log(read_records(path), checked(REMEMBERING))
     assert [one.why for one in found.left_out] == ["it rests on requests that were made before it"]
     assert (found.tests, found.cases) == (3, 3)
     assert report(found.text, REMEMBERING).ok

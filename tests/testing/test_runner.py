@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from policyengine.testing import Selection, Status, collect, run
+from policyengine.testing import ResultStatus, Selection, collect, run
 from tests.testing.running import PAYMENTS, REFUND, checked, failures, outcomes, report, results, written
 
 DENIED = "deny by tenants are islands"
@@ -55,7 +55,7 @@ def test_an_expectation_holds_when_outcome_and_reason_are_the_decisions(
     request_: str, expected: str, passes: bool
 ) -> None:
     [result] = results(f"use clerks_bot {request_} => {expected}")
-    assert result.status is (Status.PASSED if passes else Status.FAILED)
+    assert result.status is (ResultStatus.PASSED if passes else ResultStatus.FAILED)
 
 
 # ── The world ─────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +122,7 @@ def test_attributes_reach_a_resource_that_a_tool_binds() -> None:
 )  # fmt: skip
 def test_a_world_that_does_not_fit_together_is_an_error_of_the_test(inside: str, problem: str) -> None:
     [result] = results(inside)
-    assert (result.status, result.problem) == (Status.ERRORED, problem)
+    assert (result.status, result.problem) == (ResultStatus.ERRORED, problem)
 
 
 def test_fixtures_use_each_other_across_the_files_of_a_package() -> None:
@@ -254,7 +254,7 @@ def test_a_quorum_takes_a_list_of_approvals(second: str, outcome: str) -> None:
 
 def test_a_skipped_test_is_checked_and_not_asked() -> None:
     [result] = results('skip "waits for #12" GET /health => deny')
-    assert (result.status, result.decision, result.case.skip) == (Status.SKIPPED, None, "waits for #12")
+    assert (result.status, result.decision, result.case.skip) == (ResultStatus.SKIPPED, None, "waits for #12")
 
 
 @pytest.mark.parametrize(("only", "names"), [(None, ["Refunds", "health"]), ("FUND", ["Refunds"]), ("x", [])])
@@ -284,5 +284,5 @@ def test_a_failure_inside_of_a_decision_errors_that_test_only(caplog: pytest.Log
     broken = replace(first, rows=None)  # type: ignore[arg-type]
     with caplog.at_level(logging.CRITICAL, "policyengine"):
         results_ = run([broken, second], found.kernel).results
-    assert [result.status for result in results_] == [Status.ERRORED, Status.PASSED]
+    assert [result.status for result in results_] == [ResultStatus.ERRORED, ResultStatus.PASSED]
     assert (results_[0].problem or "").startswith("deciding failed: AttributeError: ")

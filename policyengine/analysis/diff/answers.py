@@ -9,16 +9,16 @@ from typing import TypeAlias, TypeVar
 from policyengine.analysis.diff.bound_parts import binds_no_less
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.literals import parse_duration
-from policyengine.spec.approval_digest import IN_ACTIONS, IN_CALLS, IN_HTTP, object_words
+from policyengine.spec.approval_digest import ACTION_OBJECTS, HTTP_OBJECTS, TOOL_OBJECTS, describe_object
 
 # What an answer comes to: the outcome, each approval that a confirm asks for, the obligations. A confirm has those of
 # the allow that follows it; approvals are counted, as each is one person's word on one rule.
-Answer: TypeAlias = tuple[tuple[str, ...], ...]
+AnswerKey: TypeAlias = tuple[tuple[str, ...], ...]
 Item = TypeVar("Item")
 REASON, OBLIGE, CONFIRM = "reason", "oblige", "confirm"
-UNSAID = frozenset(tuple(map(object_words, one)) for one in (IN_CALLS, IN_ACTIONS, IN_HTTP))
-MOST_NAMED = 5  # rules of one doubt
-STRENGTH = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
+DEFAULT_BINDINGS = frozenset(tuple(map(describe_object, one)) for one in (TOOL_OBJECTS, ACTION_OBJECTS, HTTP_OBJECTS))
+MAX_NAMED_RULES = 5  # rules of one doubt
+OUTCOMES_STRICTEST_FIRST = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
 class Direction(StrEnum):
@@ -33,7 +33,7 @@ class Direction(StrEnum):
     REASONS = "reasons"
 
 
-def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Answer:
+def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
     """What a decision comes to; the names of rules, their words and what would help are left out. `duties` are
     obligations that the decision does not carry yet."""
     carried = {(OBLIGE, one.kind, *one.arguments) for one in decision.obligations}.union(duties)
@@ -43,7 +43,7 @@ def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Ans
     return tuple(sorted((*stopped, *(() if stopped else asked), *carried)))
 
 
-def whole_answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Answer:
+def full_answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
     """The same with all reasons, remedies and obligations; places and digests are not."""
     reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
     remedies = (
@@ -54,59 +54,61 @@ def whole_answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) 
     return (*answer_of(decision, duties), *sorted({*reasons, *remedies, *told}))
 
 
-def coming_to(answer: Answer) -> Answer:
+def without_reasons(answer: AnswerKey) -> AnswerKey:
     return tuple(key for key in answer if key[0] != REASON)
 
 
-def outcome_of(answer: Answer) -> Outcome:
+def outcome_of(answer: AnswerKey) -> Outcome:
     kinds = {key[0] for key in answer}
-    return next((one for one in STRENGTH if str(one) in kinds), Outcome.ALLOW)
+    return next((one for one in OUTCOMES_STRICTEST_FIRST if str(one) in kinds), Outcome.ALLOW)
 
 
-def details_of(answer: Answer) -> tuple[str, ...]:
+def details_of(answer: AnswerKey) -> tuple[str, ...]:
     """Whom a confirm asks, what an allow demands."""
 
     def words(key: tuple[str, ...]) -> str:
         if key[0] == CONFIRM:
-            bound = f" bound to ({', '.join(key[3:])})" if key[3:] not in UNSAID else ""
+            bound = f" bound to ({', '.join(key[3:])})" if key[3:] not in DEFAULT_BINDINGS else ""
             return f"{key[1]}{'' if key[2] == 'any time' else f' within {key[2]}'}{bound}"
         return " ".join(key[1:])
 
-    return tuple(sorted(words(key) for key in coming_to(answer) if len(key) > 1))
+    return tuple(sorted(words(key) for key in without_reasons(answer) if len(key) > 1))
 
 
-def in_words(outcome: Outcome, details: tuple[str, ...]) -> str:
+def format_answer(outcome: Outcome, details: tuple[str, ...]) -> str:
     return f"{outcome} ({'; '.join(details)})" if details else str(outcome)
 
 
-def direction_of(old: Answer, new: Answer) -> Direction:
+def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
     """A weaker outcome widens, and so does a duty or a confirmation that is gone, or an approval that lasts longer or
     is bound to less."""
-    old, new = coming_to(old), coming_to(new)
-    before, after = STRENGTH.index(outcome_of(old)), STRENGTH.index(outcome_of(new))
+    old, new = without_reasons(old), without_reasons(new)
+    before, after = OUTCOMES_STRICTEST_FIRST.index(outcome_of(old)), OUTCOMES_STRICTEST_FIRST.index(outcome_of(new))
     if old == new:
         return Direction.REASONS
     if before != after:
         return Direction.WIDENING if after > before else Direction.NARROWING
-    if covers(new, old):
+    if covers_answer(new, old):
         return Direction.NARROWING
-    return Direction.WIDENING if covers(old, new) or outcome_of(old) is not Outcome.CONFIRM else Direction.CHANGED
+    return (
+        Direction.WIDENING if covers_answer(old, new) or outcome_of(old) is not Outcome.CONFIRM else Direction.CHANGED
+    )
 
 
-def covers(answer: Answer, other: Answer) -> bool:
+def covers_answer(answer: AnswerKey, other: AnswerKey) -> bool:
     """Whether each obligation of the other is met, and for each of its approvals one is asked for that is no laxer."""
     duties, others = ({key for key in one if key[0] != CONFIRM} for one in (answer, other))
     asked, wanted = ([key for key in one if key[0] == CONFIRM] for one in (answer, other))
-    return others <= duties and all_met(wanted, asked)
+    return others <= duties and all_approvals_met(wanted, asked)
 
 
-def all_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]]) -> bool:
+def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]]) -> bool:
     """Whether each approval that is wanted has one of its own among those asked for."""
     owner: dict[int, int] = {}
 
     def met(number: int, tried: set[int]) -> bool:
         for place, one in enumerate(asked):
-            if place not in tried and stricter(one, wanted[number]):
+            if place not in tried and is_no_laxer(one, wanted[number]):
                 tried.add(place)
                 if place not in owner or met(owner[place], tried):
                     owner[place] = number
@@ -116,7 +118,7 @@ def all_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]])
     return all(met(number, set()) for number in range(len(wanted)))
 
 
-def stricter(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def is_no_laxer(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """The same people are asked, and what they grant lasts no longer and is bound to no less."""
     return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
 

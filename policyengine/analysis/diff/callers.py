@@ -7,41 +7,45 @@ from dataclasses import dataclass
 from itertools import product
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.endpoint_classes import fillings
-from policyengine.analysis.diff.specialize import Settled
-from policyengine.analysis.diff.units import Unit, can_be_about, conditions_of
-from policyengine.runtime.decision import FOR_THE_OPERATOR
+from policyengine.analysis.diff.endpoint_classes import filler_texts
+from policyengine.analysis.diff.specialize import CallerAssumption
+from policyengine.analysis.diff.units import RuleUnit, may_concern, unit_conditions
+from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
 from policyengine.runtime.patterns import Glob
-from policyengine.solver.value_partition import State
+from policyengine.solver.value_partition import SpecialValue
 from policyengine.typesystem import EntityRef
 
-MOST_CALLERS = 2_000  # kinds of callers at one class of endpoints
+MAX_CALLER_KINDS = 2_000  # kinds of callers at one class of endpoints
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class CallerKind:
     """A kind of caller; `agents` and `users` are all names that are of it (OTHER stands for all others)."""
 
-    settled: Settled
+    settled: CallerAssumption
     agents: tuple[str, ...]
     users: tuple[str, ...]
-    old: tuple[Unit, ...]
-    new: tuple[Unit, ...]
+    old: tuple[RuleUnit, ...]
+    new: tuple[RuleUnit, ...]
 
     @property
     def words(self) -> str:
         agent, user = self.settled.agent, self.settled.user
-        served = "nobody" if user is State.ABSENT else named("user", user, self.users)
-        if agent is State.ABSENT:
+        served = "nobody" if user is SpecialValue.ABSENT else format_names("user", user, self.users)
+        if agent is SpecialValue.ABSENT:
             return served
         handed = "" if self.settled.hops == 0 else " (handed on)"
-        return f"{named('agent', agent, self.agents)}{handed} {'alone' if user is State.ABSENT else f'for {served}'}"
+        return f"{format_names('agent', agent, self.agents)}{handed} {'alone' if user is SpecialValue.ABSENT else f'for {served}'}"
 
     @property
     def notes(self) -> bool:
         """Whether what operators hear of, be it a deny, differs."""
         heard = [
-            {unit.text for unit in units if isinstance(unit.part, k.Oblige) and unit.part.kind in FOR_THE_OPERATOR}
+            {
+                unit.text
+                for unit in units
+                if isinstance(unit.part, k.ObligationEffect) and unit.part.kind in OPERATOR_OBLIGATIONS
+            }
             for units in (self.old, self.new)
         ]
         return heard[0] != heard[1]
@@ -52,22 +56,22 @@ class Caller:
         return any(unit.guard is None and unit.kind != "delegate" for unit in (*self.old, *self.new))
 
 
-def named(kind: str, name: str | State, names: Sequence[str]) -> str:
+def format_names(kind: str, name: str | SpecialValue, names: Sequence[str]) -> str:
     if not isinstance(name, str):
         return f"{'an' if kind == 'agent' else 'a'} {kind} without a name that can be read"
-    listed = [WORDS.get(one, f'{{}} "{one}"').format(kind) for one in names]
+    listed = [NAME_TEMPLATES.get(one, f'{{}} "{one}"').format(kind) for one in names]
     return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 
 ANY, OTHER = "*", ""
-WORDS = {ANY: "any {}", OTHER: "any other {}"}
+NAME_TEMPLATES = {ANY: "any {}", OTHER: "any other {}"}
 
 
 # ── Kinds of callers ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class DistinctNames:
     """Names of agents or users that the rules tell apart, `other` among them for all the rest.
 
     `mentioned`: conditions ask for the name itself; `exact` is False where they ask what no list of names can answer.
@@ -81,21 +85,21 @@ class Names:
     exact: bool
 
 
-def names_in(root: str, units: Iterable[Unit]) -> Names:
+def distinct_names(root: str, units: Iterable[RuleUnit]) -> DistinctNames:
     called: dict[str, None] = {}
     globs: list[str] = []
     mentioned, exact = False, True
     for unit in units:
         who = getattr(unit.block, "who", None)
         about = isinstance(unit.block, k.AgentBlock) if root == "agent" else isinstance(unit.block, k.UserBlock)
-        if about and isinstance(who, k.Called):
+        if about and isinstance(who, k.ExactName):
             called[who.name] = None
-        elif about and isinstance(who, k.CalledLike):
+        elif about and isinstance(who, k.NamePattern):
             globs.append(who.glob)
-        for node in (one for condition in conditions_of(unit) for one in asking_name(condition, root)):
+        for node in (one for condition in unit_conditions(unit) for one in principal_conditions(condition, root)):
             mentioned = True
-            exact = exact and is_plain(node, root)
-            called.update(dict.fromkeys(texts_in(node)))
+            exact = exact and is_name_comparison(node, root)
+            called.update(dict.fromkeys(string_constants(node)))
             globs += [node.pattern] if isinstance(node, k.Like) else []
     globs = list(dict.fromkeys(globs))
     fitting = [one.replace("*", fill) for one in globs for fill in ("x", "")]
@@ -106,26 +110,28 @@ def names_in(root: str, units: Iterable[Unit]) -> Names:
         if name and name not in called:
             distinct.setdefault(tuple(Glob(glob).matches(name) for glob in globs), name)
     other = next(
-        (text for text, _ in zip(others(root), range(1_000), strict=False)
+        (text for text, _ in zip(unused_names(root), range(1_000), strict=False)
          if text not in called and not any(Glob(glob).matches(text) for glob in globs)),
         "",
     )  # fmt: skip
     found = (*called, *(name for matching, name in distinct.items() if any(matching)))
     exact = exact and all(glob.count("*") == 1 and "*" in (glob[0], glob[-1]) for glob in globs if "*" in glob)
-    like = {name: max(fitted(name, globs), key=len) for name in distinct.values() if fitted(name, globs)}
-    return Names((*dict.fromkeys(found), *([other] if other else [])), other, like, mentioned, exact)
+    like = {
+        name: max(matching_globs(name, globs), key=len) for name in distinct.values() if matching_globs(name, globs)
+    }
+    return DistinctNames((*dict.fromkeys(found), *([other] if other else [])), other, like, mentioned, exact)
 
 
-def fitted(name: str, globs: Iterable[str]) -> list[str]:
+def matching_globs(name: str, globs: Iterable[str]) -> list[str]:
     return [glob for glob in globs if Glob(glob).matches(name)]
 
 
-def others(root: str) -> Iterator[str]:
+def unused_names(root: str) -> Iterator[str]:
     yield f"some-{root}"
-    yield from fillings()
+    yield from filler_texts()
 
 
-def asking_name(condition: k.Expr, root: str) -> Iterator[k.Expr]:
+def principal_conditions(condition: k.Expr, root: str) -> Iterator[k.Expr]:
     """The parts of a condition that ask who it is, and not what that one has."""
     pending = [condition]
     while pending:
@@ -134,84 +140,88 @@ def asking_name(condition: k.Expr, root: str) -> Iterator[k.Expr]:
             continue
         if isinstance(node, k.HasRow) and isinstance(node.entity, k.Fact):
             continue
-        inside = list(k.parts(node))
-        if is_name(node, root) or any(is_name(part, root) or is_id_of(part, root) for part in inside):
+        inside = list(k.children(node))
+        if is_principal_fact(node, root) or any(
+            is_principal_fact(part, root) or is_id_attribute(part, root) for part in inside
+        ):
             yield node
-        pending += [part for part in inside if not is_name(part, root) and not is_id_of(part, root)]
+        pending += [part for part in inside if not is_principal_fact(part, root) and not is_id_attribute(part, root)]
 
 
-def is_name(node: k.Expr, root: str) -> bool:
+def is_principal_fact(node: k.Expr, root: str) -> bool:
     return isinstance(node, k.Fact) and node.path in ((root,), (root, "id"), ("chain", "root"), ("chain", "agents"))
 
 
-def is_id_of(node: k.Expr, root: str) -> bool:
-    return isinstance(node, k.Attribute) and node.name == "id" and is_name(node.base, root)
+def is_id_attribute(node: k.Expr, root: str) -> bool:
+    return isinstance(node, k.Attribute) and node.name == "id" and is_principal_fact(node.base, root)
 
 
-def is_plain(node: k.Expr, root: str) -> bool:
+def is_name_comparison(node: k.Expr, root: str) -> bool:
     """Comparing a name with others is all that names can stand for."""
     match node:
         case k.Compare(operator):
             return operator in ("==", "!=")
-        case k.Like() | k.Contains() | k.Below() | k.Present() | k.Default() | k.Collection() | k.Attribute():
-            return not any(isinstance(part, k.Fact) and part.path == ("chain", "agents") for part in k.parts(node))
+        case k.Like() | k.Contains() | k.IsMember() | k.IsPresent() | k.Default() | k.Collection() | k.Attribute():
+            return not any(isinstance(part, k.Fact) and part.path == ("chain", "agents") for part in k.children(node))
         case _:
-            return isinstance(node, k.Named)
+            return isinstance(node, k.DefinitionRef)
 
 
-def texts_in(condition: k.Expr) -> Iterator[str]:
+def string_constants(condition: k.Expr) -> Iterator[str]:
     for node in k.walk(condition):
         held = node.value if isinstance(node, k.Constant) else None
-        for one in held if isinstance(held, tuple) else (held,):
-            if isinstance(one, EntityRef):
-                yield one.id
-            elif isinstance(one, str) and one:
-                yield one
+        for value in held if isinstance(held, tuple) else (held,):
+            if isinstance(value, EntityRef):
+                yield value.id
+            elif isinstance(value, str) and value:
+                yield value
 
 
-def callers(old: Sequence[Unit], new: Sequence[Unit]) -> tuple[list[Caller], bool]:
+def caller_kinds(old: Sequence[RuleUnit], new: Sequence[RuleUnit]) -> tuple[list[CallerKind], bool]:
     """Every kind of caller that the rules tell apart, and whether these surely are all."""
-    agents, users = names_in("agent", (*old, *new)), names_in("user", (*old, *new))
-    kinds_of_agents: list[str | State] = [*agents.all, State.ABSENT, State.BROKEN]
-    kinds_of_users: list[str | State] = [*users.all, State.ABSENT, State.BROKEN]
-    whole = len(kinds_of_agents) * len(kinds_of_users) <= MOST_CALLERS * 50
-    of_agent = {name: about(name, State.ABSENT, old, new) for name in kinds_of_agents}
-    of_user = {name: about(State.ABSENT, name, old, new) for name in kinds_of_users}
-    grouped_agents = grouped(of_agent, agents)
-    grouped_users = grouped(of_user, users)
+    agents, users = distinct_names("agent", (*old, *new)), distinct_names("user", (*old, *new))
+    kinds_of_agents: list[str | SpecialValue] = [*agents.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
+    kinds_of_users: list[str | SpecialValue] = [*users.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
+    whole = len(kinds_of_agents) * len(kinds_of_users) <= MAX_CALLER_KINDS * 50
+    of_agent = {name: grants_by_name(name, SpecialValue.ABSENT, old, new) for name in kinds_of_agents}
+    of_user = {name: grants_by_name(SpecialValue.ABSENT, name, old, new) for name in kinds_of_users}
+    grouped_agents = group_names(of_agent, agents)
+    grouped_users = group_names(of_user, users)
     rest = [tuple(u for u in units if u.kind in ("anyone", "guard")) for units in (old, new)]
     result = []
     for (first, names), (second, served) in product(grouped_agents, grouped_users):
         (of_old, of_new), (for_old, for_new) = of_agent[first], of_user[second]
-        settled = Settled(first, second)
-        result.append(Caller(settled, names, served, (*of_old, *for_old, *rest[0]), (*of_new, *for_new, *rest[1])))
-    return result[:MOST_CALLERS], agents.exact and users.exact and whole and len(result) <= MOST_CALLERS
+        settled = CallerAssumption(first, second)
+        result.append(CallerKind(settled, names, served, (*of_old, *for_old, *rest[0]), (*of_new, *for_new, *rest[1])))
+    return result[:MAX_CALLER_KINDS], agents.exact and users.exact and whole and len(result) <= MAX_CALLER_KINDS
 
 
-def about(agent: str | State, user: str | State, old: Sequence[Unit], new: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+def grants_by_name(
+    agent: str | SpecialValue, user: str | SpecialValue, old: Sequence[RuleUnit], new: Sequence[RuleUnit]
+) -> list[tuple[RuleUnit, ...]]:
     """The doors by name of one of the two: agents' where an agent is given, users' where a user is."""
-    settled = Settled(agent, user)
+    settled = CallerAssumption(agent, user)
     return [
-        tuple(u for u in units if u.block is not None and u.kind != "anyone" and can_be_about(u, settled))
+        tuple(u for u in units if u.block is not None and u.kind != "anyone" and may_concern(u, settled))
         for units in (old, new)
     ]
 
 
-def grouped(
-    about_each: dict[str | State, list[tuple[Unit, ...]]], names: Names
-) -> list[tuple[str | State, tuple[str, ...]]]:
+def group_names(
+    about_each: dict[str | SpecialValue, list[tuple[RuleUnit, ...]]], names: DistinctNames
+) -> list[tuple[str | SpecialValue, tuple[str, ...]]]:
     """Names of which the rules say the same, together; the first stands for them."""
     other = ANY if names.all == (names.other,) else OTHER
-    together: dict[object, list[str | State]] = {}
+    together: dict[object, list[str | SpecialValue]] = {}
     for name, (old, new) in about_each.items():
         rules = (frozenset(unit.text for unit in old), frozenset(unit.text for unit in new))
         apart = name if names.mentioned or not isinstance(name, str) else None
         together.setdefault((*rules, apart), []).append(name)
     return [
-        (several[0], tuple(said(one, names, other) for one in several if isinstance(one, str)))
+        (several[0], tuple(name_label(one, names, other) for one in several if isinstance(one, str)))
         for several in together.values()
     ]
 
 
-def said(name: str, names: Names, other: str) -> str:
+def name_label(name: str, names: DistinctNames, other: str) -> str:
     return other if name == names.other else names.like.get(name, name)

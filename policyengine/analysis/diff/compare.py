@@ -9,33 +9,38 @@ from random import Random
 from time import monotonic
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import Direction, answer_of, coming_to, direction_of, whole_answer_of
-from policyengine.analysis.diff.callers import Caller, callers
-from policyengine.analysis.diff.declarations import changed_rules, changed_setting
-from policyengine.analysis.diff.delegation_chains import Handing
-from policyengine.analysis.diff.endpoint_classes import Class, TooMany, classes, patterns_of
+from policyengine.analysis.diff.answers import Direction, answer_direction, answer_of, full_answer_of, without_reasons
+from policyengine.analysis.diff.callers import CallerKind, caller_kinds
+from policyengine.analysis.diff.declarations import changed_rules, changed_trust_and_bindings
+from policyengine.analysis.diff.delegation_chains import DelegatorSummary
+from policyengine.analysis.diff.endpoint_classes import (
+    EndpointClass,
+    TooManyClassesError,
+    endpoint_classes,
+    patterns_of,
+)
 from policyengine.analysis.diff.limits import limit_changes, rebound_limits
 from policyengine.analysis.diff.maps import map_changes
-from policyengine.analysis.diff.model import Diff, Difference, Doubt, Rule, unique
-from policyengine.analysis.diff.oracle import Asked
-from policyengine.analysis.diff.policy_view import Side
-from policyengine.analysis.diff.region_search import Found, RegionSearch, rules_apart
-from policyengine.analysis.diff.regions import Comparison
-from policyengine.analysis.diff.scope import Scope
-from policyengine.analysis.diff.specialize import Approvals, Reading, Settled
+from policyengine.analysis.diff.model import Diff, Difference, RuleExcerpt, UnprovedRegion, unique_items
+from policyengine.analysis.diff.oracle import PolicyOracle
+from policyengine.analysis.diff.policy_view import PolicyView
+from policyengine.analysis.diff.region_search import DifferingRegion, RegionSearch, removed_and_added_rules
+from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.scope import ChangeScope
+from policyengine.analysis.diff.specialize import ApprovalMode, CallerAssumption, RewriteOptions
 from policyengine.analysis.diff.trust import trust_changes
-from policyengine.analysis.diff.units import Unit, counted, units_apart
-from policyengine.solver.value_partition import State
+from policyengine.analysis.diff.units import RuleUnit, count_unit_texts, units_missing_from
+from policyengine.solver.value_partition import SpecialValue
 from policyengine.spec.tasks import RESOURCE
 
-MOST_REGIONS = 4_000  # that are looked at one by one
-ALL_SAMPLES = 1_500  # requests to all regions where sameness is not proved
-WHOLE = "every endpoint"
-NOBODY = Settled(State.ABSENT, State.ABSENT)
+MAX_REGIONS_COMPARED = 4_000  # that are looked at one by one
+MAX_SAMPLES = 1_500  # requests to all regions where sameness is not proved
+EVERY_ENDPOINT = "every endpoint"
+NOBODY = CallerAssumption(SpecialValue.ABSENT, SpecialValue.ABSENT)
 
 
 def compare(
-    old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = ALL_SAMPLES,
+    old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
     """What the new policy answers differently, region by region.
@@ -44,28 +49,28 @@ def compare(
     requests that are tried where sameness is not proved; the same seed tries the same ones. What is not looked at
     within `seconds` is not proved.
     """
-    return Comparing(old, new, Random(seed), reasons, samples, seconds).run()
+    return PolicyDiffer(old, new, Random(seed), reasons, samples, seconds).run()
 
 
 @dataclass(eq=False)
-class Comparing:
+class PolicyDiffer:
     old: k.Kernel
     new: k.Kernel
     random: Random
     reasons: bool
     samples: int
     seconds: float | None = None
-    found: list[Found] = field(default_factory=list)
-    doubts: list[Doubt] = field(default_factory=list)
+    found: list[DifferingRegion] = field(default_factory=list)
+    doubts: list[UnprovedRegion] = field(default_factory=list)
     same: int = 0
     looked_at: int = 0
-    comparisons: dict[object, Comparison] = field(default_factory=dict)
+    comparisons: dict[object, RegionComparison] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.began = monotonic()
-        self.sides = (Side(self.old, "old"), Side(self.new, "new"))
-        of = whole_answer_of if self.reasons else answer_of
-        self.asked = (Asked(self.old, of), Asked(self.new, of))
+        self.sides = (PolicyView(self.old, "old"), PolicyView(self.new, "new"))
+        of = full_answer_of if self.reasons else answer_of
+        self.asked = (PolicyOracle(self.old, of), PolicyOracle(self.new, of))
         self.issuers = frozenset(self.old.issuers) | frozenset(self.new.issuers)
         self.types = frozenset(self.old.entities) | frozenset(self.new.entities)
         of_old, of_new = ({(*path[:1], path[-1], name, claim) for name, one in kernel.issuers.items()
@@ -85,8 +90,12 @@ class Comparing:
         if self.old.revision == self.new.revision and self.old.revision:
             return
         try:
-            scope = Scope(None, patterns_of(self.old, self.new)) if self.reasons else Scope.of(self.old, self.new)
-            for at in classes(scope.patterns):
+            scope = (
+                ChangeScope(None, patterns_of(self.old, self.new))
+                if self.reasons
+                else ChangeScope.of(self.old, self.new)
+            )
+            for at in endpoint_classes(scope.patterns):
                 if self.late:
                     self.doubt_all(f"not everything was looked at within {self.seconds:g} s")
                     return
@@ -94,27 +103,27 @@ class Comparing:
                     self.look_at(at)
                 else:
                     self.same += 1
-        except TooMany:
+        except TooManyClassesError:
             self.doubt_all("the patterns of the two policies cross in too many ways")
 
     def doubt_all(self, why: str) -> None:
-        self.doubts.append(Doubt(WHOLE, "everybody", why, 0, changed_rules(self.old, self.new)))
+        self.doubts.append(UnprovedRegion(EVERY_ENDPOINT, "everybody", why, 0, changed_rules(self.old, self.new)))
 
     def result(self) -> Diff:
         return Diff(
-            self.old.revision, self.new.revision, tuple(gathered(self.found)), tuple(self.doubts), self.same,
+            self.old.revision, self.new.revision, tuple(group_regions(self.found)), tuple(self.doubts), self.same,
             len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),
             limits=limit_changes(self.old, self.new, reasons=self.reasons), maps=map_changes(self.old, self.new),
             trust=trust_changes(self.old, self.new),
         )  # fmt: skip
 
-    def says(self, units: Sequence[Unit]) -> object:
+    def says(self, units: Sequence[RuleUnit]) -> object:
         """What rules come to; with their names and words, and in their order, where reasons count."""
-        return [unit.told for unit in units] if self.reasons else counted(units)
+        return [unit.told for unit in units] if self.reasons else count_unit_texts(units)
 
     # ── One class of endpoints ────────────────────────────────────────────────────────────────
 
-    def look_at(self, at: Class) -> None:
+    def look_at(self, at: EndpointClass) -> None:
         """Where the same rules stand on both sides nothing can differ; else each kind of caller is looked at."""
         old, new = (side.units(at) for side in self.sides)
         settings = [side.setting(at) for side in self.sides]
@@ -122,27 +131,27 @@ class Comparing:
         if settled and self.says(old) == self.says(new):
             self.same += 1
             return
-        place = PlaceUnits(self, at, old, new, settled)
+        place = EndpointUnits(self, at, old, new, settled)
         if not settled:
             self.doubts += rebound_limits(self.old, self.new, at, *(side.bound(at) for side in self.sides))
-        kinds_of_callers, exact = callers(old, new)
+        kinds_of_callers, exact = caller_kinds(old, new)
         for caller in kinds_of_callers:
             if not self.look_at_caller(place, caller):
                 return
         if not (exact and at.exact):
             why = "rules ask for names in a way that no list of names stands for"
-            self.doubts.append(Doubt(at.words, "everybody", why, 0, place.rules))
+            self.doubts.append(UnprovedRegion(at.words, "everybody", why, 0, place.rules))
 
-    def look_at_caller(self, place: PlaceUnits, caller: Caller) -> bool:
+    def look_at_caller(self, place: EndpointUnits, caller: CallerKind) -> bool:
         """Whether to go on."""
-        handing = Handing.of(caller, place.old, place.new, place.settled)
+        handing = DelegatorSummary.of(caller, place.old, place.new, place.settled)
         alike = place.settled and self.says(caller.old) == self.says(caller.new)
         if (alike and (handing.none or handing.same)) or not (caller.doors or caller.notes):
             self.same += 1
             return True
-        if self.looked_at >= MOST_REGIONS or self.late:
+        if self.looked_at >= MAX_REGIONS_COMPARED or self.late:
             why = f"within {self.seconds:g} s not every region was looked at" if self.late else "too many regions"
-            self.doubts.append(Doubt(place.at.words, caller.words, why, 0, place.rules))
+            self.doubts.append(UnprovedRegion(place.at.words, caller.words, why, 0, place.rules))
             return not self.late
         self.looked_at += 1
         RegionSearch(self, place, caller).look(handing)
@@ -150,30 +159,32 @@ class Comparing:
 
 
 @dataclass(frozen=True, eq=False)
-class PlaceUnits:
+class EndpointUnits:
     """What stands at one class of endpoints in either policy. `settled`: what is bound there, and whose word is taken,
     is the same in both."""
 
-    comparing: Comparing
-    at: Class
-    old: tuple[Unit, ...]
-    new: tuple[Unit, ...]
+    comparing: PolicyDiffer
+    at: EndpointClass
+    old: tuple[RuleUnit, ...]
+    new: tuple[RuleUnit, ...]
     settled: bool
 
     @cached_property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple[RuleExcerpt, ...]:
         """What changed there, or else beside it: issuers, delegation, what patterns bind."""
-        removed, added = units_apart(self.old, self.new), units_apart(self.new, self.old)
-        found = rules_apart(self.comparing.sides, self.at, removed, added)
-        return unique((*found[0], *found[1])) or changed_setting(self.comparing.old, self.comparing.new)
+        removed, added = units_missing_from(self.old, self.new), units_missing_from(self.new, self.old)
+        found = removed_and_added_rules(self.comparing.sides, self.at, removed, added)
+        return unique_items((*found[0], *found[1])) or changed_trust_and_bindings(
+            self.comparing.old, self.comparing.new
+        )
 
-    def reading(self, settled: Settled) -> Reading:
+    def reading(self, settled: CallerAssumption) -> RewriteOptions:
         """How conditions are read there, by both policies alike."""
         old, new = self.comparing.sides
         resources = [RESOURCE in side.bound(self.at) for side in (old, new)]
         tasks = bool(old.kernel.advisory or new.kernel.advisory) or resources[0] is not resources[1]
         past = old.remembered(self.at) != new.remembered(self.at)
-        return Reading(settled, self.comparing.claimed, tasks, self.comparing.types, self.approvals, past)
+        return RewriteOptions(settled, self.comparing.claimed, tasks, self.comparing.types, self.approvals, past)
 
     @cached_property
     def likeness(self) -> object:
@@ -191,24 +202,24 @@ class PlaceUnits:
         return any(side.uncounted(self.at, NOBODY) for side in self.comparing.sides)
 
     @cached_property
-    def approvals(self) -> Approvals:
+    def approvals(self) -> ApprovalMode:
         """Whose approvals a condition speaks of."""
-        asked = [counted(unit for unit in units if unit.confirms) for units in (self.old, self.new)]
+        asked = [count_unit_texts(unit for unit in units if unit.confirms) for units in (self.old, self.new)]
         return "none" if not any(asked) else "shared" if asked[0] == asked[1] else "own"
 
 
 # ── Differences that are one ──────────────────────────────────────────────────────────────────
 
 
-def gathered(found: Iterable[Found]) -> Iterator[Difference]:
+def group_regions(found: Iterable[DifferingRegion]) -> Iterator[Difference]:
     """Regions where the same rules changed and the answers did alike, together; what opens a door first."""
-    together: dict[object, list[Found]] = {}
-    for one in found:
-        key = (*map(coming_to, one.answers), one.removed, one.added)
-        together.setdefault(key, []).append(one)
+    together: dict[object, list[DifferingRegion]] = {}
+    for region in found:
+        key = (*map(without_reasons, region.answers), region.removed, region.added)
+        together.setdefault(key, []).append(region)
     differences = [
         Difference(
-            direction_of(*several[0].answers), *several[0].verdicts, several[0].removed, several[0].added,
+            answer_direction(*several[0].answers), *several[0].verdicts, several[0].removed, several[0].added,
             tuple(one.witness for one in several),
         )
         for several in together.values()

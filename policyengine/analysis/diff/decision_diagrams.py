@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from policyengine.solver.value_partition import Plain
+from policyengine.solver.value_partition import AbstractValue
 
-MOST_NODES = 20_000  # of one comparison; beyond it nothing is claimed
+MAX_DIAGRAM_NODES = 20_000  # of one comparison; beyond it nothing is claimed
 
 
-class TooLarge(Exception):
+class DiagramTooLargeError(Exception):
     """The diagrams of a comparison outgrow their bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class End:
+class DiagramLeaf:
     """Where a diagram ends; ends of equal values are one object."""
 
     number: int
@@ -29,7 +29,7 @@ class End:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class DiagramBranch:
     """The fact asked next, and what follows from each of its states."""
 
     number: int
@@ -37,27 +37,27 @@ class Ask:
     branches: tuple[Diagram, ...]
 
 
-Diagram: TypeAlias = End | Ask
-Path: TypeAlias = dict[int, int]  # the state, by its place among the states, of each fact that was asked
+Diagram: TypeAlias = DiagramLeaf | DiagramBranch
+StatePath: TypeAlias = dict[int, int]  # the state, by its place among the states, of each fact that was asked
 
 
-class Diagrams:
+class DiagramBuilder:
     """Makes the diagrams of one comparison; `states` are those of each fact, by its number."""
 
-    def __init__(self, states: Callable[[int], Sequence[Plain]]) -> None:
+    def __init__(self, states: Callable[[int], Sequence[AbstractValue]]) -> None:
         self.states = states
-        self._ends: dict[object, End] = {}
-        self._asks: dict[tuple[int, ...], Ask] = {}
+        self._ends: dict[object, DiagramLeaf] = {}
+        self._asks: dict[tuple[int, ...], DiagramBranch] = {}
         self._chosen: dict[tuple[int, int, int], Diagram] = {}
         self._joined: dict[tuple[int, int], Diagram] = {}
         self._pairs: dict[tuple[int, int], frozenset[tuple[object, object]]] = {}
         self._made = 0
         self.yes, self.no = self.end(True), self.end(False)
 
-    def end(self, value: object) -> End:
+    def end(self, value: object) -> DiagramLeaf:
         found = self._ends.get(value)
         if found is None:
-            found = self._ends[value] = End(self._next(), value)
+            found = self._ends[value] = DiagramLeaf(self._next(), value)
         return found
 
     def ask(self, fact: int, branches: Iterable[Diagram]) -> Diagram:
@@ -67,13 +67,13 @@ class Diagrams:
         key = (fact, *(one.number for one in below))
         found = self._asks.get(key)
         if found is None:
-            found = self._asks[key] = Ask(self._next(), fact, below)
+            found = self._asks[key] = DiagramBranch(self._next(), fact, below)
         return found
 
     def _next(self) -> int:
         self._made += 1
-        if self._made > MOST_NODES:
-            raise TooLarge
+        if self._made > MAX_DIAGRAM_NODES:
+            raise DiagramTooLargeError
         return self._made
 
     # ── Putting diagrams together ─────────────────────────────────────────────────────────────
@@ -87,14 +87,14 @@ class Diagrams:
         key = (test.number, then.number, other.number)
         found = self._chosen.get(key)
         if found is None:
-            fact = min(one.fact for one in (test, then, other) if isinstance(one, Ask))
+            fact = min(one.fact for one in (test, then, other) if isinstance(one, DiagramBranch))
             triples = zip(*(self.split(one, fact) for one in (test, then, other)), strict=True)
             found = self._chosen[key] = self.ask(fact, (self.choose(*triple) for triple in triples))
         return found
 
     def split(self, diagram: Diagram, fact: int) -> Sequence[Diagram]:
         """What the diagram comes to for each state of a fact that it asks first or not at all."""
-        if isinstance(diagram, Ask) and diagram.fact == fact:
+        if isinstance(diagram, DiagramBranch) and diagram.fact == fact:
             return diagram.branches
         return (diagram,) * len(self.states(fact))
 
@@ -117,7 +117,7 @@ class Diagrams:
         return left[0] if left else empty
 
     def joined(self, one: Diagram, other: Diagram) -> Diagram:
-        if isinstance(one, End) and isinstance(other, End):
+        if isinstance(one, DiagramLeaf) and isinstance(other, DiagramLeaf):
             values = [item for each in (one, other) if isinstance(each.value, tuple) for item in each.value]
             return self.end(tuple(sorted(values)))
         nothing = self.end(())
@@ -126,7 +126,7 @@ class Diagrams:
         key = (one.number, other.number) if one.number < other.number else (other.number, one.number)
         found = self._joined.get(key)
         if found is None:
-            fact = min(each.fact for each in (one, other) if isinstance(each, Ask))
+            fact = min(each.fact for each in (one, other) if isinstance(each, DiagramBranch))
             pairs = zip(self.split(one, fact), self.split(other, fact), strict=True)
             found = self._joined[key] = self.ask(fact, (self.joined(*pair) for pair in pairs))
         return found
@@ -135,7 +135,7 @@ class Diagrams:
 
     def value(self, diagram: Diagram, path: Mapping[int, int]) -> object:
         """Where it ends; facts that the path does not tell are in their first state."""
-        while isinstance(diagram, Ask):
+        while isinstance(diagram, DiagramBranch):
             diagram = diagram.branches[path.get(diagram.fact, 0)]
         return diagram.value
 
@@ -150,28 +150,28 @@ class Diagrams:
         found = self._pairs.get(key)
         if found is None:
             found = frozenset(pair for _, below in self._below(one, other) for pair in self._apart(*below))
-            if isinstance(one, End) and isinstance(other, End):
+            if isinstance(one, DiagramLeaf) and isinstance(other, DiagramLeaf):
                 found = frozenset({(one.value, other.value)})
             self._pairs[key] = found
         return found
 
     def _below(self, one: Diagram, other: Diagram) -> Iterator[tuple[int, tuple[Diagram, Diagram]]]:
-        asked = [each.fact for each in (one, other) if isinstance(each, Ask)]
+        asked = [each.fact for each in (one, other) if isinstance(each, DiagramBranch)]
         if asked:
             fact = min(asked)
             yield from enumerate(zip(self.split(one, fact), self.split(other, fact), strict=True))
 
-    def paths(self, old: Diagram, new: Diagram, ends: tuple[object, object]) -> Iterator[Path]:
+    def paths(self, old: Diagram, new: Diagram, ends: tuple[object, object]) -> Iterator[StatePath]:
         """The ways on which the two end like that; the first states of facts first."""
-        path: Path = {}
+        path: StatePath = {}
 
-        def walk(one: Diagram, other: Diagram) -> Iterator[Path]:
+        def walk(one: Diagram, other: Diagram) -> Iterator[StatePath]:
             if ends not in self._apart(one, other):
                 return
-            if isinstance(one, End) and isinstance(other, End):
+            if isinstance(one, DiagramLeaf) and isinstance(other, DiagramLeaf):
                 yield dict(path)
                 return
-            fact = min(each.fact for each in (one, other) if isinstance(each, Ask))
+            fact = min(each.fact for each in (one, other) if isinstance(each, DiagramBranch))
             for state, pair in self._below(one, other):
                 path[fact] = state
                 yield from walk(*pair)
@@ -179,12 +179,12 @@ class Diagrams:
 
         yield from walk(old, new)
 
-    def path_to(self, diagram: Diagram, value: object) -> Path | None:
+    def path_to(self, diagram: Diagram, value: object) -> StatePath | None:
         """A way on which it ends so; None where there is none."""
         dead: set[int] = set()
 
-        def seek(one: Diagram) -> Path | None:
-            if isinstance(one, End):
+        def seek(one: Diagram) -> StatePath | None:
+            if isinstance(one, DiagramLeaf):
                 return {} if one.value == value else None
             for place, below in enumerate(one.branches):
                 if below.number not in dead and (found := seek(below)) is not None:
@@ -194,11 +194,11 @@ class Diagrams:
 
         return seek(diagram)
 
-    def some_path(self, old: Diagram, new: Diagram, ends: tuple[object, object], random: Random) -> Path:
+    def some_path(self, old: Diagram, new: Diagram, ends: tuple[object, object], random: Random) -> StatePath:
         """One of these ways, by chance."""
-        path: Path = {}
-        while not (isinstance(old, End) and isinstance(new, End)):
-            fact = min(each.fact for each in (old, new) if isinstance(each, Ask))
+        path: StatePath = {}
+        while not (isinstance(old, DiagramLeaf) and isinstance(new, DiagramLeaf)):
+            fact = min(each.fact for each in (old, new) if isinstance(each, DiagramBranch))
             ways = [one for one in self._below(old, new) if ends in self._apart(*one[1])]
             path[fact], (old, new) = random.choice(ways)
         return path

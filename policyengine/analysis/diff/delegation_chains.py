@@ -8,119 +8,127 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.callers import Caller
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.specialize import Settled
-from policyengine.analysis.diff.units import Unit, carriers_of
+from policyengine.analysis.diff.callers import CallerKind
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.specialize import CallerAssumption
+from policyengine.analysis.diff.units import RuleUnit, carriers_of
 from policyengine.runtime.patterns import Glob
 
-MOST_CHAINS = 24
-LONGEST_CHAIN = 4  # of agents before the caller
-SHORTLY = timedelta(minutes=1)
+MAX_CHAINS = 24
+MAX_CHAIN_LENGTH = 4  # of agents before the caller
+SHORT_AGE = timedelta(minutes=1)
 
-Hop = dict[str, Any]
+HopData = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Handing:
+class DelegatorSummary:
     """Who hands work on to a caller there: nobody (`none`), and whether both policies say the same of all who might."""
 
     none: bool
     same: bool
 
     @classmethod
-    def of(cls, caller: Caller, old: Sequence[Unit], new: Sequence[Unit], settled: bool) -> Handing:
-        none = not any(unit.kind == "delegate" and names(unit, caller.settled.agent) for unit in (*old, *new))
-        return cls(none, settled and sorted(links(old)) == sorted(links(new)))
+    def of(
+        cls, caller: CallerKind, old: Sequence[RuleUnit], new: Sequence[RuleUnit], settled: bool
+    ) -> DelegatorSummary:
+        none = not any(unit.kind == "delegate" and delegates_to(unit, caller.settled.agent) for unit in (*old, *new))
+        return cls(none, settled and sorted(chain_rule_texts(old)) == sorted(chain_rule_texts(new)))
 
 
-def links(units: Sequence[Unit]) -> Iterator[str]:
+def chain_rule_texts(units: Sequence[RuleUnit]) -> Iterator[str]:
     """What chains rest on: who may hand it on, and all doors of those, whichever block they stand in."""
     handing = [unit.block for unit in units if unit.kind == "delegate"]
     for unit in units:
-        if unit.kind == "delegate" or (unit.kind == "agent" and any(may_be_one(unit.block, one) for one in handing)):
+        if unit.kind == "delegate" or (
+            unit.kind == "agent" and any(may_be_same_agent(unit.block, one) for one in handing)
+        ):
             yield unit.text
 
 
-def may_be_one(block: object, other: object) -> bool:
+def may_be_same_agent(block: object, other: object) -> bool:
     """Whether two blocks may be about the same agent."""
     assert isinstance(block, k.AgentBlock)
     assert isinstance(other, k.AgentBlock)
     match block.who, other.who:
-        case (k.Called(name), k.Called(another)):
+        case (k.ExactName(name), k.ExactName(another)):
             return name == another
-        case (k.Called(name), k.CalledLike(glob)) | (k.CalledLike(glob), k.Called(name)):
+        case (k.ExactName(name), k.NamePattern(glob)) | (k.NamePattern(glob), k.ExactName(name)):
             return Glob(glob).matches(name)
         case _:
             return True
 
 
-def hops_for(
-    at: Class, settled: Settled, units: Sequence[Unit], limits: Sequence[k.DelegationLimits], now: datetime
-) -> Iterator[list[Hop]]:
+def sample_hops(
+    at: EndpointClass,
+    settled: CallerAssumption,
+    units: Sequence[RuleUnit],
+    limits: Sequence[k.DelegationLimits],
+    now: datetime,
+) -> Iterator[list[HopData]]:
     """Chains of agents of which each hands on to the next, the last one to the caller; of others at least one agent."""
     handing = list(dict.fromkeys(unit for unit in units if unit.kind == "delegate"))
     lifetimes = [one.lifetime for one in limits if one.lifetime is not None]
     made = 0
-    for chain in chains(handing, at, settled.agent):
-        for age in ages(chain, lifetimes):
-            hops = [hop_of(unit, at, now - age) for unit in chain]
-            if made < MOST_CHAINS:
+    for chain in delegate_chains(handing, at, settled.agent):
+        for age in hop_ages(chain, lifetimes):
+            hops = [make_hop(unit, at, now - age) for unit in chain]
+            if made < MAX_CHAINS:
                 made += 1
                 yield hops
     if not made:
-        yield from ([hop_of(unit, at, now - SHORTLY)] for unit in handing[:1])
-        yield [{"agent": "some-agent", "issuer": "nobody", "scopes": [], "issued_at": now - SHORTLY}]
+        yield from ([make_hop(unit, at, now - SHORT_AGE)] for unit in handing[:1])
+        yield [{"agent": "some-agent", "issuer": "nobody", "scopes": [], "issued_at": now - SHORT_AGE}]
 
 
-def chains(handing: Sequence[Unit], at: Class, agent: object) -> Iterator[list[Unit]]:
+def delegate_chains(handing: Sequence[RuleUnit], at: EndpointClass, agent: object) -> Iterator[list[RuleUnit]]:
     """The shortest first; whoever hands on in a circle stands there more than once."""
-    pending: list[list[Unit]] = [[unit] for unit in handing if names(unit, agent)]
+    pending: list[list[RuleUnit]] = [[unit] for unit in handing if delegates_to(unit, agent)]
     while pending:
         yield from pending
         longer = [
-            [unit, *chain] for chain in pending if len(chain) < LONGEST_CHAIN
-            for unit in handing if names(unit, name_of(chain[0]))
+            [unit, *chain] for chain in pending if len(chain) < MAX_CHAIN_LENGTH
+            for unit in handing if delegates_to(unit, delegator_name(chain[0]))
         ]  # fmt: skip
-        pending = longer[:MOST_CHAINS]
+        pending = longer[:MAX_CHAINS]
 
 
-def names(unit: Unit, agent: object) -> bool:
+def delegates_to(unit: RuleUnit, agent: object) -> bool:
     delegate = unit.part
-    if not isinstance(delegate, k.Delegate) or not isinstance(agent, str):
+    if not isinstance(delegate, k.DelegationGrant) or not isinstance(agent, str):
         return False
     match delegate.to:
-        case k.Called(name):
+        case k.ExactName(name):
             return name == agent
-        case k.CalledLike(glob):
+        case k.NamePattern(glob):
             return Glob(glob).matches(agent)
         case _:
             return True
 
 
-def ages(chain: Sequence[Unit], lifetimes: Sequence[timedelta]) -> list[timedelta]:
+def hop_ages(chain: Sequence[RuleUnit], lifetimes: Sequence[timedelta]) -> list[timedelta]:
     """Shortly, and as old as any bound allows, and older."""
-    own = [unit.part.lifetime for unit in chain if isinstance(unit.part, k.Delegate)]
+    own = [unit.part.lifetime for unit in chain if isinstance(unit.part, k.DelegationGrant)]
     bounds = dict.fromkeys(one for one in (*own, *lifetimes) if one is not None)
-    return [SHORTLY, *(age for bound in bounds for age in (bound, bound + SHORTLY))]
+    return [SHORT_AGE, *(age for bound in bounds for age in (bound, bound + SHORT_AGE))]
 
 
-def name_of(unit: Unit) -> str:
+def delegator_name(unit: RuleUnit) -> str:
     assert isinstance(unit.block, k.AgentBlock)
     match unit.block.who:
-        case k.Called(name):
+        case k.ExactName(name):
             return name
-        case k.CalledLike(glob):
+        case k.NamePattern(glob):
             return glob.replace("*", "x")
         case _:
             return "some-agent"
 
 
-def hop_of(unit: Unit, at: Class, issued_at: datetime) -> Hop:
+def make_hop(unit: RuleUnit, at: EndpointClass, issued_at: datetime) -> HopData:
     block = unit.block
     assert isinstance(block, k.AgentBlock)
     issuers = [issuer for one in block.requirements if isinstance(one, k.IssuedBy) for issuer in one.issuers]
     scopes = sorted({name for grant in block.grants for name in carriers_of(grant, at) or ()})
-    hop: Hop = {"agent": name_of(unit), "issuer": issuers[0] if issuers else "nobody"}
+    hop: HopData = {"agent": delegator_name(unit), "issuer": issuers[0] if issuers else "nobody"}
     groups = {"groups": [block.who.group]} if isinstance(block.who, k.InGroup) else {}
     return {**hop, "scopes": scopes, "issued_at": issued_at, **groups}

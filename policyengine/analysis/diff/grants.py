@@ -8,74 +8,76 @@ from typing import TYPE_CHECKING, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff.endpoint_classes import Class
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.specialize import (
     ALWAYS,
     ISSUER,
     NEVER,
     NOWHERE,
     SOUND,
-    Rewriter,
-    Settled,
-    constant,
-    every,
-    fact,
-    one_of,
-    some,
+    CallerAssumption,
+    ConditionRewriter,
+    all_of,
+    any_of,
+    is_one_of,
+    make_fact,
+    string_constant,
 )
-from policyengine.analysis.diff.units import Unit, carriers_of
+from policyengine.analysis.diff.units import RuleUnit, carriers_of
 from policyengine.runtime.endpoints import ToolEndpoint
-from policyengine.solver.value_partition import State
-from policyengine.spec.tasks import RESOURCE, entities_bound, tools_bound
+from policyengine.solver.value_partition import SpecialValue
+from policyengine.spec.tasks import RESOURCE, entity_constraint, tool_constraint
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_KIND
 
 if TYPE_CHECKING:
-    from policyengine.analysis.diff.policy_view import Side
+    from policyengine.analysis.diff.policy_view import PolicyView
 
-ISSUED_BY = fact(ISSUER)
-STRINGS = typesystem.Set(Scalar.STRING)
+ISSUED_BY = make_fact(ISSUER)
+STRINGS = typesystem.SetType(Scalar.STRING)
 
 
 @dataclass(frozen=True, slots=True)
-class DoorReader:
+class GrantConditions:
     """Doors of one policy, for one kind of caller: what must be true so that they open."""
 
-    side: Side
-    at: Class
-    settled: Settled
-    rewrite: Rewriter
+    side: PolicyView
+    at: EndpointClass
+    settled: CallerAssumption
+    rewrite: ConditionRewriter
     task: k.Expr  # the request lies within its task
 
-    def opens(self, units: Iterable[Unit]) -> k.Expr:
-        doors: dict[str, list[tuple[Unit, k.Expr]]] = {"anyone": [], "agent": [], "user": [], "delegate": []}
+    def opens(self, units: Iterable[RuleUnit]) -> k.Expr:
+        doors: dict[str, list[tuple[RuleUnit, k.Expr]]] = {"anyone": [], "agent": [], "user": [], "delegate": []}
         for unit in units:
             if unit.guard is None and unit.kind != "delegate":
                 doors[unit.kind].append((unit, self.door(unit)))
-        to_anyone = some(*(door for _, door in doors["anyone"])) if doors["anyone"] else NEVER
-        if self.settled.agent is State.ABSENT:
+        to_anyone = any_of(*(door for _, door in doors["anyone"])) if doors["anyone"] else NEVER
+        if self.settled.agent is SpecialValue.ABSENT:
             own = [door for _, door in doors["user"]]
             alone = ALWAYS if self.settled.hops == 0 else NEVER
-            return some(to_anyone, every(some(*own) if own else NEVER, alone))
+            return any_of(to_anyone, all_of(any_of(*own) if own else NEVER, alone))
         if not doors["agent"]:
             return to_anyone
-        return some(to_anyone, every(self.through_agents(doors["agent"], doors["user"]), self.chain()))
+        return any_of(to_anyone, all_of(self.through_agents(doors["agent"], doors["user"]), self.chain()))
 
-    def through_agents(self, agents: Sequence[tuple[Unit, k.Expr]], users: Sequence[tuple[Unit, k.Expr]]) -> k.Expr:
-        door = some(*(one for _, one in agents))
-        if self.settled.user is State.ABSENT:
+    def through_agents(
+        self, agents: Sequence[tuple[RuleUnit, k.Expr]], users: Sequence[tuple[RuleUnit, k.Expr]]
+    ) -> k.Expr:
+        door = any_of(*(one for _, one in agents))
+        if self.settled.user is SpecialValue.ABSENT:
             return door
         waived = [one for unit, one in agents if unit.block and unit.block.package in self.side.kernel.unrestricted]
-        served = some(*waived, *(one for _, one in users)) if waived or users else NEVER
-        return every(door, served)
+        served = any_of(*waived, *(one for _, one in users)) if waived or users else NEVER
+        return all_of(door, served)
 
     def chain(self) -> k.Expr:
         """Without hops only who does not record chains stands in the way of limits."""
         if self.settled.hops != 0:
-            return fact(SOUND, Scalar.BOOL)
-        return one_of(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS
+            return make_fact(SOUND, Scalar.BOOL)
+        return is_one_of(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS
 
-    def door(self, unit: Unit) -> k.Expr:
+    def door(self, unit: RuleUnit) -> k.Expr:
         grant, block = unit.part, unit.block
         assert isinstance(grant, k.Grant)
         assert block is not None
@@ -83,102 +85,102 @@ class DoorReader:
         if not isinstance(block, k.AnyoneBlock):
             asked += [self.required(one) for one in block.requirements]
         presented = isinstance(block, k.AgentBlock) or (
-            isinstance(block, k.UserBlock) and self.settled.agent is State.ABSENT
+            isinstance(block, k.UserBlock) and self.settled.agent is SpecialValue.ABSENT
         )
         if presented:
             asked.append(self.carried(carriers_of(grant, self.at) or frozenset()))
             asked.append(ALWAYS if block.package in self.side.kernel.advisory else self.task)
         asked.append(ALWAYS if grant.when is None else self.rewrite(grant.when))
-        return every(*asked)
+        return all_of(*asked)
 
     def about(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> k.Expr:
         """The names are settled: only blocks that can be about the caller are asked."""
         if isinstance(block, k.AnyoneBlock):
             return ALWAYS
         match block.who:
-            case k.Where(condition):
+            case k.PrincipalCondition(condition):
                 return self.rewrite(condition)
             case k.InGroup(group):
-                return k.Contains(fact(("agent", "groups"), STRINGS), constant(group), False, span=NOWHERE)
+                return k.Contains(make_fact(("agent", "groups"), STRINGS), string_constant(group), False, span=NOWHERE)
             case _:
                 return ALWAYS
 
     def carried(self, carriers: frozenset[str]) -> k.Expr:
         free, known = self.side.free_of_scopes, sorted(self.side.kernel.issuers)
-        scopes = fact(("credential", "scopes"), STRINGS)
-        held = [k.Contains(scopes, constant(one), False, span=NOWHERE) for one in sorted(carriers)]
-        named = every(one_of(known, ISSUED_BY), some(*held)) if held else NEVER
-        return some(one_of(free, ISSUED_BY), named) if free else named
+        scopes = make_fact(("credential", "scopes"), STRINGS)
+        held = [k.Contains(scopes, string_constant(one), False, span=NOWHERE) for one in sorted(carriers)]
+        named = all_of(is_one_of(known, ISSUED_BY), any_of(*held)) if held else NEVER
+        return any_of(is_one_of(free, ISSUED_BY), named) if free else named
 
     def required(self, requirement: k.Requirement) -> k.Expr:
         match requirement:
             case k.IssuedBy(issuers):
-                return one_of(issuers, ISSUED_BY)
+                return is_one_of(issuers, ISSUED_BY)
             case k.ActsAlone():
-                return self.named(self.settled.agent) if self.settled.user is State.ABSENT else NEVER
+                return self.named(self.settled.agent) if self.settled.user is SpecialValue.ABSENT else NEVER
             case k.ActsFor(condition):
                 if not isinstance(self.settled.user, str):
                     return NEVER
                 acts = ALWAYS if condition is None else self.rewrite(condition)
-                return every(acts, self.named(self.settled.agent, self.settled.user))
-            case k.Valid(start, end):
-                return every(ALWAYS, *between(start, end))
-            case k.CredentialKind(names):
-                kind = fact(("credential", "kind"), CREDENTIAL_KIND)
-                held = k.Constant(tuple(names), typesystem.List(CREDENTIAL_KIND), span=NOWHERE)
+                return all_of(acts, self.named(self.settled.agent, self.settled.user))
+            case k.ValidityPeriod(start, end):
+                return all_of(ALWAYS, *time_between(start, end))
+            case k.CredentialKinds(names):
+                kind = make_fact(("credential", "kind"), CREDENTIAL_KIND)
+                held = k.Constant(tuple(names), typesystem.ListType(CREDENTIAL_KIND), span=NOWHERE)
                 return k.Contains(held, kind, False, span=NOWHERE)
             case k.CredentialLifetime(limit):
-                return at_most(("credential", "lifetime"), limit)
+                return duration_at_most(("credential", "lifetime"), limit)
             case k.CredentialAge(limit):
-                return at_most(("credential", "age"), limit)
-            case k.CredentialBound():
-                return fact(("credential", "bound"), Scalar.BOOL)
+                return duration_at_most(("credential", "age"), limit)
+            case k.ProofOfPossession():
+                return make_fact(("credential", "bound"), Scalar.BOOL)
             case k.AttestedBy(attesters):
-                trusted = [attested(self.side.kernel.attesters[name]) for name in attesters]
-                return every(fact(("attestation", "verified"), Scalar.BOOL), some(*trusted))
+                trusted = [attester_condition(self.side.kernel.attesters[name]) for name in attesters]
+                return all_of(make_fact(("attestation", "verified"), Scalar.BOOL), any_of(*trusted))
             case _:
                 assert_never(requirement)
 
-    def named(self, *names: str | State) -> k.Expr:
+    def named(self, *names: str | SpecialValue) -> k.Expr:
         """The credential names nobody, or one of these."""
-        subject = fact(("credential", "subject"))
-        nobody = k.Not(k.Present(subject, span=NOWHERE), span=NOWHERE)
-        return some(nobody, one_of([one for one in names if isinstance(one, str)], subject))
+        subject = make_fact(("credential", "subject"))
+        nobody = k.Not(k.IsPresent(subject, span=NOWHERE), span=NOWHERE)
+        return any_of(nobody, is_one_of([one for one in names if isinstance(one, str)], subject))
 
 
-def task_of(at: Class, rewrite: Rewriter, types: frozenset[str]) -> k.Expr:
+def task_condition(at: EndpointClass, rewrite: ConditionRewriter, types: frozenset[str]) -> k.Expr:
     """What must be true of the task; a tool stands for all of its class."""
     endpoint, found = at.endpoint, []
     if isinstance(endpoint, ToolEndpoint):
-        found.append(tools_bound(constant(endpoint.qualified), constant(endpoint.name)))
+        found.append(tool_constraint(string_constant(endpoint.qualified), string_constant(endpoint.name)))
     if RESOURCE in rewrite.bound:
-        found.append(entities_bound(types))
+        found.append(entity_constraint(types))
     inside = [rewrite(k.Not(one.outside, span=NOWHERE)) for one in found]
-    return every(*inside) if inside else ALWAYS
+    return all_of(*inside) if inside else ALWAYS
 
 
-def at_most(path: tuple[str, ...], limit: object) -> k.Expr:
+def duration_at_most(path: tuple[str, ...], limit: object) -> k.Expr:
     bound = k.Constant(limit, Scalar.DURATION, span=NOWHERE)  # type: ignore[arg-type]  # a duration of the kernel
-    return k.Compare("<=", fact(path, Scalar.DURATION), bound, span=NOWHERE)
+    return k.Compare("<=", make_fact(path, Scalar.DURATION), bound, span=NOWHERE)
 
 
-def between(start: object, end: object) -> Iterator[k.Expr]:
-    now = fact(("time",), Scalar.TIME)
+def time_between(start: object, end: object) -> Iterator[k.Expr]:
+    now = make_fact(("time",), Scalar.TIME)
     for operator, moment in ((">=", start), ("<", end)):
         if moment is not None:
             bound = k.Constant(moment, Scalar.TIME, span=NOWHERE)  # type: ignore[arg-type]  # a time of the kernel
             yield k.Compare(operator, now, bound, span=NOWHERE)  # type: ignore[arg-type]  # one of the two
 
 
-def attested(by: k.Attester) -> k.Expr:
+def attester_condition(by: k.Attester) -> k.Expr:
     """The attestation is this attester's word, fresh, for a model and an environment it names."""
-    model, digest = fact(("attestation", "model")), fact(("attestation", "model_hash"))
-    asked = [one_of([by.name], fact(("attestation", "by")))]
+    model, digest = make_fact(("attestation", "model")), make_fact(("attestation", "model_hash"))
+    asked = [is_one_of([by.name], make_fact(("attestation", "by")))]
     if by.age is not None:
-        asked.append(at_most(("attestation", "age"), by.age))
+        asked.append(duration_at_most(("attestation", "age"), by.age))
     if by.models:
-        hashed = [(one_of([name], model), ALWAYS if h is None else one_of([h], digest)) for name, h in by.models]
-        asked.append(some(*(every(*pair) for pair in hashed)))
+        hashed = [(is_one_of([name], model), ALWAYS if h is None else is_one_of([h], digest)) for name, h in by.models]
+        asked.append(any_of(*(all_of(*pair) for pair in hashed)))
     if by.environments:
-        asked.append(one_of(by.environments, fact(("attestation", "environment"))))
-    return every(*asked)
+        asked.append(is_one_of(by.environments, make_fact(("attestation", "environment"))))
+    return all_of(*asked)

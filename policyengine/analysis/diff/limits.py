@@ -9,58 +9,66 @@ from typing import TypeAlias, TypeVar
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.answers import Direction
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.model import Doubt, LimitChange, Rule
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.model import LimitChange, RuleExcerpt, UnprovedRegion
 from policyengine.checker.patterns.overlap import place_covers
-from policyengine.kernel.fingerprint import Writers
-from policyengine.runtime.format_values import shown
-from policyengine.spec.limits import pace_words
+from policyengine.kernel.fingerprint import CanonicalWriters
+from policyengine.runtime.format_values import format_value
+from policyengine.spec.limits import format_pace
 from policyengine.spec.match import place_covers as place_covers_endpoint
 
 STRICTEST_FIRST = ("deny", "local", "allow")
 
-Ordered = TypeVar("Ordered", bound=k.Part)
+Ordered = TypeVar("Ordered", bound=k.Node)
 # What one part of a limit says of the whole: True where it lets less through, False more, None either.
-Tighter: TypeAlias = bool | None
-Bound: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
+IsTighter: TypeAlias = bool | None
+BoundFacts: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
 
 
 def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tuple[LimitChange, ...]:
     """Limits by kind, package and name. With `reasons` one that only has another name is told: it counts anew."""
-    before, after = ({name_of(one): one for one in kernel.limits} for kernel in (old, new))
+    before, after = ({limit_key(one): one for one in kernel.limits} for kernel in (old, new))
     gone = {name: one for name, one in before.items() if name not in after}
     come = {name: one for name, one in after.items() if name not in before}
-    renamed = dict(renamings(gone, come))
-    both = [name for name in before if name in after and not split_alike(name, before, after)]
-    found = [changed(before[name], after[name]) for name in both]
-    found += [LimitChange(Direction.REASONS, rule(gone[a]), rule(come[b])) for a, b in renamed.items() if reasons]
-    lost, more = left_over(before, after), left_over(after, before)
+    renamed = dict(find_renames(gone, come))
+    both = [name for name in before if name in after and not have_same_portions(name, before, after)]
+    found = [limit_change(before[name], after[name]) for name in both]
+    found += [
+        LimitChange(Direction.REASONS, limit_excerpt(gone[a]), limit_excerpt(come[b]))
+        for a, b in renamed.items()
+        if reasons
+    ]
+    lost, more = unmatched_limits(before, after), unmatched_limits(after, before)
     kept = {*renamed, *renamed.values()}
-    found += [LimitChange(Direction.WIDENING, rule(lost[name]), None) for name in gone if name in lost.keys() - kept]
-    found += [LimitChange(Direction.NARROWING, None, rule(more[name])) for name in come if name in more.keys() - kept]
+    found += [
+        LimitChange(Direction.WIDENING, limit_excerpt(lost[name]), None) for name in gone if name in lost.keys() - kept
+    ]
+    found += [
+        LimitChange(Direction.NARROWING, None, limit_excerpt(more[name])) for name in come if name in more.keys() - kept
+    ]
     ranks = [*Direction]
     return tuple(sorted((one for one in found if one is not None), key=lambda one: ranks.index(one.direction)))
 
 
 def rebound_limits(
-    old: k.Kernel, new: k.Kernel, at: Class, before: Bound, after: Bound
-) -> Iterator[Doubt]:  # fmt: skip
+    old: k.Kernel, new: k.Kernel, at: EndpointClass, before: BoundFacts, after: BoundFacts
+) -> Iterator[UnprovedRegion]:  # fmt: skip
     """Limits that count there by facts that are bound otherwise: what they say is the same, what they count is not."""
     moved = {path for path in {*before, *after} if before.get(path, ()) != after.get(path, ())}
     for limit in new.limits if moved else ():
-        read = sorted(path for path in moved if reads(limit, path))
+        read = sorted(path for path in moved if reads_fact(limit, path))
         if read and place_covers_endpoint(limit.place, at.endpoint):
             names = ", ".join(f"`{'.'.join(path)}`" for path in read)
-            why = f"{word_of(limit)} {shown(limit.name)} counts by {names}, which is bound otherwise"
-            yield Doubt(at.words, "everybody", why, 0, (rule(limit),))
+            why = f"{limit_kind(limit)} {format_value(limit.name)} counts by {names}, which is bound otherwise"
+            yield UnprovedRegion(at.words, "everybody", why, 0, (limit_excerpt(limit),))
 
 
-def reads(limit: k.Limit, path: tuple[str, ...]) -> bool:
-    asked = (node for part in conditions_of(limit) for node in k.walk(part) if isinstance(node, k.Fact))
+def reads_fact(limit: k.Limit, path: tuple[str, ...]) -> bool:
+    asked = (node for part in limit_expressions(limit) for node in k.walk(part) if isinstance(node, k.Fact))
     return any(node.path[: len(path)] == path for node in asked)
 
 
-def conditions_of(limit: k.Limit) -> Iterator[k.Expr]:
+def limit_expressions(limit: k.Limit) -> Iterator[k.Expr]:
     yield from limit.keys
     yield from () if limit.when is None else (limit.when,)
     match limit:
@@ -72,18 +80,18 @@ def conditions_of(limit: k.Limit) -> Iterator[k.Expr]:
             yield from (pace.count,) if isinstance(pace, k.PaceByFact) else ()
 
 
-Name: TypeAlias = tuple[str, str, str]
-Limits: TypeAlias = dict[Name, k.Limit]
+LimitKey: TypeAlias = tuple[str, str, str]
+LimitsByKey: TypeAlias = dict[LimitKey, k.Limit]
 
 
-def left_over(limits: Limits, others: Limits) -> Limits:
+def unmatched_limits(limits: LimitsByKey, others: LimitsByKey) -> LimitsByKey:
     """Without those of which the others hold every portion under other names: one in two is no difference, nor is the
     same said twice."""
     known = {portion for one in others.values() for portion in portions(one)}
     return {name: one for name, one in limits.items() if name in others or not known.issuperset(portions(one))}
 
 
-def split_alike(name: Name, old: Limits, new: Limits) -> bool:
+def have_same_portions(name: LimitKey, old: LimitsByKey, new: LimitsByKey) -> bool:
     """Whether each of the two of that name has all its portions in the other policy, be it under another name."""
     known = [{portion for one in limits.values() for portion in portions(one)} for limits in (old, new)]
     return known[1].issuperset(portions(old[name])) and known[0].issuperset(portions(new[name]))
@@ -91,7 +99,7 @@ def split_alike(name: Name, old: Limits, new: Limits) -> bool:
 
 def portions(limit: k.Limit) -> Iterator[k.Limit]:
     """Each bound of a limit by itself; all of them have to have room."""
-    match plain(limit):
+    match normalize_limit(limit):
         case k.Budget() as budget:
             yield from (replace(budget, quotas=(one,)) for one in budget.quotas)
         case k.Rate() as rate:
@@ -102,79 +110,79 @@ def portions(limit: k.Limit) -> Iterator[k.Limit]:
                 yield replace(nothing, counting_denials=False)
 
 
-def name_of(limit: k.Limit) -> Name:
-    return word_of(limit), limit.package, limit.name
+def limit_key(limit: k.Limit) -> LimitKey:
+    return limit_kind(limit), limit.package, limit.name
 
 
-def renamings(gone: dict[Name, k.Limit], come: dict[Name, k.Limit]) -> Iterator[tuple[Name, Name]]:
-    taken: set[Name] = set()
+def find_renames(gone: dict[LimitKey, k.Limit], come: dict[LimitKey, k.Limit]) -> Iterator[tuple[LimitKey, LimitKey]]:
+    taken: set[LimitKey] = set()
     for before, one in gone.items():
         for after, other in come.items():
-            if after not in taken and plain(one) == plain(other):
+            if after not in taken and normalize_limit(one) == normalize_limit(other):
                 taken.add(after)
                 yield before, after
                 break
 
 
-def plain(limit: k.Limit) -> k.Limit:
+def normalize_limit(limit: k.Limit) -> k.Limit:
     """What it says, whatever it is called, however its numbers are spelled, and in whichever order."""
-    place, keys = replace(limit.place, patterns=in_order(limit.place.patterns)), in_order(limit.keys) or ()
-    place = replace(place, excepts=in_order(place.excepts) or ())
+    place, keys = replace(limit.place, patterns=sort_parts(limit.place.patterns)), sort_parts(limit.keys) or ()
+    place = replace(place, excepts=sort_parts(place.excepts) or ())
     if isinstance(limit, k.Budget):
         quotas = tuple(replace(one, words="") for one in limit.quotas)
-        return replace(limit, name="", package="", place=place, keys=keys, quotas=in_order(quotas) or ())
-    raises, clamps = in_order(limit.raises) or (), in_order(limit.clamps) or ()
+        return replace(limit, name="", package="", place=place, keys=keys, quotas=sort_parts(quotas) or ())
+    raises, clamps = sort_parts(limit.raises) or (), sort_parts(limit.clamps) or ()
     return replace(limit, name="", package="", place=place, keys=keys, raises=raises, clamps=clamps)
 
 
-def in_order(parts: tuple[Ordered, ...] | None) -> tuple[Ordered, ...] | None:
-    return None if parts is None else tuple(sorted(parts, key=Writers()))
+def sort_parts(parts: tuple[Ordered, ...] | None) -> tuple[Ordered, ...] | None:
+    return None if parts is None else tuple(sorted(parts, key=CanonicalWriters()))
 
 
-def changed(old: k.Limit, new: k.Limit) -> LimitChange | None:
-    if plain(old) == plain(new):
+def limit_change(old: k.Limit, new: k.Limit) -> LimitChange | None:
+    if normalize_limit(old) == normalize_limit(new):
         return None
-    parts = list(compared(old, new))
+    parts = list(compare_limits(old, new))
     direction = Direction.CHANGED
     if None not in parts and len(set(parts)) == 1:
         direction = Direction.NARROWING if parts[0] else Direction.WIDENING
-    return LimitChange(direction, rule(old), rule(new))
+    return LimitChange(direction, limit_excerpt(old), limit_excerpt(new))
 
 
 # ── Tighter or looser ─────────────────────────────────────────────────────────────────────────
 
 
-def compared(old: k.Limit, new: k.Limit) -> Iterator[Tighter]:
+def compare_limits(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
     """For each part that differs, whether the new one lets less through. By whose count is never compared."""
-    old, new = plain(old), plain(new)
+    old, new = normalize_limit(old), normalize_limit(new)
     if old.keys != new.keys:
         yield None
     if old.place != new.place:
-        yield ordered(place_covers(new.place, old.place), place_covers(old.place, new.place))
+        yield decide_tighter(place_covers(new.place, old.place), place_covers(old.place, new.place))
     if old.when != new.when:
         yield True if new.when is None else False if old.when is None else None
     if old.failing != new.failing:
         yield STRICTEST_FIRST.index(new.failing) < STRICTEST_FIRST.index(old.failing)
     match old, new:
         case k.Rate(), k.Rate():
-            yield from rates_compared(old, new)
+            yield from compare_rates(old, new)
         case k.Budget(), k.Budget():
-            yield from quotas_compared(plain(old), plain(new))
+            yield from compare_quotas(normalize_limit(old), normalize_limit(new))
         case _:
             yield None
 
 
-def ordered(tighter: bool, looser: bool) -> Tighter:
+def decide_tighter(tighter: bool, looser: bool) -> IsTighter:
     return tighter if tighter is not looser else None
 
 
-def rates_compared(old: k.Rate, new: k.Rate) -> Iterator[Tighter]:
+def compare_rates(old: k.Rate, new: k.Rate) -> Iterator[IsTighter]:
     if old.pace is not None and new.pace is not None:
-        yield from paces_compared(old.pace, new.pace)
+        yield from compare_paces(old.pace, new.pace)
     elif old.pace is not new.pace:
         yield new.pace is not None
     if old.at_once is not None and new.at_once is not None:
-        yield from at_once_compared(old.at_once, new.at_once)
+        yield from compare_concurrency(old.at_once, new.at_once)
     elif old.at_once is not new.at_once:
         yield new.at_once is not None
     if old.cost != new.cost:
@@ -183,58 +191,58 @@ def rates_compared(old: k.Rate, new: k.Rate) -> Iterator[Tighter]:
         yield True if not new.raises else False if not old.raises else None
     if old.clamps != new.clamps:
         before, after = set(old.clamps), set(new.clamps)
-        yield ordered(before <= after, after <= before)
+        yield decide_tighter(before <= after, after <= before)
     if old.floor != new.floor:
         yield None
     if old.counting_denials != new.counting_denials:
         yield new.counting_denials
 
 
-def paces_compared(old: k.Pace | k.PaceByFact, new: k.Pace | k.PaceByFact) -> Iterator[Tighter]:
+def compare_paces(old: k.Pace | k.PaceByFact, new: k.Pace | k.PaceByFact) -> Iterator[IsTighter]:
     if isinstance(old, k.Pace) and isinstance(new, k.Pace):
         slower, faster = old.faster_than(new), new.faster_than(old)
         yield from (slower,) if slower or faster else ()
-        yield from less(old.burst, new.burst)
+        yield from is_lower(old.burst, new.burst)
     elif old != new:
         yield None
 
 
-def at_once_compared(old: k.AtOnce, new: k.AtOnce) -> Iterator[Tighter]:
-    yield from less(old.most, new.most)
+def compare_concurrency(old: k.ConcurrencyLimit, new: k.ConcurrencyLimit) -> Iterator[IsTighter]:
+    yield from is_lower(old.most, new.most)
     if old.lease != new.lease:
         yield new.lease > old.lease
 
 
-def quotas_compared(old: k.Limit, new: k.Limit) -> Iterator[Tighter]:
+def compare_quotas(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
     """Quotas of the same kind: a smaller bound within a longer time lets less through."""
     assert isinstance(old, k.Budget)
     assert isinstance(new, k.Budget)
     gone = [one for one in old.quotas if one not in new.quotas]
     come = [one for one in new.quotas if one not in old.quotas]
-    for one in gone:
-        same = [other for other in come if (other.function, other.fact) == (one.function, one.fact)]
+    for quota in gone:
+        same = [other for other in come if (other.function, other.fact) == (quota.function, quota.fact)]
         if len(same) != 1:
             yield None if same else False
             continue
         come.remove(same[0])
-        yield from quota_compared(one, same[0])
+        yield from compare_quota(quota, same[0])
     yield from (True for _ in come)
 
 
-def quota_compared(old: k.Quota, new: k.Quota) -> Iterator[Tighter]:
+def compare_quota(old: k.BudgetLimit, new: k.BudgetLimit) -> Iterator[IsTighter]:
     if old.within != new.within:
         yield new.within > old.within
     bounds = [one.bound.value if isinstance(one.bound, k.Constant) else None for one in (old, new)]
     match bounds:
         case [int() | Decimal() as before, int() | Decimal() as after]:
-            yield from less(before, after)
+            yield from is_lower(before, after)
         case _ if old.bound != new.bound:
             yield None
         case _:
             pass
 
 
-def less(old: int | Decimal, new: int | Decimal) -> Iterator[bool]:
+def is_lower(old: int | Decimal, new: int | Decimal) -> Iterator[bool]:
     if old != new:
         yield new < old
 
@@ -242,23 +250,23 @@ def less(old: int | Decimal, new: int | Decimal) -> Iterator[bool]:
 # ── Words ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def word_of(limit: k.Limit) -> str:
+def limit_kind(limit: k.Limit) -> str:
     return "budget" if isinstance(limit, k.Budget) else "rate"
 
 
-def rule(limit: k.Limit) -> Rule:
-    return Rule(f"{word_of(limit)} {shown(limit.name)}", limit.span.at, words(limit))
+def limit_excerpt(limit: k.Limit) -> RuleExcerpt:
+    return RuleExcerpt(f"{limit_kind(limit)} {format_value(limit.name)}", limit.span.at, describe_limit(limit))
 
 
-def words(limit: k.Limit) -> str:
+def describe_limit(limit: k.Limit) -> str:
     """What it says, on one line: `per agent.id on /v1/**: 100/1m burst 20, counting denials`."""
-    keys = ", ".join(text(key) for key in limit.keys)
-    place = "" if limit.place.patterns is None and not limit.place.excepts else f" {text(limit.place)}"
-    when = "" if limit.when is None else f" when {text(limit.when)}"
-    return f"per {keys}{place}{when}: {', '.join(items(limit))}"
+    keys = ", ".join(span_text(key) for key in limit.keys)
+    place = "" if limit.place.patterns is None and not limit.place.excepts else f" {span_text(limit.place)}"
+    when = "" if limit.when is None else f" when {span_text(limit.when)}"
+    return f"per {keys}{place}{when}: {', '.join(limit_items(limit))}"
 
 
-def items(limit: k.Limit) -> Iterator[str]:
+def limit_items(limit: k.Limit) -> Iterator[str]:
     if isinstance(limit, k.Budget):
         yield from (one.words for one in limit.quotas)
     else:
@@ -269,17 +277,17 @@ def items(limit: k.Limit) -> Iterator[str]:
 
 def rate_items(rate: k.Rate) -> Iterator[str]:
     if rate.pace is not None:
-        yield pace_words(rate.pace)
+        yield format_pace(rate.pace)
     if rate.floor is not None:
-        yield f"floor {pace_words(rate.floor)}"
+        yield f"floor {format_pace(rate.floor)}"
     if rate.cost is not None:
-        yield f"cost {text(rate.cost)}"
-    yield from (text(one) for one in (*rate.raises, *rate.clamps))
+        yield f"cost {span_text(rate.cost)}"
+    yield from (span_text(one) for one in (*rate.raises, *rate.clamps))
     if rate.counting_denials:
         yield "counting denials"
     if rate.at_once is not None:
-        yield text(rate.at_once)
+        yield span_text(rate.at_once)
 
 
-def text(part: k.Part) -> str:
+def span_text(part: k.Node) -> str:
     return " ".join(part.span.text.split())

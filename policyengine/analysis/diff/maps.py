@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.model import MapChange, Rule
+from policyengine.analysis.diff.model import MapChange, RuleExcerpt
 
-NAME = "map authzen"
+MAP_NAME = "map authzen"
 
 
 def map_changes(old: k.Kernel, new: k.Kernel) -> MapChange | None:
-    removed, added = tuple(only(old.maps, new.maps)), tuple(only(new.maps, old.maps))
+    removed, added = tuple(missing_items(old.maps, new.maps)), tuple(missing_items(new.maps, old.maps))
     return MapChange(removed, added) if removed or added else None
 
 
-def only(these: Sequence[k.MapItem], those: Sequence[k.MapItem]) -> Iterator[Rule]:
+def missing_items(these: Sequence[k.MapItem], those: Sequence[k.MapItem]) -> Iterator[RuleExcerpt]:
     others = frozenset(those)
     for item in these:
         if item not in others:
-            yield Rule(NAME, item.span.at, " ".join(item.span.text.split()))
+            yield RuleExcerpt(MAP_NAME, item.span.at, " ".join(item.span.text.split()))

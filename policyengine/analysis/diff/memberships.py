@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.analysis.diff import witness_values
-from policyengine.kernel.expressions import rewritten
-from policyengine.solver.satisfiability import states_of, truth
-from policyengine.solver.symbolic import Space, Subject, read
-from policyengine.solver.value_partition import Plain
+from policyengine.kernel.expressions import rewrite
+from policyengine.solver.satisfiability import evaluate_formula, subject_states
+from policyengine.solver.symbolic import FactSpace, Subject, to_formula
+from policyengine.solver.value_partition import AbstractValue
 from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
-    from policyengine.analysis.diff.witness import Filling
+    from policyengine.analysis.diff.witness import WitnessBuilder
 
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
 
-MOST_WORLDS = 2_000
+MAX_COMBINATIONS = 2_000
 
 
-def refused(wanted: Mapping[Subject, Plain]) -> dict[k.Expr, list[Any]]:
+def forbidden_items(wanted: Mapping[Subject, AbstractValue]) -> dict[k.Expr, list[Any]]:
     """By set what it is not to hold, as far as that is a constant."""
     found: dict[k.Expr, list[Any]] = {}
     for subject, state in wanted.items():
@@ -41,12 +41,12 @@ def refused(wanted: Mapping[Subject, Plain]) -> dict[k.Expr, list[Any]]:
     return found
 
 
-def contain(filling: Filling, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
+def fill_contains(filling: WitnessBuilder, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
     if isinstance(collection, k.Constant | k.Collection):
         choices = filling.held(collection)
         filling.give(item, choices[0] if wanted and choices else filling.fresh(item.type))
         return
-    unsaid = not wanted and filling.held(collection) is None and witness_values.empty_unsaid(collection)
+    unsaid = not wanted and filling.held(collection) is None and witness_values.is_empty_by_default(collection)
     held, one = [] if unsaid else filling.known(collection), filling.known(item)
     known = [*held] if isinstance(held, list | tuple) else []
     if wanted and one not in known:
@@ -58,14 +58,14 @@ def contain(filling: Filling, collection: k.Expr, item: k.Expr, wanted: bool) ->
     filling.leave_out(collection) if unsaid else filling.give(collection, known)
 
 
-def place(filling: Filling, item: EntityRef, ancestor: EntityRef, wanted: bool) -> None:
+def fill_membership(filling: WitnessBuilder, item: EntityRef, ancestor: EntityRef, wanted: bool) -> None:
     filling.row(item)
     filling.row(ancestor)
     if wanted and item != ancestor and ancestor not in filling.parents.setdefault(item, []):
         filling.parents[item].append(ancestor)
 
 
-def overlap(filling: Filling, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+def fill_overlap(filling: WitnessBuilder, left: k.Expr, right: k.Expr, wanted: bool) -> None:
     one, other = filling.known(left), filling.known(right)
     sides = ((left, one, other), (right, other, one))
     if not wanted:
@@ -74,32 +74,32 @@ def overlap(filling: Filling, left: k.Expr, right: k.Expr, wanted: bool) -> None
                 filling.give(side, [item for item in held if item not in against])
                 return
     unwanted = [item for side in (left, right) for item in filling.refused.get(side, ())]
-    fitting = (item for item in (*other, *one, *some_of(filling, left)) if item not in unwanted)
+    fitting = (item for item in (*other, *one, *sample_items(filling, left)) if item not in unwanted)
     common = next(fitting, None)
     for side, held, _ in sides:
         if wanted and common is not None and common not in held:
             filling.give(side, [*held, common])
 
 
-def include(filling: Filling, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+def fill_subset(filling: WitnessBuilder, left: k.Expr, right: k.Expr, wanted: bool) -> None:
     one, other = filling.known(left), filling.known(right)
     if wanted:
         filling.give(right, [*other, *(item for item in one if item not in other)])
         if isinstance(right, k.Constant):
             filling.give(left, [item for item in one if item in other])
     else:
-        filling.give(left, [*one, *(item for item in some_of(filling, left) if item not in other)])
+        filling.give(left, [*one, *(item for item in sample_items(filling, left) if item not in other)])
 
 
-def some_of(filling: Filling, collection: k.Expr) -> list[Any]:
+def sample_items(filling: WitnessBuilder, collection: k.Expr) -> list[Any]:
     type_ = collection.type
-    return [filling.fresh(type_.element)] if isinstance(type_, typesystem.Set | typesystem.List) else []
+    return [filling.fresh(type_.element)] if isinstance(type_, typesystem.SetType | typesystem.ListType) else []
 
 
 # ── Elements for which conditions hold ────────────────────────────────────────────────────────
 
 
-def by_domain(wanted: Mapping[Subject, Plain]) -> Iterator[list[Quantified]]:
+def quantifiers_by_domain(wanted: Mapping[Subject, AbstractValue]) -> Iterator[list[Quantified]]:
     found: dict[k.Expr, list[Quantified]] = {}
     for subject, state in wanted.items():
         if isinstance(subject, k.Quantifier) and isinstance(state, bool):
@@ -107,26 +107,30 @@ def by_domain(wanted: Mapping[Subject, Plain]) -> Iterator[list[Quantified]]:
     yield from found.values()
 
 
-def quantify(filling: Filling, several: Sequence[Quantified]) -> None:
+def fill_quantifiers(filling: WitnessBuilder, several: Sequence[Quantified]) -> None:
     """`any` is true, and `all` false, by one element, for which what is said of all of them is so, too."""
     by_one = [one for one in several if one[1] != (one[0].word == "all")]
     every = [one for one in several if one not in by_one]
     domain = several[0][0].domain
     held = filling.held(domain)
-    found = [element(filling, [one, *every]) for one in by_one]
+    found = [find_element(filling, [one, *every]) for one in by_one]
     more = len(held) - len(found) if isinstance(held, list | tuple) else 0
     if more > 0:  # its size was asked for
-        found += [element(filling, every or several)] * more
+        found += [find_element(filling, every or several)] * more
     filling.give(domain, found)
 
 
-def element(filling: Filling, asked: Sequence[Quantified]) -> Any:
+def find_element(filling: WitnessBuilder, asked: Sequence[Quantified]) -> Any:
     """One for which all these conditions come out as wanted."""
-    quantifier, space = asked[0][0], Space()
-    formulas = [(read(named_alike(one.condition, one.variable, quantifier), space), state) for one, state in asked]
-    choices = [states_of(number, space) for number in range(len(space.subjects))]
-    worlds = islice(product(*choices), MOST_WORLDS)
-    world = next((one for one in worlds if all(truth(formula, one) is state for formula, state in formulas)), None)
+    quantifier, space = asked[0][0], FactSpace()
+    formulas = [
+        (to_formula(rename_variable(one.condition, one.variable, quantifier), space), state) for one, state in asked
+    ]
+    choices = [subject_states(number, space) for number in range(len(space.subjects))]
+    worlds = islice(product(*choices), MAX_COMBINATIONS)
+    world = next(
+        (one for one in worlds if all(evaluate_formula(formula, one) is state for formula, state in formulas)), None
+    )
     filling.elements.pop(quantifier.variable, None)
     if world is not None:
         before = filling.refused, filling.constants
@@ -136,12 +140,12 @@ def element(filling: Filling, asked: Sequence[Quantified]) -> Any:
         filling.refused, filling.constants = before
     found = filling.elements.pop(quantifier.variable, None)
     type_ = quantifier.domain.type
-    if found is None and isinstance(type_, typesystem.Set | typesystem.List):
+    if found is None and isinstance(type_, typesystem.SetType | typesystem.ListType):
         return filling.fresh(type_.element)
     return found
 
 
-def named_alike(condition: k.Expr, variable: str, other: k.Quantifier) -> k.Expr:
+def rename_variable(condition: k.Expr, variable: str, other: k.Quantifier) -> k.Expr:
     """The condition about the element as the other quantifier calls it."""
 
     def renamed(part: k.Expr) -> k.Expr | None:
@@ -149,4 +153,4 @@ def named_alike(condition: k.Expr, variable: str, other: k.Quantifier) -> k.Expr
             return k.Variable(other.variable, part.type, span=part.span)
         return None
 
-    return rewritten(condition, renamed)
+    return rewrite(condition, renamed)

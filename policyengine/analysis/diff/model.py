@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from policyengine.analysis.diff.answers import Direction, in_words
+from policyengine.analysis.diff.answers import Direction, format_answer
 from policyengine.runtime.decision import Outcome
 
 Item = TypeVar("Item")
-MOST_NAMED = 5  # rules of one doubt
+MAX_NAMED_RULES = 5  # rules of one doubt
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RuleExcerpt:
     """A rule by its name and place; `text` as it is written."""
 
     name: str
@@ -27,18 +27,18 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class WitnessVerdict:
     """The answer of one policy to the witness, and the rules it rests on. `throttled` names the rates and budgets that
     have no room for the request, however little was asked before."""
 
     outcome: Outcome
     details: tuple[str, ...]  # whom a confirm asks, what an allow demands
-    rules: tuple[Rule, ...]
+    rules: tuple[RuleExcerpt, ...]
     throttled: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
-        return in_words(self.outcome, self.details)
+        return format_answer(self.outcome, self.details)
 
     def to_dict(self) -> dict[str, Any]:
         rules = [rule.to_dict() for rule in self.rules]
@@ -47,7 +47,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class RequestRegion:
     """Who asks for what; `condition` is when the answers differ, as far as the changed rules tell."""
 
     endpoint: str
@@ -66,14 +66,14 @@ class Region:
 class Witness:
     """A request to which both engines, old and new, were seen to give these answers."""
 
-    region: Region
+    region: RequestRegion
     question: Mapping[str, Any]
     at: datetime
 
     @property
     def request(self) -> dict[str, Any]:
         """For `policyengine decide`: it is decided as of its time, and nothing is spent."""
-        return {**self.question, "options": {"at": written(self.at), "consume": False}}
+        return {**self.question, "options": {"at": format_timestamp(self.at), "consume": False}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ class Difference:
     """One change of answers, wherever the same rules bring it about; `witnesses` hold one for each region."""
 
     direction: Direction
-    old: Verdict
-    new: Verdict
-    removed: tuple[Rule, ...]
-    added: tuple[Rule, ...]
+    old: WitnessVerdict
+    new: WitnessVerdict
+    removed: tuple[RuleExcerpt, ...]
+    added: tuple[RuleExcerpt, ...]
     witnesses: tuple[Witness, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,8 +106,8 @@ class LimitChange:
     lets more through, narrows where less, is `changed` where neither is certain; `reasons` is another name alone."""
 
     direction: Direction
-    old: Rule | None
-    new: Rule | None
+    old: RuleExcerpt | None
+    new: RuleExcerpt | None
 
     @property
     def verb(self) -> str:
@@ -127,8 +127,8 @@ class MapChange:
     """Items of maps that only one of both has: questions of other protocols become other ones. Which of them may then
     pass is not said, so it counts as `changed`."""
 
-    removed: tuple[Rule, ...]
-    added: tuple[Rule, ...]
+    removed: tuple[RuleExcerpt, ...]
+    added: tuple[RuleExcerpt, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return {"removed": [one.to_dict() for one in self.removed], "added": [one.to_dict() for one in self.added]}
@@ -140,8 +140,8 @@ class TrustChange:
 
     direction: Direction
     name: str
-    removed: tuple[Rule, ...]
-    added: tuple[Rule, ...]
+    removed: tuple[RuleExcerpt, ...]
+    added: tuple[RuleExcerpt, ...]
 
     @property
     def verb(self) -> str:
@@ -153,7 +153,7 @@ class TrustChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class UnprovedRegion:
     """Where sameness was not proved: `rules` are those that changed there, `why` says what was too much. `sampled`
     requests were tried and no further difference was found."""
 
@@ -161,14 +161,14 @@ class Doubt:
     caller: str
     why: str
     sampled: int
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RuleExcerpt, ...] = ()
 
     @property
     def words(self) -> str:
         """The place, the rules that changed there, and why nothing is proved."""
-        names = list(dict.fromkeys(place_text(rule) for rule in self.rules))
-        more = [f"{len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
-        named = f": {', '.join([*names[:MOST_NAMED], *more])}" if names else ""
+        names = list(dict.fromkeys(rule_with_place(rule) for rule in self.rules))
+        more = [f"{len(names) - MAX_NAMED_RULES:,} more"] if len(names) > MAX_NAMED_RULES else []
+        named = f": {', '.join([*names[:MAX_NAMED_RULES], *more])}" if names else ""
         return f"{self.endpoint} · {self.caller}{named}: {self.why}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class DecisionFlip:
     """A recorded decision that the new policy would not make again. `recorded`: `old` is what was recorded, which the
     old policy would not say again either."""
 
@@ -191,12 +191,12 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class LogDiff:
     """A log decided again: how many records were, what flips, and those that could not be decided again."""
 
     file: str
     records: int
-    flips: tuple[Flip, ...]
+    flips: tuple[DecisionFlip, ...]
     unusable: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,10 +217,10 @@ class Diff:
     old: str
     new: str
     differences: tuple[Difference, ...]
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[UnprovedRegion, ...]
     same: int
     differing: int
-    log: Replayed | None = None
+    log: LogDiff | None = None
     limits: tuple[LimitChange, ...] = ()
     maps: MapChange | None = None
     trust: tuple[TrustChange, ...] = ()
@@ -248,7 +248,7 @@ class Diff:
         return self.opens or self.suspects
 
     @property
-    def flips(self) -> tuple[Flip, ...]:
+    def flips(self) -> tuple[DecisionFlip, ...]:
         return self.log.flips if self.log else ()
 
     @property
@@ -272,13 +272,13 @@ class Diff:
         }
 
 
-def written(moment: datetime) -> str:
+def format_timestamp(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def place_text(rule: Rule) -> str:
+def rule_with_place(rule: RuleExcerpt) -> str:
     return f"{rule.name} ({rule.at})" if rule.at else rule.name
 
 
-def unique(items: Iterable[Item]) -> tuple[Item, ...]:
+def unique_items(items: Iterable[Item]) -> tuple[Item, ...]:
     return tuple(dict.fromkeys(items))

@@ -10,41 +10,41 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import OBLIGE, Answer, answer_of, details_of
-from policyengine.analysis.diff.model import Rule, Verdict, unique
+from policyengine.analysis.diff.answers import OBLIGE, AnswerKey, answer_of, details_of
+from policyengine.analysis.diff.model import RuleExcerpt, WitnessVerdict, unique_items
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.reads import nanoseconds
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.format_values import duration
-from policyengine.runtime.limits import Add, Charge, Hold, Take, add, take
+from policyengine.runtime.format_values import format_duration
+from policyengine.runtime.limits import BudgetCharge, Charge, ConcurrencyCharge, RateCharge, charge_budget, charge_rate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Span
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.reference import conclude, walk
-from policyengine.spec.trace import BlockSeen, Walk
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.trace import BlockTrace, DecisionTrace
 from policyengine.typesystem import EntityRef
 
-LONGEST_RULE = 160
+MAX_RULE_LENGTH = 160
 
 
-class Disagreement(Exception):
+class EngineDisagreementError(Exception):
     """The evaluator and the specification answer differently, which is a mistake in policyengine."""
 
 
-Duty: TypeAlias = tuple[str, ...]
-Concluded: TypeAlias = tuple[Decision, Effects, Walk]
+DutyKey: TypeAlias = tuple[str, ...]
+SpecificationResult: TypeAlias = tuple[Decision, Effects, DecisionTrace]
 
 
 @dataclass(eq=False)
-class Asked:
+class PolicyOracle:
     """One policy that can be asked. `now` is the clock of the next question."""
 
     kernel: k.Kernel
-    of: Callable[[Decision, Iterable[Duty]], Answer] = answer_of
-    directory: Directory = field(default_factory=Directory)
+    of: Callable[[Decision, Iterable[DutyKey]], AnswerKey] = answer_of
+    directory: EntityStore = field(default_factory=EntityStore)
     now: int = 0
 
     def __post_init__(self) -> None:
@@ -59,23 +59,25 @@ class Asked:
         request = Request.from_mapping(question)
         return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
 
-    def concluded(self, question: Mapping[str, Any], now: datetime) -> Concluded:
+    def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
         """As the specification decides, with what it saw."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
-        facts = facts_of(self.evaluator.slices.of(request), request, snapshot, now)
-        seen = walk(facts, snapshot)
+        facts = build_facts(self.evaluator.slices.of(request), request, snapshot, now)
+        seen = trace_request(facts, snapshot)
         return *conclude(facts, seen), seen
 
-    def verdict(self, question: Mapping[str, Any], now: datetime, decided: Answer) -> Verdict:
+    def verdict(self, question: Mapping[str, Any], now: datetime, decided: AnswerKey) -> WitnessVerdict:
         """As the specification decides, which must be as the evaluator `decided`. Raises Disagreement."""
         specified, effects, seen = self.concluded(question, now)
         answer = self.of(specified, pending_duties(specified, seen))
         if answer != decided:
-            raise Disagreement(f"to {question} the evaluator says {decided}, the specification {answer}")
-        full = tuple(unique(one.name for one in effects.limits if never_fits(one.charge)))
-        return Verdict(specified.outcome, details_of(decided), unique(responsible(specified, seen)), full)
+            raise EngineDisagreementError(f"to {question} the evaluator says {decided}, the specification {answer}")
+        full = tuple(unique_items(one.name for one in effects.limits if exceeds_capacity(one.charge)))
+        return WitnessVerdict(
+            specified.outcome, details_of(decided), unique_items(responsible_rules(specified, seen)), full
+        )
 
-    def answer(self, question: Mapping[str, Any], now: datetime) -> Answer | None:
+    def answer(self, question: Mapping[str, Any], now: datetime) -> AnswerKey | None:
         """What production says; None where it is no question. What follows a confirm only the specification tells."""
         try:
             decision = self.decide(question, now)
@@ -86,72 +88,72 @@ class Asked:
             return None
 
 
-def pending_duties(decision: Decision, seen: Walk) -> Iterator[Duty]:
+def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]:
     """The obligations that an allow will carry once its approvals are there."""
     if decision.outcome is not Outcome.CONFIRM:
         return
     for guard in seen.guards:
-        for one in guard.effects:
-            if one.acts and isinstance(one.effect, k.Oblige):
-                yield (OBLIGE, one.effect.kind, *one.effect.arguments)
+        for effect in guard.effects:
+            if effect.acts and isinstance(effect.effect, k.ObligationEffect):
+                yield (OBLIGE, effect.effect.kind, *effect.effect.arguments)
 
 
-def never_fits(charge: Charge) -> bool:
+def exceeds_capacity(charge: Charge) -> bool:
     """Whether the limit has no room for the request even where nothing was asked before."""
     match charge:
-        case Take():
-            return not take(None, charge, 0)[0].admitted
-        case Add():
-            return not add((), charge, 0, "")[0].admitted
-        case Hold():
+        case RateCharge():
+            return not charge_rate(None, charge, 0)[0].admitted
+        case BudgetCharge():
+            return not charge_budget((), charge, 0, "")[0].admitted
+        case ConcurrencyCharge():
             return charge.most < 1
         case _:
             assert_never(charge)
 
 
-def responsible(decision: Decision, seen: Walk) -> Iterator[Rule]:
+def responsible_rules(decision: Decision, seen: DecisionTrace) -> Iterator[RuleExcerpt]:
     """The rules that stopped the request, or those that opened the door; whoever is not let in is told which gate."""
     if decision.outcome is Outcome.ALLOW:
-        yield from openers((*seen.anyone, *seen.presenter, *(seen.user or ())))
+        yield from opening_grants((*seen.anyone, *seen.presenter, *(seen.user or ())))
         return
     for guard in seen.guards:
-        for one in guard.effects:
-            kind = Outcome.DENY if isinstance(one.effect, k.Deny) else Outcome.CONFIRM
-            if one.acts and not isinstance(one.effect, k.Oblige) and kind is decision.outcome:
-                yield rule(f'guard "{guard.guard.name}"', one.effect.span)
+        for effect in guard.effects:
+            kind = Outcome.DENY if isinstance(effect.effect, k.Deny) else Outcome.CONFIRM
+            if effect.acts and not isinstance(effect.effect, k.ObligationEffect) and kind is decision.outcome:
+                yield rule_excerpt(f'guard "{guard.guard.name}"', effect.effect.span)
     for reason in decision.reasons:
         if reason.rule is None and reason.outcome is decision.outcome:
-            yield Rule(f"gate {reason.gate}", reason.at or "", reason.message)
+            yield RuleExcerpt(f"gate {reason.gate}", reason.at or "", reason.message)
 
 
-def openers(blocks: tuple[BlockSeen, ...]) -> Iterator[Rule]:
+def opening_grants(blocks: tuple[BlockTrace, ...]) -> Iterator[RuleExcerpt]:
     for block in blocks:
         for grant in block.grants:
             if block.stands and grant.opens:
-                yield rule(block.block.label, grant.grant.span)
+                yield rule_excerpt(block.block.label, grant.grant.span)
 
 
-def rule(name: str, span: Span) -> Rule:
+def rule_excerpt(name: str, span: Span) -> RuleExcerpt:
     text = " ".join(span.text.split())
-    return Rule(name, span.at, text if len(text) <= LONGEST_RULE else f"{text[: LONGEST_RULE - 1]}…")
+    return RuleExcerpt(name, span.at, text if len(text) <= MAX_RULE_LENGTH else f"{text[: MAX_RULE_LENGTH - 1]}…")
 
 
 # ── A question as it goes over the wire ───────────────────────────────────────────────────────
 
 
-def as_json(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """The question as JSON has it: `policyengine decide` takes it as it is."""
     match value:
         case bool() | str() | None:
             return value
         case Mapping():
-            return {str(name): as_json(one) for name, one in value.items()}
+            return {str(name): to_json_value(one) for name, one in value.items()}
         case list() | tuple():
-            return [as_json(one) for one in value]
+            return [to_json_value(one) for one in value]
         case EntityRef(type_, id_):
             return {"type": type_, "id": id_}
         case timedelta():
-            return duration(value)
+            return format_duration(value)
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():

@@ -7,37 +7,45 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.grants import DoorReader, task_of
-from policyengine.analysis.diff.limits import conditions_of as read_by
-from policyengine.analysis.diff.specialize import ALWAYS, NEVER, Reading, Rewriter, Settled, bindings, rewritten
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.grants import GrantConditions, task_condition
+from policyengine.analysis.diff.limits import limit_expressions as read_by
+from policyengine.analysis.diff.specialize import (
+    ALWAYS,
+    NEVER,
+    CallerAssumption,
+    ConditionRewriter,
+    RewriteOptions,
+    fact_bindings,
+    rewrite_condition,
+)
 from policyengine.analysis.diff.units import (
     Key,
-    Unit,
+    RuleUnit,
+    approval_bound_facts,
     carriers_of,
-    conditions_of,
     effect_key,
-    places_looked_back_at,
-    read_beside,
+    history_places,
+    unit_conditions,
 )
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.compiler.leaf import Covering
 from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.tree import tree_of
-from policyengine.entities.store import Directory
-from policyengine.kernel.fingerprint import Writers
+from policyengine.entities.store import EntityStore
+from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.source import Span
 from policyengine.spec.match import match_pattern, place_covers
 
-KINDS = ("confirm", "oblige")
+EFFECT_KINDS = ("confirm", "oblige")
 # Roots of facts that are not the same for every caller, at every endpoint.
-SETTLED = frozenset(
+SETTLED_ROOTS = frozenset(
     {("agent",), ("user",), ("chain",), ("approval",), ("request",), ("tool",), ("resource",), ("params",)}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AnswerConditions:
     """When it opens (true only), and what then acts (true or unknown): each deny, confirm and obligation by what it
     comes to."""
 
@@ -48,12 +56,12 @@ class Said:
 
 
 @dataclass(eq=False)
-class Side:
+class PolicyView:
     """One of the two policies, with what it takes to find what stands at an endpoint."""
 
     kernel: k.Kernel
     name: str  # "old" or "new"
-    write: Writers = field(default_factory=Writers)
+    write: CanonicalWriters = field(default_factory=CanonicalWriters)
     texts: dict[int, str] = field(default_factory=dict)
     facts: dict[int, frozenset[Key]] = field(default_factory=dict)
     conditions: dict[int, tuple[frozenset[Key], k.Expr | None]] = field(default_factory=dict)
@@ -61,7 +69,7 @@ class Side:
 
     @cached_property
     def leaves(self) -> Leaves:
-        return Leaves(self.kernel, tree_of(self.kernel), Directory())
+        return Leaves(self.kernel, tree_of(self.kernel), EntityStore())
 
     @cached_property
     def recorded(self) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ class Side:
         """Whether any delegation is limited: then who does not record chains is let nowhere."""
         return any(one.depth is not None or one.lifetime is not None or one.no_cycles for one in self.kernel.delegation)
 
-    def covering(self, at: Class) -> Covering:
+    def covering(self, at: EndpointClass) -> Covering:
         return self.leaves.at(at.endpoint).covering
 
     def text(self, part: object) -> str:
@@ -87,11 +95,11 @@ class Side:
 
     # ── What stands at a class of endpoints ───────────────────────────────────────────────────
 
-    def units(self, at: Class) -> tuple[Unit, ...]:
+    def units(self, at: EndpointClass) -> tuple[RuleUnit, ...]:
         """Every rule that covers these endpoints."""
         return (*self.doors(at), *self.guards(at))
 
-    def doors(self, at: Class) -> Iterator[Unit]:
+    def doors(self, at: EndpointClass) -> Iterator[RuleUnit]:
         covering, kernel = self.covering(at), self.kernel
         for number in sorted(covering.anyones):
             yield from self.grants("anyone", kernel.anyones[number], at)
@@ -101,21 +109,23 @@ class Side:
             yield from self.grants("agent", kernel.agents[number], at)
             yield from self.delegates(kernel.agents[number], at)
 
-    def grants(self, kind: str, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock, at: Class) -> Iterator[Unit]:
+    def grants(
+        self, kind: str, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock, at: EndpointClass
+    ) -> Iterator[RuleUnit]:
         head = self.head(block)
         for grant in block.grants:
             carriers = carriers_of(grant, at)
             if carriers is not None:
                 when = "" if grant.when is None else self.text(grant.when)
                 text = f"{kind} {head} {sorted(carriers)} {when}"
-                yield Unit(kind, text, text, grant, block)
+                yield RuleUnit(kind, text, text, grant, block)
 
-    def delegates(self, block: k.AgentBlock, at: Class) -> Iterator[Unit]:
-        for one in block.delegates:
-            if any(match_pattern(pattern, at.endpoint) is not None for pattern in one.patterns):
-                when = "" if one.when is None else self.text(one.when)
-                text = f"delegate {self.head(block)} {one.to} {one.lifetime} {when}"
-                yield Unit("delegate", text, text, one, block)
+    def delegates(self, block: k.AgentBlock, at: EndpointClass) -> Iterator[RuleUnit]:
+        for delegate in block.delegates:
+            if any(match_pattern(pattern, at.endpoint) is not None for pattern in delegate.patterns):
+                when = "" if delegate.when is None else self.text(delegate.when)
+                text = f"delegate {self.head(block)} {delegate.to} {delegate.lifetime} {when}"
+                yield RuleUnit("delegate", text, text, delegate, block)
 
     def head(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> str:
         """Whom a block is about and what it requires."""
@@ -135,23 +145,25 @@ class Side:
             return self.write(one)
         return self.write(one) + "".join(self.write(self.kernel.attesters[name]) for name in sorted(one.attesters))
 
-    def guards(self, at: Class) -> Iterator[Unit]:
+    def guards(self, at: EndpointClass) -> Iterator[RuleUnit]:
         for number in self.covering(at).guards:
             guard = self.kernel.guards[number]
             for effect in guard.effects:
-                yield Unit("guard", self.effect(effect, at), f"{guard.name} {self.text(effect)}", effect, guard=guard)
+                yield RuleUnit(
+                    "guard", self.effect(effect, at), f"{guard.name} {self.text(effect)}", effect, guard=guard
+                )
 
-    def effect(self, effect: k.Effect, at: Class) -> str:
+    def effect(self, effect: k.Effect, at: EndpointClass) -> str:
         when = "" if effect.condition is None else self.text(effect.condition)
-        read = sorted(read_beside(effect, at)) if isinstance(effect, k.Confirm) else ""
+        read = sorted(approval_bound_facts(effect, at)) if isinstance(effect, k.Confirm) else ""
         return f"{effect_key(effect, at)} {when} {read}"
 
-    def setting(self, at: Class) -> str:
+    def setting(self, at: EndpointClass) -> str:
         """What else decides there: what patterns bind, which issuers and delegations there are."""
         binders = sorted(self.text(self.kernel.binders[number]) for number in self.covering(at).binders)
         return f"{binders} {self.trust} {self.remembered(at)}"
 
-    def remembered(self, at: Class) -> str:
+    def remembered(self, at: EndpointClass) -> str:
         """What is bound where something happens that guards here look back at."""
         guards = [self.kernel.guards[number] for number in self.covering(at).guards]
         places = [place for guard in guards for place in self.looked_back_at(guard)]
@@ -167,7 +179,7 @@ class Side:
     def looked_back_at(self, guard: k.Guard) -> tuple[k.Place, ...]:
         found = self.places.get(id(guard))
         if found is None:
-            found = self.places[id(guard)] = tuple(places_looked_back_at(guard))
+            found = self.places[id(guard)] = tuple(history_places(guard))
         return found
 
     @cached_property
@@ -176,16 +188,18 @@ class Side:
         known = sorted((name, one.records_chains, one.scopes_none, sorted(one.claims)) for name, one in every)
         return f"{known} {sorted(map(self.write, self.kernel.delegation))}"
 
-    def rewriter(self, at: Class, reading: Reading, *, opening: bool = False) -> Rewriter:
+    def rewriter(self, at: EndpointClass, reading: RewriteOptions, *, opening: bool = False) -> ConditionRewriter:
         """`opening`: as doors read what is bound, by the letter."""
-        return Rewriter(at, reading.settled, self.bound(at, opening=opening), self.name, self.recorded, reading)
+        return ConditionRewriter(
+            at, reading.settled, self.bound(at, opening=opening), self.name, self.recorded, reading
+        )
 
-    def bound(self, at: Class, *, opening: bool = False) -> dict[tuple[str, ...], k.Expr | None]:
+    def bound(self, at: EndpointClass, *, opening: bool = False) -> dict[tuple[str, ...], k.Expr | None]:
         found = (self.kernel.binders[number] for number in self.covering(at).binders)
         binders = tuple(one for one in found if not opening or match_pattern(one.pattern, at.endpoint) is not None)
-        return bindings(self.kernel, at, binders)
+        return fact_bindings(self.kernel, at, binders)
 
-    def pieces(self, unit: Unit, at: Class) -> Iterator[tuple[tuple[str, ...], str, Span]]:
+    def pieces(self, unit: RuleUnit, at: EndpointClass) -> Iterator[tuple[tuple[str, ...], str, Span]]:
         """A rule and what its block requires, each by a text that is equal exactly when it says the same."""
         part = unit.part
         if unit.guard is not None:
@@ -195,30 +209,34 @@ class Side:
         what = str(sorted(carriers_of(part, at) or ())) if isinstance(part, k.Grant) else unit.text
         when = part.when if isinstance(part, k.Grant) else None
         yield (unit.name, unit.kind, what, "" if when is None else self.text(when)), unit.name, part.span
-        for one in getattr(unit.block, "requirements", ()):
-            yield (unit.name, self.write(one)), unit.name, one.span
-            for name in one.attesters if isinstance(one, k.AttestedBy) else ():
+        for requirement in getattr(unit.block, "requirements", ()):
+            yield (unit.name, self.write(requirement)), unit.name, requirement.span
+            for name in requirement.attesters if isinstance(requirement, k.AttestedBy) else ():
                 attester = self.kernel.attesters[name]
                 yield (unit.name, self.write(attester)), f"attester {name}", attester.span
 
     # ── What it says to one kind of caller ────────────────────────────────────────────────────
 
-    def said(self, at: Class, units: Sequence[Unit], reading: Reading, *, opens: bool = True) -> Said:
+    def said(
+        self, at: EndpointClass, units: Sequence[RuleUnit], reading: RewriteOptions, *, opens: bool = True
+    ) -> AnswerConditions:
         """`units` are those that can be about the caller. Without `opens` nobody asks whether the doors do."""
         rewrite = self.rewriter(at, reading)
         acting: dict[str, dict[Key, list[k.Expr]]] = {"deny": {}, "confirm": {}, "oblige": {}}
         for effect in (unit.part for unit in units if unit.guard is not None):
-            assert isinstance(effect, k.Deny | k.Confirm | k.Oblige)
+            assert isinstance(effect, k.Deny | k.Confirm | k.ObligationEffect)
             key = effect_key(effect, at)
             when = ALWAYS if effect.condition is None else self.rewritten(effect.condition, rewrite)
             acting[key[0]].setdefault(key, []).append(when)
-        confirms, duties = ({key: tuple(acting[kind][key]) for key in sorted(acting[kind])} for kind in KINDS)
-        asking = DoorReader(self, at, reading.settled, self.rewriter(at, reading, opening=True),
+        confirms, duties = ({key: tuple(acting[kind][key]) for key in sorted(acting[kind])} for kind in EFFECT_KINDS)
+        asking = GrantConditions(self, at, reading.settled, self.rewriter(at, reading, opening=True),
                             self.task(at, rewrite, reading))  # fmt: skip
         door = NEVER if self.uncounted(at, reading.settled) else asking.opens(units) if opens else ALWAYS
-        return Said(door, tuple(one for several in acting["deny"].values() for one in several), confirms, duties)
+        return AnswerConditions(
+            door, tuple(one for several in acting["deny"].values() for one in several), confirms, duties
+        )
 
-    def uncounted(self, at: Class, settled: Settled) -> bool:
+    def uncounted(self, at: EndpointClass, settled: CallerAssumption) -> bool:
         """Whether a limit there counts by the agent or the user, where there is none: it lets nothing through."""
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         return any(
@@ -228,46 +246,46 @@ class Side:
             for limit in self.kernel.limits
         )
 
-    def counted_by(self, at: Class, reading: Reading) -> Iterator[k.Expr]:
+    def counted_by(self, at: EndpointClass, reading: RewriteOptions) -> Iterator[k.Expr]:
         """The facts that limits there read; none about an agent or a user where there is none."""
         rewrite, settled = self.rewriter(at, reading), reading.settled
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         for limit in self.kernel.limits:
             if place_covers(limit.place, at.endpoint):
-                read = (one for part in read_by(limit) for one in leaves_of(rewrite(part)))
-                yield from (one for one in read if nobody.isdisjoint(roots_of(one)))
+                read = (one for part in read_by(limit) for one in fact_leaves(rewrite(part)))
+                yield from (one for one in read if nobody.isdisjoint(fact_roots(one)))
 
-    def reads(self, units: Iterable[Unit], paths: Iterable[Key]) -> bool:
+    def reads(self, units: Iterable[RuleUnit], paths: Iterable[Key]) -> bool:
         """Whether a condition of theirs asks for one of these facts."""
         wanted = frozenset(paths)
         return bool(wanted) and any(not self.asked(unit).isdisjoint(wanted) for unit in units)
 
-    def asked(self, unit: Unit) -> frozenset[Key]:
+    def asked(self, unit: RuleUnit) -> frozenset[Key]:
         found = self.facts.get(id(unit.part))
         if found is None:
-            nodes = (node for condition in conditions_of(unit) for node in k.walk(condition))
+            nodes = (node for condition in unit_conditions(unit) for node in k.walk(condition))
             found = frozenset(node.path for node in nodes if isinstance(node, k.Fact))
             self.facts[id(unit.part)] = found
         return found
 
-    def rewritten(self, condition: k.Expr, rewrite: Rewriter) -> k.Expr:
+    def rewritten(self, condition: k.Expr, rewrite: ConditionRewriter) -> k.Expr:
         """Most conditions ask for nothing that is settled anywhere: these are the same everywhere."""
         known = self.conditions.get(id(condition))
         if known is None:
             roots = frozenset(node.path[:1] for node in k.walk(condition) if isinstance(node, k.Fact))
-            back = any(isinstance(node, k.Happened | k.Aggregate | k.Attribute) for node in k.walk(condition))
-            anywhere = None if back or not roots.isdisjoint(SETTLED) else rewritten(condition, {})
+            back = any(isinstance(node, k.HistoryCondition | k.Aggregate | k.Attribute) for node in k.walk(condition))
+            anywhere = None if back or not roots.isdisjoint(SETTLED_ROOTS) else rewrite_condition(condition, {})
             known = self.conditions[id(condition)] = roots, anywhere
         roots, anywhere = known
         if anywhere is None or any(path[:1] in roots for path in rewrite.bound):
             return rewrite(condition)
         return anywhere
 
-    def task(self, at: Class, rewrite: Rewriter, reading: Reading) -> k.Expr:
-        return task_of(at, rewrite, reading.types) if reading.tasks else ALWAYS
+    def task(self, at: EndpointClass, rewrite: ConditionRewriter, reading: RewriteOptions) -> k.Expr:
+        return task_condition(at, rewrite, reading.types) if reading.tasks else ALWAYS
 
 
-def leaves_of(expression: k.Expr) -> Iterator[k.Expr]:
+def fact_leaves(expression: k.Expr) -> Iterator[k.Expr]:
     """The facts, attributes and members that it reads, each as a whole."""
     pending = [expression]
     while pending:
@@ -275,8 +293,8 @@ def leaves_of(expression: k.Expr) -> Iterator[k.Expr]:
         if isinstance(node, k.Fact | k.Attribute | k.Member):
             yield node
         else:
-            pending += k.parts(node)
+            pending += k.children(node)
 
 
-def roots_of(expression: k.Expr) -> set[str]:
+def fact_roots(expression: k.Expr) -> set[str]:
     return {node.path[0] for node in k.walk(expression) if isinstance(node, k.Fact)}

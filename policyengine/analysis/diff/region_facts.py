@@ -9,55 +9,55 @@ from fractions import Fraction
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff.answers import Answer
-from policyengine.analysis.diff.policy_view import Said
+from policyengine.analysis.diff.answers import AnswerKey
+from policyengine.analysis.diff.policy_view import AnswerConditions
 from policyengine.analysis.diff.specialize import RESOURCE
 from policyengine.analysis.diff.units import Key
-from policyengine.solver.symbolic import Pair, Subject, Truth
-from policyengine.solver.value_partition import Plain, State
+from policyengine.solver.symbolic import FactPair, Subject, Truth
+from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 ON_TRUE: frozenset[Truth] = frozenset({True})
 UNLESS_FALSE: frozenset[Truth] = frozenset({True, None})
-DENY: Answer = (("deny",),)
-ASKED: Key = ("asked",)  # somebody is to approve
+DENY_KEY: AnswerKey = (("deny",),)
+APPROVAL_KEY: Key = ("asked",)  # somebody is to approve
 # Where they are still facts, the caller is nobody, or nobody with a name: names that are known have become constants.
-WHO = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
-WITHOUT_VALUE = (State.ABSENT, State.BROKEN)
-STRICT = (
-    k.Contains, k.Below, k.InNetwork, k.InWindow, k.Like, k.Matches, k.Overlaps, k.Subset, k.Compare, k.Arithmetic,
-    k.Negative, k.Apply, k.HasRow, Pair,
+PRINCIPAL_PATHS = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
+WITHOUT_VALUE = (SpecialValue.ABSENT, SpecialValue.BROKEN)
+STRICT_NODES = (
+    k.Contains, k.IsMember, k.InNetwork, k.InWindow, k.Like, k.Matches, k.Overlaps, k.Subset, k.Compare, k.Arithmetic,
+    k.UnaryMinus, k.Call, k.HasRow, FactPair,
 )  # fmt: skip
 NO_HOPS = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class DerivedFact:
     """What a fact is, by the states of others."""
 
     sources: tuple[int, ...]
-    of: Callable[..., Plain]
+    of: Callable[..., AbstractValue]
 
 
-def by_place(states: Sequence[Plain]) -> Callable[..., Plain]:
+def state_at_place(states: Sequence[AbstractValue]) -> Callable[..., AbstractValue]:
     return lambda place: states[int(place)]
 
 
-def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., Plain]:
+def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., AbstractValue]:
     """Nobody handed the work on: known only where the issuer records chains."""
-    return lambda issuer: NO_HOPS if issuer in recorded else State.BROKEN
+    return lambda issuer: NO_HOPS if issuer in recorded else SpecialValue.BROKEN
 
 
 def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
     """What must have a value so that this has one."""
     match subject:
-        case Pair(left, right):
+        case FactPair(left, right):
             return left, right
         case k.Attribute(base, name) if name != "id" and not may_be_claimed(base):
             return base, k.HasRow(base, span=base.span)
         case k.Attribute(base) | k.Member(base):
             return (base,)
-        case _ if isinstance(subject, STRICT):
-            return tuple(k.parts(subject))
+        case _ if isinstance(subject, STRICT_NODES):
+            return tuple(k.children(subject))
         case _:
             return ()
 
@@ -65,10 +65,10 @@ def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
 def may_be_claimed(holder: k.Expr) -> bool:
     """Whether a credential may say what no row does: of an agent or a user."""
     type_ = holder.type
-    return not isinstance(type_, typesystem.Ref) or not type_.entities.isdisjoint(("agent", "user"))
+    return not isinstance(type_, typesystem.RefType) or not type_.entities.isdisjoint(("agent", "user"))
 
 
-def differing(one: Said, other: Said) -> Iterator[Key]:
+def differing_keys(one: AnswerConditions, other: AnswerConditions) -> Iterator[Key]:
     """What of confirms and obligations is asked for otherwise."""
     for key, conditions in one.confirms.items():
         if Counter(conditions) != Counter(other.confirms.get(key, ())):
@@ -78,11 +78,11 @@ def differing(one: Said, other: Said) -> Iterator[Key]:
             yield key
 
 
-def approvals_of(said: Said) -> tuple[k.Expr, ...]:
+def confirm_conditions(said: AnswerConditions) -> tuple[k.Expr, ...]:
     return tuple(one for several in said.confirms.values() for one in several)
 
 
-def is_root(subject: Subject, *path: str) -> bool:
+def has_path_prefix(subject: Subject, *path: str) -> bool:
     return isinstance(subject, k.Fact) and subject.path[: len(path)] == path
 
 

@@ -11,70 +11,79 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import Answer, coming_to
-from policyengine.analysis.diff.callers import Caller
-from policyengine.analysis.diff.decision_diagrams import MOST_NODES, Path, TooLarge
-from policyengine.analysis.diff.delegation_chains import Handing, hops_for
-from policyengine.analysis.diff.describe import Changed, condition_of, words_of_doubt
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.model import Doubt, Region, Rule, Verdict, Witness, unique
-from policyengine.analysis.diff.oracle import as_json, rule
-from policyengine.analysis.diff.policy_view import Said, Side
-from policyengine.analysis.diff.region_facts import ASKED, DENY
-from policyengine.analysis.diff.regions import Comparison
-from policyengine.analysis.diff.specialize import Reading, Settled
-from policyengine.analysis.diff.units import Unit, read_beside, units_apart
-from policyengine.analysis.diff.witness import Filling
+from policyengine.analysis.diff.answers import AnswerKey, without_reasons
+from policyengine.analysis.diff.callers import CallerKind
+from policyengine.analysis.diff.decision_diagrams import MAX_DIAGRAM_NODES, DiagramTooLargeError, StatePath
+from policyengine.analysis.diff.delegation_chains import DelegatorSummary, sample_hops
+from policyengine.analysis.diff.describe import ChangedUnits, describe_condition, describe_unproved
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.model import (
+    RequestRegion,
+    RuleExcerpt,
+    UnprovedRegion,
+    Witness,
+    WitnessVerdict,
+    unique_items,
+)
+from policyengine.analysis.diff.oracle import rule_excerpt, to_json_value
+from policyengine.analysis.diff.policy_view import AnswerConditions, PolicyView
+from policyengine.analysis.diff.region_facts import APPROVAL_KEY, DENY_KEY
+from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.specialize import CallerAssumption, RewriteOptions
+from policyengine.analysis.diff.units import RuleUnit, approval_bound_facts, units_missing_from
+from policyengine.analysis.diff.witness import WitnessBuilder
 from policyengine.source import Span
 
 if TYPE_CHECKING:
-    from policyengine.analysis.diff.compare import Comparing, PlaceUnits
+    from policyengine.analysis.diff.compare import EndpointUnits, PolicyDiffer
 
-MOST_PATHS = 30  # of one pair of answers that are tried until a request is found, and as many by chance
-MOST_TRIES, FEW_TRIES = 200, 20  # requests to one region; few, where many regions are not proved
+MAX_PATHS = 30  # of one pair of answers that are tried until a request is found, and as many by chance
+MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # requests to one region; few, where many regions are not proved
 MANY_DOUBTS = 12
-MOST_KEPT = 200  # comparisons
+MAX_CACHED_COMPARISONS = 200  # comparisons
 MANY_UNITS = 60  # rules of both policies about one caller that are looked at together
 FEW_PATHS = 3
 SAMPLES = 200  # requests to a region where sameness is not proved, as long as there are any left for all of them …
-FEWEST = 20  # … and at least, unless many regions are not proved
-TOO_MANY = f"the conditions have too many combinations: more than {MOST_NODES:,} of them would have to be told apart"
+MIN_SAMPLES = 20  # … and at least, unless many regions are not proved
+TOO_MANY_COMBINATIONS = (
+    f"the conditions have too many combinations: more than {MAX_DIAGRAM_NODES:,} of them would have to be told apart"
+)
 MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
-Compared: TypeAlias = Literal["anew", "apart", "whole"]  # what changed, with all else beside it, or with it
-Asking: TypeAlias = tuple[dict[str, Any], datetime]
-Piece: TypeAlias = tuple[tuple[str, ...], str, Span]
+ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # what changed, with all else beside it, or with it
+TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
+RulePiece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DifferingRegion:
     """One region that differs: a witness, both verdicts, and the rules that changed there."""
 
     witness: Witness
-    answers: tuple[Answer, Answer]
-    verdicts: tuple[Verdict, Verdict]
-    removed: tuple[Rule, ...]
-    added: tuple[Rule, ...]
+    answers: tuple[AnswerKey, AnswerKey]
+    verdicts: tuple[WitnessVerdict, WitnessVerdict]
+    removed: tuple[RuleExcerpt, ...]
+    added: tuple[RuleExcerpt, ...]
 
 
 @dataclass(eq=False)
 class RegionSearch:
     """One kind of caller at one class of endpoints."""
 
-    comparing: Comparing
-    place: PlaceUnits
-    caller: Caller
+    comparing: PolicyDiffer
+    place: EndpointUnits
+    caller: CallerKind
     seen: set[tuple[object, object]] = field(default_factory=set)
     open: list[str] = field(default_factory=list)  # why sameness is not proved
     tries: int = 0
-    counted: dict[Settled, tuple[k.Expr, ...]] = field(default_factory=dict)
+    counted: dict[CallerAssumption, tuple[k.Expr, ...]] = field(default_factory=dict)
 
     @property
-    def at(self) -> Class:
+    def at(self) -> EndpointClass:
         return self.place.at
 
-    def look(self, handing: Handing) -> None:
+    def look(self, handing: DelegatorSummary) -> None:
         before = len(self.comparing.found)
         whole = self.comparing.reasons
         alone = self.compare(self.caller, sound=None, whole=whole)
@@ -92,7 +101,7 @@ class RegionSearch:
         elif len(self.comparing.found) == before:
             self.comparing.same += 1
 
-    def compare(self, caller: Caller, *, sound: bool | None, whole: bool = False) -> Comparison | None:
+    def compare(self, caller: CallerKind, *, sound: bool | None, whole: bool = False) -> RegionComparison | None:
         """Both answers as diagrams: where they are one nothing differs, else requests are sought that show it."""
         try:
             if not whole and self.place.settled:
@@ -103,16 +112,16 @@ class RegionSearch:
                 if many and self.shown_apart(caller, sound):
                     return comparison
             comparison = self.comparison(caller, sound, "whole")
-        except (TooLarge, RecursionError):
-            self.open.append(TOO_MANY)
+        except (DiagramTooLargeError, RecursionError):
+            self.open.append(TOO_MANY_COMBINATIONS)
             return None
         made = comparison.diagrams
         for ends in made.differences(comparison.old, comparison.new):
             if ends not in self.seen and not self.witnessed(comparison, caller, ends):
-                self.open.append(words_of_doubt(comparison, ends))
+                self.open.append(describe_unproved(comparison, ends))
         return comparison
 
-    def shown_apart(self, caller: Caller, sound: bool | None) -> bool:
+    def shown_apart(self, caller: CallerKind, sound: bool | None) -> bool:
         """Whether requests show all that changed, where the rest is too much to be looked at together."""
         comparison = self.comparison(caller, sound, "apart")
         if comparison.shut:
@@ -120,19 +129,21 @@ class RegionSearch:
         every = comparison.diagrams.differences(comparison.old, comparison.new)
         return all(ends in self.seen or self.witnessed(comparison, caller, ends) for ends in every)
 
-    def comparison(self, caller: Caller, sound: bool | None, what: Compared) -> Comparison:
+    def comparison(self, caller: CallerKind, sound: bool | None, what: ComparisonScope) -> RegionComparison:
         """Made once for all endpoints where the same rules stand and read the same. Raises TooLarge."""
         known = self.comparing.comparisons
         texts = tuple(tuple(unit.text for unit in units) for units in (caller.old, caller.new))
         key = texts, caller.settled, sound, what, self.place.likeness
         if key not in known:
-            if len(known) >= MOST_KEPT:
+            if len(known) >= MAX_CACHED_COMPARISONS:
                 known.clear()
             said = self.said_anew(caller) if what == "anew" else self.said(caller)
-            known[key] = Comparison(caller.settled, *said, self.comparing.issuers, sound=sound, apart=what == "apart")
+            known[key] = RegionComparison(
+                caller.settled, *said, self.comparing.issuers, sound=sound, apart=what == "apart"
+            )
         return known[key]
 
-    def said_anew(self, caller: Caller) -> tuple[Said, Said]:
+    def said_anew(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
         """Only what changed: where that comes to the same, the whole does."""
         doors = any(unit.guard is None for units in self.changed_units() for unit in units)
         doors |= len({side.uncounted(self.at, caller.settled) for side in self.comparing.sides}) > 1
@@ -144,15 +155,15 @@ class RegionSearch:
         reading = self.reading(caller.settled)
         return old.said(self.at, kept[0], reading, opens=doors), new.said(self.at, kept[1], reading, opens=doors)
 
-    def changed_guards(self) -> Iterator[list[Unit]]:
+    def changed_guards(self) -> Iterator[list[RuleUnit]]:
         yield from ([unit for unit in units if unit.guard is not None] for units in self.changed_units())
 
-    def said(self, caller: Caller) -> tuple[Said, Said]:
+    def said(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
         old, new = self.comparing.sides
         reading = self.reading(caller.settled)
         return old.said(self.at, caller.old, reading), new.said(self.at, caller.new, reading)
 
-    def reading(self, settled: Settled) -> Reading:
+    def reading(self, settled: CallerAssumption) -> RewriteOptions:
         return self.place.reading(settled)
 
     def read_no_more(self) -> str:
@@ -169,7 +180,8 @@ class RegionSearch:
         """By words the paths of what changed confirms read, in either policy."""
         confirms = ([unit.part for unit in units if isinstance(unit.part, k.Confirm)] for units in self.changed_units())
         return [
-            {name: path for one in several for name, path in read_beside(one, self.at).items()} for several in confirms
+            {name: path for one in several for name, path in approval_bound_facts(one, self.at).items()}
+            for several in confirms
         ]
 
     def seek_pending(self, names: Sequence[str]) -> None:
@@ -178,14 +190,14 @@ class RegionSearch:
         old, new = self.said(self.caller)
         apart = replace(new, confirms={(*key, "reads more"): several for key, several in new.confirms.items()})
         try:
-            comparison = Comparison(self.caller.settled, old, apart, self.comparing.issuers, sound=None)
-        except (TooLarge, RecursionError):
-            return self.open.append(TOO_MANY)
+            comparison = RegionComparison(self.caller.settled, old, apart, self.comparing.issuers, sound=None)
+        except (DiagramTooLargeError, RecursionError):
+            return self.open.append(TOO_MANY_COMBINATIONS)
         made = comparison.diagrams
         differing = made.differences(comparison.old, comparison.new)
-        asking = [ends for ends in differing if isinstance(ends[1], tuple) and ASKED in ends[1]]
+        asking = [ends for ends in differing if isinstance(ends[1], tuple) and APPROVAL_KEY in ends[1]]
         for ends in asking:
-            for path in islice(made.paths(comparison.old, comparison.new, ends), MOST_PATHS):
+            for path in islice(made.paths(comparison.old, comparison.new, ends), MAX_PATHS):
                 for question, now in self.questions(comparison, self.caller, path):
                     self.tell(comparison, self.caller, path, {**question, "pending": [*names]}, now)
         if asking and len(self.comparing.found) == before:
@@ -195,7 +207,7 @@ class RegionSearch:
             )
         return None
 
-    def seek_reasons(self, comparison: Comparison) -> None:
+    def seek_reasons(self, comparison: RegionComparison) -> None:
         """Where the answer is the same its reasons may not be: a few requests for each answer are tried."""
         made = comparison.diagrams
         for ends in made.differences(made.end(None), comparison.new):
@@ -204,7 +216,7 @@ class RegionSearch:
                     self.tell(comparison, self.caller, path, question, now)
         self.open.append(REASONS_SAMPLED)
 
-    def compare_handed(self, handed: Caller, handing: Handing) -> None:
+    def compare_handed(self, handed: CallerKind, handing: DelegatorSummary) -> None:
         """Chains: sound in both policies or in neither, unless what they rest on changed."""
         if handing.none:
             self.compare(handed, sound=False)
@@ -216,10 +228,10 @@ class RegionSearch:
                 self.seek_chains(comparison, handed)
             self.open.append("who may hand work on changed: chains of agents were sampled")
 
-    def seek_chains(self, comparison: Comparison, handed: Caller) -> None:
+    def seek_chains(self, comparison: RegionComparison, handed: CallerKind) -> None:
         """The caller comes through by itself: then only what is before it in the chain can make the difference."""
         made = comparison.diagrams
-        closed = made.end(DENY)
+        closed = made.end(DENY_KEY)
         for answers in (comparison.old, comparison.new):
             for ends in made.differences(closed, answers):
                 for path in islice(made.paths(closed, answers, ends), FEW_PATHS):
@@ -228,7 +240,7 @@ class RegionSearch:
 
     # ── Witnesses ─────────────────────────────────────────────────────────────────────────────
 
-    def witnessed(self, comparison: Comparison, caller: Caller, ends: tuple[object, object]) -> bool:
+    def witnessed(self, comparison: RegionComparison, caller: CallerKind, ends: tuple[object, object]) -> bool:
         """Seeks a request for a difference; whatever difference is seen on the way is told as well."""
         for path in self.paths(comparison, ends):
             for question, now in self.questions(comparison, caller, path):
@@ -243,16 +255,16 @@ class RegionSearch:
     @property
     def most_tries(self) -> int:
         """The more regions there are of which nothing is proved, the less is tried in each."""
-        return MOST_TRIES if len(self.comparing.doubts) < MANY_DOUBTS else FEW_TRIES
+        return MAX_TRIES if len(self.comparing.doubts) < MANY_DOUBTS else MAX_TRIES_AFTER_DOUBTS
 
-    def paths(self, comparison: Comparison, ends: tuple[object, object]) -> Iterator[Path]:
+    def paths(self, comparison: RegionComparison, ends: tuple[object, object]) -> Iterator[StatePath]:
         """The first ones, and some by chance: the first are much alike."""
         made, old, new = comparison.diagrams, comparison.old, comparison.new
-        yield from islice(made.paths(old, new, ends), MOST_PATHS)
+        yield from islice(made.paths(old, new, ends), MAX_PATHS)
         random = Random(f"{self.at.words} {self.caller.words}")
-        yield from (made.some_path(old, new, ends, random) for _ in range(MOST_PATHS))
+        yield from (made.some_path(old, new, ends, random) for _ in range(MAX_PATHS))
 
-    def questions(self, comparison: Comparison, caller: Caller, path: Path) -> Iterator[Asking]:
+    def questions(self, comparison: RegionComparison, caller: CallerKind, path: StatePath) -> Iterator[TimedQuestion]:
         whole = comparison.completed(path)
         if whole is None:
             return
@@ -260,7 +272,7 @@ class RegionSearch:
         states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
         wanted = {one: state for one, state in states.items() if state is not None}
         space = comparison.space
-        filling = Filling(
+        filling = WitnessBuilder(
             self.at,
             caller.settled,
             absence=frozenset(space.subjects[number] for number in space.absence),
@@ -274,13 +286,13 @@ class RegionSearch:
         if caller.settled.hops == 0:
             yield filling.asked(), now
             return
-        chains = list(hops_for(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
+        chains = list(sample_hops(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
         yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
-        for conditions in all_or_one(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
+        for conditions in condition_subsets(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
             if filling.meet(conditions, wanted):
                 yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
 
-    def counted_by(self, settled: Settled) -> tuple[k.Expr, ...]:
+    def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
         """What limits there read, of both policies."""
         if settled not in self.counted:
             sides, reading = self.comparing.sides, self.reading(settled)
@@ -289,62 +301,68 @@ class RegionSearch:
             )
         return self.counted[settled]
 
-    def handed_on_when(self, settled: Settled) -> Iterator[k.Expr]:
+    def handed_on_when(self, settled: CallerAssumption) -> Iterator[k.Expr]:
         """When work is handed on there, by either policy."""
         for side, units in zip(self.comparing.sides, (self.place.old, self.place.new), strict=True):
             rewrite = side.rewriter(self.at, self.reading(settled))
             for unit in units:
-                if isinstance(unit.part, k.Delegate) and unit.part.when is not None:
+                if isinstance(unit.part, k.DelegationGrant) and unit.part.when is not None:
                     yield rewrite(unit.part.when)
 
     @property
     def limits(self) -> list[k.DelegationLimits]:
         return [one for side in self.comparing.sides for one in side.kernel.delegation]
 
-    def tell(self, comparison: Comparison, caller: Caller, path: Path, question: dict[str, Any], now: datetime) -> bool:
+    def tell(
+        self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
+    ) -> bool:
         """Notes a difference that both engines show; False where there is none, or it is known."""
-        question = as_json(question)  # what is told is what was asked
+        question = to_json_value(question)  # what is told is what was asked
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:
             return False
-        pair = ends_of(comparison, before, after)
+        pair = differing_leaves(comparison, before, after)
         if pair in self.seen:
             return False
         old, new = self.comparing.asked
         verdicts = old.verdict(question, now, before), new.verdict(question, now, after)
         self.seen.add(pair)
-        condition = condition_of(comparison, path, self.changed_by(caller))
-        region = Region(self.at.words, caller.words, condition)
+        condition = describe_condition(comparison, path, self.changed_by(caller))
+        region = RequestRegion(self.at.words, caller.words, condition)
         witness = Witness(region, question, now)
-        self.comparing.found.append(Found(witness, (before, after), verdicts, *self.changed))
+        self.comparing.found.append(DifferingRegion(witness, (before, after), verdicts, *self.changed))
         return True
 
-    def changed_units(self) -> tuple[list[Unit], list[Unit]]:
+    def changed_units(self) -> tuple[list[RuleUnit], list[RuleUnit]]:
         """The rules about this caller that only one of the two policies has."""
-        return units_apart(self.caller.old, self.caller.new), units_apart(self.caller.new, self.caller.old)
+        return units_missing_from(self.caller.old, self.caller.new), units_missing_from(
+            self.caller.new, self.caller.old
+        )
 
-    def changed_by(self, caller: Caller) -> Changed:
+    def changed_by(self, caller: CallerKind) -> ChangedUnits:
         old, new = self.comparing.sides
         reading = self.reading(caller.settled)
         removed, added = self.changed_units()
         return (removed, old.rewriter(self.at, reading), old), (added, new.rewriter(self.at, reading), new)
 
     @cached_property
-    def changed(self) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
-        return rules_apart(self.comparing.sides, self.at, *self.changed_units())
+    def changed(self) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
+        return removed_and_added_rules(self.comparing.sides, self.at, *self.changed_units())
 
     # ── Where nothing was proved ──────────────────────────────────────────────────────────────
 
-    def doubt(self, comparison: Comparison | None) -> None:
+    def doubt(self, comparison: RegionComparison | None) -> None:
         sampled = 0 if comparison is None else self.sample(comparison)
         whys = list(dict.fromkeys(self.open))
-        rules = () if whys == [REASONS_SAMPLED] else unique((*self.changed[0], *self.changed[1])) or self.place.rules
-        self.comparing.doubts.append(Doubt(self.at.words, self.caller.words, "; ".join(whys), sampled, rules))
+        rules = (
+            () if whys == [REASONS_SAMPLED] else unique_items((*self.changed[0], *self.changed[1])) or self.place.rules
+        )
+        self.comparing.doubts.append(UnprovedRegion(self.at.words, self.caller.words, "; ".join(whys), sampled, rules))
 
-    def sample(self, comparison: Comparison) -> int:
+    def sample(self, comparison: RegionComparison) -> int:
         """Requests with every fact in a state by chance, handed on or not."""
         random, count = self.comparing.random, 0
-        fewest = FEWEST if len(self.comparing.doubts) < MANY_DOUBTS else 0
+        fewest = MIN_SAMPLES if len(self.comparing.doubts) < MANY_DOUBTS else 0
         handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
         while count < min(SAMPLES, max(self.comparing.samples, fewest)) and not self.comparing.late:
             path = {n: random.randrange(len(comparison.states(n))) for n in range(len(comparison.space.subjects))}
@@ -356,34 +374,34 @@ class RegionSearch:
         return count
 
 
-def all_or_one(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
+def condition_subsets(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
     """All of them, or only one: that one, and the opposites of the others."""
     if conditions:
         yield [*conditions]
-    for one in conditions[:FEW_PATHS] if len(conditions) > 1 else ():
-        yield [one, *(k.Not(other, span=other.span) for other in conditions if other is not one)]
+    for condition in conditions[:FEW_PATHS] if len(conditions) > 1 else ():
+        yield [condition, *(k.Not(other, span=other.span) for other in conditions if other is not condition)]
 
 
-def ends_of(comparison: Comparison, before: Answer, after: Answer) -> tuple[object, object]:
+def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: AnswerKey) -> tuple[object, object]:
     """What of two answers a comparison knows; all of them where that is the same."""
     pair = comparison.end_of(before), comparison.end_of(after)
-    return pair if pair[0] != pair[1] else (coming_to(before), coming_to(after))
+    return pair if pair[0] != pair[1] else (without_reasons(before), without_reasons(after))
 
 
-def rules_apart(
-    sides: tuple[Side, Side], at: Class, removed: Sequence[Unit], added: Sequence[Unit]
-) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+def removed_and_added_rules(
+    sides: tuple[PolicyView, PolicyView], at: EndpointClass, removed: Sequence[RuleUnit], added: Sequence[RuleUnit]
+) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
     """What was removed, and what was added: of a block only what it requires, where that alone changed."""
     both = [[[*side.pieces(u, at)] for u in us] for side, us in zip(sides, (removed, added), strict=True)]
     texts = [{text for pieces in several for text, _, _ in pieces} for several in both]
-    found = only(both[0], texts[1]), only(both[1], texts[0])
-    return found if any(found) else (only(both[0], set()), only(both[1], set()))
+    found = rules_not_in(both[0], texts[1]), rules_not_in(both[1], texts[0])
+    return found if any(found) else (rules_not_in(both[0], set()), rules_not_in(both[1], set()))
 
 
-def only(several: Iterable[Sequence[Piece]], other: set[tuple[str, ...]]) -> tuple[Rule, ...]:
+def rules_not_in(several: Iterable[Sequence[RulePiece]], other: set[tuple[str, ...]]) -> tuple[RuleExcerpt, ...]:
     """Of each rule what the other side does not have: the rule itself, or else what its block requires."""
-    found: list[Rule] = []
+    found: list[RuleExcerpt] = []
     for pieces in several:
-        apart = [rule(name, span) for text, name, span in pieces if text not in other]
+        apart = [rule_excerpt(name, span) for text, name, span in pieces if text not in other]
         found += apart[:1] if pieces and pieces[0][0] not in other else apart
-    return unique(found)
+    return unique_items(found)

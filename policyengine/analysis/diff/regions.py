@@ -8,49 +8,56 @@ from fractions import Fraction
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import CONFIRM, OBLIGE, Answer, coming_to
-from policyengine.analysis.diff.correlated_conditions import Family, families, states_by_member
-from policyengine.analysis.diff.decision_diagrams import Diagram, Diagrams, Path, TooLarge
-from policyengine.analysis.diff.policy_view import Said
+from policyengine.analysis.diff.answers import CONFIRM, OBLIGE, AnswerKey, without_reasons
+from policyengine.analysis.diff.correlated_conditions import CorrelatedConditions, find_correlated, states_by_member
+from policyengine.analysis.diff.decision_diagrams import Diagram, DiagramBuilder, DiagramTooLargeError, StatePath
+from policyengine.analysis.diff.policy_view import AnswerConditions
 from policyengine.analysis.diff.region_facts import (
-    ASKED,
-    DENY,
+    APPROVAL_KEY,
+    DENY_KEY,
     ON_TRUE,
-    STRICT,
+    PRINCIPAL_PATHS,
+    STRICT_NODES,
     UNLESS_FALSE,
-    WHO,
     WITHOUT_VALUE,
-    Derived,
-    approvals_of,
-    by_place,
+    DerivedFact,
+    confirm_conditions,
     depth_by_issuer,
-    differing,
-    is_root,
+    differing_keys,
+    has_path_prefix,
     is_segment_resource,
     operands_of,
+    state_at_place,
 )
-from policyengine.analysis.diff.specialize import DEPTH, ISSUER, SEGMENT, SOUND, UNSURE, Settled, fact
+from policyengine.analysis.diff.specialize import DEPTH, ISSUER, SEGMENT, SOUND, UNSURE, CallerAssumption, make_fact
 from policyengine.analysis.diff.units import Key
-from policyengine.runtime.decision import FOR_THE_OPERATOR
-from policyengine.solver.satisfiability import answer, groups, mentioned, negated, states_of, value_of
+from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
+from policyengine.solver.satisfiability import (
+    evaluate_atom,
+    evaluate_term,
+    group_by_subject,
+    mentioned_numbers,
+    negate_truth,
+    subject_states,
+)
 from policyengine.solver.symbolic import (
-    All,
-    Fixed,
+    Atom,
+    Conjunction,
+    Disjunction,
+    FactPair,
+    FactSpace,
     Formula,
-    Leaf,
     Negation,
-    Pair,
-    Some,
-    Space,
     Subject,
     Truth,
+    TruthConstant,
     numbers_in,
-    read,
+    to_formula,
 )
-from policyengine.solver.value_partition import Plain, State
+from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 
-class Comparison:
+class RegionComparison:
     """Both policies' answers to one kind of caller, as functions of the same facts. Raises TooLarge.
 
     Answers end in what can differ: that nothing passes, or whether anybody is to approve, and those approvals and
@@ -59,28 +66,35 @@ class Comparison:
     """
 
     def __init__(
-        self, settled: Settled, old: Said, new: Said, issuers: Iterable[str], *, sound: bool | None, apart: bool = False
+        self,
+        settled: CallerAssumption,
+        old: AnswerConditions,
+        new: AnswerConditions,
+        issuers: Iterable[str],
+        *,
+        sound: bool | None,
+        apart: bool = False,
     ) -> None:
         """`sound`: whether chains can be sound at all (None: they can). `apart`: what both policies say alike is left
         `beside`: then answers are those of what changed alone, and each path is to be `completed`."""
         self.settled, self.sound = settled, sound
-        self.space = Space()
-        self._issuer = self.space.number(fact(ISSUER))
+        self.space = FactSpace()
+        self._issuer = self.space.number(make_fact(ISSUER))
         self.space.constants[self._issuer].update(issuers)
-        self.told = frozenset(key for one, other in ((old, new), (new, old)) for key in differing(one, other))
+        self.told = frozenset(key for one, other in ((old, new), (new, old)) for key in differing_keys(one, other))
         self._formulas: dict[k.Expr, Formula] = {}
         for said in (old, new):
             self._read(said)
-        self._states: dict[int, tuple[Plain, ...]] = {}
-        self.derived: dict[int, Derived] = {}
-        self.families: list[Family] = []
+        self._states: dict[int, tuple[AbstractValue, ...]] = {}
+        self.derived: dict[int, DerivedFact] = {}
+        self.families: list[CorrelatedConditions] = []
         self._derive()
-        self.diagrams = Diagrams(self.states)
+        self.diagrams = DiagramBuilder(self.states)
         self._when: dict[tuple[k.Expr, frozenset[Truth]], Diagram] = {}
-        self.settled_on: Path = {}
+        self.settled_on: StatePath = {}
         self._facts: dict[int, frozenset[int]] = {}
         common = self._common(old, new)
-        every = {*old.denies, *new.denies, *approvals_of(old), *approvals_of(new)}
+        every = {*old.denies, *new.denies, *confirm_conditions(old), *confirm_conditions(new)}
         self.aside: dict[int, int] = {}
         self.beside: tuple[k.Expr, ...] = tuple(common) if apart else ()
         self.opens = old.opens if apart and old.opens == new.opens else None
@@ -88,15 +102,15 @@ class Comparison:
         self.old, self.new = self._answer(old, near), self._answer(new, near)
         self.shut = self.opens is not None and self._fulfilled([self.opens]) is None
 
-    def _read(self, said: Said) -> None:
+    def _read(self, said: AnswerConditions) -> None:
         others = (one for kept in (said.confirms, said.duties) for several in kept.values() for one in several)
         for condition in (said.opens, *said.denies, *others):
             if condition not in self._formulas:
-                self._formulas[condition] = read(condition, self.space)
+                self._formulas[condition] = to_formula(condition, self.space)
 
     # ── What makes no difference ──────────────────────────────────────────────────────────────
 
-    def _common(self, old: Said, new: Said) -> set[k.Expr]:
+    def _common(self, old: AnswerConditions, new: AnswerConditions) -> set[k.Expr]:
         """The conditions of denies and confirms that both have alike, and of which nothing else depends."""
         common = set(old.denies) & set(new.denies)
         common |= {one for key, several in old.confirms.items() if key not in self.told for one in several}
@@ -122,9 +136,9 @@ class Comparison:
     def together(self, conditions: Iterable[k.Expr], known: frozenset[int]) -> list[tuple[k.Expr, ...]]:
         """Those that share facts, but for the known ones."""
         ordered = sorted(conditions, key=lambda one: sorted(self.facts_in(one)))
-        return groups(ordered, lambda one: self.facts_in(one) - known)
+        return group_by_subject(ordered, lambda one: self.facts_in(one) - known)
 
-    def completed(self, path: Path) -> Path | None:
+    def completed(self, path: StatePath) -> StatePath | None:
         """The path with states of all other facts in which doors open and nothing else acts; None where there are none.
 
         Where several answers are left to be told apart, one in which somebody else is to approve is as good."""
@@ -132,7 +146,7 @@ class Comparison:
         if not self.beside and self.opens is None:
             return whole
         before = self.diagrams, self._when, self.settled_on
-        self.diagrams, self._when, self.settled_on = Diagrams(self._narrowed(path)), {}, path
+        self.diagrams, self._when, self.settled_on = DiagramBuilder(self._narrowed(path)), {}, path
         try:
             wanted, known = [*self.beside, *([] if self.opens is None else [self.opens])], frozenset(path)
             settled = [one for one in wanted if self.facts_in(one) <= known]
@@ -144,22 +158,22 @@ class Comparison:
                     return None
                 whole |= {fact: place for fact, place in found.items() if fact not in path}
             return whole
-        except TooLarge:
+        except DiagramTooLargeError:
             return None
         finally:
             self.diagrams, self._when, self.settled_on = before
 
-    def _narrowed(self, path: Path) -> Callable[[int], Sequence[Plain]]:
+    def _narrowed(self, path: StatePath) -> Callable[[int], Sequence[AbstractValue]]:
         return lambda number: (self.states(number)[path[number]],) if number in path else self.states(number)
 
-    def _fulfilled(self, conditions: Sequence[k.Expr]) -> Path | None:
+    def _fulfilled(self, conditions: Sequence[k.Expr]) -> StatePath | None:
         made = self.diagrams
         acting = made.some(self.acts(one) for one in conditions if one is not self.opens)
         opens = [self.when(self._formulas[one], ON_TRUE) for one in conditions if one is self.opens]
         passes = made.choose(acting, made.no, made.every(opens))
         return made.path_to(passes, True)
 
-    def _avoided(self, conditions: Sequence[k.Expr]) -> Path | None:
+    def _avoided(self, conditions: Sequence[k.Expr]) -> StatePath | None:
         """States in which none of them acts; None where there are none."""
         acting = self.diagrams.some(self.acts(one) for one in conditions)
         return self.diagrams.path_to(acting, False)
@@ -168,28 +182,28 @@ class Comparison:
         """The facts that decide about a condition, each by the number that is asked for it."""
         known = self._facts.get(id(condition))
         if known is None:
-            numbers = set(mentioned(self._formulas[condition]))
+            numbers = set(mentioned_numbers(self._formulas[condition]))
             known = self._facts[id(condition)] = frozenset(source for one in numbers for source in self.sources(one))
         return known
 
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
-    def _answer(self, said: Said, near: AbstractSet[k.Expr]) -> Diagram:
+    def _answer(self, said: AnswerConditions, near: AbstractSet[k.Expr]) -> Diagram:
         made = self.diagrams
         denied = made.some(self.acts(one) for one in said.denies if one in near)
         opens = made.yes if self.opens is not None else self.when(self._formulas[said.opens], ON_TRUE)
         passes = made.choose(denied, made.no, opens)
         duties = {key: made.some(map(self.acts, said.duties.get(key, ()))) for key in self.told if key[0] == OBLIGE}
-        noted = [self._held(key, one) for key, one in sorted(duties.items()) if key[1] in FOR_THE_OPERATOR]
-        denying = made.sum([made.end(DENY), *noted])
-        asked = made.some(self.acts(one) for one in approvals_of(said) if one in near)
+        noted = [self._held(key, one) for key, one in sorted(duties.items()) if key[1] in OPERATOR_OBLIGATIONS]
+        denying = made.sum([made.end(DENY_KEY), *noted])
+        asked = made.some(self.acts(one) for one in confirm_conditions(said) if one in near)
         approvals = [
             self._held(key, self.acts(one))
             for key in sorted(self.told) if key[0] == CONFIRM
             for one in said.confirms.get(key, ())
         ]  # fmt: skip
         held = [self._held(key, one) for key, one in sorted(duties.items())]
-        return made.choose(passes, made.sum([self._held(ASKED, asked), *approvals, *held]), denying)
+        return made.choose(passes, made.sum([self._held(APPROVAL_KEY, asked), *approvals, *held]), denying)
 
     def _held(self, key: Key, acts: Diagram) -> Diagram:
         return self.diagrams.choose(acts, self.diagrams.end((key,)), self.diagrams.end(()))
@@ -204,28 +218,28 @@ class Comparison:
     @property
     def notes(self) -> bool:
         """Whether something that operators hear of, be it a deny, can differ."""
-        return any(key[0] == OBLIGE and key[1] in FOR_THE_OPERATOR for key in self.told)
+        return any(key[0] == OBLIGE and key[1] in OPERATOR_OBLIGATIONS for key in self.told)
 
-    def end_of(self, answer: Answer) -> Answer:
+    def end_of(self, answer: AnswerKey) -> AnswerKey:
         """What of a whole answer the diagrams end in."""
-        answer = coming_to(answer)
-        kept = [key for key in answer if key in self.told or (key,) == DENY]
-        return tuple(sorted([*kept, *([ASKED] if any(key[0] == CONFIRM for key in answer) else [])]))
+        answer = without_reasons(answer)
+        kept = [key for key in answer if key in self.told or (key,) == DENY_KEY]
+        return tuple(sorted([*kept, *([APPROVAL_KEY] if any(key[0] == CONFIRM for key in answer) else [])]))
 
     def _derive(self) -> None:
         """What other facts decide: depths by the issuer, families together, comparisons by what they compare."""
-        for family in families(self.space):
+        for family in find_correlated(self.space):
             if not any(self.missing(self.space.subjects[number]) for number in family.members):
                 self.families.append(family)
                 first = family.members[0]
                 self._states[first] = tuple(Fraction(place) for place in range(len(family.states)))
                 for number, states in states_by_member(family).items():
-                    self.derived[number] = Derived((first,), by_place(states))
+                    self.derived[number] = DerivedFact((first,), state_at_place(states))
         for number, subject in enumerate(self.space.subjects):
             if isinstance(subject, k.Fact) and subject.path[0] == DEPTH:
-                self.derived[number] = Derived((self._issuer,), depth_by_issuer(subject.path[1:]))
+                self.derived[number] = DerivedFact((self._issuer,), depth_by_issuer(subject.path[1:]))
             elif number not in self.derived and (asked := self._operands(subject)):
-                self.derived[number] = Derived((number, *asked), self._strictly(number, subject, asked))
+                self.derived[number] = DerivedFact((number, *asked), self._strictly(number, subject, asked))
 
     def _operands(self, subject: Subject) -> tuple[int, ...]:
         """The facts without which this one has no value, as far as they are asked for themselves."""
@@ -233,24 +247,24 @@ class Comparison:
         numbers = (self.space.numbers[part] for part in parts if part in self.space.numbers)
         return tuple(number for number in numbers if number not in self.derived)
 
-    def _strictly(self, number: int, subject: Subject, asked: tuple[int, ...]) -> Callable[..., Plain]:
+    def _strictly(self, number: int, subject: Subject, asked: tuple[int, ...]) -> Callable[..., AbstractValue]:
         every = self.states(number)
         parts = [part for part in operands_of(subject) if not isinstance(part, k.Constant)]
-        total = isinstance(subject, Pair) and len(asked) == len(parts)
+        total = isinstance(subject, FactPair) and len(asked) == len(parts)
 
         rows = [place for place, one in enumerate(asked) if isinstance(self.space.subjects[one], k.HasRow)]
         attribute = isinstance(subject, k.Attribute)
 
-        def of(own: Plain, *operands: Plain) -> Plain:
+        def of(own: AbstractValue, *operands: AbstractValue) -> AbstractValue:
             if attribute and any(operands[place] is False for place in rows):
-                return State.BROKEN  # without a row it is not even absent
+                return SpecialValue.BROKEN  # without a row it is not even absent
             if any(one in WITHOUT_VALUE for one in operands):
-                return own if own in WITHOUT_VALUE else State.BROKEN
+                return own if own in WITHOUT_VALUE else SpecialValue.BROKEN
             return every[0] if total and own in WITHOUT_VALUE else own
 
         return of
 
-    def state(self, number: int, path: Mapping[int, int]) -> Plain | None:
+    def state(self, number: int, path: Mapping[int, int]) -> AbstractValue | None:
         """The state of a fact on a path; None where the path tells nothing of it."""
         derived = self.derived.get(number)
         sources = (number,) if derived is None else derived.sources
@@ -265,31 +279,31 @@ class Comparison:
         """Whether the formula has one of the wanted values, which are true or false, or either of them or unknown."""
         made = self.diagrams
         match formula:
-            case Fixed(value):
+            case TruthConstant(value):
                 return made.yes if value in wanted else made.no
             case Negation(inner):
-                return self.when(inner, frozenset(map(negated, wanted)))
-            case All(items):
+                return self.when(inner, frozenset(map(negate_truth, wanted)))
+            case Conjunction(items):
                 return (made.every if True in wanted else made.some)(self.when(item, wanted) for item in items)
-            case Some(items):
+            case Disjunction(items):
                 return (made.some if True in wanted else made.every)(self.when(item, wanted) for item in items)
-            case Leaf():
+            case Atom():
                 return self.leaf(formula, wanted)
             case _:
                 assert_never(formula)
 
-    def leaf(self, leaf: Leaf, wanted: frozenset[Truth]) -> Diagram:
+    def leaf(self, leaf: Atom, wanted: frozenset[Truth]) -> Diagram:
         numbers = sorted(set(numbers_in(leaf.term)))
         asked = sorted({source for one in numbers for source in self.sources(one)})
         if numbers == asked and len(asked) == 1 and asked[0] not in self.derived:
             return self.about_one(leaf, numbers[0], wanted)
-        world: list[Plain] = [State.BROKEN] * len(self.space.subjects)
+        world: list[AbstractValue] = [SpecialValue.BROKEN] * len(self.space.subjects)
 
         def below(path: dict[int, int]) -> Diagram:
             if len(path) == len(asked):
                 for number in numbers:
                     world[number] = self.state_on(number, path)
-                found = answer(value_of(leaf.term, world), leaf.word, leaf.constants)
+                found = evaluate_atom(evaluate_term(leaf.term, world), leaf.word, leaf.constants)
                 return self.diagrams.yes if found in wanted else self.diagrams.no
             fact = asked[len(path)]
             return self.diagrams.ask(fact, [below({**path, fact: place}) for place in self.places(fact)])
@@ -301,13 +315,13 @@ class Comparison:
         settled = self.settled_on.get(number)
         return range(len(self.states(number))) if settled is None else (settled,)
 
-    def about_one(self, leaf: Leaf, number: int, wanted: frozenset[Truth]) -> Diagram:
+    def about_one(self, leaf: Atom, number: int, wanted: frozenset[Truth]) -> Diagram:
         yes, no = self.diagrams.yes, self.diagrams.no
-        world: list[Plain] = [State.BROKEN] * (number + 1)
+        world: list[AbstractValue] = [SpecialValue.BROKEN] * (number + 1)
         branches: list[Diagram] = []
         for place in self.places(number):
             world[number] = self.states(number)[place]
-            found = answer(value_of(leaf.term, world), leaf.word, leaf.constants)
+            found = evaluate_atom(evaluate_term(leaf.term, world), leaf.word, leaf.constants)
             branches.append(yes if found in wanted else no)
         return self.diagrams.ask(number, branches)
 
@@ -322,7 +336,7 @@ class Comparison:
         derived = self.derived.get(number)
         return (number,) if derived is None else derived.sources
 
-    def state_on(self, number: int, path: Mapping[int, int]) -> Plain:
+    def state_on(self, number: int, path: Mapping[int, int]) -> AbstractValue:
         """The state of a fact of which the path tells."""
         state = self.state(number, path)
         assert state is not None
@@ -330,43 +344,45 @@ class Comparison:
 
     # ── The states that facts can have here ───────────────────────────────────────────────────
 
-    def states(self, number: int) -> Sequence[Plain]:
+    def states(self, number: int) -> Sequence[AbstractValue]:
         if number not in self._states:
-            subject, every = self.space.subjects[number], states_of(number, self.space)
+            subject, every = self.space.subjects[number], subject_states(number, self.space)
             states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
-            self._states[number] = states[::-1] if is_root(subject, UNSURE) else states  # first what a request may show
+            self._states[number] = (
+                states[::-1] if has_path_prefix(subject, UNSURE) else states
+            )  # first what a request may show
         return self._states[number]
 
-    def possible(self, subject: Subject, state: Plain) -> bool:
+    def possible(self, subject: Subject, state: AbstractValue) -> bool:
         without = state in WITHOUT_VALUE
-        if is_root(subject, SOUND[0], SOUND[1]):
+        if has_path_prefix(subject, SOUND[0], SOUND[1]):
             return not without and (self.sound is not False or state is False)
-        if is_root(subject, SEGMENT) or is_segment_resource(subject):
+        if has_path_prefix(subject, SEGMENT) or is_segment_resource(subject):
             return not without and state != ""
         if (
             isinstance(subject, k.Fact)
-            and subject.path in WHO
+            and subject.path in PRINCIPAL_PATHS
             and self.space.numbers[subject] not in self.space.absence
         ):
             return without
-        if isinstance(subject, k.Fact) and subject.path in WHO:
+        if isinstance(subject, k.Fact) and subject.path in PRINCIPAL_PATHS:
             return state is getattr(self.settled, subject.path[0])
         if self.missing(subject):
             return without
-        return not (without and isinstance(subject, k.InWindow) and is_root(subject.instant, "time"))
+        return not (without and isinstance(subject, k.InWindow) and has_path_prefix(subject.instant, "time"))
 
     def missing(self, subject: Subject) -> bool:
         """Surely without a value: it is, or asks about, somebody who is not there."""
         match subject:
-            case k.Fact(path) if path[0] == "agent" and self.settled.agent is State.ABSENT:
+            case k.Fact(path) if path[0] == "agent" and self.settled.agent is SpecialValue.ABSENT:
                 return True
             case k.Fact(path):
-                return path in WHO or path in (("approval", "by"), ("approval", "age"))
+                return path in PRINCIPAL_PATHS or path in (("approval", "by"), ("approval", "age"))
             case k.Attribute(base) | k.Member(base):
                 return self.missing(base)
-            case Pair(left, right):
+            case FactPair(left, right):
                 return self.missing(left) or self.missing(right)
-            case _ if isinstance(subject, STRICT):
-                return any(self.missing(part) for part in k.parts(subject))
+            case _ if isinstance(subject, STRICT_NODES):
+                return any(self.missing(part) for part in k.children(subject))
             case _:
                 return False

@@ -8,52 +8,56 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.endpoint_classes import Class, bare, folded, patterns_of
-from policyengine.analysis.diff.units import places_looked_back_at
+from policyengine.analysis.diff.endpoint_classes import EndpointClass, fully_folded, patterns_of, without_captures
+from policyengine.analysis.diff.units import history_places
 from policyengine.checker.patterns.overlap import overlaps
-from policyengine.kernel.fingerprint import Writers
+from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.spec.match import match_pattern
 from policyengine.spec.trace import Block
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class ChangeScope:
     """`places` are patterns of which one matches wherever anything changed; None where that may be everywhere."""
 
     places: tuple[k.Pattern, ...] | None
     patterns: tuple[k.Pattern, ...]  # all that tell endpoints apart there
 
     @classmethod
-    def of(cls, old: k.Kernel, new: k.Kernel) -> Scope:
+    def of(cls, old: k.Kernel, new: k.Kernel) -> ChangeScope:
         every, places = patterns_of(old, new), changed_places(old, new)
         if places is None:
             return cls(None, every)
-        loose = dict.fromkeys(folded(bare(one)) for one in places)
-        return cls(tuple(loose), tuple(one for one in every if any(overlaps(folded(one), place) for place in loose)))
+        loose = dict.fromkeys(fully_folded(without_captures(one)) for one in places)
+        return cls(
+            tuple(loose), tuple(one for one in every if any(overlaps(fully_folded(one), place) for place in loose))
+        )
 
-    def holds(self, at: Class) -> bool:
+    def holds(self, at: EndpointClass) -> bool:
         return self.places is None or any(match_pattern(one, at.endpoint) is not None for one in self.places)
 
 
 def changed_places(old: k.Kernel, new: k.Kernel) -> list[k.Pattern] | None:
     """None where something changed that stands beside all rules: issuers, delegation."""
-    write = Writers()
-    if beside(old, write) != beside(new, write):
+    write = CanonicalWriters()
+    if global_settings(old, write) != global_settings(new, write):
         return None
-    sides = [[(text_of(part, kernel, write), part) for part in declared(kernel)] for kernel in (old, new)]
-    changed = [*without(*sides), *without(*sides[::-1])]
+    sides = [[(part_text(part, kernel, write), part) for part in scoped_parts(kernel)] for kernel in (old, new)]
+    changed = [*parts_without(*sides), *parts_without(*sides[::-1])]
     if any(isinstance(part, k.Binder) for part in changed):  # what happened before was found out by what is bound
-        changed += [guard for kernel in (old, new) for guard in kernel.guards if any(places_looked_back_at(guard))]
+        changed += [guard for kernel in (old, new) for guard in kernel.guards if any(history_places(guard))]
     found: list[k.Pattern] = []
     for part in changed:
-        patterns = patterns_in(part)
+        patterns = part_patterns(part)
         if patterns is None:
             return None
         found += patterns
     return found
 
 
-def without(parts: Sequence[tuple[str, Declared]], others: Sequence[tuple[str, Declared]]) -> Iterator[Declared]:
+def parts_without(
+    parts: Sequence[tuple[str, ScopedPart]], others: Sequence[tuple[str, ScopedPart]]
+) -> Iterator[ScopedPart]:
     left = Counter(text for text, _ in others)
     for text, part in parts:
         if left[text] > 0:
@@ -62,16 +66,16 @@ def without(parts: Sequence[tuple[str, Declared]], others: Sequence[tuple[str, D
             yield part
 
 
-def beside(kernel: k.Kernel, write: Writers) -> tuple[object, ...]:
+def global_settings(kernel: k.Kernel, write: CanonicalWriters) -> tuple[object, ...]:
     issuers = kernel.issuers.values()
     trust = sorted((one.name, one.records_chains, one.scopes_none, sorted(one.claims)) for one in issuers)
     return trust, Counter(map(write, kernel.delegation))
 
 
-Declared: TypeAlias = Block | k.Guard | k.Binder
+ScopedPart: TypeAlias = Block | k.Guard | k.Binder
 
 
-def declared(kernel: k.Kernel) -> Iterator[Declared]:
+def scoped_parts(kernel: k.Kernel) -> Iterator[ScopedPart]:
     yield from kernel.binders
     yield from kernel.agents
     yield from kernel.users
@@ -79,7 +83,7 @@ def declared(kernel: k.Kernel) -> Iterator[Declared]:
     yield from kernel.guards
 
 
-def text_of(part: Declared, kernel: k.Kernel, write: Writers) -> str:
+def part_text(part: ScopedPart, kernel: k.Kernel, write: CanonicalWriters) -> str:
     """All that it says, but its name; what is said of its package, and attesters that it names, belong to it."""
     if isinstance(part, k.Binder):
         return write(part)
@@ -92,7 +96,7 @@ def text_of(part: Declared, kernel: k.Kernel, write: Writers) -> str:
     return f"{write(replace(part, label='', package=''))} {waived} {trusted}"
 
 
-def patterns_in(part: Declared) -> list[k.Pattern] | None:
+def part_patterns(part: ScopedPart) -> list[k.Pattern] | None:
     """Where it stands; None where that is everywhere."""
     if isinstance(part, k.Binder):
         return [part.pattern]

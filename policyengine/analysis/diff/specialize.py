@@ -9,43 +9,43 @@ from typing import Literal, TypeAlias
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.entities.store import Directory
-from policyengine.kernel.base import Part
-from policyengine.kernel.expressions import members
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.entities.store import EntityStore
+from policyengine.kernel.base import Node
+from policyengine.kernel.expressions import child_fields
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import Unknown
-from policyengine.solver.value_partition import State
+from policyengine.solver.value_partition import SpecialValue
 from policyengine.source import Source, Span
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.match import match_pattern
 from policyengine.typesystem import EntityRef, Scalar
 
-Path: TypeAlias = tuple[str, ...]
-Approvals: TypeAlias = Literal["none", "shared", "own"]
+FactPath: TypeAlias = tuple[str, ...]
+ApprovalMode: TypeAlias = Literal["none", "shared", "own"]
 NOWHERE = Span(Source("", ""), 0, 0)
 # Paths of facts that no policy can name: what the engine finds out for itself, and where a segment stands.
-ISSUER: Path = ("", "issuer")
-SOUND: Path = ("", "chain")
+ISSUER: FactPath = ("", "issuer")
+SOUND: FactPath = ("", "chain")
 SEGMENT, RESOURCE, UNSURE, DEPTH = "segment", "resource", "unsure", "depth"
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class CallerAssumption:
     """What is settled for one kind of caller: a name, or that there is none (ABSENT), or that it is no name (BROKEN).
 
     `hops` 0: nobody handed the work on; None: somebody did.
     """
 
-    agent: str | State
-    user: str | State
+    agent: str | SpecialValue
+    user: str | SpecialValue
     hops: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RewriteOptions:
     """How conditions are read for one comparison, by both policies alike.
 
     `claimed` are attributes that the two take from different claims: they stay apart, by side. `tasks`: what a task
@@ -53,32 +53,32 @@ class Reading:
     where the same rules ask for them, or each policy's `own`. `past`: what happened before was recorded otherwise.
     """
 
-    settled: Settled
+    settled: CallerAssumption
     claimed: frozenset[tuple[str, str]] = frozenset()
     tasks: bool = False
     types: frozenset[str] = frozenset()
-    approvals: Approvals = "none"
+    approvals: ApprovalMode = "none"
     past: bool = False
 
 
-def constant(text: str) -> k.Constant:
+def string_constant(text: str) -> k.Constant:
     return k.Constant(text, Scalar.STRING, span=NOWHERE)
 
 
-def fact(path: Path, type_: typesystem.Type = Scalar.STRING) -> k.Fact:
+def make_fact(path: FactPath, type_: typesystem.Type = Scalar.STRING) -> k.Fact:
     return k.Fact(path, type_, span=NOWHERE)
 
 
-def one_of(names: object, item: k.Expr) -> k.Expr:
+def is_one_of(names: object, item: k.Expr) -> k.Expr:
     chosen = tuple(sorted(names))  # type: ignore[call-overload]  # any collection of names
-    return k.Contains(k.Constant(chosen, typesystem.List(Scalar.STRING), span=NOWHERE), item, False, span=NOWHERE)
+    return k.Contains(k.Constant(chosen, typesystem.ListType(Scalar.STRING), span=NOWHERE), item, False, span=NOWHERE)
 
 
-def every(*items: k.Expr) -> k.Expr:
+def all_of(*items: k.Expr) -> k.Expr:
     return items[0] if len(items) == 1 else k.And(tuple(items), span=NOWHERE)
 
 
-def some(*items: k.Expr) -> k.Expr:
+def any_of(*items: k.Expr) -> k.Expr:
     return items[0] if len(items) == 1 else k.Or(tuple(items), span=NOWHERE)
 
 
@@ -88,39 +88,39 @@ NEVER: k.Expr = k.Constant(False, Scalar.BOOL, span=NOWHERE)
 # ── What the patterns of one policy bind at an endpoint ───────────────────────────────────────
 
 
-def bindings(kernel: k.Kernel, at: Class, binders: tuple[k.Binder, ...]) -> dict[Path, k.Expr | None]:
+def fact_bindings(kernel: k.Kernel, at: EndpointClass, binders: tuple[k.Binder, ...]) -> dict[FactPath, k.Expr | None]:
     """What stands for a bound fact: a constant, a segment, another fact; None where patterns disagree."""
-    found: dict[Path, k.Expr | None] = {}
+    found: dict[FactPath, k.Expr | None] = {}
 
-    def bind(path: Path, expression: k.Expr | None) -> None:
+    def bind(path: FactPath, expression: k.Expr | None) -> None:
         found[path] = expression if found.get(path, expression) == expression else None
 
     for binder in binders:
-        captured = captures(binder.pattern, at)
+        captured = capture_expressions(binder.pattern, at)
         for name, text in captured.items():
             bind(("params", name), text)
         if binder.resource is not None:
             type_, capture = binder.resource
-            bind(("resource",), entity_of(type_, captured[capture]))
+            bind(("resource",), entity_expression(type_, captured[capture]))
         for path, expression in binder.facts:
-            bind(path, rewritten(expression, {}))
+            bind(path, rewrite_condition(expression, {}))
     if isinstance(at.endpoint, ActionEndpoint):
-        reference = typesystem.Ref(frozenset({at.endpoint.type}))
-        bind(("resource",), fact((RESOURCE, at.endpoint.type), reference))
+        reference = typesystem.RefType(frozenset({at.endpoint.type}))
+        bind(("resource",), make_fact((RESOURCE, at.endpoint.type), reference))
     return found
 
 
-def entity_of(type_: str, id_: k.Expr | None) -> k.Expr | None:
-    reference = typesystem.Ref(frozenset({type_}))
+def entity_expression(type_: str, id_: k.Expr | None) -> k.Expr | None:
+    reference = typesystem.RefType(frozenset({type_}))
     if id_ is None:
         return None
     if isinstance(id_, k.Constant):
         return k.Constant(EntityRef(type_, str(id_.value)), reference, span=NOWHERE)
     assert isinstance(id_, k.Fact)
-    return fact((RESOURCE, type_, *id_.path), reference)
+    return make_fact((RESOURCE, type_, *id_.path), reference)
 
 
-def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr | None]:
+def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Expr | None]:
     """By name of a capture: the text of a segment that is settled, or the segment; None where it is not known."""
     texts = match_pattern(pattern, at.endpoint, "full") or {}
     if not isinstance(pattern, k.HttpPattern):
@@ -130,7 +130,7 @@ def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr | None]:
         text = texts.get(one.capture or "")
         if not isinstance(text, str):
             return None
-        return fact((SEGMENT, str(number), one.prefix, one.suffix)) if number in at.free else constant(text)
+        return make_fact((SEGMENT, str(number), one.prefix, one.suffix)) if number in at.free else string_constant(text)
 
     return {
         one.capture: captured(*numbered) for numbered in enumerate(pattern.segments) if (one := numbered[1]).capture
@@ -141,35 +141,35 @@ def captures(pattern: k.Pattern, at: Class) -> dict[str, k.Expr | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewriter:
+class ConditionRewriter:
     """Rewrites the conditions of one policy for one class of endpoints and one kind of caller; what only it knows stays
     apart, by `side`. `recorded` are the issuers whose word on chains counts."""
 
-    at: Class
-    settled: Settled
-    bound: Mapping[Path, k.Expr | None]
+    at: EndpointClass
+    settled: CallerAssumption
+    bound: Mapping[FactPath, k.Expr | None]
     side: str
     recorded: tuple[str, ...]
-    reading: Reading
+    reading: RewriteOptions
 
     def __call__(self, expression: k.Expr) -> k.Expr:
-        return rewritten(expression, self)
+        return rewrite_condition(expression, self)
 
     def get(self, node: k.Fact) -> k.Expr:
         """What stands for a fact here."""
         path = node.path
         if path in self.bound:
             found = self.bound[path]
-            return fact((UNSURE, self.side, *path), node.type) if found is None else self.typed(found, node)
+            return make_fact((UNSURE, self.side, *path), node.type) if found is None else self.typed(found, node)
         settled = self.caller(node)
         if settled is not None:
             return settled
         if path[0] == "approval":
             return self.approval(node)
         if path in self.at.settled:
-            return constant(self.at.settled[path])
+            return string_constant(self.at.settled[path])
         if path == ("chain", "depth") and self.settled.hops == 0:
-            return fact((DEPTH, *self.recorded), node.type)
+            return make_fact((DEPTH, *self.recorded), node.type)
         return replace(node, optional=False)
 
     def approval(self, node: k.Fact) -> k.Expr:
@@ -177,16 +177,16 @@ class Rewriter:
         if self.reading.approvals == "none":
             return NEVER if node.path[1:] == ("granted",) else replace(node, optional=False)
         whose = self.side if self.reading.approvals == "own" else "both"
-        return fact((UNSURE, whose, *node.path), node.type)
+        return make_fact((UNSURE, whose, *node.path), node.type)
 
-    def event(self, event: k.Event) -> k.Event:
+    def event(self, event: k.EventPattern) -> k.EventPattern:
         return replace(event, watch=f"{self.side} {event.watch}") if self.reading.past else event
 
     def typed(self, found: k.Expr, node: k.Fact) -> k.Expr:
         """A fact that another one is bound to is read as both say: it stays apart where the types differ."""
-        found = rewritten(found, self)
+        found = rewrite_condition(found, self)
         if isinstance(found, k.Fact) and found.path[0] not in (SEGMENT, RESOURCE) and found.type != node.type:
-            return fact((UNSURE, self.side, *node.path), node.type)
+            return make_fact((UNSURE, self.side, *node.path), node.type)
         return found
 
     def caller(self, node: k.Fact) -> k.Expr | None:
@@ -197,60 +197,60 @@ class Rewriter:
             case ("user",) | ("user", "id"):
                 name = self.settled.user
             case ("chain", "root") if self.settled.hops == 0:
-                name = self.settled.agent if self.settled.agent is not State.ABSENT else self.settled.user
+                name = self.settled.agent if self.settled.agent is not SpecialValue.ABSENT else self.settled.user
             case _:
                 return None
         if not isinstance(name, str):
             return None
-        if isinstance(node.type, typesystem.Ref):
+        if isinstance(node.type, typesystem.RefType):
             return k.Constant(EntityRef(node.path[0], name), node.type, span=NOWHERE)
-        return constant(name)
+        return string_constant(name)
 
     def attribute(self, node: k.Attribute, base: k.Expr) -> k.Expr:
         if node.name == "id" and isinstance(base, k.Constant) and isinstance(base.value, EntityRef):
-            return constant(base.value.id)
+            return string_constant(base.value.id)
         holder = node.base.path[:1] if isinstance(node.base, k.Fact) else ()
         if (*holder, node.name) in self.reading.claimed:
-            base = fact(("claimed", self.side, *holder), getattr(base, "type", Scalar.STRING))
+            base = make_fact(("claimed", self.side, *holder), getattr(base, "type", Scalar.STRING))
         return replace(node, base=base, optional=False)
 
 
-def rewritten(expression: k.Expr, by: Rewriter | Mapping[Path, k.Expr]) -> k.Expr:
+def rewrite_condition(expression: k.Expr, by: ConditionRewriter | Mapping[FactPath, k.Expr]) -> k.Expr:
     """The expression with what stands for its facts; definitions by name are transparent, and constants are folded."""
-    if isinstance(expression, k.Named):
-        return rewritten(expression.expression, by)
+    if isinstance(expression, k.DefinitionRef):
+        return rewrite_condition(expression.expression, by)
     if isinstance(expression, k.Fact):
-        return by.get(expression) if isinstance(by, Rewriter) else replace(expression, optional=False)
+        return by.get(expression) if isinstance(by, ConditionRewriter) else replace(expression, optional=False)
     changed: dict[str, object] = {}
-    for name in members(type(expression)):  # type: ignore[arg-type]  # as in terms.parts
+    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # as in terms.parts
         part = getattr(expression, name)
-        if isinstance(part, k.Event):
-            inside = rewritten(part, by)  # type: ignore[arg-type]  # it is made of expressions
-            changed[name] = by.event(inside) if isinstance(by, Rewriter) else inside  # type: ignore[arg-type]
-        elif isinstance(part, Part):
-            changed[name] = rewritten(part, by)  # type: ignore[arg-type]  # what is inside an expression is one
-        elif isinstance(part, tuple) and part and isinstance(part[0], Part):
-            changed[name] = tuple(rewritten(one, by) for one in part)
-    if isinstance(expression, k.Attribute) and isinstance(by, Rewriter):
+        if isinstance(part, k.EventPattern):
+            inside = rewrite_condition(part, by)  # type: ignore[arg-type]  # it is made of expressions
+            changed[name] = by.event(inside) if isinstance(by, ConditionRewriter) else inside  # type: ignore[arg-type]
+        elif isinstance(part, Node):
+            changed[name] = rewrite_condition(part, by)  # type: ignore[arg-type]  # what is inside an expression is one
+        elif isinstance(part, tuple) and part and isinstance(part[0], Node):
+            changed[name] = tuple(rewrite_condition(one, by) for one in part)
+    if isinstance(expression, k.Attribute) and isinstance(by, ConditionRewriter):
         return by.attribute(expression, changed["base"])  # type: ignore[arg-type]
-    if isinstance(expression, k.Present | k.Default) and isinstance(changed["operand"], k.Constant):
-        return ALWAYS if isinstance(expression, k.Present) else changed["operand"]
-    return folded(replace(expression, **changed)) if changed else expression  # type: ignore[arg-type]
+    if isinstance(expression, k.IsPresent | k.Default) and isinstance(changed["operand"], k.Constant):
+        return ALWAYS if isinstance(expression, k.IsPresent) else changed["operand"]
+    return fold_constants(replace(expression, **changed)) if changed else expression  # type: ignore[arg-type]
 
 
-FOLDED = (k.Like, k.Matches, k.Compare, k.InNetwork, k.InWindow, k.Overlaps, k.Subset, k.Arithmetic, k.Contains)
+FOLDABLE = (k.Like, k.Matches, k.Compare, k.InNetwork, k.InWindow, k.Overlaps, k.Subset, k.Arithmetic, k.Contains)
 
 
-def folded(expression: k.Expr) -> k.Expr:
+def fold_constants(expression: k.Expr) -> k.Expr:
     """A constant, where nothing but constants is asked, and no directory."""
-    if not isinstance(expression, (*FOLDED, k.Apply)) or not all(
-        isinstance(part, k.Constant) for part in k.parts(expression)
+    if not isinstance(expression, (*FOLDABLE, k.Call)) or not all(
+        isinstance(part, k.Constant) for part in k.children(expression)
     ):
         return expression
-    if isinstance(expression, k.Contains) and any(holds_entities(part) for part in k.parts(expression)):
+    if isinstance(expression, k.Contains) and any(holds_entities(part) for part in k.children(expression)):
         return expression
-    found = value(expression, NO_FACTS.looked_at_anew)
-    type_ = expression.type if isinstance(expression, k.Apply | k.Arithmetic) else Scalar.BOOL
+    found = evaluate(expression, EMPTY_FACTS.looked_at_anew)
+    type_ = expression.type if isinstance(expression, k.Call | k.Arithmetic) else Scalar.BOOL
     return expression if isinstance(found, Unknown) else k.Constant(found, type_, span=expression.span)
 
 
@@ -259,10 +259,10 @@ def holds_entities(part: k.Expr) -> bool:
     return any(isinstance(one, EntityRef) for one in (found if isinstance(found, tuple) else (found,)))
 
 
-NO_FACTS = Facts(
+EMPTY_FACTS = Facts(
     k.Kernel("", (), {}, {}, {}, (), (), (), (), (), (), ()),
     Request(ToolEndpoint(None, "x")),
-    Directory(),
+    EntityStore(),
     datetime(2026, 1, 1, tzinfo=UTC),
     {},
     {},

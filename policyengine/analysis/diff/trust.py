@@ -7,40 +7,43 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.answers import Direction
-from policyengine.analysis.diff.model import Rule, TrustChange
-from policyengine.runtime.format_values import shown
+from policyengine.analysis.diff.model import RuleExcerpt, TrustChange
+from policyengine.runtime.format_values import format_value
 
-BOUNDS = ("audience", "users_like")  # what, where it is said at all, holds an issuer to less
-Anchor: TypeAlias = k.Issuer | k.Attester
+VERIFICATION_BOUNDS = ("audience", "users_like")  # what, where it is said at all, holds an issuer to less
+TrustAnchor: TypeAlias = k.Issuer | k.Attester
 
 
 def trust_changes(old: k.Kernel, new: k.Kernel) -> tuple[TrustChange, ...]:
     """Another key, audience or claim is no matter of the requests compared: credentials are verified before."""
-    found = [*changes("issuer", old.issuers, new.issuers), *changes("attester", old.attesters, new.attesters)]
+    found = [
+        *anchor_changes("issuer", old.issuers, new.issuers),
+        *anchor_changes("attester", old.attesters, new.attesters),
+    ]
     return tuple(sorted(found, key=lambda one: [*Direction].index(one.direction)))
 
 
-def changes(kind: str, old: Mapping[str, Anchor], new: Mapping[str, Anchor]) -> Iterator[TrustChange]:
+def anchor_changes(kind: str, old: Mapping[str, TrustAnchor], new: Mapping[str, TrustAnchor]) -> Iterator[TrustChange]:
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name), new.get(name)
-        if before is None or after is None or says(before) != says(after):
-            words, sides = f"{kind} {shown(name)}", (rules(kind, before), rules(kind, after))
-            yield TrustChange(direction_of(before, after), words, *sides)
+        if before is None or after is None or verification_terms(before) != verification_terms(after):
+            words, sides = f"{kind} {format_value(name)}", (anchor_excerpts(kind, before), anchor_excerpts(kind, after))
+            yield TrustChange(trust_direction(before, after), words, *sides)
 
 
-def direction_of(before: Anchor | None, after: Anchor | None) -> Direction:
+def trust_direction(before: TrustAnchor | None, after: TrustAnchor | None) -> Direction:
     if before is None or after is None:
         return Direction.WIDENING if before is None else Direction.NARROWING
-    was, now = says(before), says(after)
+    was, now = verification_terms(before), verification_terms(after)
     different = [member for member in was if was[member] != now.get(member)]
-    if len(different) == 1 and different[0] in BOUNDS:
+    if len(different) == 1 and different[0] in VERIFICATION_BOUNDS:
         held, holds = bool(was[different[0]]), bool(now[different[0]])
         if held is not holds:
             return Direction.NARROWING if holds else Direction.WIDENING
     return Direction.CHANGED
 
 
-def says(anchor: Anchor) -> dict[str, object]:
+def verification_terms(anchor: TrustAnchor) -> dict[str, object]:
     """What credentials are verified by; what else it says is compared by requests."""
     match anchor:
         case k.Issuer():
@@ -51,14 +54,18 @@ def says(anchor: Anchor) -> dict[str, object]:
             return {"url": anchor.url}
 
 
-def rules(kind: str, anchor: Anchor | None) -> tuple[Rule, ...]:
+def anchor_excerpts(kind: str, anchor: TrustAnchor | None) -> tuple[RuleExcerpt, ...]:
     if anchor is None:
         return ()
-    told = (f"{member.replace('_', ' ')} {written(value)}" for member, value in says(anchor).items() if value)
-    return (Rule(f"{kind} {shown(anchor.name)}", anchor.span.at, "   ".join(told)),)
+    told = (
+        f"{member.replace('_', ' ')} {format_term(value)}"
+        for member, value in verification_terms(anchor).items()
+        if value
+    )
+    return (RuleExcerpt(f"{kind} {format_value(anchor.name)}", anchor.span.at, "   ".join(told)),)
 
 
-def written(value: object) -> str:
+def format_term(value: object) -> str:
     if isinstance(value, str):
-        return shown(value)
-    return ", ".join(map(written, value)) if isinstance(value, list | tuple) else str(value)
+        return format_value(value)
+    return ", ".join(map(format_term, value)) if isinstance(value, list | tuple) else str(value)

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.specialize import Settled
-from policyengine.runtime.format_values import duration
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.specialize import CallerAssumption
+from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.patterns import Glob
-from policyengine.spec.approval_digest import VOLATILE, bound_words, objects_of
+from policyengine.spec.approval_digest import VOLATILE, bound_objects, describe_bound
 from policyengine.spec.match import match_pattern
 
 Key: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class RuleUnit:
     """One thing that can decide, at one class of endpoints: `text` is equal exactly when it says the same.
 
     `who` is whom it is about, where it is a door; `told` is all of it, with names and words that change no outcome.
@@ -28,7 +28,7 @@ class Unit:
     kind: str
     text: str
     told: str
-    part: k.Grant | k.Delegate | k.Effect
+    part: k.Grant | k.DelegationGrant | k.Effect
     block: k.AgentBlock | k.UserBlock | k.AnyoneBlock | None = None
     guard: k.Guard | None = None
 
@@ -45,28 +45,28 @@ class Unit:
         return isinstance(self.part, k.Confirm)
 
 
-def conditions_of(unit: Unit) -> Iterator[k.Expr]:
+def unit_conditions(unit: RuleUnit) -> Iterator[k.Expr]:
     part, block = unit.part, unit.block
-    when = part.condition if isinstance(part, k.Deny | k.Confirm | k.Oblige) else part.when
+    when = part.condition if isinstance(part, k.Deny | k.Confirm | k.ObligationEffect) else part.when
     if when is not None:
         yield when
     if block is not None and not isinstance(block, k.AnyoneBlock):
-        if isinstance(block.who, k.Where):
+        if isinstance(block.who, k.PrincipalCondition):
             yield block.who.condition
         yield from (r.condition for r in block.requirements if isinstance(r, k.ActsFor) and r.condition is not None)
 
 
-def counted(units: Iterable[Unit]) -> Counter[str]:
+def count_unit_texts(units: Iterable[RuleUnit]) -> Counter[str]:
     """What rules come to. The same said twice is said once, but for approvals: each is asked for by itself."""
     several = tuple(units)
     once = Counter({unit.text: 1 for unit in several if not unit.confirms})
     return once + Counter(unit.text for unit in several if unit.confirms)
 
 
-def units_apart(units: Iterable[Unit], others: Iterable[Unit]) -> list[Unit]:
+def units_missing_from(units: Iterable[RuleUnit], others: Iterable[RuleUnit]) -> list[RuleUnit]:
     """Those that the others do not hold."""
-    left = counted(others)
-    found: list[Unit] = []
+    left = count_unit_texts(others)
+    found: list[RuleUnit] = []
     for unit in units:
         if not left[unit.text]:
             found.append(unit)
@@ -75,50 +75,50 @@ def units_apart(units: Iterable[Unit], others: Iterable[Unit]) -> list[Unit]:
     return found
 
 
-def effect_key(effect: k.Effect, at: Class) -> tuple[str, ...]:
+def effect_key(effect: k.Effect, at: EndpointClass) -> tuple[str, ...]:
     """What an effect comes to when it acts."""
     match effect:
         case k.Deny():
             return ("deny",)
         case k.Confirm(_, by, within):
-            bound = bound_words(effect, at.endpoint)
-            return ("confirm", by.words, "any time" if within is None else duration(within), *bound)
-        case k.Oblige(_, kind, arguments):
+            bound = describe_bound(effect, at.endpoint)
+            return ("confirm", by.words, "any time" if within is None else format_duration(within), *bound)
+        case k.ObligationEffect(_, kind, arguments):
             return ("oblige", kind, *arguments)
         case _:
             assert_never(effect)
 
 
-def read_beside(confirm: k.Confirm, at: Class) -> dict[str, Key]:
+def approval_bound_facts(confirm: k.Confirm, at: EndpointClass) -> dict[str, Key]:
     """What an approval is bound to beside whole objects: the facts that rule and message read, by their words."""
-    shown = [part.expression for part in confirm.message or () if isinstance(part, k.Shown)]
-    objects = objects_of(confirm, at.endpoint)
+    shown = [part.expression for part in confirm.message or () if isinstance(part, k.MessageFact)]
+    objects = bound_objects(confirm, at.endpoint)
     return {
         " ".join(node.span.text.split()) or str(node.path): node.path
         for expression in (*([] if confirm.condition is None else [confirm.condition]), *shown)
-        for node in outermost(expression)
-        if node.path not in VOLATILE and not any(is_bound(node.path, one) for one in objects)
+        for node in fact_nodes(expression)
+        if node.path not in VOLATILE and not any(is_bound_path(node.path, one) for one in objects)
     }
 
 
-def is_bound(path: tuple[str, ...], by: k.BoundObject) -> bool:
+def is_bound_path(path: tuple[str, ...], by: k.BoundObject) -> bool:
     inside = path[: len(by.path)] == by.path
     return inside and not any(path[: len(one)] == one or one[: len(path)] == path for one in by.excepts)
 
 
-def outermost(expression: k.Expr) -> Iterator[k.Fact]:
+def fact_nodes(expression: k.Expr) -> Iterator[k.Fact]:
     return (node for node in k.walk(expression) if isinstance(node, k.Fact))
 
 
-def places_looked_back_at(guard: k.Guard) -> Iterator[k.Place]:
+def history_places(guard: k.Guard) -> Iterator[k.Place]:
     for effect in guard.effects:
         for node in k.walk(effect.condition) if effect.condition is not None else ():
-            if isinstance(node, k.Happened | k.Aggregate):
+            if isinstance(node, k.HistoryCondition | k.Aggregate):
                 yield node.event.place
                 yield from () if node.since is None else (node.since.place,)
 
 
-def carriers_of(grant: k.Grant, at: Class) -> frozenset[str] | None:
+def carriers_of(grant: k.Grant, at: EndpointClass) -> frozenset[str] | None:
     """The credential scopes that carry it there; None where it covers nothing of that."""
     found = [one.carriers for one in grant.openings if match_pattern(one.pattern, at.endpoint) is not None]
     return frozenset(name for carriers in found for name in carriers) if found else None
@@ -127,7 +127,7 @@ def carriers_of(grant: k.Grant, at: Class) -> frozenset[str] | None:
 # ── Whom a block can be about ─────────────────────────────────────────────────────────────────
 
 
-def can_be_about(unit: Unit, settled: Settled) -> bool:
+def may_concern(unit: RuleUnit, settled: CallerAssumption) -> bool:
     """Whether a door can be the caller's: its name fits, or something else than the name decides."""
     block = unit.block
     if block is None or isinstance(block, k.AnyoneBlock):
@@ -136,9 +136,9 @@ def can_be_about(unit: Unit, settled: Settled) -> bool:
     if not isinstance(name, str):
         return False
     match block.who:
-        case k.Called(wanted):
+        case k.ExactName(wanted):
             return name == wanted
-        case k.CalledLike(glob):
+        case k.NamePattern(glob):
             return Glob(glob).matches(name)
         case _:
             return True

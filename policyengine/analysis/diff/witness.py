@@ -18,42 +18,42 @@ from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.analysis.diff import memberships, texts
 from policyengine.analysis.diff import witness_values as values
-from policyengine.analysis.diff.endpoint_classes import Class
-from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, Settled
+from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption
 from policyengine.analysis.diff.witness_values import (
-    FRESH,
+    FRESH_VALUES,
     MONDAY,
-    address_in,
-    is_apart,
-    moved,
-    number,
-    rank,
-    spelled,
-    within_cell,
+    fill_rank,
+    must_differ,
+    quote_segment,
+    rounded_state,
+    sample_address,
+    shift_value,
+    state_value,
 )
 from policyengine.runtime import windows
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.windows import Window
-from policyengine.solver.satisfiability import states_of, truth
-from policyengine.solver.symbolic import Pair, Space, Subject, read
-from policyengine.solver.value_partition import Plain, State
+from policyengine.solver.satisfiability import evaluate_formula, subject_states
+from policyengine.solver.symbolic import FactPair, FactSpace, Subject, to_formula
+from policyengine.solver.value_partition import AbstractValue, SpecialValue
 from policyengine.typesystem import EntityRef, Scalar
 
-Question: TypeAlias = dict[str, Any]
+QuestionData: TypeAlias = dict[str, Any]
 
-MOST_WORLDS = 2_000
-MOST_ELEMENTS = 1_000  # of a set or list whose size is asked for
+MAX_COMBINATIONS = 2_000
+MAX_ELEMENTS = 1_000  # of a set or list whose size is asked for
 AROUND = {"domain": "x@{}", "host": "https://{}/"}
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 
 
 @dataclass(slots=True)
-class Filling:
+class WitnessBuilder:
     """A question that grows: `rows` are attributes and memberships of entities, `segments` those of the path."""
 
-    at: Class
-    settled: Settled
-    question: Question = field(default_factory=dict)
+    at: EndpointClass
+    settled: CallerAssumption
+    question: QuestionData = field(default_factory=dict)
     rows: dict[EntityRef, dict[str, Any]] = field(default_factory=dict)
     parents: dict[EntityRef, list[EntityRef]] = field(default_factory=dict)
     segments: dict[int, str] = field(default_factory=dict)
@@ -61,57 +61,57 @@ class Filling:
     windows: list[tuple[Window, bool]] = field(default_factory=list)
     now: datetime = MONDAY
     absence: frozenset[Subject] = frozenset()
-    constants: Mapping[Subject, Sequence[Plain]] = field(default_factory=dict)
+    constants: Mapping[Subject, Sequence[AbstractValue]] = field(default_factory=dict)
     refused: Mapping[k.Expr, Sequence[Any]] = field(default_factory=dict)  # what sets are not to hold
 
     # ── What is asked for ─────────────────────────────────────────────────────────────────────
 
-    def fill(self, wanted: Mapping[Subject, Plain]) -> None:
+    def fill(self, wanted: Mapping[Subject, AbstractValue]) -> None:
         """Facts first, then what is said of entities and sets, then what compares two facts: equal ones first."""
-        self.refused = memberships.refused(wanted)
-        ordered = sorted(wanted.items(), key=lambda item: (rank(item[0]), is_apart(*item)))
+        self.refused = memberships.forbidden_items(wanted)
+        ordered = sorted(wanted.items(), key=lambda item: (fill_rank(item[0]), must_differ(*item)))
         for subject, state in ordered:
             self.want(subject, state)
-        for quantifiers in memberships.by_domain(wanted):
-            memberships.quantify(self, quantifiers)
-        for operand, asked in texts.by_operand(wanted).items():
+        for quantifiers in memberships.quantifiers_by_domain(wanted):
+            memberships.fill_quantifiers(self, quantifiers)
+        for operand, asked in texts.questions_by_operand(wanted).items():
             self.spell(operand, asked)
         for subject, state in wanted.items():
             if isinstance(subject, k.HasRow) and state is False:
                 self.rows.pop(self.entity(subject.entity), None)
 
-    def want(self, subject: Subject, state: Plain) -> None:
-        if state is State.ABSENT:
+    def want(self, subject: Subject, state: AbstractValue) -> None:
+        if state is SpecialValue.ABSENT:
             return self.leave_out(subject)
-        if state is State.BROKEN:
+        if state is SpecialValue.BROKEN:
             self.spoil(subject)
-        elif isinstance(subject, Pair):
+        elif isinstance(subject, FactPair):
             self.order(subject, state)
         elif isinstance(state, bool) and not isinstance(subject, k.Fact | k.Attribute | k.Member | k.Variable):
             self.decide(subject, state)
         else:
             self.give(subject, self.nice(subject, state))
 
-    def spell(self, operand: k.Expr, asked: texts.Questions) -> None:
+    def spell(self, operand: k.Expr, asked: texts.TextQuestions) -> None:
         """A text for which all that is asked about it comes out as wanted."""
         known = self.held(operand)
-        fitting = texts.text_for(asked, [known] if isinstance(known, str) else [])
+        fitting = texts.sample_text(asked, [known] if isinstance(known, str) else [])
         if fitting is not None and fitting != known:
             self.give(operand, fitting)
 
-    def complete(self, read: Iterable[k.Expr], wanted: Mapping[Subject, Plain]) -> None:
+    def complete(self, read: Iterable[k.Expr], wanted: Mapping[Subject, AbstractValue]) -> None:
         """Values for what limits count by: where that is unknown they let nothing through."""
-        for one in read:
-            if one not in wanted and self.held(one) is None:
-                self.give(one, self.fresh_for(one))
+        for operand in read:
+            if operand not in wanted and self.held(operand) is None:
+                self.give(operand, self.fresh_for(operand))
 
-    def meet(self, conditions: Iterable[k.Expr], wanted: Mapping[Subject, Plain]) -> bool:
+    def meet(self, conditions: Iterable[k.Expr], wanted: Mapping[Subject, AbstractValue]) -> bool:
         """Whether facts that were not asked for by now are such that all the conditions hold."""
-        space = Space()
-        formulas = [read(one, space) for one in conditions]
-        choices = [states_of(number, space) for number in range(len(space.subjects))]
-        worlds = islice(product(*choices), MOST_WORLDS)
-        world = next((one for one in worlds if all(truth(formula, one) for formula in formulas)), None)
+        space = FactSpace()
+        formulas = [to_formula(one, space) for one in conditions]
+        choices = [subject_states(number, space) for number in range(len(space.subjects))]
+        worlds = islice(product(*choices), MAX_COMBINATIONS)
+        world = next((one for one in worlds if all(evaluate_formula(formula, one) for formula in formulas)), None)
         if world is None or not formulas:
             return False
         inner = {one: tuple(space.constants[place]) for place, one in enumerate(space.subjects)}
@@ -127,15 +127,15 @@ class Filling:
     def spoil(self, subject: Subject) -> None:
         """What is unknown is absent, unless the rules tell that from other unknowns."""
         if subject in self.absence and isinstance(subject, k.Fact | k.Attribute | k.Member):
-            self.give(subject, WRONG_TYPE if not isinstance(subject.type, typesystem.Record) else 7)
+            self.give(subject, WRONG_TYPE if not isinstance(subject.type, typesystem.RecordType) else 7)
 
-    def nice(self, subject: k.Expr, state: Plain) -> Any:
+    def nice(self, subject: k.Expr, state: AbstractValue) -> Any:
         """The state as a value: one that a person would choose, where the rules do not tell it from others."""
         type_ = subject.type
-        if state is State.OTHER:
+        if state is SpecialValue.OTHER:
             return self.fresh_for(subject)
         if isinstance(state, Fraction):
-            return number(within_cell(state, self.constants.get(subject, ()), type_), type_)
+            return state_value(rounded_state(state, self.constants.get(subject, ()), type_), type_)
         if isinstance(state, str) and state not in self.constants.get(subject, ()):
             return "other" if state == "" else f"{state.rstrip(chr(0))}-other"
         return state
@@ -149,16 +149,16 @@ class Filling:
 
     def fresh(self, type_: typesystem.Type) -> Any:
         match type_:
-            case typesystem.Ref(entities):
+            case typesystem.RefType(entities):
                 return EntityRef(min(entities), "other")
-            case typesystem.Set() | typesystem.List():
+            case typesystem.SetType() | typesystem.ListType():
                 return []
-            case typesystem.Record():
+            case typesystem.RecordType():
                 return {}
-            case typesystem.Enum(_, values):
+            case typesystem.EnumType(_, values):
                 return values[0]
             case _:
-                return FRESH.get(str(type_), "other")
+                return FRESH_VALUES.get(str(type_), "other")
 
     # ── Values of facts, attributes and members ───────────────────────────────────────────────
 
@@ -177,9 +177,9 @@ class Filling:
                 self.give(operand, raw)
             case k.Variable(name):
                 self.elements[name] = raw
-            case k.Negative(operand) if isinstance(raw, int | Decimal | timedelta):
+            case k.UnaryMinus(operand) if isinstance(raw, int | Decimal | timedelta):
                 self.give(operand, -raw)
-            case k.Apply(function, (argument, *_)):
+            case k.Call(function, (argument, *_)):
                 self.give_argument(function, argument, raw)
             case k.Arithmetic():
                 self.give_term(to, raw)
@@ -192,7 +192,7 @@ class Filling:
         elif function == "size" and isinstance(raw, int):
             type_ = argument.type
             self.give(
-                argument, "x" * raw if type_ is Scalar.STRING else values.elements(type_, min(raw, MOST_ELEMENTS))
+                argument, "x" * raw if type_ is Scalar.STRING else values.sample_elements(type_, min(raw, MAX_ELEMENTS))
             )
         elif function in AROUND and isinstance(raw, str):
             self.give(argument, AROUND[function].format(raw))
@@ -222,7 +222,7 @@ class Filling:
         match path:
             case ("", "issuer"):
                 self.put(("credential", "issuer"), raw)
-                if self.settled.agent is not State.ABSENT:
+                if self.settled.agent is not SpecialValue.ABSENT:
                     self.put(("agent", "issuer"), raw)
             case ("segment", number_, prefix, suffix):
                 as_here = self.text_of(int(number_))  # in whatever case
@@ -241,7 +241,7 @@ class Filling:
                 self.put(path, raw)
 
     def put(self, path: tuple[str, ...], raw: Any) -> None:
-        if path[0] == "agent" and self.settled.agent is State.ABSENT:
+        if path[0] == "agent" and self.settled.agent is SpecialValue.ABSENT:
             return
         below = self.question
         for name in path[:-1]:
@@ -271,7 +271,7 @@ class Filling:
             case k.Collection(items):
                 return [self.held(item) for item in items]
             case k.Arithmetic(operator=operator, left=left, right=right):
-                return values.computed(operator, self.held(left), self.held(right))
+                return values.compute(operator, self.held(left), self.held(right))
             case _:
                 return None
 
@@ -313,7 +313,7 @@ class Filling:
         if isinstance(found, EntityRef):
             return found
         type_ = expression.type
-        return EntityRef(min(type_.entities) if isinstance(type_, typesystem.Ref) else "user", str(found))
+        return EntityRef(min(type_.entities) if isinstance(type_, typesystem.RefType) else "user", str(found))
 
     def row(self, ref: EntityRef) -> dict[str, Any]:
         return self.rows.setdefault(ref, {})
@@ -323,23 +323,23 @@ class Filling:
     def decide(self, subject: k.Expr, wanted: bool) -> None:
         match subject:
             case k.Contains(collection, item):
-                memberships.contain(self, collection, item, wanted)
+                memberships.fill_contains(self, collection, item, wanted)
             case k.HasRow(entity):
                 self.row(self.entity(entity))  # which `fill` takes away at the end where there is to be none
-            case k.Below(item, ancestor):
-                memberships.place(self, self.entity(item), self.entity(ancestor), wanted)
+            case k.IsMember(item, ancestor):
+                memberships.fill_membership(self, self.entity(item), self.entity(ancestor), wanted)
             case k.InNetwork(address, networks):
-                self.give(address, address_in(self.held(networks), wanted))
+                self.give(address, sample_address(self.held(networks), wanted))
             case k.InWindow(_, window):
                 self.windows.append((window, wanted))
             case k.Overlaps(left, right):
-                memberships.overlap(self, left, right, wanted)
+                memberships.fill_overlap(self, left, right, wanted)
             case k.Subset(left, right):
-                memberships.include(self, left, right, wanted)
+                memberships.fill_subset(self, left, right, wanted)
             case _:
                 self.give(subject, wanted)
 
-    def order(self, pair: Pair, state: Plain) -> None:
+    def order(self, pair: FactPair, state: AbstractValue) -> None:
         """Two facts in the wanted order: the one that is not known yet is chosen."""
         steps = {Fraction(-1): -1, Fraction(0): 0, Fraction(1): 1}
         left, right = pair.left, pair.right
@@ -347,33 +347,36 @@ class Filling:
         if values.are_in_order(self.held(left), self.held(right), step):
             return
         if is_fixed(right) or (not is_fixed(left) and self.held(right) is not None and self.held(left) is None):
-            self.give(left, moved(self.known(right), step))
+            self.give(left, shift_value(self.known(right), step))
         else:
-            self.give(right, moved(self.known(left), -step))
+            self.give(right, shift_value(self.known(left), -step))
 
     # ── The whole ─────────────────────────────────────────────────────────────────────────────
 
-    def asked(self) -> Question:
+    def asked(self) -> QuestionData:
         """The question, with its endpoint, its caller and the rows that it needs."""
         found = deepcopy(self.question)
         match self.at.endpoint:
             case HttpEndpoint(method, _, segments):
                 texts = [self.segments.get(number_, text) for number_, text in enumerate(segments)]
-                found.setdefault("request", {}).update(method=method, path="/" + "/".join(map(spelled, texts)))
+                found.setdefault("request", {}).update(method=method, path="/" + "/".join(map(quote_segment, texts)))
             case ToolEndpoint(server, tool):
                 found["tool"] = {"name": tool} if server is None else {"server": server, "name": tool}
             case ActionEndpoint(verb, type_):
                 found["action"] = {"name": verb}
                 found["resource"] = {"type": type_, "id": found.get("resource", {}).get("id", "x")}
-        callers: tuple[tuple[str, str | State], ...] = (("agent", self.settled.agent), ("user", self.settled.user))
+        callers: tuple[tuple[str, str | SpecialValue], ...] = (
+            ("agent", self.settled.agent),
+            ("user", self.settled.user),
+        )
         for root, name in callers:
-            if name is not State.ABSENT:
+            if name is not SpecialValue.ABSENT:
                 found.setdefault(root, {})["id"] = name if isinstance(name, str) else WRONG_TYPE
         if rows := list(self.entities()):
             found["entities"] = rows
         return found
 
-    def entities(self) -> Iterator[Question]:
+    def entities(self) -> Iterator[QuestionData]:
         for ref, attributes in self.rows.items():
             above = [{"type": one.type, "id": one.id} for one in self.parents.get(ref, ())]
             if attributes or above or ref in self.parents or not self.at.words:
@@ -383,7 +386,7 @@ class Filling:
 
     def moment(self) -> datetime:
         """The time of the question: one within the windows that were asked for, and outside of the others."""
-        for moment in values.moments(self.now, [window for window, _ in self.windows]):
+        for moment in values.candidate_times(self.now, [window for window, _ in self.windows]):
             if all(windows.contains(window, moment) is wanted for window, wanted in self.windows):
                 return moment
         return self.now

@@ -13,24 +13,24 @@ from urllib.parse import quote
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import windows
-from policyengine.solver.symbolic import Pair, Subject
-from policyengine.solver.value_partition import EPOCH, Plain
+from policyengine.solver.symbolic import FactPair, Subject
+from policyengine.solver.value_partition import EPOCH, AbstractValue
 from policyengine.typesystem import EntityRef, Scalar
 
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
 MINUTE = Fraction(60_000_000)
-OUTSIDE = ("203.0.113.9", "198.51.100.7", "10.1.2.3", "127.0.0.1", "2001:db8::9")
-FRESH: Mapping[str, Any] = {
+SAMPLE_ADDRESSES = ("203.0.113.9", "198.51.100.7", "10.1.2.3", "127.0.0.1", "2001:db8::9")
+FRESH_VALUES: Mapping[str, Any] = {
     "bool": True, "int": 1, "number": 1, "string": "other", "duration": timedelta(minutes=1), "time": MONDAY,
-    "ip": IPv4Address(OUTSIDE[0]), "cidr": IPv4Network("203.0.113.0/24"),
+    "ip": IPv4Address(SAMPLE_ADDRESSES[0]), "cidr": IPv4Network("203.0.113.0/24"),
 }  # fmt: skip
 
 
-def spelled(segment: str) -> str:
+def quote_segment(segment: str) -> str:
     return quote(segment, safe="!$&'()*+,=:@~-._")
 
 
-def within_cell(state: Fraction, constants: Sequence[Plain], type_: typesystem.Type) -> Fraction:
+def rounded_state(state: Fraction, constants: Sequence[AbstractValue], type_: typesystem.Type) -> Fraction:
     """A rounder number between the same constants: a minute beside a moment, where a microsecond would do."""
     if type_ not in (Scalar.DURATION, Scalar.TIME) or state in constants:
         return state
@@ -47,9 +47,9 @@ def within_cell(state: Fraction, constants: Sequence[Plain], type_: typesystem.T
     return above - MINUTE if type_ is Scalar.TIME else max(above - MINUTE, above / 2)
 
 
-def number(value: Fraction, type_: typesystem.Type) -> Any:
+def state_value(value: Fraction, type_: typesystem.Type) -> Any:
     match type_:
-        case typesystem.Enum(_, values):
+        case typesystem.EnumType(_, values):
             return values[int(value)]
         case Scalar.DURATION:
             return timedelta(microseconds=int(value))
@@ -61,7 +61,7 @@ def number(value: Fraction, type_: typesystem.Type) -> Any:
             return Decimal(value.numerator) / Decimal(value.denominator)
 
 
-def moved(value: Any, step: int) -> Any:
+def shift_value(value: Any, step: int) -> Any:
     """A value before (-1), like (0) or after (1) the given one."""
     match value:
         case _ if step == 0:
@@ -84,45 +84,51 @@ def moved(value: Any, step: int) -> Any:
             return value
 
 
-def address_in(networks: Any, wanted: bool) -> str:
+def sample_address(networks: Any, wanted: bool) -> str:
     known = networks if isinstance(networks, list | tuple) else [networks]
     inside = [one for one in known if isinstance(one, IPv4Network | IPv6Network)]
     plain = [one for one in known if one is not None and one not in inside]
     if wanted:
         first = inside[0] if inside else None
         return str(
-            first[1 if first.num_addresses > 1 else 0] if first is not None else plain[0] if plain else OUTSIDE[0]
+            first[1 if first.num_addresses > 1 else 0]
+            if first is not None
+            else plain[0]
+            if plain
+            else SAMPLE_ADDRESSES[0]
         )
     outside = (
-        one for one in OUTSIDE if not any(ip_address(one) in net for net in inside) and one not in map(str, plain)
+        one
+        for one in SAMPLE_ADDRESSES
+        if not any(ip_address(one) in net for net in inside) and one not in map(str, plain)
     )
-    return next(outside, OUTSIDE[0])
+    return next(outside, SAMPLE_ADDRESSES[0])
 
 
-def empty_unsaid(collection: k.Expr) -> bool:
+def is_empty_by_default(collection: k.Expr) -> bool:
     """Whether it is empty where no row says what it holds: `inherited else []`."""
     return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
 
 
-def elements(type_: typesystem.Type, count: int) -> list[Any]:
+def sample_elements(type_: typesystem.Type, count: int) -> list[Any]:
     """So many different ones, as far as the type has them."""
-    element = type_.element if isinstance(type_, typesystem.Set | typesystem.List) else Scalar.STRING
+    element = type_.element if isinstance(type_, typesystem.SetType | typesystem.ListType) else Scalar.STRING
     match element:
-        case typesystem.Ref(entities):
+        case typesystem.RefType(entities):
             return [EntityRef(min(entities), f"item-{place}") for place in range(count)]
         case Scalar.STRING:
             return [f"item-{place}" for place in range(count)]
         case Scalar.INT | Scalar.NUMBER:
             return list(range(count))
-        case typesystem.Enum(_, words):
+        case typesystem.EnumType(_, words):
             return list(words[:count])
-        case typesystem.Record():
+        case typesystem.RecordType():
             return [{} for _ in range(count)]
         case _:
-            return [FRESH.get(str(element), "other")] * count
+            return [FRESH_VALUES.get(str(element), "other")] * count
 
 
-def computed(operator: str, left: Any, right: Any) -> Any:
+def compute(operator: str, left: Any, right: Any) -> Any:
     """None where nothing can be computed."""
     if left is None or right is None:
         return None
@@ -137,21 +143,21 @@ def are_in_order(left: Any, right: Any, step: int) -> bool:
     if left is None or right is None:
         return False
     if step == 0 or isinstance(left, list | tuple | EntityRef):
-        return (left == right or alike(left, right)) is (step == 0)
+        return (left == right or same_items(left, right)) is (step == 0)
     try:
         return bool(left < right if step < 0 else left > right)
     except TypeError:
         return False
 
 
-def alike(left: Any, right: Any) -> bool:
+def same_items(left: Any, right: Any) -> bool:
     return isinstance(left, list | tuple) and isinstance(right, list | tuple) and [*left] == [*right]
 
 
-HALF_HOUR, WEEK = timedelta(minutes=30), 24 * 2 * 8
+HALF_HOUR, HALF_HOURS_SEARCHED = timedelta(minutes=30), 24 * 2 * 8
 
 
-def moments(now: datetime, asked: Sequence[windows.Window]) -> Iterator[datetime]:
+def candidate_times(now: datetime, asked: Sequence[windows.Window]) -> Iterator[datetime]:
     """Now and the week after it; the minutes at which daily windows begin and end there; and the days about each window
     of dates."""
     days = [now + timedelta(days=day) for day in range(8)]
@@ -159,35 +165,35 @@ def moments(now: datetime, asked: Sequence[windows.Window]) -> Iterator[datetime
              for edge in (one.start, one.end) for step in (timedelta(0), -timedelta(minutes=1))]  # fmt: skip
     starts = [now, *dates]
     for start in starts:
-        yield from (start + HALF_HOUR * step for step in range(WEEK if start is now else 24 * 2))
+        yield from (start + HALF_HOUR * step for step in range(HALF_HOURS_SEARCHED if start is now else 24 * 2))
     for day in (*days, *dates):
-        for one in asked:
-            if isinstance(one, windows.Daily | windows.Weekly):
-                local = day.astimezone(one.zone)
-                for minute in (one.start_minute, one.end_minute):
+        for window in asked:
+            if isinstance(window, windows.Daily | windows.Weekly):
+                local = day.astimezone(window.zone)
+                for minute in (window.start_minute, window.end_minute):
                     at = local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(minutes=minute)
                     yield from (at.astimezone(UTC), (at - timedelta(minutes=1)).astimezone(UTC))
 
 
 # ── In which order facts are given: first what others are made of ─────────────────────────────
 
-RANKS: tuple[type, ...] = (
+FILL_ORDER: tuple[type, ...] = (
     k.Fact,
     k.Attribute,
     k.Member,
     k.Variable,
-    k.Apply,
+    k.Call,
     k.Arithmetic,
     k.Contains,
     k.Quantifier,
-    Pair,
+    FactPair,
 )
 
 
-def rank(subject: Subject) -> int:
-    return next((number for number, kind in enumerate(RANKS) if isinstance(subject, kind)), len(RANKS) - 2)
+def fill_rank(subject: Subject) -> int:
+    return next((number for number, kind in enumerate(FILL_ORDER) if isinstance(subject, kind)), len(FILL_ORDER) - 2)
 
 
-def is_apart(subject: Subject, state: Plain) -> bool:
+def must_differ(subject: Subject, state: AbstractValue) -> bool:
     """Whether two facts are to differ: what is to be equal is made so first."""
-    return isinstance(subject, Pair) and state != 0
+    return isinstance(subject, FactPair) and state != 0

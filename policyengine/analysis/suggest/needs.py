@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from policyengine import kernel as k
-from policyengine.audit import Again
-from policyengine.check import Checked
+from policyengine.audit import ReplayResult
+from policyengine.check import CheckResult
 from policyengine.checker.names.symbols import Symbol
-from policyengine.checker.patterns.places import Places, alias_of
+from policyengine.checker.patterns.places import PlaceResolver, scope_alias
 from policyengine.importers.path_patterns import LITERAL
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 from policyengine.spec.facts import presenter_of
 from policyengine.spec.match import match_pattern, place_covers
 from policyengine.typesystem import Scalar
 
-PLAIN_TOOL = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
+BARE_TOOL_NAME = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-LIKE_AN_ID = re.compile(r"[0-9]+|[0-9a-fA-F-]*[0-9][0-9a-fA-F-]{7,}|(?=[^0-9]*[0-9])[A-Za-z0-9_-]{8,}")
-DESTROYING = re.compile(r"(?i)delet|remov|destroy|drop|purge|erase|wipe|truncat|revok|cancel|terminat")
-LONGEST_NAME = 200
-HELPED = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
-OTHER_GATES = {
+ID_LIKE = re.compile(r"[0-9]+|[0-9a-fA-F-]*[0-9][0-9a-fA-F-]{7,}|(?=[^0-9]*[0-9])[A-Za-z0-9_-]{8,}")
+DESTRUCTIVE_NAME = re.compile(r"(?i)delet|remov|destroy|drop|purge|erase|wipe|truncat|revok|cancel|terminat")
+MAX_NAME_LENGTH = 200
+GRANTABLE_GATES = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
+OTHER_GATE_REASONS = {
     Gate.MALFORMED_PATH: "its path is one that two servers may read differently",
     Gate.CHAIN: "the chain that handed it on is not sound",
     Gate.TASK: "its task does not hold it",
@@ -42,12 +42,12 @@ OTHER_GATES = {
 }
 
 
-class NotByDoor(Exception):
+class NotGrantableError(Exception):
     """No door would help a request, or none that may be suggested: why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class GrantNeed:
     """A recorded request that a door may help. `block` is the one that accepts the agent; None where none names it."""
 
     line: int
@@ -63,27 +63,29 @@ class Need:
     agents: bool  # whether it is a door of the agent that is missing, and not one of its user alone
 
 
-def need_of(again: Again, kernel: k.Kernel) -> Need:
+def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
     """Raises NotByDoor."""
     decision = again.decision
     if decision.outcome is Outcome.CONFIRM:
-        raise NotByDoor("a person is asked")
+        raise NotGrantableError("a person is asked")
     for reason in decision.reasons:
-        if reason.gate not in HELPED:
-            raise NotByDoor(OTHER_GATES.get(reason.gate) or f"the guard {shown(reason.rule)} stops it")
+        if reason.gate not in GRANTABLE_GATES:
+            raise NotGrantableError(
+                OTHER_GATE_REASONS.get(reason.gate) or f"the guard {format_value(reason.rule)} stops it"
+            )
     principal = decision.principal
     if principal.agent is None or principal.issuer is None:
-        raise NotByDoor(
+        raise NotGrantableError(
             "no agent says who it is" if principal.agent is None else "nobody says who issued its credential"
         )
-    block = accepting(again, kernel, principal.issuer)
+    block = accepting_block(again, kernel, principal.issuer)
     credential = again.record.question.facts.get("credential")
     credential = credential if isinstance(credential, Mapping) else {}
     kind, scopes = credential.get("kind"), presenter_of(again.facts).scopes
     lifetime = again.facts.read(("credential", "lifetime"), Scalar.DURATION)
-    return Need(
+    return GrantNeed(
         again.record.line,
-        spellable(principal.agent),
+        check_writable_name(principal.agent),
         principal.issuer,
         principal.user,
         again.record.question.endpoint,
@@ -96,7 +98,7 @@ def need_of(again: Again, kernel: k.Kernel) -> Need:
     )
 
 
-def accepting(again: Again, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
+def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
     """The block that accepts the agent, if any names it. Raises NotByDoor where one does and something is missing."""
     applying = [one for one in again.seen.presenter if one.applies is not False]
     standing = [one for one in applying if one.stands]
@@ -105,31 +107,31 @@ def accepting(again: Again, kernel: k.Kernel, issuer: str) -> k.AgentBlock | Non
             one.requirement.span.text for block in applying for one in block.requirements if one.holds is not True
         ]
         words = ", ".join(f"`{' '.join(one.split())}`" for one in dict.fromkeys(missing))
-        raise NotByDoor(f"its block asks for {words}" if words else "who asks is not known")
+        raise NotGrantableError(f"its block asks for {words}" if words else "who asks is not known")
     if not standing and issuer not in kernel.issuers:
-        raise NotByDoor("its issuer is not declared")
+        raise NotGrantableError("its issuer is not declared")
     if any(reason.gate is Gate.DEFAULT for reason in again.decision.reasons):
-        check_doors(again)
+        check_existing_grants(again)
     blocks = [one.block for one in standing if isinstance(one.block, k.AgentBlock)]
     return blocks[0] if blocks else None
 
 
-def check_doors(again: Again) -> None:
+def check_existing_grants(again: ReplayResult) -> None:
     """Raises NotByDoor where there is a door and something keeps it shut."""
     kinds = {one.kind for one in again.decision.remedies}
     if "scope" in kinds:
-        raise NotByDoor("its credential lacks the scope of a door that it has")
+        raise NotGrantableError("its credential lacks the scope of a door that it has")
     if kinds & {"credential", "attestation"}:
-        raise NotByDoor("a better credential or an attestation opens a door that it has")
+        raise NotGrantableError("a better credential or an attestation opens a door that it has")
     grants = (grant for block in again.seen.presenter if block.stands for grant in block.grants)
     if any(grant.covers and grant.condition is not True for grant in grants):
-        raise NotByDoor("the condition of a door that it has does not hold")
+        raise NotGrantableError("the condition of a door that it has does not hold")
 
 
-def spellable(name: str) -> str:
+def check_writable_name(name: str) -> str:
     """A name that stands in quotes for itself alone. Raises NotByDoor."""
-    if "*" in name or len(name) > LONGEST_NAME or not name.isprintable():
-        raise NotByDoor("a name in it cannot be written into a policy")
+    if "*" in name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise NotGrantableError("a name in it cannot be written into a policy")
     return name
 
 
@@ -137,7 +139,7 @@ def spellable(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SuggestedTarget:
     """What a `may` names. `place` is what a guard names for the same; `wilds` is how many segments may be anything."""
 
     may: str
@@ -148,57 +150,57 @@ class Target:
 
 
 @dataclass
-class Targets:
+class TargetFinder:
     """Finds the narrowest target for each need."""
 
-    checked: Checked
+    checked: CheckResult
     package: str
     made: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.checked.kernel is not None
         self.kernel = self.checked.kernel
-        self.places = Places(self.checked.program)
+        self.places = PlaceResolver(self.checked.program)
         own = [one for one in self.places.scopes() if one.package == self.package]
         self.scopes = [(one, [pattern for _, pattern in self.places.of_scope(one, True)]) for one in own]
         self.names = {one.name for one in own}
-        self.aliases = {alias_of(one) for one in own}
+        self.aliases = {scope_alias(one) for one in own}
         self.patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
 
-    def of(self, needs: Sequence[Need]) -> Iterator[tuple[Need, Target | NotByDoor]]:
+    def of(self, needs: Sequence[GrantNeed]) -> Iterator[tuple[GrantNeed, SuggestedTarget | NotGrantableError]]:
         """Needs of one agent, together: what was asked for with many ids is one target."""
-        spelled: dict[int, str | NotByDoor] = {}
-        for group in alike(needs):
-            spelled |= zip((one.line for one in group), spellings(group, self.patterns, self.kernel), strict=True)
+        spelled: dict[int, str | NotGrantableError] = {}
+        for group in group_similar(needs):
+            spelled |= zip((one.line for one in group), target_texts(group, self.patterns, self.kernel), strict=True)
         for need in needs:
             words = spelled[need.line]
             try:
-                if isinstance(words, NotByDoor):
+                if isinstance(words, NotGrantableError):
                     raise words
                 yield need, self.target(need, words)
-            except NotByDoor as problem:
+            except NotGrantableError as problem:
                 yield need, problem
 
-    def target(self, need: Need, words: str) -> Target:
+    def target(self, need: GrantNeed, words: str) -> SuggestedTarget:
         """Raises NotByDoor."""
-        destroys, wilds = destroying(need.endpoint), words.count("*")
+        destroys, wilds = is_destructive(need.endpoint), words.count("*")
         if destroys and need.user is None:
-            raise NotByDoor("it destroys something, and there is no person to ask")
+            raise NotGrantableError("it destroys something, and there is no person to ask")
         issuer = self.kernel.issuers[need.issuer]
         if self.checked.program.lookup(self.package, "issuer", need.issuer) is None:
-            raise NotByDoor("its issuer is of another package")
+            raise NotGrantableError("its issuer is of another package")
         if issuer.scopes_none:
-            return Target(words, words, destroys, wilds)
+            return SuggestedTarget(words, words, destroys, wilds)
         held = set(need.held)
         fitting = [one for one in self.scopes if self._fits(one, need.endpoint, held, destroys)]
         if fitting:
             scope, patterns = min(fitting, key=lambda one: (len(one[1]), one[0].name))
-            return Target(scope.name, scope.name, destroys, len(patterns))
+            return SuggestedTarget(scope.name, scope.name, destroys, len(patterns))
         free = sorted(alias for alias in held - self.aliases if alias.isprintable() and alias and " " not in alias)
         if not free:
-            raise NotByDoor("its credential carries no scope that a door could go by")
+            raise NotGrantableError("its credential carries no scope that a door could go by")
         name = self.made.setdefault((free[0], ""), self._fresh())
-        return Target(name, words, destroys, wilds, free[0])
+        return SuggestedTarget(name, words, destroys, wilds, free[0])
 
     def _fits(self, one: tuple[Symbol, list[k.Pattern]], endpoint: Endpoint, held: set[str], destroys: bool) -> bool:
         """Whether the scope opens the endpoint to what the credential carries, and nothing that is far from it."""
@@ -206,7 +208,7 @@ class Targets:
         owners = [owner for owner, p in self.places.of_scope(scope, True) if match_pattern(p, endpoint) is not None]
         carried = any(held.intersection(self.places.carriers(owner)) for owner in owners)
         wide = any(isinstance(p, k.HttpPattern) and p.rest for p in patterns)
-        return carried and not wide and (destroys or not any(map(pattern_destroys, patterns)))
+        return carried and not wide and (destroys or not any(map(is_destructive_pattern, patterns)))
 
     def _fresh(self) -> str:
         number = 1
@@ -232,88 +234,92 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.Pattern]:
     yield from (pattern for guard in kernel.guards for pattern in guard.place.patterns or ())
 
 
-def destroying(endpoint: Endpoint) -> bool:
+def is_destructive(endpoint: Endpoint) -> bool:
     match endpoint:
         case HttpEndpoint(method):
             return method == "DELETE"
         case ToolEndpoint(_, name):
-            return DESTROYING.search(name) is not None
+            return DESTRUCTIVE_NAME.search(name) is not None
         case ActionEndpoint(verb):
-            return DESTROYING.search(verb) is not None
+            return DESTRUCTIVE_NAME.search(verb) is not None
         case MalformedEndpoint():
             return True
 
 
-def pattern_destroys(pattern: k.Pattern) -> bool:
+def is_destructive_pattern(pattern: k.Pattern) -> bool:
     match pattern:
         case k.HttpPattern(methods):
             return methods is None or "DELETE" in methods
         case k.ToolPattern(name) | k.ActionPattern(name):
-            return "*" in name or DESTROYING.search(name) is not None
+            return "*" in name or DESTRUCTIVE_NAME.search(name) is not None
 
 
 # ── Endpoints in words ────────────────────────────────────────────────────────────────────────
 
 
-def alike(needs: Iterable[Need]) -> list[list[Need]]:
+def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
     """Paths of one method and length whose segments are the same but for what looks like an id; others alone."""
-    groups: dict[tuple[object, ...], list[Need]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[GrantNeed]] = defaultdict(list)
     for need in needs:
         endpoint = need.endpoint
         key: tuple[object, ...] = (endpoint,)
         if isinstance(endpoint, HttpEndpoint):
-            key = endpoint.method, *("*" if LIKE_AN_ID.fullmatch(one) else f"={one}" for one in endpoint.segments)
+            key = endpoint.method, *("*" if ID_LIKE.fullmatch(one) else f"={one}" for one in endpoint.segments)
         groups[key].append(need)
     return list(groups.values())
 
 
-def spellings(group: Sequence[Need], patterns: Sequence[k.Pattern], kernel: k.Kernel) -> Iterator[str | NotByDoor]:
+def target_texts(
+    group: Sequence[GrantNeed], patterns: Sequence[k.Pattern], kernel: k.Kernel
+) -> Iterator[str | NotGrantableError]:
     """A segment is open where the policy has it so, or where several ids were asked for."""
     paths = [one.endpoint.segments for one in group if isinstance(one.endpoint, HttpEndpoint)]
     varied = [len(set(column)) > 1 for column in zip(*paths, strict=True)]
     for need in group:
         try:
-            yield spelled(need.endpoint, varied, patterns, kernel)
-        except NotByDoor as problem:
+            yield target_text(need.endpoint, varied, patterns, kernel)
+        except NotGrantableError as problem:
             yield problem
 
 
-def spelled(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str:
+def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str:
     """Raises NotByDoor."""
     match endpoint:
         case HttpEndpoint(method, _, segments):
-            fitting = [one for one in patterns if isinstance(one, k.HttpPattern) and fits(one, endpoint)]
+            fitting = [one for one in patterns if isinstance(one, k.HttpPattern) and is_simple_match(one, endpoint)]
             if fitting:
-                best = min(fitting, key=lambda one: (sum(part.wild for part in one.segments), http_words(method, one)))
-                return http_words(method, best)
-            return http_path(method, segments, varied)
+                best = min(
+                    fitting, key=lambda one: (sum(part.wild for part in one.segments), http_pattern_text(method, one))
+                )
+                return http_pattern_text(method, best)
+            return http_target_text(method, segments, varied)
         case ToolEndpoint() if "*" not in endpoint.qualified and endpoint.qualified.isprintable():
             name = endpoint.qualified
-            return f"TOOL {name if PLAIN_TOOL.fullmatch(name) else text(name)}"
+            return f"TOOL {name if BARE_TOOL_NAME.fullmatch(name) else quote_string(name)}"
         case ActionEndpoint(verb, type_) if WORD.fullmatch(verb) and type_ in kernel.entities:
             return f"ACTION {verb} {type_}"
         case _:
-            raise NotByDoor("its endpoint cannot be written into a policy")
+            raise NotGrantableError("its endpoint cannot be written into a policy")
 
 
-def fits(pattern: k.HttpPattern, endpoint: HttpEndpoint) -> bool:
+def is_simple_match(pattern: k.HttpPattern, endpoint: HttpEndpoint) -> bool:
     """One that ends in no `**`, and whose segments are open as a whole or not at all."""
     whole = all(not one.wild or not (one.prefix or one.suffix) for one in pattern.segments)
     return whole and not pattern.rest and match_pattern(pattern, endpoint) is not None
 
 
-def http_words(method: str, pattern: k.HttpPattern) -> str:
-    return http_path(method, [one.prefix for one in pattern.segments], [one.wild for one in pattern.segments])
+def http_pattern_text(method: str, pattern: k.HttpPattern) -> str:
+    return http_target_text(method, [one.prefix for one in pattern.segments], [one.wild for one in pattern.segments])
 
 
-def http_path(method: str, segments: Sequence[str], wild: Sequence[bool]) -> str:
+def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool]) -> str:
     """Raises NotByDoor."""
     parts = list(zip(segments, wild, strict=True))
     if not all(is_open or LITERAL.fullmatch(one) for one, is_open in parts):
-        raise NotByDoor("its path cannot be written into a policy")
+        raise NotGrantableError("its path cannot be written into a policy")
     return f"{method} /{'/'.join('*' if is_open else one for one, is_open in parts)}"
 
 
-def text(value: str) -> str:
+def quote_string(value: str) -> str:
     """A string of a policy, whatever it holds."""
     return json.dumps(value, ensure_ascii=not value.isprintable())

@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.model import Flip
-from policyengine.analysis.replay import flipped
+from policyengine.analysis.diff.model import DecisionFlip
+from policyengine.analysis.replay import flip_between
 from policyengine.analysis.suggest.needs import (
-    HELPED,
-    Need,
-    NotByDoor,
-    Target,
-    Targets,
-    need_of,
+    GRANTABLE_GATES,
+    GrantNeed,
+    NotGrantableError,
+    SuggestedTarget,
+    TargetFinder,
+    check_writable_name,
+    find_need,
     patterns_of,
-    spellable,
-    spelled,
-    text,
+    quote_string,
+    target_text,
 )
-from policyengine.analysis.suggest.text import Door, lines_of
-from policyengine.audit import CannotRepeat, Record, decided_again, read_records
-from policyengine.check import Checked, check
-from policyengine.checker.names.symbols import MAIN
-from policyengine.importers.sanitize import comment
+from policyengine.analysis.suggest.text import SuggestedGrant, policy_lines
+from policyengine.audit import DecisionRecord, ReplayError, read_records, replay_decision
+from policyengine.check import CheckResult, check
+from policyengine.checker.names.symbols import MAIN_PACKAGE
+from policyengine.importers.sanitize import quoted_comment
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.source import Source
@@ -35,13 +35,13 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
-MOST_PEOPLE = 50
-FILE = "suggested.policy"
+MAX_USERS_NAMED = 50
+SUGGESTED_FILE = "suggested.policy"
 ENDED = "1970-01-01"
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class RemainingDenial:
     """Recorded requests that stay denied, and why no door is suggested."""
 
     why: str
@@ -54,18 +54,18 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Suggested:
+class PolicySuggestion:
     """`text` is empty where no door is needed. So many decisions were `meant` to flip; `flips` did, and `others`."""
 
     text: str
-    doors: tuple[Door, ...]
-    left: tuple[Left, ...]
+    doors: tuple[SuggestedGrant, ...]
+    left: tuple[RemainingDenial, ...]
     records: int
     unusable: int
     allowed: int
     meant: int
-    flips: tuple[Flip, ...]
-    others: tuple[Flip, ...]
+    flips: tuple[DecisionFlip, ...]
+    others: tuple[DecisionFlip, ...]
 
     @property
     def holds(self) -> bool:
@@ -89,14 +89,14 @@ class Suggested:
 
 
 @dataclass(slots=True)
-class Suggesting:
+class PolicySuggester:
     """One log and the policies it is about. `tell` hears about lines that hold no decision."""
 
     modules: Sequence[ast.Module]
-    checked: Checked
+    checked: CheckResult
     log: Path
     tell: Callable[[str], None]
-    needs: dict[int, Need] = field(default_factory=dict)
+    needs: dict[int, GrantNeed] = field(default_factory=dict)
     lefts: dict[int, tuple[str, str | None, str, Endpoint]] = field(default_factory=dict)
     records: int = 0
     unusable: int = 0
@@ -107,7 +107,7 @@ class Suggesting:
         assert self.checked.kernel is not None
         return self.checked.kernel
 
-    def suggested(self) -> Suggested:
+    def suggested(self) -> PolicySuggestion:
         """Raises OSError."""
         for record in read_records(self.log, self.tell):
             self.look_at(record)
@@ -115,11 +115,11 @@ class Suggesting:
         doors = self.useful([*agents, *self.doors_of_people(agents)])
         return self.proved(doors, self.written(doors))
 
-    def look_at(self, record: Record) -> None:
+    def look_at(self, record: DecisionRecord) -> None:
         self.records += 1
         try:
-            again = decided_again(record, self.kernel)
-        except CannotRepeat:
+            again = replay_decision(record, self.kernel)
+        except ReplayError:
             again = None
         if again is None or again.unsure:
             self.unusable += 1
@@ -128,34 +128,34 @@ class Suggesting:
             self.allowed += 1
             return
         try:
-            self.needs[record.line] = need_of(again, self.kernel)
-        except NotByDoor as problem:
+            self.needs[record.line] = find_need(again, self.kernel)
+        except NotGrantableError as problem:
             agent, endpoint = again.decision.principal.agent, again.facts.request.endpoint
             self.lefts[record.line] = str(problem), agent, again.explanation.endpoint, endpoint
 
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
-    def doors_of_agents(self) -> list[Door]:
+    def doors_of_agents(self) -> list[SuggestedGrant]:
         """For the needs that are one of an agent's door; what is one of its user's alone comes later."""
-        groups: dict[tuple[str, str, int], list[Need]] = defaultdict(list)
+        groups: dict[tuple[str, str, int], list[GrantNeed]] = defaultdict(list)
         for need in self.needs.values():
             if need.block is not None and need.block.package != self.kernel.package:
                 self.left_of(need, f"its block is of the package {need.block.package}")
             elif need.agents:
                 groups[need.agent, need.issuer, id(need.block)].append(need)
-        targets = Targets(self.checked, self.kernel.package)
+        targets = TargetFinder(self.checked, self.kernel.package)
         return [door for needs in groups.values() for door in self.doors_for(needs, targets)]
 
-    def doors_for(self, needs: Sequence[Need], targets: Targets) -> Iterator[Door]:
-        found: dict[Target, list[Need]] = defaultdict(list)
+    def doors_for(self, needs: Sequence[GrantNeed], targets: TargetFinder) -> Iterator[SuggestedGrant]:
+        found: dict[SuggestedTarget, list[GrantNeed]] = defaultdict(list)
         for need, target in targets.of(needs):
-            if isinstance(target, NotByDoor):
+            if isinstance(target, NotGrantableError):
                 self.left_of(need, str(target))
             else:
                 found[target].append(need)
         for target, some in found.items():
             kinds, lifetimes = {one.kind for one in some}, {one.lifetime for one in some}
-            yield Door(
+            yield SuggestedGrant(
                 some[0].agent,
                 some[0].issuer,
                 target,
@@ -165,88 +165,92 @@ class Suggesting:
                 kinds=() if None in kinds else tuple(sorted(kind for kind in kinds if kind)),
                 bound=all(one.bound for one in some),
                 lifetime=None if None in lifetimes else max((one for one in lifetimes if one), default=None),
-                asks=must_ask(target, some, targets),
+                asks=needs_confirmation(target, some, targets),
             )
 
-    def left_of(self, need: Need, why: str) -> None:
+    def left_of(self, need: GrantNeed, why: str) -> None:
         self.needs.pop(need.line, None)
-        self.lefts[need.line] = why, need.agent, words_of(need), need.endpoint
+        self.lefts[need.line] = why, need.agent, describe_request(need), need.endpoint
 
-    def doors_of_people(self, doors: Sequence[Door]) -> list[Door]:
+    def doors_of_people(self, doors: Sequence[SuggestedGrant]) -> list[SuggestedGrant]:
         """What is still denied for the want of a user's door, once agents have theirs."""
         kernel = self.compiled(doors, for_people=True)
-        lacking: dict[int, Need] = {}
+        lacking: dict[int, GrantNeed] = {}
         for record in self.recorded(self.needs):
-            reasons = decided_again(record, kernel).decision.reasons
+            reasons = replay_decision(record, kernel).decision.reasons
             first = reasons[0].gate if reasons else None
             if first is Gate.USER and all(one.gate is Gate.USER or one.outcome is Outcome.CONFIRM for one in reasons):
                 lacking[record.line] = self.needs[record.line]
         targets = {line: door.target for door in doors for line in door.lines}
-        found = Targets(self.checked, self.kernel.package)
+        found = TargetFinder(self.checked, self.kernel.package)
         for need, target in found.of([one for line, one in lacking.items() if line not in targets]):
-            if isinstance(target, NotByDoor):
+            if isinstance(target, NotGrantableError):
                 self.left_of(need, str(target))
             else:
                 targets[need.line] = target
-        groups: dict[Target, list[Need]] = defaultdict(list)
+        groups: dict[SuggestedTarget, list[GrantNeed]] = defaultdict(list)
         for line, need in lacking.items():
             if line in targets and need.user is not None:
                 try:
-                    spellable(need.user)
+                    check_writable_name(need.user)
                     groups[targets[line]].append(need)
-                except NotByDoor as problem:
+                except NotGrantableError as problem:
                     self.left_of(need, str(problem))
         return [one for target, needs in groups.items() for one in self.people(target, needs, found)]
 
-    def people(self, target: Target, needs: Sequence[Need], targets: Targets) -> Iterator[Door]:
+    def people(
+        self, target: SuggestedTarget, needs: Sequence[GrantNeed], targets: TargetFinder
+    ) -> Iterator[SuggestedGrant]:
         users = tuple(sorted({one.user for one in needs if one.user is not None}))
-        if len(users) > MOST_PEOPLE:
+        if len(users) > MAX_USERS_NAMED:
             for need in needs:
-                self.left_of(need, f"more than {MOST_PEOPLE} people need it: say by a role or a team who they are")
+                self.left_of(need, f"more than {MAX_USERS_NAMED} people need it: say by a role or a team who they are")
             return
-        asks = must_ask(target, needs, targets)
-        yield Door(None, "", target, None, frozenset(one.line for one in needs), users=users, asks=asks)
+        asks = needs_confirmation(target, needs, targets)
+        yield SuggestedGrant(None, "", target, None, frozenset(one.line for one in needs), users=users, asks=asks)
 
-    def useful(self, doors: Sequence[Door]) -> tuple[Door, ...]:
+    def useful(self, doors: Sequence[SuggestedGrant]) -> tuple[SuggestedGrant, ...]:
         """Doors behind which something still stops every request are not worth opening."""
         kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()
         for record in self.recorded(self.needs):
-            decision = decided_again(record, kernel).decision
+            decision = replay_decision(record, kernel).decision
             if decision.outcome is Outcome.DENY:
-                first = next((one for one in decision.reasons if one.gate not in HELPED), decision.reasons[0])
-                rule = f" {text(first.rule)}" if first.rule else ""
+                first = next((one for one in decision.reasons if one.gate not in GRANTABLE_GATES), decision.reasons[0])
+                rule = f" {quote_string(first.rule)}" if first.rule else ""
                 self.left_of(self.needs[record.line], f"behind the door the {first.gate}{rule} stops it")
             else:
                 opened.add(record.line)
         kept = [replace(one, lines=one.lines & opened) for one in doors if one.lines & opened]
         return tuple(sorted(kept, key=lambda one: one.rank))
 
-    def recorded(self, lines: Iterable[int]) -> Iterator[Record]:
+    def recorded(self, lines: Iterable[int]) -> Iterator[DecisionRecord]:
         """Those that were looked at before, once more."""
         wanted = set(lines)
         return (one for one in read_records(self.log) if one.line in wanted) if wanted else iter(())
 
     # ── The policy ────────────────────────────────────────────────────────────────────────────
 
-    def written(self, doors: Sequence[Door]) -> str:
+    def written(self, doors: Sequence[SuggestedGrant]) -> str:
         """In canonical form; empty where there is nothing to say."""
         if not doors:
             return ""
-        package = "" if self.kernel.package == MAIN else f"package {self.kernel.package}\n"
+        package = "" if self.kernel.package == MAIN_PACKAGE else f"package {self.kernel.package}\n"
         head = [
             "language 1",
             package,
-            f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: {comment(self.log.name)}.",
+            f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: {quoted_comment(self.log.name)}.",
             "# That something was asked for is no reason to allow it: delete what nobody should have.",
             "",
         ]
-        return format_module(Source(FILE, "\n".join([*head, *lines_of(doors, self.guard_names())]) + "\n"))
+        return format_module(
+            Source(SUGGESTED_FILE, "\n".join([*head, *policy_lines(doors, self.guard_names())]) + "\n")
+        )
 
     def guard_names(self) -> set[str]:
         return {guard.name for guard in self.kernel.guards}
 
-    def compiled(self, doors: Sequence[Door], *, for_people: bool = False) -> k.Kernel:
+    def compiled(self, doors: Sequence[SuggestedGrant], *, for_people: bool = False) -> k.Kernel:
         """`for_people`: agents may act for users of whom no block speaks yet; then they open nothing to them."""
         written = self.written(doors)
         if not written:
@@ -254,7 +258,7 @@ class Suggesting:
         for_users = next((one.target.may for one in doors if one.agent is not None and one.users), None)
         if for_people and not self.kernel.users and for_users is not None:  # the checker wants a block of users
             written += f"user any {{ may {for_users}   valid until {ENDED} }}\n"
-        module, problems = parse(Source(FILE, written))
+        module, problems = parse(Source(SUGGESTED_FILE, written))
         found = check([*self.modules, *([module] if module else [])], problems)
         if found.kernel is None:
             first = next(one for one in found.diagnostics if one.is_error)
@@ -263,49 +267,49 @@ class Suggesting:
 
     # ── The proof ─────────────────────────────────────────────────────────────────────────────
 
-    def left(self) -> Iterator[Left]:
+    def left(self) -> Iterator[RemainingDenial]:
         """What was asked for with many ids is one, where the policy has a pattern for all of them."""
         patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
         places = {words: endpoint for _, _, words, endpoint in self.lefts.values()}
-        spelling = {words: as_pattern(endpoint, patterns, self.kernel) or words for words, endpoint in places.items()}
+        spelling = {words: pattern_text(endpoint, patterns, self.kernel) or words for words, endpoint in places.items()}
         groups: dict[tuple[str, str | None, str], Counter[str]] = defaultdict(Counter)
         for why, agent, words, _ in self.lefts.values():
             groups[why, agent, spelling[words]][words] += 1
         for (why, agent, pattern), asked in groups.items():
-            yield Left(why, agent, pattern if len(asked) > 1 else next(iter(asked)), asked.total())
+            yield RemainingDenial(why, agent, pattern if len(asked) > 1 else next(iter(asked)), asked.total())
 
-    def proved(self, doors: tuple[Door, ...], written: str) -> Suggested:
+    def proved(self, doors: tuple[SuggestedGrant, ...], written: str) -> PolicySuggestion:
         kernel = self.compiled(doors)
         meant = {line for door in doors for line in door.lines}
-        flips: list[Flip] = []
+        flips: list[DecisionFlip] = []
         for record in read_records(self.log) if doors else ():
             try:
-                flip = flipped(record, self.kernel, kernel)
-            except CannotRepeat:
+                flip = flip_between(record, self.kernel, kernel)
+            except ReplayError:
                 continue
             flips += [flip] if flip is not None else []
         left = sorted(self.left(), key=lambda one: (-one.decisions, one.why, str(one.agent), one.endpoint))
         others = tuple(one for one in flips if one.line not in meant)
-        return Suggested(
+        return PolicySuggestion(
             written, doors, tuple(left), self.records, self.unusable, self.allowed, len(meant),
             tuple(one for one in flips if one.line in meant), others,
         )  # fmt: skip
 
 
-def as_pattern(endpoint: Endpoint, patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str | None:
+def pattern_text(endpoint: Endpoint, patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str | None:
     """The pattern of the policy that it fits, in words, or itself; None where neither can be written."""
     segments = endpoint.segments if isinstance(endpoint, HttpEndpoint) else ()
     try:
-        return spelled(endpoint, [False] * len(segments), patterns, kernel)
-    except NotByDoor:
+        return target_text(endpoint, [False] * len(segments), patterns, kernel)
+    except NotGrantableError:
         return None
 
 
-def must_ask(target: Target, needs: Sequence[Need], targets: Targets) -> bool:
+def needs_confirmation(target: SuggestedTarget, needs: Sequence[GrantNeed], targets: TargetFinder) -> bool:
     return target.destroys and not all(targets.asked_before(one.endpoint) for one in needs)
 
 
-def words_of(need: Need) -> str:
+def describe_request(need: GrantNeed) -> str:
     endpoint = need.endpoint
     method, path = getattr(endpoint, "method", None), getattr(endpoint, "path", None)
     return f"{method} {path}" if method else getattr(endpoint, "qualified", None) or str(endpoint)

@@ -9,19 +9,19 @@ from datetime import timedelta
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.analysis.suggest.needs import Target, text
-from policyengine.runtime.format_values import duration
+from policyengine.analysis.suggest.needs import SuggestedTarget, quote_string
+from policyengine.runtime.format_values import format_duration
 
-OF_CREDENTIALS = (k.CredentialKind, k.CredentialLifetime, k.CredentialAge, k.CredentialBound)
+CREDENTIAL_REQUIREMENTS = (k.CredentialKinds, k.CredentialLifetime, k.CredentialAge, k.ProofOfPossession)
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class SuggestedGrant:
     """One `may` for one agent, or, where `agent` is None, for people. `lines` are those of the decisions it is for."""
 
     agent: str | None
     issuer: str
-    target: Target
+    target: SuggestedTarget
     block: k.AgentBlock | None
     lines: frozenset[int]
     users: tuple[str, ...] = ()
@@ -33,8 +33,8 @@ class Door:
     @property
     def who(self) -> str:
         if self.agent is not None:
-            return f"agent {text(self.agent)}"
-        return f"user {text(self.users[0])}" if len(self.users) == 1 else f"{len(self.users)} users"
+            return f"agent {quote_string(self.agent)}"
+        return f"user {quote_string(self.users[0])}" if len(self.users) == 1 else f"{len(self.users)} users"
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -47,9 +47,9 @@ class Door:
         return {**who, "may": self.target.may, "decisions": len(self.lines), "confirm": self.asks}
 
 
-def lines_of(doors: Sequence[Door], guards: set[str]) -> Iterator[str]:
-    yield from scopes_of(doors)
-    blocks: dict[tuple[object, ...], list[Door]] = defaultdict(list)
+def policy_lines(doors: Sequence[SuggestedGrant], guards: set[str]) -> Iterator[str]:
+    yield from scope_lines(doors)
+    blocks: dict[tuple[object, ...], list[SuggestedGrant]] = defaultdict(list)
     for door in doors:
         key = (
             door.agent,
@@ -60,15 +60,15 @@ def lines_of(doors: Sequence[Door], guards: set[str]) -> Iterator[str]:
         blocks[key if door.agent is not None else (None, door.users)].append(door)
     for some in blocks.values():
         yield ""
-        yield from block_of(some)
-    yield from guards_of(doors, guards)
+        yield from block_lines(some)
+    yield from guard_lines(doors, guards)
 
 
-def guards_of(doors: Sequence[Door], taken: set[str]) -> Iterator[str]:
+def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[str]:
     """What destroys something asks a person: those whom the new doors let in, and nobody who came in before."""
     places: dict[str, dict[str, None]] = defaultdict(dict)
     for door in (one for one in doors if one.asks):
-        places[door.target.place][condition_of(door)] = None
+        places[door.target.place][caller_condition(door)] = None
     number = 1
     for place, conditions in places.items():
         while f"suggested {number}" in taken:
@@ -78,49 +78,51 @@ def guards_of(doors: Sequence[Door], taken: set[str]) -> Iterator[str]:
         yield "# It destroys something. Fill in who may say yes: until then the person served is asked, each time."
         yield f'guard "suggested {number}" on {place} {{'
         yield f"  confirm by user within 15m when {' or '.join(conditions)}"
-        yield f'    message "this may destroy something: {asked_at(place)}"'
+        yield f'    message "this may destroy something: {confirmation_subject(place)}"'
         yield "}"
 
 
-def asked_at(place: str) -> str:
+def confirmation_subject(place: str) -> str:
     """What the person sees of what is asked for there; the arguments of a tool are the author's to name."""
     word = place.partition(" ")[0]
     return {"TOOL": "{tool.name}", "ACTION": "{resource.id}"}.get(word, "{request.path}")
 
 
-def condition_of(door: Door) -> str:
+def caller_condition(door: SuggestedGrant) -> str:
     """`else ""`: who is nobody came in before, if at all."""
     if door.agent is not None:
-        return f'agent.id else "" == {text(door.agent)}'
-    return people_of('user.id else ""', door.users)
+        return f'agent.id else "" == {quote_string(door.agent)}'
+    return user_condition('user.id else ""', door.users)
 
 
-def people_of(fact: str, users: Sequence[str]) -> str:
+def user_condition(fact: str, users: Sequence[str]) -> str:
     if len(users) == 1:
-        return f"{fact} == {text(users[0])}"
-    return f"{fact} in [{', '.join(map(text, users))}]"
+        return f"{fact} == {quote_string(users[0])}"
+    return f"{fact} in [{', '.join(map(quote_string, users))}]"
 
 
-def scopes_of(doors: Sequence[Door]) -> Iterator[str]:
+def scope_lines(doors: Sequence[SuggestedGrant]) -> Iterator[str]:
     """Scopes to declare, by what credentials call them."""
     found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for door in doors:
         if door.target.scope is not None:
             found[door.target.may, door.target.scope][door.target.place] = None
     for (name, alias), places in found.items():
-        yield f"scope {name} as {text(alias)} {{"
+        yield f"scope {name} as {quote_string(alias)} {{"
         yield from (f"  {place}" for place in places)
         yield "}"
 
 
-def block_of(doors: Sequence[Door]) -> Iterator[str]:
+def block_lines(doors: Sequence[SuggestedGrant]) -> Iterator[str]:
     first = doors[0]
     if first.agent is None:
-        one = text(first.users[0]) if len(first.users) == 1 else f"where {people_of('user.id', first.users)}"
+        one = (
+            quote_string(first.users[0]) if len(first.users) == 1 else f"where {user_condition('user.id', first.users)}"
+        )
         yield f"user {one} {{"
     else:
-        yield f"agent {text(first.agent)} {{"
-        yield from requirements_of(first)
+        yield f"agent {quote_string(first.agent)} {{"
+        yield from requirement_lines(first)
     seen: dict[str, int] = defaultdict(int)
     for door in doors:
         seen[door.target.may] += len(door.lines)
@@ -128,11 +130,11 @@ def block_of(doors: Sequence[Door]) -> Iterator[str]:
     yield "}"
 
 
-def requirements_of(door: Door) -> Iterator[str]:
+def requirement_lines(door: SuggestedGrant) -> Iterator[str]:
     """No less than the block asks for that accepts the agent today; of a new agent what it showed."""
     if door.block is not None:
-        of_credentials = [one for one in door.block.requirements if isinstance(one, OF_CREDENTIALS)]
-        yield from (one.span.text for one in door.block.requirements if not isinstance(one, OF_CREDENTIALS))
+        of_credentials = [one for one in door.block.requirements if isinstance(one, CREDENTIAL_REQUIREMENTS)]
+        yield from (one.span.text for one in door.block.requirements if not isinstance(one, CREDENTIAL_REQUIREMENTS))
         if of_credentials:
             words = [one.span.text for one in of_credentials]
             apart = "\n" if any("#" in one for one in words) else "   "  # a comment in one of them ends with its line
@@ -141,7 +143,7 @@ def requirements_of(door: Door) -> Iterator[str]:
     yield f"  issued by {door.issuer}"
     yield "  acts for any user" if door.users else "  acts alone"
     shown = [f"kind in [{', '.join(door.kinds)}]"] * bool(door.kinds)
-    shown += [f"lifetime <= {duration(door.lifetime)}"] if door.lifetime else []
+    shown += [f"lifetime <= {format_duration(door.lifetime)}"] if door.lifetime else []
     shown += ["bound"] * door.bound
     if shown:
         yield f"  credential {{ {'   '.join(shown)} }}"

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from policyengine import kernel as k
 from policyengine.checker.lower.context import facts_read
 from policyengine.checker.lower.expressions import lower_value
-from policyengine.checker.names.scope import Context
-from policyengine.checker.type_names import listed
-from policyengine.kernel.fingerprint import canonical
-from policyengine.runtime.format_values import fact_name
-from policyengine.runtime.request import spelled
+from policyengine.checker.names.scope import ExpressionContext
+from policyengine.checker.type_names import join_words
+from policyengine.kernel.fingerprint import canonical_text
+from policyengine.runtime.format_values import format_fact_path
+from policyengine.runtime.request import fact_path
 from policyengine.spec.approval_digest import VOLATILE
 from policyengine.syntax import nodes as ast
 
 RESOURCE = ("resource",)
-OBJECTS = (("body",), ("args",), ("context",), ("request", "query"), ("request", "headers"))
-OBJECT_NAMES = listed(map(fact_name, OBJECTS), "or")
+BINDABLE_OBJECTS = (("body",), ("args",), ("context",), ("request", "query"), ("request", "headers"))
+OBJECT_NAMES = join_words(map(format_fact_path, BINDABLE_OBJECTS), "or")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,30 @@ class ClauseItem:
     fact: k.Expr | None = None
 
 
-def bound_clause(
-    written: ast.BoundTo | None, condition: k.Expr | None, said: k.Message | None, context: Context
+def lower_bound_clause(
+    written: ast.BoundTo | None, condition: k.Expr | None, said: k.Message | None, context: ExpressionContext
 ) -> k.BoundTo | None:
     """What is wrong is reported, and then nothing is narrowed."""
     if written is None:
         return None
-    items = [item for one in written.items if (item := named(one, context)) is not None]
-    check_once(items, context)
-    check_left_out(items, list(read_by(condition, said)), context)
+    items = [item for one in written.items if (item := lower_clause_item(one, context)) is not None]
+    check_duplicate_bound_items(items, context)
+    check_exclusions(items, list(paths_read_by(condition, said)), context)
     objects = sorted((one.object for one in items if one.object is not None), key=lambda one: one.path)
-    facts = sorted((one.fact for one in items if one.fact is not None), key=canonical)
+    facts = sorted((one.fact for one in items if one.fact is not None), key=canonical_text)
     return k.BoundTo(tuple(objects), tuple(facts))
 
 
-def named(item: ast.BoundItem, context: Context) -> ClauseItem | None:
-    path = path_of(item.of)
-    if path in OBJECTS:
-        return ClauseItem(item, path, k.BoundObject(path, tuple(sorted(map(path_of, item.excepts)))))
+def lower_clause_item(item: ast.BoundItem, context: ExpressionContext) -> ClauseItem | None:
+    path = reference_path(item.of)
+    if path in BINDABLE_OBJECTS:
+        return ClauseItem(item, path, k.BoundObject(path, tuple(sorted(map(reference_path, item.excepts)))))
     if item.excepts:
         context.report(
-            "E517", f"nothing of `{fact_name(path)}` can be left out", item.of.span, f"`except` follows {OBJECT_NAMES}"
+            "E517",
+            f"nothing of `{format_fact_path(path)}` can be left out",
+            item.of.span,
+            f"`except` follows {OBJECT_NAMES}",
         )
         return None
     if path == RESOURCE:
@@ -60,8 +63,8 @@ def named(item: ast.BoundItem, context: Context) -> ClauseItem | None:
     return None if found is None or not is_bindable(found, item, context) else ClauseItem(item, path, fact=found)
 
 
-def is_bindable(found: k.Expr, item: ast.BoundItem, context: Context) -> bool:
-    written = fact_name(path_of(item.of))
+def is_bindable(found: k.Expr, item: ast.BoundItem, context: ExpressionContext) -> bool:
+    written = format_fact_path(reference_path(item.of))
     if not isinstance(found, k.Fact | k.Attribute | k.Member):
         context.report("E516", f"`{written}` is no fact", item.of.span, f"name a fact, or {OBJECT_NAMES}")
         return False
@@ -72,13 +75,13 @@ def is_bindable(found: k.Expr, item: ast.BoundItem, context: Context) -> bool:
     return True
 
 
-def path_of(reference: ast.Reference) -> tuple[str, ...]:
-    return spelled((*reference.name.split("."), *(key.value for key in reference.keys)))
+def reference_path(reference: ast.Reference) -> tuple[str, ...]:
+    return fact_path((*reference.name.split("."), *(key.value for key in reference.keys)))
 
 
-def read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[tuple[str, ...]]:
+def paths_read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[tuple[str, ...]]:
     """The facts that the rule and its message read."""
-    shown = [part.expression for part in said or () if isinstance(part, k.Shown)]
+    shown = [part.expression for part in said or () if isinstance(part, k.MessageFact)]
     for expression in (condition, *shown):
         if expression is not None:
             yield from (fact.path for fact, _ in facts_read(expression))
@@ -87,39 +90,41 @@ def read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[tuple[
 # ── What contradicts itself ───────────────────────────────────────────────────────────────────
 
 
-def check_once(items: Sequence[ClauseItem], context: Context) -> None:
+def check_duplicate_bound_items(items: Sequence[ClauseItem], context: ExpressionContext) -> None:
     for number, one in enumerate(items):
         for other in items[:number]:
             if one.path == other.path:
                 hint = "write it once"
-                context.report("E516", f"`{fact_name(one.path)}` is bound twice", one.written.span, hint)
-        holder = next((other for other in items if other.object and is_below(one.path, other.path)), None)
+                context.report("E516", f"`{format_fact_path(one.path)}` is bound twice", one.written.span, hint)
+        holder = next((other for other in items if other.object and is_path_below(one.path, other.path)), None)
         if holder is not None:
-            message = f"`{fact_name(one.path)}` is part of `{fact_name(holder.path)}`, which is bound as a whole"
-            context.report("E516", message, one.written.span, f"keep one: `{fact_name(one.path)}` alone binds less")
+            message = f"`{format_fact_path(one.path)}` is part of `{format_fact_path(holder.path)}`, which is bound as a whole"
+            context.report(
+                "E516", message, one.written.span, f"keep one: `{format_fact_path(one.path)}` alone binds less"
+            )
 
 
-def check_left_out(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: Context) -> None:
+def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: ExpressionContext) -> None:
     """Nothing is left out that is no part of the object, or that the rule reads: that is always bound."""
     for item in items:
         seen: set[tuple[str, ...]] = set()
         for written in item.written.excepts:
-            path = path_of(written)
-            name, holder = fact_name(path), fact_name(item.path)
-            if not is_below(path, item.path):
+            path = reference_path(written)
+            name, holder = format_fact_path(path), format_fact_path(item.path)
+            if not is_path_below(path, item.path):
                 hint = f"name a member of it: `{holder}.request_id`"
                 context.report("E517", f"`{name}` is no part of `{holder}`", written.span, hint)
-            elif any(meets(path, other) for other in seen):
+            elif any(is_nested_path(path, other) for other in seen):
                 context.report("E517", f"`{name}` is left out twice", written.span, "write it once")
-            elif found := next((one for one in read if meets(one, path)), None):
+            elif found := next((one for one in read if is_nested_path(one, path)), None):
                 hint = "what the rule and its message read is always bound: read less, or leave less out"
-                context.report("E517", f"the rule reads `{fact_name(found)}`", written.span, hint)
+                context.report("E517", f"the rule reads `{format_fact_path(found)}`", written.span, hint)
             seen.add(path)
 
 
-def meets(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    return path == other or is_below(path, other) or is_below(other, path)
+def is_nested_path(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return path == other or is_path_below(path, other) or is_path_below(other, path)
 
 
-def is_below(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def is_path_below(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(path) > len(other) and path[: len(other)] == other

@@ -10,24 +10,24 @@ from typing import TypeVar, cast
 
 from policyengine import kernel as k
 from policyengine.checker.lower.expressions import lower_condition
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.names.symbols import Program, Reporter
-from policyengine.checker.patterns.places import Places
+from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.types.constants import lower_literal
-from policyengine.checker.types.schema import FactsHere, Schema
-from policyengine.diagnostics.model import Related
+from policyengine.checker.types.schema import AvailableFacts, Schema
+from policyengine.diagnostics.model import RelatedLocation
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Declaration = TypeVar("Declaration", bound=ast.Node)
 Rule = TypeVar("Rule")
-NO_KEY = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
-KEYLESS = re.compile("|".join(NO_KEY))
-NO_PLACE = FactsHere()  # for conditions about who asks: nothing about an endpoint exists there
+NOT_FOR_GRANTS = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
+MENTIONS_NOT_FOR_GRANTS = re.compile("|".join(NOT_FOR_GRANTS))
+NO_ENDPOINT_FACTS = AvailableFacts()  # for conditions about who asks: nothing about an endpoint exists there
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class LoweringContext:
     """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door.
 
     `known` are rules that have been read already, by the id of their declaration.
@@ -35,25 +35,27 @@ class Draft:
 
     program: Program
     schema: Schema
-    places: Places
+    places: PlaceResolver
     by_kind: Mapping[type[ast.Node], list[tuple[str, ast.Declaration]]]
     keyless: bool
     known: Mapping[int, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, program: Program, schema: Schema, places: Places) -> Draft:
+    def of(cls, program: Program, schema: Schema, places: PlaceResolver) -> LoweringContext:
         by_kind: dict[type[ast.Node], list[tuple[str, ast.Declaration]]] = {}
         for package, declaration in program.declarations():
             by_kind.setdefault(type(declaration), []).append((package, declaration))
-        keyless = any(KEYLESS.search(declared.span.text) for _, declared in by_kind.get(ast.DefineDecl, ()))
+        keyless = any(
+            MENTIONS_NOT_FOR_GRANTS.search(declared.span.text) for _, declared in by_kind.get(ast.DefineDecl, ())
+        )
         return cls(program, schema, places, by_kind, keyless)
 
     @property
     def report(self) -> Reporter:
         return self.program.report
 
-    def context(self, package: str, here: FactsHere) -> Context:
-        return Context(self.program, self.schema, package, here, {}, self.report)
+    def context(self, package: str, here: AvailableFacts) -> ExpressionContext:
+        return ExpressionContext(self.program, self.schema, package, here, {}, self.report)
 
     def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
         """Every declaration of a kind, with its package."""
@@ -68,7 +70,7 @@ class Draft:
                 found.append(rule)
         return tuple(found)
 
-    def condition(self, written: ast.Expr, package: str, here: FactsHere) -> k.Expr | None:
+    def condition(self, written: ast.Expr, package: str, here: AvailableFacts) -> k.Expr | None:
         return lower_condition(written, self.context(package, here))
 
     def duration(self, literal: ast.Literal, code: str) -> timedelta | None:
@@ -91,11 +93,11 @@ class Draft:
         for what, span in items:
             where = first.setdefault(what, span)
             if where is not span:
-                self.report(code, f"{what} is said twice", span, hint, [Related("first said here", where)])
+                self.report(code, f"{what} is said twice", span, hint, [RelatedLocation("first said here", where)])
 
     def packages_that_say(self, kind: type[Declaration]) -> tuple[str, ...]:
         """A line that holds for its whole package stands there once."""
-        said = [(package, f"`{words(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
+        said = [(package, f"`{rule_text(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
         packages = sorted({package for package, _, _ in said})
         for package in packages:
             own = [(what, span) for owner, what, span in said if owner == package]
@@ -120,21 +122,21 @@ def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
         node, use = pending.pop()
         if isinstance(node, k.Fact):
             yield node, use or node.span
-        elif isinstance(node, k.Named):
+        elif isinstance(node, k.DefinitionRef):
             pending.append((node.expression, use or node.span))
         else:
-            pending += [(part, use) for part in reversed(list(k.parts(node)))]
+            pending += [(part, use) for part in reversed(list(k.children(node)))]
 
 
-def words(span: Span) -> str:
+def rule_text(span: Span) -> str:
     """The text of a rule as written, on one line."""
     return " ".join(span.text.split())
 
 
-def head_of(declaration: ast.Node, head: ast.Node) -> Span:
+def block_head_span(declaration: ast.Node, head: ast.Node) -> Span:
     """`agent "x"`: a block's first words."""
     return Span(declaration.span.source, declaration.span.start, max(head.span.end, declaration.span.start + 1))
 
 
-def first_of(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaration | None:
+def first_item(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaration | None:
     return next((item for item in items if isinstance(item, kind)), None)

@@ -7,49 +7,56 @@ from typing import assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.lower.history import lower_history, lower_past
-from policyengine.checker.names.definitions import DEEPEST, body_of, key_of, measure, named_by, report_size
-from policyengine.checker.names.members import bare, head, navigate
-from policyengine.checker.names.resolve import enum_word, lone_word, lower_fact, report_unknown_name
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.definitions import (
+    MAX_DEPTH,
+    definition_body,
+    definition_key,
+    leading_definition,
+    measure,
+    report_size,
+)
+from policyengine.checker.names.members import head_span, navigate, strip_parentheses
+from policyengine.checker.names.resolve import lower_enum_word, lower_fact, lower_lone_word, report_unknown_name
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.names.symbols import Program, Reporter, Symbol, article, check_usable, report_private
-from policyengine.checker.type_names import a, quote
+from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.calls import expected_arguments, lower_call
-from policyengine.checker.types.compatibility import NUMBERS, fits
+from policyengine.checker.types.compatibility import NUMBERS, is_assignable
 from policyengine.checker.types.constants import entity_constant, lower_id, lower_literal, lower_text, lower_window
 from policyengine.checker.types.hints import one_sided_hint
-from policyengine.checker.types.lists import collect, wanted_element
-from policyengine.checker.types.operators import Operation, lower_operation
+from policyengine.checker.types.lists import build_collection, expected_element
+from policyengine.checker.types.operators import OperatorApplication, lower_operation
 from policyengine.checker.types.presence import lower_else, lower_has_row, lower_presence
-from policyengine.checker.types.schema import EVERYWHERE, UNRESOLVED, FactsHere, Schema
-from policyengine.diagnostics.model import Related
+from policyengine.checker.types.schema import EVERYWHERE, UNRESOLVED, AvailableFacts, Schema
+from policyengine.diagnostics.model import RelatedLocation
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Enum, List, Ref, Scalar, Set, Type, Unresolved
-from policyengine.vocabulary import ROOTS
+from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type, UnresolvedType
+from policyengine.vocabulary import FACT_ROOT_NAMES
 
 __all__ = [
-    "Context",
-    "FactsHere",
+    "AvailableFacts",
+    "ExpressionContext",
     "check_definitions",
     "lower_condition",
     "lower_value",
 ]
 
 
-def lower_condition(expression: ast.Expr, context: Context) -> k.Expr | None:
+def lower_condition(expression: ast.Expr, context: ExpressionContext) -> k.Expr | None:
     """The condition; None when an error was reported."""
-    return condition(expression, context) if is_bounded(expression, context) else None
+    return lower_boolean(expression, context) if check_expression_size(expression, context) else None
 
 
-def lower_value(expression: ast.Expr, context: Context, expected: Type | None = None) -> k.Expr | None:
+def lower_value(expression: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
     """The value, of the expected type if one is named; None when an error was reported."""
-    if not is_bounded(expression, context):
+    if not check_expression_size(expression, context):
         return None
-    found = lower(expression, context, expected)
-    if found is None or expected is None or fits(found.type, expected):
+    found = lower_expression(expression, context, expected)
+    if found is None or expected is None or is_assignable(found.type, expected):
         return found
-    message = f"this must be {a(expected)}, and {quote(found.span)} is {a(found.type)}"
-    hint = one_sided_hint(found, found.type, found, expected) if isinstance(expected, Scalar | Enum) else None
+    message = f"this must be {describe_type(expected)}, and {quote_source(found.span)} is {describe_type(found.type)}"
+    hint = one_sided_hint(found, found.type, found, expected) if isinstance(expected, Scalar | EnumType) else None
     context.report("E251", message, found.span, hint)
     return None
 
@@ -58,16 +65,16 @@ def check_definitions(program: Program, schema: Schema) -> None:
     """Every `let` and `define` by itself, used or not: what is wrong with it wherever it stands."""
     for package, name in schema.measures:  # innermost first, so that a mistake is told where it is
         symbol = program.packages[package].symbols["value", name]
-        context = Context(program, schema, package, EVERYWHERE, {}, Reporter())
+        context = ExpressionContext(program, schema, package, EVERYWHERE, {}, Reporter())
         lower_body(symbol, context, None)
         program.report.found.update(context.report.found)
         if any(finding.is_error for finding in context.report.diagnostics):
-            program.broken.add(key_of(symbol))
+            program.broken.add(definition_key(symbol))
 
 
-def is_bounded(expression: ast.Expr, context: Context) -> bool:
+def check_expression_size(expression: ast.Expr, context: ExpressionContext) -> bool:
     span = expression.span
-    if span.end - span.start <= DEEPEST and not context.schema.measures:
+    if span.end - span.start <= MAX_DEPTH and not context.schema.measures:
         return True  # each part takes a character: where no name stands for more, so few are no cause to count
     found = measure(expression, context.package, context.program, context.schema.measures)
     if found.too_much:
@@ -75,11 +82,11 @@ def is_bounded(expression: ast.Expr, context: Context) -> bool:
     return not found.too_much
 
 
-def condition(expression: ast.Expr, context: Context) -> k.Expr | None:
-    found = lower(expression, context, Scalar.BOOL)
+def lower_boolean(expression: ast.Expr, context: ExpressionContext) -> k.Expr | None:
+    found = lower_expression(expression, context, Scalar.BOOL)
     if found is None or found.type in (Scalar.BOOL, UNRESOLVED):
         return found
-    message = f"{quote(found.span)} is {a(found.type)}, not a condition"
+    message = f"{quote_source(found.span)} is {describe_type(found.type)}, not a condition"
     context.report("E228", message, found.span, condition_hint(found))
     return None
 
@@ -87,15 +94,15 @@ def condition(expression: ast.Expr, context: Context) -> k.Expr | None:
 def condition_hint(found: k.Expr) -> str:
     text = " ".join(found.span.text.split())
     match found.type:
-        case Set() | List():
+        case SetType() | ListType():
             return f"ask what it has: `{text} has …`"
-        case Ref():
+        case RefType():
             return f"compare it: `{text} == …`, or ask where it is: `{text} in …`"
         case _:
             return f"compare it: `{text} == …`"
 
 
-def lower(expression: ast.Expr, context: Context, expected: Type | None = None) -> k.Expr | None:
+def lower_expression(expression: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
     """`expected` gives meaning to words and empty lists; whether the type really fits, the caller checks."""
     match expression:
         case ast.Literal():
@@ -103,38 +110,40 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
         case ast.Text():
             return lower_text(expression, context.report)
         case ast.Reference():
-            return lower_reference(bare(expression), context, expected)
+            return lower_reference(strip_parentheses(expression), context, expected)
         case ast.ListLiteral():
             return lower_list(expression, context, expected)
         case ast.EntityLiteral():
             return lower_entity(expression, context)
         case ast.Call():
             types = expected_arguments(expression)
-            given = [lower(one, context, type_) for one, type_ in zip(expression.arguments, types, strict=True)]
+            given = [
+                lower_expression(one, context, type_) for one, type_ in zip(expression.arguments, types, strict=True)
+            ]
             return lower_call(expression, tuple(given), context)
         case ast.Not(operand):
-            inner = condition(operand, context)
+            inner = lower_boolean(operand, context)
             return inner and k.Not(inner, span=expression.span)
-        case ast.Negative():
+        case ast.UnaryMinus():
             return lower_negative(expression, context)
         case ast.Logic():
             return lower_logic(expression, context)
         case ast.Binary():
             return lower_binary(expression, context)
         case ast.Presence(operand):
-            return lower_presence(expression, lower(operand, context), context)
+            return lower_presence(expression, lower_expression(operand, context), context)
         case ast.HasRow(operand):
-            return lower_has_row(expression, lower(operand, context), context)
+            return lower_has_row(expression, lower_expression(operand, context), context)
         case ast.Else(operand, fallback):
-            known = lower(operand, context, expected)
-            default = lower(fallback, context, UNRESOLVED if known is None else known.type)
+            known = lower_expression(operand, context, expected)
+            default = lower_expression(fallback, context, UNRESOLVED if known is None else known.type)
             return lower_else(expression, known, default, context)
-        case ast.Quantified():
+        case ast.Quantifier():
             return lower_quantified(expression, context)
         case ast.WithinWindow():
             return lower_within_window(expression, context)
-        case ast.Happened() | ast.Aggregate():
-            return lower_history(expression, context, condition, lower)
+        case ast.HistoryCondition() | ast.Aggregate():
+            return lower_history(expression, context, lower_boolean, lower_expression)
         case _:
             assert_never(expression)
 
@@ -142,10 +151,10 @@ def lower(expression: ast.Expr, context: Context, expected: Type | None = None) 
 # ── Logic ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_logic(expression: ast.Logic, context: Context) -> k.Expr | None:
-    items = [condition(item, context) for item in expression.items]
+def lower_logic(expression: ast.Logic, context: ExpressionContext) -> k.Expr | None:
+    items = [lower_boolean(item, context) for item in expression.items]
     if len(set(expression.operators)) > 1:
-        report_mixed(expression, context)
+        report_mixed_logic(expression, context)
         return None
     known = tuple(item for item in items if item is not None)
     if len(known) < len(items):
@@ -153,16 +162,16 @@ def lower_logic(expression: ast.Logic, context: Context) -> k.Expr | None:
     return (k.And if expression.operators[0] == "and" else k.Or)(known, span=expression.span)
 
 
-def report_mixed(expression: ast.Logic, context: Context) -> None:
+def report_mixed_logic(expression: ast.Logic, context: ExpressionContext) -> None:
     """At the first operator that is not the one before it."""
     first = expression.operators[0]
     index = next(i for i, operator in enumerate(expression.operators) if operator != first)
-    span = operator_between(expression.items[index], expression.items[index + 1], expression.operators[index])
+    span = operator_span(expression.items[index], expression.items[index + 1], expression.operators[index])
     hint = "write `(a and b) or c`, or `a and (b or c)`"
     context.report("E227", "`and` and `or` are mixed without parentheses", span, hint)
 
 
-def operator_between(left: ast.Expr, right: ast.Expr, word: str) -> Span:
+def operator_span(left: ast.Expr, right: ast.Expr, word: str) -> Span:
     """Where the word stands; comments may stand there too."""
     source, start, end = left.span.source, left.span.end, right.span.start
     lines = source.text[start:end].split("\n")
@@ -171,33 +180,33 @@ def operator_between(left: ast.Expr, right: ast.Expr, word: str) -> Span:
     return Span(source, start + found, start + found + len(word))
 
 
-def lower_quantified(expression: ast.Quantified, context: Context) -> k.Quantifier | None:
+def lower_quantified(expression: ast.Quantifier, context: ExpressionContext) -> k.Quantifier | None:
     name = expression.variable
-    domain = lower(expression.domain, context)
+    domain = lower_expression(expression.domain, context)
     element: Type = UNRESOLVED
     match domain and domain.type:
-        case Set(inner) | List(inner):
+        case SetType(inner) | ListType(inner):
             element = inner
         case _:
             domain = check_domain(expression, domain, context)
-    fresh = is_fresh(name, context)
+    fresh = check_variable_name(name, context)
     inside = replace(context, variables={**context.variables, name.text: element})
-    test = condition(expression.condition, inside)
+    test = lower_boolean(expression.condition, inside)
     if domain is None or test is None or not fresh:
         return None
     return k.Quantifier(expression.quantifier, name.text, domain, test, span=expression.span)
 
 
-def check_domain(expression: ast.Quantified, domain: k.Expr | None, context: Context) -> k.Expr | None:
+def check_domain(expression: ast.Quantifier, domain: k.Expr | None, context: ExpressionContext) -> k.Expr | None:
     """What is neither set nor list."""
-    if domain is None or isinstance(domain.type, Unresolved):
+    if domain is None or isinstance(domain.type, UnresolvedType):
         return domain
-    message = f"`{expression.quantifier}` goes through a set or a list, and {quote(domain.span)} is {a(domain.type)}"
+    message = f"`{expression.quantifier}` goes through a set or a list, and {quote_source(domain.span)} is {describe_type(domain.type)}"
     context.report("E252", message, domain.span, "name a set or a list after `in`")
     return None
 
 
-def is_fresh(name: ast.Name, context: Context) -> bool:
+def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
     """A variable hides nothing."""
     reference = ast.Reference(name.text, span=name.span)
     if "." in name.text:
@@ -205,11 +214,11 @@ def is_fresh(name: ast.Name, context: Context) -> bool:
         return False
     if not check_usable(name, "variable", context.report):
         return False
-    if name.text in ROOTS:
+    if name.text in FACT_ROOT_NAMES:
         hidden = "the built-in facts of that name"
     elif name.text in context.variables:
         hidden = "the variable around it"
-    elif named_by(reference, context.package, context.program) is not None:
+    elif leading_definition(reference, context.package, context.program) is not None:
         hidden = "a definition of that name"
     else:
         return True
@@ -220,27 +229,27 @@ def is_fresh(name: ast.Name, context: Context) -> bool:
 # ── Operators ─────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_binary(expression: ast.Binary, context: Context) -> k.Expr | None:
+def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr | None:
     """The side that says its type by itself goes first, so that words on the other side have a meaning."""
-    if waits(expression.left, context) and not waits(expression.right, context):
-        right = lower(expression.right, context)
-        left = lower(expression.left, context, expected_left(expression.operator, right))
+    if needs_expected_type(expression.left, context) and not needs_expected_type(expression.right, context):
+        right = lower_expression(expression.right, context)
+        left = lower_expression(expression.left, context, expected_left(expression.operator, right))
     else:
-        left = lower(expression.left, context)
-        right = lower(expression.right, context, expected_right(expression.operator, left))
+        left = lower_expression(expression.left, context)
+        right = lower_expression(expression.right, context, expected_right(expression.operator, left))
     if left is None or right is None:
         return None
-    return lower_operation(Operation(expression, left, right, context.schema, context.report))
+    return lower_operation(OperatorApplication(expression, left, right, context.schema, context.report))
 
 
-def waits(expression: ast.Expr, context: Context) -> bool:
+def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> bool:
     """A word, a list or a `let` means what the other side expects of it."""
     match expression:
         case ast.Reference(name, keys):
             first = name.partition(".")[0]
             if first == "past":
                 return name.startswith("past.output.")
-            return not keys and first not in ROOTS and first not in context.variables
+            return not keys and first not in FACT_ROOT_NAMES and first not in context.variables
         case ast.ListLiteral():
             return True
         case _:
@@ -251,11 +260,11 @@ def expected_right(operator: ast.BinaryOperator, left: k.Expr | None) -> Type:
     type_ = UNRESOLVED if left is None else left.type
     match operator:
         case "in" | "not in":
-            return Set(type_)
+            return SetType(type_)
         case "has":
-            return type_.element if isinstance(type_, Set | List) else UNRESOLVED if left is None else type_
+            return type_.element if isinstance(type_, SetType | ListType) else UNRESOLVED if left is None else type_
         case "within" if left is not None:
-            return List(Scalar.CIDR)
+            return ListType(Scalar.CIDR)
         case _:
             return type_
 
@@ -264,30 +273,34 @@ def expected_left(operator: ast.BinaryOperator, right: k.Expr | None) -> Type:
     type_ = UNRESOLVED if right is None else right.type
     match operator:
         case "in" | "not in":
-            return type_.element if isinstance(type_, Set | List) else type_
+            return type_.element if isinstance(type_, SetType | ListType) else type_
         case "has":
-            return Set(type_)
+            return SetType(type_)
         case _:
             return type_
 
 
-def lower_negative(expression: ast.Negative, context: Context) -> k.Expr | None:
-    operand = lower(expression.operand, context)
+def lower_negative(expression: ast.UnaryMinus, context: ExpressionContext) -> k.Expr | None:
+    operand = lower_expression(expression.operand, context)
     if operand is None:
         return None
     type_ = operand.type
     if type_ not in (*NUMBERS, Scalar.DURATION, UNRESOLVED):
-        context.report("E226", f"`-` cannot take {a(type_)}", expression.span, "it takes a number or a duration")
+        context.report(
+            "E226", f"`-` cannot take {describe_type(type_)}", expression.span, "it takes a number or a duration"
+        )
         return None
     if isinstance(operand, k.Constant) and type_ in NUMBERS:
         return k.Constant(-operand.value, type_, span=expression.span)  # type: ignore[operator]  # its type says so
-    return k.Negative(operand, type_, span=expression.span)
+    return k.UnaryMinus(operand, type_, span=expression.span)
 
 
-def lower_within_window(expression: ast.WithinWindow, context: Context) -> k.InWindow | None:
-    instant, window = lower(expression.operand, context), lower_window(expression.window, context.report)
+def lower_within_window(expression: ast.WithinWindow, context: ExpressionContext) -> k.InWindow | None:
+    instant, window = lower_expression(expression.operand, context), lower_window(expression.window, context.report)
     if instant is not None and instant.type not in (Scalar.TIME, UNRESOLVED):
-        message = f"{quote(instant.span)} is {a(instant.type)}, and only a time is within a window of time"
+        message = (
+            f"{quote_source(instant.span)} is {describe_type(instant.type)}, and only a time is within a window of time"
+        )
         context.report("E225", message, instant.span, "write `time within …`")
         return None
     return None if instant is None or window is None else k.InWindow(instant, window, span=expression.span)
@@ -296,12 +309,14 @@ def lower_within_window(expression: ast.WithinWindow, context: Context) -> k.InW
 # ── Lists and entities ────────────────────────────────────────────────────────────────────────
 
 
-def lower_list(expression: ast.ListLiteral, context: Context, expected: Type | None) -> k.Expr | None:
-    wanted = wanted_element(expected)
-    return collect(expression, [lower(item, context, wanted) for item in expression.items], expected, context.report)
+def lower_list(expression: ast.ListLiteral, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
+    wanted = expected_element(expected)
+    return build_collection(
+        expression, [lower_expression(item, context, wanted) for item in expression.items], expected, context.report
+    )
 
 
-def lower_entity(expression: ast.EntityLiteral, context: Context) -> k.Constant | None:
+def lower_entity(expression: ast.EntityLiteral, context: ExpressionContext) -> k.Constant | None:
     symbol = context.program.find(context.package, "entity", expression.type, context.report)
     id_ = lower_id(expression.id, context.report)
     return None if symbol is None or id_ is None else entity_constant(symbol.name, id_, expression.span)
@@ -310,44 +325,44 @@ def lower_entity(expression: ast.EntityLiteral, context: Context) -> k.Constant 
 # ── Names ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_reference(reference: ast.Reference, context: Context, expected: Type | None) -> k.Expr | None:
+def lower_reference(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
     first = reference.name.partition(".")[0]
     if first in context.variables:
         return lower_variable(reference, first, context)
-    word = enum_word(reference, expected) if isinstance(expected, Enum) else None
+    word = lower_enum_word(reference, expected) if isinstance(expected, EnumType) else None
     if word is not None:
         return word
     if first == "past":
-        return lower_past(reference, context, expected, lower)
-    if first in ROOTS:
+        return lower_past(reference, context, expected, lower_expression)
+    if first in FACT_ROOT_NAMES:
         return lower_fact(reference, context)
-    named = named_by(reference, context.package, context.program)
+    named = leading_definition(reference, context.package, context.program)
     if named is not None:
         return lower_named(reference, *named, context, expected)
-    if isinstance(expected, Unresolved) and "." not in reference.name:
+    if isinstance(expected, UnresolvedType) and "." not in reference.name:
         return k.Constant(reference.name, UNRESOLVED, span=reference.span)  # the other side has its error already
-    lone = None if isinstance(expected, Enum) or reference.keys else lone_word(reference, context)
+    lone = None if isinstance(expected, EnumType) or reference.keys else lower_lone_word(reference, context)
     if lone is None:
         report_unknown_name(reference, expected, context)
     return lone
 
 
-def lower_variable(reference: ast.Reference, name: str, context: Context) -> k.Expr | None:
+def lower_variable(reference: ast.Reference, name: str, context: ExpressionContext) -> k.Expr | None:
     if reference.keys:
         context.report("E244", f"`{reference.name}` takes no name in brackets", reference.span, "members follow a dot")
         return None
-    variable = k.Variable(name, context.variables[name], span=head(reference, 1))
+    variable = k.Variable(name, context.variables[name], span=head_span(reference, 1))
     return navigate(variable, reference, 1, context)
 
 
 def lower_named(
-    reference: ast.Reference, symbol: Symbol, length: int, context: Context, expected: Type | None
+    reference: ast.Reference, symbol: Symbol, length: int, context: ExpressionContext, expected: Type | None
 ) -> k.Expr | None:
     """What a `let` or a `define` stands for, as if it were written here."""
     if not context.program.is_visible(context.package, symbol):
         report_private(symbol, reference.name, reference.span, context.report)
         return None
-    if key_of(symbol) not in context.schema.measures or key_of(symbol) in context.program.broken:
+    if definition_key(symbol) not in context.schema.measures or definition_key(symbol) in context.program.broken:
         return None  # circular, too large or wrong by itself, and told as such
     if reference.keys:
         context.report("E244", f"`{reference.name}` takes no name in brackets", reference.span, "remove the brackets")
@@ -358,25 +373,27 @@ def lower_named(
         return None
     inner = replace(context, report=Reporter())
     found = lower_body(symbol, inner, expected)
-    forward(inner.report, symbol, reference, context)
-    return found and placed(found, symbol, reference, length, context)
+    forward_errors(inner.report, symbol, reference, context)
+    return found and place_definition(found, symbol, reference, length, context)
 
 
-def lower_body(symbol: Symbol, context: Context, expected: Type | None) -> k.Expr | None:
+def lower_body(symbol: Symbol, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
     """In the names of its own package; the facts are those of the place where it is used."""
-    body = body_of(symbol)
+    body = definition_body(symbol)
     inside = replace(context, package=symbol.package, variables={}, past=None, constant=symbol.kind == "let")
     if body is None:
         return None
-    return condition(body, inside) if symbol.kind == "define" else lower(body, inside, expected)
+    return lower_boolean(body, inside) if symbol.kind == "define" else lower_expression(body, inside, expected)
 
 
-def placed(found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int, context: Context) -> k.Expr | None:
+def place_definition(
+    found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int, context: ExpressionContext
+) -> k.Expr | None:
     whole = length == reference.name.count(".") + 1
-    span, name = reference.span if whole else head(reference, length), symbol.name  # whole: with its parentheses
+    span, name = reference.span if whole else head_span(reference, length), symbol.name  # whole: with its parentheses
     if symbol.kind == "define":
         full = name if symbol.package == context.package else f"{symbol.package}.{name}"
-        found = k.Named(full, found, Scalar.BOOL, span=span)
+        found = k.DefinitionRef(full, found, Scalar.BOOL, span=span)
     found = replace(found, span=span)
     if whole:
         return found
@@ -387,10 +404,10 @@ def placed(found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int,
     return None
 
 
-def forward(inner: Reporter, symbol: Symbol, reference: ast.Reference, context: Context) -> None:
+def forward_errors(inner: Reporter, symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> None:
     """What is wrong with a definition by itself is told there; what is wrong with using it here is told here."""
     for finding in inner.diagnostics:
         if finding.is_error and finding not in context.program.report.found:
             message = f"`{reference.name}` cannot be used here: {finding.message.rpartition('used here: ')[2]}"
-            where = [Related("written here", finding.span), *finding.related]
+            where = [RelatedLocation("written here", finding.span), *finding.related]
             context.report(finding.code, message, reference.span, finding.hint, where)

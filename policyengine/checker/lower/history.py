@@ -9,39 +9,39 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.checker.names.members import head
-from policyengine.checker.names.scope import Context
-from policyengine.checker.type_names import a
+from policyengine.checker.names.members import head_span
+from policyengine.checker.names.scope import ExpressionContext
+from policyengine.checker.type_names import describe_type
 from policyengine.checker.types.compatibility import NUMBERS
 from policyengine.checker.types.constants import lower_duration
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.diagnostics.model import suggest
-from policyengine.kernel.fingerprint import canonical
+from policyengine.kernel.fingerprint import canonical_text
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import List, Record, Scalar, Set, Type, Unresolved
-from policyengine.vocabulary import ROOTS
+from policyengine.typesystem import ListType, RecordType, Scalar, SetType, Type, UnresolvedType
+from policyengine.vocabulary import FACT_ROOT_NAMES
 
 Lower: TypeAlias = Callable[..., k.Expr | None]
 STATUS, OUTPUT = ("past", "status"), ("past", "output")
 USER = ("user", "id")
-LONGEST = timedelta(days=3_660)
+MAX_HISTORY_WINDOW = timedelta(days=3_660)
 
 
 def lower_history(
-    node: ast.Happened | ast.Aggregate, context: Context, condition: Lower, value: Lower
+    node: ast.HistoryCondition | ast.Aggregate, context: ExpressionContext, condition: Lower, value: Lower
 ) -> k.Expr | None:
     if context.past is not None or context.constant:
         where = "another history" if context.past is not None else "a `let`, which is a constant"
         context.report("E253", f"a history cannot stand inside {where}", node.span, "say both apart, joined by `and`")
         return None
     history = node.history
-    window, keys = read_window(history.within, context), keys_of(history.per, context, value)
-    main = Reading(history.event, context, condition)
+    window, keys = lower_history_window(history.within, context), lower_history_keys(history.per, context, value)
+    main = EventLowerer(history.event, context, condition)
     named = isinstance(node, ast.Aggregate) and node.field is not None
-    field = field_of(node, main, value) if isinstance(node, ast.Aggregate) and named else None
+    field = lower_aggregate_field(node, main, value) if isinstance(node, ast.Aggregate) and named else None
     event = main.event(keys, field, counted=isinstance(node, ast.Aggregate))
-    since = None if history.since is None else Reading(history.since, context, condition).event(keys, None)
+    since = None if history.since is None else EventLowerer(history.since, context, condition).event(keys, None)
     context.program.remembers.add(context.package)
     sound = (field is not None or not named) and (since is not None or history.since is None)
     if window is None or event is None or not sound or len(keys or ()) < len(history.per):
@@ -49,11 +49,13 @@ def lower_history(
     if isinstance(node, ast.Aggregate):
         summed = field.type if field is not None and node.function == "sum" else Scalar.INT
         return k.Aggregate(node.function, field, event, window, since, summed, span=node.span)
-    happened = k.Happened(event, window, since, span=node.span)
+    happened = k.HistoryCondition(event, window, since, span=node.span)
     return k.Not(happened, span=node.span) if node.negated else happened
 
 
-def keys_of(per: tuple[ast.Reference | ast.Call, ...], context: Context, value: Lower) -> tuple[k.Expr, ...] | None:
+def lower_history_keys(
+    per: tuple[ast.Reference | ast.Call, ...], context: ExpressionContext, value: Lower
+) -> tuple[k.Expr, ...] | None:
     """None where none is said: then it is the agent and the user. No variable says whose a request was."""
     if not per:
         return None
@@ -61,7 +63,7 @@ def keys_of(per: tuple[ast.Reference | ast.Call, ...], context: Context, value: 
     return tuple(key for key in found if key is not None)
 
 
-def field_of(node: ast.Aggregate, reading: Reading, value: Lower) -> k.Past | None:
+def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Lower) -> k.PastFact | None:
     assert node.field is not None
     written = ast.Reference(node.field.text, span=node.field.span)
     if node.field.text.partition(".")[0] != "past":
@@ -69,96 +71,100 @@ def field_of(node: ast.Aggregate, reading: Reading, value: Lower) -> k.Past | No
         reading.context.report("E246", message, node.field.span, f"write `past.{node.field.text}`")
         return None
     found = value(written, reading.inside, Scalar.NUMBER if node.function == "sum" else Scalar.STRING)
-    if not isinstance(found, k.Past):
+    if not isinstance(found, k.PastFact):
         return None
     type_ = found.type
     if node.function == "sum" and type_ not in NUMBERS:
         reading.context.report(
             "E251",
-            f"`sum` adds numbers, and `{node.field.text}` is {a(type_)}",
+            f"`sum` adds numbers, and `{node.field.text}` is {describe_type(type_)}",
             node.field.span,
             "count them, or the `distinct` ones",
         )
         return None
-    if node.function == "distinct" and isinstance(type_, Set | List | Record):
-        message = f"`distinct` counts single values, and `{node.field.text}` is {a(type_)}"
+    if node.function == "distinct" and isinstance(type_, SetType | ListType | RecordType):
+        message = f"`distinct` counts single values, and `{node.field.text}` is {describe_type(type_)}"
         reading.context.report("E251", message, node.field.span, "name one value: `past.params.id`")
         return None
     return found
 
 
-class Reading:
+class EventLowerer:
     """One event as it is read: first the context in which `past` speaks of it, then the whole."""
 
-    def __init__(self, written: ast.Event, context: Context, condition: Lower) -> None:
+    def __init__(self, written: ast.EventPattern, context: ExpressionContext, condition: Lower) -> None:
         self.written, self.context, self.condition = written, context, condition
         places = context.schema.places
         self.place = places.place(ast.Place((written.target,), (), span=written.target.span), context.package)
         past = places.facts_here((written.target,), context.package)
         self.inside = replace(context, past=past or EVERYWHERE)
 
-    def event(self, keys: tuple[k.Expr, ...] | None, field: k.Past | None, counted: bool = False) -> k.Event | None:
+    def event(
+        self, keys: tuple[k.Expr, ...] | None, field: k.PastFact | None, counted: bool = False
+    ) -> k.EventPattern | None:
         written = self.written
         where = None if written.where is None else self.condition(written.where, self.inside)
         if self.place is None or (where is None and written.where is not None):
             return None
         if written.by_user == "another":
-            other = another_user(written.span)
+            other = other_user_condition(written.span)
             where = other if where is None else k.And((other, where), span=written.span)
         keys = () if keys is None and written.by_user is not None else keys
-        return event_of(self.place, written.denied, where, keys, field, written.span, counted=counted)
+        return build_event(self.place, written.denied, where, keys, field, written.span, counted=counted)
 
 
-def event_of(
+def build_event(
     place: k.Place,
     denied: bool,
     where: k.Expr | None,
     keys: tuple[k.Expr, ...] | None,
-    field: k.Past | None,
+    field: k.PastFact | None,
     span: Span,
     *,
     counted: bool,
-) -> k.Event:
-    read = [node for node in k.walk(where) if isinstance(node, k.Past)] if where is not None else []
+) -> k.EventPattern:
+    read = [node for node in k.walk(where) if isinstance(node, k.PastFact)] if where is not None else []
     read += [] if field is None else [field]
     outcomes = (OUTPUT, STATUS)
-    facts = tuple(dict.fromkeys(one.fact for one in read if path_of(one)[:2] not in outcomes))
-    outputs = tuple(dict.fromkeys(path_of(one)[2:] for one in read if path_of(one)[:2] == OUTPUT))
+    facts = tuple(dict.fromkeys(one.fact for one in read if plain_fact_path(one)[:2] not in outcomes))
+    outputs = tuple(dict.fromkeys(plain_fact_path(one)[2:] for one in read if plain_fact_path(one)[:2] == OUTPUT))
     latest = where is None and not counted
-    found = k.Event(place, denied, where, keys, facts, outputs, latest, "", span=span)
-    return replace(found, watch=watch_of(found))
+    found = k.EventPattern(place, denied, where, keys, facts, outputs, latest, "", span=span)
+    return replace(found, watch=event_digest(found))
 
 
-def watch_of(event: k.Event) -> str:
+def event_digest(event: k.EventPattern) -> str:
     """A digest of all that is remembered: the same for the same event, in whatever policy it stands."""
-    told = canonical(replace(event, watch=""))
+    told = canonical_text(replace(event, watch=""))
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
-def path_of(past: k.Past) -> tuple[str, ...]:
+def plain_fact_path(past: k.PastFact) -> tuple[str, ...]:
     """The path of a plain fact; that of an attribute is no path of its own."""
     return past.fact.path if isinstance(past.fact, k.Fact) else ()
 
 
-def another_user(span: Span) -> k.Expr:
+def other_user_condition(span: Span) -> k.Expr:
     """Both are known, and they differ; a request of nobody was none of another user."""
     user = k.Fact(USER, Scalar.STRING, span=span)
-    past = k.Past(user, Scalar.STRING, span=span)
-    return k.And((k.Present(past, span=span), k.Compare("!=", past, user, span=span)), span=span)
+    past = k.PastFact(user, Scalar.STRING, span=span)
+    return k.And((k.IsPresent(past, span=span), k.Compare("!=", past, user, span=span)), span=span)
 
 
-def read_window(within: ast.Literal, context: Context) -> timedelta | None:
+def lower_history_window(within: ast.Literal, context: ExpressionContext) -> timedelta | None:
     window = lower_duration(within, context.report)
     if window is None or not isinstance(window.value, timedelta):
         return None
-    if not timedelta(0) < window.value <= LONGEST:
+    if not timedelta(0) < window.value <= MAX_HISTORY_WINDOW:
         message = "a window of no length holds nothing" if not window.value else "nothing is remembered for so long"
         context.report("E238", message, within.span, "write how far back: `within 1h`")
         return None
     return window.value
 
 
-def lower_past(reference: ast.Reference, context: Context, expected: Type | None, value: Lower) -> k.Expr | None:
+def lower_past(
+    reference: ast.Reference, context: ExpressionContext, expected: Type | None, value: Lower
+) -> k.Expr | None:
     """`past.params.id`: the fact as it was at the earlier request, and how that one came out."""
     if context.past is None:
         message = f"`{reference.name}` speaks of an earlier request, and there is none here"
@@ -175,11 +181,11 @@ def lower_past(reference: ast.Reference, context: Context, expected: Type | None
             )
             return None
         case ["past", "status"]:
-            return k.Past(k.Fact(STATUS, Scalar.INT, span=reference.span), Scalar.INT, span=reference.span)
+            return k.PastFact(k.Fact(STATUS, Scalar.INT, span=reference.span), Scalar.INT, span=reference.span)
         case ["past", "output", _, *_]:
             return lower_output(reference, context, expected)
-        case [_, root, *_] if root not in ROOTS:
-            meant = suggest(root, ROOTS)
+        case [_, root, *_] if root not in FACT_ROOT_NAMES:
+            meant = suggest(root, FACT_ROOT_NAMES)
             hint = (
                 f"did you mean `past.{meant}`?"
                 if meant
@@ -188,21 +194,21 @@ def lower_past(reference: ast.Reference, context: Context, expected: Type | None
             context.report("E201", f"unknown fact `{reference.name}`", reference.span, hint)
             return None
         case _:
-            after = len(head(reference, 1).text) + 1
+            after = len(head_span(reference, 1).text) + 1
             rest = Span(reference.span.source, reference.span.start + after, reference.span.end)
             inner = ast.Reference(reference.name[after:], reference.keys, span=rest)
             found = value(inner, replace(context, here=context.past, past=None, variables={}))
             if not isinstance(found, k.Fact | k.Attribute | k.Member):
                 return None
-            return k.Past(found, found.type, found.optional, span=reference.span)
+            return k.PastFact(found, found.type, found.optional, span=reference.span)
 
 
-def lower_output(reference: ast.Reference, context: Context, expected: Type | None) -> k.Past | None:
+def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
     """Nothing declares what an outcome is like: it has the type of what it stands beside."""
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected
-    if type_ is None or isinstance(type_, Unresolved):
+    if type_ is None or isinstance(type_, UnresolvedType):
         message = f"the type of `{reference.name}` is not known here"
         context.report("E253", message, reference.span, 'compare it with a value: `past.output.state == "done"`')
         return None
     fact = k.Fact(tuple(reference.name.split(".")), type_, True, span=reference.span)
-    return k.Past(fact, type_, True, span=reference.span)
+    return k.PastFact(fact, type_, True, span=reference.span)

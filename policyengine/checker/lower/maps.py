@@ -9,25 +9,25 @@ from typing import Literal as Word
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.patterns.overlap import PatternIndex
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.runtime.request import ROOTS
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import OPEN_ROOTS
 
 PROTOCOL = "authzen"
-WHO: Mapping[str, Word["user", "agent"]] = {"user": "user", "agent": "agent"}
+SUBJECT_KINDS: Mapping[str, Word["user", "agent"]] = {"user": "user", "agent": "agent"}
 SOURCES = {
     "subject": ("type", "id", "properties"),
     "action": ("name", "properties"),
     "resource": ("type", "id", "properties"),
 }
-OF_ENTITIES = ("subject", "resource")
+ENTITY_SOURCES = ("subject", "resource")
 SOURCE_HINT = "write `subject.id`, `resource.properties.NAME`, `action.properties.NAME` or `context.NAME`"
 # What says which endpoint is asked for is told by `action`, and never by what a caller adds.
-OF_THE_ENDPOINT = {("request", "method"), ("request", "path")}
+ENDPOINT_FACTS = {("request", "method"), ("request", "path")}
 ISSUER = ("credential", "issuer")
 ROOTS_OF_FACTS = ("request", "agent", "user", "chain", "credential", "attestation", "task")
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -35,7 +35,7 @@ SEGMENT = re.compile(r"(?P<text>[^{}]*)(?:\{(?P<source>[^{}:]*)\}(?P<after>[^{}]
 ONE_QUESTION = "a question has one endpoint: name it, as in `GET /todos/{resource.id}`"
 
 
-def maps(draft: Draft) -> tuple[k.MapItem, ...]:
+def lower_maps(draft: LoweringContext) -> tuple[k.MapItem, ...]:
     """Every item that could be read; the others are reported."""
     items: list[k.MapItem] = []
     for package, declared in draft.declared(ast.MapDecl):
@@ -43,21 +43,21 @@ def maps(draft: Draft) -> tuple[k.MapItem, ...]:
             hint = f"write `map {PROTOCOL}`"
             draft.report("E930", f"no protocol is called `{declared.protocol.text}`", declared.protocol.span, hint)
             continue
-        reader = Reader(draft, package)
+        reader = AuthzenMapReader(draft, package)
         items += [item for written in declared.items if (item := reader.item(written)) is not None]
-    check_twice(items, draft)
+    check_duplicate_items(items, draft)
     vouched = [item for item in items if isinstance(item, k.MapSubject) and item.issuer is not None]
-    check_within((item for item in items if isinstance(item, k.MapFact)), vouched, draft)
+    check_conflicting_facts((item for item in items if isinstance(item, k.MapFact)), vouched, draft)
     for item in items:
-        check_within(item.facts if isinstance(item, k.MapAction) else (), vouched, draft)
+        check_conflicting_facts(item.facts if isinstance(item, k.MapAction) else (), vouched, draft)
     return tuple(items)
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class AuthzenMapReader:
     """Reads the items of one block."""
 
-    draft: Draft
+    draft: LoweringContext
     package: str
 
     def item(self, written: ast.MapEntity | ast.MapAction | ast.MapFact) -> k.MapItem | None:
@@ -78,7 +78,7 @@ class Reader:
         issuer = None
         if written.issuer is not None:
             issuer = self.draft.program.find(self.package, "issuer", written.issuer)
-        becomes = WHO.get(written.entity.text)
+        becomes = SUBJECT_KINDS.get(written.entity.text)
         if becomes is None:
             message = f"a subject is a `user` or an `agent`, not `{written.entity.text}`"
             self.draft.report("E932", message, written.entity.span, "write `=> user` or `=> agent`")
@@ -99,27 +99,29 @@ class Reader:
 
     def endpoint(self, written: ast.Endpoint) -> k.MapEndpoint | None:
         match written:
-            case ast.Http():
+            case ast.HttpPattern():
                 return self.http(written)
-            case ast.Tool():
+            case ast.ToolPattern():
                 pattern = self.draft.places.pattern(written, self.package, opening=False)
                 return k.MapTool(pattern.glob, span=written.span) if isinstance(pattern, k.ToolPattern) else None
-            case ast.Action():
+            case ast.ActionPattern():
                 found = self.draft.places.pattern(written, self.package, opening=False)
                 return (
                     k.MapVerb(found.verb, found.type, span=written.span) if isinstance(found, k.ActionPattern) else None
                 )
-            case ast.Reserved():
+            case ast.ReservedWord():
                 self.draft.places.pattern(written, self.package, opening=False)  # which says so
                 return None
             case _:
                 assert_never(written)
 
-    def http(self, written: ast.Http) -> k.MapHttp | None:
+    def http(self, written: ast.HttpPattern) -> k.MapHttp | None:
         if len(written.methods) != 1 or written.methods[0] == "ANY":
             self.draft.report("E935", "this is more than one endpoint", written.span, ONE_QUESTION)
             return None
-        plain = ast.Http(written.methods, BRACES.sub("x", written.path), span=written.span, path_span=written.path_span)
+        plain = ast.HttpPattern(
+            written.methods, BRACES.sub("x", written.path), span=written.span, path_span=written.path_span
+        )
         if "*" in plain.path:
             self.draft.report("E935", "this is more than one endpoint", written.path_span, ONE_QUESTION)
             return None
@@ -131,7 +133,7 @@ class Reader:
         kept = tuple(one for one in segments if one is not None)
         return k.MapHttp(pattern.methods[0], kept, span=written.span)
 
-    def segment(self, text: str, written: ast.Http) -> k.MapSegment | None:
+    def segment(self, text: str, written: ast.HttpPattern) -> k.MapSegment | None:
         found = SEGMENT.fullmatch(text)
         if found is None or (found["source"] is None and "{" in text):
             hint = f"write `{{resource.id}}`, once in a segment: {SOURCE_HINT}"
@@ -145,7 +147,7 @@ class Reader:
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
-    def binding(self, binding: ast.Binding) -> k.MapFact | None:
+    def binding(self, binding: ast.FactAssignment) -> k.MapFact | None:
         if not isinstance(binding.value, ast.Reference):
             message = f"`{' '.join(binding.value.span.text.split())}` is no member of a question"
             self.draft.report("E934", message, binding.value.span, SOURCE_HINT)
@@ -158,7 +160,7 @@ class Reader:
         if not self.is_source(source, source_span.text, source_span):
             return None
         if self.is_attribute(path):
-            if source[0] in OF_ENTITIES:
+            if source[0] in ENTITY_SOURCES:
                 return k.MapFact(path, source, True, span=span)
             message = f"`{fact.text}` is an attribute, and `{source_span.text}` is of no entity"
             hint = "take it from `subject.properties` or from `resource.properties`"
@@ -180,9 +182,9 @@ class Reader:
         """Whether the caller of `/decide` could claim it as well; if not, that is reported."""
         root, known = path[0], is_claimable(path)
         if known and root in OPEN_ROOTS:
-            known = any(along(path, declared.path) for declared in self.draft.schema.facts)
+            known = any(are_nested_paths(path, declared.path) for declared in self.draft.schema.facts)
             hint = f"declare it: `facts {{ {fact.text}: string }}`"
-        elif path in OF_THE_ENDPOINT:
+        elif path in ENDPOINT_FACTS:
             hint = "which endpoint is asked for is said by `action`: remove it"
         else:
             meant = suggest(path[1], ROOTS[root] or ()) if root in ROOTS_OF_FACTS and len(path) > 1 else None
@@ -218,10 +220,10 @@ def is_claimable(path: k.MapPath) -> bool:
     root, *rest = path or ("",)
     if root in OPEN_ROOTS:
         return bool(rest)
-    return root in ROOTS_OF_FACTS and bool(rest) and rest[0] in (ROOTS[root] or ()) and path not in OF_THE_ENDPOINT
+    return root in ROOTS_OF_FACTS and bool(rest) and rest[0] in (ROOTS[root] or ()) and path not in ENDPOINT_FACTS
 
 
-def along(one: k.MapPath, other: k.MapPath) -> bool:
+def are_nested_paths(one: k.MapPath, other: k.MapPath) -> bool:
     """Whether one of both is the other or lies within it."""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
@@ -230,37 +232,39 @@ def along(one: k.MapPath, other: k.MapPath) -> bool:
 # ── The whole ─────────────────────────────────────────────────────────────────────────────────
 
 
-def check_twice(items: Sequence[k.MapItem], draft: Draft) -> None:
+def check_duplicate_items(items: Sequence[k.MapItem], draft: LoweringContext) -> None:
     """Nothing of a question becomes two things: which of them would depend on the order."""
     first: dict[tuple[object, ...], Span] = {}
     for item in items:
-        for key, what in said(item):
+        for key, what in item_identities(item):
             where = first.setdefault(key, item.span)
             if where is not item.span:
-                related = [Related("the other one", where)]
+                related = [RelatedLocation("the other one", where)]
                 draft.report("E931", f"{what} is mapped twice", item.span, "keep one", related)
 
 
-def check_within(facts: Iterable[k.MapFact], vouched: Sequence[k.MapSubject], draft: Draft) -> None:
+def check_conflicting_facts(
+    facts: Iterable[k.MapFact], vouched: Sequence[k.MapSubject], draft: LoweringContext
+) -> None:
     """No fact is said twice, or within another one; and the issuer by `from` or by a fact, not by both."""
     before: list[k.MapFact] = []
     for fact in facts:
-        others: list[k.MapItem] = [one for one in before if clash(one, fact)]
+        others: list[k.MapItem] = [one for one in before if facts_conflict(one, fact)]
         others += vouched if fact.path == ISSUER else ()
         if others:
-            related = [Related("the other one", others[0].span)]
+            related = [RelatedLocation("the other one", others[0].span)]
             draft.report("E931", f"`{'.'.join(fact.path)}` is mapped twice", fact.span, "keep one", related)
         before.append(fact)
 
 
-def clash(one: k.MapFact, other: k.MapFact) -> bool:
+def facts_conflict(one: k.MapFact, other: k.MapFact) -> bool:
     """Attributes of the subject and of the resource are of two entities, or hold one value or none."""
     if one.entity or other.entity:
         return (one.path, one.source[0]) == (other.path, other.source[0])
-    return along(one.path, other.path)
+    return are_nested_paths(one.path, other.path)
 
 
-def said(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
+def item_identities(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
     match item:
         case k.MapSubject(type_):
             yield ("subject", type_), f"the subject `{type_}`"
@@ -274,19 +278,19 @@ def said(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]:
             assert_never(item)
 
 
-def check_reach(items: Sequence[k.MapItem], draft: Draft, opened: PatternIndex[bool]) -> None:
+def check_actions_reach_grants(items: Sequence[k.MapItem], draft: LoweringContext, opened: PatternIndex[bool]) -> None:
     """An action that becomes what no door opens is denied whoever asks: more often misspelled than meant."""
     for item in items:
-        if isinstance(item, k.MapAction) and not any(opened.overlapping(pattern_of(item.endpoint))):
+        if isinstance(item, k.MapAction) and not any(opened.overlapping(endpoint_pattern(item.endpoint))):
             message = f"no door opens `{' '.join(item.endpoint.span.text.split())}`"
             draft.report("W936", message, item.endpoint.span, "check how it is spelled: everybody is denied here")
 
 
-def pattern_of(endpoint: k.MapEndpoint) -> k.Pattern:
+def endpoint_pattern(endpoint: k.MapEndpoint) -> k.Pattern:
     """What a mapped action can ask for, as a pattern."""
     match endpoint:
         case k.MapHttp(method, segments):
-            return k.HttpPattern((method,), tuple(map(segment_of, segments)), span=endpoint.span)
+            return k.HttpPattern((method,), tuple(map(segment_pattern, segments)), span=endpoint.span)
         case k.MapTool(glob):
             return k.ToolPattern(glob, span=endpoint.span)
         case k.MapVerb(verb, type_):
@@ -295,5 +299,5 @@ def pattern_of(endpoint: k.MapEndpoint) -> k.Pattern:
             assert_never(endpoint)
 
 
-def segment_of(segment: k.MapSegment) -> k.Segment:
+def segment_pattern(segment: k.MapSegment) -> k.Segment:
     return k.Segment(segment.text, segment.source is not None, segment.after)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.checker.lower.expressions import lower_value
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import SECRET_HEADERS
@@ -16,34 +16,34 @@ PIECE = re.compile(r"\{\{|\}\}|\{(?P<fact>[^{}]*)\}|(?P<lone>[{}])")
 FACT = re.compile(r'(?P<name>[a-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<keys>(?:\["[^"\]]*"\])*)', re.ASCII)
 KEY = re.compile(r'\["([^"\]]*)"\]')
 # What came with the request the caller knows already; anything else only the approver and the audit see.
-TOLD_BY_CALLER = frozenset({"args", "body", "params", "request", "tool", "context"})
-KNOWN_BY_ID = frozenset({"agent", "resource", "user"})
+CALLER_ROOTS = frozenset({"args", "body", "params", "request", "tool", "context"})
+ID_ROOTS = frozenset({"agent", "resource", "user"})
 
 
-def lower_message(text: ast.Text | None, context: Context) -> k.Message | None:
+def lower_message(text: ast.Text | None, context: ExpressionContext) -> k.Message | None:
     """`refund of {body.amount}`: `{{` and `}}` stand for braces. None without a message; what is wrong is reported."""
     if text is None:
         return None
     if not text.value.strip():
         context.report("E502", "the message is empty", text.span, "write what the reader should know, or remove it")
-    parts: list[str | k.Shown] = []
+    parts: list[str | k.MessageFact] = []
     plain = 0
-    for found in PIECE.finditer(text.value):
-        parts.append(text.value[plain : found.start()])
-        plain = found.end()
-        if found["lone"]:
+    for piece in PIECE.finditer(text.value):
+        parts.append(text.value[plain : piece.start()])
+        plain = piece.end()
+        if piece["lone"]:
             hint = "a fact stands between braces, `{body.amount}`; for a brace itself write it twice"
-            context.report("E502", f"a lone `{found['lone']}`", where(text, found), hint)
-        elif found["fact"] is None:
-            parts.append(found[0][0])
+            context.report("E502", f"a lone `{piece['lone']}`", placeholder_span(text, piece), hint)
+        elif piece["fact"] is None:
+            parts.append(piece[0][0])
         else:
-            shown = lower_fact(found["fact"], where(text, found), context)
+            shown = lower_placeholder(piece["fact"], placeholder_span(text, piece), context)
             parts += [shown] if shown else []
     parts.append(text.value[plain:])
-    return tuple(joined(parts))
+    return tuple(merge_texts(parts))
 
 
-def joined(parts: list[str | k.Shown]) -> Iterator[str | k.Shown]:
+def merge_texts(parts: list[str | k.MessageFact]) -> Iterator[str | k.MessageFact]:
     """Neighbouring texts as one, empty ones left out."""
     text = ""
     for part in parts:
@@ -58,20 +58,20 @@ def joined(parts: list[str | k.Shown]) -> Iterator[str | k.Shown]:
         yield text
 
 
-def where(text: ast.Text, found: re.Match[str]) -> Span:
+def placeholder_span(text: ast.Text, found: re.Match[str]) -> Span:
     """The braces in the source; the whole text when escapes before them move them."""
     start = text.span.start + 1 + found.start()
     span = Span(text.span.source, start, start + len(found[0]))
     return span if span.text == found[0] else text.span
 
 
-def lower_fact(written: str, span: Span, context: Context) -> k.Shown | None:
+def lower_placeholder(written: str, span: Span, context: ExpressionContext) -> k.MessageFact | None:
     match = FACT.fullmatch(written.strip())
     if match is None:
         hint = "braces hold the name of a fact and nothing else: `{body.amount}`"
         context.report("E502", f"`{{{written}}}` names no fact", span, hint)
         return None
-    name = inner(span, written.strip())
+    name = placeholder_name_span(span, written.strip())
     keys = tuple(ast.Text(key, span=name) for key in KEY.findall(match["keys"]))
     found = lower_value(ast.Reference(match["name"], keys, span=name), context)
     if found is None:
@@ -80,10 +80,10 @@ def lower_fact(written: str, span: Span, context: Context) -> k.Shown | None:
         hint = "remove it: whoever sees the message could use it"
         context.report("E503", f"a message must not show `{written.strip()}`", span, hint)
         return None
-    return k.Shown(found, came_with_request(found), span=span)
+    return k.MessageFact(found, came_with_request(found), span=span)
 
 
-def inner(span: Span, written: str) -> Span:
+def placeholder_name_span(span: Span, written: str) -> Span:
     """The name inside the braces."""
     at = span.text.find(written)
     return Span(span.source, span.start + at, span.start + at + len(written)) if at >= 0 else span
@@ -104,7 +104,7 @@ def is_secret(expression: k.Expr) -> bool:
 def came_with_request(expression: k.Expr) -> bool:
     match expression:
         case k.Fact(path):
-            return path[0] in TOLD_BY_CALLER or (path[0] in KNOWN_BY_ID and path[1:] in ((), ("id",)))
+            return path[0] in CALLER_ROOTS or (path[0] in ID_ROOTS and path[1:] in ((), ("id",)))
         case k.Attribute(base, "id") | k.Member(base):
             return came_with_request(base)
         case _:

@@ -4,45 +4,49 @@ from __future__ import annotations
 
 from policyengine import kernel as k
 from policyengine.checker.lower import grants, guards, limits, maps, trust
-from policyengine.checker.lower.context import Draft
-from policyengine.checker.unsupported import check_later
-from policyengine.kernel.fingerprint import Writers, in_order
-from policyengine.spec.history_records import remembering
+from policyengine.checker.lower.context import LoweringContext
+from policyengine.checker.unsupported import check_unsupported
+from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
+from policyengine.spec.history_records import with_retention
 from policyengine.syntax import nodes as ast
 
 
-def lower(draft: Draft, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True) -> k.Kernel:
+def lower_policy(
+    draft: LoweringContext, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True
+) -> k.Kernel:
     """The kernel without what was reported, to be used only when no error was; `ordered` then gives it its revision.
 
     Without `advice` nothing is sought that only warns.
     """
-    issuers = trust.issuers(draft)
-    agents = grants.agent_blocks(draft, issuers)
-    users, anyones = grants.user_blocks(draft), grants.anyone_blocks(draft)
+    issuers = trust.lower_issuers(draft)
+    agents = grants.lower_agent_blocks(draft, issuers)
+    users, anyones = grants.lower_user_blocks(draft), grants.lower_anyone_blocks(draft)
     if advice:
         grants.check_delegates(agents, draft)
-    mapped = maps.maps(draft)
+    mapped = maps.lower_maps(draft)
     if advice and (agents or users or anyones):
-        opened = grants.index_of([*agents, *users, *anyones])
-        guards.check_reach(draft, opened)
-        maps.check_reach(mapped, draft, opened)
-    check_later(draft)
+        opened = grants.index_blocks([*agents, *users, *anyones])
+        guards.check_guards_reach_grants(draft, opened)
+        maps.check_actions_reach_grants(mapped, draft, opened)
+    check_unsupported(draft)
     draft.packages_that_say(ast.PathsIgnoreCase)  # `Places` has read them
     found = k.Kernel(
         package=package,
         packages=tuple(draft.program.packages),
         entities=draft.schema.entities,
         issuers=issuers,
-        attesters=trust.attesters(draft),
+        attesters=trust.lower_attesters(draft),
         binders=binders,
         agents=agents,
         users=users,
         anyones=anyones,
-        unrestricted=draft.packages_that_say(ast.UsersUnrestricted),
+        unrestricted=draft.packages_that_say(ast.UnrestrictedUsers),
         advisory=draft.packages_that_say(ast.TasksAdvisory),
-        delegation=in_order(grants.delegation_limits(draft), Writers()),  # which one is told first depends on it
-        guards=guards.guards(draft),
-        limits=limits.limits(draft),
+        delegation=sort_declarations(
+            grants.lower_delegation_limits(draft), CanonicalWriters()
+        ),  # which one is told first depends on it
+        guards=guards.lower_guards(draft),
+        limits=limits.lower_limits(draft),
         maps=mapped,
     )
-    return remembering(found) if draft.program.remembers else found
+    return with_retention(found) if draft.program.remembers else found

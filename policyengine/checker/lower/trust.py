@@ -6,27 +6,29 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from policyengine import kernel as k
-from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.types.constants import lower_text
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Anchor = TypeVar("Anchor", k.Issuer, k.Attester)
-CLAIMED = ("user", "agent")  # whose attributes a credential can vouch for
+CLAIM_HOLDERS = ("user", "agent")  # whose attributes a credential can vouch for
 
 
-def issuers(draft: Draft) -> dict[str, k.Issuer]:
-    found = [(package, issuer(declared, draft), declared.name) for package, declared in draft.declared(ast.IssuerDecl)]
-    return named(found, "issuer", draft)
+def lower_issuers(draft: LoweringContext) -> dict[str, k.Issuer]:
+    found = [
+        (package, lower_issuer(declared, draft), declared.name) for package, declared in draft.declared(ast.IssuerDecl)
+    ]
+    return index_by_name(found, "issuer", draft)
 
 
-def attesters(draft: Draft) -> dict[str, k.Attester]:
-    found = [(package, attester(d, draft), d.name) for package, d in draft.declared(ast.AttesterDecl)]
-    return named(found, "attester", draft)
+def lower_attesters(draft: LoweringContext) -> dict[str, k.Attester]:
+    found = [(package, lower_attester(d, draft), d.name) for package, d in draft.declared(ast.AttesterDecl)]
+    return index_by_name(found, "attester", draft)
 
 
-def named(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: Draft) -> dict[str, Anchor]:
+def index_by_name(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: LoweringContext) -> dict[str, Anchor]:
     """By name. Requests say `from acme`, so two packages cannot mean different ones by it."""
     first: dict[str, tuple[str, ast.Name]] = {}
     for package, anchor, name in found:
@@ -34,35 +36,35 @@ def named(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: Draft) ->
         if owner != package:
             message = f"the {kind} `{anchor.name}` is already declared by package `{owner}`"
             hint = f"export it there, and import `{owner}` here"
-            draft.report("E413", message, name.span, hint, [Related("declared here", declared.span)])
+            draft.report("E413", message, name.span, hint, [RelatedLocation("declared here", declared.span)])
     return {anchor.name: anchor for _, anchor, _ in reversed(found)}
 
 
-def issuer(declared: ast.IssuerDecl, draft: Draft) -> k.Issuer:
-    draft.once(settings_of(declared.items), "E405", "keep one")
-    given = {item.name: item.value for item in declared.items if isinstance(item, ast.Setting)}
+def lower_issuer(declared: ast.IssuerDecl, draft: LoweringContext) -> k.Issuer:
+    draft.once(option_spans(declared.items), "E405", "keep one")
+    given = {item.name: item.value for item in declared.items if isinstance(item, ast.TrustAnchorOption)}
     return k.Issuer(
         declared.name.text,
-        text(given.get("url"), draft),
-        text(given.get("audience"), draft),
-        text(given.get("keys"), draft),
+        lower_option_text(given.get("url"), draft),
+        lower_option_text(given.get("audience"), draft),
+        lower_option_text(given.get("keys"), draft),
         "records chains" in given,
         "scopes none" in given,
-        tuple(claims(declared, draft)),
-        tuple(dict.fromkeys(users_like(declared, draft))),
+        tuple(lower_claims(declared, draft)),
+        tuple(dict.fromkeys(lower_users_like(declared, draft))),
         span=declared.name.span,
     )
 
 
-def settings_of(items: tuple[ast.Node, ...]) -> Iterator[tuple[str, Span]]:
-    yield from ((f"`{item.name}`", item.span) for item in items if isinstance(item, ast.Setting))
+def option_spans(items: tuple[ast.Node, ...]) -> Iterator[tuple[str, Span]]:
+    yield from ((f"`{item.name}`", item.span) for item in items if isinstance(item, ast.TrustAnchorOption))
     yield from (("`users like`", item.span) for item in items if isinstance(item, ast.UsersLike))
     for item in items:
-        for each in item.maps if isinstance(item, ast.Claims) else ():
+        for each in item.maps if isinstance(item, ast.ClaimsClause) else ():
             yield f"`{each.fact.text}`", each.span
 
 
-def text(value: ast.Text | ast.Literal | None, draft: Draft) -> str | None:
+def lower_option_text(value: ast.Text | ast.Literal | None, draft: LoweringContext) -> str | None:
     if not isinstance(value, ast.Text):
         return None
     if not value.value.strip():
@@ -71,23 +73,23 @@ def text(value: ast.Text | ast.Literal | None, draft: Draft) -> str | None:
     return value.value
 
 
-def users_like(declared: ast.IssuerDecl, draft: Draft) -> Iterator[str]:
+def lower_users_like(declared: ast.IssuerDecl, draft: LoweringContext) -> Iterator[str]:
     for item in declared.items:
-        found = (text(one, draft) for one in item.patterns) if isinstance(item, ast.UsersLike) else ()
+        found = (lower_option_text(one, draft) for one in item.patterns) if isinstance(item, ast.UsersLike) else ()
         yield from (one for one in found if one is not None)
 
 
-def claims(declared: ast.IssuerDecl, draft: Draft) -> Iterator[tuple[str, tuple[str, ...]]]:
+def lower_claims(declared: ast.IssuerDecl, draft: LoweringContext) -> Iterator[tuple[str, tuple[str, ...]]]:
     for item in declared.items:
-        for each in item.maps if isinstance(item, ast.Claims) else ():
+        for each in item.maps if isinstance(item, ast.ClaimsClause) else ():
             path = tuple(each.fact.text.split("."))
             if is_attribute(path, each.fact, draft):
                 yield each.claim, path
 
 
-def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: Draft) -> bool:
-    entity = draft.schema.entities.get(path[0]) if path[0] in CLAIMED else None
-    if len(path) != 2 or path[0] not in CLAIMED:
+def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: LoweringContext) -> bool:
+    entity = draft.schema.entities.get(path[0]) if path[0] in CLAIM_HOLDERS else None
+    if len(path) != 2 or path[0] not in CLAIM_HOLDERS:
         hint = "a claim is an attribute of the user or the agent: `tenant -> user.tenant`"
         draft.report("E412", f"`{fact.text}` is no attribute that a credential can give", fact.span, hint)
         return False
@@ -101,27 +103,27 @@ def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: Draft) -> bool:
     return False
 
 
-def attester(declared: ast.AttesterDecl, draft: Draft) -> k.Attester:
-    draft.once(settings_of(declared.items), "E405", "keep one")
+def lower_attester(declared: ast.AttesterDecl, draft: LoweringContext) -> k.Attester:
+    draft.once(option_spans(declared.items), "E405", "keep one")
     url = age = None
     models: list[tuple[str, str | None]] = []
     environments: list[str] = []
     for item in declared.items:
         match item:
-            case ast.Setting("url", value):
-                url = text(value, draft)
-            case ast.Setting("age", ast.Literal() as limit):
+            case ast.TrustAnchorOption("url", value):
+                url = lower_option_text(value, draft)
+            case ast.TrustAnchorOption("age", ast.Literal() as limit):
                 age = draft.duration(limit, "E409")
             case ast.AttestedModel(name, digest):
-                models.append((text(name, draft) or "", digest.text if digest else None))
+                models.append((lower_option_text(name, draft) or "", digest.text if digest else None))
             case ast.AttestedEnvironment(values):
-                environments += environment(values, draft)
+                environments += lower_environments(values, draft)
             case _:
                 pass
     return k.Attester(declared.name.text, url, age, tuple(models), tuple(environments), span=declared.name.span)
 
 
-def environment(values: ast.ListLiteral, draft: Draft) -> Iterator[str]:
+def lower_environments(values: ast.ListLiteral, draft: LoweringContext) -> Iterator[str]:
     if not values.items:
         draft.report("E419", "no environment is in an empty list", values.span, "name the environments, or remove it")
     for item in values.items:

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.checker.names.symbols import Program, Reporter, Symbol
-from policyengine.checker.type_names import listed
-from policyengine.diagnostics.model import Related
+from policyengine.checker.type_names import join_words
+from policyengine.diagnostics.model import RelatedLocation
 from policyengine.syntax import nodes as ast
 
 # A policy of a few lines could otherwise stand for a condition of billions of parts.
-MOST_PARTS = 10_000
-DEEPEST = 150
+MAX_PARTS = 10_000
+MAX_DEPTH = 150
 
 Key: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class ExpressionSize:
     """How many parts an expression has and how deep it nests, with all names replaced by what they stand for."""
 
     parts: int
@@ -27,18 +27,18 @@ class Measure:
 
     @property
     def too_much(self) -> bool:
-        return self.parts > MOST_PARTS or self.depth > DEEPEST
+        return self.parts > MAX_PARTS or self.depth > MAX_DEPTH
 
 
-Measures: TypeAlias = Mapping[Key, Measure]
-NO_MEASURE = Measure(0, 0)
+ExpressionSizes: TypeAlias = Mapping[Key, ExpressionSize]
+EMPTY_SIZE = ExpressionSize(0, 0)
 
 
-def key_of(symbol: Symbol) -> Key:
+def definition_key(symbol: Symbol) -> Key:
     return symbol.package, symbol.name
 
 
-def body_of(symbol: Symbol) -> ast.Expr | None:
+def definition_body(symbol: Symbol) -> ast.Expr | None:
     match symbol.declaration:
         case ast.LetDecl(_, value):
             return value
@@ -48,7 +48,7 @@ def body_of(symbol: Symbol) -> ast.Expr | None:
             return None
 
 
-def named_by(reference: ast.Reference, package: str, program: Program) -> tuple[Symbol, int] | None:
+def leading_definition(reference: ast.Reference, package: str, program: Program) -> tuple[Symbol, int] | None:
     """The `let` or `define` that a dotted name begins with, and how many of its names that takes."""
     names = reference.name.split(".")
     for length in (1, 2):
@@ -59,39 +59,44 @@ def named_by(reference: ast.Reference, package: str, program: Program) -> tuple[
     return None
 
 
-def measure_all(program: Program, report: Reporter) -> dict[Key, Measure]:
+def measure_all(program: Program, report: Reporter) -> dict[Key, ExpressionSize]:
     """The measure of each definition; those without one use themselves, or are too large, which is reported."""
-    symbols = {key_of(s): s for package in program.packages.values() for s in package.symbols.values() if body_of(s)}
-    uses = {key: dict.fromkeys(used(symbol, program)) for key, symbol in symbols.items()}
-    measures: dict[Key, Measure] = {}
-    for key in innermost_first(uses):
+    symbols = {
+        definition_key(s): s
+        for package in program.packages.values()
+        for s in package.symbols.values()
+        if definition_body(s)
+    }
+    uses = {key: dict.fromkeys(used_definitions(symbol, program)) for key, symbol in symbols.items()}
+    measures: dict[Key, ExpressionSize] = {}
+    for key in dependency_order(uses):
         symbol = symbols[key]
-        body = body_of(symbol)
+        body = definition_body(symbol)
         if body is not None and all(inner in measures for inner in uses[key]):
             found = measure(body, symbol.package, program, measures)
             if found.too_much:
                 report_size(found, symbol.declaration.name, symbol.name, report)
             else:
                 measures[key] = found
-    report_circles(uses, symbols, report)
+    report_cycles(uses, symbols, report)
     return measures
 
 
-def used(symbol: Symbol, program: Program) -> Iterator[Key]:
-    body = body_of(symbol)
+def used_definitions(symbol: Symbol, program: Program) -> Iterator[Key]:
+    body = definition_body(symbol)
     for node in ast.walk(body) if body is not None else ():
-        found = named_by(node, symbol.package, program) if isinstance(node, ast.Reference) else None
+        found = leading_definition(node, symbol.package, program) if isinstance(node, ast.Reference) else None
         if found is not None:
-            yield key_of(found[0])
+            yield definition_key(found[0])
 
 
-def innermost_first(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
+def dependency_order(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
     """All that is not circular, each after what it uses."""
     users: dict[Key, list[Key]] = {key: [] for key in uses}
     waiting = {key: len(list(inner)) for key, inner in uses.items()}
     for key, inner in uses.items():
-        for one in inner:
-            users[one].append(key)
+        for used_key in inner:
+            users[used_key].append(key)
     ready = [key for key, count in waiting.items() if count == 0]
     for key in ready:  # grows while it is walked
         for user in users[key]:
@@ -101,51 +106,51 @@ def innermost_first(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
     return ready
 
 
-def circular(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
+def circular_definitions(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
     """What uses itself, or something that does."""
-    fine = set(innermost_first(uses))
+    fine = set(dependency_order(uses))
     return [key for key in uses if key not in fine]
 
 
-def measure(body: ast.Expr, package: str, program: Program, measures: Measures) -> Measure:
+def measure(body: ast.Expr, package: str, program: Program, measures: ExpressionSizes) -> ExpressionSize:
     parts, deepest = 0, 0
     pending: list[tuple[ast.Node, int]] = [(body, 1)]
     while pending:
         node, depth = pending.pop()
-        named = named_by(node, package, program) if isinstance(node, ast.Reference) else None
-        inner = measures.get(key_of(named[0]), NO_MEASURE) if named else NO_MEASURE
+        named = leading_definition(node, package, program) if isinstance(node, ast.Reference) else None
+        inner = measures.get(definition_key(named[0]), EMPTY_SIZE) if named else EMPTY_SIZE
         parts, deepest = parts + 1 + inner.parts, max(deepest, depth + inner.depth)
         pending += [(child, depth + 1) for child in ast.children(node)]
-    return Measure(parts, deepest)
+    return ExpressionSize(parts, deepest)
 
 
-def report_size(found: Measure, where: ast.Node, name: str, report: Reporter) -> None:
-    if found.parts > MOST_PARTS:
+def report_size(found: ExpressionSize, where: ast.Node, name: str, report: Reporter) -> None:
+    if found.parts > MAX_PARTS:
         message = f"{name_or_this(name)} has {found.parts:,} parts once its names are replaced"
-        report("E248", message, where.span, f"the limit is {MOST_PARTS:,}: say it in fewer words")
+        report("E248", message, where.span, f"the limit is {MAX_PARTS:,}: say it in fewer words")
     else:
         message = f"{name_or_this(name)} nests {found.depth} levels deep once its names are replaced"
-        report("E248", message, where.span, f"the limit is {DEEPEST}: join fewer definitions in a row")
+        report("E248", message, where.span, f"the limit is {MAX_DEPTH}: join fewer definitions in a row")
 
 
 def name_or_this(name: str) -> str:
     return f"`{name}`" if name else "this"
 
 
-def report_circles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbol], report: Reporter) -> None:
+def report_cycles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbol], report: Reporter) -> None:
     """Each circle once; where one is found its members are set aside, for another may lie behind them."""
-    left = {key: list(uses[key]) for key in circular(uses)}
+    left = {key: list(uses[key]) for key in circular_definitions(uses)}
     while left:
-        circles = list(circles_in(left))
+        circles = list(find_cycles(left))
         for circle in circles:
-            report_circle([symbols[key] for key in circle], report)
+            report_cycle([symbols[key] for key in circle], report)
         told = {key for circle in circles for key in circle}
         left = {key: [one for one in inner if one not in told] for key, inner in left.items() if key not in told}
         left = {key: [one for one in left[key] if one in left] for key in left}
-        left = {key: left[key] for key in circular(left)}
+        left = {key: left[key] for key in circular_definitions(left)}
 
 
-def circles_in(uses: Mapping[Key, list[Key]]) -> Iterator[list[Key]]:
+def find_cycles(uses: Mapping[Key, list[Key]]) -> Iterator[list[Key]]:
     """Circles found by going from each to the first that it uses; each key is walked once."""
     seen: set[Key] = set()
     for start in uses:
@@ -159,9 +164,9 @@ def circles_in(uses: Mapping[Key, list[Key]]) -> Iterator[list[Key]]:
             yield walked[walked.index(key) :]
 
 
-def report_circle(circle: list[Symbol], report: Reporter) -> None:
+def report_cycle(circle: list[Symbol], report: Reporter) -> None:
     first, *others = circle
-    through = f" through {listed(symbol.name for symbol in others)}" if others else ""
-    where = [Related(f"`{symbol.name}` is declared here", symbol.span) for symbol in others]
+    through = f" through {join_words(symbol.name for symbol in others)}" if others else ""
+    where = [RelatedLocation(f"`{symbol.name}` is declared here", symbol.span) for symbol in others]
     message = f"`{first.name}` is defined by itself{through}"
     report("E213", message, first.span, "a definition uses only what is defined without it", where)

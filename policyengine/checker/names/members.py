@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.checker.names.scope import Context
-from policyengine.checker.type_names import a, listed
+from policyengine.checker.names.scope import ExpressionContext
+from policyengine.checker.type_names import describe_type, join_words
 from policyengine.checker.types.schema import UNRESOLVED
 from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Field, Record, Ref, Scalar, Type, Unresolved
+from policyengine.typesystem import FieldType, RecordType, RefType, Scalar, Type, UnresolvedType
 
 Navigable: TypeAlias = k.Fact | k.Attribute | k.Member | k.Variable | k.Constant
 
 
-def bare(reference: ast.Reference) -> ast.Reference:
+def strip_parentheses(reference: ast.Reference) -> ast.Reference:
     """The reference without the parentheses that stand around it."""
     whole = reference.span
     left, right = whole.text.lstrip("( \t\r\n"), whole.text.rstrip(") \t\r\n")
@@ -30,40 +30,42 @@ def bare(reference: ast.Reference) -> ast.Reference:
     )
 
 
-def head(reference: ast.Reference, length: int) -> Span:
+def head_span(reference: ast.Reference, length: int) -> Span:
     """The first names of a dotted name."""
     whole, size = reference.span, len(".".join(reference.name.split(".")[:length]))
     return whole if whole.end - whole.start == size else Span(whole.source, whole.start, whole.start + size)
 
 
-def navigate(base: Navigable, reference: ast.Reference, length: int, context: Context) -> k.Expr | None:
+def navigate(base: Navigable, reference: ast.Reference, length: int, context: ExpressionContext) -> k.Expr | None:
     """From what the first `length` names mean to what the whole dotted name means."""
     found: Navigable | None = base
     for index, name in enumerate(reference.name.split(".")[length:], length):
         if found is None:
             return None
-        found = step(found, name, head(reference, index + 1), context)
+        found = navigate_step(found, name, head_span(reference, index + 1), context)
     return found
 
 
-def step(base: Navigable, name: str, span: Span, context: Context) -> Navigable | None:
+def navigate_step(base: Navigable, name: str, span: Span, context: ExpressionContext) -> Navigable | None:
     match base.type:
-        case Ref():
-            return attribute(base, base.type, name, span, context)
-        case Record():
+        case RefType():
+            return navigate_attribute(base, base.type, name, span, context)
+        case RecordType():
             field = base.type.field(name)
             if field is not None:
                 return k.Member(base, name, field.type, field.optional, span=span)
             report_no_member(span, name, [one.name for one in base.type.fields], "member", context)
-        case Unresolved():
+        case UnresolvedType():
             return k.Member(base, name, UNRESOLVED, True, span=span)
         case _:
-            message = f"`{base.span.text}` is {a(base.type)} and has no members"
+            message = f"`{base.span.text}` is {describe_type(base.type)} and has no members"
             context.report("E203", message, span, f"remove `.{name}`")
     return None
 
 
-def attribute(base: Navigable, type_: Ref, name: str, span: Span, context: Context) -> Navigable | None:
+def navigate_attribute(
+    base: Navigable, type_: RefType, name: str, span: Span, context: ExpressionContext
+) -> Navigable | None:
     """What is declared for every entity that the base may be."""
     if name == "id":
         return k.Attribute(base, name, Scalar.STRING, span=span)
@@ -82,30 +84,34 @@ def attribute(base: Navigable, type_: Ref, name: str, span: Span, context: Conte
         return None
     if lacking and not lenient:
         message = f"`{lacking[0]}` has no attribute `{name}`, and `{base.span.text}` may be one"
-        context.report("E203", message, span, f"`{base.span.text}` is {a(type_)}: declare `{name}` for each")
+        context.report(
+            "E203", message, span, f"`{base.span.text}` is {describe_type(type_)}: declare `{name}` for each"
+        )
         return None
-    type_of_all, optional, inherited = common(having, name, span, lenient, context)
+    type_of_all, optional, inherited = common_type(having, name, span, lenient, context)
     levels = context.schema.levels[name] if inherited else ()
     return k.Attribute(base, name, type_of_all, optional, levels, span=span)
 
 
-def common(fields: list[Field], name: str, span: Span, lenient: bool, context: Context) -> tuple[Type, bool, bool]:
+def common_type(
+    fields: list[FieldType], name: str, span: Span, lenient: bool, context: ExpressionContext
+) -> tuple[Type, bool, bool]:
     """The type, whether it may be absent, whether it is inherited: the same for every entity."""
     first = fields[0]
     for other in fields[1:]:
         if (other.type, other.inherited) != (first.type, first.inherited):
             if not lenient:
-                message = f"`{name}` is {a(first.type)} for one entity and {a(other.type)} for another"
+                message = f"`{name}` is {describe_type(first.type)} for one entity and {describe_type(other.type)} for another"
                 context.report("E203", message, span, "declare it alike for each")
             return UNRESOLVED, True, False
     return first.type, any(field.optional for field in fields), first.inherited
 
 
 def report_no_member(
-    span: Span, name: str, known: Iterable[str], what: str, context: Context, type_: Ref | None = None
+    span: Span, name: str, known: Iterable[str], what: str, context: ExpressionContext, type_: RefType | None = None
 ) -> None:
     names = sorted(known)
     meant = suggest(name, names)
     owner = f"`{type_}`" if type_ is not None else f"`{span.text.rpartition('.')[0]}`"
-    hint = f"did you mean `{meant}`?" if meant else f"it has {listed(names[:6])}" if names else None
+    hint = f"did you mean `{meant}`?" if meant else f"it has {join_words(names[:6])}" if names else None
     context.report("E203", f"{owner} has no {what} `{name}`", span, hint)

@@ -6,24 +6,26 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 from policyengine.checker.names.symbols import Package, Program
-from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.source import Source
 
 UNKNOWN_NAMES = frozenset({"E202", "E205", "E207"})
-MOST_NAMED = 3
+MAX_NAMES_LISTED = 3
 
 
-def with_misspelled(found: Iterable[Diagnostic], program: Program, following: Collection[str]) -> list[Diagnostic]:
+def merge_misspelled_packages(
+    found: Iterable[Diagnostic], program: Program, following: Collection[str]
+) -> list[Diagnostic]:
     """The findings; those with codes of `following` are one in a package that lacks what its namesake declares."""
     kept = list(found)
     for package in program.packages.values():
         meant = namesake(package, program)
         inside = {module.span.source for module in package.modules}
-        lacking = [] if meant is None else names_lacking(kept, inside, meant)
+        lacking = [] if meant is None else missing_names(kept, inside, meant)
         if meant is not None and lacking:
             follows = {*following, *UNKNOWN_NAMES}
             kept = [one for one in kept if one.span.source not in inside or one.code not in follows]
-            kept.append(misspelled(package, meant, lacking))
+            kept.append(misspelled_package(package, meant, lacking))
     return kept
 
 
@@ -41,18 +43,20 @@ def imported_by(package: Package) -> set[str]:
     return {one.package for one in package.imports.values()}
 
 
-def names_lacking(found: Iterable[Diagnostic], inside: Collection[Source], meant: Package) -> list[str]:
+def missing_names(found: Iterable[Diagnostic], inside: Collection[Source], meant: Package) -> list[str]:
     """Names that are unknown there and known here."""
     declared = {name for _, name in meant.symbols}
     unknown = (one.span.text for one in found if one.code in UNKNOWN_NAMES and one.span.source in inside)
     return [name for name in dict.fromkeys(unknown) if name in declared]
 
 
-def misspelled(package: Package, meant: Package, lacking: list[str]) -> Diagnostic:
+def misspelled_package(package: Package, meant: Package, lacking: list[str]) -> Diagnostic:
     named = next(module.package for module in package.modules if module.package is not None)
-    words = ", ".join(f"`{name}`" for name in islice(lacking, MOST_NAMED)) + (" …" if len(lacking) > MOST_NAMED else "")
+    words = ", ".join(f"`{name}`" for name in islice(lacking, MAX_NAMES_LISTED)) + (
+        " …" if len(lacking) > MAX_NAMES_LISTED else ""
+    )
     message = f"package `{package.name}` declares no {words}, and `{meant.name}` does: was `{meant.name}` meant?"
     hint = f"write `package {meant.name}`; a package of its own says `import {meant.name}`, for what that exports"
     other = next((module.package for module in meant.modules if module.package is not None), None)
-    related = () if other is None else (Related("the other package", other.span),)
+    related = () if other is None else (RelatedLocation("the other package", other.span),)
     return Diagnostic("E257", message, named.span, hint, related)

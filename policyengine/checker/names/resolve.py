@@ -7,25 +7,25 @@ import unicodedata
 from dataclasses import replace
 
 from policyengine import kernel as k
-from policyengine.checker.names.members import head, navigate
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.members import head_span, navigate
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.names.symbols import IMPLICIT_USER, Symbol, report_private
 from policyengine.checker.patterns.overlap import place_covers, place_overlaps
-from policyengine.checker.type_names import a, listed
+from policyengine.checker.type_names import describe_type, join_words
 from policyengine.checker.types.hints import bracket_hint
-from policyengine.checker.types.schema import FACT_ROOTS, RESERVED, UNRESOLVED, DeclaredFact, Path
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, UNRESOLVED, DeclaredFact, Path
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Enum, Ref, Scalar, Set, Type
-from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, FACTS, ROOTS, STRING_MAPS, BuiltIn
+from policyengine.typesystem import EnumType, RefType, Scalar, SetType, Type
+from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, STRING_MAPS, BuiltInFact
 
 BUILT_IN = {fact.path: fact for fact in FACTS}
-PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
-def lower_fact(reference: ast.Reference, context: Context) -> k.Expr | None:
+def lower_fact(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
     """A reference that begins with a root of facts."""
     if context.constant:
         message = f"a `let` is a constant, and `{reference.name}` is a fact"
@@ -46,7 +46,7 @@ def lower_fact(reference: ast.Reference, context: Context) -> k.Expr | None:
 # ── Built-in facts ────────────────────────────────────────────────────────────────────────────
 
 
-def lower_built_in(reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def lower_built_in(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     for length in (1, 2):
         fact = BUILT_IN.get(path[:length])
         if fact is not None and len(path) >= length:
@@ -58,20 +58,22 @@ def lower_built_in(reference: ast.Reference, path: Path, context: Context) -> k.
         return None
     of_the_request = path[0] == "request" and path[1] in (*FACT_ROOTS, "params")
     hint = f"leave `request.` out: `{'.'.join(path[1:])}`" if of_the_request else None
-    report_unknown_fact(reference, head(reference, 2), context, hint)
+    report_unknown_fact(reference, head_span(reference, 2), context, hint)
     return None
 
 
-def navigate_built_in(fact: BuiltIn, reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def navigate_built_in(
+    fact: BuiltInFact, reference: ast.Reference, path: Path, context: ExpressionContext
+) -> k.Expr | None:
     if fact.later is not None:
         context.report("W902", f"`{fact.name}` is the same for everybody: {fact.later} come later", reference.span)
     length = len(fact.path)
-    type_ = Set(Ref(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type
-    found = k.Fact(fact.path, type_, fact.optional, span=head(reference, length))
+    type_ = SetType(RefType(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type
+    found = k.Fact(fact.path, type_, fact.optional, span=head_span(reference, length))
     return navigate(found, reference, length, context)
 
 
-def lower_string_map(reference: ast.Reference, path: Path, context: Context) -> k.Fact | None:
+def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Fact | None:
     """`request.headers.host`: without brackets, for names that need none."""
     match path:
         case ("request", "headers" | "query"):
@@ -86,7 +88,7 @@ def lower_string_map(reference: ast.Reference, path: Path, context: Context) -> 
             return None
 
 
-def lower_header(path: Path, name: str, reference: ast.Reference, context: Context) -> k.Fact | None:
+def lower_header(path: Path, name: str, reference: ast.Reference, context: ExpressionContext) -> k.Fact | None:
     """`path` begins with the map: a header, or a parameter of the query."""
     if path[1] == "headers" and name != name.lower():
         hint = f'write `request.headers["{name.lower()}"]`' if name.lower() != "host" else "write `request.host`"
@@ -104,11 +106,11 @@ def lower_header(path: Path, name: str, reference: ast.Reference, context: Conte
     return k.Fact((*path[:2], name), Scalar.STRING, True, span=reference.span)
 
 
-def report_group(reference: ast.Reference, context: Context) -> None:
+def report_group(reference: ast.Reference, context: ExpressionContext) -> None:
     root = reference.name
     members = sorted({fact.path[1] for fact in FACTS if fact.path[0] == root and len(fact.path) > 1})
     if members:
-        hint = f"name one: {listed([f'{root}.{member}' for member in members[:4]], 'or')}"
+        hint = f"name one: {join_words([f'{root}.{member}' for member in members[:4]], 'or')}"
     elif root in FACT_ROOTS:
         hint = f"name a member: `{root}.amount`"
     else:
@@ -116,13 +118,19 @@ def report_group(reference: ast.Reference, context: Context) -> None:
     context.report("E250", f"`{root}` is a group of facts, not a value", reference.span, hint)
 
 
-def report_unknown_fact(reference: ast.Reference, span: Span, context: Context, hint: str | None = None) -> None:
-    meant = by_another_name(span.text) or in_this_group(span.text, context) or in_another_group(span.text, context)
+def report_unknown_fact(
+    reference: ast.Reference, span: Span, context: ExpressionContext, hint: str | None = None
+) -> None:
+    meant = (
+        suggest_standard_name(span.text)
+        or suggest_in_group(span.text, context)
+        or suggest_in_other_group(span.text, context)
+    )
     hint = f"did you mean `{meant}`?" if meant else hint
     context.report("E201", f"unknown fact `{span.text}`", span, hint or members_hint(span.text.split(".")[0], context))
 
 
-def known_facts(context: Context) -> set[str]:
+def known_facts(context: ExpressionContext) -> set[str]:
     """The full names of all facts, attributes of the entities at their roots included."""
     names = {fact.name for fact in FACTS} | {fact.name for fact in context.schema.facts}
     for root in ENTITY_ROOTS:
@@ -131,13 +139,13 @@ def known_facts(context: Context) -> set[str]:
     return names
 
 
-def by_another_name(text: str) -> str | None:
+def suggest_standard_name(text: str) -> str | None:
     """`agent.name`, as others call what is `agent.id` here."""
     root, _, member = text.partition(".")
     return f"{root}.id" if root in ("agent", "user") and member in ("name", "uid", "sub") else None
 
 
-def in_this_group(text: str, context: Context) -> str | None:
+def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
     """Only what differs is compared: the root is right."""
     root, _, member = text.partition(".")
     meant = context.report.nearest(
@@ -146,44 +154,47 @@ def in_this_group(text: str, context: Context) -> str | None:
     return f"{root}.{meant}" if meant else None
 
 
-def in_another_group(text: str, context: Context) -> str | None:
+def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
     """`user.kind` may have been meant to be `credential.kind`, when only one fact is called so."""
     member = text.partition(".")[2]
     same = sorted(name for name in known_facts(context) if name.partition(".")[2] == member)
     return same[0] if len(same) == 1 else None
 
 
-def members_hint(root: str, context: Context) -> str | None:
+def members_hint(root: str, context: ExpressionContext) -> str | None:
     names = sorted(name for name in known_facts(context) if name.partition(".")[0] == root and "." in name)
-    return f"known are {listed(names[:6])}" if names else None
+    return f"known are {join_words(names[:6])}" if names else None
 
 
 # ── Declared facts: body, args, context ───────────────────────────────────────────────────────
 
 
-def lower_declared(reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def lower_declared(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     if len(path) == 1:
         report_group(reference, context)
         return None
     for length in range(len(path), 1, -1):
         declared = context.schema.by_path.get(path[:length])
         if declared:
-            fact = declared_fact(declared, head(reference, length), context)
+            fact = declared_fact(declared, head_span(reference, length), context)
             return fact and navigate(fact, reference, length, context)
     root, name = path[0], ".".join(path[1:])
     longer = [fact.name for fact in context.schema.facts if fact.name.startswith(f"{reference.name}.")]
     if longer:
-        message, hint = f"`{reference.name}` is a group of facts, not a value", f"name one: {listed(longer[:4], 'or')}"
+        message, hint = (
+            f"`{reference.name}` is a group of facts, not a value",
+            f"name one: {join_words(longer[:4], 'or')}",
+        )
         context.report("E250", message, reference.span, hint)
         return None
     report_unknown_fact(reference, reference.span, context, f"declare it: `facts on … {{ {root}.{name}: string }}`")
     return None
 
 
-def declared_fact(declared: tuple[DeclaredFact, ...], span: Span, context: Context) -> k.Fact | None:
+def declared_fact(declared: tuple[DeclaredFact, ...], span: Span, context: ExpressionContext) -> k.Fact | None:
     """The fact as it is declared where the rule applies; `span` is where it is named."""
     if not exists_everywhere(declared, context):
-        report_elsewhere(declared, span, context)
+        report_fact_elsewhere(declared, span, context)
         return None
     if len(declared) == 1:  # as nearly all are: no other declaration can differ
         return k.Fact(declared[0].path, declared[0].type, declared[0].optional, span=span)
@@ -192,27 +203,25 @@ def declared_fact(declared: tuple[DeclaredFact, ...], span: Span, context: Conte
     if len(types) > 1:
         if context.here.everywhere:
             return k.Fact(declared[0].path, UNRESOLVED, True, span=span)
-        message = (
-            f"`{declared[0].name}` is {a(here[0].type)} at one endpoint of this rule and {differing(here)} at another"
-        )
-        where = [Related("declared here", fact.span) for fact in here]
+        message = f"`{declared[0].name}` is {describe_type(here[0].type)} at one endpoint of this rule and {differing_aspect(here)} at another"
+        where = [RelatedLocation("declared here", fact.span) for fact in here]
         context.report("E217", message, span, "write one rule for each", where)
         return None
     return k.Fact(declared[0].path, here[0].type, any(fact.optional for fact in here), span=span)
 
 
-def differing(facts: list[DeclaredFact]) -> str:
-    return next(a(fact.type) for fact in facts if fact.type != facts[0].type)
+def differing_aspect(facts: list[DeclaredFact]) -> str:
+    return next(describe_type(fact.type) for fact in facts if fact.type != facts[0].type)
 
 
-def exists_somewhere(fact: DeclaredFact, context: Context) -> bool:
+def exists_somewhere(fact: DeclaredFact, context: ExpressionContext) -> bool:
     place = context.here.place
     if context.here.everywhere or fact.place is None or place is None or place.patterns is None:
         return True
     return any(place_overlaps(fact.place, pattern) for pattern in place.patterns)
 
 
-def exists_everywhere(declared: tuple[DeclaredFact, ...], context: Context) -> bool:
+def exists_everywhere(declared: tuple[DeclaredFact, ...], context: ExpressionContext) -> bool:
     """At every endpoint of the rule some declaration gives the fact."""
     place = context.here.place
     if context.here.everywhere:
@@ -226,15 +235,15 @@ def exists_everywhere(declared: tuple[DeclaredFact, ...], context: Context) -> b
     return bool(pieces) and all(any(place_covers(one, piece) for one in given) for piece in pieces)
 
 
-def report_elsewhere(declared: tuple[DeclaredFact, ...], span: Span, context: Context) -> None:
+def report_fact_elsewhere(declared: tuple[DeclaredFact, ...], span: Span, context: ExpressionContext) -> None:
     name = declared[0].name
-    where = [Related("declared here", fact.span) for fact in declared]
+    where = [RelatedLocation("declared here", fact.span) for fact in declared]
     if context.here.place is None:
         message = f"`{name}` belongs to a request, and this condition is about who asks"
         context.report("E241", message, span, "move it to a `may … when` or to a guard", where)
         return
     places = [" ".join(fact.place.span.text.split()).removeprefix("on ") for fact in declared if fact.place]
-    only = listed(dict.fromkeys(places))
+    only = join_words(dict.fromkeys(places))
     message = f"`{name}` exists only on {only}, and this rule applies elsewhere too"
     context.report("E241", message, span, f"narrow the rule to {only}, or declare the fact for its place", where)
 
@@ -242,7 +251,7 @@ def report_elsewhere(declared: tuple[DeclaredFact, ...], span: Span, context: Co
 # ── Brackets ──────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_bracketed(reference: ast.Reference, context: Context) -> k.Expr | None:
+def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
     """`request.headers["x-id"]`, `args["content-type"]`: names that no name of a policy can spell."""
     for key in reference.keys:
         if not key.value or not unicodedata.is_normalized("NFC", key.value):
@@ -255,18 +264,18 @@ def lower_bracketed(reference: ast.Reference, context: Context) -> k.Expr | None
         return lower_foreign(reference, (*path, *keys), context)
     message = f"`{reference.name}` takes no name in brackets"
     hint = "brackets follow `request.headers`, `request.query`, `body`, `args` and `context`"
-    if all(PLAIN.fullmatch(key) for key in keys) and path not in STRING_MAPS:
+    if all(PLAIN_NAME.fullmatch(key) for key in keys) and path not in STRING_MAPS:
         hint = f"write `{'.'.join((*path, *keys))}`"
     context.report("E244", message, reference.span, hint)
     return None
 
 
-def lower_foreign(reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def lower_foreign(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     """A declared fact in another spelling, or one that cannot be declared: then a string that may be absent."""
     declared = context.schema.by_path.get(path)
     if declared:
         return declared_fact(declared, reference.span, context)
-    if not all(PLAIN.fullmatch(name) for name in path):
+    if not all(PLAIN_NAME.fullmatch(name) for name in path):
         return k.Fact(path, Scalar.STRING, True, span=reference.span)
     plain = ".".join(path)
     hint = f"declare it: `facts on … {{ {plain}: string }}`"
@@ -277,23 +286,23 @@ def lower_foreign(reference: ast.Reference, path: Path, context: Context) -> k.E
 # ── Captures and entities ─────────────────────────────────────────────────────────────────────
 
 
-def lower_capture(reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def lower_capture(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     if len(path) == 1:
         report_group(reference, context)
         return None
-    name, span = path[1], head(reference, 2)
+    name, span = path[1], head_span(reference, 2)
     type_ = context.here.params.get(name, UNRESOLVED if context.here.everywhere else None)
     if type_ is None:
         known = [f"params.{one}" for one in sorted(context.here.params)]
         meant = suggest(name, context.here.params)
-        hint = f"did you mean `params.{meant}`?" if meant else f"captured are {listed(known)}" if known else None
+        hint = f"did you mean `params.{meant}`?" if meant else f"captured are {join_words(known)}" if known else None
         message = f"the path of this rule captures no `{name}`"
         context.report("E243", message, span, hint or f"write `{{{name}}}` in the path that the rule is on")
         return None
     return navigate(k.Fact(path[:2], type_, span=span), reference, 2, context)
 
 
-def lower_entity_fact(reference: ast.Reference, path: Path, context: Context) -> k.Expr | None:
+def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     """Facts of `user`, `agent` and `tool` come from the request, their other attributes from the entity."""
     root = path[0]
     if root == "resource":
@@ -302,25 +311,29 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: Context) ->
     fact = BUILT_IN.get(path[:2])
     entity = context.schema.entities.get(root)
     declared = entity is not None and len(path) > 1 and entity.field(path[1]) is not None
-    if fact is not None and (path[1] in RESERVED.get(root, ("id",)) or not declared):
+    if fact is not None and (path[1] in RESERVED_ATTRIBUTES.get(root, ("id",)) or not declared):
         return navigate_built_in(fact, reference, path, context)
     if symbol is None or entity is None:
         if len(path) == 1:
             hint = f"declare `entity {root}`, or name one of its facts: `{root}.{'id' if root == 'agent' else 'name'}`"
             context.report("E250", f"`{root}` is not declared as an entity", reference.span, hint)
             return None
-        report_unknown_fact(reference, head(reference, 2), context, f"or declare `entity {root} {{ {path[1]}: … }}`")
+        report_unknown_fact(
+            reference, head_span(reference, 2), context, f"or declare `entity {root} {{ {path[1]}: … }}`"
+        )
         return None
     if len(path) > 1 and not declared:
-        report_unknown_fact(reference, head(reference, 2), context, f"declare it: `entity {root} {{ {path[1]}: … }}`")
+        report_unknown_fact(
+            reference, head_span(reference, 2), context, f"declare it: `entity {root} {{ {path[1]}: … }}`"
+        )
         return None
-    if not is_ours(symbol, reference, context):
+    if not check_attribute_visible(symbol, reference, context):
         return None
-    base = k.Fact((root,), Ref(frozenset({root})), True, span=head(reference, 1))
+    base = k.Fact((root,), RefType(frozenset({root})), True, span=head_span(reference, 1))
     return navigate(base, reference, 1, context)
 
 
-def is_ours(symbol: Symbol, reference: ast.Reference, context: Context) -> bool:
+def check_attribute_visible(symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> bool:
     """The attributes of an entity are private to its package unless it is exported."""
     context.program.lookup(context.package, "entity", symbol.name)  # remembers the import
     if symbol.name == reference.name or context.program.is_visible(context.package, symbol):
@@ -329,32 +342,32 @@ def is_ours(symbol: Symbol, reference: ast.Reference, context: Context) -> bool:
     return False
 
 
-def lower_resource(reference: ast.Reference, context: Context) -> k.Expr | None:
+def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
     here = context.here
-    every = Ref(frozenset(context.schema.entities))
+    every = RefType(frozenset(context.schema.entities))
     type_ = every if here.everywhere and here.resource is None else here.resource
     if type_ is None:
         message = "nothing binds `resource` here"
         hint = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
-        context.report("E242", message, head(reference, 1), hint)
+        context.report("E242", message, head_span(reference, 1), hint)
         return None
-    return navigate(k.Fact(("resource",), type_, span=head(reference, 1)), reference, 1, context)
+    return navigate(k.Fact(("resource",), type_, span=head_span(reference, 1)), reference, 1, context)
 
 
 # ── Words ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def enum_word(reference: ast.Reference, enum: Enum) -> k.Constant | None:
+def lower_enum_word(reference: ast.Reference, enum: EnumType) -> k.Constant | None:
     """The word as a value of the enum, if it is one."""
     if reference.keys or reference.name not in enum.values:
         return None
     return k.Constant(reference.name, enum, span=reference.span)
 
 
-NOTHING = frozenset({"null", "nil", "none", "undefined"})  # as other languages call what is absent
+FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # as other languages call what is absent
 
 
-def lone_word(reference: ast.Reference, context: Context) -> k.Constant | None:
+def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.Constant | None:
     """A word where no enum is expected: a value of the only enum that has it."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
@@ -362,17 +375,17 @@ def lone_word(reference: ast.Reference, context: Context) -> k.Constant | None:
             reference.name, UNRESOLVED, span=reference.span
         )  # of a `let`: where it is used will say which
     if len(enums) > 1:
-        message = f"`{reference.name}` is a value of {listed(one.name for one in enums)}"
+        message = f"`{reference.name}` is a value of {join_words(one.name for one in enums)}"
         context.report("E206", message, reference.span, "compare it with a fact of its type, so that it is clear which")
         return k.Constant(reference.name, UNRESOLVED, span=reference.span)
     return k.Constant(reference.name, enums[0], span=reference.span) if enums else None
 
 
-def report_unknown_name(reference: ast.Reference, expected: Type | None, context: Context) -> None:
+def report_unknown_name(reference: ast.Reference, expected: Type | None, context: ExpressionContext) -> None:
     name, first = reference.name, reference.name.partition(".")[0]
-    if isinstance(expected, Enum) and "." not in name:
+    if isinstance(expected, EnumType) and "." not in name:
         meant = suggest(name, expected.values)
-        hint = f"did you mean `{meant}`?" if meant else f"values are {listed(expected.values)}"
+        hint = f"did you mean `{meant}`?" if meant else f"values are {join_words(expected.values)}"
         context.report("E206", f"`{name}` is not a value of {expected}", reference.span, hint)
         return
     values = [*context.program.visible(context.package, "let", "define"), *context.variables]
@@ -381,14 +394,16 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
         context.report("E202", f"`{name}` is not a value", reference.span, f"write a word of the enum alone: `{word}`")
         return
     if "." in name and first not in context.program.packages[context.package].imports:
-        meant = context.report.nearest(name, lambda: known_facts(context)) or suggest(first, ROOTS)
-        hint = f"did you mean `{meant}`?" if meant else f"facts begin with {listed(sorted(ROOTS))}"
+        meant = context.report.nearest(name, lambda: known_facts(context)) or suggest(first, FACT_ROOT_NAMES)
+        hint = f"did you mean `{meant}`?" if meant else f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
         context.report("E201", f"unknown fact `{name}`", reference.span, hint)
         return
     words = [word for enum in context.schema.enums_in(context.program, context.package) for word in enum.values]
-    meant = context.report.nearest(name, lambda: values) or context.report.nearest(name, lambda: [*words, *ROOTS])
+    meant = context.report.nearest(name, lambda: values) or context.report.nearest(
+        name, lambda: [*words, *FACT_ROOT_NAMES]
+    )
     hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a text, or declare `let {name} = …`'
     hint = bracket_hint(reference.span) or hint
-    if name in NOTHING:
+    if name in FOREIGN_NULLS:
         hint = "ask whether a fact is there: `x is present`, `x is absent`"
     context.report("E202", f"unknown name `{name}`", reference.span, hint)

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policyengine.checker.names.symbols import Program, Reporter
-from policyengine.checker.types.schema import FactsHere, Schema
+from policyengine.checker.types.schema import AvailableFacts, Schema
 from policyengine.typesystem import Type
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ExpressionContext:
     """`past` is what existed at an earlier request, inside a history's `where`; `constant` is the inside of a `let`."""
 
     program: Program
     schema: Schema
     package: str
-    here: FactsHere
+    here: AvailableFacts
     variables: Mapping[str, Type]
     report: Reporter
-    past: FactsHere | None = None
+    past: AvailableFacts | None = None
     constant: bool = False

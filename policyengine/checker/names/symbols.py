@@ -8,14 +8,14 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.checker.reporter import Reporter as Reporter
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.reserved_words import UNUSABLE
+from policyengine.syntax.reserved_words import RESERVED_WORDS
 from policyengine.typesystem import Scalar
-from policyengine.vocabulary import ROOTS
+from policyengine.vocabulary import FACT_ROOT_NAMES
 
-Kind: TypeAlias = Word["enum", "entity", "let", "define", "scope", "issuer", "attester", "fixture"]
+SymbolKind: TypeAlias = Word["enum", "entity", "let", "define", "scope", "issuer", "attester", "fixture"]
 Declared: TypeAlias = (
     ast.EnumDecl
     | ast.EntityDecl
@@ -27,7 +27,7 @@ Declared: TypeAlias = (
     | ast.FixtureDecl
 )
 
-DECLARED: Mapping[type[object], Kind] = {
+DECLARED: Mapping[type[object], SymbolKind] = {
     ast.EnumDecl: "enum",
     ast.EntityDecl: "entity",
     ast.LetDecl: "let",
@@ -38,7 +38,7 @@ DECLARED: Mapping[type[object], Kind] = {
     ast.FixtureDecl: "fixture",
 }
 # Names of these kinds stand in the same places, so one name cannot be both.
-SPACES: Mapping[str, str] = {
+NAMESPACES: Mapping[str, str] = {
     "enum": "type",
     "entity": "type",
     "let": "value",
@@ -49,16 +49,16 @@ SPACES: Mapping[str, str] = {
     "fixture": "fixture",
 }
 TYPE_WORDS = frozenset(scalar.value for scalar in Scalar) | {"set", "list"}
-MAIN = "main"  # the package of a file that names none
+MAIN_PACKAGE = "main"  # the package of a file that names none
 BUILT_IN_ENTITIES = ("user", "agent", "tool")  # their names are everybody's: facts of the same name speak of them
-NOTHING = Span(Source("built in", ""), 0, 0)
+NO_SPAN = Span(Source("built in", ""), 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
     """One declared name."""
 
-    kind: Kind
+    kind: SymbolKind
     name: str
     package: str
     declaration: Declared
@@ -70,7 +70,7 @@ class Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class PackageImport:
     package: str
     alias: str
     span: Span
@@ -83,9 +83,9 @@ class Package:
     name: str
     modules: tuple[ast.Module, ...]
     symbols: Mapping[tuple[str, str], Symbol]
-    imports: Mapping[str, Imported]
+    imports: Mapping[str, PackageImport]
 
-    def names(self, kind: Kind, exported: bool = False) -> Iterator[str]:
+    def names(self, kind: SymbolKind, exported: bool = False) -> Iterator[str]:
         return (s.name for s in self.symbols.values() if s.kind == kind and (s.exported or not exported))
 
 
@@ -114,10 +114,10 @@ class Program:
         modules = ((package.name, module) for package in self.packages.values() for module in package.modules)
         return ((package, declared) for package, module in modules for declared, _ in declarations(module))
 
-    def lookup(self, package: str, kind: Kind, text: str) -> Symbol | None:
+    def lookup(self, package: str, kind: SymbolKind, text: str) -> Symbol | None:
         """What the name means in the package, private names of others included; None when it means nothing."""
         here = self.packages[package]
-        own = here.symbols.get((SPACES[kind], text))
+        own = here.symbols.get((NAMESPACES[kind], text))
         if own is not None:
             return own if own.kind == kind else None
         alias, _, rest = text.partition(".")
@@ -127,9 +127,9 @@ class Program:
             return self.built_in_entity(package, text)
         return None
 
-    def lookup_imported(self, here: Package, imported: Imported, kind: Kind, name: str) -> Symbol | None:
+    def lookup_imported(self, here: Package, imported: PackageImport, kind: SymbolKind, name: str) -> Symbol | None:
         other = self.packages.get(imported.package)
-        found = other.symbols.get((SPACES[kind], name)) if other else None
+        found = other.symbols.get((NAMESPACES[kind], name)) if other else None
         if found is None or found.kind != kind:
             return None
         self.used.add((here.name, imported.alias))
@@ -145,7 +145,7 @@ class Program:
                 self.used.add((package, imported.alias))
         return found
 
-    def find(self, package: str, kind: Kind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
+    def find(self, package: str, kind: SymbolKind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
         """What the name means in the package; what means nothing, or is not ours to use, is reported."""
         tell = report or self.report
         found = self.lookup(package, kind, name.text)
@@ -160,7 +160,7 @@ class Program:
     def is_visible(self, package: str, symbol: Symbol) -> bool:
         return symbol.exported or symbol.package == package
 
-    def report_unknown(self, package: str, kind: Kind, name: ast.Name, tell: Reporter) -> None:
+    def report_unknown(self, package: str, kind: SymbolKind, name: ast.Name, tell: Reporter) -> None:
         imported = self.packages[package].imports.get(name.text.partition(".")[0])
         if imported is not None and imported.package not in self.packages:
             return  # the import is reported
@@ -171,12 +171,12 @@ class Program:
         hint = hint or self.issuers_there_are(package, kind) + f"declare it: `{EXAMPLES[kind]}`"
         tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint)
 
-    def issuers_there_are(self, package: str, kind: Kind) -> str:
+    def issuers_there_are(self, package: str, kind: SymbolKind) -> str:
         """`there is `acme`; or `, for whoever renamed one; the empty text where many or none are there."""
         names = self.visible(package, kind) if kind == "issuer" else []
-        return f"there is {', '.join(f'`{one}`' for one in names)}; or " if 0 < len(names) <= NAMED else ""
+        return f"there is {', '.join(f'`{one}`' for one in names)}; or " if 0 < len(names) <= MAX_NAMES_LISTED else ""
 
-    def visible(self, package: str, *kinds: Kind) -> list[str]:
+    def visible(self, package: str, *kinds: SymbolKind) -> list[str]:
         """Every name of the kinds that the package may use, as it would write it."""
         here = self.packages[package]
         names = [name for kind in kinds for name in here.names(kind)]
@@ -185,7 +185,7 @@ class Program:
             names += [f"{alias}.{name}" for kind in kinds for name in (other.names(kind, True) if other else ())]
         return names + (["user"] if "entity" in kinds and "user" not in names else [])
 
-    def exporter(self, package: str, kind: Kind, text: str) -> str | None:
+    def exporter(self, package: str, kind: SymbolKind, text: str) -> str | None:
         """Where else the name could come from."""
         for other in self.packages.values():
             if other.name != package and text in other.names(kind, exported=True):
@@ -202,10 +202,10 @@ class Program:
 
 
 IMPLICIT_USER = Symbol(
-    "entity", "user", MAIN, ast.EntityDecl(ast.Name("user", span=NOTHING), span=NOTHING), exported=True
+    "entity", "user", MAIN_PACKAGE, ast.EntityDecl(ast.Name("user", span=NO_SPAN), span=NO_SPAN), exported=True
 )
-NAMED = 3  # names that a hint lists
-EXAMPLES: Mapping[Kind, str] = {
+MAX_NAMES_LISTED = 3  # names that a hint lists
+EXAMPLES: Mapping[SymbolKind, str] = {
     "enum": "enum plan = free < team",
     "entity": "entity invoice { owner: user }",
     "let": "let internal = [10.0.0.0/8]",
@@ -218,7 +218,7 @@ EXAMPLES: Mapping[Kind, str] = {
 
 
 def package_of(module: ast.Module) -> str:
-    return module.package.text if module.package else MAIN
+    return module.package.text if module.package else MAIN_PACKAGE
 
 
 def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None:
@@ -226,7 +226,7 @@ def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None
     hint = f"write `export {found.kind} {found.name}` there"
     if found.kind == "fixture":
         hint = "a fixture serves its own package only: write one here"
-    tell.report("E208", message, span, hint, [Related("declared here", found.span)])
+    tell.report("E208", message, span, hint, [RelatedLocation("declared here", found.span)])
 
 
 # ── One package ───────────────────────────────────────────────────────────────────────────────
@@ -254,12 +254,12 @@ def read_package(name: str, modules: Sequence[ast.Module], known: Iterable[str],
 
 
 def declare(symbol: Symbol, symbols: dict[tuple[str, str], Symbol], report: Reporter) -> None:
-    first = symbols.setdefault((SPACES[symbol.kind], symbol.name), symbol)
+    first = symbols.setdefault((NAMESPACES[symbol.kind], symbol.name), symbol)
     if first is not symbol:
         message = f"`{symbol.name}` is declared twice"
         if first.kind != symbol.kind:
             message = f"`{symbol.name}` is declared as {article(first.kind)} and as {article(symbol.kind)}"
-        where = [Related("first declared here", first.span)]
+        where = [RelatedLocation("first declared here", first.span)]
         report.report("E210", message, symbol.span, "give one of them another name", where)
 
 
@@ -274,7 +274,7 @@ def enum_values(symbols: Iterable[Symbol]) -> dict[str, tuple[Symbol, Span]]:
 
 
 def check_name(
-    symbol: Symbol, values: Mapping[str, tuple[Symbol, Span]], imports: Mapping[str, Imported], report: Reporter
+    symbol: Symbol, values: Mapping[str, tuple[Symbol, Span]], imports: Mapping[str, PackageImport], report: Reporter
 ) -> None:
     """A name must be one that can be used, and only for what it says."""
     match symbol.declaration:
@@ -291,14 +291,14 @@ def check_name(
         report.report("E215", f"the name of {article(symbol.kind)} has no dots", name.span, f"write `{undotted}`")
     elif first in imports and "." in symbol.name:
         message = f"`{symbol.name}` reads like a name of the imported package `{imports[first].package}`"
-        where = [Related("imported here", imports[first].span)]
+        where = [RelatedLocation("imported here", imports[first].span)]
         report.report("E211", message, name.span, "give the scope or the import another name", where)
 
 
 def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
     """Some words mean something else wherever the name would be used."""
-    usable = name.text not in UNUSABLE.get(what, ())
-    if SPACES.get(what) == "type" and name.text in TYPE_WORDS:
+    usable = name.text not in RESERVED_WORDS.get(what, ())
+    if NAMESPACES.get(what) == "type" and name.text in TYPE_WORDS:
         report("E212", f"`{name.text}` is a type already", name.span, "choose another name")
     elif not usable:
         message = f"`{name.text}` cannot be {article(what)}: it is a word of the language where that would be used"
@@ -309,12 +309,12 @@ def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
 def check_value_name(name: ast.Name, kind: str, values: Mapping[str, tuple[Symbol, Span]], report: Reporter) -> None:
     """A new name for a value must not make another one unreachable."""
     hint = "choose another name"
-    if name.text in ROOTS:
+    if name.text in FACT_ROOT_NAMES:
         report.report("E211", f"the {kind} `{name.text}` hides the built-in facts of that name", name.span, hint)
     elif name.text in values:
         enum, span = values[name.text]
         message = f"the {kind} `{name.text}` hides a value of the enum `{enum.name}`"
-        report.report("E211", message, name.span, hint, [Related("declared here", span)])
+        report.report("E211", message, name.span, hint, [RelatedLocation("declared here", span)])
 
 
 def check_enum_values(values: tuple[ast.Name, ...], report: Reporter) -> None:
@@ -322,11 +322,11 @@ def check_enum_values(values: tuple[ast.Name, ...], report: Reporter) -> None:
     for value in values:
         first = seen.setdefault(value.text, value)
         if first is not value:
-            where = [Related("first written here", first.span)]
+            where = [RelatedLocation("first written here", first.span)]
             report.report("E210", f"the value `{value.text}` is written twice", value.span, "remove one", where)
         elif not check_usable(value, "enum value", report):
             continue
-        elif value.text in ROOTS:
+        elif value.text in FACT_ROOT_NAMES:
             message = f"the value `{value.text}` hides the built-in facts of that name"
             report.report("E211", message, value.span, "choose another name")
         elif "." in value.text:
@@ -346,14 +346,14 @@ def article(noun: str) -> str:
 
 def read_imports(
     package: str, modules: Sequence[ast.Module], known: Iterable[str], report: Reporter
-) -> dict[str, Imported]:
-    imports: dict[str, Imported] = {}
+) -> dict[str, PackageImport]:
+    imports: dict[str, PackageImport] = {}
     loaded = set(known)
     for module in modules:
         for written in module.imports:
             name = written.package.text
             alias = written.alias or written.package
-            imported = Imported(name, alias.text.rpartition(".")[2], written.span)
+            imported = PackageImport(name, alias.text.rpartition(".")[2], written.span)
             if name not in loaded or name == package:
                 report_bad_import(package, name, loaded, written.package.span, report)
             add_import(imported, alias.span, imports, report)
@@ -364,20 +364,20 @@ def report_bad_import(package: str, name: str, loaded: set[str], span: Span, rep
     if name == package:
         report.report("E209", f"package `{name}` imports itself", span, "its own names need no import")
         return
-    meant = suggest(name, loaded - {package, MAIN})
+    meant = suggest(name, loaded - {package, MAIN_PACKAGE})
     file = name.replace(".", "/") + ".policy"
     hint = f"did you mean `{meant}`?" if meant else f"it is looked for in `{file}`, from the policy root"
     report.report("E209", f"unknown package `{name}`", span, hint)
 
 
-def add_import(imported: Imported, span: Span, imports: dict[str, Imported], report: Reporter) -> None:
+def add_import(imported: PackageImport, span: Span, imports: dict[str, PackageImport], report: Reporter) -> None:
     first = imports.setdefault(imported.alias, imported)
-    if imported.alias in ROOTS:
+    if imported.alias in FACT_ROOT_NAMES:
         message = f"the import `{imported.alias}` hides the built-in facts of that name"
         report.report("E211", message, span, f"write `import {imported.package} as other_name`")
     elif first.package != imported.package:
         message = f"`{imported.alias}` already stands for the package `{first.package}`"
-        where = [Related("imported here", first.span)]
+        where = [RelatedLocation("imported here", first.span)]
         report.report("E210", message, span, f"write `import {imported.package} as other_name`", where)
 
 
@@ -390,7 +390,7 @@ def global_entities(packages: Iterable[Package], report: Reporter) -> dict[str, 
             if first is not symbol:
                 message = f"the entity `{symbol.name}` is already declared by package `{first.package}`"
                 hint = f"export it there, and import `{first.package}` here"
-                report.report("E214", message, symbol.span, hint, [Related("declared here", first.span)])
+                report.report("E214", message, symbol.span, hint, [RelatedLocation("declared here", first.span)])
     return entities
 
 
@@ -402,10 +402,10 @@ def report_unused_imports(program: Program) -> None:
     for package in program.packages.values():
         for alias, imported in package.imports.items():
             other = program.packages.get(imported.package)
-            if other and other is not package and (package.name, alias) not in program.used and only_names(other):
+            if other and other is not package and (package.name, alias) not in program.used and has_only_names(other):
                 message = f"nothing of package `{imported.package}` is used"
                 program.report.report("W209", message, imported.span, "remove the import")
 
 
-def only_names(package: Package) -> bool:
+def has_only_names(package: Package) -> bool:
     return all(type(d) in DECLARED for module in package.modules for d, _ in declarations(module))

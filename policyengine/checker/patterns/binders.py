@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 
 from policyengine import kernel as k
 from policyengine.checker.lower.expressions import lower_value
-from policyengine.checker.names.scope import Context
+from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.names.symbols import Program
 from policyengine.checker.patterns.overlap import PatternIndex
-from policyengine.checker.patterns.places import Binding, Places, binding_of, binds
-from policyengine.checker.type_names import a
-from policyengine.checker.types.schema import FactsHere, Schema
-from policyengine.diagnostics.model import Related
+from policyengine.checker.patterns.places import PatternBindings, PlaceResolver, bindings_of, has_bindings
+from policyengine.checker.type_names import describe_type
+from policyengine.checker.types.schema import AvailableFacts, Schema
+from policyengine.diagnostics.model import RelatedLocation
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Ref, Scalar, Type, Unresolved
+from policyengine.typesystem import RefType, Scalar, Type, UnresolvedType
 
 BINDABLE = ("args", "body", "context")
 # A bound value may be shown to the caller and must not depend on another one: it reads what the request says, no more.
@@ -22,74 +22,78 @@ READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "t
 RESOURCE = ("resource",)
 READ = "read"  # a fact, and not bound
 MOST_CONFLICTS = 20  # of one pattern that are told
-Bound = tuple[tuple[str, ...], k.Expr]
+BoundFact = tuple[tuple[str, ...], k.Expr]
 
 
-def collect(program: Program, places: Places, schema: Schema) -> tuple[k.Binder, ...]:
+def collect_binders(program: Program, places: PlaceResolver, schema: Schema) -> tuple[k.Binder, ...]:
     """All that binds something, told to `places` so that rules can be lowered; conflicts are reported."""
-    found: dict[Binding, None] = {}
+    found: dict[PatternBindings, None] = {}
     for package, endpoint, bindings in written_endpoints(program):
         pattern = places.pattern(endpoint, package, opening=False)
-        if pattern is not None and (bindings or binds(pattern)):
-            context = Context(program, schema, package, own_facts(pattern), {}, program.report)
+        if pattern is not None and (bindings or has_bindings(pattern)):
+            context = ExpressionContext(program, schema, package, facts_for_bindings(pattern), {}, program.report)
             facts = lower_bindings(bindings, pattern, context)
-            check_twice(endpoint, pattern, facts, bindings, program)
-            if facts or binds(pattern):
-                found[binding_of(pattern, facts)] = None
+            check_double_resource(endpoint, pattern, facts, bindings, program)
+            if facts or has_bindings(pattern):
+                found[bindings_of(pattern, facts)] = None
     every = sorted(found, key=lambda b: (b.pattern.span.source.name, b.pattern.span.start))
     places.know(every)
     check_conflicts(every, program)
     return tuple(k.Binder(b.pattern, b.resource, b.facts, span=b.pattern.span) for b in every if b.captures or b.facts)
 
 
-def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.Binding, ...]]]:
+def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.FactAssignment, ...]]]:
     """Every endpoint that a rule, a scope or `facts` names, with its package and what stands after `with`."""
     for package, declaration in program.declarations():
         for endpoint, bindings in endpoints_of(declaration):
             yield package, endpoint, bindings
         if "within" in declaration.span.text:  # most have no history, and need not be walked
-            events = (node for node in ast.walk(declaration) if isinstance(node, ast.Event))
-            yield from ((package, endpoint, ()) for event in events for endpoint, _ in _plain((event.target,)))
+            events = (node for node in ast.walk(declaration) if isinstance(node, ast.EventPattern))
+            yield from (
+                (package, endpoint, ()) for event in events for endpoint, _ in _without_bindings((event.target,))
+            )
 
 
-def endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
+def endpoints_of(declaration: ast.Declaration) -> Iterator[tuple[ast.Endpoint, tuple[ast.FactAssignment, ...]]]:
     match declaration:
         case ast.ScopeDecl(items=items):
             yield from ((item.endpoint, item.bindings) for item in items if isinstance(item, ast.ScopeEndpoint))
         case ast.AgentDecl(items=items) | ast.UserDecl(items=items) | ast.AnyoneDecl(items=items):
             for may in items:
-                yield from _plain(may.targets if isinstance(may, ast.May) else ())
+                yield from _without_bindings(may.targets if isinstance(may, ast.May) else ())
         case ast.GuardDecl(place=place) | ast.FactsDecl(place=place) | ast.RateDecl(place=place):
-            yield from _plain(place.targets if place else ())
+            yield from _without_bindings(place.targets if place else ())
         case ast.BudgetDecl(place=place):
-            yield from _plain(place.targets if place else ())
+            yield from _without_bindings(place.targets if place else ())
         case _:
             pass
 
 
-def _plain(targets: Iterable[ast.Target]) -> Iterator[tuple[ast.Endpoint, tuple[ast.Binding, ...]]]:
+def _without_bindings(targets: Iterable[ast.Target]) -> Iterator[tuple[ast.Endpoint, tuple[ast.FactAssignment, ...]]]:
     yield from ((target, ()) for target in targets if not isinstance(target, ast.Name))
 
 
-def own_facts(pattern: k.Pattern) -> FactsHere:
+def facts_for_bindings(pattern: k.Pattern) -> AvailableFacts:
     """What a `with` may read: the facts at its own endpoint; `resource` is what it is there to say."""
-    captures = binding_of(pattern).captures
+    captures = bindings_of(pattern).captures
     params: dict[str, Type] = {
-        name: Ref(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
+        name: RefType(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
     }
-    return FactsHere(None, params, k.Place((pattern,), span=pattern.span))
+    return AvailableFacts(None, params, k.Place((pattern,), span=pattern.span))
 
 
 # ── `with` ────────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_bindings(bindings: tuple[ast.Binding, ...], pattern: k.Pattern, context: Context) -> tuple[Bound, ...]:
+def lower_bindings(
+    bindings: tuple[ast.FactAssignment, ...], pattern: k.Pattern, context: ExpressionContext
+) -> tuple[BoundFact, ...]:
     found: dict[tuple[str, ...], k.Expr] = {}
     targets = {tuple(binding.fact.text.split(".")): binding for binding in reversed(bindings)}
     for binding in bindings:
         path = tuple(binding.fact.text.split("."))
         if targets[path] is not binding:
-            where = [Related("bound here", targets[path].fact.span)]
+            where = [RelatedLocation("bound here", targets[path].fact.span)]
             context.report("E315", f"`{binding.fact.text}` is bound twice", binding.fact.span, "remove one", where)
             continue
         value = lower_binding(binding, path, context)
@@ -98,11 +102,11 @@ def lower_bindings(bindings: tuple[ast.Binding, ...], pattern: k.Pattern, contex
     return tuple(sorted(found.items(), key=lambda bound: bound[0]))
 
 
-def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context) -> k.Expr | None:
+def lower_binding(binding: ast.FactAssignment, path: tuple[str, ...], context: ExpressionContext) -> k.Expr | None:
     if path == RESOURCE:
         value = lower_value(binding.value, context)
-        if value is not None and not isinstance(value.type, Ref | Unresolved):
-            message = f"`resource` is an entity, and this is {a(value.type)}"
+        if value is not None and not isinstance(value.type, RefType | UnresolvedType):
+            message = f"`resource` is an entity, and this is {describe_type(value.type)}"
             context.report("E316", message, binding.value.span, "name its type: `resource = invoice(args.id)`")
             return None
         return value
@@ -115,7 +119,9 @@ def lower_binding(binding: ast.Binding, path: tuple[str, ...], context: Context)
     return lower_value(binding.value, context, target.type) if target is not None else None
 
 
-def reads_only_the_request(value: k.Expr, binding: ast.Binding, bound: set[tuple[str, ...]], context: Context) -> bool:
+def reads_only_the_request(
+    value: k.Expr, binding: ast.FactAssignment, bound: set[tuple[str, ...]], context: ExpressionContext
+) -> bool:
     for node in k.walk(value):
         if isinstance(node, k.Attribute) or (isinstance(node, k.Fact) and node.path[0] not in READABLE):
             message = f"`{node.span.text}` is more than the request says"
@@ -129,15 +135,15 @@ def reads_only_the_request(value: k.Expr, binding: ast.Binding, bound: set[tuple
     return True
 
 
-def check_twice(
+def check_double_resource(
     endpoint: ast.Endpoint,
     pattern: k.Pattern,
-    facts: tuple[Bound, ...],
-    bindings: tuple[ast.Binding, ...],
+    facts: tuple[BoundFact, ...],
+    bindings: tuple[ast.FactAssignment, ...],
     program: Program,
 ) -> None:
     """A typed capture binds the resource already."""
-    if RESOURCE in dict(facts) and binding_of(pattern).resource is not None:
+    if RESOURCE in dict(facts) and bindings_of(pattern).resource is not None:
         written = next(binding for binding in bindings if binding.fact.text == "resource")
         hint = "remove it, or the type of the capture"
         program.report("E320", f"`{endpoint.span.text}` binds `resource` already", written.fact.span, hint)
@@ -146,9 +152,9 @@ def check_twice(
 # ── Conflicts between patterns that match the same endpoint ───────────────────────────────────
 
 
-def check_conflicts(every: list[Binding], program: Program) -> None:
+def check_conflicts(every: list[PatternBindings], program: Program) -> None:
     """Guards match without regard to case, and read what all such patterns bind."""
-    earlier: PatternIndex[Binding] = PatternIndex()
+    earlier: PatternIndex[PatternBindings] = PatternIndex()
     for binding in contested(every):
         before = len(program.report.found)
         for other in earlier.overlapping(k.with_folding(binding.pattern, "full")):
@@ -158,7 +164,7 @@ def check_conflicts(every: list[Binding], program: Program) -> None:
         earlier.add(binding.pattern, binding)
 
 
-def contested(every: Iterable[Binding]) -> list[Binding]:
+def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
     """Those that bind something which another one binds in another way, or reads: the others need not be compared."""
     bindings, ways = list(every), dict[object, set[object]]()
     for binding in bindings:
@@ -167,23 +173,27 @@ def contested(every: Iterable[Binding]) -> list[Binding]:
     return [one for one in bindings if any(len(ways[name]) > 1 for name, _ in ways_of(one))]
 
 
-def ways_of(binding: Binding) -> Iterator[tuple[object, object]]:
+def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
     """What a pattern binds or reads in `with`, and how."""
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():
         yield f"params.{name}", (place, entity, name == resource)
-    if (found := resource_of(binding)) is not None:
+    if (found := resource_identity(binding)) is not None:
         yield RESOURCE, found
     for path, value in binding.facts:
         yield path, value
         yield from ((node.path, READ) for node in k.walk(value) if isinstance(node, k.Fact))
 
 
-def check_pair(binding: Binding, other: Binding, program: Program) -> None:
+def check_pair(binding: PatternBindings, other: PatternBindings, program: Program) -> None:
     report, span = program.report, binding.pattern.span
-    where = [Related("the other one", other.pattern.span)]
-    if resource_of(binding) and resource_of(other) and resource_of(binding) != resource_of(other):
-        message = f"an endpoint of this pattern has two resources: {said(binding)} and {said(other)}"
+    where = [RelatedLocation("the other one", other.pattern.span)]
+    if (
+        resource_identity(binding)
+        and resource_identity(other)
+        and resource_identity(binding) != resource_identity(other)
+    ):
+        message = f"an endpoint of this pattern has two resources: {describe_bindings(binding)} and {describe_bindings(other)}"
         hint = "write the same typed capture, at the same place, in both"
         report("E320", message, span, hint, where)
     for name in binding.captures.keys() & other.captures.keys():
@@ -202,18 +212,18 @@ def check_pair(binding: Binding, other: Binding, program: Program) -> None:
     check_reads(other, binding, program)
 
 
-def check_reads(binding: Binding, other: Binding, program: Program) -> None:
+def check_reads(binding: PatternBindings, other: PatternBindings, program: Program) -> None:
     """What one pattern binds, the other must not read, or the order of both would matter."""
     bound = {path for path, _ in other.facts}
     for _, value in binding.facts:
         for node in k.walk(value):
             if isinstance(node, k.Fact) and node.path in bound and binding is not other:
-                where = [Related("bound here", other.pattern.span)]
+                where = [RelatedLocation("bound here", other.pattern.span)]
                 message = f"`{node.span.text}` is bound by another pattern of the same endpoint"
                 program.report("E317", message, node.span, "write what it is bound to in its place", where)
 
 
-def resource_of(binding: Binding) -> object:
+def resource_identity(binding: PatternBindings) -> object:
     """What makes two resources the same: one capture of one type at one place, or one expression."""
     bound = dict(binding.facts).get(RESOURCE)
     if bound is not None or binding.resource is None:
@@ -222,7 +232,7 @@ def resource_of(binding: Binding) -> object:
     return entity, binding.captures[name][0]
 
 
-def said(binding: Binding) -> str:
+def describe_bindings(binding: PatternBindings) -> str:
     bound = dict(binding.facts).get(RESOURCE)
     if bound is not None:
         return f"`{bound.span.text}`"

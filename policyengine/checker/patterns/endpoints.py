@@ -11,7 +11,7 @@ from typing import assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Program
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.runtime import paths
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -23,25 +23,25 @@ HTTP_METHODS = frozenset(
 )
 CAPTURE = re.compile(r"\{([^{}:]*)(?::[ \t]*([^{}]*))?\}")
 CAPTURE_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
-LONGEST_TOOL = 256
+MAX_TOOL_NAME_LENGTH = 256
 PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be wrong
 
 
 def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, opening: bool) -> k.Pattern | None:
     """The pattern, or None when something about it was reported. `opening`: it stands in a `may`, not in a guard."""
     match endpoint:
-        case ast.Http():
+        case ast.HttpPattern():
             return read_http(endpoint, package, program, opening)
-        case ast.Tool(pattern):
+        case ast.ToolPattern(pattern):
             why = tool_mistake(pattern)
             if why:
                 hint = "tools are called `server/name`, or `name` alone"
                 program.report("E319", f"no tool is called so: {why}", endpoint.span, hint)
             return None if why else k.ToolPattern(pattern, span=endpoint.span)
-        case ast.Action(verb, type_):
+        case ast.ActionPattern(verb, type_):
             found = program.find(package, "entity", type_)
             return k.ActionPattern(verb.text, found.name, span=endpoint.span) if found else None
-        case ast.Reserved(word):
+        case ast.ReservedWord(word):
             hint = "remove it; write the HTTP endpoint, tool or action itself"
             program.report("E908", f"`{word}` is a reserved word: nothing is decided by it yet", endpoint.span, hint)
             return None
@@ -53,8 +53,8 @@ def tool_mistake(pattern: str) -> str | None:
     """Why no tool is called so: `server/name`, where a server and a name without one hold no slash."""
     if not pattern:
         return "the name is empty"
-    if len(pattern) > LONGEST_TOOL:
-        return f"it has more than {LONGEST_TOOL} characters"
+    if len(pattern) > MAX_TOOL_NAME_LENGTH:
+        return f"it has more than {MAX_TOOL_NAME_LENGTH} characters"
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in pattern):
         return "it holds a control character"
     if pattern.startswith("/") or pattern.endswith("/"):
@@ -65,7 +65,7 @@ def tool_mistake(pattern: str) -> str | None:
 # ── HTTP ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool) -> k.HttpPattern | None:
+def read_http(endpoint: ast.HttpPattern, package: str, program: Program, opening: bool) -> k.HttpPattern | None:
     methods = read_methods(endpoint, program, opening)
     plain = plain_path(endpoint.path)
     if plain is not None:
@@ -76,13 +76,13 @@ def read_http(endpoint: ast.Http, package: str, program: Program, opening: bool)
 @lru_cache(maxsize=10_000)  # endpoints share paths, and then their segments too: a large policy takes less memory
 def plain_path(path: str) -> tuple[tuple[k.Segment, ...], bool] | None:
     """The segments of a path that needs no closer look, and whether it ends in `**`."""
-    if len(path) > paths.LONGEST_PATH or path.count("/") > paths.MOST_SEGMENTS or not PLAIN_PATH.fullmatch(path):
+    if len(path) > paths.MAX_PATH_LENGTH or path.count("/") > paths.MAX_SEGMENTS or not PLAIN_PATH.fullmatch(path):
         return None
     return tuple(map(k.Segment, path.removesuffix("/**")[1:].split("/"))), path.endswith("/**")
 
 
 def read_segments(
-    endpoint: ast.Http, methods: tuple[str, ...] | None, package: str, program: Program
+    endpoint: ast.HttpPattern, methods: tuple[str, ...] | None, package: str, program: Program
 ) -> k.HttpPattern | None:
     parts = list(split_path(endpoint))
     segments, rest, sound = [], False, methods != ()
@@ -93,27 +93,27 @@ def read_segments(
         segment = read_segment(part, package, program)
         sound = sound and segment is not None
         segments += [segment] if segment else []
-    sound = no_capture_twice(parts, program) and not_too_long(endpoint, parts, program) and sound
+    sound = check_unique_captures(parts, program) and check_path_length(endpoint, parts, program) and sound
     return k.HttpPattern(methods, tuple(segments), rest, span=endpoint.span) if sound else None
 
 
-def read_methods(endpoint: ast.Http, program: Program, opening: bool) -> tuple[str, ...] | None:
+def read_methods(endpoint: ast.HttpPattern, program: Program, opening: bool) -> tuple[str, ...] | None:
     """In a set order, HEAD as GET; None is every method, `()` a mistake."""
     for method in () if HTTP_METHODS.issuperset(endpoint.methods) else endpoint.methods:
         at = endpoint.span.start + endpoint.span.text.find(method)
         span = Span(endpoint.span.source, at, at + len(method))
-        if isinstance(paths.method_of(method), paths.Malformed):
+        if isinstance(paths.canonical_method(method), paths.MalformedPath):
             program.report("E309", f"`{method}` is no method of any request", span, "a method has at most 16 letters")
             return ()
         if method not in HTTP_METHODS:
             meant = suggest(method, HTTP_METHODS)
             hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
             program.report("W321", f"HTTP knows no method `{method}`", span, hint)
-    return methods_of(endpoint.methods, opening)
+    return normalize_methods(endpoint.methods, opening)
 
 
 @lru_cache(maxsize=256)
-def methods_of(written: tuple[str, ...], opening: bool) -> tuple[str, ...] | None:
+def normalize_methods(written: tuple[str, ...], opening: bool) -> tuple[str, ...] | None:
     if not written or ("ANY" in written and not opening):
         return None
     named = {"GET" if method == "HEAD" else method for method in written}
@@ -121,26 +121,26 @@ def methods_of(written: tuple[str, ...], opening: bool) -> tuple[str, ...] | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SegmentText:
     """One segment as written, and where."""
 
     text: str
     span: Span
 
 
-def split_path(endpoint: ast.Http) -> Iterator[Part]:
+def split_path(endpoint: ast.HttpPattern) -> Iterator[SegmentText]:
     start = endpoint.path_span.start + 1
     for text in endpoint.path[1:].split("/") if endpoint.path != "/" else ():
-        yield Part(text, Span(endpoint.span.source, start, start + len(text)))
+        yield SegmentText(text, Span(endpoint.span.source, start, start + len(text)))
         start += len(text) + 1
 
 
-def read_segment(part: Part, package: str, program: Program) -> k.Segment | None:
+def read_segment(part: SegmentText, package: str, program: Program) -> k.Segment | None:
     captures = list(CAPTURE.finditer(part.text))
     mistake = segment_mistake(part.text, len(captures))
     if mistake:
         code, message, hint = mistake
-        program.report(code, message, visible(part.span), hint)
+        program.report(code, message, visible_span(part.span), hint)
         return None
     if not captures:
         return k.Segment("", wild=True) if part.text == "*" else k.Segment(part.text)
@@ -172,31 +172,31 @@ def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | N
         return "E308", f"`{text}` captures nothing", f"write `{{{text[1:]}}}`"
     if captures > 1:
         return "E305", f"`{text}` holds two captures", "a segment has one capture at most"
-    why = paths.hazard(CAPTURE.sub("x", text) if text != "*" else "x")
+    why = paths.find_segment_hazard(CAPTURE.sub("x", text) if text != "*" else "x")
     return ("E302", f"`{text}` matches no path: {why}", None) if why else None
 
 
-def visible(span: Span) -> Span:
+def visible_span(span: Span) -> Span:
     """An empty segment is underlined with the slash before it."""
     return span if span.end > span.start else Span(span.source, span.start - 1, span.start)
 
 
-def no_capture_twice(parts: list[Part], program: Program) -> bool:
+def check_unique_captures(parts: list[SegmentText], program: Program) -> bool:
     first: dict[str, Span] = {}
     sound = True
     for part in parts:
         for name in (found[1] for found in CAPTURE.finditer(part.text)):
             where = first.setdefault(name, part.span)
             if where is not part.span:
-                related = [Related("first captured here", where)]
+                related = [RelatedLocation("first captured here", where)]
                 program.report("E306", f"`{name}` is captured twice", part.span, "give one another name", related)
                 sound = False
     return sound
 
 
-def not_too_long(endpoint: ast.Http, parts: list[Part], program: Program) -> bool:
-    short = len(parts) <= paths.MOST_SEGMENTS and len(endpoint.path) <= paths.LONGEST_PATH
+def check_path_length(endpoint: ast.HttpPattern, parts: list[SegmentText], program: Program) -> bool:
+    short = len(parts) <= paths.MAX_SEGMENTS and len(endpoint.path) <= paths.MAX_PATH_LENGTH
     if not short:
-        limits = f"{paths.MOST_SEGMENTS} segments or {paths.LONGEST_PATH:,} characters"
+        limits = f"{paths.MAX_SEGMENTS} segments or {paths.MAX_PATH_LENGTH:,} characters"
         program.report("E310", f"no request has a path of more than {limits}", endpoint.path_span)
     return short

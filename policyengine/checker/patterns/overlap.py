@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.diagnostics.model import BoundExceeded, Diagnostic
 from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, Pattern, Place, Segment, ToolPattern
-from policyengine.runtime.letter_case import fold, has_letters
+from policyengine.runtime.letter_case import fold_case, has_letters
 
 Item = TypeVar("Item")
 MAX_STEPS = 1_000_000  # of an index, from segment to segment, beside
@@ -50,8 +50,8 @@ def overlaps(a: Pattern, b: Pattern) -> bool:
 def place_covers(outer: Place, inner: Place) -> bool:
     """Wherever a rule at `inner` applies, one at `outer` applies too."""
     if inner.patterns is None:
-        return outer.patterns is None and all(_hidden(hole, inner) for hole in outer.excepts)
-    return all(_within(piece, outer, inner) for pattern in inner.patterns for piece in by_method(pattern))
+        return outer.patterns is None and all(_is_excluded(hole, inner) for hole in outer.excepts)
+    return all(_piece_is_within(piece, outer, inner) for pattern in inner.patterns for piece in by_method(pattern))
 
 
 def place_overlaps(place: Place, pattern: Pattern) -> bool:
@@ -60,16 +60,16 @@ def place_overlaps(place: Place, pattern: Pattern) -> bool:
     return inside and not all(covered(piece, place.excepts) for piece in by_method(pattern))
 
 
-def _within(piece: Pattern, outer: Place, inner: Place) -> bool:
+def _piece_is_within(piece: Pattern, outer: Place, inner: Place) -> bool:
     """What `inner` keeps of one of its patterns is in `outer`."""
     if covered(piece, inner.excepts):
         return True
     inside = outer.patterns is None or covered(piece, outer.patterns)
     holes = near(outer.excepts, piece)
-    return inside and all(_hidden(hole, inner) for hole in holes if overlaps(hole, piece))
+    return inside and all(_is_excluded(hole, inner) for hole in holes if overlaps(hole, piece))
 
 
-def _hidden(hole: Pattern, inner: Place) -> bool:
+def _is_excluded(hole: Pattern, inner: Place) -> bool:
     """What `outer` leaves out here, `inner` leaves out as well."""
     return all(covered(piece, inner.excepts) for piece in by_method(hole))
 
@@ -103,7 +103,7 @@ def _path_covers(outer: HttpPattern, inner: HttpPattern) -> bool:
     same_length = len(inner.segments) == len(outer.segments) and not inner.rest
     if not (long_enough if outer.rest else same_length):
         return False
-    spelling = Spelling.covering(outer.folding, inner.folding)
+    spelling = LiteralMatch.covering(outer.folding, inner.folding)
     return all(_segment_covers(o, i, spelling) for o, i in zip(outer.segments, inner.segments, strict=False))
 
 
@@ -111,11 +111,11 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
     short, long = sorted((a, b), key=lambda pattern: len(pattern.segments))
     if len(short.segments) < len(long.segments) and not short.rest:
         return False
-    spelling = Spelling.meeting(a.folding, b.folding)
+    spelling = LiteralMatch.meeting(a.folding, b.folding)
     return all(segments_meet(x, y, spelling) for x, y in zip(short.segments, long.segments, strict=False))
 
 
-class Spelling(Enum):
+class LiteralMatch(Enum):
     """When a literal of one pattern stands for that of another: where they are equal, equal but for case, or equal and
     without letters, where every other spelling of the one would be too many for the other."""
 
@@ -124,25 +124,25 @@ class Spelling(Enum):
     UNCASED = "uncased"
 
     @classmethod
-    def covering(cls, outer: Folding, inner: Folding) -> Spelling:
+    def covering(cls, outer: Folding, inner: Folding) -> LiteralMatch:
         if outer == inner == "none":
             return cls.EXACT
         return cls.FOLDED if FOLDINGS.index(outer) >= FOLDINGS.index(inner) else cls.UNCASED
 
     @classmethod
-    def meeting(cls, a: Folding, b: Folding) -> Spelling:
+    def meeting(cls, a: Folding, b: Folding) -> LiteralMatch:
         """Both match the text as one of them spells it, if either folds."""
         return cls.EXACT if a == b == "none" else cls.FOLDED
 
     def __call__(self, text: str) -> str:
         """Texts that stand for each other come to the same."""
-        return fold(text) if self is Spelling.FOLDED else text
+        return fold_case(text) if self is LiteralMatch.FOLDED else text
 
     def allows(self, text: str) -> bool:
-        return self is not Spelling.UNCASED or not has_letters(text)
+        return self is not LiteralMatch.UNCASED or not has_letters(text)
 
 
-def _segment_covers(outer: Segment, inner: Segment, spelling: Spelling) -> bool:
+def _segment_covers(outer: Segment, inner: Segment, spelling: LiteralMatch) -> bool:
     if not all(map(spelling.allows, (outer.prefix, outer.suffix))):
         return False
     if not outer.wild:
@@ -153,7 +153,7 @@ def _segment_covers(outer: Segment, inner: Segment, spelling: Spelling) -> bool:
     return begins and spelling(inner.suffix).endswith(spelling(outer.suffix))
 
 
-def segments_meet(a: Segment, b: Segment, spelling: Spelling = Spelling.EXACT) -> bool:
+def segments_meet(a: Segment, b: Segment, spelling: LiteralMatch = LiteralMatch.EXACT) -> bool:
     """Some text is matched by both segments of a path."""
     if not a.wild:
         return spelling(b.prefix) == spelling(a.prefix) if not b.wild else _fits(a.prefix, b, spelling)
@@ -165,7 +165,7 @@ def segments_meet(a: Segment, b: Segment, spelling: Spelling = Spelling.EXACT) -
     return prefixes and (end.endswith(other_end) or other_end.endswith(end))
 
 
-def _fits(text: str, wild: Segment, spelling: Spelling) -> bool:
+def _fits(text: str, wild: Segment, spelling: LiteralMatch) -> bool:
     """The wild part of a segment is never empty."""
     text, prefix, suffix = spelling(text), spelling(wild.prefix), spelling(wild.suffix)
     return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
@@ -212,9 +212,9 @@ def globs_meet(a: str, b: str) -> bool:
 
 
 @dataclass(slots=True)
-class _Branch(Generic[Item]):
-    literal: dict[str, _Branch[Item]] = field(default_factory=dict)
-    wild: dict[Segment, _Branch[Item]] = field(default_factory=dict)
+class _TrieNode(Generic[Item]):
+    literal: dict[str, _TrieNode[Item]] = field(default_factory=dict)
+    wild: dict[Segment, _TrieNode[Item]] = field(default_factory=dict)
     here: list[tuple[Pattern, Item]] = field(default_factory=list)
 
 
@@ -226,7 +226,7 @@ class PatternIndex(Generic[Item]):
 
     def __init__(self, max_steps: int = MAX_STEPS) -> None:
         self._left = max_steps
-        self._paths: _Branch[Item] = _Branch()
+        self._paths: _TrieNode[Item] = _TrieNode()
         self._exact: dict[Pattern, list[Item]] = {}
         self._globs: GlobIndex[tuple[Pattern, Item]] = GlobIndex()
         self._names: GlobIndex[Pattern] = GlobIndex()  # of tools called by a whole name
@@ -239,10 +239,10 @@ class PatternIndex(Generic[Item]):
         branch = self._paths
         for segment in pattern.segments:
             if segment.wild:
-                branch = branch.wild.setdefault(replace(segment, capture=None, entity=None), _Branch())
+                branch = branch.wild.setdefault(replace(segment, capture=None, entity=None), _TrieNode())
             else:
-                text = fold(segment.prefix)
-                branch = branch.literal.get(text) or branch.literal.setdefault(text, _Branch())
+                text = fold_case(segment.prefix)
+                branch = branch.literal.get(text) or branch.literal.setdefault(text, _TrieNode())
         branch.here.append((pattern, item))
 
     def _add_plain(self, pattern: ToolPattern | ActionPattern, item: Item) -> None:
@@ -279,7 +279,7 @@ class PatternIndex(Generic[Item]):
         for segment in pattern.segments:
             self._spend(sum(_steps(branch, segment) for branch in level), pattern)
             yield from (entry for branch in level for entry in branch.here)
-            level = [inner for branch in level for inner in _next(branch, segment)]
+            level = [inner for branch in level for inner in _matching_branches(branch, segment)]
         for branch in level:
             yield from _all_below(branch) if pattern.rest else branch.here
 
@@ -295,21 +295,21 @@ def _is_glob(pattern: Pattern) -> bool:
     return isinstance(pattern, ToolPattern) and "*" in pattern.glob
 
 
-def _steps(branch: _Branch[Item], segment: Segment) -> int:
+def _steps(branch: _TrieNode[Item], segment: Segment) -> int:
     """How many branches `_next` looks at."""
     return 1 + len(branch.wild) + (len(branch.literal) if segment.wild else 0)
 
 
-def _next(branch: _Branch[Item], segment: Segment) -> Iterator[_Branch[Item]]:
+def _matching_branches(branch: _TrieNode[Item], segment: Segment) -> Iterator[_TrieNode[Item]]:
     """Where patterns may go on that meet one with this segment, whatever the case."""
     if segment.wild:
-        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment, Spelling.FOLDED))
-    elif (text := fold(segment.prefix)) in branch.literal:
+        yield from (inner for text, inner in branch.literal.items() if _fits(text, segment, LiteralMatch.FOLDED))
+    elif (text := fold_case(segment.prefix)) in branch.literal:
         yield branch.literal[text]
-    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other, Spelling.FOLDED))
+    yield from (inner for other, inner in branch.wild.items() if segments_meet(segment, other, LiteralMatch.FOLDED))
 
 
-def _all_below(branch: _Branch[Item]) -> Iterator[tuple[Pattern, Item]]:
+def _all_below(branch: _TrieNode[Item]) -> Iterator[tuple[Pattern, Item]]:
     pending = [branch]
     while pending:
         current = pending.pop()

@@ -10,12 +10,12 @@ from policyengine.checker.names.symbols import Program, Symbol
 from policyengine.checker.patterns import overlap
 from policyengine.checker.patterns.endpoints import read_endpoint
 from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers
-from policyengine.checker.types.schema import FactsHere
-from policyengine.diagnostics.model import BoundExceeded, Diagnostic, Related
+from policyengine.checker.types.schema import AvailableFacts
+from policyengine.diagnostics.model import BoundExceeded, Diagnostic, RelatedLocation
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Ref, Scalar, Type
+from policyengine.typesystem import RefType, Scalar, Type
 
-__all__ = ["Binding", "Places", "Position", "binding_of", "covers", "overlaps", "place_covers"]
+__all__ = ["PatternBindings", "PlaceResolver", "Position", "bindings_of", "covers", "overlaps", "place_covers"]
 
 MAX_INCLUDED = 500_000  # scopes in others, all counted, beside
 INCLUDED_PER_SCOPE = 20
@@ -24,7 +24,7 @@ Position = tuple[int, str, str]  # of a capture: the segment, and what stands ar
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class PatternBindings:
     """What one pattern binds: `captures` by name with the entity of typed ones, `facts` by `with`.
 
     `resource` is the last typed capture or what `with` says. `resource_types` are the types that it can have, those of
@@ -41,14 +41,14 @@ class Binding:
         return hash((self.pattern, self.facts))
 
 
-def binds(pattern: k.Pattern) -> bool:
+def has_bindings(pattern: k.Pattern) -> bool:
     """Whether the pattern binds something by itself: most do not."""
     if isinstance(pattern, k.HttpPattern):
         return any(segment.capture is not None for segment in pattern.segments)
     return isinstance(pattern, k.ActionPattern)
 
 
-def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()) -> Binding:
+def bindings_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], ...] = ()) -> PatternBindings:
     captures: dict[str, tuple[Position, str | None]] = {}
     typed: tuple[str, str] | None = None
     types: set[str] = set()
@@ -61,22 +61,22 @@ def binding_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr], 
         types.add(pattern.type)
     bound = dict(facts).get(("resource",))
     if bound is not None:
-        typed, types = None, _entities(bound.type)
+        typed, types = None, _entity_types(bound.type)
     elif typed is not None:
         types.add(typed[0])
-    return Binding(pattern, captures, typed, frozenset(types), facts)
+    return PatternBindings(pattern, captures, typed, frozenset(types), facts)
 
 
 @dataclass(slots=True)
-class Places:
+class PlaceResolver:
     """Reads targets and places. `bindings` is filled once, before any rule is lowered; then `facts_here` can tell."""
 
     program: Program
-    bindings: PatternIndex[Binding] = field(default_factory=PatternIndex)
+    bindings: PatternIndex[PatternBindings] = field(default_factory=PatternIndex)
     ignoring_case: frozenset[str] = field(init=False)  # the packages that say `paths ignore case`
     _binds: bool = False  # whether there are any
     _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
-    _here: dict[tuple[object, ...], FactsHere] = field(default_factory=dict)
+    _here: dict[tuple[object, ...], AvailableFacts] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
     _included: int = 0  # scopes in others, all counted
@@ -86,7 +86,7 @@ class Places:
         declared = self.program.declarations()
         self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
 
-    def know(self, bindings: Iterable[Binding]) -> None:
+    def know(self, bindings: Iterable[PatternBindings]) -> None:
         """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
         for binding in bindings:
             self.bindings.add(binding.pattern, binding)
@@ -100,7 +100,7 @@ class Places:
 
         Each is read once, however many stages ask: by identity, for equal ones stand at different places.
         """
-        key = (id(endpoint), opening and isinstance(endpoint, ast.Http) and "ANY" in endpoint.methods)
+        key = (id(endpoint), opening and isinstance(endpoint, ast.HttpPattern) and "ANY" in endpoint.methods)
         if key not in self._patterns:
             found = read_endpoint(endpoint, package, self.program, opening)
             if found is not None and package in self.ignoring_case:
@@ -115,7 +115,7 @@ class Places:
             self._scopes[key] = [
                 (owner, pattern)
                 for owner in self.reach(scope)
-                for item in _endpoints(owner)
+                for item in _scope_endpoints(owner)
                 if (pattern := self.pattern(item.endpoint, owner.package, opening))
             ]
         return self._scopes[key]
@@ -157,7 +157,7 @@ class Places:
             overlap.place_overlaps(a, pattern) for pattern in b.patterns
         )
 
-    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
+    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> AvailableFacts | None:
         """Which facts exist at the targets; None when one of them was reported."""
         patterns = self.patterns(targets, package)
         if patterns is None:
@@ -165,19 +165,19 @@ class Places:
         span = targets[0].span.to(targets[-1].span)
         return self.here(k.Place(tuple(patterns), span=span))
 
-    def here(self, place: k.Place) -> FactsHere:
+    def here(self, place: k.Place) -> AvailableFacts:
         """Which facts exist in the place: what any pattern that meets it may bind."""
-        if not self._binds and not any(map(binds, place.patterns or ())):
-            return FactsHere(place=place)
+        if not self._binds and not any(map(has_bindings, place.patterns or ())):
+            return AvailableFacts(place=place)
         key = (place.patterns, place.excepts)
         if key not in self._here:
             found = [b for b in self._meeting(place) if overlap.place_overlaps(place, b.pattern)]
-            found += [binding_of(pattern) for pattern in place.patterns or ()]
+            found += [bindings_of(pattern) for pattern in place.patterns or ()]
             types = frozenset(name for binding in found for name in binding.resource_types)
-            self._here[key] = FactsHere(Ref(types) if types else None, _params(found), place)
+            self._here[key] = AvailableFacts(RefType(types) if types else None, _parameter_types(found), place)
         return self._here[key]
 
-    def _meeting(self, place: k.Place) -> Iterator[Binding]:
+    def _meeting(self, place: k.Place) -> Iterator[PatternBindings]:
         for pattern in place.patterns if place.patterns is not None else (None,):
             yield from self.bindings.overlapping(pattern)
 
@@ -202,7 +202,7 @@ class Places:
             while pending:
                 current = pending.pop()
                 if found.setdefault((current.package, current.name), current) is current:
-                    pending += [inner for _, inner in self.included(current) if not _known(inner, found)]
+                    pending += [inner for _, inner in self.included(current) if not _scopes_known(inner, found)]
             self._reach[key] = tuple(found.values())
             self._count_included(scope, len(found) - 1)
         return self._reach[key]
@@ -216,7 +216,7 @@ class Places:
             raise BoundExceeded(Diagnostic("E323", message, scope.span, hint))
 
     def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
-        for item in _items(scope):
+        for item in _scope_items(scope):
             for name in item.scopes if isinstance(item, ast.Include) else ():
                 found = self.program.find(scope.package, "scope", name)
                 if found is not None:
@@ -232,7 +232,7 @@ class Places:
             found: dict[Key, set[str]] = {}
             for scope in self.scopes():
                 for inner in self.reach(scope):
-                    found.setdefault((inner.package, inner.name), set()).add(alias_of(scope))
+                    found.setdefault((inner.package, inner.name), set()).add(scope_alias(scope))
             self._carriers = {key: tuple(sorted(names)) for key, names in found.items()}
         return self._carriers[owner.package, owner.name]
 
@@ -243,22 +243,22 @@ class Places:
         for scope in self.scopes():
             self._check_alias(scope, aliases)
             self._check_circle(scope, in_circles)
-            for item in _endpoints(scope):
+            for item in _scope_endpoints(scope):
                 self.pattern(item.endpoint, scope.package, opening=True)
-            if not any(_endpoints(inner) for inner in self.reach(scope)):
+            if not any(_scope_endpoints(inner) for inner in self.reach(scope)):
                 hint = "write an endpoint, a tool or an action in it"
                 self.program.report("E311", f"the scope `{scope.name}` holds nothing", scope.span, hint)
 
     def _check_alias(self, scope: Symbol, aliases: dict[Key, Symbol]) -> None:
         assert isinstance(scope.declaration, ast.ScopeDecl)
         written = scope.declaration.alias or scope.declaration.name
-        alias = alias_of(scope)
+        alias = scope_alias(scope)
         if not alias or any(char.isspace() for char in alias):
             hint = "write the scope as the issuer writes it in the credential"
             self.program.report("E314", "no credential carries a scope with this name", written.span, hint)
         first = aliases.setdefault((scope.package, alias), scope)
         if first is not scope:
-            related = [Related("first used here", first.span)]
+            related = [RelatedLocation("first used here", first.span)]
             message = f"two scopes are carried as `{alias}`"
             self.program.report("E313", message, written.span, "give one of them another `as` name", related)
 
@@ -268,7 +268,7 @@ class Places:
         if key in in_circles:
             return
         for name, inner in self.included(scope):
-            if _known(scope, {(s.package, s.name): s for s in self.reach(inner)}):
+            if _scopes_known(scope, {(s.package, s.name): s for s in self.reach(inner)}):
                 message = f"the scope `{scope.name}` includes itself"
                 through = f" through `{name.text}`" if inner is not scope else ""
                 self.program.report("E312", message + through, name.span, "remove one of the includes")
@@ -276,30 +276,30 @@ class Places:
                 return
 
 
-def _entities(type_: Type) -> set[str]:
-    return set(type_.entities) if isinstance(type_, Ref) else set()
+def _entity_types(type_: Type) -> set[str]:
+    return set(type_.entities) if isinstance(type_, RefType) else set()
 
 
-def alias_of(scope: Symbol) -> str:
+def scope_alias(scope: Symbol) -> str:
     """What a credential calls the scope."""
     assert isinstance(scope.declaration, ast.ScopeDecl)
     return scope.declaration.alias.value if scope.declaration.alias else scope.name
 
 
-def _items(scope: Symbol) -> tuple[ast.Include | ast.ScopeEndpoint, ...]:
+def _scope_items(scope: Symbol) -> tuple[ast.Include | ast.ScopeEndpoint, ...]:
     assert isinstance(scope.declaration, ast.ScopeDecl)
     return scope.declaration.items
 
 
-def _endpoints(scope: Symbol) -> list[ast.ScopeEndpoint]:
-    return [item for item in _items(scope) if isinstance(item, ast.ScopeEndpoint)]
+def _scope_endpoints(scope: Symbol) -> list[ast.ScopeEndpoint]:
+    return [item for item in _scope_items(scope) if isinstance(item, ast.ScopeEndpoint)]
 
 
-def _known(scope: Symbol, found: Mapping[Key, Symbol]) -> bool:
+def _scopes_known(scope: Symbol, found: Mapping[Key, Symbol]) -> bool:
     return (scope.package, scope.name) in found
 
 
-def _params(found: list[Binding]) -> dict[str, Type]:
+def _parameter_types(found: list[PatternBindings]) -> dict[str, Type]:
     """A capture is a reference where all that capture it, or others at the same endpoints, say of which type."""
     typed: dict[str, PatternIndex[str]] = {}
     types: dict[str, set[str]] = {}
@@ -316,5 +316,5 @@ def _params(found: list[Binding]) -> dict[str, Type]:
         and not (name in typed and any(typed[name].overlapping(k.with_folding(binding.pattern, "full"))))
     }
     plain = {name for name, entities in types.items() if len(entities) > 1} | untyped
-    names: dict[str, Type] = {name: Ref(frozenset(some)) for name, some in types.items()}
+    names: dict[str, Type] = {name: RefType(frozenset(some)) for name, some in types.items()}
     return names | dict.fromkeys(plain, Scalar.STRING)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from policyengine import kernel as k
-from policyengine.checker.names.scope import Context
-from policyengine.checker.type_names import a, listed, quote
-from policyengine.checker.types.compatibility import NUMBERS, fits
+from policyengine.checker.names.scope import ExpressionContext
+from policyengine.checker.type_names import describe_type, join_words, quote_source
+from policyengine.checker.types.compatibility import NUMBERS, is_assignable
 from policyengine.checker.types.constants import entity_constant, lower_id
 from policyengine.checker.types.hosts import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED
 from policyengine.diagnostics.model import suggest
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import List, Ref, Scalar, Set, Type, Unresolved
-from policyengine.vocabulary import FUNCTIONS, Function
+from policyengine.typesystem import ListType, RefType, Scalar, SetType, Type, UnresolvedType
+from policyengine.vocabulary import FUNCTIONS, BuiltInFunction
 
-TABLE = {function.name: function for function in FUNCTIONS}
+FUNCTIONS_BY_NAME = {function.name: function for function in FUNCTIONS}
 Arguments = tuple[k.Expr | None, ...]
 
 
 # A type of the table that is a Scalar is one; other strings there say several (`number or duration`).
 def expected_arguments(call: ast.Call) -> list[Type | None]:
     """What is expected of each argument that is written."""
-    function = TABLE.get(call.function.text)
+    function = FUNCTIONS_BY_NAME.get(call.function.text)
     known: list[Type | None] = []
     for _, type_ in function.parameters if function else ():
         known.append(type_ if isinstance(type_, Scalar) else None)
     return [*known, *[None] * len(call.arguments)][: len(call.arguments)]
 
 
-def lower_call(call: ast.Call, arguments: Arguments, context: Context) -> k.Expr | None:
+def lower_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
     """`arguments` are already lowered, None where that failed."""
-    function = TABLE.get(call.function.text)
+    function = FUNCTIONS_BY_NAME.get(call.function.text)
     if function is not None:
         return lower_function(function, call, arguments, context)
     if context.program.lookup(context.package, "entity", call.function.text) is None:
@@ -39,72 +39,82 @@ def lower_call(call: ast.Call, arguments: Arguments, context: Context) -> k.Expr
     return lower_entity_call(call, arguments, context)
 
 
-def report_unknown(call: ast.Call, context: Context) -> None:
+def report_unknown(call: ast.Call, context: ExpressionContext) -> None:
     name = call.function.text
-    meant = suggest(name, [*TABLE, *context.program.visible(context.package, "entity")])
-    hint = f"did you mean `{meant}`?" if meant else f"functions are {listed(sorted(TABLE))}"
+    meant = suggest(name, [*FUNCTIONS_BY_NAME, *context.program.visible(context.package, "entity")])
+    hint = f"did you mean `{meant}`?" if meant else f"functions are {join_words(sorted(FUNCTIONS_BY_NAME))}"
     context.report("E204", f"unknown function `{name}`", call.function.span, hint)
 
 
-def lower_function(function: Function, call: ast.Call, arguments: Arguments, context: Context) -> k.Apply | None:
-    if not is_counted(call, len(function.parameters), signature(function), context):
+def lower_function(
+    function: BuiltInFunction, call: ast.Call, arguments: Arguments, context: ExpressionContext
+) -> k.Call | None:
+    if not check_argument_count(call, len(function.parameters), format_signature(function), context):
         return None
     known = [argument for argument in arguments if argument is not None]
     if len(known) < len(arguments):
         return None
     first = known[0].type
     good = [
-        takes(parameter, argument.type, first) or refuse(function, name, parameter, argument, first, context)
+        accepts_type(parameter, argument.type, first)
+        or check_argument(function, name, parameter, argument, first, context)
         for (name, parameter), argument in zip(function.parameters, known, strict=True)
     ]
-    if not all(good) or not has_buckets(function, known, context):
+    if not all(good) or not check_bucket_count(function, known, context):
         return None
-    result = function.result if isinstance(function.result, Scalar) else joined([one.type for one in known])
-    found = k.Apply(function.name, tuple(known), result, span=call.span)
+    result = function.result if isinstance(function.result, Scalar) else join_all([one.type for one in known])
+    found = k.Call(function.name, tuple(known), result, span=call.span)
     return found if check_hosts(found, context.report) else None
 
 
-def is_counted(call: ast.Call, wanted: int, signature: str, context: Context) -> bool:
+def check_argument_count(call: ast.Call, wanted: int, signature: str, context: ExpressionContext) -> bool:
     given = len(call.arguments)
     if given != wanted:
-        message = f"`{call.function.text}` takes {count(wanted)}, not {given}"
+        message = f"`{call.function.text}` takes {format_argument_count(wanted)}, not {given}"
         context.report("E231", message, call.span, f"write `{signature}`")
     return given == wanted
 
 
-def count(number: int) -> str:
+def format_argument_count(number: int) -> str:
     return "one argument" if number == 1 else f"{number} arguments"
 
 
-def signature(function: Function) -> str:
+def format_signature(function: BuiltInFunction) -> str:
     return f"{function.name}({', '.join(name for name, _ in function.parameters)})"
 
 
-def takes(parameter: Type | str, actual: Type, first: Type) -> bool:
-    if isinstance(actual, Unresolved):
+def accepts_type(parameter: Type | str, actual: Type, first: Type) -> bool:
+    if isinstance(actual, UnresolvedType):
         return True
     match parameter:
         case "text or collection":
-            return actual == Scalar.STRING or isinstance(actual, Set | List)
+            return actual == Scalar.STRING or isinstance(actual, SetType | ListType)
         case "number or duration":
             return actual in (*NUMBERS, Scalar.DURATION)
         case "same":
-            return actual == first or isinstance(first, Unresolved) or (actual in NUMBERS and first in NUMBERS)
+            return actual == first or isinstance(first, UnresolvedType) or (actual in NUMBERS and first in NUMBERS)
         case _:
-            return isinstance(parameter, Scalar) and fits(actual, parameter)
+            return isinstance(parameter, Scalar) and is_assignable(actual, parameter)
 
 
-def refuse(
-    function: Function, name: str, parameter: Type | str, argument: k.Expr, first: Type, context: Context
+def check_argument(
+    function: BuiltInFunction,
+    name: str,
+    parameter: Type | str,
+    argument: k.Expr,
+    first: Type,
+    context: ExpressionContext,
 ) -> bool:
-    wanted = {"same": a(first), "text or collection": "a string, a set or a list"}.get(str(parameter), f"a {parameter}")
-    wanted = a(parameter) if isinstance(parameter, Scalar) else wanted
-    message = f"`{function.name}` takes {wanted}, and {quote(argument.span)} is {a(argument.type)}"
+    wanted = {"same": describe_type(first), "text or collection": "a string, a set or a list"}.get(
+        str(parameter), f"a {parameter}"
+    )
+    wanted = describe_type(parameter) if isinstance(parameter, Scalar) else wanted
+    message = f"`{function.name}` takes {wanted}, and {quote_source(argument.span)} is {describe_type(argument.type)}"
     context.report("E232", message, argument.span, f"for example `{function.example}`")
     return False
 
 
-def has_buckets(function: Function, arguments: list[k.Expr], context: Context) -> bool:
+def check_bucket_count(function: BuiltInFunction, arguments: list[k.Expr], context: ExpressionContext) -> bool:
     match function.name, arguments[-1]:
         case "bucket", k.Constant(int(number)) if number < 1:
             context.report(
@@ -115,24 +125,30 @@ def has_buckets(function: Function, arguments: list[k.Expr], context: Context) -
             return True
 
 
-def joined(types: list[Type]) -> Type:
-    if any(isinstance(one, Unresolved) for one in types):
+def join_all(types: list[Type]) -> Type:
+    if any(isinstance(one, UnresolvedType) for one in types):
         return UNRESOLVED
     return Scalar.NUMBER if Scalar.NUMBER in types else types[0]
 
 
-def lower_entity_call(call: ast.Call, arguments: Arguments, context: Context) -> k.Expr | None:
+def lower_entity_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
     """A reference to an entity whose id is computed; a written id makes a constant, as `invoice "42"` does."""
     symbol = context.program.find(context.package, "entity", call.function, context.report)
-    if symbol is None or not is_counted(call, 1, f"{call.function.text}(id)", context) or arguments[0] is None:
+    if (
+        symbol is None
+        or not check_argument_count(call, 1, f"{call.function.text}(id)", context)
+        or arguments[0] is None
+    ):
         return None
     written, argument = call.arguments[0], arguments[0]
     if argument.type not in (Scalar.STRING, UNRESOLVED):
-        message = f"the id of an entity is a string, and {quote(argument.span)} is {a(argument.type)}"
-        hint = f"write `{argument.span.text}` alone: it is one already" if isinstance(argument.type, Ref) else None
+        message = (
+            f"the id of an entity is a string, and {quote_source(argument.span)} is {describe_type(argument.type)}"
+        )
+        hint = f"write `{argument.span.text}` alone: it is one already" if isinstance(argument.type, RefType) else None
         context.report("E232", message, argument.span, hint or "ids are strings, also those of digits only")
         return None
     if isinstance(written, ast.Text):
         id_ = lower_id(written, context.report)
         return None if id_ is None else entity_constant(symbol.name, id_, call.span)
-    return k.Apply(symbol.name, (argument,), Ref(frozenset({symbol.name})), span=call.span)
+    return k.Call(symbol.name, (argument,), RefType(frozenset({symbol.name})), span=call.span)

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from policyengine.typesystem import List, Record, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
 
 NUMBERS = (Scalar.INT, Scalar.NUMBER)
 ADDRESSES = (Scalar.IP, Scalar.CIDR)
 
 
-def comparable(left: Type, right: Type) -> bool:
+def are_comparable(left: Type, right: Type) -> bool:
     """Values of both types can be equal."""
     match left, right:
-        case (Unresolved(), _) | (_, Unresolved()):
+        case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True
         case Scalar(), Scalar():
             return left == right or (left in NUMBERS and right in NUMBERS)
-        case Ref(), Ref():
+        case RefType(), RefType():
             return bool(left.entities & right.entities)
-        case (Set(one), Set(other)) | (List(one), List(other)):
-            return comparable(one, other)
-        case (Record(), _) | (_, Record()):
+        case (SetType(one), SetType(other)) | (ListType(one), ListType(other)):
+            return are_comparable(one, other)
+        case (RecordType(), _) | (_, RecordType()):
             return False
         case _:
             return left == right
 
 
-def fits(actual: Type, expected: Type) -> bool:
+def is_assignable(actual: Type, expected: Type) -> bool:
     """Every value of the first type is one of the second."""
     match actual, expected:
-        case (Unresolved(), _) | (_, Unresolved()):
+        case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True
         case Scalar.INT, Scalar.NUMBER:
             return True
-        case Ref(), Ref():
+        case RefType(), RefType():
             return actual.entities <= expected.entities
-        case (Set(one) | List(one), Set(other)) | (List(one), List(other)):
-            return fits(one, other)
+        case (SetType(one) | ListType(one), SetType(other)) | (ListType(one), ListType(other)):
+            return is_assignable(one, other)
         case _:
             return actual == expected

@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Reporter
-from policyengine.checker.type_names import listed
+from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime import windows
 from policyengine.runtime.literals import parse_cidr, parse_duration, parse_ip
-from policyengine.runtime.values import EXACT, LARGEST_INT, LONGEST_STRING, Unknown, exact
+from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_INT, MAX_STRING_LENGTH, Unknown, exact_decimal
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import EntityRef, Ref, Scalar
+from policyengine.typesystem import EntityRef, RefType, Scalar
 from policyengine.vocabulary import DAYS
 
 
@@ -46,21 +46,21 @@ def lower_literal(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
     """A whole number is an int while 64 bits hold it; every number is exact."""
     digits = text.replace("_", "")
-    if len(digits.replace(".", "").strip("0")) > EXACT.prec:
+    if len(digits.replace(".", "").strip("0")) > DECIMAL_CONTEXT.prec:
         report(
             "E233",
-            f"a number has at most {EXACT.prec} significant digits",
+            f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
             "round it yourself: nothing here rounds silently",
         )
         return None
-    if "." not in digits and int(digits) <= LARGEST_INT:
+    if "." not in digits and int(digits) <= MAX_INT:
         return k.Constant(int(digits), Scalar.INT, span=span)
-    value = exact(Decimal(digits), "a number")
+    value = exact_decimal(Decimal(digits), "a number")
     if isinstance(value, Unknown):
         report(
             "E233",
-            f"a number has at most {EXACT.prec} significant digits",
+            f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
             "round it yourself: nothing here rounds silently",
         )
@@ -86,7 +86,7 @@ def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
         return None
     value = windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC"))
     if value is None:
-        report_no_date(literal, report)
+        report_bad_date(literal, report)
         return None
     return k.Constant(value.astimezone(UTC), Scalar.TIME, span=literal.span)
 
@@ -97,7 +97,7 @@ def with_seconds(text: str) -> str:
     return f"{date}T{clock[:5]}:00{clock[5:]}" if separator and clock[5:6] not in ("", ":") else text
 
 
-def report_no_date(literal: ast.Literal, report: Reporter) -> None:
+def report_bad_date(literal: ast.Literal, report: Reporter) -> None:
     date, separator, _ = literal.text.partition("T")
     whole_day = windows.parse_moment(date, ZoneInfo("UTC")) is None
     what = f"there is no day `{date}`" if whole_day or not separator else f"there is no time `{literal.text}`"
@@ -140,7 +140,7 @@ def network_hint(text: str) -> str:
 
 
 def lower_text(text: ast.Text, report: Reporter) -> k.Constant | None:
-    if len(text.value) > LONGEST_STRING:
+    if len(text.value) > MAX_STRING_LENGTH:
         report("E240", "a text has at most 65,536 characters", text.span, "such a text equals no fact")
         return None
     return k.Constant(text.value, Scalar.STRING, span=text.span)
@@ -164,7 +164,7 @@ def lower_id(id_: ast.Text, report: Reporter) -> str | None:
 
 
 def entity_constant(name: str, id_: str, span: Span) -> k.Constant:
-    return k.Constant(EntityRef(name, id_), Ref(frozenset({name})), span=span)
+    return k.Constant(EntityRef(name, id_), RefType(frozenset({name})), span=span)
 
 
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
@@ -222,11 +222,11 @@ def lower_weekly(window: ast.WeeklyWindow, zone: ZoneInfo | None, report: Report
 
 def lower_absolute(window: ast.AbsoluteWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Absolute | None:
     start, end = (with_seconds(literal.text) for literal in (window.start, window.end))
-    found = windows.absolute(start, end, zone or ZoneInfo("UTC"))
+    found = windows.parse_absolute_window(start, end, zone or ZoneInfo("UTC"))
     if found is None:
         for literal in (window.start, window.end):
             if windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC")) is None:
-                report_no_date(literal, report)
+                report_bad_date(literal, report)
         return None
     if found.start >= found.end:
         span = window.start.span.to(window.end.span)
@@ -244,7 +244,7 @@ def lower_day(day: ast.Name, report: Reporter) -> int | None:
     if day.text in DAYS:
         return DAYS.index(day.text)
     meant = suggest(day.text, DAYS) or next((known for known in DAYS if day.text.lower().startswith(known)), None)
-    hint = f"did you mean `{meant}`?" if meant else f"days are {listed(DAYS)}"
+    hint = f"did you mean `{meant}`?" if meant else f"days are {join_words(DAYS)}"
     report("E236", f"`{day.text}` is not a day of the week", day.span, hint)
     return None
 

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from policyengine.checker.names.symbols import Program
-from policyengine.checker.type_names import a
-from policyengine.checker.types.compatibility import fits
+from policyengine.checker.type_names import describe_type
+from policyengine.checker.types.compatibility import is_assignable
 from policyengine.checker.types.schema import Schema
-from policyengine.diagnostics.model import Related
+from policyengine.diagnostics.model import RelatedLocation
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Ref
+from policyengine.typesystem import RefType
 
 
-def can_be_in(item: Ref, holder: Ref, schema: Schema, strict: bool = False) -> bool:
+def can_be_in(item: RefType, holder: RefType, schema: Schema, strict: bool = False) -> bool:
     """Some entity of the one kind can be in one of the other at some depth; unless `strict` each is in itself."""
     if not strict and item.entities & holder.entities:
         return True
-    return any(above(name, schema) & holder.entities for name in item.entities)
+    return any(ancestor_types(name, schema) & holder.entities for name in item.entities)
 
 
-def is_direct_parent(holder: Ref, item: Ref, schema: Schema) -> bool:
-    return any(parents(name, schema) & holder.entities for name in item.entities)
+def is_direct_parent(holder: RefType, item: RefType, schema: Schema) -> bool:
+    return any(parent_types(name, schema) & holder.entities for name in item.entities)
 
 
-def parents(name: str, schema: Schema) -> frozenset[str]:
+def parent_types(name: str, schema: Schema) -> frozenset[str]:
     entity = schema.entities.get(name)
     return frozenset(entity.parents) if entity else frozenset()
 
 
-def above(name: str, schema: Schema) -> frozenset[str]:
+def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
     """Everything that such an entity can be in, at any depth."""
     found: set[str] = set()
     pending = [name]
     while pending:
-        new = parents(pending.pop(), schema) - found
+        new = parent_types(pending.pop(), schema) - found
         found |= new
         pending += new
     return frozenset(found)
@@ -43,17 +43,17 @@ def check_inherited(program: Program, schema: Schema) -> None:
     """What a set is inherited from holds elements of its type; else nobody would ever know what is in it."""
     for entity in schema.entities.values():
         for field in (one for one in entity.fields if one.inherited):
-            for name in sorted(above(entity.name, schema) - {entity.name}):
+            for name in sorted(ancestor_types(entity.name, schema) - {entity.name}):
                 other = schema.entities[name].field(field.name)
-                if other is not None and not fits(other.type, field.type):
-                    types = f"{a(other.type)} and not {a(field.type)}"
+                if other is not None and not is_assignable(other.type, field.type):
+                    types = f"{describe_type(other.type)} and not {describe_type(field.type)}"
                     message = f"`{field.name}` is inherited from `{name}`, where it is {types}"
-                    where = [Related("declared there", where_declared(program, name, field.name))]
-                    span = where_declared(program, entity.name, field.name)
+                    where = [RelatedLocation("declared there", attribute_span(program, name, field.name))]
+                    span = attribute_span(program, entity.name, field.name)
                     program.report("E217", message, span, "give both one type, or one of them another name", where)
 
 
-def where_declared(program: Program, entity: str, attribute: str) -> Span:
+def attribute_span(program: Program, entity: str, attribute: str) -> Span:
     declared = program.entities[entity].declaration
     assert isinstance(declared, ast.EntityDecl)
     return next(field.name.span for field in declared.fields if field.name.text == attribute)

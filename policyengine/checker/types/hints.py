@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from policyengine import kernel as k
-from policyengine.checker.type_names import a, quote
-from policyengine.checker.types.compatibility import NUMBERS, comparable
+from policyengine.checker.type_names import describe_type, quote_source
+from policyengine.checker.types.compatibility import NUMBERS, are_comparable
 from policyengine.source import Span
-from policyengine.typesystem import Enum, List, Record, Ref, Scalar, Set, Type
+from policyengine.typesystem import EnumType, ListType, RecordType, RefType, Scalar, SetType, Type
 
 HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(\w+(?:-\w+)+)", re.ASCII)
 
@@ -16,17 +16,17 @@ HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(
 def bracket_hint(span: Span) -> str | None:
     """For a word of `request.headers.x-id`, which reads as a subtraction: the name in brackets."""
     line, column = span.source.line(span.line), span.column - 1
-    for found in HYPHENATED.finditer(line):
-        if found.start() < column < found.end():
-            return f'write `{found[1]}["{found[2]}"]`'
+    for reference in HYPHENATED.finditer(line):
+        if reference.start() < column < reference.end():
+            return f'write `{reference[1]}["{reference[2]}"]`'
     return None
 
 
 def order_hint(type_: Type) -> str:
     match type_:
-        case Enum():
+        case EnumType():
             return f"use `==`, or `in [{', '.join(type_.values[:2])}]`"
-        case Set() | List():
+        case SetType() | ListType():
             return "compare how many there are: `size(…)`"
         case Scalar.IP | Scalar.CIDR:
             return "use `within` and a network"
@@ -37,42 +37,42 @@ def order_hint(type_: Type) -> str:
 def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> str | None:
     """What to write instead of `mine`, or to do about it, so that it compares with `other`."""
     match type_, wanted:
-        case Ref(), Scalar.STRING:
+        case RefType(), Scalar.STRING:
             return f"compare the id: `{mine.span.text}.id`"
-        case Ref(), Ref():
+        case RefType(), RefType():
             return "no entity is both: compare attributes of them that have one type"
-        case Scalar.STRING, Enum() if isinstance(mine, k.Constant) and mine.value in wanted.values:
+        case Scalar.STRING, EnumType() if isinstance(mine, k.Constant) and mine.value in wanted.values:
             return f"write `{mine.value}` without quotes"
-        case Enum(), Scalar.STRING if isinstance(mine, k.Constant):
+        case EnumType(), Scalar.STRING if isinstance(mine, k.Constant):
             return f'a text is written in quotes: `"{mine.value}"`'
         case Scalar.STRING, (Scalar.INT | Scalar.NUMBER | Scalar.IP | Scalar.CIDR | Scalar.TIME | Scalar.DURATION):
             return (
-                f"write {a(wanted)} without quotes"
+                f"write {describe_type(wanted)} without quotes"
                 if isinstance(mine, k.Constant)
-                else f"declare {quote(mine.span)} as {a(wanted)}"
+                else f"declare {quote_source(mine.span)} as {describe_type(wanted)}"
             )
         case ((Scalar.INT | Scalar.NUMBER), Scalar.DURATION):
-            fact = f"declare {quote(mine.span)} as a duration, or compare it with a number"
+            fact = f"declare {quote_source(mine.span)} as a duration, or compare it with a number"
             return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
         case Scalar.DURATION, Scalar.TIME:
             return f"a moment is told by `time - {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{mine.span.text} within {other.span.text}`"
-        case ((Record() | List(Record())), _):
+        case ((RecordType() | ListType(RecordType())), _):
             return "records are compared member by member"
-        case ((Set() | List()), (Set() | List())):
+        case ((SetType() | ListType()), (SetType() | ListType())):
             return "a set equals a set of the same things only"
-        case ((Set() | List()), _):
+        case ((SetType() | ListType()), _):
             return f"write `{other.span.text} in {mine.span.text}`"
         case Scalar.BOOL, _:
-            return f"{quote(mine.span)} is a condition by itself"
+            return f"{quote_source(mine.span)} is a condition by itself"
         case _:
             return None
 
 
 def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:
     """Where one element was asked for and several were named: any of them, or all."""
-    if not isinstance(type_, Set | List) or not comparable(type_.element, element):
+    if not isinstance(type_, SetType | ListType) or not are_comparable(type_.element, element):
         return None
     return (
         f"write `{part.span.text} overlaps {whole.span.text}` for any of them, "
@@ -81,7 +81,7 @@ def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | 
 
 
 def plural(type_: Type) -> str:
-    return "references to " + str(type_) if isinstance(type_, Ref) else f"of type {type_}"
+    return "references to " + str(type_) if isinstance(type_, RefType) else f"of type {type_}"
 
 
 def in_hint(item: str, whole: str, left: Type, right: Type) -> str:
@@ -90,9 +90,9 @@ def in_hint(item: str, whole: str, left: Type, right: Type) -> str:
             return f"use `==`, or `contains({whole}, {item})` for a part of a text, or declare a set"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{item} within {whole}`"
-        case _, Ref():
+        case _, RefType():
             return "only entities are in entities"
-        case Ref(), _:
+        case RefType(), _:
             return f"the right side is an entity or a set of them; for ids write `{item}.id`"
         case _:
             return "the right side is a set, a list or an entity"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Reporter
-from policyengine.runtime.host_names import host_of
+from policyengine.runtime.host_names import parse_host
 from policyengine.source import Span
 
 HOST = ("request", "host")
-RULE = "hosts are compared without port, final dot and case"
+HOST_COMPARISON = "hosts are compared without port, final dot and case"
 
 
 def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
@@ -18,7 +18,9 @@ def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
     sound = True
     for text, span in texts_beside_host(found):
         mistake = (
-            mistake_in_part(text) if isinstance(found, k.Apply) else mistake_in(text, pattern=isinstance(found, k.Like))
+            host_part_mistake(text)
+            if isinstance(found, k.Call)
+            else host_mistake(text, pattern=isinstance(found, k.Like))
         )
         if mistake is not None:
             report("E255", f"`request.host` is never {mistake[0]}", span, mistake[1])
@@ -29,13 +31,15 @@ def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
 def texts_beside_host(found: k.Expr | None) -> Iterator[tuple[str, Span]]:
     match found:
         case k.Compare("==" | "!=", left, right):
-            yield from (pair for one, other in ((left, right), (right, left)) if is_host(one) for pair in texts(other))
+            yield from (
+                pair for one, other in ((left, right), (right, left)) if is_host(one) for pair in constant_texts(other)
+            )
         case k.Contains(collection, item) if is_host(item):
-            yield from texts(collection)
+            yield from constant_texts(collection)
         case k.Like(operand, pattern) if is_host(operand):
             yield pattern, found.span
-        case k.Apply("starts_with" | "ends_with" | "contains", (operand, part)) if is_host(operand):
-            yield from texts(part)
+        case k.Call("starts_with" | "ends_with" | "contains", (operand, part)) if is_host(operand):
+            yield from constant_texts(part)
         case k.Not(operand):
             yield from texts_beside_host(operand)
         case _:
@@ -46,48 +50,52 @@ def is_host(expression: k.Expr) -> bool:
     match expression:
         case k.Fact(path):
             return path == HOST
-        case k.Past(inner) | k.Default(inner) | k.Named(_, inner):
+        case k.PastFact(inner) | k.Default(inner) | k.DefinitionRef(_, inner):
             return is_host(inner)
         case _:
             return False
 
 
-def texts(expression: k.Expr) -> Iterator[tuple[str, Span]]:
+def constant_texts(expression: k.Expr) -> Iterator[tuple[str, Span]]:
     match expression:
         case k.Constant(str() as text):
             yield text, expression.span
         case k.Constant(tuple() as several):
             yield from ((one, expression.span) for one in several if isinstance(one, str))
         case k.Collection(items):
-            yield from (pair for item in items for pair in texts(item))
+            yield from (pair for item in items for pair in constant_texts(item))
         case _:
             pass
 
 
-def mistake_in(text: str, *, pattern: bool) -> tuple[str, str] | None:
+def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
     """What is wrong, and what to write; of a pattern, where `*` stands for anything."""
     if pattern and "*" in text:
-        return mistake_in_pattern(text)
-    found = host_of(text)
+        return host_pattern_mistake(text)
+    found = parse_host(text)
     if not isinstance(found, str):
         hint = "write the name alone, as `api.example`; an international one as it travels: `xn--…`"
         return f"`{text}`, which is no plain host" if text else "an empty text", hint
-    return None if found == text else (f"`{text}`: {RULE}", f"write `{found}`")
+    return None if found == text else (f"`{text}`: {HOST_COMPARISON}", f"write `{found}`")
 
 
-def mistake_in_part(text: str) -> tuple[str, str] | None:
+def host_part_mistake(text: str) -> tuple[str, str] | None:
     """The same of a text with which a host may begin or end, as `.example` or `2001:db8:`."""
     name, colon, port = text.rpartition(":")
     bare = (name if colon and ":" not in name and port.isdigit() else text).lower()
     if not bare.isascii() or any(char in "/@%,; []" for char in bare):
         return f"like `{text}`, which is in no plain host", "write a part of a name: `.example`"
-    return None if bare == text else (f"like `{text}`: {RULE}", f"write `{bare}`" if bare else "compare the whole host")
+    return (
+        None
+        if bare == text
+        else (f"like `{text}`: {HOST_COMPARISON}", f"write `{bare}`" if bare else "compare the whole host")
+    )
 
 
-def mistake_in_pattern(text: str) -> tuple[str, str] | None:
+def host_pattern_mistake(text: str) -> tuple[str, str] | None:
     name, colon, port = text.rpartition(":")
     has_port = bool(colon) and ":" not in name and all(char.isdigit() or char == "*" for char in port)
     bare = (name if has_port else text).rstrip(".").lower()
     if not bare.isascii() or any(char in "/@%,; " for char in bare):
         return f"like `{text}`, which is no plain host", "write `*` and parts of a name: `*.example`"
-    return None if bare == text else (f"like `{text}`: {RULE}", f"write `{bare}`")
+    return None if bare == text else (f"like `{text}`: {HOST_COMPARISON}", f"write `{bare}`")

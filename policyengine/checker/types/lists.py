@@ -7,43 +7,43 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Reporter
-from policyengine.checker.type_names import a, quote
-from policyengine.checker.types.compatibility import NUMBERS, comparable
+from policyengine.checker.type_names import describe_type, quote_source
+from policyengine.checker.types.compatibility import NUMBERS, are_comparable
 from policyengine.checker.types.schema import UNRESOLVED
 from policyengine.runtime.values import Value
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import List, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import ListType, RefType, Scalar, SetType, Type, UnresolvedType
 
 
-def wanted_element(expected: Type | None) -> Type | None:
+def expected_element(expected: Type | None) -> Type | None:
     """What each element is expected to be."""
     match expected:
-        case Set(element) | List(element):
+        case SetType(element) | ListType(element):
             return element
-        case Unresolved():
+        case UnresolvedType():
             return UNRESOLVED
         case _:
             return None
 
 
-def collect(
+def build_collection(
     written: ast.ListLiteral, items: Sequence[k.Expr | None], expected: Type | None, report: Reporter
 ) -> k.Expr | None:
     """The list of items that are lowered already; a set where a set is expected."""
-    known, wanted = [item for item in items if item is not None], wanted_element(expected)
+    known, wanted = [item for item in items if item is not None], expected_element(expected)
     if not items and wanted is None:
         report("E249", "an empty list does not say what it holds", written.span, "compare it with a set or a list")
         return None
     element = common_type(known, wanted, report) if len(known) == len(items) else None
     if element is None:
         return None
-    type_ = Set(element) if isinstance(expected, Set) else List(element)
+    type_ = SetType(element) if isinstance(expected, SetType) else ListType(element)
     constants = [item for item in known if isinstance(item, k.Constant)]
     if len(constants) < len(known):
         return k.Collection(tuple(known), type_, span=written.span)
     values = [as_network(item) if element == Scalar.CIDR else item.value for item in constants]
     return k.Constant(
-        tuple(dict.fromkeys(values)) if isinstance(type_, Set) else tuple(values), type_, span=written.span
+        tuple(dict.fromkeys(values)) if isinstance(type_, SetType) else tuple(values), type_, span=written.span
     )
 
 
@@ -59,25 +59,25 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
         return wanted or UNRESOLVED
     common = items[0].type
     for item in items[1:]:
-        joined = join(common, item.type)
+        joined = join_types(common, item.type)
         if joined is None:
-            message = f"{quote(item.span)} is {a(item.type)}, and what stands before it is {a(common)}"
+            message = f"{quote_source(item.span)} is {describe_type(item.type)}, and what stands before it is {describe_type(common)}"
             report("E249", message, item.span, "all elements of a list have one type")
             return None
         common = joined
     return common
 
 
-def join(one: Type, other: Type) -> Type | None:
+def join_types(one: Type, other: Type) -> Type | None:
     """The narrowest type that holds both."""
     match one, other:
-        case (Unresolved(), _) | (_, Unresolved()):
+        case (UnresolvedType(), _) | (_, UnresolvedType()):
             return UNRESOLVED
-        case Ref(), Ref():
-            return Ref(one.entities | other.entities)
+        case RefType(), RefType():
+            return RefType(one.entities | other.entities)
         case Scalar(), Scalar() if one in NUMBERS and other in NUMBERS:
             return one if one == other else Scalar.NUMBER
         case (Scalar.IP, Scalar.CIDR) | (Scalar.CIDR, Scalar.IP):
             return Scalar.CIDR
         case _:
-            return one if comparable(one, other) else None
+            return one if are_comparable(one, other) else None

@@ -7,21 +7,21 @@ from typing import assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Reporter
-from policyengine.checker.type_names import a, quote
-from policyengine.checker.types.compatibility import ADDRESSES, comparable
+from policyengine.checker.type_names import describe_type, quote_source
+from policyengine.checker.types.compatibility import ADDRESSES, are_comparable
 from policyengine.checker.types.entity_hierarchy import can_be_in, is_direct_parent
 from policyengine.checker.types.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
 from policyengine.checker.types.hosts import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED, Schema
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Enum, List, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type, UnresolvedType
 
 ONE_TYPE = "both sides must have the same type"
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class OperatorApplication:
     """One use of an operator, its operands lowered."""
 
     node: ast.Binary
@@ -36,18 +36,18 @@ class Operation:
 
     @property
     def unresolved(self) -> bool:
-        return any(isinstance(type_, Unresolved) for type_ in self.types)
+        return any(isinstance(type_, UnresolvedType) for type_ in self.types)
 
     def refuse(self, code: str, message: str, hint: str | None) -> None:
         self.report(code, message, self.node.span, hint)
 
 
-def lower_operation(operation: Operation) -> k.Expr | None:
-    found = lowered(operation)
+def lower_operation(operation: OperatorApplication) -> k.Expr | None:
+    found = lower_by_operator(operation)
     return found if check_hosts(found, operation.report) else None
 
 
-def lowered(operation: Operation) -> k.Expr | None:
+def lower_by_operator(operation: OperatorApplication) -> k.Expr | None:
     match operation.node.operator:
         case "==" | "!=" | "<" | "<=" | ">" | ">=":
             return lower_comparison(operation)
@@ -72,20 +72,20 @@ def lowered(operation: Operation) -> k.Expr | None:
 # ── == != < <= > >= ───────────────────────────────────────────────────────────────────────────
 
 
-def lower_comparison(operation: Operation) -> k.Compare | None:
+def lower_comparison(operation: OperatorApplication) -> k.Compare | None:
     node, (left, right) = operation.node, operation.types
     if node.operator not in ("==", "!=", "<", "<=", ">", ">="):
         return None
-    if not comparable(left, right):
-        message = f"`{node.operator}` cannot compare {a(left)} with {a(right)}"
+    if not are_comparable(left, right):
+        message = f"`{node.operator}` cannot compare {describe_type(left)} with {describe_type(right)}"
         operation.refuse("E220", message, comparison_hint(operation))
         return None
     if node.operator in ("==", "!="):
         return k.Compare(node.operator, operation.left, operation.right, span=node.span)
     unordered = next((t for t in (left, right) if not is_ordered(t)), None)
     if unordered is not None:
-        message = f"`{node.operator}` needs an order, and {a(unordered)} has none"
-        operation.refuse("E221", message, "use `==`" if isinstance(unordered, Ref) else order_hint(unordered))
+        message = f"`{node.operator}` needs an order, and {describe_type(unordered)} has none"
+        operation.refuse("E221", message, "use `==`" if isinstance(unordered, RefType) else order_hint(unordered))
         return None
     return k.Compare(node.operator, operation.left, operation.right, span=node.span)
 
@@ -94,13 +94,13 @@ def is_ordered(type_: Type) -> bool:
     match type_:
         case Scalar():
             return type_ not in (Scalar.BOOL, *ADDRESSES)
-        case Enum():
+        case EnumType():
             return type_.ordered
         case _:
-            return isinstance(type_, Unresolved)
+            return isinstance(type_, UnresolvedType)
 
 
-def comparison_hint(operation: Operation) -> str:
+def comparison_hint(operation: OperatorApplication) -> str:
     for mine, other in ((operation.left, operation.right), (operation.right, operation.left)):
         hint = one_sided_hint(mine, mine.type, other, other.type)
         if hint is not None:
@@ -111,114 +111,120 @@ def comparison_hint(operation: Operation) -> str:
 # ── in, not in, below, has ────────────────────────────────────────────────────────────────────
 
 
-def lower_in(operation: Operation) -> k.Expr | None:
-    found = membership(operation)
+def lower_in(operation: OperatorApplication) -> k.Expr | None:
+    found = lower_membership(operation)
     negated = operation.node.operator == "not in"
     return k.Not(found, span=operation.node.span) if found is not None and negated else found
 
 
-def membership(operation: Operation) -> k.Expr | None:
+def lower_membership(operation: OperatorApplication) -> k.Expr | None:
     left, right = operation.types
     match left, right:
-        case _, (Set() | List()):
-            return element_in(operation, left, right.element, deep=isinstance(left, Ref))
-        case Ref(), Ref():
+        case _, (SetType() | ListType()):
+            return lower_element_membership(operation, left, right.element, deep=isinstance(left, RefType))
+        case RefType(), RefType():
             if not can_be_in(left, right, operation.schema):
-                refuse_kinship(operation, left, right)
+                report_unrelated_entities(operation, left, right)
                 return None
-            return k.Below(operation.left, operation.right, span=operation.node.span)
-        case _ if isinstance(right, Unresolved):
+            return k.IsMember(operation.left, operation.right, span=operation.node.span)
+        case _ if isinstance(right, UnresolvedType):
             return k.Contains(operation.right, operation.left, deep=False, span=operation.node.span)
         case _:
             word = operation.node.operator
             operation.refuse(
                 "E222",
-                f"`{word}` cannot look for {a(left)} in {a(right)}",
+                f"`{word}` cannot look for {describe_type(left)} in {describe_type(right)}",
                 in_hint(operation.left.span.text, operation.right.span.text, left, right),
             )
             return None
 
 
-def element_in(operation: Operation, item: Type, element: Type, deep: bool) -> k.Contains | None:
+def lower_element_membership(
+    operation: OperatorApplication, item: Type, element: Type, deep: bool
+) -> k.Contains | None:
     """The right side is a set or a list."""
-    if isinstance(item, Ref) and isinstance(element, Ref):
+    if isinstance(item, RefType) and isinstance(element, RefType):
         if not can_be_in(item, element, operation.schema):
-            refuse_kinship(operation, item, element)
+            report_unrelated_entities(operation, item, element)
             return None
-    elif not comparable(item, element):
-        message = f"`{operation.node.operator}` cannot look for {a(item)} among elements of another type: {a(element)}"
+    elif not are_comparable(item, element):
+        message = f"`{operation.node.operator}` cannot look for {describe_type(item)} among elements of another type: {describe_type(element)}"
         hint = sets_hint(operation.left, item, operation.right, element)
         hint = hint or one_sided_hint(operation.left, item, operation.right, element)
         if item == Scalar.IP and element == Scalar.CIDR:
             hint = f"write `{operation.left.span.text} within {operation.right.span.text}`"
-        if isinstance(item, Enum) and element == Scalar.STRING and isinstance(operation.right, k.Constant):
+        if isinstance(item, EnumType) and element == Scalar.STRING and isinstance(operation.right, k.Constant):
             hint = f"values of {item} are written without quotes"
         operation.refuse(
-            "E222", message, hint or f"the elements of {quote(operation.right.span)} are {plural(element)}"
+            "E222", message, hint or f"the elements of {quote_source(operation.right.span)} are {plural(element)}"
         )
         return None
     return k.Contains(operation.right, operation.left, deep, span=operation.node.span)
 
 
-def refuse_kinship(operation: Operation, item: Ref, holder: Ref) -> None:
+def report_unrelated_entities(operation: OperatorApplication, item: RefType, holder: RefType) -> None:
     example = f"entity {min(item.entities)} in {min(holder.entities)}"
     operation.refuse(
-        "E222", f"{a(item)} is never in {a(holder)}", f"an entity is in what it is declared to be in: `{example}`"
+        "E222",
+        f"{describe_type(item)} is never in {describe_type(holder)}",
+        f"an entity is in what it is declared to be in: `{example}`",
     )
 
 
-def lower_below(operation: Operation) -> k.Below | None:
+def lower_below(operation: OperatorApplication) -> k.IsMember | None:
     match operation.types:
-        case Ref() as item, Ref() as holder:
+        case RefType() as item, RefType() as holder:
             if can_be_in(item, holder, operation.schema, strict=True):
-                return k.Below(operation.left, operation.right, strict=True, span=operation.node.span)
-            refuse_kinship(operation, item, holder)
-        case left, right if operation.unresolved and not is_plain(left) and not is_plain(right):
-            return k.Below(operation.left, operation.right, strict=True, span=operation.node.span)
+                return k.IsMember(operation.left, operation.right, strict=True, span=operation.node.span)
+            report_unrelated_entities(operation, item, holder)
+        case left, right if operation.unresolved and not is_not_collection(left) and not is_not_collection(right):
+            return k.IsMember(operation.left, operation.right, strict=True, span=operation.node.span)
         case left, right:
-            hint = "use `in` for sets and lists" if isinstance(right, Set | List) else "both sides are entities"
-            operation.refuse("E222", f"`below` cannot place {a(left)} under {a(right)}", hint)
+            hint = "use `in` for sets and lists" if isinstance(right, SetType | ListType) else "both sides are entities"
+            operation.refuse("E222", f"`below` cannot place {describe_type(left)} under {describe_type(right)}", hint)
     return None
 
 
-def is_plain(type_: Type) -> bool:
-    return not isinstance(type_, Ref | Unresolved)
+def is_not_collection(type_: Type) -> bool:
+    return not isinstance(type_, RefType | UnresolvedType)
 
 
-def lower_has(operation: Operation) -> k.Expr | None:
+def lower_has(operation: OperatorApplication) -> k.Expr | None:
     left, right = operation.types
     match left, right:
-        case ((Set() | List()), _):
-            if comparable(left.element, right):
+        case ((SetType() | ListType()), _):
+            if are_comparable(left.element, right):
                 return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
             hint = sets_hint(operation.right, right, operation.left, left.element)
             hint = hint or one_sided_hint(operation.right, right, operation.left, left.element)
-            message = f"{a(left)} cannot have {a(right)}"
+            message = f"{describe_type(left)} cannot have {describe_type(right)}"
             operation.refuse(
-                "E222", message, hint or f"the elements of {quote(operation.left.span)} are {plural(left.element)}"
+                "E222",
+                message,
+                hint or f"the elements of {quote_source(operation.left.span)} are {plural(left.element)}",
             )
-        case Ref(), Ref():
+        case RefType(), RefType():
             if is_direct_parent(left, right, operation.schema):
-                return k.Below(operation.right, operation.left, direct=True, span=operation.node.span)
-            refuse_kinship(operation, right, left)
-        case _ if isinstance(left, Unresolved):
+                return k.IsMember(operation.right, operation.left, direct=True, span=operation.node.span)
+            report_unrelated_entities(operation, right, left)
+        case _ if isinstance(left, UnresolvedType):
             return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
         case _:
             whole, part = operation.left.span.text, operation.right.span.text
             texts = (left, right) == (Scalar.STRING, Scalar.STRING)
-            turned = isinstance(right, Set | List) and right.element == left
+            turned = isinstance(right, SetType | ListType) and right.element == left
             hint = f"write `{part} has {whole}`" if turned else "the left side is a set, a list or an entity"
             hint = f"use `==`, or `contains({whole}, {part})`" if texts else hint
-            operation.refuse("E222", f"{a(left)} cannot have {a(right)}", hint)
+            operation.refuse("E222", f"{describe_type(left)} cannot have {describe_type(right)}", hint)
     return None
 
 
 # ── within, like, matches, overlaps, subset of ────────────────────────────────────────────────
 
 
-def lower_within(operation: Operation) -> k.InNetwork | None:
+def lower_within(operation: OperatorApplication) -> k.InNetwork | None:
     left, right = operation.types
-    element = right.element if isinstance(right, Set | List) else right
+    element = right.element if isinstance(right, SetType | ListType) else right
     if left in (Scalar.IP, UNRESOLVED) and element in (*ADDRESSES, UNRESOLVED) and right != Scalar.IP:
         return k.InNetwork(operation.left, operation.right, span=operation.node.span)
     if left == Scalar.TIME:
@@ -229,16 +235,16 @@ def lower_within(operation: Operation) -> k.InNetwork | None:
         hint = "the right side is a network, or a list of them: `[10.0.0.0/8]`"
     else:
         hint = "`within` is for addresses in networks and for times in windows"
-    operation.refuse("E225", f"{a(left)} cannot be within {a(right)}", hint)
+    operation.refuse("E225", f"{describe_type(left)} cannot be within {describe_type(right)}", hint)
     return None
 
 
-def lower_pattern(operation: Operation) -> k.Like | k.Matches | None:
+def lower_pattern(operation: OperatorApplication) -> k.Like | k.Matches | None:
     node, (left, right) = operation.node, operation.types
     if left not in (Scalar.STRING, UNRESOLVED):
         hint = f"use `any x in {operation.left.span.text}: x {node.operator} …`"
-        hint = hint if isinstance(left, Set | List) else f"`{node.operator}` is for texts"
-        operation.refuse("E223", f"{quote(operation.left.span)} is {a(left)}, not a string", hint)
+        hint = hint if isinstance(left, SetType | ListType) else f"`{node.operator}` is for texts"
+        operation.refuse("E223", f"{quote_source(operation.left.span)} is {describe_type(left)}, not a string", hint)
         return None
     if right == UNRESOLVED:
         return None
@@ -253,7 +259,7 @@ def lower_pattern(operation: Operation) -> k.Like | k.Matches | None:
     return lower_regex(operation, operation.right.value)
 
 
-def lower_regex(operation: Operation, pattern: str) -> k.Matches | None:
+def lower_regex(operation: OperatorApplication, pattern: str) -> k.Matches | None:
     try:
         compile_regex(pattern)
     except PatternError as error:
@@ -263,15 +269,24 @@ def lower_regex(operation: Operation, pattern: str) -> k.Matches | None:
     return k.Matches(operation.left, pattern, span=operation.node.span)
 
 
-def lower_collections(operation: Operation) -> k.Overlaps | k.Subset | None:
+def lower_collections(operation: OperatorApplication) -> k.Overlaps | k.Subset | None:
     word, (left, right) = operation.node.operator, operation.types
     for side, type_ in ((operation.left, left), (operation.right, right)):
-        if not isinstance(type_, Set | List | Unresolved):
+        if not isinstance(type_, SetType | ListType | UnresolvedType):
             hint = f"put it in brackets: `[{side.span.text}]`"
-            operation.report("E224", f"`{word}` compares sets, and {quote(side.span)} is {a(type_)}", side.span, hint)
+            operation.report(
+                "E224",
+                f"`{word}` compares sets, and {quote_source(side.span)} is {describe_type(type_)}",
+                side.span,
+                hint,
+            )
             return None
-    if isinstance(left, Set | List) and isinstance(right, Set | List) and not comparable(left.element, right.element):
-        message = f"`{word}` cannot compare {a(left)} with {a(right)}"
+    if (
+        isinstance(left, SetType | ListType)
+        and isinstance(right, SetType | ListType)
+        and not are_comparable(left.element, right.element)
+    ):
+        message = f"`{word}` cannot compare {describe_type(left)} with {describe_type(right)}"
         operation.refuse("E224", message, "both hold things of the same type")
         return None
     kind = k.Overlaps if word == "overlaps" else k.Subset
@@ -281,11 +296,11 @@ def lower_collections(operation: Operation) -> k.Overlaps | k.Subset | None:
 # ── + - * ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def lower_arithmetic(operation: Operation) -> k.Arithmetic | None:
+def lower_arithmetic(operation: OperatorApplication) -> k.Arithmetic | None:
     node, (left, right) = operation.node, operation.types
     result = arithmetic_type(node.operator, left, right)
     if result is None or node.operator not in ("+", "-", "*"):
-        message = f"`{node.operator}` cannot take {a(left)} and {a(right)}"
+        message = f"`{node.operator}` cannot take {describe_type(left)} and {describe_type(right)}"
         operation.refuse("E226", message, arithmetic_hint(node.operator, left, right))
         return None
     return k.Arithmetic(node.operator, operation.left, operation.right, result, span=node.span)
@@ -293,7 +308,7 @@ def lower_arithmetic(operation: Operation) -> k.Arithmetic | None:
 
 def arithmetic_type(operator: str, left: Type, right: Type) -> Type | None:
     match operator, left, right:
-        case (_, Unresolved(), _) | (_, _, Unresolved()):
+        case (_, UnresolvedType(), _) | (_, _, UnresolvedType()):
             return UNRESOLVED
         case _, Scalar.INT, Scalar.INT:
             return Scalar.INT

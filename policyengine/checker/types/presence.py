@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from policyengine import kernel as k
 from policyengine.checker.names.resolve import BUILT_IN
-from policyengine.checker.names.scope import Context
-from policyengine.checker.type_names import a, quote
-from policyengine.checker.types.compatibility import fits
+from policyengine.checker.names.scope import ExpressionContext
+from policyengine.checker.type_names import describe_type, quote_source
+from policyengine.checker.types.compatibility import is_assignable
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Ref, Unresolved
-from policyengine.vocabulary import ENTITY_ROOTS, STRING_MAPS, Origin
+from policyengine.typesystem import RefType, UnresolvedType
+from policyengine.vocabulary import ENTITY_ROOTS, STRING_MAPS, FactOrigin
 
 HINT = "only a fact, an attribute or a member of a record can be absent"
 
 
-def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: Context) -> k.Expr | None:
+def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: ExpressionContext) -> k.Expr | None:
     if operand is None:
         return None
     word = "present" if expression.present else "absent"
-    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past):
-        context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.PastFact):
+        context.report("E229", f"{quote_source(operand.span)} is never absent: it is no fact", operand.span, HINT)
         return None
     if not may_be_absent(operand):
         message = f"`{operand.span.text}` is always present by declaration, so `is {word}` says nothing"
-        context.report("W201", message, expression.span, hint_instead(operand, word))
-    found = k.Present(operand, span=expression.span)
+        context.report("W201", message, expression.span, presence_hint(operand, word))
+    found = k.IsPresent(operand, span=expression.span)
     return found if expression.present else k.Not(found, span=expression.span)
 
 
-def hint_instead(operand: k.Expr, word: str) -> str:
+def presence_hint(operand: k.Expr, word: str) -> str:
     """Of an attribute it may be the row that is in doubt, not the attribute."""
     if isinstance(operand, k.Fact):
         return f"remove `is {word}`" if operand.path in BUILT_IN else "add `?` to its type"
@@ -43,14 +43,16 @@ def hint_instead(operand: k.Expr, word: str) -> str:
     return f"`{operand.base.span.text} is known` asks whether there is a row; if a row may lack it, add `?` to its type"
 
 
-def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Context) -> k.HasRow | None:
+def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: ExpressionContext) -> k.HasRow | None:
     if operand is None:
         return None
     type_ = operand.type
-    if not isinstance(type_, Ref | Unresolved):
+    if not isinstance(type_, RefType | UnresolvedType):
         may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
         hint = f"write `{operand.span.text} is present`" if may_be_there else None
-        message = f"`is known` asks for the row of an entity, and {quote(operand.span)} is {a(type_)}"
+        message = (
+            f"`is known` asks for the row of an entity, and {quote_source(operand.span)} is {describe_type(type_)}"
+        )
         context.report("E254", message, operand.span, hint)
         return None
     return k.HasRow(operand, span=expression.span)
@@ -62,9 +64,9 @@ def may_be_absent(operand: k.Expr) -> bool:
         case k.Fact(path, _, optional):
             built_in = BUILT_IN.get(path)
             bound = path[0] == "params" or (path[:1] == path and path[0] in ENTITY_ROOTS)
-            said = built_in is not None and built_in.origin is not Origin.ENGINE
+            said = built_in is not None and built_in.origin is not FactOrigin.ENGINE
             return optional or bound or said or path[:2] in STRING_MAPS
-        case k.Past(fact):
+        case k.PastFact(fact):
             return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
         case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
             return True  # an inherited set is absent where no level has it
@@ -79,20 +81,20 @@ def is_optional(base: k.Expr) -> bool:
 
 
 def lower_else(
-    expression: ast.Else, operand: k.Expr | None, fallback: k.Expr | None, context: Context
+    expression: ast.Else, operand: k.Expr | None, fallback: k.Expr | None, context: ExpressionContext
 ) -> k.Default | None:
     if operand is None or fallback is None:
         return None
-    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.Past | k.Default):
-        context.report("E229", f"{quote(operand.span)} is never absent: it is no fact", operand.span, HINT)
+    if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.PastFact | k.Default):
+        context.report("E229", f"{quote_source(operand.span)} is never absent: it is no fact", operand.span, HINT)
         return None
     type_, other = operand.type, fallback.type
-    if not fits(other, type_) and not fits(type_, other):
-        message = f"{quote(operand.span)} is {a(type_)}, and `else` gives {a(other)}"
-        context.report("E230", message, fallback.span, f"after `else` stands {a(type_)}")
+    if not is_assignable(other, type_) and not is_assignable(type_, other):
+        message = f"{quote_source(operand.span)} is {describe_type(type_)}, and `else` gives {describe_type(other)}"
+        context.report("E230", message, fallback.span, f"after `else` stands {describe_type(type_)}")
         return None
     if isinstance(operand, k.Attribute) and operand.inherited:
-        message = f"`else` stands for {quote(operand.span)} only where nothing that it is inherited from has it"
+        message = f"`else` stands for {quote_source(operand.span)} only where nothing that it is inherited from has it"
         hint = f"`{operand.name}: … inherited else []` makes each row empty that lacks it"
         context.report("W202", message, expression.fallback.span, hint)
-    return k.Default(operand, fallback, type_ if fits(other, type_) else other, span=expression.span)
+    return k.Default(operand, fallback, type_ if is_assignable(other, type_) else other, span=expression.span)

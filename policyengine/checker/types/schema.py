@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Protocol, TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.names.definitions import Measures, measure_all
+from policyengine.checker.names.definitions import ExpressionSizes, measure_all
 from policyengine.checker.names.symbols import (
     BUILT_IN_ENTITIES,
     IMPLICIT_USER,
@@ -18,16 +18,26 @@ from policyengine.checker.names.symbols import (
     report_private,
 )
 from policyengine.checker.patterns.overlap import place_overlaps
-from policyengine.checker.type_names import a, listed
-from policyengine.diagnostics.model import Related, suggest
+from policyengine.checker.type_names import describe_type, join_words
+from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.typesystem import Enum, Field, List, Record, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import (
+    EnumType,
+    FieldType,
+    ListType,
+    RecordType,
+    RefType,
+    Scalar,
+    SetType,
+    Type,
+    UnresolvedType,
+)
 from policyengine.vocabulary import CREDENTIAL_KIND, FACTS
 
 FACT_ROOTS = ("args", "body", "context")
 # What the request itself says about an entity; no entity declares it.
-RESERVED = {
+RESERVED_ATTRIBUTES = {
     "agent": frozenset({"id", "issuer", "instance", "groups"}),
     "tool": frozenset({"id", "name", "server"}),
 }
@@ -46,37 +56,37 @@ FOREIGN_TYPES = {
     "timestamp": "time",
 }
 SCALARS: Mapping[str, Scalar] = {str(scalar): scalar for scalar in Scalar}
-UNRESOLVED = Unresolved()
+UNRESOLVED = UnresolvedType()
 Path: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FactsHere:
+class AvailableFacts:
     """Which facts exist where a rule applies.
 
     `resource` is what may be bound there (None: nothing binds it), `params` the captures with their types, `place` the
     place of the rule. `everywhere` is for a `define` on its own: any fact may exist.
     """
 
-    resource: Ref | None = None
+    resource: RefType | None = None
     params: Mapping[str, Type] = field(default_factory=dict)
     place: k.Place | None = None
     everywhere: bool = False
 
 
-EVERYWHERE = FactsHere(everywhere=True)
+EVERYWHERE = AvailableFacts(everywhere=True)
 
 
-class Places(Protocol):
+class PlaceLookup(Protocol):
     """What the checker of places knows; it comes from outside because it reads expressions itself."""
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
         """The patterns of `on …`; None when an error was reported."""
 
-    def here(self, place: k.Place) -> FactsHere:
+    def here(self, place: k.Place) -> AvailableFacts:
         """Which facts exist in the place."""
 
-    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> FactsHere | None:
+    def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> AvailableFacts | None:
         """What exists at all of the targets; None when an error was reported."""
 
 
@@ -100,27 +110,29 @@ class DeclaredFact:
 class Schema:
     """Enums by package and name, entities by name, facts as declared and by path."""
 
-    enums: Mapping[tuple[str, str], Enum]
-    entities: Mapping[str, k.Entity]
+    enums: Mapping[tuple[str, str], EnumType]
+    entities: Mapping[str, k.EntityType]
     facts: tuple[DeclaredFact, ...]
-    places: Places
+    places: PlaceLookup
     by_path: Mapping[Path, tuple[DeclaredFact, ...]]
-    measures: Measures  # of each `let` and `define` that can be used
+    measures: ExpressionSizes  # of each `let` and `define` that can be used
     levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of sets that are inherited
 
     @classmethod
-    def of(cls, program: Program, places: Places, report: Reporter | None = None) -> Schema:
-        reader = Reader(program, places, report or program.report)
+    def of(cls, program: Program, places: PlaceLookup, report: Reporter | None = None) -> Schema:
+        reader = TypeDeclarationReader(program, places, report or program.report)
         enums = reader.enums()
         entities = reader.entities()
         facts = tuple(reader.facts())
         by_path: dict[Path, tuple[DeclaredFact, ...]] = {}
         for fact in facts:
             by_path[fact.path] = (*by_path.get(fact.path, ()), fact)
-        check_agreement(by_path, reader.report)
-        return cls(enums, entities, facts, places, by_path, measure_all(program, reader.report), levels_of(entities))
+        check_fact_conflicts(by_path, reader.report)
+        return cls(
+            enums, entities, facts, places, by_path, measure_all(program, reader.report), inherited_levels(entities)
+        )
 
-    def enums_in(self, program: Program, package: str) -> Iterator[Enum]:
+    def enums_in(self, program: Program, package: str) -> Iterator[EnumType]:
         """Every enum whose words the package may use, built-in ones last."""
         for name in program.visible(package, "enum"):
             symbol = program.lookup(package, "enum", name)
@@ -129,17 +141,17 @@ class Schema:
         yield CREDENTIAL_KIND
 
 
-def enum_of(symbol: Symbol) -> Enum:
+def enum_of(symbol: Symbol) -> EnumType:
     assert isinstance(symbol.declaration, ast.EnumDecl)
-    return Enum(symbol.name, tuple(dict.fromkeys(value.text for value in symbol.declaration.values)))
+    return EnumType(symbol.name, tuple(dict.fromkeys(value.text for value in symbol.declaration.values)))
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class TypeDeclarationReader:
     """Reads declarations of types; `report` is told what is wrong with them."""
 
     program: Program
-    places: Places
+    places: PlaceLookup
     report: Reporter
 
     def symbols(self, kind: str) -> Iterator[Symbol]:
@@ -150,9 +162,9 @@ class Reader:
 
     def type(self, written: ast.TypeExpr, package: str) -> Type:
         match written:
-            case ast.RecordType(fields):
-                return Record(tuple(self.fields(fields, package)))
-            case ast.NamedType(name, parameters):
+            case ast.RecordTypeExpr(fields):
+                return RecordType(tuple(self.fields(fields, package)))
+            case ast.NamedTypeExpr(name, parameters):
                 if name.text in COLLECTIONS:
                     return self.collection(written, package)
                 if parameters:
@@ -173,16 +185,16 @@ class Reader:
             hint = (
                 f"did you mean `{meant}`?"
                 if meant
-                else f"types are {listed([*SCALARS, *COLLECTIONS])}, or one that is declared"
+                else f"types are {join_words([*SCALARS, *COLLECTIONS])}, or one that is declared"
             )
             self.report("E205", f"unknown type `{name.text}`", name.span, hint)
             return UNRESOLVED
         if not self.program.is_visible(package, symbol):
             report_private(symbol, name.text, name.span, self.report)
             return UNRESOLVED
-        return enum_of(symbol) if symbol.kind == "enum" else Ref(frozenset({symbol.name}))
+        return enum_of(symbol) if symbol.kind == "enum" else RefType(frozenset({symbol.name}))
 
-    def collection(self, written: ast.NamedType, package: str) -> Type:
+    def collection(self, written: ast.NamedTypeExpr, package: str) -> Type:
         word = written.name.text
         elements = [self.element(parameter, word, package) for parameter in written.parameters]
         if not elements:
@@ -190,11 +202,11 @@ class Reader:
             return UNRESOLVED
         element = elements[0] if len(elements) == 1 else self.union(elements, written)
         if word == "list":
-            return List(element)
-        if isinstance(element, Set | List | Record):
+            return ListType(element)
+        if isinstance(element, SetType | ListType | RecordType):
             self.report("E219", f"a set cannot hold {element}", written.span, "write `list` in place of `set`")
             return UNRESOLVED
-        return Set(element)
+        return SetType(element)
 
     def element(self, written: ast.TypeExpr, word: str, package: str) -> Type:
         if written.optional:
@@ -202,24 +214,24 @@ class Reader:
             self.report("E218", "only a whole fact or attribute may be absent", written.span, hint)
         return self.type(written, package)
 
-    def union(self, elements: list[Type], written: ast.NamedType) -> Type:
+    def union(self, elements: list[Type], written: ast.NamedTypeExpr) -> Type:
         entities: frozenset[str] = frozenset()
         for element, parameter in zip(elements, written.parameters, strict=True):
-            if isinstance(element, Ref):
+            if isinstance(element, RefType):
                 entities |= element.entities
-            elif not isinstance(element, Unresolved):
+            elif not isinstance(element, UnresolvedType):
                 self.report("E219", f"`or` joins entities, and `{element}` is none", parameter.span, "use one type")
                 return UNRESOLVED
-        return Ref(entities) if entities else UNRESOLVED
+        return RefType(entities) if entities else UNRESOLVED
 
-    def fields(self, written: tuple[ast.FieldDecl, ...], package: str) -> Iterator[Field]:
+    def fields(self, written: tuple[ast.FieldDecl, ...], package: str) -> Iterator[FieldType]:
         """The members of a record."""
         seen: dict[str, ast.FieldDecl] = {}
         for item in written:
             if self.is_new(item, seen):
                 if item.inherited:
                     self.report("E218", "only an attribute of an entity is inherited", item.span, "remove `inherited`")
-                yield Field(item.name.text, self.type(item.type, package), item.type.optional)
+                yield FieldType(item.name.text, self.type(item.type, package), item.type.optional)
 
     def is_new(self, item: ast.FieldDecl, seen: dict[str, ast.FieldDecl]) -> bool:
         text, span = item.name.text, item.name.span
@@ -230,37 +242,37 @@ class Reader:
             return False
         first = seen.setdefault(text, item)
         if first is not item:
-            where = [Related("first declared here", first.name.span)]
+            where = [RelatedLocation("first declared here", first.name.span)]
             self.report("E210", f"`{text}` is declared twice", span, "give one of them another name", where)
         return first is item
 
     # ── Enums and entities ────────────────────────────────────────────────────────────────────
 
-    def enums(self) -> dict[tuple[str, str], Enum]:
+    def enums(self) -> dict[tuple[str, str], EnumType]:
         return {(symbol.package, symbol.name): enum_of(symbol) for symbol in self.symbols("enum")}
 
-    def entities(self) -> dict[str, k.Entity]:
+    def entities(self) -> dict[str, k.EntityType]:
         found = {s.name: self.entity(s) for s in self.program.entities.values()}
-        found.setdefault("user", k.Entity("user", (), (), span=IMPLICIT_USER.span))
+        found.setdefault("user", k.EntityType("user", (), (), span=IMPLICIT_USER.span))
         return found
 
-    def entity(self, symbol: Symbol) -> k.Entity:
+    def entity(self, symbol: Symbol) -> k.EntityType:
         declared = symbol.declaration
         assert isinstance(declared, ast.EntityDecl)
         parents = [self.program.find(symbol.package, "entity", parent, self.report) for parent in declared.parents]
         fields = tuple(self.attributes(declared, symbol.package))
-        return k.Entity(symbol.name, fields, tuple(p.name for p in parents if p), span=declared.span)
+        return k.EntityType(symbol.name, fields, tuple(p.name for p in parents if p), span=declared.span)
 
-    def attributes(self, declared: ast.EntityDecl, package: str) -> Iterator[Field]:
+    def attributes(self, declared: ast.EntityDecl, package: str) -> Iterator[FieldType]:
         seen: dict[str, ast.FieldDecl] = {}
         for item in declared.fields:
             if self.is_new(item, seen) and not self.is_reserved(item, declared.name.text):
                 type_ = self.type(item.type, package)
                 inherited = item.inherited and self.can_inherit(item, type_, declared)
-                yield Field(item.name.text, type_, item.type.optional, inherited, inherited and item.else_empty)
+                yield FieldType(item.name.text, type_, item.type.optional, inherited, inherited and item.else_empty)
 
     def is_reserved(self, item: ast.FieldDecl, entity: str) -> bool:
-        reserved = item.name.text in RESERVED.get(entity, NOTHING_RESERVED)
+        reserved = item.name.text in RESERVED_ATTRIBUTES.get(entity, NOTHING_RESERVED)
         if reserved:
             message = f"every {entity} has `{item.name.text}` already"
             self.report("E211", message, item.name.span, "remove it, or choose another name")
@@ -268,8 +280,11 @@ class Reader:
 
     def can_inherit(self, item: ast.FieldDecl, type_: Type, declared: ast.EntityDecl) -> bool:
         name = declared.name.text
-        if not isinstance(type_, Set | Unresolved):
-            message, hint = f"only a set is inherited, and `{item.name.text}` is {a(type_)}", "remove `inherited`"
+        if not isinstance(type_, SetType | UnresolvedType):
+            message, hint = (
+                f"only a set is inherited, and `{item.name.text}` is {describe_type(type_)}",
+                "remove `inherited`",
+            )
             self.report("E218", message, item.type.span, hint)
         elif not declared.parents and not (item.else_empty and self.holds_others(name)):
             message, hint = (
@@ -309,7 +324,7 @@ class Reader:
             fact = self.fact(item, place, package)
             first = seen.setdefault(item.name.text, item)
             if first is not item:
-                where = [Related("first declared here", first.name.span)]
+                where = [RelatedLocation("first declared here", first.name.span)]
                 self.report("E210", f"`{item.name.text}` is declared twice", item.name.span, "remove one", where)
             elif fact is not None:
                 # A place with an error stays unknown: its facts then count as existing everywhere, told once is enough.
@@ -338,7 +353,7 @@ class Reader:
         self.report("E216", message, name.span, hint)
 
 
-def levels_of(entities: Mapping[str, k.Entity]) -> dict[str, tuple[tuple[str, bool], ...]]:
+def inherited_levels(entities: Mapping[str, k.EntityType]) -> dict[str, tuple[tuple[str, bool], ...]]:
     """By the name of each inherited set the entities that declare it, and whether `else []` ends that declaration."""
     inherited = {field.name for entity in entities.values() for field in entity.fields if field.inherited}
     declared = {name: [(one.name, one.field(name)) for one in entities.values()] for name in inherited}
@@ -348,31 +363,31 @@ def levels_of(entities: Mapping[str, k.Entity]) -> dict[str, tuple[tuple[str, bo
     }
 
 
-def check_agreement(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:
+def check_fact_conflicts(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:
     """Where two declarations of one fact meet they say the same, and nothing stands under what is no record."""
     for path, facts in by_path.items():
         for other, fact in combinations(facts, 2):
-            if other.type != fact.type and meet(fact, other):
-                message = f"`{fact.name}` is {a(fact.type)} here and {a(other.type)} elsewhere"
-                report_clash(message, "where both places meet it has one type", fact, other, report)
+            if other.type != fact.type and can_coexist(fact, other):
+                message = f"`{fact.name}` is {describe_type(fact.type)} here and {describe_type(other.type)} elsewhere"
+                report_fact_conflict(message, "where both places meet it has one type", fact, other, report)
         for length in range(2, len(path)):
             for outer in by_path.get(path[:length], ()):
                 check_nesting(outer, facts[0], report)
 
 
 def check_nesting(outer: DeclaredFact, inner: DeclaredFact, report: Reporter) -> None:
-    if not isinstance(outer.type, Record | Unresolved) and meet(outer, inner):
-        message = f"`{inner.name}` cannot be: `{outer.name}` is {a(outer.type)}, which has no members"
-        report_clash(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
+    if not isinstance(outer.type, RecordType | UnresolvedType) and can_coexist(outer, inner):
+        message = f"`{inner.name}` cannot be: `{outer.name}` is {describe_type(outer.type)}, which has no members"
+        report_fact_conflict(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
 
 
-def report_clash(message: str, hint: str, fact: DeclaredFact, other: DeclaredFact, report: Reporter) -> None:
-    report.report("E217", message, fact.span, hint, [Related("declared here", other.span)])
+def report_fact_conflict(message: str, hint: str, fact: DeclaredFact, other: DeclaredFact, report: Reporter) -> None:
+    report.report("E217", message, fact.span, hint, [RelatedLocation("declared here", other.span)])
 
 
-def meet(one: DeclaredFact, other: DeclaredFact) -> bool:
+def can_coexist(one: DeclaredFact, other: DeclaredFact) -> bool:
     """Both may exist in one request."""
-    if isinstance(one.type, Unresolved) or isinstance(other.type, Unresolved):
+    if isinstance(one.type, UnresolvedType) or isinstance(other.type, UnresolvedType):
         return False
     if one.place is None or other.place is None or other.place.patterns is None:
         return True

@@ -11,16 +11,16 @@ import typer
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import EntitySources, Policies
-from policyengine.cli.output.terminal import Screen, busy, print_json
+from policyengine.cli.output.terminal import Screen, print_json, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.check import Checked
-    from policyengine.checker.memory_estimate import Footprint
+    from policyengine.check import CheckResult
+    from policyengine.checker.memory_estimate import MemoryEstimate
     from policyengine.diagnostics.model import Diagnostic
-    from policyengine.entities.store import Directory
+    from policyengine.entities.store import EntityStore
 
 
-class Report(StrEnum):
+class CheckFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     SARIF = "sarif"
@@ -31,8 +31,8 @@ def check(
     entities: EntitySources = None,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
     format: Annotated[
-        Report, typer.Option("--format", help="For people, for programs, or for code scanning.")
-    ] = Report.TEXT,
+        CheckFormat, typer.Option("--format", help="For people, for programs, or for code scanning.")
+    ] = CheckFormat.TEXT,
 ) -> int:
     """Find what is wrong with policies: every mistake in one run.
 
@@ -46,39 +46,43 @@ def check(
       policyengine check payments/ --entities entities.json
       policyengine check --strict --format sarif payments/ > policies.sarif
     """
-    from policyengine.diagnostics.model import in_order
+    from policyengine.diagnostics.model import sort_diagnostics
 
-    sets = list(checked_sets(paths))
-    beside = list(beside_entities(sets, paths, entities)) if entities else []
-    found = in_order([*(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics), *beside])
+    sets = list(check_sets(paths))
+    beside = list(check_entities(sets, paths, entities)) if entities else []
+    found = sort_diagnostics([*(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics), *beside])
     files = sum(files for _, files in sets)
-    if format is Report.TEXT:
-        show_findings(found, files)
-        show_footprints(footprints_of(sets))
-    elif format is Report.JSON:
-        history = [one._asdict() for one in footprints_of(sets)]
-        told = {"files": files, **counts(found), "diagnostics": [diagnostic.to_dict() for diagnostic in found]}
+    if format is CheckFormat.TEXT:
+        print_findings(found, files)
+        print_footprints(collect_footprints(sets))
+    elif format is CheckFormat.JSON:
+        history = [one._asdict() for one in collect_footprints(sets)]
+        told = {
+            "files": files,
+            **count_severities(found),
+            "diagnostics": [diagnostic.to_dict() for diagnostic in found],
+        }
         print_json({**told, "history": history} if history else told)
     else:
-        from policyengine.cli.output.sarif import document
+        from policyengine.cli.output.sarif import sarif_document
 
-        print_json(document(found))
+        print_json(sarif_document(found))
     return int(any(diagnostic.is_error or strict for diagnostic in found))
 
 
-def checked_sets(paths: Sequence[Path]) -> Iterator[tuple[Checked, int]]:
+def check_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
     """Each set of policies, checked by itself; see `.policyroot`."""
-    from policyengine.policy_files import sets_of
+    from policyengine.policy_files import policy_sets
 
-    for several_paths in sets_of(paths):
+    for several_paths in policy_sets(paths):
         yield check_files(several_paths)
 
 
-def beside_entities(
-    sets: Sequence[tuple[Checked, int]], paths: Sequence[Path], entities: Sequence[str]
+def check_entities(
+    sets: Sequence[tuple[CheckResult, int]], paths: Sequence[Path], entities: Sequence[str]
 ) -> Iterator[Diagnostic]:
     """What the policies read of entities that nothing supplies; of policies with mistakes nothing is told."""
-    from policyengine.cli.load_engine import directory_beside
+    from policyengine.cli.load_engine import load_directory
 
     if len(sets) != 1:
         hint = "name one of them: each set of policies has a directory of its own"
@@ -86,72 +90,74 @@ def beside_entities(
     [(checked, _)] = sets
     if checked.kernel is None:
         return
-    yield from unsupplied(checked, directory_beside(paths, entities, checked.kernel))
+    yield from find_unsupplied(checked, load_directory(paths, entities, checked.kernel))
 
 
-def unsupplied(checked: Checked, directory: Directory) -> list[Diagnostic]:
+def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
     """What the policies read of entities that a directory lacks, but for what a comment allows."""
     from policyengine.lint import allowances
-    from policyengine.lint.attribute_supply import missing
+    from policyengine.lint.attribute_supply import unsupplied_attributes
 
     assert checked.kernel is not None
     looked_up = {} if directory.lookups is None else directory.lookups.attributes
     modules = [module for package in checked.program.packages.values() for module in package.modules]
-    return allowances.without_allowed(missing(checked.kernel, directory, looked_up), modules)
+    return allowances.drop_allowed(unsupplied_attributes(checked.kernel, directory, looked_up), modules)
 
 
-def check_files(paths: Sequence[Path]) -> tuple[Checked, int]:
+def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:
     """All policies under the paths, checked together with what they import; and how many files that were."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
 
-    with busy("reading the policies"):
+    with show_progress("reading the policies"):
         sources, problems = load_sources(paths)
     if not sources and not problems:
-        raise no_policies(paths)
-    with busy(f"checking {len(sources)} files"):
+        raise no_policies_error(paths)
+    with show_progress(f"checking {len(sources)} files"):
         parsed = [parse(source) for source in sources]
         modules = [module for module, _ in parsed if module is not None]
         return check(modules, [*problems, *(found for _, several in parsed for found in several)]), len(sources)
 
 
-def no_policies(paths: Iterable[Path]) -> CommandError:
+def no_policies_error(paths: Iterable[Path]) -> CommandError:
     named = ", ".join(f"`{path}`" for path in paths)
     return CommandError("file", f"no policies in {named}", "policies are files that end in `.policy`")
 
 
-def counts(found: Iterable[Diagnostic]) -> dict[str, int]:
+def count_severities(found: Iterable[Diagnostic]) -> dict[str, int]:
     severities = [diagnostic.is_error for diagnostic in found]
     return {"errors": severities.count(True), "warnings": severities.count(False)}
 
 
-def show_findings(found: Sequence[Diagnostic], files: int) -> None:
+def print_findings(found: Sequence[Diagnostic], files: int) -> None:
     screen = Screen()
     for diagnostic in found:
         screen.findings(diagnostic.render())
         screen.line()
-    number = counts(found)
+    number = count_severities(found)
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
-    says = ", ".join(several(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
-    screen.line((says, style), f" in {several(files, 'file')}")
+    says = ", ".join(pluralize(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
+    screen.line((says, style), f" in {pluralize(files, 'file')}")
 
 
-def footprints_of(sets: Iterable[tuple[Checked, int]]) -> list[Footprint]:
+def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:
     """What each key of history can take at most; of policies with mistakes nothing is told."""
-    from policyengine.checker.memory_estimate import footprints
+    from policyengine.checker.memory_estimate import estimate_memory
 
-    found = (one for checked, _ in sets if checked.kernel is not None for one in footprints(checked.kernel))
+    found = (one for checked, _ in sets if checked.kernel is not None for one in estimate_memory(checked.kernel))
     return sorted(set(found), key=lambda one: (one.at, one.event))
 
 
-def show_footprints(found: Iterable[Footprint]) -> None:
-    from policyengine.checker.memory_estimate import size
+def print_footprints(found: Iterable[MemoryEstimate]) -> None:
+    from policyengine.checker.memory_estimate import format_bytes
 
     screen = Screen()
-    for one in found:
-        screen.line(f"remembers `{one.event}` for {one.within} ({one.at}): at most {size(one.bytes)} per key")
+    for footprint in found:
+        screen.line(
+            f"remembers `{footprint.event}` for {footprint.within} ({footprint.at}): at most {format_bytes(footprint.bytes)} per key"
+        )
 
 
-def several(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"

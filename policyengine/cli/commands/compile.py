@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine import __version__
-from policyengine.cli.commands.check import several
-from policyengine.cli.commands.serve import rules_of
+from policyengine.cli.commands.check import pluralize
+from policyengine.cli.commands.serve import count_rules
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
-from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.compiler.bundle.signature import SigningKey
+    from policyengine.compiler.bundle.signature import BundleSigningKey
     from policyengine.engine import Engine
 
 
@@ -33,7 +33,7 @@ def compile_policies(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the code that decides, and write nothing.")] = False,
     trust: TrustedKeys = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Compile policies into one bundle.
 
@@ -53,28 +53,28 @@ def compile_policies(
         raise CommandError("usage", "say where the bundle goes, `-o FILE`, or `--show`, one of both", code=2)
     signing = None if key is None else _signing_key(key)
     engine = load_engine(paths, None, trust)
-    facts = {"code": engine.generated_code()} if output is None else _compiled(engine, output, signing)
-    if format is Format.JSON:
+    facts = {"code": engine.generated_code()} if output is None else _compile_bundle(engine, output, signing)
+    if format is OutputFormat.JSON:
         print_json(facts)
     elif output is None:
         Screen().text(facts["code"].rstrip("\n"))
     else:
-        _show(facts)
+        _print_summary(facts)
     return 0
 
 
-def _compiled(engine: Engine, output: Path, key: SigningKey | None) -> dict[str, Any]:
+def _compile_bundle(engine: Engine, output: Path, key: BundleSigningKey | None) -> dict[str, Any]:
     """Writes the bundle; what there is to say of it."""
     from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 
-    with busy("compiling the policies"):
+    with show_progress("compiling the policies"):
         data = write_bundle(engine.kernel, __version__, key)
     _write(output, data)
     return {
         "file": str(output),
         "bytes": len(data),
         "packages": list(engine.packages),
-        "rules": rules_of(engine),
+        "rules": count_rules(engine),
         "revision": engine.revision,
         "digest": f"sha256:{decode_bundle(data).digest}",
         "signed_by": None if key is None else key.id,
@@ -82,11 +82,11 @@ def _compiled(engine: Engine, output: Path, key: SigningKey | None) -> dict[str,
     }
 
 
-def _signing_key(path: Path) -> SigningKey:
-    from policyengine.compiler.bundle.signature import KeyFileError, SigningKey
+def _signing_key(path: Path) -> BundleSigningKey:
+    from policyengine.compiler.bundle.signature import BundleSigningKey, KeyFileError
 
     try:
-        return SigningKey.read(path)
+        return BundleSigningKey.read(path)
     except KeyFileError as error:
         raise CommandError("key", f"`{error.file}`: {error.message}", error.hint, (("file", error.file),)) from None
 
@@ -119,11 +119,11 @@ def _refuse_to_replace(output: Path) -> None:
         raise CommandError("file", f"`{output}` is there and no bundle: it stays", hint, (("file", str(output)),))
 
 
-def _show(facts: dict[str, Any]) -> None:
+def _print_summary(facts: dict[str, Any]) -> None:
     screen = Screen()
-    rules, packages = several(facts["rules"], "rule"), ", ".join(facts["packages"])
+    rules, packages = pluralize(facts["rules"], "rule"), ", ".join(facts["packages"])
     screen.line(f"compiled {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
     rows = [(name, facts[name]) for name in ("revision", "digest", "signed_by") if facts[name] is not None]
     screen.table([(f"{name.replace('_', ' ')}:", value) for name, value in rows])
     if facts["warnings"]:
-        screen.line((f"{several(facts['warnings'], 'warning')}: `policyengine check` shows them", "yellow"))
+        screen.line((f"{pluralize(facts['warnings'], 'warning')}: `policyengine check` shows them", "yellow"))

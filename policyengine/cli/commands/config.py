@@ -14,30 +14,30 @@ import typer
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, print_json
-from policyengine.cli.settings.file import Configuration, configuration_of, shown
-from policyengine.cli.settings.table import SETTINGS, Setting
-from policyengine.cli.settings.types import KIND
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
+from policyengine.cli.settings.table import SETTINGS, SettingSpec
+from policyengine.cli.settings.types import ERROR_KIND
 
-PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
+URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
 
-class Action(StrEnum):
+class ConfigAction(StrEnum):
     CHECK = "check"
     SHOW = "show"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingValue:
     """A setting as it is: its value, None where nobody said one, and who did."""
 
-    setting: Setting
+    setting: SettingSpec
     value: Any
     source: str
 
     def to_dict(self) -> dict[str, Any]:
         one = self.setting
-        value = None if self.value is None else hidden(one, self.value)
+        value = None if self.value is None else mask_passwords(one, self.value)
         return {
             "section": one.section, "key": one.key, "value": value, "from": self.source, "default": one.default,
             "variable": one.variable,
@@ -45,9 +45,11 @@ class Row:
 
 
 def config(
-    action: Annotated[Action, typer.Argument(metavar="check|show", help="Check it, or show it.", show_default=False)],
+    action: Annotated[
+        ConfigAction, typer.Argument(metavar="check|show", help="Check it, or show it.", show_default=False)
+    ],
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies that it is for.")] = Path("."),
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Check `policyengine.toml`, or show every setting.
 
@@ -61,27 +63,27 @@ def config(
       policyengine config check payments/
       policyengine config show payments/
     """
-    found = configuration_of([path])
-    if action is Action.CHECK:
-        return check(found, format)
-    rows = list(rows_of(found))
-    if format is Format.JSON:
-        file = None if found.file is None else shown(found.file)
+    found = load_settings([path])
+    if action is ConfigAction.CHECK:
+        return check_settings(found, format)
+    rows = list(setting_values(found))
+    if format is OutputFormat.JSON:
+        file = None if found.file is None else display_path(found.file)
         print_json({"file": file, "settings": [row.to_dict() for row in rows]})
         return 0
-    show(rows)
+    print_settings(rows)
     return 0
 
 
-def check(found: Configuration, format: Format) -> int:
-    for row in rows_of(found):
-        for file in missing(row):
+def check_settings(found: ProjectSettings, format: OutputFormat) -> int:
+    for row in setting_values(found):
+        for file in missing_files(row):
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
-            raise CommandError(KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
+            raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
-    said = sum(row.value is not None for row in rows_of(found))
-    name = None if found.file is None else shown(found.file)
-    if format is Format.JSON:
+    said = sum(row.value is not None for row in setting_values(found))
+    name = None if found.file is None else display_path(found.file)
+    if format is OutputFormat.JSON:
         print_json({"file": name, "settings": said})
     else:
         what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
@@ -89,20 +91,20 @@ def check(found: Configuration, format: Format) -> int:
     return 0
 
 
-def check_callers(found: Configuration) -> None:
+def check_callers(found: ProjectSettings) -> None:
     """Where the file names the token file, too: it may be an option of `serve`, which `doctor` takes as well."""
     file = found.values.get(("serve", "token_file"))
     if file is None or not found.authzen_consume:
         return
-    from policyengine.server.bearer_tokens import TokenError, Tokens, check_consumers, read_token_file
+    from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 
     try:
-        check_consumers(found.authzen_consume, Tokens.of(read_token_file(file).tokens))
-    except TokenError as error:
-        raise CommandError(KIND, error.message, error.hint) from None
+        check_consumers(found.authzen_consume, BearerTokens.of(read_token_file(file).tokens))
+    except BearerTokenError as error:
+        raise CommandError(ERROR_KIND, error.message, error.hint) from None
 
 
-def missing(row: Row) -> Iterator[str]:
+def missing_files(row: SettingValue) -> Iterator[str]:
     from policyengine.entities.sources import is_url
 
     if row.setting.must_exist and row.value is not None:
@@ -110,19 +112,19 @@ def missing(row: Row) -> Iterator[str]:
         yield from (file for file in files if not is_url(file) and not Path(file).exists())
 
 
-def rows_of(found: Configuration) -> Iterator[Row]:
+def setting_values(found: ProjectSettings) -> Iterator[SettingValue]:
     for setting in SETTINGS:
         value = found.values.get(setting.name)
         if setting.name in found.variables:
             source = setting.variable
         elif value is not None and found.file is not None:
-            source = f"{shown(found.file)}:{found.lines[setting.name]}"
+            source = f"{display_path(found.file)}:{found.lines[setting.name]}"
         else:
             source = "default"
-        yield Row(setting, value, source)
+        yield SettingValue(setting, value, source)
 
 
-def show(rows: list[Row]) -> None:
+def print_settings(rows: list[SettingValue]) -> None:
     screen, section = Screen(), ""
     for row in rows:
         if row.setting.section != section:
@@ -130,26 +132,26 @@ def show(rows: list[Row]) -> None:
                 screen.line()
             section = row.setting.section
             screen.line((f"[{section}]", "bold"))
-        value = row.setting.default if row.value is None else written(hidden(row.setting, row.value))
+        value = row.setting.default if row.value is None else to_toml(mask_passwords(row.setting, row.value))
         style = "dim" if row.value is None else ""
         screen.line((f"{row.setting.key} = {value}", style), (f"  # {row.source}", "dim"))
     sys.stdout.flush()
 
 
-def hidden(setting: Setting, value: Any) -> Any:
+def mask_passwords(setting: SettingSpec, value: Any) -> Any:
     """The same without passwords."""
     if setting.secret and isinstance(value, tuple):
-        return tuple(hidden(setting, one) for one in value)
-    return PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
+        return tuple(mask_passwords(setting, one) for one in value)
+    return URL_PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
 
 
-def written(value: Any) -> str:
+def to_toml(value: Any) -> str:
     """About as TOML has it."""
     match value:
         case bool():
             return str(value).lower()
         case tuple():
-            return f"[{', '.join(map(written, value))}]"
+            return f"[{', '.join(map(to_toml, value))}]"
         case str():
             return f'"{value}"'
         case _:

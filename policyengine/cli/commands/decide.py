@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyengine.cli.errors import CommandError, logged_in_short, tell
-from policyengine.cli.load_engine import load_engine, told_of
+from policyengine.cli.errors import CommandError, report_error, short_log_messages
+from policyengine.cli.load_engine import load_engine, report_request_errors
 from policyengine.cli.options.common import (
     EntitySources,
     IdentityFile,
@@ -17,8 +17,8 @@ from policyengine.cli.options.common import (
     TextOrJson,
     TrustedKeys,
 )
-from policyengine.cli.output.terminal import OUTCOME_STYLES, Format, Part, Screen, print_json
-from policyengine.cli.request_input import Question, read_questions
+from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, TextPart, print_json
+from policyengine.cli.request_input import RequestDocument, read_requests
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -36,7 +36,7 @@ def decide(
     store: StoreUrl = "memory:",
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Decide one request, or one on each line.
 
@@ -58,18 +58,18 @@ def decide(
       tail -f requests.jsonl | policyengine decide payments/ -r - --format json
     """
     engine = load_engine(paths, entities, trust, store=store, identity=identity)
-    questions = read_questions(request)
-    with logged_in_short():
-        if format is Format.JSON:
-            return strongest(_show_json(_answers(engine, questions)))
-        return strongest(_show_text(engine, _answers(engine, _alone_in_full(questions))))
+    questions = read_requests(request)
+    with short_log_messages():
+        if format is OutputFormat.JSON:
+            return strongest_code(_show_json(_decide_each(engine, questions)))
+        return strongest_code(_show_text(engine, _decide_each(engine, _single_in_full(questions))))
 
 
-def strongest(codes: Iterable[int]) -> int:
+def strongest_code(codes: Iterable[int]) -> int:
     return min(codes, key=STRONGEST_FIRST.index)
 
 
-def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:
+def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
     """A person who pipes one request in sees its whole answer, though it came on one line."""
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
@@ -78,12 +78,14 @@ def _alone_in_full(questions: Iterator[Question]) -> Iterator[Question]:
         yield from questions
 
 
-def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Question, Decision | CommandError]]:
+def _decide_each(
+    engine: Engine, questions: Iterator[RequestDocument]
+) -> Iterator[tuple[RequestDocument, Decision | CommandError]]:
     """The answer to each question. On a line of many, a broken request spoils only its own answer."""
     for question in questions:
         answer: Decision | CommandError
         try:
-            with told_of(question):
+            with report_request_errors(question):
                 answer = engine.decide(question.data)
         except CommandError as error:
             if question.line is None:
@@ -92,31 +94,31 @@ def _answers(engine: Engine, questions: Iterator[Question]) -> Iterator[tuple[Qu
         yield question, answer
 
 
-def _show_json(answers: Iterable[tuple[Question, Decision | CommandError]]) -> set[int]:
+def _show_json(answers: Iterable[tuple[RequestDocument, Decision | CommandError]]) -> set[int]:
     codes = set()
     for question, answer in answers:
         if isinstance(answer, CommandError):
-            codes.add(tell(answer, as_json=True))
+            codes.add(report_error(answer, as_json=True))
         else:
             print_json(answer.to_dict(), indent=2 if question.line is None else None)
             codes.add(EXIT_CODES[answer.outcome])
     return codes
 
 
-def _show_text(engine: Engine, answers: Iterator[tuple[Question, Decision | CommandError]]) -> set[int]:
+def _show_text(engine: Engine, answers: Iterator[tuple[RequestDocument, Decision | CommandError]]) -> set[int]:
     codes, screen = set(), Screen()
     for question, answer in answers:
         codes.add(answer.code if isinstance(answer, CommandError) else EXIT_CODES[answer.outcome])
         if question.line is None and not isinstance(answer, CommandError):
-            show_decision(screen, answer)
-            show_said(screen, engine, answer, question.data)
+            print_decision(screen, answer)
+            print_token_claims(screen, engine, answer, question.data)
         else:
-            screen.line(f"{question.line}: ", *_in_short(answer))
+            screen.line(f"{question.line}: ", *_headline(answer))
             screen.stream.flush()
     return codes
 
 
-def show_code(screen: Screen, decision: Decision) -> bool:
+def print_refusal_code(screen: Screen, decision: Decision) -> bool:
     """Why its credential was refused, if it was."""
     code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
     if code is not None:
@@ -124,26 +126,26 @@ def show_code(screen: Screen, decision: Decision) -> bool:
     return code is not None
 
 
-def show_said(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
+def print_token_claims(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
     """What a token says that was refused: whoever asks here holds it."""
     if all(reason.code is None for reason in decision.reasons):
         return
-    from policyengine.identity.token_debug import said
+    from policyengine.identity.token_debug import describe_token
 
-    for line in said(question, engine.kernel, engine.seconds()):
+    for line in describe_token(question, engine.kernel, engine.seconds()):
         screen.line(f"  {line}")
 
 
-def show_decision(screen: Screen, decision: Decision) -> None:
+def print_decision(screen: Screen, decision: Decision) -> None:
     """One decision for a person: the outcome, why, and what would change it."""
     from policyengine.explain.explanation import remedy_words
 
-    screen.line(*_in_short(decision))
+    screen.line(*_headline(decision))
     for reason in decision.reasons:
         by = "" if reason.rule is None else f' "{reason.rule}"'
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
-    if not show_code(screen, decision) and decision.gate == "identity":
+    if not print_refusal_code(screen, decision) and decision.gate == "identity":
         screen.line("  would help: `policyengine explain` with the same words shows which block was void, and why")
     for fact in decision.unknown:
         screen.line(f"  unknown: {fact.fact} ({fact.why})")
@@ -154,7 +156,7 @@ def show_decision(screen: Screen, decision: Decision) -> None:
         screen.line(f"  to do: {' '.join([obligation.kind, *obligation.arguments])}{at}")
 
 
-def _in_short(answer: Decision | CommandError) -> tuple[Part, ...]:
+def _headline(answer: Decision | CommandError) -> tuple[TextPart, ...]:
     from policyengine.explain.explanation import headline
 
     if isinstance(answer, CommandError):

@@ -12,7 +12,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
-from policyengine.cli.output.terminal import Screen, ascii_only, busy, print_json
+from policyengine.cli.output.terminal import Screen, is_ascii_only, print_json, show_progress
 from policyengine.control_characters import printable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ STYLES = {
 }
 
 
-class Report(StrEnum):
+class DiffFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     MARKDOWN = "markdown"
@@ -61,8 +61,8 @@ def diff(
     ] = SECONDS,
     seed: Annotated[int, typer.Option("--seed", help="Which requests are sampled, where that is needed.")] = 0,
     format: Annotated[
-        Report, typer.Option("--format", help="For people, for programs, or for a pull request.")
-    ] = Report.TEXT,
+        DiffFormat, typer.Option("--format", help="For people, for programs, or for a pull request.")
+    ] = DiffFormat.TEXT,
 ) -> int:
     """Show what changes for requests, not for lines.
 
@@ -82,7 +82,7 @@ def diff(
       policyengine diff old/ payments/
       policyengine diff old/ payments/ --fail-on widening --format markdown
     """
-    found = _compared(_kernel(old), _kernel(new), log, reasons=all, seed=seed, seconds=seconds)
+    found = _compare(_kernel(old), _kernel(new), log, reasons=all, seed=seed, seconds=seconds)
     _show(found, format)
     return _code(found, fail_on)
 
@@ -110,16 +110,16 @@ def _only_missing(error: CommandError) -> bool:
     return bool(told) and all(one["code"] in ("E151", "E152") for one in told)
 
 
-def _compared(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed: int, seconds: float) -> Diff:
+def _compare(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed: int, seconds: float) -> Diff:
     from policyengine.analysis import compare, replay
 
     screen = Screen(sys.stderr)
-    with busy("comparing the policies"):
+    with show_progress("comparing the policies"):
         found = compare(old, new, reasons=reasons, seed=seed, seconds=seconds)
     if log is None:
         return found
     try:
-        with busy("deciding the log again"):
+        with show_progress("deciding the log again"):
             return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
     except OSError as error:
         failure = file_error(log, error)
@@ -127,19 +127,19 @@ def _compared(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed
         raise failure from None
 
 
-def _show(found: Diff, format: Report) -> None:
-    from policyengine.analysis.diff.render import markdown, text
+def _show(found: Diff, format: DiffFormat) -> None:
+    from policyengine.analysis.diff.render import render_markdown, render_text
 
-    if format is Report.JSON:
+    if format is DiffFormat.JSON:
         print_json(found.to_dict())
-    elif format is Report.MARKDOWN:
-        print(printable(markdown(found), "\n"), end="")
+    elif format is DiffFormat.MARKDOWN:
+        print(printable(render_markdown(found), "\n"), end="")
     else:
         screen = Screen()
-        for line in text(found).splitlines():
+        for line in render_text(found).splitlines():
             style = next((style for start, style in STYLES.items() if line.startswith(start)), "")
-            screen.line((_spelled(line), style))
+            screen.line((_to_ascii(line), style))
 
 
-def _spelled(line: str) -> str:
-    return line.replace("·", "-") if ascii_only() else line
+def _to_ascii(line: str) -> str:
+    return line.replace("·", "-") if is_ascii_only() else line

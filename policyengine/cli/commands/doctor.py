@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from policyengine.cli.doctor.checks import findings
-from policyengine.cli.doctor.findings import Finding, Plan, Status
+from policyengine.cli.doctor.checks import run_checks
+from policyengine.cli.doctor.findings import DoctorPlan, DoctorResult, DoctorStatus
 from policyengine.cli.options.common import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.options.serve import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
-from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.control_characters import one_line
 
-SIGNS = {Status.OK: "✓", Status.NOTE: "·", Status.WARNING: "?", Status.FAILED: "✗"}
+SIGNS = {DoctorStatus.OK: "✓", DoctorStatus.NOTE: "·", DoctorStatus.WARNING: "?", DoctorStatus.FAILED: "✗"}
 
 
 def doctor(
@@ -33,7 +33,7 @@ def doctor(
     entities: EntitySources = None,
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Look for what commonly goes wrong on a machine.
 
@@ -54,31 +54,33 @@ def doctor(
     listens = tuple((option, number) for option, number in options if number is not None)
     trusted = None if trust is None else tuple(trust)
     rows = None if entities is None else tuple(entities)
-    plan = Plan(tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted, identity)
-    found = list(findings(plan))
-    if format is Format.JSON:
-        print_json({"checks": [told(one) for one in found], **counts(found)})
+    plan = DoctorPlan(
+        tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted, identity
+    )
+    found = list(run_checks(plan))
+    if format is OutputFormat.JSON:
+        print_json({"checks": [result_to_dict(one) for one in found], **count_statuses(found)})
     else:
-        show(found)
-    return int(any(one.status is Status.FAILED for one in found))
+        print_results(found)
+    return int(any(one.status is DoctorStatus.FAILED for one in found))
 
 
-def told(one: Finding) -> dict[str, str | None]:
+def result_to_dict(one: DoctorResult) -> dict[str, str | None]:
     return {"check": one.check, "status": one.status.value, "message": one.message, "hint": one.hint}
 
 
-def counts(found: list[Finding]) -> dict[str, int]:
+def count_statuses(found: list[DoctorResult]) -> dict[str, int]:
     statuses = [one.status for one in found]
-    return {"failed": statuses.count(Status.FAILED), "warnings": statuses.count(Status.WARNING)}
+    return {"failed": statuses.count(DoctorStatus.FAILED), "warnings": statuses.count(DoctorStatus.WARNING)}
 
 
-def show(found: list[Finding]) -> None:
+def print_results(found: list[DoctorResult]) -> None:
     screen = Screen()
-    for one in found:
-        screen.findings(one_line(f"{SIGNS[one.status]} {one.check}: {one.message}"))
-        if one.hint is not None:
-            screen.findings(one_line(f"  hint: {one.hint}"))
-    number = counts(found)
+    for result in found:
+        screen.findings(one_line(f"{SIGNS[result.status]} {result.check}: {result.message}"))
+        if result.hint is not None:
+            screen.findings(one_line(f"  hint: {result.hint}"))
+    number = count_statuses(found)
     screen.line("")
     failed, warnings = number["failed"], number["warnings"]
     verdict = ("it cannot be served", "bold red") if failed else ("it can be served", "bold green")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from policyengine.cli.commands.decide import EXIT_CODES, show_code, show_said
-from policyengine.cli.load_engine import load_engine, told_of
+from policyengine.cli.commands.decide import EXIT_CODES, print_refusal_code, print_token_claims
+from policyengine.cli.load_engine import load_engine, report_request_errors
 from policyengine.cli.options.common import (
     EntitySources,
     IdentityFile,
@@ -12,8 +12,8 @@ from policyengine.cli.options.common import (
     TextOrJson,
     TrustedKeys,
 )
-from policyengine.cli.output.terminal import OUTCOME_STYLES, Format, Screen, print_json
-from policyengine.cli.request_input import read_question
+from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json
+from policyengine.cli.request_input import read_single_request
 
 
 def explain(
@@ -22,7 +22,7 @@ def explain(
     entities: EntitySources = None,
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Show how one request is decided, gate by gate.
 
@@ -35,19 +35,19 @@ def explain(
       policyengine explain payments/ --request request.json
     """
     engine = load_engine(paths, entities, trust, identity=identity)
-    question = read_question(request)
-    with told_of(question):
+    question = read_single_request(request)
+    with report_request_errors(question):
         explanation = engine.explain(question.data)
-    if format is Format.JSON:
+    if format is OutputFormat.JSON:
         print_json(explanation.to_dict())
     else:
-        show_walk(str(explanation.decision.outcome), explanation.render())
-        show_code(Screen(), explanation.decision)
-        show_said(Screen(), engine, explanation.decision, question.data)
+        print_walk(str(explanation.decision.outcome), explanation.render())
+        print_refusal_code(Screen(), explanation.decision)
+        print_token_claims(Screen(), engine, explanation.decision, question.data)
     return EXIT_CODES[explanation.decision.outcome]
 
 
-def show_walk(outcome: str, walk: str) -> None:
+def print_walk(outcome: str, walk: str) -> None:
     """The walk as it is; its first word is the outcome."""
     screen = Screen()
     first, _, others = walk.partition("\n")

@@ -9,10 +9,10 @@ import typer
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 if TYPE_CHECKING:
-    from policyengine.diagnostics.catalog import Code
+    from policyengine.diagnostics.catalog import DiagnosticDoc
 
 
 def explain_code(
@@ -22,7 +22,7 @@ def explain_code(
             help="The code, or the short name of a warning; without one, all are listed.", show_default=False
         ),
     ] = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Say what a code of a diagnostic means.
 
@@ -33,36 +33,36 @@ def explain_code(
       policyengine explain-code E201
       policyengine explain-code static-key
     """
-    from policyengine.diagnostics.catalog import CODES, rule
+    from policyengine.diagnostics.catalog import CODES, find_code
 
     if code is None:
         _show_all([CODES[name] for name in sorted(CODES)], format)
         return 0
-    found = rule(code) or _unknown(code)
-    if format is Format.JSON:
+    found = find_code(code) or _unknown(code)
+    if format is OutputFormat.JSON:
         print_json(asdict(found))
     else:
         _show(found)
     return 0
 
 
-def _unknown(code: str) -> Code:
-    from policyengine.diagnostics.catalog import CODES, RULES
+def _unknown(code: str) -> DiagnosticDoc:
+    from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
     from policyengine.diagnostics.model import suggest
 
-    close = suggest(code, [*CODES, *RULES])
+    close = suggest(code, [*CODES, *CODES_BY_NAME])
     hint = f"did you mean `{close}`?" if close else "`policyengine explain-code` lists all codes"
     raise CommandError("code", f"unknown code `{code}`", hint)
 
 
-def _show_all(codes: list[Code], format: Format) -> None:
-    if format is Format.JSON:
+def _show_all(codes: list[DiagnosticDoc], format: OutputFormat) -> None:
+    if format is OutputFormat.JSON:
         print_json([asdict(code) for code in codes])
     else:
         Screen().table([(code.code, code.name, code.title) for code in codes])
 
 
-def _show(code: Code) -> None:
+def _show(code: DiagnosticDoc) -> None:
     screen = Screen()
     style = "bold red" if code.code.startswith("E") else "bold yellow"
     screen.line((code.code, style), f"  {code.title}")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.atomic_write import put_in_place
-from policyengine.cli.commands.check import no_policies, several
+from policyengine.cli.atomic_write import replace_file
+from policyengine.cli.commands.check import no_policies_error, pluralize
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import Policies, TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
     from policyengine.diagnostics.model import Diagnostic
@@ -24,7 +24,7 @@ STDIN = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
-class Formatted:
+class FormatResult:
     """One policy before and after; `after` is None where mistakes keep it from being formatted."""
 
     path: Path
@@ -34,7 +34,7 @@ class Formatted:
 
     @property
     def name(self) -> str:
-        return called(self.path)
+        return display_name(self.path)
 
     @property
     def changed(self) -> bool:
@@ -50,7 +50,7 @@ def fmt(
     paths: Policies,
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if something would.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would.")] = False,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Bring policies into their canonical form.
 
@@ -66,13 +66,13 @@ def fmt(
     """
     if STDIN in paths and len(paths) > 1:
         raise CommandError("usage", "`-` stands alone", code=2)
-    with busy("formatting"):
-        results = [_formatted(path) for path in _files(paths)]
+    with show_progress("formatting"):
+        results = [_format_file(path) for path in _files(paths)]
     if not check and not diff and STDIN not in paths:
         for result in results:
             _write(result)
     changes_nothing = check or diff
-    if format is Format.JSON:
+    if format is OutputFormat.JSON:
         _show_json(results, with_text=not changes_nothing and STDIN in paths)
     elif STDIN in paths and not changes_nothing:
         sys.stdout.write(results[0].after or "")
@@ -83,56 +83,58 @@ def fmt(
     return int(wrong)
 
 
-def called(path: Path) -> str:
+def display_name(path: Path) -> str:
     return "stdin" if path == STDIN else str(path)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """The named files, and all policies in the named folders; not what they import: that is somebody else's."""
-    from policyengine.policy_files import policies_in
+    from policyengine.policy_files import find_policies
 
     for path in paths:
-        found = list(policies_in(path, _unlisted)) if path.is_dir() else [path]
+        found = list(find_policies(path, _raise_file_error)) if path.is_dir() else [path]
         if not found:
-            raise no_policies([path])
+            raise no_policies_error([path])
         yield from found
 
 
-def _unlisted(error: OSError) -> None:
+def _raise_file_error(error: OSError) -> None:
     raise file_error(error.filename, error) from None
 
 
-def _formatted(path: Path) -> Formatted:
+def _format_file(path: Path) -> FormatResult:
     from policyengine.diagnostics.model import Diagnostic, PolicyError
     from policyengine.syntax.format import format_module
     from policyengine.syntax.text_checks import read_source
 
     data = _bytes(path)
-    source = read_source(called(path), data)
+    source = read_source(display_name(path), data)
     try:
         if isinstance(source, Diagnostic):
             raise PolicyError([source])
-        return Formatted(path, source.text, format_module(source))
+        return FormatResult(path, source.text, format_module(source))
     except PolicyError as error:
-        return Formatted(path, data.decode(errors="replace"), None, error.diagnostics)
+        return FormatResult(path, data.decode(errors="replace"), None, error.diagnostics)
 
 
 def _bytes(path: Path) -> bytes:
     from policyengine.bounded_files import read_bounded, read_stream
-    from policyengine.policy_files import MAX_BYTES
+    from policyengine.policy_files import MAX_POLICY_BYTES
 
     try:
-        return read_stream(sys.stdin.buffer, MAX_BYTES) if path == STDIN else read_bounded(path, MAX_BYTES)
+        return (
+            read_stream(sys.stdin.buffer, MAX_POLICY_BYTES) if path == STDIN else read_bounded(path, MAX_POLICY_BYTES)
+        )
     except OSError as error:
         raise file_error(path, error) from None
 
 
-def _write(result: Formatted) -> None:
+def _write(result: FormatResult) -> None:
     if result.changed and result.after is not None:
-        put_in_place(result.path, result.after)
+        replace_file(result.path, result.after)
 
 
-def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
+def _show(results: Sequence[FormatResult], diff: bool, would: bool) -> None:
     screen = Screen()
     changed = [result for result in results if result.changed]
     for result in changed:
@@ -144,13 +146,13 @@ def _show(results: Sequence[Formatted], diff: bool, would: bool) -> None:
     summary = Screen(sys.stderr) if diff else screen
     broken = sum(1 for result in results if result.mistakes)
     left = len(results) - len(changed) - broken
-    says = [f"{several(len(changed), 'file')} {'would change' if would else 'changed'}"]
-    says += [f"{several(left, 'file')} already canonical"] if left else []
-    says += [f"{several(broken, 'file')} with mistakes left alone"] if broken else []
+    says = [f"{pluralize(len(changed), 'file')} {'would change' if would else 'changed'}"]
+    says += [f"{pluralize(left, 'file')} already canonical"] if left else []
+    says += [f"{pluralize(broken, 'file')} with mistakes left alone"] if broken else []
     summary.line(", ".join(says))
 
 
-def _show_mistakes(results: Sequence[Formatted]) -> None:
+def _show_mistakes(results: Sequence[FormatResult]) -> None:
     screen = Screen(sys.stderr)
     for result in results:
         for mistake in result.mistakes:
@@ -158,7 +160,7 @@ def _show_mistakes(results: Sequence[Formatted]) -> None:
             screen.line()
 
 
-def _show_json(results: Sequence[Formatted], with_text: bool) -> None:
+def _show_json(results: Sequence[FormatResult], with_text: bool) -> None:
     print_json(
         {
             "files": [

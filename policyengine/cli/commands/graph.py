@@ -12,11 +12,11 @@ import typer
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import Policies
-from policyengine.cli.output.terminal import Screen, ascii_only, json_text
+from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text
 
 if TYPE_CHECKING:
     from policyengine.compiler.graph.box import Box
-    from policyengine.compiler.graph.text import Row
+    from policyengine.compiler.graph.text import TextTreeRow
     from policyengine.kernel import Kernel
 
 STYLES = {
@@ -41,7 +41,7 @@ STYLES = {
 }
 
 
-class Picture(StrEnum):
+class GraphFormat(StrEnum):
     TEXT = "text"
     MERMAID = "mermaid"
     DOT = "dot"
@@ -50,12 +50,12 @@ class Picture(StrEnum):
 
 
 SUFFIXES = {
-    ".mermaid": Picture.MERMAID,
-    ".mmd": Picture.MERMAID,
-    ".dot": Picture.DOT,
-    ".gv": Picture.DOT,
-    ".svg": Picture.SVG,
-    ".json": Picture.JSON,
+    ".mermaid": GraphFormat.MERMAID,
+    ".mmd": GraphFormat.MERMAID,
+    ".dot": GraphFormat.DOT,
+    ".gv": GraphFormat.DOT,
+    ".svg": GraphFormat.SVG,
+    ".json": GraphFormat.JSON,
 }
 
 
@@ -74,7 +74,7 @@ def graph(
     depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels below the root.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Fold nothing, however large it gets.")] = False,
     format: Annotated[
-        Picture | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
+        GraphFormat | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")
@@ -94,46 +94,46 @@ def graph(
     if group and agent is None:
         raise CommandError("usage", "`--group` says what an agent is in: name it with `--agent`", code=2)
     kernel = load_engine(paths, None).kernel
-    box = _drawn(kernel, agent, group or [], endpoint, depth, all)
-    picture = format or (SUFFIXES.get(output.suffix.lower(), Picture.TEXT) if output else Picture.TEXT)
+    box = _draw_tree(kernel, agent, group or [], endpoint, depth, all)
+    picture = format or (SUFFIXES.get(output.suffix.lower(), GraphFormat.TEXT) if output else GraphFormat.TEXT)
     if output is not None:
-        _write(output, _rendered(kernel, box, picture, ascii=False))
-    elif picture is Picture.TEXT:
+        _write(output, _render(kernel, box, picture, ascii=False))
+    elif picture is GraphFormat.TEXT:
         _show(box)
     else:
-        print(_rendered(kernel, box, picture, ascii=ascii_only()), end="")
+        print(_render(kernel, box, picture, ascii=is_ascii_only()), end="")
     return 0
 
 
-def _drawn(
+def _draw_tree(
     kernel: Kernel, agent: str | None, groups: list[str], endpoint: str | None, depth: int | None, whole: bool
 ) -> Box:
-    from policyengine.compiler.graph.collapse import folded
+    from policyengine.compiler.graph.collapse import collapse
     from policyengine.compiler.graph.draw import draw
-    from policyengine.compiler.graph.selection import AskedError, reach_of, read_endpoint
+    from policyengine.compiler.graph.selection import SelectionError, agent_reach, read_endpoint
     from policyengine.compiler.tree import tree_of
 
     try:
         pattern = None if endpoint is None else read_endpoint(endpoint)
-        reach = None if agent is None else reach_of(kernel, agent, groups)
-    except AskedError as error:
+        reach = None if agent is None else agent_reach(kernel, agent, groups)
+    except SelectionError as error:
         raise CommandError(error.kind, error.message, error.hint) from None
-    return folded(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole)
+    return collapse(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole)
 
 
-def _rendered(kernel: Kernel, box: Box, picture: Picture, *, ascii: bool) -> str:
+def _render(kernel: Kernel, box: Box, picture: GraphFormat, *, ascii: bool) -> str:
     from policyengine.compiler.graph import dot, mermaid, svg, text
 
     match picture:
-        case Picture.MERMAID:
+        case GraphFormat.MERMAID:
             return mermaid.render(box)
-        case Picture.DOT:
+        case GraphFormat.DOT:
             return dot.render(box)
-        case Picture.SVG:
+        case GraphFormat.SVG:
             return svg.render(box)
-        case Picture.TEXT:
+        case GraphFormat.TEXT:
             return text.render(box)
-        case Picture.JSON:
+        case GraphFormat.JSON:
             return json_text(_data(kernel, box)) + "\n"
 
 
@@ -152,28 +152,28 @@ def _write(file: Path, text: str) -> None:
 
 
 def _show(box: Box) -> None:
-    from policyengine.compiler.graph.text import ASCII, UNICODE, rows, spelled
+    from policyengine.compiler.graph.text import ASCII, UNICODE, to_ascii, tree_rows
 
-    screen, plain = Screen(), ascii_only()
-    for row in rows(box, ASCII if plain else UNICODE):
-        _show_row(screen, row, spelled if plain else str)
+    screen, plain = Screen(), is_ascii_only()
+    for row in tree_rows(box, ASCII if plain else UNICODE):
+        _show_row(screen, row, to_ascii if plain else str)
 
 
-def _show_row(screen: Screen, row: Row, spelled: Callable[[str], str]) -> None:
+def _show_row(screen: Screen, row: TextTreeRow, spelled: Callable[[str], str]) -> None:
     """On a terminal a long row goes on below itself, beside the branches."""
-    from policyengine.compiler.graph.text import note, title
+    from policyengine.compiler.graph.text import box_note, box_title
 
-    label, told = spelled(title(row.box)), spelled(note(row.box))
+    label, told = spelled(box_title(row.box)), spelled(box_note(row.box))
     if not screen.styled:
         screen.line(row.branch, label, told)
         return
-    first, *others = _wrapped(label + told, len(row.branch))
+    first, *others = _wrap(label + told, len(row.branch))
     screen.line((row.branch, "dim"), (first[: len(label)], STYLES.get(row.box.kind, "")), (first[len(label) :], "dim"))
     for line in others:
         screen.line((row.under, "dim"), (line, "dim"))
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrap(text: str, indent: int) -> list[str]:
     from shutil import get_terminal_size
     from textwrap import wrap
 

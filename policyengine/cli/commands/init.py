@@ -9,7 +9,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 PROJECT = Path(__file__).parent / "project"
 FILES = ("documents.policy", "entities.json", "request.json", "README.md")
@@ -43,7 +43,7 @@ def init(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: exit with 1 where API and policy differ.")
     ] = False,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Make a project to begin with, or one of your own API.
 
@@ -63,15 +63,15 @@ def init(
       policyengine init my-tools --mcp 'python server.py' --name files
     """
     if openapi is not None or mcp is not None:
-        from policyengine.cli.import_report import Wanted, bring_api
+        from policyengine.cli.import_report import ImportOptions, import_api
 
-        return bring_api(folder, Wanted(openapi, mcp, name, base_path), check=check, format=format)
+        return import_api(folder, ImportOptions(openapi, mcp, name, base_path), check=check, format=format)
     if check or name is not None or base_path is not None:
         raise CommandError("usage", "`--check`, `--name` and `--base-path` go with `--openapi` or `--mcp`", code=2)
-    return _small(folder, format)
+    return _create_sample_project(folder, format)
 
 
-def _small(folder: Path, format: Format) -> int:
+def _create_sample_project(folder: Path, format: OutputFormat) -> int:
     made = [folder / name for name in FILES]
     try:
         _refuse_to_overwrite(made)
@@ -81,7 +81,7 @@ def _small(folder: Path, format: Format) -> int:
                 new.write((PROJECT / path.name).read_bytes())
     except OSError as error:
         raise file_error(error.filename or folder, error) from None
-    if format is Format.JSON:
+    if format is OutputFormat.JSON:
         print_json({"created": [str(path) for path in made]})
     else:
         _show(folder, made)

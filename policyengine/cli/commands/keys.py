@@ -12,7 +12,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.extras import install_command
 
 if TYPE_CHECKING:
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 INSTALL = install_command("identity")
 
 
-class Action(StrEnum):
+class KeysAction(StrEnum):
     NEW = "new"
     ROTATE = "rotate"
     LIST = "list"
 
 
-class Algorithm(StrEnum):
+class SigningAlgorithm(StrEnum):
     ES256 = "ES256"
     EDDSA = "EdDSA"
 
 
 def keys(
-    action: Annotated[Action, typer.Argument(metavar="new|rotate|list", show_default=False, help="What to do.")],
+    action: Annotated[KeysAction, typer.Argument(metavar="new|rotate|list", show_default=False, help="What to do.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The file of the keys.")],
     algorithm: Annotated[
-        Algorithm | None,
+        SigningAlgorithm | None,
         typer.Option("--algorithm", help="Of a new key; else ES256, or as the last.", show_default=False),
     ] = None,
     ahead: Annotated[
@@ -45,7 +45,7 @@ def keys(
     keep: Annotated[
         str, typer.Option("--keep", metavar="TIME", help="How long one is published after it signed last.")
     ] = "1d",
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Make, rotate or list the keys that sign tokens.
 
@@ -63,31 +63,33 @@ def keys(
       policyengine keys list signing.json
     """
     now = int(time.time())
-    ring = _done(action, file, algorithm, _seconds(ahead, "--ahead"), _seconds(keep, "--keep"), now)
-    if format is Format.JSON:
-        from policyengine.identity.keys.signing_keys import told
+    ring = _run_action(action, file, algorithm, _seconds(ahead, "--ahead"), _seconds(keep, "--keep"), now)
+    if format is OutputFormat.JSON:
+        from policyengine.identity.keys.signing_keys import describe_ring
 
-        print_json({"file": str(file), "keys": list(told(ring, now))})
+        print_json({"file": str(file), "keys": list(describe_ring(ring, now))})
     else:
         _show(ring, now)
     return 0
 
 
-def _done(action: Action, file: Path, algorithm: Algorithm | None, ahead: int, keep: int, now: int) -> KeyRing:
+def _run_action(
+    action: KeysAction, file: Path, algorithm: SigningAlgorithm | None, ahead: int, keep: int, now: int
+) -> KeyRing:
     try:
         from policyengine.identity.config.model import IdentityError
-        from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate, write_ring
+        from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate_ring, write_ring
     except ImportError:
         raise CommandError("install", "signing keys need more packages", INSTALL) from None
     try:
         match action:
-            case Action.NEW:
-                ring = new_ring((algorithm or Algorithm.ES256).value, now)
+            case KeysAction.NEW:
+                ring = new_ring((algorithm or SigningAlgorithm.ES256).value, now)
                 write_ring(file, ring, new=True)
                 return ring
-            case Action.ROTATE:
-                return rotate(file, None if algorithm is None else algorithm.value, now, ahead, keep)
-            case Action.LIST:
+            case KeysAction.ROTATE:
+                return rotate_ring(file, None if algorithm is None else algorithm.value, now, ahead, keep)
+            case KeysAction.LIST:
                 return read_ring(file)
     except FileExistsError:
         hint = f"`policyengine keys rotate {file}` puts another key in place of those"
@@ -99,10 +101,10 @@ def _done(action: Action, file: Path, algorithm: Algorithm | None, ahead: int, k
 
 
 def _seconds(text: str, option: str) -> int:
-    from policyengine.identity.config.model import seconds
+    from policyengine.identity.config.model import parse_duration
 
     try:
-        lasts = seconds(text)
+        lasts = parse_duration(text)
     except ValueError as error:
         raise CommandError("usage", f"`{option} {text}`: {error}", None, code=2) from None
     assert isinstance(lasts, timedelta)
@@ -111,9 +113,9 @@ def _seconds(text: str, option: str) -> int:
 
 def _show(ring: KeyRing, now: int) -> None:
     rows = [("key", "", "state", "created", "signs from", "gone from")]
-    for one in ring.keys:
-        times = (_moment(one.created), _moment(one.signs_from), _moment(one.gone_from))
-        rows.append((one.kid, one.algorithm, ring.state(one, now).value, *times))
+    for key in ring.keys:
+        times = (_moment(key.created), _moment(key.signs_from), _moment(key.gone_from))
+        rows.append((key.kid, key.algorithm, ring.state(key, now).value, *times))
     Screen().table(rows)
 
 

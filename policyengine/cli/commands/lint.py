@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.atomic_write import put_in_place
-from policyengine.cli.commands.check import counts, no_policies, several, show_findings
+from policyengine.cli.atomic_write import replace_file
+from policyengine.cli.commands.check import count_severities, no_policies_error, pluralize, print_findings
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import Policies
-from policyengine.cli.output.terminal import Screen, busy, print_json
-from policyengine.cli.settings.file import LintConfiguration, configuration_of
-from policyengine.cli.settings.types import code_of
+from policyengine.cli.output.terminal import Screen, print_json, show_progress
+from policyengine.cli.settings.file import LintSettings, load_settings
+from policyengine.cli.settings.types import parse_rule_code
 
 if TYPE_CHECKING:
-    from policyengine.apply_fixes import Mended
+    from policyengine.apply_fixes import FixResult
     from policyengine.diagnostics.model import Diagnostic
 
 
-class Report(StrEnum):
+class LintFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     SARIF = "sarif"
@@ -49,8 +49,8 @@ def lint(
         typer.Option("--ignore", metavar="RULE", help="Do not tell this; may be repeated.", show_default=False),
     ] = None,
     format: Annotated[
-        Report, typer.Option("--format", help="For people, for programs, for code scanning, or as annotations.")
-    ] = Report.TEXT,
+        LintFormat, typer.Option("--format", help="For people, for programs, for code scanning, or as annotations.")
+    ] = LintFormat.TEXT,
 ) -> int:
     """Find what could be safer or clearer.
 
@@ -65,41 +65,41 @@ def lint(
       policyengine lint --fix payments/
       policyengine lint --strict --format github payments/
     """
-    settings = with_options(configuration_of(paths).lint, select, extend, ignore)
-    chosen = Choice(settings)
-    results = [lint_set(one, chosen, fix or diff) for one in sets(paths)]
+    settings = merge_options(load_settings(paths).lint, select, extend, ignore)
+    chosen = RuleSelection(settings)
+    results = [lint_set(one, chosen, fix or diff) for one in list_sets(paths)]
     if fix and not diff:
         for result in results:
             result.write()
-    told = Told(results, chosen, changes=fix or diff, would=diff)
+    told = LintReport(results, chosen, changes=fix or diff, would=diff)
     told.show(format)
     return int(any(one.is_error or strict or settings.strict for one in told.found))
 
 
-def with_options(
-    settings: LintConfiguration, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
-) -> LintConfiguration:
+def merge_options(
+    settings: LintSettings, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
+) -> LintSettings:
     """`--select` takes the place of the file's, the others add to it."""
     return replace(
         settings,
-        select=codes(select) if select else settings.select,
-        extend=settings.extend + codes(extend or []),
-        ignore=settings.ignore + codes(ignore or []),
+        select=parse_codes(select) if select else settings.select,
+        extend=settings.extend + parse_codes(extend or []),
+        ignore=settings.ignore + parse_codes(ignore or []),
     )
 
 
-def codes(words: Sequence[str]) -> tuple[str, ...]:
+def parse_codes(words: Sequence[str]) -> tuple[str, ...]:
     try:
-        return tuple(code_of(word) for word in words)
+        return tuple(parse_rule_code(word) for word in words)
     except CommandError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RuleSelection:
     """Which findings are told. Errors always are."""
 
-    settings: LintConfiguration
+    settings: LintSettings
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -115,75 +115,75 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class LintResult:
     """What was found in one set of policies, before and after mending; the same where nothing was to be mended."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]
-    mended: Mended
+    mended: FixResult
 
     def write(self) -> None:
         for name, text in self.mended.texts.items():
-            put_in_place(Path(name), text)
+            replace_file(Path(name), text)
 
     def diffs(self) -> dict[str, list[str]]:
         """Split at line feeds only, as `fmt` does."""
         after = self.mended.texts
-        return {name: list(changed(name, self.texts[name], after[name])) for name in sorted(after)}
+        return {name: list(diff_lines(name, self.texts[name], after[name])) for name in sorted(after)}
 
 
-def changed(name: str, before: str, after: str) -> Iterator[str]:
+def diff_lines(name: str, before: str, after: str) -> Iterator[str]:
     return unified_diff(before.split("\n"), after.split("\n"), name, name, lineterm="")
 
 
-def sets(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
-    from policyengine.policy_files import sets_of
+def list_sets(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    from policyengine.policy_files import policy_sets
 
-    return sets_of(paths)
+    return policy_sets(paths)
 
 
-def lint_set(paths: Sequence[Path], chosen: Choice, mend: bool) -> Result:
-    from policyengine.apply_fixes import Mended, linted, mended
+def lint_set(paths: Sequence[Path], chosen: RuleSelection, mend: bool) -> LintResult:
+    from policyengine.apply_fixes import FixResult, apply_fixes, lint_sources
     from policyengine.policy_files import load_sources
 
-    with busy("reading the policies"):
+    with show_progress("reading the policies"):
         sources, problems = load_sources(paths)
     if not sources and not problems:
-        raise no_policies(paths)
-    with busy(f"looking through {len(sources)} files"):
-        first = linted(sources, problems, chosen.optional)
-        after = mended(first, own_files(paths), chosen, chosen.optional) if mend else Mended(first, {}, 0)
-    return Result(first.checked.diagnostics, {source.name: source.text for source in sources}, after)
+        raise no_policies_error(paths)
+    with show_progress(f"looking through {len(sources)} files"):
+        first = lint_sources(sources, problems, chosen.optional)
+        after = apply_fixes(first, own_files(paths), chosen, chosen.optional) if mend else FixResult(first, {}, 0)
+    return LintResult(first.checked.diagnostics, {source.name: source.text for source in sources}, after)
 
 
 def own_files(paths: Sequence[Path]) -> frozenset[str]:
     """The named files, and those in the named folders; not what they import: that is somebody else's to mend."""
-    from policyengine.policy_files import name_of, policies_in
+    from policyengine.policy_files import display_name, find_policies
 
     folders = [path for path in paths if path.is_dir()]
-    inside = [file for folder in folders for file in policies_in(folder, lambda _: None)]
-    return frozenset(name_of(file) for file in (*inside, *(path for path in paths if path not in folders)))
+    inside = [file for folder in folders for file in find_policies(folder, lambda _: None)]
+    return frozenset(display_name(file) for file in (*inside, *(path for path in paths if path not in folders)))
 
 
 # ── What is told ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LintReport:
     """`changes`: something was to be mended; `would`: and was only shown."""
 
-    results: Sequence[Result]
-    chosen: Choice
+    results: Sequence[LintResult]
+    chosen: RuleSelection
     changes: bool
     would: bool
 
     @property
     def found(self) -> tuple[Diagnostic, ...]:
         """What there is now; where nothing was written, what there was."""
-        from policyengine.diagnostics.model import in_order
+        from policyengine.diagnostics.model import sort_diagnostics
 
         every = (r.before if self.would else r.mended.linted.checked.diagnostics for r in self.results)
-        return in_order(one for several_ in every for one in several_ if self.chosen(one))
+        return sort_diagnostics(one for several_ in every for one in several_ if self.chosen(one))
 
     @property
     def files(self) -> int:
@@ -196,23 +196,23 @@ class Told:
     def diffs(self) -> dict[str, list[str]]:
         return {name: lines for result in self.results for name, lines in result.diffs().items()}
 
-    def show(self, format: Report) -> None:
+    def show(self, format: LintFormat) -> None:
         match format:
-            case Report.TEXT:
+            case LintFormat.TEXT:
                 self.text()
-            case Report.JSON:
+            case LintFormat.JSON:
                 print_json(self.document())
-            case Report.SARIF:
-                from policyengine.cli.output.sarif import document
+            case LintFormat.SARIF:
+                from policyengine.cli.output.sarif import sarif_document
 
-                print_json(document(self.found))
-            case Report.GITHUB:
-                for one in self.found:
-                    print(annotation(one))
+                print_json(sarif_document(self.found))
+            case LintFormat.GITHUB:
+                for diagnostic in self.found:
+                    print(github_annotation(diagnostic))
 
     def document(self) -> dict[str, object]:
         found = [one.to_dict() for one in self.found]
-        document: dict[str, object] = {"files": self.files, **counts(self.found), "diagnostics": found}
+        document: dict[str, object] = {"files": self.files, **count_severities(self.found), "diagnostics": found}
         if self.changes:
             changes = [{"file": name, "diff": lines} for name, lines in self.diffs().items()]
             document |= {"fixable" if self.would else "fixed": self.fixed, "changes": changes}
@@ -223,15 +223,15 @@ class Told:
             screen = Screen()
             for lines in self.diffs().values():
                 screen.diff(lines)
-            mends = f"would mend {several(self.fixed, 'finding')} in {several(len(self.diffs()), 'file')}"
+            mends = f"would mend {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}"
             Screen().line(mends if self.fixed else "nothing that --fix could mend")
             return
-        show_findings(self.found, self.files)
+        print_findings(self.found, self.files)
         if self.fixed:
-            Screen().line(f"mended {several(self.fixed, 'finding')} in {several(len(self.diffs()), 'file')}")
+            Screen().line(f"mended {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}")
 
 
-def annotation(found: Diagnostic) -> str:
+def github_annotation(found: Diagnostic) -> str:
     """A workflow command of GitHub Actions: it marks the lines in a pull request."""
     from policyengine.diagnostics.catalog import CODES
     from policyengine.testing.report_formats import workflow_command

@@ -12,83 +12,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyengine.bounded_files import MAX_SETTINGS, read_bounded
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.load_engine import entity_sources, following_of, held_to_tests, load_engine
+from policyengine.cli.load_engine import build_entity_watcher, entity_sources, load_engine, require_passing_tests
 from policyengine.cli.options.common import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
-from policyengine.cli.options.log import Recorded, log_of, recorded_to
+from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
 from policyengine.cli.options.mcp_gateway import (
     AnswerSeconds,
-    Behind,
-    HandedOn,
+    CallerFacts,
+    CallerHeaders,
     HttpPort,
     LocalHost,
-    Said,
-    SaidByHeader,
+    PassedVariables,
     ServerName,
+    UpstreamServer,
     UpstreamToken,
 )
 from policyengine.cli.options.mcp_gateway_names import check_names
-from policyengine.cli.options.observe import Asked, observe
+from policyengine.cli.options.observe import ObserveOptions, start_observing
 from policyengine.cli.options.reload_rules import reload_rules, settings_file
 from policyengine.cli.options.serve import (
     AllowedHost,
-    Forced,
-    Gated,
     LogCompress,
+    LogFailureMode,
     LogFile,
     LogKeep,
     LogRotate,
     LogSync,
-    Observed,
-    ObservedEndpoint,
-    ObservedPackage,
-    ObservedUntil,
+    LogSyncMode,
+    ObserveEndpoints,
+    ObserveFlag,
+    ObservePackages,
+    ObserveUntil,
     OnLogFailure,
-    Redacted,
+    RedactFacts,
     ReloadAllow,
     ReloadCompare,
+    ReloadGateMode,
     ReloadGateOption,
     TestFirst,
     WatchFiles,
-    WhenUnrecorded,
 )
-from policyengine.cli.settings.file import configuration_of
+from policyengine.cli.settings.file import load_settings
 from policyengine.extras import install_command
 
 if TYPE_CHECKING:
-    from policyengine.entities.watch import Following
-    from policyengine.reload import Reloading
+    from policyengine.entities.watch import EntityWatcher
+    from policyengine.reload import ReloadableEngine
 
-WORDS = ("agent", "issuer", "user", "scopes")
+CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-URLS = ("http://", "https://")
-STOP = 2.0  # seconds that a stop may take: streams that clients listen at do not end by themselves
+URL_PREFIXES = ("http://", "https://")
+STOP_SECONDS = 2.0  # seconds that a stop may take: streams that clients listen at do not end by themselves
 
 
 def mcp_gateway(
     paths: PoliciesOrBundle,
-    upstream: Behind,
+    upstream: UpstreamServer,
     server: ServerName,
-    identity: Said = None,
-    header: SaidByHeader = None,
+    identity: CallerFacts = None,
+    header: CallerHeaders = None,
     host: LocalHost = "127.0.0.1",
     port: HttpPort = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
-    env: HandedOn = None,
+    env: PassedVariables = None,
     token_file: UpstreamToken = None,
     log: LogFile = None,
-    on_log_failure: OnLogFailure = WhenUnrecorded.DENY,
-    redact: Redacted = None,
-    observing: Observed = None,
-    observe_until: ObservedUntil = None,
-    observe_package: ObservedPackage = None,
-    observe_endpoint: ObservedEndpoint = None,
+    on_log_failure: OnLogFailure = LogFailureMode.DENY,
+    redact: RedactFacts = None,
+    observing: ObserveFlag = None,
+    observe_until: ObserveUntil = None,
+    observe_package: ObservePackages = None,
+    observe_endpoint: ObserveEndpoints = None,
     log_rotate: LogRotate = None,
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
-    log_sync: LogSync = Forced.NEVER,
+    log_sync: LogSync = LogSyncMode.NEVER,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -96,7 +96,7 @@ def mcp_gateway(
     watch: WatchFiles = False,
     test: TestFirst = False,
     reload_allow: ReloadAllow = None,
-    reload_gate: ReloadGateOption = Gated.NONE,
+    reload_gate: ReloadGateOption = ReloadGateMode.NONE,
     reload_compare: ReloadCompare = 30,
 ) -> int:
     """Put policies in front of an MCP server.
@@ -113,34 +113,34 @@ def mcp_gateway(
       policyengine mcp-gateway policies/ --upstream "python server.py" --server files --as agent=coder --as issuer=local
       policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --as agent=coder -p 8081
     """
-    from policyengine.reload import Origin, Reloading
+    from policyengine.reload import ReloadableEngine, ReloadSource
 
-    words = words_of(identity, "--as"), words_of(header, "--from-header")
-    front = Front(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
-    check(front)
-    token, environment = token_of(token_file), environment_of(env or ())
-    recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
-    configuration = configuration_of(paths)
+    words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
+    front = GatewayOptions(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
+    check_options(front)
+    token, environment = read_token_header(token_file), select_environment(env or ())
+    recorded = LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
+    configuration = load_settings(paths)
     rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
-    need_sdk()
-    with recorded_to(log):
+    require_sdk()
+    with report_log_errors(log):
         sources = entity_sources(paths, entities)
         stamp = sources.stamp() if sources is not None else None
-        engine = load_engine(paths, sources, trust, log_of(recorded), store=store, identity=identity_file)
+        engine = load_engine(paths, sources, trust, open_log(recorded), store=store, identity=identity_file)
     check_names(server, front.said, engine.kernel)
     if test:
-        held_to_tests(paths, engine)
-    asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
-    observe(engine, asked, configuration.observe)
+        require_passing_tests(paths, engine)
+    asked = ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ())
+    start_observing(engine, asked, configuration.observe)
     keys = None if trust is None else tuple(trust)
-    held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
-    with attended(held, watch, following_of(held, sources, stamp, files=not watch, rules=rules)):
-        run(front, held, token, environment)
+    held = ReloadableEngine(engine, ReloadSource(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
+    with run_reload_thread(held, watch, build_entity_watcher(held, sources, stamp, files=not watch, rules=rules)):
+        run_gateway(front, held, token, environment)
     return 0
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class GatewayOptions:
     """What is in front of what, and who asks: `said`, by `headers`, or as `verified` of their credentials."""
 
     upstream: str
@@ -154,7 +154,7 @@ class Front:
     allowed_hosts: Sequence[str] = ()
 
 
-def check(front: Front) -> None:
+def check_options(front: GatewayOptions) -> None:
     """What cannot be meant, before anything is read."""
     if front.host not in LOOPBACK:
         hint = "listen on 127.0.0.1, behind something that verifies who calls"
@@ -173,10 +173,10 @@ def check(front: Front) -> None:
 
 def check_upstream(upstream: str) -> None:
     """A command that is not there is better told now than to the first client."""
-    words = command_of(upstream)
+    words = split_command(upstream)
     if not words:
         raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
-    if upstream.startswith(URLS) or shutil.which(words[0]):
+    if upstream.startswith(URL_PREFIXES) or shutil.which(words[0]):
         return
     if Path(words[0]).name == words[0]:
         hint = "is it installed, and in a folder of `PATH`? a server over HTTP is named by its URL, `http://…`"
@@ -186,7 +186,7 @@ def check_upstream(upstream: str) -> None:
     raise CommandError("upstream", f"there is no file `{words[0]}`", f"it is looked for from `{Path.cwd()}`")
 
 
-def command_of(upstream: str) -> list[str]:
+def split_command(upstream: str) -> list[str]:
     """Its words; none where quotes are left open."""
     try:
         return shlex.split(upstream)
@@ -194,18 +194,18 @@ def command_of(upstream: str) -> list[str]:
         return []
 
 
-def words_of(given: Sequence[str] | None, option: str) -> dict[str, str]:
+def parse_assignments(given: Sequence[str] | None, option: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for one in given or ():
-        word, equals, value = one.partition("=")
-        if word not in WORDS or not equals or not value or word in found:
-            hint = f"write {option} WORD=VALUE once for each word of {', '.join(WORDS)}"
-            raise CommandError("usage", f"`{one}` says nothing of who asks", hint, code=2)
+    for assignment in given or ():
+        word, equals, value = assignment.partition("=")
+        if word not in CALLER_MEMBERS or not equals or not value or word in found:
+            hint = f"write {option} WORD=VALUE once for each word of {', '.join(CALLER_MEMBERS)}"
+            raise CommandError("usage", f"`{assignment}` says nothing of who asks", hint, code=2)
         found[word] = value
     return found
 
 
-def need_sdk() -> None:
+def require_sdk() -> None:
     """Whoever lacks it learns that before policies are read."""
     try:
         import policyengine.integrations.mcp.gateway  # noqa: F401
@@ -215,13 +215,16 @@ def need_sdk() -> None:
 
 
 @contextmanager
-def attended(held: Reloading, watch: bool, following: Following | None) -> Iterator[None]:
+def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatcher | None) -> Iterator[None]:
     """While it lasts policies are read anew, entities are followed, and what happens is told on stderr."""
-    from policyengine.reload.thread import reloaded
-    from policyengine.reload.watch import Attempts
-    from policyengine.server.telemetry.server_log import LogFormat, journal
+    from policyengine.reload.thread import reload_on_request
+    from policyengine.reload.watch import ReloadScheduler
+    from policyengine.server.telemetry.server_log import LogFormat, server_logging
 
-    with journal(LogFormat.TEXT, lambda: held.current.revision), reloaded(held, Attempts(held, watch)):
+    with (
+        server_logging(LogFormat.TEXT, lambda: held.current.revision),
+        reload_on_request(held, ReloadScheduler(held, watch)),
+    ):
         if following is not None:
             following.started()
         try:
@@ -234,35 +237,37 @@ def attended(held: Reloading, watch: bool, following: Following | None) -> Itera
                 log.flush()
 
 
-def run(front: Front, held: Reloading, token: Mapping[str, str], environment: Mapping[str, str]) -> None:
+def run_gateway(
+    front: GatewayOptions, held: ReloadableEngine, token: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
     """Until the client over stdio is gone, or until it is told to stop."""
     import anyio
 
-    from policyengine.integrations.mcp.gateway import Gateway, Upstream, facts_of_words, from_headers
+    from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
-    from policyengine.reload.live_engine import Current
+    from policyengine.reload.live_engine import LiveEngine
 
-    behind = Upstream(front.upstream, token, environment, front.timeout)
-    by_header = from_headers(front.headers, lambda found: facts_of_words({**front.said, **found}))
-    said = by_header if front.headers else always(facts_of_words(front.said))
+    behind = McpUpstream(front.upstream, token, environment, front.timeout)
+    by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
+    said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials() if front.verified else said
-    gateway = Gateway(Current(held), front.server, who, behind)
+    gateway = McpGateway(LiveEngine(held), front.server, who, behind)
     if front.port is None:
         anyio.run(gateway.over_stdio)
     else:
-        over_http(gateway, front)
+        serve_http(gateway, front)
 
 
-def over_http(gateway: Any, front: Front) -> None:
+def serve_http(gateway: Any, front: GatewayOptions) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
     from policyengine.server import ServeError
     from policyengine.server.connections.limits import ConnectionLimits
-    from policyengine.server.connections.server import BoundedServer, config_for
+    from policyengine.server.connections.server import BoundedServer, uvicorn_config
     from policyengine.server.connections.table import ConnectionTable
-    from policyengine.server.listeners import bound, resolved, url_of
+    from policyengine.server.listeners import bind_listener, listener_url, resolve_address
     from policyengine.server.shutdown import Drain
-    from policyengine.server.telemetry.counters import Tally
+    from policyengine.server.telemetry.counters import ServerCounters
     from policyengine.server.workers.board import WorkerBoard
 
     try:
@@ -272,30 +277,30 @@ def over_http(gateway: Any, front: Front) -> None:
 
     limits, board = ConnectionLimits(), WorkerBoard()
     try:
-        table = ConnectionTable(limits, limits.bounds(), board, Tally())
-        listener = bound(resolved(front.host, front.port or 0), front.host)
+        table = ConnectionTable(limits, limits.bounds(), board, ServerCounters())
+        listener = bind_listener(resolve_address(front.host, front.port or 0), front.host)
     except ServeError as error:
         raise CommandError("serve", error.message, error.hint) from None
     with listener:
-        server = BoundedServer(config_for(app, lifespan="on"), table, board, Drain(STOP))
-        print(f"listening on {url_of(listener)}/mcp", flush=True)
+        server = BoundedServer(uvicorn_config(app, lifespan="on"), table, board, Drain(STOP_SECONDS))
+        print(f"listening on {listener_url(listener)}/mcp", flush=True)
         server.run(sockets=[listener])
     if server.caught is not None:
         signal.raise_signal(server.caught)
 
 
-def token_of(path: Path | None) -> dict[str, str]:
+def read_token_header(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        return {"authorization": f"Bearer {read_bounded(path, MAX_SETTINGS).decode().strip()}"}
+        return {"authorization": f"Bearer {read_bounded(path, MAX_SETTINGS_BYTES).decode().strip()}"}
     except OSError as error:
         raise file_error(path, error) from None
     except UnicodeDecodeError:
         raise CommandError("file", f"`{path}` is no UTF-8", "it holds the token, and nothing else") from None
 
 
-def environment_of(names: Sequence[str]) -> dict[str, str]:
+def select_environment(names: Sequence[str]) -> dict[str, str]:
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise CommandError("usage", f"there is no variable `{missing[0]}` to pass on", code=2)

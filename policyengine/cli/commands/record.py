@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.commands.check import no_policies, several
-from policyengine.cli.commands.why import records_in
+from policyengine.cli.commands.check import no_policies_error, pluralize
+from policyengine.cli.commands.why import read_records
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.options.common import DecisionsFile, Policies, TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, busy, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.check import Checked
-    from policyengine.testing.recording.tests import Recorded
+    from policyengine.check import CheckResult
+    from policyengine.testing.recording.tests import RecordingResult
 
 STDOUT = "-"
-MOST_TOLD = 5
+MAX_LISTED_IDS = 5
 
 
-class Only(StrEnum):
+class OutcomeFilter(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
     CONFIRM = "confirm"
@@ -39,12 +39,12 @@ def record(
         str, typer.Option("--output", "-o", metavar="FILE|-", help="The file of tests to write.")
     ] = STDOUT,
     only: Annotated[
-        list[Only] | None, typer.Option("--only", help="Only decisions with this outcome.", show_default=False)
+        list[OutcomeFilter] | None, typer.Option("--only", help="Only decisions with this outcome.", show_default=False)
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many requests.", show_default=False)
     ] = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Make tests of the decisions in a log.
 
@@ -63,43 +63,43 @@ def record(
       policyengine record payments/ --log decisions.jsonl --only deny --limit 100
     """
     from policyengine.runtime.decision import Outcome
-    from policyengine.testing.recording.tests import recorded
+    from policyengine.testing.recording.tests import convert_log
 
     target = None if output == STDOUT else Path(output)
     if target is not None:
         _refuse_to_replace(target)
-    checked = _checked(paths, target)
-    with busy("making tests of decisions"):
+    checked = _check_policies(paths, target)
+    with show_progress("making tests of decisions"):
         wanted = frozenset(Outcome(one.value) for one in only or ())
-        made = recorded(records_in(log), checked, only=wanted, limit=limit)
+        made = convert_log(read_records(log), checked, only=wanted, limit=limit)
     if not made.text:
-        _tell(made, sys.stderr)
+        _print_report(made, sys.stderr)
         which = "decisions" if not only else f"decisions with the outcome {' or '.join(only)}"
         hint = "every one was left out" if made.decisions else None
         raise CommandError("log", f"no {which} in `{log}` to make tests of", hint, (("file", str(log)),))
     if target is not None:
         _write(target, made.text)
-    if format is Format.JSON:
+    if format is OutputFormat.JSON:
         print_json({**({"file": output} if target else {"text": made.text}), **made.to_dict()})
         return 0
     if target is None:
         Screen().text(made.text.rstrip("\n"))
-    _tell(made, sys.stdout if target else sys.stderr, output if target else None)
+    _print_report(made, sys.stdout if target else sys.stderr, output if target else None)
     return 0
 
 
-def _checked(paths: Sequence[Path], target: Path | None) -> Checked:
+def _check_policies(paths: Sequence[Path], target: Path | None) -> CheckResult:
     """The policies, without the file that is to be written."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
 
-    with busy("reading the policies"):
+    with show_progress("reading the policies"):
         sources, problems = load_sources(paths)
         written = None if target is None else os.path.realpath(target)
         kept = [source for source in sources if os.path.realpath(source.name) != written]
         if not kept and not problems:
-            raise no_policies(paths)
+            raise no_policies_error(paths)
         parsed = [parse(source) for source in kept]
         modules = [module for module, _ in parsed if module is not None]
         checked = check(modules, [*problems, *(found for _, some in parsed for found in some)])
@@ -112,7 +112,7 @@ def _refuse_to_replace(target: Path) -> None:
     """A file that somebody wrote by hand would be lost, and a policy is no file of tests."""
     from policyengine.bounded_files import begins_with
     from policyengine.source import is_test_file
-    from policyengine.testing.recording.tests import WRITTEN_BY
+    from policyengine.testing.recording.tests import HEADER
 
     facts = (("file", str(target)),)
     if not is_test_file(target.name):
@@ -120,7 +120,7 @@ def _refuse_to_replace(target: Path) -> None:
         hint = f"name it `{stem}_test.policy`: such files hold tests, and no engine loads them"
         raise CommandError("usage", f"`{target}` is no name of a file of tests", hint, facts, code=2)
     try:
-        if target.exists() and not begins_with(target, WRITTEN_BY.encode()):
+        if target.exists() and not begins_with(target, HEADER.encode()):
             hint = "name another file, or remove this one"
             raise CommandError("file", f"`{target}` is there and was not written by `record`: it stays", hint, facts)
     except OSError as error:
@@ -140,24 +140,24 @@ def _write(target: Path, text: str) -> None:
         raise file_error(target, error) from None
 
 
-def _tell(made: Recorded, stream: Any, output: str | None = None) -> None:
+def _print_report(made: RecordingResult, stream: Any, output: str | None = None) -> None:
     screen = Screen(stream)
     if made.text:
-        cases = f"{several(made.tests, 'test')} with {several(made.cases, 'request')}"
+        cases = f"{pluralize(made.tests, 'test')} with {pluralize(made.cases, 'request')}"
         where = f"wrote {output}: " if output else ""
-        merged = f", {several(made.merged, 'decision')} like others" if made.merged else ""
-        screen.line(f"{where}{cases}, of {several(made.decisions, 'decision')}{merged}")
+        merged = f", {pluralize(made.merged, 'decision')} like others" if made.merged else ""
+        screen.line(f"{where}{cases}, of {pluralize(made.decisions, 'decision')}{merged}")
     if made.changed:
-        shown = ", ".join(made.changed[:MOST_TOLD]) + (", …" if len(made.changed) > MOST_TOLD else "")
+        shown = ", ".join(made.changed[:MAX_LISTED_IDS]) + (", …" if len(made.changed) > MAX_LISTED_IDS else "")
         these = (
-            f"{several(len(made.changed), 'decision')} of other policies: these decide otherwise, and the tests fail"
+            f"{pluralize(len(made.changed), 'decision')} of other policies: these decide otherwise, and the tests fail"
         )
         screen.line((f"{these} ({shown})", "yellow"))
     if made.over:
-        screen.line((f"left out, beyond the limit: {several(made.over, 'request')}", "yellow"))
+        screen.line((f"left out, beyond the limit: {pluralize(made.over, 'request')}", "yellow"))
     for why, ids in made.reasons.items():
-        shown = ", ".join(ids[:MOST_TOLD]) + (", …" if len(ids) > MOST_TOLD else "")
-        screen.line(("left out: ", "yellow"), f"{several(len(ids), 'decision')}: {why} ({shown})")
+        shown = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
+        screen.line(("left out: ", "yellow"), f"{pluralize(len(ids), 'decision')}: {why} ({shown})")
     if made.unsaid:
-        shown = ", ".join(made.unsaid[:MOST_TOLD]) + (", …" if len(made.unsaid) > MOST_TOLD else "")
+        shown = ", ".join(made.unsaid[:MAX_LISTED_IDS]) + (", …" if len(made.unsaid) > MAX_LISTED_IDS else "")
         screen.line(("not said, as it makes no difference: ", "yellow"), shown)

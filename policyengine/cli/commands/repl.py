@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policyengine.cli.commands.check import check_files
-from policyengine.cli.commands.decide import show_decision
-from policyengine.cli.commands.explain import show_walk
+from policyengine.cli.commands.decide import print_decision
+from policyengine.cli.commands.explain import print_walk
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.options.common import Policies, TextOrJson
-from policyengine.cli.output.terminal import Format, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 if TYPE_CHECKING:
-    from policyengine.check import Checked
-    from policyengine.testing.session import Answer, Session
+    from policyengine.check import CheckResult
+    from policyengine.testing.session import ReplSession, SessionAnswer
 
-PROMPT, MORE = "policy> ", "      … "
-HISTORY = "POLICYENGINE_HISTORY"  # names the file; empty for none
-LONGEST_HISTORY = 1_000
+PROMPT, CONTINUATION_PROMPT = "policy> ", "      … "
+HISTORY_VARIABLE = "POLICYENGINE_HISTORY"  # names the file; empty for none
+MAX_HISTORY_LINES = 1_000
 HELP = """\
   agent "invoice-bot" from acme for user "alice"     give something, as tests do (`given` may be left out)
   entities { user "alice" { roles: ["clerk"] } }
@@ -40,10 +40,10 @@ HELP = """\
   save FILE_test.policy ["name"]                     write the session as a test
   help · quit"""
 
-Does: TypeAlias = Callable[["Loop", str, int], None]
+CommandFunction: TypeAlias = Callable[["ReplLoop", str, int], None]
 
 
-def repl(paths: Policies, format: TextOrJson = Format.TEXT) -> int:
+def repl(paths: Policies, format: TextOrJson = OutputFormat.TEXT) -> int:
     """Ask policies line by line.
 
     Facts are given and requests made in the language of tests; each request is decided at once. What was asked can be
@@ -59,18 +59,20 @@ def repl(paths: Policies, format: TextOrJson = Format.TEXT) -> int:
       policyengine repl payments/
       echo 'GET /health => allow' | policyengine repl payments/
     """
-    from policyengine.testing.session import Session
+    from policyengine.testing.session import ReplSession
 
-    checked = _checked(paths)
-    loop = Loop(Session.of(checked), list(paths), format, interactive=sys.stdin.isatty() and format is Format.TEXT)
+    checked = _check_policies(paths)
+    loop = ReplLoop(
+        ReplSession.of(checked), list(paths), format, interactive=sys.stdin.isatty() and format is OutputFormat.TEXT
+    )
     if loop.interactive:
         loop.screen.line(f"{', '.join(sorted(checked.program.packages))}: `help` shows what can be typed")
-    with _reading(loop):
+    with _line_editing(loop):
         loop.run()
     return int(loop.failed and not loop.interactive)
 
 
-def _checked(paths: list[Path]) -> Checked:
+def _check_policies(paths: list[Path]) -> CheckResult:
     checked, _ = check_files(paths)
     if checked.kernel is None:
         raise policy_error(checked)
@@ -78,12 +80,12 @@ def _checked(paths: list[Path]) -> Checked:
 
 
 @dataclass(slots=True)
-class Loop:
+class ReplLoop:
     """Lines, one after the other. `failed` remembers that one was no good."""
 
-    session: Session
+    session: ReplSession
     paths: list[Path]
-    format: Format
+    format: OutputFormat
     interactive: bool
     failed: bool = False
     over: bool = False
@@ -98,19 +100,19 @@ class Loop:
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """What was typed, each whole: an open bracket goes on on the next line."""
-        from policyengine.testing.session import is_whole
+        from policyengine.testing.session import is_complete
 
         number, text = 0, ""
         while True:
             try:
-                typed = self.read(MORE if text else PROMPT)
+                typed = self.read(CONTINUATION_PROMPT if text else PROMPT)
             except KeyboardInterrupt:  # takes back what was typed
                 text = ""
                 continue
             if typed is None:
                 break
             text = f"{text}\n{typed}" if text else typed
-            if is_whole(text):
+            if is_complete(text):
                 number += 1
                 yield number, text
                 text = ""
@@ -131,16 +133,16 @@ class Loop:
             raise
 
     def do(self, line: str, number: int) -> None:
-        from policyengine.testing.session import CannotBeAsked, Mistakes
+        from policyengine.testing.session import StatementError, UndecidableRequestError
 
         if not line or line.startswith("#"):
             return
         try:
-            does, rest = command_of(line)
+            does, rest = parse_command(line)
             does(self, rest, number)
-        except Mistakes as error:
-            self.fail(policy_failure(error), error.diagnostics)
-        except CannotBeAsked as error:
+        except StatementError as error:
+            self.fail(policy_command_error(error), error.diagnostics)
+        except UndecidableRequestError as error:
             self.fail(CommandError("request", str(error), facts=(("line", number),)))
         except CommandError as error:
             self.fail(error)
@@ -148,11 +150,11 @@ class Loop:
     def fail(self, error: CommandError, diagnostics: Any = ()) -> None:
         """A mistake, on stderr; nothing has changed."""
         self.failed = True
-        if self.format is Format.JSON:
+        if self.format is OutputFormat.JSON:
             print_json(error.to_dict(), indent=None)
         screen = Screen(sys.stderr)
-        for one in diagnostics[:1]:  # those that follow are mostly of the same mistake
-            screen.findings(one.render())
+        for diagnostic in diagnostics[:1]:  # those that follow are mostly of the same mistake
+            screen.findings(diagnostic.render())
         if not diagnostics:
             screen.line(("error: ", "bold red"), error.message)
             if error.hint:
@@ -165,18 +167,18 @@ class Loop:
         for answer in self.session.take(line, number):
             self.show(answer, number)
 
-    def show(self, answer: Answer, number: int) -> None:
+    def show(self, answer: SessionAnswer, number: int) -> None:
         self.failed |= answer.met is False
-        if self.format is Format.JSON:
+        if self.format is OutputFormat.JSON:
             expected = {} if answer.met is None else {"expected": answer.case.expected.text, "met": answer.met}
             decision = answer.decision.to_dict()
             print_json({"line": number, "request": answer.case.request, **expected, "decision": decision}, indent=None)
             return
-        show_decision(self.screen, answer.decision)
+        print_decision(self.screen, answer.decision)
         if answer.met is False:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
-    def answered(self, rest: str, number: int) -> Answer:
+    def answered(self, rest: str, number: int) -> SessionAnswer:
         """What came of the request on the line, or of the last one."""
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
@@ -186,20 +188,20 @@ class Loop:
 
     def explain(self, rest: str, number: int) -> None:
         answer = self.answered(rest, number)
-        if self.format is Format.JSON:
+        if self.format is OutputFormat.JSON:
             print_json({"line": number, **answer.explanation.to_dict()}, indent=None)
         else:
-            show_walk(str(answer.decision.outcome), answer.explanation.render())
+            print_walk(str(answer.decision.outcome), answer.explanation.render())
 
     def why_not(self, rest: str, number: int) -> None:
         answer = self.answered(rest, number)
         lines = list(answer.in_the_way())
-        if self.format is Format.JSON:
+        if self.format is OutputFormat.JSON:
             print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
         elif answer.decision.allowed:
             self.screen.line("it is allowed: nothing is in the way")
         else:
-            show_decision(self.screen, answer.decision)
+            print_decision(self.screen, answer.decision)
             self.screen.findings("\n".join(lines))
 
     def time(self, rest: str, number: int) -> None:
@@ -217,14 +219,14 @@ class Loop:
         self.session.reset()
 
     def load(self, rest: str, number: int) -> None:
-        from policyengine.testing.session import Mistakes, Session
+        from policyengine.testing.session import ReplSession, StatementError
 
         paths = [Path(rest)] if rest else self.paths
-        checked = _checked(paths)
+        checked = _check_policies(paths)
         try:
             self.session, self.paths = self.session.with_policies(checked), paths
-        except Mistakes:
-            self.session, self.paths = Session.of(checked), paths
+        except StatementError:
+            self.session, self.paths = ReplSession.of(checked), paths
             self.note("what was given means nothing to these policies: it is gone")
 
     def save(self, rest: str, number: int) -> None:
@@ -239,7 +241,7 @@ class Loop:
         self.over = True
 
     def tell(self, data: dict[str, Any], text: str) -> None:
-        if self.format is Format.JSON:
+        if self.format is OutputFormat.JSON:
             print_json(data, indent=None)
         else:
             self.screen.text(text)
@@ -248,21 +250,21 @@ class Loop:
         Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
 
 
-COMMANDS: dict[str, Does] = {
-    "explain": Loop.explain,
-    "why not": Loop.why_not,
-    "time": Loop.time,
-    "facts": Loop.facts,
-    "reset": Loop.reset,
-    "load": Loop.load,
-    "save": Loop.save,
-    "help": Loop.help,
-    "quit": Loop.quit,
-    "exit": Loop.quit,
+COMMANDS: dict[str, CommandFunction] = {
+    "explain": ReplLoop.explain,
+    "why not": ReplLoop.why_not,
+    "time": ReplLoop.time,
+    "facts": ReplLoop.facts,
+    "reset": ReplLoop.reset,
+    "load": ReplLoop.load,
+    "save": ReplLoop.save,
+    "help": ReplLoop.help,
+    "quit": ReplLoop.quit,
+    "exit": ReplLoop.quit,
 }
 
 
-def command_of(line: str) -> tuple[Does, str]:
+def parse_command(line: str) -> tuple[CommandFunction, str]:
     """What a line does, and with what. Raises CommandError for a lone word that is none."""
     words = line.split()
     for size in (2, 1):
@@ -276,10 +278,10 @@ def command_of(line: str) -> tuple[Does, str]:
         meant = suggest(line, COMMANDS)
         hint = f"did you mean `{meant}`?" if meant else "`help` shows what can be typed"
         raise CommandError("usage", f"there is no command `{line}`", hint)
-    return Loop.take, line
+    return ReplLoop.take, line
 
 
-def policy_failure(error: Any) -> CommandError:
+def policy_command_error(error: Any) -> CommandError:
     facts = (("diagnostics", [one.to_dict() for one in error.diagnostics]),)
     return CommandError("policy", error.diagnostics[0].message, error.diagnostics[0].hint, facts)
 
@@ -306,7 +308,7 @@ def _write(name: str, text: str, asked: bool) -> None:
 
 
 @contextmanager
-def _reading(loop: Loop) -> Iterator[None]:
+def _line_editing(loop: ReplLoop) -> Iterator[None]:
     if not loop.interactive:
         yield
         return
@@ -318,8 +320,8 @@ def _reading(loop: Loop) -> Iterator[None]:
     readline.set_completer_delims("\n")
     readline.set_completer(lambda text, state: (*completions(text, loop.session), None)[state])
     readline.parse_and_bind("tab: complete")
-    readline.set_history_length(LONGEST_HISTORY)
-    file = _history()
+    readline.set_history_length(MAX_HISTORY_LINES)
+    file = _history_file()
     if file is not None:
         with suppress(OSError):
             readline.read_history_file(file)
@@ -333,13 +335,13 @@ def _reading(loop: Loop) -> Iterator[None]:
                 readline.write_history_file(file)
 
 
-def completions(text: str, session: Session) -> list[str]:
+def completions(text: str, session: ReplSession) -> list[str]:
     """What a line that begins so may go on as."""
     return [one for one in (*COMMANDS, *session.words()) if one.startswith(text)]
 
 
-def _history() -> Path | None:
-    named = os.environ.get(HISTORY)
+def _history_file() -> Path | None:
+    named = os.environ.get(HISTORY_VARIABLE)
     if named is not None:
         return Path(named) if named else None
     state = os.environ.get("XDG_STATE_HOME")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyengine.cli import INTERRUPTED
-from policyengine.cli.absence_warnings import HINT, OVER_HTTP, HiddenAbsences
-from policyengine.cli.commands.check import several
+from policyengine.cli import EXIT_INTERRUPTED
+from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
+from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError
-from policyengine.cli.load_engine import entity_sources, following_of, held_to_tests, load_engine
+from policyengine.cli.load_engine import build_entity_watcher, entity_sources, load_engine, require_passing_tests
 from policyengine.cli.options.common import (
     EntitySources,
     IdentityFile,
@@ -23,63 +23,63 @@ from policyengine.cli.options.common import (
     TextOrJson,
     TrustedKeys,
 )
-from policyengine.cli.options.log import Recorded, log_of, recorded_to
-from policyengine.cli.options.observe import Asked, observe
+from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
+from policyengine.cli.options.observe import ObserveOptions, start_observing
 from policyengine.cli.options.reload_rules import reload_rules, settings_file
 from policyengine.cli.options.serve import (
     AllowedHost,
     DrainDelay,
     DrainSeconds,
     EnvoyPort,
-    Forced,
-    Gated,
     HeadSeconds,
     Host,
     IdleSeconds,
     LogCompress,
+    LogFailureMode,
     LogFile,
     LogKeep,
     LogRotate,
     LogSync,
+    LogSyncMode,
     MaxConnections,
     MaxConnectionsPerAddress,
     MetricsPort,
-    Observed,
-    ObservedEndpoint,
-    ObservedPackage,
-    ObservedUntil,
+    ObserveEndpoints,
+    ObserveFlag,
+    ObservePackages,
+    ObserveUntil,
     OnLogFailure,
     Port,
     PublicUrl,
-    Redacted,
+    RedactFacts,
     ReloadAllow,
     ReloadCompare,
+    ReloadGateMode,
     ReloadGateOption,
     RequestSeconds,
     ServerLog,
+    ServerLogFormat,
     SocketMode,
     SocketPath,
     TestFirst,
     TokensFile,
-    Told,
     WatchFiles,
-    WhenUnrecorded,
     Workers,
 )
-from policyengine.cli.output.terminal import Format, Screen, print_json
-from policyengine.cli.settings.file import configuration_of
-from policyengine.http.completeness import Adapter
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.cli.settings.file import load_settings
+from policyengine.http.completeness import GatewayAdapter
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 
 _LOG = logging.getLogger("policyengine")
-LONE = (
+MEMORY_STATE_WARNING = (
     "state is kept in memory: what was counted, spent or revoked ends with this process, and another server or pod "
     "counts for itself"
 )
-ASK = '{"request": {"method": "GET", "path": "/"}}'
+SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 
 
 def serve(
@@ -94,17 +94,17 @@ def serve(
     workers: Workers = 1,
     token_file: TokensFile = None,
     log: LogFile = None,
-    on_log_failure: OnLogFailure = WhenUnrecorded.DENY,
-    redact: Redacted = None,
-    observing: Observed = None,
-    observe_until: ObservedUntil = None,
-    observe_package: ObservedPackage = None,
-    observe_endpoint: ObservedEndpoint = None,
+    on_log_failure: OnLogFailure = LogFailureMode.DENY,
+    redact: RedactFacts = None,
+    observing: ObserveFlag = None,
+    observe_until: ObserveUntil = None,
+    observe_package: ObservePackages = None,
+    observe_endpoint: ObserveEndpoints = None,
     log_rotate: LogRotate = None,
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
-    log_sync: LogSync = Forced.NEVER,
-    log_format: ServerLog = Told.TEXT,
+    log_sync: LogSync = LogSyncMode.NEVER,
+    log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity: IdentityFile = None,
@@ -112,7 +112,7 @@ def serve(
     watch: WatchFiles = False,
     test: TestFirst = False,
     reload_allow: ReloadAllow = None,
-    reload_gate: ReloadGateOption = Gated.NONE,
+    reload_gate: ReloadGateOption = ReloadGateMode.NONE,
     reload_compare: ReloadCompare = 30,
     metrics_port: MetricsPort = None,
     drain_seconds: DrainSeconds = 10,
@@ -122,7 +122,7 @@ def serve(
     head_seconds: HeadSeconds = 10,
     request_seconds: RequestSeconds = 30,
     idle_seconds: IdleSeconds = 75,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Answer requests over HTTP, or over a Unix socket, or both.
 
@@ -145,36 +145,36 @@ def serve(
       policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
     """
     from policyengine.http.host_check import AllowedHostError
-    from policyengine.reload import Origin, Reloading
-    from policyengine.server import ServeError, TokenError
+    from policyengine.reload import ReloadableEngine, ReloadSource
+    from policyengine.server import BearerTokenError, ServeError
     from policyengine.server import serve as answer
     from policyengine.server.connections.limits import ConnectionLimits
-    from policyengine.server.listeners import is_beyond, resolved
-    from policyengine.server.process_exit import bound_exit
-    from policyengine.server.run import A_MOMENT
-    from policyengine.server.telemetry.server_log import LogFormat, journal
+    from policyengine.server.listeners import is_reachable_remotely, resolve_address
+    from policyengine.server.process_exit import limit_exit_time
+    from policyengine.server.run import EXIT_GRACE_SECONDS
+    from policyengine.server.telemetry.server_log import LogFormat, server_logging
 
-    recorded = Recorded(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
-    configuration = configuration_of(paths)
+    recorded = LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
+    configuration = load_settings(paths)
     rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
     try:
-        with recorded_to(log):
+        with report_log_errors(log):
             sources = entity_sources(paths, entities)
             stamp = sources.stamp() if sources is not None else None
-            engine = load_engine(paths, sources, trust, log_of(recorded), store=store, identity=identity)
-        tests = held_to_tests(paths, engine) if test else None
-        asked = Asked(observing, observe_until, observe_package or (), observe_endpoint or ())
-        observe(engine, asked, configuration.observe)
+            engine = load_engine(paths, sources, trust, open_log(recorded), store=store, identity=identity)
+        tests = require_passing_tests(paths, engine) if test else None
+        asked = ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ())
+        start_observing(engine, asked, configuration.observe)
         tokens = _tokens(token_file)
 
         def greet(url: str | None) -> None:
-            curl = _curl(url, paths, token_file, tokens) if url else None
-            adapters = [*(OVER_HTTP if url else ()), *([] if envoy_grpc is None else [Adapter.ENVOY_GRPC])]
+            curl = _curl_command(url, paths, token_file, tokens) if url else None
+            adapters = [*(HTTP_ADAPTERS if url else ()), *([] if envoy_grpc is None else [GatewayAdapter.ENVOY_GRPC])]
             hidden = HiddenAbsences.of(engine.kernel, configuration.gateway, adapters, proves=identity is not None)
-            lone = engine.forgets and url is not None and is_beyond(resolved(host, 0))
-            _greet(engine, Served(url, socket, workers, tests, hidden, lone), curl, format)
+            lone = engine.forgets and url is not None and is_reachable_remotely(resolve_address(host, 0))
+            _print_greeting(engine, ServeSummary(url, socket, workers, tests, hidden, lone), curl, format)
             if lone:
-                _LOG.warning("%s", LONE, extra={"event": "state_in_memory"})
+                _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})
             if hidden:
                 _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
@@ -183,22 +183,22 @@ def serve(
         )
         listens = 8080 if port is None and socket is None else port
         keys = None if trust is None else tuple(trust)
-        held = Reloading(engine, Origin(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
-        with journal(LogFormat(log_format), lambda: held.current.revision):
+        held = ReloadableEngine(engine, ReloadSource(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
+        with server_logging(LogFormat(log_format), lambda: held.current.revision):
             try:
                 answer(
                     held, host, listens, tokens,
                     path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway,
                     envoy=envoy_grpc, metrics=metrics_port, drain=drain_seconds, drain_delay=drain_delay, limits=limits,
-                    watching=watch, public_url=_public(public_url),
+                    watching=watch, public_url=_check_public_url(public_url),
                     authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
-                    following=following_of(held, sources, stamp, files=not watch, rules=rules),
+                    following=build_entity_watcher(held, sources, stamp, files=not watch, rules=rules),
                 )  # fmt: skip
             except KeyboardInterrupt:
-                bound_exit(A_MOMENT, INTERRUPTED)
+                limit_exit_time(EXIT_GRACE_SECONDS, EXIT_INTERRUPTED)
                 raise
-            bound_exit(A_MOMENT, 0)
-    except (ServeError, TokenError) as error:
+            limit_exit_time(EXIT_GRACE_SECONDS, 0)
+    except (ServeError, BearerTokenError) as error:
         raise CommandError("serve", error.message, error.hint) from None
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
@@ -216,7 +216,7 @@ def _tokens(path: Path | None) -> tuple[str, ...] | None:
     return found.tokens
 
 
-def _public(url: str | None) -> str | None:
+def _check_public_url(url: str | None) -> str | None:
     """Where other machines find it; a slash at its end means nothing."""
     if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
         return url and url.rstrip("/")
@@ -231,7 +231,7 @@ def _mode(given: str) -> int:
     return int(given, 8)
 
 
-class Served(NamedTuple):
+class ServeSummary(NamedTuple):
     """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
     on an absence that gateways do not show; whether other machines reach it and its state is in memory."""
 
@@ -243,10 +243,10 @@ class Served(NamedTuple):
     lone: bool
 
 
-def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> None:
+def _print_greeting(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
     """Say what is served, at once: whoever started this may wait for it."""
-    rules, warnings = rules_of(engine), len(engine.warnings)
-    if format is Format.JSON:
+    rules, warnings = count_rules(engine), len(engine.warnings)
+    if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
         socket = {"socket": str(served.socket)} if served.socket else {}
         workers = {"workers": served.workers} if served.workers > 1 else {}
@@ -274,35 +274,35 @@ def _greet(engine: Engine, served: Served, curl: str | None, format: Format) -> 
             (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
         )
     if warnings:
-        screen.line((f"{several(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+        screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
     if served.lone:
-        screen.line((LONE, "yellow"))
+        screen.line((MEMORY_STATE_WARNING, "yellow"))
         screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
     if served.hidden:
         screen.line((served.hidden.message, "yellow"))
         for line in served.hidden.lines():
             screen.line(f"  {line}")
-        screen.line(f"  hint: {HINT}")
+        screen.line(f"  hint: {ABSENCE_HINT}")
     if curl is not None:
         screen.line(f"try:      {curl}")
     screen.stream.flush()
 
 
-def _curl(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
+def _curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
     """A request to try: the one beside the policies, if there is one."""
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
-    asked = f"'{ASK}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
-    token = "" if token_file is None else f' -H "authorization: Bearer {_shown(token_file, tokens or ())}"'
+    asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
+    token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
     return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
 
 
-def _shown(token_file: Path, tokens: Sequence[str]) -> str:
+def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
     """Where a shell finds a token: a line with a name before it, or with a digest in its place, is none."""
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 
 
-def rules_of(engine: Engine) -> int:
+def count_rules(engine: Engine) -> int:
     """How many ways to open a door, to keep one shut and to limit what passes there are."""
     kernel = engine.kernel
     agents = [len(block.grants) for block in kernel.agents]

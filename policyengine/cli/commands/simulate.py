@@ -9,53 +9,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.bounded_files import read_lines
-from policyengine.cli.errors import CommandError, file_error, logged_in_short
+from policyengine.cli.errors import CommandError, file_error, short_log_messages
 from policyengine.cli.options.common import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.options.simulate import (
-    Callers,
-    Drawn,
-    Every,
-    Lasting,
+    CallerCount,
+    ChartFormat,
+    ChartFormatOption,
     Output,
-    Pace,
-    Picture,
-    Requests,
+    RequestRate,
     Seed,
+    SeriesInterval,
     Start,
     TraceFile,
-    Varying,
+    TrafficDuration,
+    VaryFact,
     Workflow,
+    WorkflowRequests,
 )
-from policyengine.cli.output.terminal import Screen, ascii_only, busy, json_text
-from policyengine.cli.request_input import MAX_BYTES, STDIN, called
-from policyengine.cli.simulate_run import Made, Plays
+from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text, show_progress
+from policyengine.cli.request_input import MAX_REQUEST_BYTES, STDIN, describe_place
+from policyengine.cli.simulate_run import SimulateCommand, WorkflowTraffic
 from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:
-    from policyengine.simulation import Event, Played, Series
+    from policyengine.simulation import Series, SimulationResult, TrafficEvent
 
-LEAST_COLUMNS, MOST_COLUMNS, BESIDE = 20, 100, 42  # of blocks, and what stands beside them
-PIPED = 60
+MIN_COLUMNS, MAX_COLUMNS, LABEL_COLUMNS = 20, 100, 42  # of blocks, and what stands beside them
+PIPE_COLUMNS = 60
 
 
-SUFFIXES = {f".{picture.value}": picture for picture in Picture} | {".htm": Picture.HTML}
+SUFFIXES = {f".{picture.value}": picture for picture in ChartFormat} | {".htm": ChartFormat.HTML}
 
 
 def simulate(
     paths: PoliciesOrBundle,
     trace: TraceFile = None,
     workflow: Workflow = None,
-    request: Requests = None,
-    rate: Pace = "1/s",
-    callers: Callers = None,
-    vary: Varying = None,
-    lasting: Lasting = None,
-    every: Every = None,
+    request: WorkflowRequests = None,
+    rate: RequestRate = "1/s",
+    callers: CallerCount = None,
+    vary: VaryFact = None,
+    lasting: TrafficDuration = None,
+    every: SeriesInterval = None,
     start: Start = None,
     seed: Seed = 0,
     entities: EntitySources = None,
     trust: TrustedKeys = None,
-    format: Drawn = None,
+    format: ChartFormatOption = None,
     output: Output = None,
 ) -> int:
     """Play traffic against rates and budgets.
@@ -83,66 +83,68 @@ def simulate(
       policyengine simulate payments/ --workflow runaway --rate 10/m
       policyengine simulate payments/ --trace requests.jsonl -o chart.html
     """
-    plays = Plays(paths, entities, trust, start, seed)
+    plays = SimulateCommand(paths, entities, trust, start, seed)
     width = None if every is None else plays.microseconds("--every", every)
-    with logged_in_short():
+    with short_log_messages():
         if trace is not None and workflow is None:
-            played = _traced(plays, trace, width)
+            played = _play_trace(plays, trace, width)
         elif workflow is not None and trace is None:
             made = plays.workflow(workflow.value, request, rate, callers, vary, lasting)
-            played = _made_up(plays, made, workflow.value, width)
+            played = _play_workflow(plays, made, workflow.value, width)
         else:
             raise CommandError("usage", "one of `--trace` and `--workflow` says what is played", code=2)
-    return _tell(played, format, output)
+    return _output_result(played, format, output)
 
 
-def _made_up(plays: Plays, made: Made, name: str, width: int | None) -> Played:
+def _play_workflow(plays: SimulateCommand, made: WorkflowTraffic, name: str, width: int | None) -> SimulationResult:
     from policyengine.simulation import Series
 
     series = Series(made.plan.start, width)
-    _play(plays, made.events, series, made.total, name)
+    _play_events(plays, made.events, series, made.total, name)
     return plays.played(series, made.words, made.about)
 
 
-def _traced(plays: Plays, name: str, width: int | None) -> Played:
-    from policyengine.simulation import Series, Trace
+def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> SimulationResult:
+    from policyengine.simulation import Series, TrafficTrace
 
-    trace = Trace(plays.start, far=plays.started)
+    trace = TrafficTrace(plays.start, far=plays.started)
     series = Series(None, width)
     plays.load()
-    with _opened(name) as lines:
+    with _open_trace(name) as lines:
         events = trace.read(lines, None if name == STDIN else Path(name))
-        _play(plays, events, series, None, name)
+        _play_events(plays, events, series, None, name)
     if not series.events:
-        raise CommandError("request", f"no request in {called(name)}", facts=(("file", name),))
+        raise CommandError("request", f"no request in {describe_place(name)}", facts=(("file", name),))
     left = f"; {trace.left_out:,} lines left out: they spent nothing, or are no decisions" if trace.left_out else ""
     many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
-    words = (f"{many} of {called(name)}{left}",)
+    words = (f"{many} of {describe_place(name)}{left}",)
     return plays.played(series, words, {"trace": name, "left_out": trace.left_out})
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[Iterator[bytes]]:
+def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
     """The lines of a trace, as they come."""
     try:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
-            yield (line for _, line in read_lines(file, MAX_BYTES))
+            yield (line for _, line in read_lines(file, MAX_REQUEST_BYTES))
     except OSError as error:
         raise file_error(name, error) from None
 
 
-def _play(plays: Plays, events: Iterator[Event], series: Series, total: int | None, name: str) -> None:
-    from policyengine.simulation import TooLong, TrafficError, play
+def _play_events(
+    plays: SimulateCommand, events: Iterator[TrafficEvent], series: Series, total: int | None, name: str
+) -> None:
+    from policyengine.simulation import TooManySlotsError, TrafficError, simulate
 
     try:
-        with busy("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
-            play(plays.engine, plays.clock, events, series, counted)
+        with show_progress("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
+            simulate(plays.engine, plays.clock, events, series, counted)
     except TrafficError as error:
         at = f" at `{error.member}`" if error.member else ""
         facts = (("file", name), ("line", error.line or None), ("member", error.member or None))
-        where = called(name, error.line) if error.line else "the request"
+        where = describe_place(name, error.line) if error.line else "the request"
         raise CommandError("request", f"{where}{at}: {error.message}", error.hint, facts) from None
-    except TooLong:
+    except TooManySlotsError:
         hint = "leave `--every` out, or take a longer time"
         raise CommandError("usage", "`--every` is too short for so long a time", hint, code=2) from None
 
@@ -150,41 +152,44 @@ def _play(plays: Plays, events: Iterator[Event], series: Series, total: int | No
 # ── What is told ──────────────────────────────────────────────────────────────────────────────
 
 
-def _tell(played: Played, format: Picture | None, output: Path | None) -> int:
-    picture = format or (SUFFIXES.get(output.suffix.lower(), Picture.TEXT) if output else Picture.TEXT)
+def _output_result(played: SimulationResult, format: ChartFormat | None, output: Path | None) -> int:
+    picture = format or (SUFFIXES.get(output.suffix.lower(), ChartFormat.TEXT) if output else ChartFormat.TEXT)
     if output is not None:
-        _write(output, _rendered(played, picture, ascii=False))
-    elif picture is Picture.TEXT:
+        _write(output, _render(played, picture, ascii=False))
+    elif picture is ChartFormat.TEXT:
         _show(played, Screen())
     else:
-        print(_rendered(played, picture, ascii=ascii_only()), end="")
+        print(_render(played, picture, ascii=is_ascii_only()), end="")
     return 0
 
 
-def _rendered(played: Played, picture: Picture, *, ascii: bool) -> str:
+def _render(played: SimulationResult, picture: ChartFormat, *, ascii: bool) -> str:
     from policyengine.simulation import html, svg, text
 
-    render: dict[Picture, Callable[[Played], str]] = {Picture.SVG: svg.render, Picture.HTML: html.render}
+    render: dict[ChartFormat, Callable[[SimulationResult], str]] = {
+        ChartFormat.SVG: svg.render_svg,
+        ChartFormat.HTML: html.render_html,
+    }
     match picture:
-        case Picture.TEXT:
-            return text.rendered(played, PIPED, ascii=ascii, shown=one_line)
-        case Picture.JSON:
+        case ChartFormat.TEXT:
+            return text.render_text(played, PIPE_COLUMNS, ascii=ascii, shown=one_line)
+        case ChartFormat.JSON:
             return json_text(played.to_dict()) + "\n"
         case _:
             return render[picture](played)
 
 
-def _show(played: Played, screen: Screen) -> None:
+def _show(played: SimulationResult, screen: Screen) -> None:
     from shutil import get_terminal_size
 
-    from policyengine.simulation.text import STYLES, rendered, rows, width_of
+    from policyengine.simulation.text import STYLES, chart_rows, column_count, render_text
 
     if not screen.styled:
-        screen.plain(rendered(played, PIPED, ascii=ascii_only(), shown=one_line))
+        screen.plain(render_text(played, PIPE_COLUMNS, ascii=is_ascii_only(), shown=one_line))
         return
-    columns = min(max(get_terminal_size().columns - BESIDE, LEAST_COLUMNS), MOST_COLUMNS)
-    width = width_of(played, columns)
-    for row in rows(played, columns, ascii=ascii_only()):
+    columns = min(max(get_terminal_size().columns - LABEL_COLUMNS, MIN_COLUMNS), MAX_COLUMNS)
+    width = column_count(played, columns)
+    for row in chart_rows(played, columns, ascii=is_ascii_only()):
         if row.blocks:
             name, blocks, told = row.text(width)
             screen.line(name, (blocks, STYLES.get(row.name, "")), told)

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.atomic_write import put_new
-from policyengine.cli.commands.check import no_policies, several
+from policyengine.cli.atomic_write import write_file
+from policyengine.cli.commands.check import no_policies_error, pluralize
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.options.common import DecisionsFile, Policies
-from policyengine.cli.output.terminal import Screen, busy, print_json
+from policyengine.cli.output.terminal import Screen, print_json, show_progress
 
 if TYPE_CHECKING:
-    from policyengine.analysis.suggest.policy import Suggested
+    from policyengine.analysis.suggest.policy import PolicySuggestion
 
 UNPROVED = 3
-MOST_SHOWN = 40
-LONGEST_CELL = 100
+MAX_ROWS = 40
+MAX_CELL_LENGTH = 100
 
 
-class Written(StrEnum):
+class SuggestFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     POLICY = "policy"
@@ -40,8 +40,8 @@ def suggest(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace that file, if it is there.")] = False,
     format: Annotated[
-        Written, typer.Option("--format", help="For people, for programs, or the policy alone.")
-    ] = Written.TEXT,
+        SuggestFormat, typer.Option("--format", help="For people, for programs, or the policy alone.")
+    ] = SuggestFormat.TEXT,
 ) -> int:
     """Propose the doors that recorded requests need.
 
@@ -61,22 +61,22 @@ def suggest(
       policyengine suggest payments/ --log decisions.jsonl -o payments/observed.policy
     """
     if output is not None:
-        _refuse_to_lose(output, paths, force)
-    found = _found(paths, log)
+        _refuse_to_overwrite(output, paths, force)
+    found = _suggest_policy(paths, log)
     if output is not None and found.text and found.holds:
-        put_new(output, found.text)
+        write_file(output, found.text)
     match format:
-        case Written.JSON:
+        case SuggestFormat.JSON:
             print_json({**({"file": str(output)} if output and found.text and found.holds else {}), **found.to_dict()})
-        case Written.POLICY:
+        case SuggestFormat.POLICY:
             Screen().plain(found.text)
-            _tell_proof(Screen(sys.stderr), found)
-        case Written.TEXT:
+            _print_proof(Screen(sys.stderr), found)
+        case SuggestFormat.TEXT:
             _show(found, output)
     return 0 if found.holds else UNPROVED
 
 
-def _refuse_to_lose(output: Path, paths: Sequence[Path], force: bool) -> None:
+def _refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> None:
     from policyengine.policy_files import load_sources
     from policyengine.source import is_test_file
 
@@ -93,33 +93,33 @@ def _refuse_to_lose(output: Path, paths: Sequence[Path], force: bool) -> None:
         raise CommandError("file", f"`{output}` is there: it stays", "name another file, or add `--force`", facts)
 
 
-def _found(paths: Sequence[Path], log: Path) -> Suggested:
-    from policyengine.analysis.suggest.policy import Suggesting
+def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
+    from policyengine.analysis.suggest.policy import PolicySuggester
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
 
     screen = Screen(sys.stderr)
-    with busy("reading the policies"):
+    with show_progress("reading the policies"):
         sources, problems = load_sources(paths, tests=False)
         if not sources and not problems:
-            raise no_policies(paths)
+            raise no_policies_error(paths)
         parsed = [parse(source) for source in sources]
         modules = [module for module, _ in parsed if module is not None]
         checked = check(modules, [*problems, *(one for _, some in parsed for one in some)])
     if checked.kernel is None:
         raise policy_error(checked)
     try:
-        with busy("deciding the log again"):
-            return Suggesting(modules, checked, log, lambda told: screen.line(told)).suggested()
+        with show_progress("deciding the log again"):
+            return PolicySuggester(modules, checked, log, lambda told: screen.line(told)).suggested()
     except OSError as error:
         raise file_error(log, error) from None
 
 
-def _show(found: Suggested, output: Path | None) -> None:
+def _show(found: PolicySuggestion, output: Path | None) -> None:
     screen = Screen()
     stopped = found.records - found.unusable - found.allowed
-    screen.line(f"{several(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
+    screen.line(f"{pluralize(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
     if found.unusable:
         screen.line((f"left out, as the log does not hold what they rested on: {found.unusable:,}", "yellow"))
     if found.doors:
@@ -130,27 +130,27 @@ def _show(found: Suggested, output: Path | None) -> None:
     if found.left:
         screen.line()
         screen.line(("not by a door:", "bold"))
-        shown = found.left[:MOST_SHOWN]
+        shown = found.left[:MAX_ROWS]
         rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
         screen.table([tuple(map(_cell, row)) for row in rows])
-        if len(found.left) > MOST_SHOWN:
-            screen.line(f"and {len(found.left) - MOST_SHOWN:,} more: `--format json` has all")
+        if len(found.left) > MAX_ROWS:
+            screen.line(f"and {len(found.left) - MAX_ROWS:,} more: `--format json` has all")
     if not found.doors:
         screen.line("no door would help" if found.left else "no door is needed")
         return
     screen.line()
     if output is None:
         screen.text(found.text)
-    _tell_proof(screen, found)
+    _print_proof(screen, found)
     if output is not None and found.holds:
         screen.line(f"wrote {output}: review it, then `policyengine check`")
 
 
 def _cell(text: str) -> str:
-    return text[:LONGEST_CELL]
+    return text[:MAX_CELL_LENGTH]
 
 
-def _tell_proof(screen: Screen, found: Suggested) -> None:
+def _print_proof(screen: Screen, found: PolicySuggestion) -> None:
     if not found.doors:
         return
     if found.holds:
@@ -159,5 +159,5 @@ def _tell_proof(screen: Screen, found: Suggested) -> None:
         return
     words = f"no proof: {len(found.flips):,} of {found.meant:,} flip that were meant, and {len(found.others):,} others"
     screen.line((words, "bold red"))
-    for one in found.others[:MOST_SHOWN]:
-        screen.line(f"  line {one.line}: {one.old} -> {one.new}")
+    for flip in found.others[:MAX_ROWS]:
+        screen.line(f"  line {flip.line}: {flip.old} -> {flip.new}")

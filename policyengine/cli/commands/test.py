@@ -8,17 +8,17 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from policyengine.cli.options.common import Policies
-from policyengine.cli.test_run import Form, Runs
+from policyengine.cli.test_run import PolicyTestRun, ReportFormat
 
 Wish = TypeVar("Wish")
 
-Named: TypeAlias = Annotated[
+NameFilter: TypeAlias = Annotated[
     str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
 ]
-AboutRule: TypeAlias = Annotated[
+RuleFilter: TypeAlias = Annotated[
     str | None, typer.Option("--rule", metavar="NAME", help="Only tests about this guard.", show_default=False)
 ]
-OfPackage: TypeAlias = Annotated[
+PackageFilter: TypeAlias = Annotated[
     str | None, typer.Option("--package", metavar="NAME", help="Only tests of this package.", show_default=False)
 ]
 Jobs: TypeAlias = Annotated[
@@ -38,20 +38,20 @@ Output: TypeAlias = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Write that here, and text to stdout.", show_default=False),
 ]
-Folder: TypeAlias = Annotated[
+CoverageFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option("--coverage-html", metavar="DIR", help="Write it as pages, too.", show_default=False),
 ]
-Lcov: TypeAlias = Annotated[
+LcovFile: TypeAlias = Annotated[
     Path | None, typer.Option("--coverage-lcov", metavar="FILE", help="Write it for lcov, too.", show_default=False)
 ]
-Least: TypeAlias = Annotated[
+MinCoverage: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail when less is covered.", show_default=False
     ),
 ]
-Mutants: TypeAlias = Annotated[
+MaxMutants: TypeAlias = Annotated[
     int | None,
     typer.Option("--mutants", min=1, metavar="N", help="Only so many faults, drawn by chance.", show_default=False),
 ]
@@ -59,9 +59,9 @@ Mutants: TypeAlias = Annotated[
 
 def run_tests(
     paths: Policies,
-    only: Named = None,
-    rule: AboutRule = None,
-    package: OfPackage = None,
+    only: NameFilter = None,
+    rule: RuleFilter = None,
+    package: PackageFilter = None,
     stop: Annotated[bool, typer.Option("--exitfirst", "-x", help="Stop at the first that fails.")] = False,
     jobs: Jobs = None,
     watch: Annotated[bool, typer.Option("--watch", help="Run again whenever a policy changes.")] = False,
@@ -69,12 +69,12 @@ def run_tests(
     seed: Seed = None,
     examples: Examples = None,
     coverage: Annotated[bool, typer.Option("--coverage", help="Show what no test shows.")] = False,
-    coverage_html: Folder = None,
-    coverage_lcov: Lcov = None,
-    fail_under: Least = None,
+    coverage_html: CoverageFolder = None,
+    coverage_lcov: LcovFile = None,
+    fail_under: MinCoverage = None,
     mutate: Annotated[bool, typer.Option("--mutate", help="Make faults, and show those no test notices.")] = False,
-    mutants: Mutants = None,
-    format: Annotated[Form, typer.Option("--format", help="For people, or for programs.")] = Form.TEXT,
+    mutants: MaxMutants = None,
+    format: Annotated[ReportFormat, typer.Option("--format", help="For people, or for programs.")] = ReportFormat.TEXT,
     output: Output = None,
 ) -> int:
     """Run the tests that policies carry.
@@ -95,25 +95,25 @@ def run_tests(
       policyengine test payments/ --coverage --fail-under 90 --mutate
       policyengine test payments/ --format junit -o results.xml
     """
-    from policyengine.cli.settings.file import configuration_of
-    from policyengine.cli.test_measures import Measures
+    from policyengine.cli.settings.file import load_settings
+    from policyengine.cli.test_measures import MeasureOptions
     from policyengine.testing import Selection
 
-    wishes = configuration_of(paths)
-    jobs = first(jobs, wishes.test.jobs, 1)
-    seed = first(seed, wishes.test.seed, 0)
-    least = first(fail_under, wishes.coverage.fail_under, None)
-    measures = Measures(
+    wishes = load_settings(paths)
+    jobs = first_set(jobs, wishes.test.jobs, 1)
+    seed = first_set(seed, wishes.test.seed, 0)
+    least = first_set(fail_under, wishes.coverage.fail_under, None)
+    measures = MeasureOptions(
         coverage, coverage_html, coverage_lcov, fail_under is not None, least, mutate or mutants is not None, mutants
     )
-    runs = Runs(Selection(only, rule, package), stop, jobs, seed, examples, measures, verbose, format, output)
+    runs = PolicyTestRun(Selection(only, rule, package), stop, jobs, seed, examples, measures, verbose, format, output)
     if not watch:
         return runs.once(paths)
-    from policyengine.cli.watch import again_when_changed
+    from policyengine.cli.watch import rerun_on_change
 
-    return again_when_changed(paths, lambda: runs.once(paths))
+    return rerun_on_change(paths, lambda: runs.once(paths))
 
 
-def first(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
+def first_set(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
     """An option goes before the project's file."""
     return given if given is not None else configured if configured is not None else default

@@ -11,20 +11,20 @@ import typer
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
-from policyengine.cli.output.terminal import OUTCOME_STYLES, Format, Screen, busy, print_json
+from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from policyengine.audit import Again, Entry, Record
+    from policyengine.audit import DecisionRecord, LogEntry, ReplayResult
 
-OTHERWISE = 3
+EXIT_DIFFERS = 3
 INDENT = "  "
-MOST_TOKENS = 100_000  # that were issued before a decision, and may be the one that it was made by
+MAX_TOKENS = 100_000  # that were issued before a decision, and may be the one that it was made by
 
 
-class Issued(NamedTuple):
+class TokenIssuance(NamedTuple):
     """Where the log says that a token of our own was issued: to which client, and when."""
 
     client: str
@@ -33,7 +33,7 @@ class Issued(NamedTuple):
     file: Path
 
     def to_dict(self) -> dict[str, Any]:
-        return {"client": self.client, "issued": moment(self.time), "line": self.line, "file": str(self.file)}
+        return {"client": self.client, "issued": format_time(self.time), "line": self.line, "file": str(self.file)}
 
 
 def why(
@@ -44,7 +44,7 @@ def why(
         typer.Argument(metavar="[PATH]...", help="The policies, or a bundle, to explain it by.", show_default=False),
     ] = None,
     trust: TrustedKeys = None,
-    format: TextOrJson = Format.TEXT,
+    format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Explain a decision of a log as it was.
 
@@ -62,30 +62,30 @@ def why(
     Example:
       policyengine why 01K4QJ6V1N3W8Y5T2R9ZXBCDEF payments/ --log decisions.jsonl
     """
-    from policyengine.audit import CannotRepeat, decided_again
+    from policyengine.audit import ReplayError, replay_decision
 
-    record, issued = _found(id, log)
+    record, issued = _find_record(id, log)
     if not paths:
         return _show_record(record, issued, format)
     engine = load_engine(paths, None, trust)
     try:
-        again = decided_again(record, engine.kernel)
-    except CannotRepeat as problem:
+        again = replay_decision(record, engine.kernel)
+    except ReplayError as problem:
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None
-    if format is Format.JSON:
-        print_json(_document(record, issued, again))
+    if format is OutputFormat.JSON:
+        print_json(_to_dict(record, issued, again))
     else:
         _show(record, issued, again)
-    return 0 if again.same and not unsure(again) else OTHERWISE
+    return 0 if again.same and not is_unsure(again) else EXIT_DIFFERS
 
 
-def unsure(again: Again) -> bool:
+def is_unsure(again: ReplayResult) -> bool:
     """What decided then knew what it said. Others may say something else of what was left out."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
-def entries_in(log: Path) -> Iterator[Entry]:
+def read_entries(log: Path) -> Iterator[LogEntry]:
     """All that a log tells; what cannot be read of it is told on stderr."""
     from policyengine.audit import read_log
 
@@ -96,45 +96,47 @@ def entries_in(log: Path) -> Iterator[Entry]:
         raise file_error(log, error) from None
 
 
-def records_in(log: Path) -> Iterator[Record]:
+def read_records(log: Path) -> Iterator[DecisionRecord]:
     """The decisions of a log, as `entries_in` reads them."""
-    from policyengine.audit import Record
+    from policyengine.audit import DecisionRecord
 
-    return (one for one in entries_in(log) if isinstance(one, Record))
+    return (one for one in read_entries(log) if isinstance(one, DecisionRecord))
 
 
-def _looked_for(id: str, log: Path) -> tuple[Record, Issued | None] | None:
+def _search_log(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None] | None:
     """The decision, and what was issued before it that it was made by: a token is on record before anybody has it."""
-    from policyengine.audit import Record, What
+    from policyengine.audit import DecisionRecord, TokenEventKind
 
-    issued: dict[str | None, Issued] = {}
-    for one in entries_in(log):
-        if not isinstance(one, Record):
-            if one.what is What.ISSUED and one.fingerprint is not None:
-                issued[one.fingerprint] = Issued(str(one.told.get("client")), one.time, one.line, one.file)
-                if len(issued) > MOST_TOKENS:
+    issued: dict[str | None, TokenIssuance] = {}
+    for entry in read_entries(log):
+        if not isinstance(entry, DecisionRecord):
+            if entry.what is TokenEventKind.ISSUED and entry.fingerprint is not None:
+                issued[entry.fingerprint] = TokenIssuance(
+                    str(entry.told.get("client")), entry.time, entry.line, entry.file
+                )
+                if len(issued) > MAX_TOKENS:
                     del issued[next(iter(issued))]
-        elif one.id == id:
-            return one, issued.get(one.fingerprint)
+        elif entry.id == id:
+            return entry, issued.get(entry.fingerprint)
     return None
 
 
-def _found(id: str, log: Path) -> tuple[Record, Issued | None]:
-    with busy("looking for the decision"):
-        found = _looked_for(id.strip().upper(), log)
+def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None]:
+    with show_progress("looking for the decision"):
+        found = _search_log(id.strip().upper(), log)
     if found is None:
         hint = "an id is told with each decision; older ones may be in a log that was moved away"
         raise CommandError("log", f"no decision `{id}` in `{log}`", hint, (("file", str(log)),))
     return found
 
 
-def moment(time: datetime) -> str:
+def format_time(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
-def _document(record: Record, issued: Issued | None, again: Again | None) -> dict[str, Any]:
+def _to_dict(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayResult | None) -> dict[str, Any]:
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
-    found: dict[str, Any] = {"time": moment(record.time), "call": record.call}
+    found: dict[str, Any] = {"time": format_time(record.time), "call": record.call}
     found |= {"token": None if issued is None else issued.to_dict()}
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     if again is not None:
@@ -144,25 +146,25 @@ def _document(record: Record, issued: Issued | None, again: Again | None) -> dic
     return found
 
 
-def _show_record(record: Record, issued: Issued | None, format: Format) -> int:
-    if format is Format.JSON:
-        print_json(_document(record, issued, None))
+def _show_record(record: DecisionRecord, issued: TokenIssuance | None, format: OutputFormat) -> int:
+    if format is OutputFormat.JSON:
+        print_json(_to_dict(record, issued, None))
         return 0
     screen = Screen()
-    _head(screen, record, issued)
-    _reasons(screen, record)
+    _print_head(screen, record, issued)
+    _print_reasons(screen, record)
     screen.line(f"{INDENT}revision: {record.revision}")
-    _missing(screen, record)
+    _print_redactions(screen, record)
     screen.line("name the policies to see the walk")
     return 0
 
 
-def _show(record: Record, issued: Issued | None, again: Again) -> None:
+def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayResult) -> None:
     screen = Screen()
-    _head(screen, record, issued)
-    _missing(screen, record)
+    _print_head(screen, record, issued)
+    _print_redactions(screen, record)
     if again.decision.revision != record.revision:
-        _reasons(screen, record)
+        _print_reasons(screen, record)
         screen.line(f"{INDENT}decided by {record.revision}")
         screen.line(f"{INDENT}these are   {again.decision.revision}: other policies")
         screen.line()
@@ -173,7 +175,7 @@ def _show(record: Record, issued: Issued | None, again: Again) -> None:
             else f"what they come to cannot be told; with its fingerprint in its place {same}:"
         )
     elif not again.same:
-        _reasons(screen, record)
+        _print_reasons(screen, record)
         screen.line()
         screen.line("decided again it comes to something else, for what was left out:" if record.redacted else
                     "decided again by the same policies it comes to something else:")  # fmt: skip
@@ -185,22 +187,22 @@ def _show(record: Record, issued: Issued | None, again: Again) -> None:
     screen.findings(walk)
 
 
-def _head(screen: Screen, record: Record, issued: Issued | None) -> None:
+def _print_head(screen: Screen, record: DecisionRecord, issued: TokenIssuance | None) -> None:
     outcome = str(record.outcome)
     observed = ", but it was only observed, and let through" if record.observed else ""
-    screen.line(f"{record.id} of {moment(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
+    screen.line(f"{record.id} of {format_time(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
-        client, when = issued.client, moment(issued.time)
+        client, when = issued.client, format_time(issued.time)
         screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
 
 
-def _reasons(screen: Screen, record: Record) -> None:
-    for one in record.decision.get("reasons", ()):
-        rule = f' "{one["rule"]}"' if one.get("rule") else ""
-        at = f"  ({one['at']})" if one.get("at") else ""
-        screen.line(f"{INDENT}{one['outcome']} by {one['gate']}{rule}: {one['message']}{at}")
+def _print_reasons(screen: Screen, record: DecisionRecord) -> None:
+    for reason in record.decision.get("reasons", ()):
+        rule = f' "{reason["rule"]}"' if reason.get("rule") else ""
+        at = f"  ({reason['at']})" if reason.get("at") else ""
+        screen.line(f"{INDENT}{reason['outcome']} by {reason['gate']}{rule}: {reason['message']}{at}")
 
 
-def _missing(screen: Screen, record: Record) -> None:
-    for one in record.redacted:
-        screen.line(f"{INDENT}left out of the log: {one.fact} (fingerprint {one.fingerprint})")
+def _print_redactions(screen: Screen, record: DecisionRecord) -> None:
+    for redaction in record.redacted:
+        screen.line(f"{INDENT}left out of the log: {redaction.fact} (fingerprint {redaction.fingerprint})")

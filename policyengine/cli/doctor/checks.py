@@ -17,11 +17,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyengine.cli.doctor.file_modes import WatchedFile, file_findings, identity_files, policy_finding, store_files
-from policyengine.cli.doctor.findings import Finding, Plan, Status
+from policyengine.cli.doctor.file_modes import (
+    FileModeRule,
+    check_file_modes,
+    check_policy_files,
+    identity_files,
+    store_files,
+)
+from policyengine.cli.doctor.findings import DoctorPlan, DoctorResult, DoctorStatus
 from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import BUNDLE, load_engine
-from policyengine.cli.settings.file import configuration_of
+from policyengine.cli.settings.file import load_settings
 from policyengine.extras import install_command
 from policyengine.trusted_files import OTHERS_WRITE
 
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.stores.clock_skew import ClockSkew
 
-OLDEST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 # Modules that stand for extras of the distribution, and what each gives.
 EXTRAS = {
     "envoy": ("grpc", "`serve --envoy-grpc`"),
@@ -46,107 +52,113 @@ EXTRAS = {
     "sql": ("sqlalchemy", "`--entities` of a database"),
     "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
 }
-QUICK = ("uvloop", "httptools")
-FEWEST_FILES = 4_096
-LITTLE_ROOM, NO_ROOM = 1024**3, 64 * 1024**2  # bytes
-LARGEST_SKEW = 1.0  # seconds
-BY_NTP = "keep both clocks by NTP (`timedatectl set-ntp true`)"
-ZONE = "Europe/Berlin"
+SPEED_MODULES = ("uvloop", "httptools")
+MIN_OPEN_FILES = 4_096
+LOW_DISK_BYTES, MIN_DISK_BYTES = 1024**3, 64 * 1024**2  # bytes
+MAX_SKEW_SECONDS = 1.0  # seconds
+NTP_HINT = "keep both clocks by NTP (`timedatectl set-ntp true`)"
+SAMPLE_ZONE = "Europe/Berlin"
 OTHERS_READ = 0o077
 
 
-def findings(plan: Plan) -> Iterator[Finding]:
+def run_checks(plan: DoctorPlan) -> Iterator[DoctorResult]:
     """Of the machine first, then of what is to be served."""
-    yield python(sys.version_info[:2])
-    yield from speed()
-    yield from extras()
-    yield clock(time.time())
-    yield zones()
-    yield files(files_limit())
-    yield from ports(plan)
+    yield check_python(sys.version_info[:2])
+    yield from check_speed()
+    yield from check_extras()
+    yield check_clock(time.time())
+    yield check_time_zones()
+    yield check_open_files(open_file_limit())
+    yield from check_ports(plan)
     if plan.socket is not None:
-        yield unix_socket(plan.socket)
+        yield check_unix_socket(plan.socket)
     if plan.tokens is not None:
-        yield tokens(plan.tokens)
-    yield from consumers(plan)
+        yield check_token_file(plan.tokens)
+    yield from check_authzen_callers(plan)
     if plan.log is not None:
-        yield log(plan.log)
-    stored = store(plan.store)
+        yield check_log(plan.log)
+    stored = check_store(plan.store)
     yield stored
-    yield from file_findings(watched(plan))
+    yield from check_file_modes(files_to_check(plan))
     if plan.paths:
-        yield from policies(plan, answers=stored.status is not Status.FAILED)
+        yield from check_policies(plan, answers=stored.status is not DoctorStatus.FAILED)
     elif plan.identity is not None:
         hint = f"`policyengine doctor PATH --identity {plan.identity}`"
-        yield Finding("identity", Status.WARNING, f"`{plan.identity}` is looked at beside its policies only", hint)
+        yield DoctorResult(
+            "identity", DoctorStatus.WARNING, f"`{plan.identity}` is looked at beside its policies only", hint
+        )
 
 
-def watched(plan: Plan) -> Iterator[WatchedFile]:
+def files_to_check(plan: DoctorPlan) -> Iterator[FileModeRule]:
     """Files that are to be this user's alone, or that nobody else is to write."""
     if plan.log is not None:
-        yield WatchedFile("log", plan.log, OTHERS_WRITE, "600")  # who may read it `log` says
+        yield FileModeRule("log", plan.log, OTHERS_WRITE, "600")  # who may read it `log` says
     if plan.tokens is not None:
-        yield WatchedFile("tokens", plan.tokens, OTHERS_WRITE, "600")
+        yield FileModeRule("tokens", plan.tokens, OTHERS_WRITE, "600")
     yield from store_files(plan.store)
     if plan.identity is not None:
         yield from identity_files(plan.identity)
     for path in plan.trusted or ():
-        yield WatchedFile("keys", path, OTHERS_WRITE, "go-w")
+        yield FileModeRule("keys", path, OTHERS_WRITE, "go-w")
     with suppress(CommandError):
-        if (settings := configuration_of(plan.paths).file) is not None:
-            yield WatchedFile("configuration", settings, OTHERS_WRITE, "go-w")
+        if (settings := load_settings(plan.paths).file) is not None:
+            yield FileModeRule("configuration", settings, OTHERS_WRITE, "go-w")
 
 
 # ── The machine ───────────────────────────────────────────────────────────────────────────────
 
 
-def python(version: tuple[int, ...]) -> Finding:
+def check_python(version: tuple[int, ...]) -> DoctorResult:
     told = ".".join(map(str, version))
-    if version < OLDEST_PYTHON:
-        return Finding("python", Status.FAILED, f"Python {told} is too old", "install Python 3.11 or newer")
-    return Finding("python", Status.OK, f"Python {told}")
+    if version < MIN_PYTHON:
+        return DoctorResult("python", DoctorStatus.FAILED, f"Python {told} is too old", "install Python 3.11 or newer")
+    return DoctorResult("python", DoctorStatus.OK, f"Python {told}")
 
 
-def speed() -> Iterator[Finding]:
-    missing = [name for name in QUICK if find_spec(name) is None]
+def check_speed() -> Iterator[DoctorResult]:
+    missing = [name for name in SPEED_MODULES if find_spec(name) is None]
     if missing:
         hint = f"pip install {' '.join(missing)}"
-        yield Finding("speed", Status.WARNING, f"the server is slower without {' and '.join(missing)}", hint)
+        yield DoctorResult("speed", DoctorStatus.WARNING, f"the server is slower without {' and '.join(missing)}", hint)
     else:
-        yield Finding("speed", Status.OK, f"{' and '.join(QUICK)} are there")
+        yield DoctorResult("speed", DoctorStatus.OK, f"{' and '.join(SPEED_MODULES)} are there")
 
 
-def extras() -> Iterator[Finding]:
+def check_extras() -> Iterator[DoctorResult]:
     for name, (module, gives) in EXTRAS.items():
         if find_spec(module) is None:
             hint = install_command(name)
-            yield Finding("extras", Status.NOTE, f"without `{name}` there is no {gives}", hint)
+            yield DoctorResult("extras", DoctorStatus.NOTE, f"without `{name}` there is no {gives}", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:
-        yield Finding("extras", Status.OK, f"there are {', '.join(there)}")
+        yield DoctorResult("extras", DoctorStatus.OK, f"there are {', '.join(there)}")
 
 
-def clock(now: float) -> Finding:
+def check_clock(now: float) -> DoctorResult:
     """Rates, approvals and credentials rest on it. It cannot be before this program was put here."""
     installed = os.stat(__file__).st_mtime
-    if now < installed - LARGEST_SKEW:
+    if now < installed - MAX_SKEW_SECONDS:
         behind = f"the clock is at least {int(installed - now):,} s behind: this program was installed later than now"
-        return Finding("clock", Status.FAILED, behind, "set it, and keep it by NTP (`timedatectl set-ntp true`)")
-    return Finding("clock", Status.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+        return DoctorResult(
+            "clock", DoctorStatus.FAILED, behind, "set it, and keep it by NTP (`timedatectl set-ntp true`)"
+        )
+    return DoctorResult("clock", DoctorStatus.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
 
 
-def zones(zone: str = ZONE) -> Finding:
+def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:
     """Policies speak of hours in time zones."""
     from zoneinfo import ZoneInfo
 
     try:
         ZoneInfo(zone)
     except (LookupError, OSError, ValueError):
-        return Finding("timezones", Status.FAILED, f"the time zone `{zone}` is not known here", "pip install tzdata")
-    return Finding("timezones", Status.OK, "time zones are known")
+        return DoctorResult(
+            "timezones", DoctorStatus.FAILED, f"the time zone `{zone}` is not known here", "pip install tzdata"
+        )
+    return DoctorResult("timezones", DoctorStatus.OK, "time zones are known")
 
 
-def files_limit() -> int | None:
+def open_file_limit() -> int | None:
     """None where there is no such limit."""
     if find_spec("resource") is None:
         return None
@@ -156,265 +168,299 @@ def files_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def files(limit: int | None) -> Finding:
+def check_open_files(limit: int | None) -> DoctorResult:
     """Each connection is an open file."""
-    if limit is not None and limit < FEWEST_FILES:
+    if limit is not None and limit < MIN_OPEN_FILES:
         hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
-        return Finding("files", Status.WARNING, f"a process may open {limit:,} files: so many connections", hint)
-    return Finding("files", Status.OK, "no limit" if limit is None else f"a process may open {limit:,} files")
+        return DoctorResult(
+            "files", DoctorStatus.WARNING, f"a process may open {limit:,} files: so many connections", hint
+        )
+    return DoctorResult(
+        "files", DoctorStatus.OK, "no limit" if limit is None else f"a process may open {limit:,} files"
+    )
 
 
 # ── Where it listens ──────────────────────────────────────────────────────────────────────────
 
 
-def ports(plan: Plan) -> Iterator[Finding]:
+def check_ports(plan: DoctorPlan) -> Iterator[DoctorResult]:
     """Questions need a token where others can ask; metrics do not."""
-    from policyengine.server.listeners import ServeError, bound, port_listener, resolved
+    from policyengine.server.listeners import ServeError, bind_listener, port_listener, resolve_address
 
     for option, port in plan.ports:
         try:
             if option == "--metrics-port":
-                bound(resolved(plan.host, port), plan.host, option).close()
+                bind_listener(resolve_address(plan.host, port), plan.host, option).close()
             else:
                 port_listener(plan.host, port, plan.tokens is not None).close()
         except ServeError as error:
-            yield Finding("port", Status.FAILED, error.message, error.hint)
+            yield DoctorResult("port", DoctorStatus.FAILED, error.message, error.hint)
         else:
             free = f"port {port} on `{plan.host}` is free" if port else f"there is a free port on `{plan.host}`"
-            yield Finding("port", Status.OK, free)
+            yield DoctorResult("port", DoctorStatus.OK, free)
 
 
-def unix_socket(path: Path) -> Finding:
+def check_unix_socket(path: Path) -> DoctorResult:
     from policyengine.server.listeners import ServeError, unix_listener
 
     try:
         with unix_listener(path, 0o600):
-            return Finding("socket", Status.OK, f"`{path}` can be listened at")
+            return DoctorResult("socket", DoctorStatus.OK, f"`{path}` can be listened at")
     except ServeError as error:
-        return Finding("socket", Status.FAILED, error.message, error.hint)
+        return DoctorResult("socket", DoctorStatus.FAILED, error.message, error.hint)
 
 
-def tokens(path: Path) -> Finding:
-    from policyengine.server.bearer_tokens import TokenError, read_token_file
+def check_token_file(path: Path) -> DoctorResult:
+    from policyengine.server.bearer_tokens import BearerTokenError, read_token_file
 
     try:
         found = read_token_file(path)
-    except TokenError as error:
-        return Finding("tokens", Status.FAILED, error.message, error.hint)
+    except BearerTokenError as error:
+        return DoctorResult("tokens", DoctorStatus.FAILED, error.message, error.hint)
     if found.warning is not None:
-        return Finding(
+        return DoctorResult(
             "tokens",
-            Status.WARNING,
+            DoctorStatus.WARNING,
             f"everybody on this machine can read `{path}`",
             f"chmod 600 {shlex.quote(str(path))}",
         )
-    return Finding("tokens", Status.OK, f"`{path}` holds {len(found.tokens)}")
+    return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` holds {len(found.tokens)}")
 
 
-def consumers(plan: Plan) -> Iterator[Finding]:
+def check_authzen_callers(plan: DoctorPlan) -> Iterator[DoctorResult]:
     """Whether each caller that AuthZEN spends for has a token; files that cannot be read are found by others."""
-    from policyengine.server.bearer_tokens import TokenError, Tokens, check_consumers, read_token_file
+    from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 
     try:
-        given = None if plan.tokens is None else Tokens.of(read_token_file(plan.tokens).tokens)
-        consume = configuration_of(plan.paths).authzen_consume
-    except (TokenError, CommandError):
+        given = None if plan.tokens is None else BearerTokens.of(read_token_file(plan.tokens).tokens)
+        consume = load_settings(plan.paths).authzen_consume
+    except (BearerTokenError, CommandError):
         return
     try:
         check_consumers(consume, given)
-    except TokenError as error:
-        yield Finding("authzen", Status.FAILED, error.message, error.hint)
+    except BearerTokenError as error:
+        yield DoctorResult("authzen", DoctorStatus.FAILED, error.message, error.hint)
 
 
 # ── What it writes to ─────────────────────────────────────────────────────────────────────────
 
 
-def log(path: Path) -> Finding:
+def check_log(path: Path) -> DoctorResult:
     folder = path.parent
     if not folder.is_dir():
-        return Finding("log", Status.FAILED, f"there is no folder `{folder}`", f"mkdir -p {folder}")
+        return DoctorResult("log", DoctorStatus.FAILED, f"there is no folder `{folder}`", f"mkdir -p {folder}")
     place = path if path.exists() else folder
     if path.exists() and not path.is_file():
-        return Finding("log", Status.FAILED, f"`{path}` is no file", "name a file: lines stay whole in files only")
+        return DoctorResult(
+            "log", DoctorStatus.FAILED, f"`{path}` is no file", "name a file: lines stay whole in files only"
+        )
     if not os.access(place, os.W_OK):
-        return Finding("log", Status.FAILED, f"`{place}` cannot be written to", "every decision would be denied")
+        return DoctorResult(
+            "log", DoctorStatus.FAILED, f"`{place}` cannot be written to", "every decision would be denied"
+        )
     free = shutil.disk_usage(folder).free
-    if free < LITTLE_ROOM:
-        status = Status.FAILED if free < NO_ROOM else Status.WARNING
+    if free < LOW_DISK_BYTES:
+        status = DoctorStatus.FAILED if free < MIN_DISK_BYTES else DoctorStatus.WARNING
         hint = "make room, or move old logs away: what cannot be written down is denied"
-        return Finding("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
+        return DoctorResult("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
     if path.exists() and path.stat().st_mode & OTHERS_READ:
-        return Finding(
+        return DoctorResult(
             "log",
-            Status.WARNING,
+            DoctorStatus.WARNING,
             f"others may read `{path}`: it holds what was asked",
             f"chmod 600 {shlex.quote(str(path))}",
         )
-    return Finding("log", Status.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
+    return DoctorResult("log", DoctorStatus.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
 
 
-def store(url: str) -> Finding:
+def check_store(url: str) -> DoctorResult:
     from policyengine.stores.base import StoreError
     from policyengine.stores.clock_skew import ClockSkewError, system_time
     from policyengine.stores.open import StoreUrlError, open_store
-    from policyengine.stores.resilient_store import GuardedStore
+    from policyengine.stores.resilient_store import ResilientStore
 
     try:
-        absent = absent_file(url)
+        absent = check_missing_store_file(url)
         if absent is not None:
             return absent
         found = open_store(url)
-        if not isinstance(found, GuardedStore):
+        if not isinstance(found, ResilientStore):
             hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
-            return Finding("store", Status.NOTE, "what decisions spend is in memory: a restart forgets it", hint)
+            return DoctorResult(
+                "store", DoctorStatus.NOTE, "what decisions spend is in memory: a restart forgets it", hint
+            )
         with closing(found):
             name = found.about()
             found.check(system_time())
             found.inspect(0)
     except StoreUrlError as error:
-        return Finding("store", Status.FAILED, error.message, error.hint)
+        return DoctorResult("store", DoctorStatus.FAILED, error.message, error.hint)
     except ClockSkewError as error:
-        hint = f"{BY_NTP}: what rests on the store is denied as long as they differ by more than `skew` of its URL"
-        return Finding("store", Status.FAILED, error.reason, hint)
+        hint = f"{NTP_HINT}: what rests on the store is denied as long as they differ by more than `skew` of its URL"
+        return DoctorResult("store", DoctorStatus.FAILED, error.reason, hint)
     except StoreError as error:
-        return Finding("store", Status.FAILED, f"the store does not answer: {error}", "see that it runs")
-    return clocks(name, found.skew)
+        return DoctorResult("store", DoctorStatus.FAILED, f"the store does not answer: {error}", "see that it runs")
+    return check_store_clock(name, found.skew)
 
 
-def private(path: Path) -> str:
+def chmod_command(path: Path) -> str:
     return f"chmod 600 {shlex.quote(str(path))}"
 
 
-def absent_file(url: str) -> Finding | None:
+def check_missing_store_file(url: str) -> DoctorResult | None:
     """Of a file of SQLite that is not there: a look makes none."""
-    from policyengine.stores.open import address_of, sqlite_path
+    from policyengine.stores.open import parse_store_url, sqlite_path
 
-    path = Path(sqlite_path(address_of(url))) if url.startswith("sqlite:") else None
+    path = Path(sqlite_path(parse_store_url(url))) if url.startswith("sqlite:") else None
     if path is None or path.exists():
         return None
     beside = next((one for end in ("-wal", "-shm") if (one := Path(f"{path}{end}")).exists()), None)
     if beside is not None:
         gone = f"`{path}` is gone, and `{beside}` is there: a server may use what was moved away"
-        return Finding("store", Status.FAILED, gone, "put the file back, or stop the server and remove what is left")
+        return DoctorResult(
+            "store", DoctorStatus.FAILED, gone, "put the file back, or stop the server and remove what is left"
+        )
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return Finding("store", Status.FAILED, f"`{path}` is not there, and cannot be made", "see who owns the folder")
-    return Finding("store", Status.OK, f"`{path}` is not there yet: `serve` makes it")
+        return DoctorResult(
+            "store", DoctorStatus.FAILED, f"`{path}` is not there, and cannot be made", "see who owns the folder"
+        )
+    return DoctorResult("store", DoctorStatus.OK, f"`{path}` is not there yet: `serve` makes it")
 
 
-def clocks(name: str, skew: ClockSkew) -> Finding:
+def check_store_clock(name: str, skew: ClockSkew) -> DoctorResult:
     """Of this machine and of a store that answers."""
-    from policyengine.stores.clock_skew import lasting
+    from policyengine.stores.clock_skew import format_microseconds
 
     offset = abs(skew.offset or 0)
-    if offset - skew.error > LARGEST_SKEW * 1_000_000:
-        return Finding("store", Status.WARNING, skew.reason, BY_NTP)
-    return Finding("store", Status.OK, f"{name} answers; clocks differ by {lasting(offset)} (± {lasting(skew.error)})")
+    if offset - skew.error > MAX_SKEW_SECONDS * 1_000_000:
+        return DoctorResult("store", DoctorStatus.WARNING, skew.reason, NTP_HINT)
+    return DoctorResult(
+        "store",
+        DoctorStatus.OK,
+        f"{name} answers; clocks differ by {format_microseconds(offset)} (± {format_microseconds(skew.error)})",
+    )
 
 
 # ── What it decides by ────────────────────────────────────────────────────────────────────────
 
 
-def policies(plan: Plan, answers: bool) -> Iterator[Finding]:
+def check_policies(plan: DoctorPlan, answers: bool) -> Iterator[DoctorResult]:
     """Policies are no worse where the store does not answer; whether workers share it nobody knows then."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
 
-    yield from policy_finding(plan.paths)
+    yield from check_policy_files(plan.paths)
     try:
-        yield from gateway(plan.paths)
+        yield from check_project_settings(plan.paths)
         store = plan.store if answers else "memory:"
         engine = load_engine(plan.paths, plan.entities, plan.trusted, store=store, identity=plan.identity)
     except CommandError as error:
         status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows all of it"
-        yield Finding(error.kind, Status.FAILED, error.message, error.hint if error.kind != "policy" else status)
+        yield DoctorResult(
+            error.kind, DoctorStatus.FAILED, error.message, error.hint if error.kind != "policy" else status
+        )
         return
-    yield checked(engine, plan.paths)
-    yield from absences(plan, engine)
+    yield policies_result(engine, plan.paths)
+    yield from check_absences(plan, engine)
     if plan.entities and not any(path.suffix == BUNDLE for path in plan.paths):
-        yield supplied(engine, plan.paths, plan.entities)
+        yield check_entity_rows(engine, plan.paths, plan.entities)
     if plan.identity is not None:
-        yield from issuers(plan.identity, engine)
+        yield from check_issuers(plan.identity, engine)
     try:
         if answers:
             check_workers(engine, plan.workers)
     except ServeError as error:
-        yield Finding("workers", Status.FAILED, error.message, error.hint)
+        yield DoctorResult("workers", DoctorStatus.FAILED, error.message, error.hint)
 
 
-def checked(engine: Engine, paths: Sequence[Path]) -> Finding:
+def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
     many = len(engine.warnings)
     if many:
         hint = f"`policyengine check {' '.join(map(str, paths))}` shows them"
-        return Finding("policies", Status.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
-    return Finding("policies", Status.OK, f"{', '.join(engine.packages)} can be served")
+        return DoctorResult("policies", DoctorStatus.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
+    return DoctorResult("policies", DoctorStatus.OK, f"{', '.join(engine.packages)} can be served")
 
 
-def absences(plan: Plan, engine: Engine) -> Iterator[Finding]:
+def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
     """What no gateway shows whose adapter would be open."""
-    from policyengine.cli.absence_warnings import HINT, OVER_HTTP, HiddenAbsences
-    from policyengine.http.completeness import Adapter
+    from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
+    from policyengine.http.completeness import GatewayAdapter
 
     named = {option for option, _ in plan.ports}
-    adapters = [*(OVER_HTTP if "--port" in named else ()), *([Adapter.ENVOY_GRPC] if "--envoy-grpc" in named else ())]
-    names = configuration_of(plan.paths).gateway
+    adapters = [
+        *(HTTP_ADAPTERS if "--port" in named else ()),
+        *([GatewayAdapter.ENVOY_GRPC] if "--envoy-grpc" in named else ()),
+    ]
+    names = load_settings(plan.paths).gateway
     found = HiddenAbsences.of(engine.kernel, names, adapters, proves=plan.identity is not None)
     if found:
         shown = "".join(f"\n  {line}" for line in found.lines())
-        yield Finding("gateways", Status.NOTE, f"{found.message}{shown}", HINT)
+        yield DoctorResult("gateways", DoctorStatus.NOTE, f"{found.message}{shown}", ABSENCE_HINT)
 
 
-def supplied(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> Finding:
+def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:
     """Whether what the policies read of entities is supplied by something."""
-    from policyengine.cli.commands.check import check_files, unsupplied
+    from policyengine.cli.commands.check import check_files, find_unsupplied
 
-    many = len(unsupplied(check_files(paths)[0], engine.directory))
+    many = len(find_unsupplied(check_files(paths)[0], engine.directory))
     if not many:
-        return Finding("entities", Status.OK, "the rows have what the policies read")
+        return DoctorResult("entities", DoctorStatus.OK, "the rows have what the policies read")
     named = " ".join(f"--entities {one}" for one in entities)
     hint = f"`policyengine check {' '.join(map(str, paths))} {named}` shows it"
     message = f"{many:,} thing{'' if many == 1 else 's'} that the policies read will be unknown"
-    return Finding("entities", Status.WARNING, message, hint)
+    return DoctorResult("entities", DoctorStatus.WARNING, message, hint)
 
 
-def issuers(file: Path, engine: Engine) -> Iterator[Finding]:
+def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     """Of an `identity.toml` that the engine has read: whether each issuer and attester tells its keys now."""
-    from policyengine.identity.config.model import read_configuration
-    from policyengine.identity.config.preflight import looked, strangers
+    from policyengine.identity.config.model import read_identity_config
+    from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents
 
-    configuration = read_configuration(file)
-    yield Finding("identity", Status.OK, f"`{file}` fits the policies")
+    configuration = read_identity_config(file)
+    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` fits the policies")
     if not configuration.identity.hosts:
         message = "a proof for another service counts here where that passes it on, with its own name in `Host`"
-        yield Finding("hosts", Status.WARNING, message, 'name yours: `[identity]` `hosts = ["api.acme.example"]`')
-    for client, agent, meant in strangers(configuration, engine.kernel):
+        yield DoctorResult(
+            "hosts", DoctorStatus.WARNING, message, 'name yours: `[identity]` `hosts = ["api.acme.example"]`'
+        )
+    for client, agent, meant in find_unknown_agents(configuration, engine.kernel):
         message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
-        yield Finding("identity", Status.WARNING, message, meant)
-    for one in looked(configuration, engine.kernel):
-        what = "tokens" if one.kind == "issuer" else "attestations"
-        if one.problem is not None:
+        yield DoctorResult("identity", DoctorStatus.WARNING, message, meant)
+    for key_source in check_key_sources(configuration, engine.kernel):
+        what = "tokens" if key_source.kind == "issuer" else "attestations"
+        if key_source.problem is not None:
             hint = f"until they are, its {what} are refused by the code `provider`"
-            yield Finding(one.kind, Status.WARNING, f"the keys of `{one.name}` cannot be read: {one.problem}", hint)
-        elif not one.keys:
+            yield DoctorResult(
+                key_source.kind,
+                DoctorStatus.WARNING,
+                f"the keys of `{key_source.name}` cannot be read: {key_source.problem}",
+                hint,
+            )
+        elif not key_source.keys:
             hint = (
                 "public keys count that are for signatures (`use`, `key_ops`) and strong enough, without private parts"
             )
-            yield Finding(one.kind, Status.WARNING, f"`{one.name}` has no key that could be used", hint)
+            yield DoctorResult(
+                key_source.kind, DoctorStatus.WARNING, f"`{key_source.name}` has no key that could be used", hint
+            )
         else:
-            many = "1 key" if one.keys == 1 else f"{one.keys:,} keys"
-            yield Finding(one.kind, Status.OK, f"`{one.name}` tells {many}")
+            many = "1 key" if key_source.keys == 1 else f"{key_source.keys:,} keys"
+            yield DoctorResult(key_source.kind, DoctorStatus.OK, f"`{key_source.name}` tells {many}")
 
 
-def gateway(paths: Sequence[Path]) -> Iterator[Finding]:
+def check_project_settings(paths: Sequence[Path]) -> Iterator[DoctorResult]:
     """Raises CommandError for what is wrong in `policyengine.toml`."""
-    found = configuration_of(paths)
+    found = load_settings(paths)
     if found.file is None:
-        yield Finding("configuration", Status.NOTE, "there is no `policyengine.toml`: everything is as by default")
+        yield DoctorResult(
+            "configuration", DoctorStatus.NOTE, "there is no `policyengine.toml`: everything is as by default"
+        )
     else:
         headers = ", ".join(sorted(found.gateway.facts.values()))
-        yield Finding("configuration", Status.OK, f"`{found.file}`: gateways say who asks in {headers}")
+        yield DoctorResult("configuration", DoctorStatus.OK, f"`{found.file}`: gateways say who asks in {headers}")
         if found.gateway.agent_id == "":
             hint = "name the header in which the gateway sets it: `[gateway]`, `agent_id`"
-            yield Finding("configuration", Status.WARNING, "no header says which agent asks", hint)
+            yield DoctorResult("configuration", DoctorStatus.WARNING, "no header says which agent asks", hint)
     if getattr(found, "observe", None) is not None:
         hint = "take `[observe]` out of it once nothing is reported any more (docs/observe.md)"
-        yield Finding("observe", Status.WARNING, "it observes: what policies deny passes all the same", hint)
+        yield DoctorResult("observe", DoctorStatus.WARNING, "it observes: what policies deny passes all the same", hint)

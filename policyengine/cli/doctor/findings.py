@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Status(StrEnum):
+class DoctorStatus(StrEnum):
     """How it stands: `note` is for whoever wonders, `warning` for whoever goes into production."""
 
     OK = "ok"
@@ -17,15 +17,15 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorResult:
     check: str
-    status: Status
+    status: DoctorStatus
     message: str
     hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DoctorPlan:
     """What is to be served, as `policyengine serve` would be told."""
 
     paths: tuple[Path, ...] = ()

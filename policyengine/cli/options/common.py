@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from policyengine.cli.output.terminal import Format
+from policyengine.cli.output.terminal import OutputFormat
 
 Policies: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="PATH", help="Policies, or folders of them.", show_default=False)
@@ -22,7 +22,7 @@ TrustedKeys: TypeAlias = Annotated[
         "--trust", metavar="KEY", help="A public key; one of these must have signed the bundle.", show_default=False
     ),
 ]
-TextOrJson: TypeAlias = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+TextOrJson: TypeAlias = Annotated[OutputFormat, typer.Option("--format", help="For people, or for programs.")]
 RequestFile: TypeAlias = Annotated[
     str,
     typer.Option(

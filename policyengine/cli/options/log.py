@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.options.log_rotation import rotation_of
-from policyengine.cli.options.serve import Forced, WhenUnrecorded
+from policyengine.cli.options.log_rotation import parse_rotation
+from policyengine.cli.options.serve import LogFailureMode, LogSyncMode
 from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class LogOptions:
     """The options, as they were given."""
 
     path: Path | None
-    on_failure: WhenUnrecorded
+    on_failure: LogFailureMode
     redact: Sequence[str] | None
     rotate: Sequence[str] | None
     keep: int | None
     compress: bool
-    sync: Forced
+    sync: LogSyncMode
 
 
-def log_of(asked: Recorded) -> DecisionLog | None:
+def open_log(asked: LogOptions) -> DecisionLog | None:
     """Raises CommandError, LogError."""
     from policyengine.audit import DecisionLog, Rotation
 
-    rotation, redact = rotation_of(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
+    rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
     if asked.path is None:
-        plain = rotation == Rotation() and asked.sync is Forced.NEVER and asked.on_failure is WhenUnrecorded.DENY
+        plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
         if redact or not plain:
             raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
         return None
@@ -51,7 +51,7 @@ def log_of(asked: Recorded) -> DecisionLog | None:
 
 
 @contextmanager
-def recorded_to(path: Path | None) -> Iterator[None]:
+def report_log_errors(path: Path | None) -> Iterator[None]:
     """A log that cannot be used is told as a mistake of whoever named it."""
     from policyengine.audit import LogError
 

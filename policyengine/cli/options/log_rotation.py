@@ -11,38 +11,38 @@ from policyengine.cli.errors import CommandError
 if TYPE_CHECKING:
     from policyengine.audit import Rotation
 
-SIZE = re.compile(r"([1-9][0-9]{0,11})([KMG]B)")
+SIZE_PATTERN = re.compile(r"([1-9][0-9]{0,11})([KMG]B)")
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
-SHORTEST = 60  # seconds
+MIN_AGE_SECONDS = 60  # seconds
 
 
-def rotation_of(wishes: Sequence[str], keep: int | None, compress: bool) -> Rotation:
+def parse_rotation(wishes: Sequence[str], keep: int | None, compress: bool) -> Rotation:
     """Raises CommandError."""
     from policyengine.audit import Rotation
 
     size = age = None
     for wish in wishes:
-        found = size_of(wish)
+        found = parse_size(wish)
         if found is not None:
             size = found
         else:
-            age = age_of(wish)
+            age = parse_age(wish)
     if size is None and age is None and (keep is not None or compress):
         raise CommandError("usage", "the log is one file", "say when another begins: `--log-rotate 100MB`", code=2)
     return Rotation(size, age, keep, compress)
 
 
-def size_of(wish: str) -> int | None:
-    found = SIZE.fullmatch(wish)
+def parse_size(wish: str) -> int | None:
+    found = SIZE_PATTERN.fullmatch(wish)
     return None if found is None else int(found[1]) * UNITS[found[2]]
 
 
-def age_of(wish: str) -> int:
+def parse_age(wish: str) -> int:
     from policyengine.runtime.literals import parse_duration
 
     lasting = parse_duration(wish)
     if lasting is None:
         raise CommandError("usage", f"`{wish}` is neither a size nor an age", "as in `100MB` or `1d`", code=2)
-    if lasting.total_seconds() < SHORTEST:
+    if lasting.total_seconds() < MIN_AGE_SECONDS:
         raise CommandError("usage", f"`{wish}` is too short for a file", "a minute or longer", code=2)
     return int(lasting.total_seconds())

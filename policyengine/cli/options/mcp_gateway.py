@@ -7,18 +7,18 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-Behind: TypeAlias = Annotated[
+UpstreamServer: TypeAlias = Annotated[
     str,
     typer.Option("--upstream", metavar="URL|COMMAND", help="The server behind: its URL, or what starts it."),
 ]
 ServerName: TypeAlias = Annotated[
     str, typer.Option("--server", metavar="NAME", help="How policies call it: `TOOL NAME/tool`.")
 ]
-Said: TypeAlias = Annotated[
+CallerFacts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--as", metavar="WORD=VALUE", help="Who asks: agent, issuer, user, scopes.", show_default=False),
 ]
-SaidByHeader: TypeAlias = Annotated[
+CallerHeaders: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--from-header",
@@ -35,7 +35,7 @@ HttpPort: TypeAlias = Annotated[
 AnswerSeconds: TypeAlias = Annotated[
     float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds that an answer of the server may take.")
 ]
-HandedOn: TypeAlias = Annotated[
+PassedVariables: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="NAME", help="A variable that the command gets, too.", show_default=False),
 ]

@@ -16,40 +16,40 @@ def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
     """Raises CommandError for the first name that matches nothing: with it every call would be denied."""
     check_server(server, kernel)
     if "issuer" in said and said["issuer"] not in kernel.issuers:
-        refuse("--as issuer=", said["issuer"], "no policy declares this issuer", kernel.issuers)
+        raise_unknown_name("--as issuer=", said["issuer"], "no policy declares this issuer", kernel.issuers)
     if "agent" in said and not kernel.anyones:
         check_agent(said["agent"], kernel)
     if "user" in said and not kernel.anyones:
         check_user(said, kernel)
-    carried = {one for grant in grants(kernel) for opening in grant.openings for one in opening.carriers}
-    for scope in scopes_of(said.get("scopes", "")):
+    carried = {one for grant in all_grants(kernel) for opening in grant.openings for one in opening.carriers}
+    for scope in split_scopes(said.get("scopes", "")):
         if scope not in carried:
-            refuse("--as scopes=", scope, "no door of the policy asks for this scope", carried)
+            raise_unknown_name("--as scopes=", scope, "no door of the policy asks for this scope", carried)
 
 
 def check_server(server: str, kernel: k.Kernel) -> None:
     from policyengine import kernel as k
     from policyengine.checker.patterns.overlap import globs_meet
 
-    doors = [opening.pattern for grant in grants(kernel) for opening in grant.openings]
+    doors = [opening.pattern for grant in all_grants(kernel) for opening in grant.openings]
     globs = [one.glob for one in doors if isinstance(one, k.ToolPattern)]
     if any(globs_meet(glob, f"{server}/*") for glob in globs):
         return
     servers = {glob.partition("/")[0] for glob in globs if "/" in glob}
     if any(isinstance(one, k.ActionPattern) for one in doors) and suggest(server, servers) is None:
         return  # a server of resources and prompts alone
-    refuse("--server ", server, "no door of the policy is a tool of this server", servers)
+    raise_unknown_name("--server ", server, "no door of the policy is a tool of this server", servers)
 
 
 def check_agent(name: str, kernel: k.Kernel) -> None:
     from policyengine import kernel as k
     from policyengine.runtime.patterns import Glob
 
-    called = [one.who.name for one in kernel.agents if isinstance(one.who, k.Called)]
-    globs = [one.who.glob for one in kernel.agents if isinstance(one.who, k.CalledLike)]
-    others = any(isinstance(one.who, k.InGroup | k.Where) for one in kernel.agents)
+    called = [one.who.name for one in kernel.agents if isinstance(one.who, k.ExactName)]
+    globs = [one.who.glob for one in kernel.agents if isinstance(one.who, k.NamePattern)]
+    others = any(isinstance(one.who, k.InGroup | k.PrincipalCondition) for one in kernel.agents)
     if not others and name not in called and not any(Glob(glob).matches(name) for glob in globs):
-        refuse("--as agent=", name, "no block of the policy is about this agent", called)
+        raise_unknown_name("--as agent=", name, "no block of the policy is about this agent", called)
 
 
 def check_user(said: Mapping[str, str], kernel: k.Kernel) -> None:
@@ -58,23 +58,23 @@ def check_user(said: Mapping[str, str], kernel: k.Kernel) -> None:
 
     name, issuer = said["user"], kernel.issuers.get(said.get("issuer", ""))
     if issuer is not None and not speaks_for(issuer, name):
-        refuse("--as user=", name, f"`{issuer.name}` does not speak for this user", ())
-    called = [one.who.name for one in kernel.users if isinstance(one.who, k.Called)]
+        raise_unknown_name("--as user=", name, f"`{issuer.name}` does not speak for this user", ())
+    called = [one.who.name for one in kernel.users if isinstance(one.who, k.ExactName)]
     if called and len(called) == len(kernel.users) and not kernel.unrestricted and name not in called:
-        refuse("--as user=", name, "no block of the policy is about this user", called)
+        raise_unknown_name("--as user=", name, "no block of the policy is about this user", called)
 
 
-def grants(kernel: k.Kernel) -> Iterator[k.Grant]:
-    from policyengine.lint.dead_rules import blocks
+def all_grants(kernel: k.Kernel) -> Iterator[k.Grant]:
+    from policyengine.lint.dead_rules import all_blocks
 
-    return (grant for block in blocks(kernel) for grant in block.grants)
+    return (grant for block in all_blocks(kernel) for grant in block.grants)
 
 
-def scopes_of(words: str) -> Sequence[str]:
+def split_scopes(words: str) -> Sequence[str]:
     return words.replace(",", " ").split()
 
 
-def refuse(option: str, name: str, message: str, known: Iterable[str]) -> NoReturn:
+def raise_unknown_name(option: str, name: str, message: str, known: Iterable[str]) -> NoReturn:
     meant = suggest(name, known)
     some = ", ".join(f"`{one}`" for one in sorted({*known})[:5])
     hint = f"did you mean `{meant}`?" if meant else f"it knows {some}" if some else None

@@ -13,14 +13,14 @@ from policyengine.cli.output.terminal import Screen
 from policyengine.runtime.literals import RFC3339, parse_duration, parse_time
 
 if TYPE_CHECKING:
-    from policyengine.cli.settings.file import ObserveConfiguration
+    from policyengine.cli.settings.file import ObserveSettings
     from policyengine.engine import Engine
 
-A_WEEK = 7 * 86_400
+WEEK_SECONDS = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ObserveOptions:
     """The options, as they were given."""
 
     observe: bool | None
@@ -29,58 +29,58 @@ class Asked:
     endpoints: Sequence[str]
 
 
-def observe(engine: Engine, asked: Asked, configured: ObserveConfiguration | None) -> None:
+def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSettings | None) -> None:
     """Have the engine observe, where somebody asks for it. An option stands before what the file says of it."""
     from policyengine.engine.observe_mode import Observe, ObserveError
 
     wanted = configured is not None if asked.observe is None else asked.observe
     if not wanted:
-        _refuse_the_rest(asked)
+        _refuse_limits_alone(asked)
         return
     until = asked.until or (configured.until if configured else "")
     if not until:
-        now = datetime.fromtimestamp(datetime.now(UTC).timestamp() + A_WEEK, UTC)
+        now = datetime.fromtimestamp(datetime.now(UTC).timestamp() + WEEK_SECONDS, UTC)
         hint = f"name one, 90 days ahead at most: `--observe-until {now:%Y-%m-%dT%H:%MZ}`"
         raise CommandError("usage", "observing needs an end, after which it is enforced", hint, code=2)
     packages = asked.packages or (configured.packages if configured else ())
     endpoints = asked.endpoints or (configured.endpoints if configured else ())
     try:
-        engine.observe(Observe(_moment(until), tuple(packages), tuple(endpoints)))
+        engine.observe(Observe(_parse_end(until), tuple(packages), tuple(endpoints)))
     except ObserveError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
-    _warn(engine, until)
+    _warn_observing(engine, until)
 
 
-def _refuse_the_rest(asked: Asked) -> None:
+def _refuse_limits_alone(asked: ObserveOptions) -> None:
     if asked.until or asked.packages or asked.endpoints:
         hint = "add `--observe`" if asked.observe is None else "leave the others out"
         raise CommandError("usage", "nothing is observed, so there is nothing to limit", hint, code=2)
 
 
-def _moment(text: str) -> datetime:
+def _parse_end(text: str) -> datetime:
     """A time, to the minute or finer, or how long from now."""
     lasting = parse_duration(text)
     if lasting is not None:
         return datetime.now(UTC) + lasting
-    found = parse_time(text if RFC3339.fullmatch(text) else _to_the_second(text))
+    found = parse_time(text if RFC3339.fullmatch(text) else _with_seconds(text))
     if found is None:
         hint = "write it with its zone, as in `2026-12-01T00:00Z`, or as a duration, as in `7d`"
         raise CommandError("usage", f"`{text}` is no time to observe until", hint, code=2)
     return found
 
 
-def _to_the_second(text: str) -> str:
+def _with_seconds(text: str) -> str:
     date, mark, rest = text.replace(" ", "T").partition("T")
     return f"{date}{mark}{rest[:5]}:00{rest[5:]}"
 
 
-def _warn(engine: Engine, until: str) -> None:
+def _warn_observing(engine: Engine, until: str) -> None:
     screen, observing = Screen(sys.stderr), engine.observing
     if observing is None:
         words = f"observing ended at {until}: everything is enforced. Take the options away"
         screen.line(("warning: ", "bold yellow"), words)
         return
-    words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {what(engine)} is let through"
+    words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {describe_scope(engine)} is let through"
     screen.line(("warning: ", "bold yellow"), (words, "bold yellow"))
     if engine.log is None:
         unrecorded = "nothing of it is recorded: name a file with `--log`, for `policyengine suggest`"
@@ -90,7 +90,7 @@ def _warn(engine: Engine, until: str) -> None:
         screen.line(("warning: ", "bold yellow"), again)
 
 
-def what(engine: Engine) -> str:
+def describe_scope(engine: Engine) -> str:
     """What is observed, in words."""
     observing = engine.observing
     assert observing is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.settings.file import NAME, configuration_of, next_file
+from policyengine.cli.settings.file import SETTINGS_FILE_NAME, find_settings_file, load_settings
 
 if TYPE_CHECKING:
     from policyengine.reload import ReloadRules
@@ -18,7 +18,7 @@ SECTION = "reload"
 def settings_file(paths: Sequence[Path]) -> Path:
     """The `policyengine.toml` of these policies, or where it would be looked for first."""
     first = paths[0]
-    return next_file(first) or (first if first.is_dir() else first.parent) / NAME
+    return find_settings_file(first) or (first if first.is_dir() else first.parent) / SETTINGS_FILE_NAME
 
 
 def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds: float) -> Callable[[], ReloadRules]:
@@ -26,27 +26,27 @@ def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds
 
     Raises CommandError for what is no rule.
     """
-    from policyengine.reload import Refused
+    from policyengine.reload import ReloadRefusedError
 
-    from_file = tuple(allow) == said_by_file(paths)
+    from_file = tuple(allow) == allowed_in_file(paths)
 
     def current() -> ReloadRules:
         try:
-            return rules_of(said_by_file(paths) if from_file else allow, gate, seconds)
+            return build_rules(allowed_in_file(paths) if from_file else allow, gate, seconds)
         except CommandError as error:
             why = "what a reload may take away cannot be read"
-            raise Refused(why, [f"{error.message}{f' ({error.hint})' if error.hint else ''}"]) from None
+            raise ReloadRefusedError(why, [f"{error.message}{f' ({error.hint})' if error.hint else ''}"]) from None
 
-    rules_of(allow, gate, seconds)
+    build_rules(allow, gate, seconds)
     return current
 
 
-def said_by_file(paths: Sequence[Path]) -> tuple[str, ...]:
+def allowed_in_file(paths: Sequence[Path]) -> tuple[str, ...]:
     """What `allow` is where nobody says it on the command line. Raises CommandError."""
-    return tuple(configuration_of(list(paths)).values.get((SECTION, "allow"), ()))
+    return tuple(load_settings(list(paths)).values.get((SECTION, "allow"), ()))
 
 
-def rules_of(allow: Sequence[str], gate: str, seconds: float) -> ReloadRules:
+def build_rules(allow: Sequence[str], gate: str, seconds: float) -> ReloadRules:
     """Raises CommandError."""
     from policyengine.reload import ReloadRuleError, ReloadRules
 

@@ -9,23 +9,23 @@ from typing import Annotated, TypeAlias
 import typer
 
 
-class WhenUnrecorded(StrEnum):
+class LogFailureMode(StrEnum):
     DENY = "deny"
     CONTINUE = "continue"
 
 
-class Forced(StrEnum):
+class LogSyncMode(StrEnum):
     NEVER = "never"
     SECOND = "second"
     ALWAYS = "always"
 
 
-class Gated(StrEnum):
+class ReloadGateMode(StrEnum):
     NONE = "none"
     DIFF = "diff"
 
 
-class Told(StrEnum):
+class ServerLogFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
 
@@ -91,7 +91,7 @@ ReloadAllow: TypeAlias = Annotated[
     ),
 ]
 ReloadGateOption: TypeAlias = Annotated[
-    Gated, typer.Option("--reload-gate", help="`diff`: refuse a reload that is not proved to widen nothing.")
+    ReloadGateMode, typer.Option("--reload-gate", help="`diff`: refuse a reload that is not proved to widen nothing.")
 ]
 ReloadCompare: TypeAlias = Annotated[
     float,
@@ -162,10 +162,10 @@ LogFile: TypeAlias = Annotated[
     typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),
 ]
 OnLogFailure: TypeAlias = Annotated[
-    WhenUnrecorded,
+    LogFailureMode,
     typer.Option("--on-log-failure", help="What becomes of a decision that cannot be written to the log."),
 ]
-Redacted: TypeAlias = Annotated[
+RedactFacts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
 ]
@@ -180,26 +180,26 @@ LogKeep: TypeAlias = Annotated[
     typer.Option("--log-keep", metavar="N", min=0, help="How many old files are kept.", show_default="all"),
 ]
 LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress/--no-log-compress", help="Compress old files.")]
-LogSync: TypeAlias = Annotated[Forced, typer.Option("--log-sync", help="When decisions are forced to the disk.")]
+LogSync: TypeAlias = Annotated[LogSyncMode, typer.Option("--log-sync", help="When decisions are forced to the disk.")]
 ServerLog: TypeAlias = Annotated[
-    Told, typer.Option("--log-format", help="How the server tells on stderr what happens to it.")
+    ServerLogFormat, typer.Option("--log-format", help="How the server tells on stderr what happens to it.")
 ]
 
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────
 
-Observed: TypeAlias = Annotated[
+ObserveFlag: TypeAlias = Annotated[
     bool | None,
     typer.Option("--observe/--no-observe", help="Report what would be, and let it through.", show_default=False),
 ]
-ObservedUntil: TypeAlias = Annotated[
+ObserveUntil: TypeAlias = Annotated[
     str | None,
     typer.Option("--observe-until", metavar="TIME", help="When that ends: a time, or `7d`.", show_default=False),
 ]
-ObservedPackage: TypeAlias = Annotated[
+ObservePackages: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--observe-package", metavar="NAME", help="Only what its rules would stop.", show_default=False),
 ]
-ObservedEndpoint: TypeAlias = Annotated[
+ObserveEndpoints: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--observe-endpoint", metavar="PLACE", help="Only there, as in `GET /v1/**`.", show_default=False),
 ]

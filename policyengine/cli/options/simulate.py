@@ -9,14 +9,14 @@ from typing import Annotated, TypeAlias
 import typer
 
 
-class Picture(StrEnum):
+class ChartFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     SVG = "svg"
     HTML = "html"
 
 
-class Flow(StrEnum):
+class WorkflowName(StrEnum):
     STEADY = "steady"
     BURST = "burst"
     DAILY = "daily"
@@ -32,9 +32,9 @@ TraceFile: TypeAlias = Annotated[
     ),
 ]
 Workflow: TypeAlias = Annotated[
-    Flow | None, typer.Option("--workflow", help="Traffic that needs no file.", show_default=False)
+    WorkflowName | None, typer.Option("--workflow", help="Traffic that needs no file.", show_default=False)
 ]
-Requests: TypeAlias = Annotated[
+WorkflowRequests: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--request",
@@ -44,14 +44,14 @@ Requests: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Pace: TypeAlias = Annotated[
+RequestRate: TypeAlias = Annotated[
     str, typer.Option("--rate", metavar="N/TIME", help="Requests of all callers: `10/s`, `300/5m`.")
 ]
-Callers: TypeAlias = Annotated[
+CallerCount: TypeAlias = Annotated[
     int | None,
     typer.Option("--callers", metavar="N", min=1, help="How many ask; `many` 1000, `lockstep` 100, others 1."),
 ]
-Varying: TypeAlias = Annotated[
+VaryFact: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--vary",
@@ -60,10 +60,10 @@ Varying: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Lasting: TypeAlias = Annotated[
+TrafficDuration: TypeAlias = Annotated[
     str | None, typer.Option("--for", metavar="TIME", help="How long; `daily` 1d, others 1h.", show_default=False)
 ]
-Every: TypeAlias = Annotated[
+SeriesInterval: TypeAlias = Annotated[
     str | None,
     typer.Option("--every", metavar="TIME", help="What is counted together; otherwise what fits.", show_default=False),
 ]
@@ -72,8 +72,8 @@ Start: TypeAlias = Annotated[
     typer.Option("--start", metavar="TIME", help="When it begins: `2027-01-01`, or with a time and a zone."),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="What chance brings.")]
-Drawn: TypeAlias = Annotated[
-    Picture | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
+ChartFormatOption: TypeAlias = Annotated[
+    ChartFormat | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
 ]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")

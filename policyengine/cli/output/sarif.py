@@ -15,7 +15,7 @@ from policyengine.source import Span
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def document(found: Sequence[Diagnostic]) -> dict[str, Any]:
+def sarif_document(found: Sequence[Diagnostic]) -> dict[str, Any]:
     codes = sorted({diagnostic.code for diagnostic in found})
     driver = {"name": "policyengine", "semanticVersion": __version__, "rules": [_rule(code) for code in codes]}
     run = {

@@ -15,17 +15,17 @@ from typing import Any, TextIO
 
 from policyengine.control_characters import one_line, printable_json
 
-PATIENCE = 2.0  # seconds before a progress display appears
+PROGRESS_DELAY_SECONDS = 2.0  # seconds before a progress display appears
 OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
 
-Part = str | tuple[str, str]  # plain text, or text and its style
+TextPart = str | tuple[str, str]  # plain text, or text and its style
 _PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
 _SIGNS = {"✓": "green", "✗": "red", "?": "yellow"}
 _COUNTS = re.compile(r"\d[\d,]* passed(?:, [\d,]+ [a-z]+)*|[\d,]+ (?:failed|errored)(?:, [\d,]+ [a-z]+)*")
 _CARETS = re.compile(r"\s*\^+")
 
 
-class Format(StrEnum):
+class OutputFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
 
@@ -38,7 +38,7 @@ class Screen:
         self._console: Any = None
         self.styled = is_terminal(self.stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    def line(self, *parts: Part) -> None:
+    def line(self, *parts: TextPart) -> None:
         """Prints one line, whatever its parts hold."""
         styled = [(one, "") if isinstance(one, str) else one for one in parts]
         shown = [(one_line(words), style) for words, style in styled]
@@ -47,7 +47,7 @@ class Screen:
         else:
             print("".join(words for words, _ in shown), file=self.stream)
 
-    def _styled_line(self, parts: Sequence[Part]) -> None:
+    def _styled_line(self, parts: Sequence[TextPart]) -> None:
         from rich.console import Console
         from rich.text import Text
 
@@ -101,7 +101,7 @@ class Screen:
         Console(file=self.stream, highlight=False).print(table)
 
 
-def _finding_line(line: str) -> tuple[Part, ...]:
+def _finding_line(line: str) -> tuple[TextPart, ...]:
     if found := _PLACE.fullmatch(line):
         style = "bold yellow" if found["kind"].startswith("W") else "bold red"
         return (found["place"], "bold"), ": ", (found["kind"], style), " ", found["message"]
@@ -122,7 +122,7 @@ def is_terminal(stream: TextIO) -> bool:
     return not stream.closed and stream.isatty()
 
 
-def ascii_only() -> bool:
+def is_ascii_only() -> bool:
     """Whether stdout takes no other characters, so that JSON must escape them."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return not encoding.lower().replace("-", "").startswith("utf8")
@@ -130,7 +130,7 @@ def ascii_only() -> bool:
 
 def json_text(data: Any, indent: int | None = 2) -> str:
     """JSON for a pipe or a terminal: what is not printable is escaped, as `printable` does in text."""
-    return printable_json(json.dumps(data, ensure_ascii=ascii_only(), indent=indent, default=_number))
+    return printable_json(json.dumps(data, ensure_ascii=is_ascii_only(), indent=indent, default=_number))
 
 
 def _number(value: object) -> float:
@@ -146,13 +146,13 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
 
 
 @contextmanager
-def busy(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """Tell a person at the terminal what takes so long, once it does; who knows the total calls back for each one."""
     if not Screen(sys.stderr).styled:
         yield lambda: None
         return
     spinner = _Spinner(what, total)
-    timer = threading.Timer(PATIENCE, spinner.start)
+    timer = threading.Timer(PROGRESS_DELAY_SECONDS, spinner.start)
     timer.daemon = True
     timer.start()
     try:

@@ -13,24 +13,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from policyengine.bounded_files import MAX_SETTINGS, read_stream
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.settings.table import BY_NAME, BY_VARIABLE, PREFIX, SECTIONS, Name, Setting, is_meant, keys_of
-from policyengine.cli.settings.types import KIND, SAID
-from policyengine.http.gateway_headers import Vouched
+from policyengine.cli.settings.table import (
+    BY_NAME,
+    BY_VARIABLE,
+    SECTIONS,
+    VARIABLE_PREFIX,
+    SettingName,
+    SettingSpec,
+    is_setting_variable,
+    section_keys,
+)
+from policyengine.cli.settings.types import ERROR_KIND, VARIABLE_PARSERS
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
-NAME = "policyengine.toml"
-NAMED = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
+SETTINGS_FILE_NAME = "policyengine.toml"
+CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
 # What a file below the root may speak of: how policies are checked, and nothing that a server does.
-CHECKING = frozenset({"lint", "test", "coverage"})
-DIRECTORY = "directory"  # what is where in a database, which `--entities` reads by itself
-NOTHING_SAID = Vouched()
+CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
+DIRECTORY_SECTION = "directory"  # what is where in a database, which `--entities` reads by itself
+DEFAULT_GATEWAY = GatewayHeaders()
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
-class LintConfiguration:
+class LintSettings:
     """Codes of rules. Without `select` all but the optional ones are told; `extend` adds some, `ignore` goes last."""
 
     select: tuple[str, ...] | None = None
@@ -40,7 +49,7 @@ class LintConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
-class TestConfiguration:
+class TestSettings:
     """`jobs` is how many processes run the tests, 0 one for each processor; `seed` is of what is drawn by chance."""
 
     __test__ = False  # pytest: this is none of ours
@@ -50,14 +59,14 @@ class TestConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
-class CoverageConfiguration:
+class CoverageSettings:
     """`fail_under` is the least that is enough, in percent."""
 
     fail_under: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ObserveConfiguration:
+class ObserveSettings:
     """Whoever has this part observes, `until` a time or for so long; with `packages` and `endpoints` only those."""
 
     until: str = ""
@@ -66,18 +75,18 @@ class ObserveConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class ProjectSettings:
     """What the file says, `file`, and variables; or nothing. `values` is all of it, by section and key."""
 
-    lint: LintConfiguration = LintConfiguration()
-    test: TestConfiguration = TestConfiguration()
-    coverage: CoverageConfiguration = CoverageConfiguration()
-    gateway: Vouched = NOTHING_SAID
-    observe: ObserveConfiguration | None = None
+    lint: LintSettings = LintSettings()
+    test: TestSettings = TestSettings()
+    coverage: CoverageSettings = CoverageSettings()
+    gateway: GatewayHeaders = DEFAULT_GATEWAY
+    observe: ObserveSettings | None = None
     file: Path | None = None
-    values: Mapping[Name, Any] = field(default_factory=dict)
-    variables: frozenset[Name] = frozenset()  # what was said by these
-    lines: Mapping[Name, int] = field(default_factory=dict)  # of the file
+    values: Mapping[SettingName, Any] = field(default_factory=dict)
+    variables: frozenset[SettingName] = frozenset()  # what was said by these
+    lines: Mapping[SettingName, int] = field(default_factory=dict)  # of the file
     unread: Path | None = None  # one above the root, which does not count
 
     @property
@@ -85,28 +94,28 @@ class Configuration:
         """The callers whose evaluations of AuthZEN spend where they do not say."""
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
-    def option(self, setting: Setting) -> Any:
+    def option(self, setting: SettingSpec) -> Any:
         """As an option of the command would be given; None where it is not."""
         found = self.values.get(setting.name)
         return list(found) if isinstance(found, tuple) else found
 
 
-Part = TypeVar("Part", LintConfiguration, TestConfiguration, CoverageConfiguration, Vouched, ObserveConfiguration)
+Part = TypeVar("Part", LintSettings, TestSettings, CoverageSettings, GatewayHeaders, ObserveSettings)
 
 
-def configuration_of(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> Configuration:
+def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> ProjectSettings:
     """What a file says that is named, or the next `policyengine.toml` from the folder of the first path up to the root
     of the policies; variables go before it. Raises CommandError."""
     environment = os.environ if environment is None else environment
-    said, named = variables_in(environment), environment.get(NAMED)
+    said, named = read_variables(environment), environment.get(CONFIG_VARIABLE)
     if named:
-        return read(Path(named), said, named=True)
+        return read_settings(Path(named), said, named=True)
     searched = SettingsFolders.of(paths[0]) if paths else SettingsFolders(())
     file = searched.file
     if file is None:
-        found = Reading(None, "", said).configuration({}) if said else Configuration()
+        found = SettingsReader(None, "", said).configuration({}) if said else ProjectSettings()
     else:
-        found = read(file, said, root=file.parent == searched.folders[-1])
+        found = read_settings(file, said, root=file.parent == searched.folders[-1])
     return found if searched.above is None else replace(found, unread=searched.above)
 
 
@@ -129,36 +138,38 @@ class SettingsFolders:
         root = root_above(folder) or folder
         every = (folder, *folder.parents)
         within = every[: every.index(root) + 1] if root in every else (folder,)
-        beyond = next((one / NAME for one in every[len(within) :] if (one / NAME).is_file()), None)
+        beyond = next(
+            (one / SETTINGS_FILE_NAME for one in every[len(within) :] if (one / SETTINGS_FILE_NAME).is_file()), None
+        )
         return cls(within, beyond)
 
     @property
     def file(self) -> Path | None:
-        return next((one / NAME for one in self.folders if (one / NAME).is_file()), None)
+        return next((one / SETTINGS_FILE_NAME for one in self.folders if (one / SETTINGS_FILE_NAME).is_file()), None)
 
 
-def variables_in(environment: Mapping[str, str]) -> dict[Name, str]:
+def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
     """What they say of settings. One that begins like a setting and is none is an error, as in the file."""
     from policyengine.diagnostics.model import suggest
 
     found = {BY_VARIABLE[name].name: value for name, value in environment.items() if name in BY_VARIABLE}
     for name in environment:
-        if name.startswith(PREFIX) and name not in BY_VARIABLE and is_meant(name):
+        if name.startswith(VARIABLE_PREFIX) and name not in BY_VARIABLE and is_setting_variable(name):
             meant = suggest(name, list(BY_VARIABLE))
             hint = f"did you mean `{meant}`?" if meant else "`policyengine config show` lists all"
-            raise CommandError(KIND, f"the variable `{name}` is no setting", hint, (("variable", name),))
+            raise CommandError(ERROR_KIND, f"the variable `{name}` is no setting", hint, (("variable", name),))
     return found
 
 
-def next_file(path: Path) -> Path | None:
+def find_settings_file(path: Path) -> Path | None:
     """The file that is named, or the next one from the folder of these policies up to their root."""
-    named = os.environ.get(NAMED)
+    named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else SettingsFolders.of(path).file
 
 
-def read(
-    file: Path, said: Mapping[Name, str] | None = None, *, named: bool = False, root: bool = True
-) -> Configuration:
+def read_settings(
+    file: Path, said: Mapping[SettingName, str] | None = None, *, named: bool = False, root: bool = True
+) -> ProjectSettings:
     """`named`: by whoever runs the command, who knows whose it is; `root`: it lies at the root of the policies. Raises
     CommandError."""
     import tomllib
@@ -167,17 +178,17 @@ def read(
         with os.fdopen(open_trusted(file), "rb") as stream:
             if not named:
                 check_owner(file, os.fstat(stream.fileno()))
-            text = read_stream(stream, MAX_SETTINGS).decode("utf-8")
+            text = read_stream(stream, MAX_SETTINGS_BYTES).decode("utf-8")
         given = tomllib.loads(text)
     except UntrustedPathError as error:
-        raise CommandError(KIND, error.message, error.hint, (("file", shown(file)),)) from None
+        raise CommandError(ERROR_KIND, error.message, error.hint, (("file", display_path(file)),)) from None
     except OSError as error:
         raise file_error(file, error) from None
     except UnicodeDecodeError:
-        raise CommandError(KIND, f"`{shown(file)}` is no UTF-8", "write it in UTF-8") from None
+        raise CommandError(ERROR_KIND, f"`{display_path(file)}` is no UTF-8", "write it in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise no_toml(file, text, str(error)) from None
-    found = Reading(file, text, said or {})
+        raise toml_error(file, text, str(error)) from None
+    found = SettingsReader(file, text, said or {})
     if not named and not root:
         found.checks_alone(given)
     return found.configuration(given)
@@ -186,62 +197,62 @@ def read(
 def check_owner(file: Path, found: os.stat_result) -> None:
     """Whoever can write it says what is run here, and whom we believe: so that is this user, or root. Raises
     CommandError."""
-    hint = f"see what it says, then `--config {shown(file)}` names it, or `chown` and `chmod go-w` make it yours"
-    if (problem := write_problem(shown(file), found)) is not None:
-        raise CommandError(KIND, problem, hint, (("file", shown(file)),))
+    hint = f"see what it says, then `--config {display_path(file)}` names it, or `chown` and `chmod go-w` make it yours"
+    if (problem := write_problem(display_path(file), found)) is not None:
+        raise CommandError(ERROR_KIND, problem, hint, (("file", display_path(file)),))
 
 
-def no_toml(file: Path, text: str, why: str) -> CommandError:
+def toml_error(file: Path, text: str, why: str) -> CommandError:
     found = _AT.search(why)
     lines = text.split("\n")
     line, column = (int(found["line"]), int(found["column"])) if found and found["line"] else (len(lines), 1)
     start = sum(len(one) + 1 for one in lines[: line - 1]) + column - 1
     message = why[: found.start()] if found else why
-    return failure(file, text, (start, start + 1), f"{message[:1].lower()}{message[1:]}", "this is no TOML")
+    return settings_error(file, text, (start, start + 1), f"{message[:1].lower()}{message[1:]}", "this is no TOML")
 
 
-def failure(
+def settings_error(
     file: Path, text: str, at: tuple[int, int], message: str, hint: str | None, *, hides: bool = False
 ) -> CommandError:
     """The place is shown as those of policies are, but for a line that may hold a secret."""
-    from policyengine.diagnostics.model import place, underlined
+    from policyengine.diagnostics.model import format_location, source_excerpt
     from policyengine.source import Source, Span
 
-    span = Span(Source(shown(file), text), *at)
-    facts = (("file", shown(file)), ("line", span.line), ("column", span.column))
-    detail = "\n".join([f"{place(span)}: {message}", *([] if hides else underlined(span))])
-    return CommandError(KIND, f"`{shown(file)}`: {message}", hint, facts, detail=detail)
+    span = Span(Source(display_path(file), text), *at)
+    facts = (("file", display_path(file)), ("line", span.line), ("column", span.column))
+    detail = "\n".join([f"{format_location(span)}: {message}", *([] if hides else source_excerpt(span))])
+    return CommandError(ERROR_KIND, f"`{display_path(file)}`: {message}", hint, facts, detail=detail)
 
 
-def shown(file: Path) -> str:
-    from policyengine.policy_files import name_of
+def display_path(file: Path) -> str:
+    from policyengine.policy_files import display_name
 
-    return name_of(file)
+    return display_name(file)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SettingsReader:
     """One file, if there is one, and what variables say while they are read: what is wrong is told where it stands."""
 
     file: Path | None
     text: str
-    said: Mapping[Name, str] = field(default_factory=dict)
+    said: Mapping[SettingName, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Where paths in it are read from. Of variables it is the current one."""
         return Path() if self.file is None else self.file.parent
 
-    def configuration(self, given: Mapping[str, Any]) -> Configuration:
-        self.known(given, (*SECTIONS, DIRECTORY), None)
-        given = {section: table for section, table in given.items() if section != DIRECTORY}
+    def configuration(self, given: Mapping[str, Any]) -> ProjectSettings:
+        self.known(given, (*SECTIONS, DIRECTORY_SECTION), None)
+        given = {section: table for section, table in given.items() if section != DIRECTORY_SECTION}
         values, lines = self.values(given), self.lines(given)
-        return Configuration(
-            self.part(LintConfiguration, "lint", values),
-            self.part(TestConfiguration, "test", values),
-            self.part(CoverageConfiguration, "coverage", values),
+        return ProjectSettings(
+            self.part(LintSettings, "lint", values),
+            self.part(TestSettings, "test", values),
+            self.part(CoverageSettings, "coverage", values),
             self.vouched(values),
-            self.part(ObserveConfiguration, "observe", values) if self.observes(given) else None,
+            self.part(ObserveSettings, "observe", values) if self.observes(given) else None,
             self.file,
             values,
             frozenset(self.said),
@@ -251,50 +262,52 @@ class Reading:
     def checks_alone(self, given: Mapping[str, Any]) -> None:
         """Raises CommandError."""
         for section in given:
-            if section not in CHECKING and section in (*SECTIONS, DIRECTORY):
+            if section not in CHECK_SECTIONS and section in (*SECTIONS, DIRECTORY_SECTION):
                 assert self.file is not None
-                hint = f"move it to the folder of `.policyroot`, or name this file: `--config {shown(self.file)}`"
+                hint = (
+                    f"move it to the folder of `.policyroot`, or name this file: `--config {display_path(self.file)}`"
+                )
                 raise self.wrong(None, section, f"`[{section}]` counts at the root of the policies only", hint)
 
     def observes(self, given: Mapping[str, Any]) -> bool:
         """Whoever says anything of it wants it, be it an empty part: then its end is asked for."""
         return "observe" in given or any(section == "observe" for section, _ in self.said)
 
-    def values(self, given: Mapping[str, Any]) -> dict[Name, Any]:
+    def values(self, given: Mapping[str, Any]) -> dict[SettingName, Any]:
         """All of it, read. What a variable says is not read in the file."""
-        found: dict[Name, Any] = {}
+        found: dict[SettingName, Any] = {}
         for section, table in given.items():
             if not isinstance(table, dict):
                 raise self.wrong(None, section, f"`{section}` is no table", f"write `[{section}]` on a line of its own")
-            self.known(table, keys_of(section), section)
+            self.known(table, section_keys(section), section)
             for key, value in table.items():
                 if (section, key) not in self.said:
                     found[section, key] = BY_NAME[section, key].read(self, section, key, value)
-        beside = Variables(self.said)
+        beside = EnvironmentOrigin(self.said)
         for name, words in self.said.items():
             reader = BY_NAME[name].read
-            found[name] = reader(beside, *name, SAID.get(reader, str)(words))
+            found[name] = reader(beside, *name, VARIABLE_PARSERS.get(reader, str)(words))
         return found
 
-    def lines(self, given: Mapping[str, Any]) -> dict[Name, int]:
+    def lines(self, given: Mapping[str, Any]) -> dict[SettingName, int]:
         return {(section, key): self.line(section, key) for section, table in given.items() for key in table}
 
     def line(self, section: str, key: str) -> int:
         return self.text.count("\n", 0, self.at(section, key)[0]) + 1
 
-    def part(self, kind: Callable[..., Part], name: str, values: Mapping[Name, Any]) -> Part:
+    def part(self, kind: Callable[..., Part], name: str, values: Mapping[SettingName, Any]) -> Part:
         known = set(kind.__dataclass_fields__)  # type: ignore[attr-defined]  # they are dataclasses
         return kind(**{key: value for (section, key), value in values.items() if section == name and key in known})
 
-    def vouched(self, values: Mapping[Name, Any]) -> Vouched:
+    def vouched(self, values: Mapping[SettingName, Any]) -> GatewayHeaders:
         """No header carries two facts: one of them would be made of what was said of the other."""
-        found = self.part(Vouched, "gateway", values)
+        found = self.part(GatewayHeaders, "gateway", values)
         carries: dict[str, str] = {}
         for key, header in found.facts.items():
             if header in carries:
                 told = key if ("gateway", key) in values else carries[header]
                 other = carries[header] if told == key else key
-                at = Variables(self.said) if ("gateway", told) in self.said else self
+                at = EnvironmentOrigin(self.said) if ("gateway", told) in self.said else self
                 raise at.wrong("gateway", told, f"the header `{header}` carries `{other}` already", "take another")
             carries[header] = key
         return found
@@ -314,7 +327,7 @@ class Reading:
         assert self.file is not None
         setting = BY_NAME.get((section or "", key))
         hides = setting is not None and setting.secret
-        return failure(self.file, self.text, self.at(section, key), message, hint, hides=hides)
+        return settings_error(self.file, self.text, self.at(section, key), message, hint, hides=hides)
 
     def at(self, section: str | None, key: str) -> tuple[int, int]:
         """Where the key stands: after the head of its part, or as the head itself."""
@@ -329,10 +342,10 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Variables:
+class EnvironmentOrigin:
     """What is wrong with one is told by its name; what it says is not, as it may be a secret."""
 
-    said: Mapping[Name, str]
+    said: Mapping[SettingName, str]
 
     @property
     def folder(self) -> Path:
@@ -340,4 +353,4 @@ class Variables:
 
     def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError:
         name = BY_NAME[str(section), key].variable
-        return CommandError(KIND, f"the variable `{name}`: {message}", None, (("variable", name),))
+        return CommandError(ERROR_KIND, f"the variable `{name}`: {message}", None, (("variable", name),))

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from policyengine.cli.errors import CommandError
-from policyengine.http.completeness import ALL, WITHHELD, Adapter
-from policyengine.http.gateway_headers import RESERVED
+from policyengine.http.completeness import ALL, WITHHELD_HEADERS, GatewayAdapter
+from policyengine.http.gateway_headers import RESERVED_HEADERS
 
-KIND = "configuration"
+ERROR_KIND = "configuration"
 DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 ANY_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-SENDING = tuple(one.value for one in Adapter if one.sends_bodies)
+BODY_ADAPTERS = tuple(one.value for one in GatewayAdapter if one.sends_bodies)
 TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
 
 
-class Place(Protocol):
+class SettingOrigin(Protocol):
     """Where a value stands. `folder` is where paths in it are read from."""
 
     @property
@@ -29,100 +29,100 @@ class Place(Protocol):
     def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError: ...
 
 
-Reader: TypeAlias = Callable[[Place, str, str, object], Any]
+SettingParser: TypeAlias = Callable[[SettingOrigin, str, str, object], Any]
 
 
-def rules(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def rules(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     """Codes and short names of warnings, as codes."""
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of rules", f'as in `{key} = ["static-key"]`')
     try:
-        return tuple(code_of(word) for word in value)
+        return tuple(parse_rule_code(word) for word in value)
     except CommandError as error:
         raise at.wrong(section, key, error.message, error.hint) from None
 
 
-def code_of(word: str) -> str:
+def parse_rule_code(word: str) -> str:
     """The code that a code or a short name means. Errors cannot be chosen: they are told always."""
-    from policyengine.diagnostics.catalog import RULES, rule
+    from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
     from policyengine.diagnostics.model import suggest
 
-    known = rule(word)
+    known = find_code(word)
     if known is None:
-        meant = suggest(word, RULES)
+        meant = suggest(word, CODES_BY_NAME)
         hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
-        raise CommandError(KIND, f"there is no rule `{word}`", hint)
+        raise CommandError(ERROR_KIND, f"there is no rule `{word}`", hint)
     if not known.name:
-        raise CommandError(KIND, f"`{known.code}` is an error, and errors are always told", "name warnings only")
+        raise CommandError(ERROR_KIND, f"`{known.code}` is an error, and errors are always told", "name warnings only")
     return known.code
 
 
-def yes_or_no(at: Place, section: str, key: str, value: object) -> bool:
+def boolean(at: SettingOrigin, section: str, key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise at.wrong(section, key, f"`{key}` is `true` or `false`")
     return value
 
 
-def whole(at: Place, section: str, key: str, value: object) -> int:
+def whole_number(at: SettingOrigin, section: str, key: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise at.wrong(section, key, f"`{key}` is a whole number, 0 or more")
     return value
 
 
-def positive(at: Place, section: str, key: str, value: object) -> int:
+def positive_number(at: SettingOrigin, section: str, key: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise at.wrong(section, key, f"`{key}` is a whole number, 1 or more")
     return value
 
 
-def port(at: Place, section: str, key: str, value: object) -> int:
+def port(at: SettingOrigin, section: str, key: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
         raise at.wrong(section, key, f"`{key}` is a port: a number from 0 to 65535")
     return value
 
 
-def percent(at: Place, section: str, key: str, value: object) -> float:
+def percent(at: SettingOrigin, section: str, key: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
         raise at.wrong(section, key, f"`{key}` is a number from 0 to 100")
     return float(value)
 
 
-def seconds(at: Place, section: str, key: str, value: object) -> float:
+def seconds(at: SettingOrigin, section: str, key: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 <= value <= 3600:
         raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0.1 to 3600")
     return float(value)
 
 
-def lasting(at: Place, section: str, key: str, value: object) -> float:
+def seconds_or_zero(at: SettingOrigin, section: str, key: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:
         raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0 to 3600")
     return float(value)
 
 
-def text(at: Place, section: str, key: str, value: object) -> str:
+def text(at: SettingOrigin, section: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise at.wrong(section, key, f"`{key}` is a text, and not an empty one", f'as in `{key} = "…"`')
     return value
 
 
-def texts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def texts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of texts", f'as in `{key} = ["…"]`')
     return tuple(value)
 
 
-def file(at: Place, section: str, key: str, value: object) -> str:
+def file(at: SettingOrigin, section: str, key: str, value: object) -> str:
     """A path, from the folder of `policyengine.toml`."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise at.wrong(section, key, f"`{key}` is a path", f'as in `{key} = "…"`: from the folder of this file')
     return os.path.join(at.folder, value)
 
 
-def files(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def files(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     return tuple(file(at, section, key, one) for one in texts(at, section, key, value))
 
 
-def sources(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def sources(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     """Files and folders as `files` are, and URLs of databases."""
     from policyengine.entities.sources import is_url
 
@@ -130,14 +130,14 @@ def sources(at: Place, section: str, key: str, value: object) -> tuple[str, ...]
     return tuple(one if is_url(one) else file(at, section, key, one) for one in found)
 
 
-def mode(at: Place, section: str, key: str, value: object) -> str:
+def mode(at: SettingOrigin, section: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
         raise at.wrong(section, key, f"`{key}` is the mode of a file, in octal", f'as in `{key} = "660"`')
     return value
 
 
-def one_of(*words: str) -> Reader:
-    def read(at: Place, section: str, key: str, value: object) -> str:
+def choice(*words: str) -> SettingParser:
+    def read(at: SettingOrigin, section: str, key: str, value: object) -> str:
         from policyengine.diagnostics.model import suggest
 
         if value not in words:
@@ -149,20 +149,20 @@ def one_of(*words: str) -> Reader:
     return read
 
 
-def store(at: Place, section: str, key: str, value: object) -> str:
+def store(at: SettingOrigin, section: str, key: str, value: object) -> str:
     """Nobody is asked there yet. The password of a URL is in no message."""
-    from policyengine.stores.open import StoreUrlError, address_of
+    from policyengine.stores.open import StoreUrlError, parse_store_url
 
     found = text(at, section, key, value)
     try:
         if found != "memory:":
-            address_of(found)
+            parse_store_url(found)
     except StoreUrlError as error:
         raise at.wrong(section, key, error.message, error.hint) from None
     return found
 
 
-def facts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def facts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     from policyengine.audit.redaction import Redaction
 
     found = texts(at, section, key, value)
@@ -173,50 +173,52 @@ def facts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     return found
 
 
-def rotation(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
-    from policyengine.cli.options.log_rotation import rotation_of
+def rotation(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
+    from policyengine.cli.options.log_rotation import parse_rotation
 
     found = texts(at, section, key, value)
     try:
-        rotation_of(found, None, False)
+        parse_rotation(found, None, False)
     except CommandError as error:
         raise at.wrong(section, key, error.message, error.hint) from None
     return found
 
 
-def header(at: Place, section: str, key: str, value: object) -> str:
+def header(at: SettingOrigin, section: str, key: str, value: object) -> str:
     """The name of one, as they are compared; "" for none."""
     if value == "":
         return ""
     if not isinstance(value, str) or not HEADER.fullmatch(value):
         hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
         raise at.wrong(section, key, f"`{key}` is the name of a header: letters, digits and `-`", hint)
-    if value.lower() in RESERVED:
+    if value.lower() in RESERVED_HEADERS:
         raise at.wrong(section, key, f"the header `{value}` means something else", "take another")
     return value.lower()
 
 
-def handed_on(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def forwarded_headers(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     """Names of headers, as they are compared, or `all` of them."""
     if value in (ALL, [ALL]):
         return (ALL,)
     if not isinstance(value, list) or not all(isinstance(one, str) and ANY_HEADER.fullmatch(one) for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of headers, or `all`", f'as in `{key} = ["X-Tenant"]`')
-    for one in value:
-        if one.lower() in WITHHELD:
-            raise at.wrong(section, key, f"the header `{one}` is withheld from policies", "leave it out: it is unknown")
+    for name in value:
+        if name.lower() in WITHHELD_HEADERS:
+            raise at.wrong(
+                section, key, f"the header `{name}` is withheld from policies", "leave it out: it is unknown"
+            )
     return tuple(dict.fromkeys(one.lower() for one in value))
 
 
-def adapters(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def adapters(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     """Those whose gateways can send bodies."""
-    if not isinstance(value, list) or not all(one in SENDING for one in value):
-        listed = " and ".join(f"`{one}`" for one in SENDING)
-        raise at.wrong(section, key, f"`{key}` is a list of {listed}", f'as in `{key} = ["{SENDING[0]}"]`')
+    if not isinstance(value, list) or not all(one in BODY_ADAPTERS for one in value):
+        listed = " and ".join(f"`{one}`" for one in BODY_ADAPTERS)
+        raise at.wrong(section, key, f"`{key}` is a list of {listed}", f'as in `{key} = ["{BODY_ADAPTERS[0]}"]`')
     return tuple(value)
 
 
-def hosts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def hosts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     from policyengine.http.host_check import AllowedHostError, AllowedHosts
 
     found = texts(at, section, key, value)
@@ -227,7 +229,7 @@ def hosts(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
     return found
 
 
-def reloads(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def reload_allowances(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     from policyengine.reload.rules import ReloadRuleError, ReloadRules
 
     found = texts(at, section, key, value)
@@ -238,13 +240,13 @@ def reloads(at: Place, section: str, key: str, value: object) -> tuple[str, ...]
     return found
 
 
-def kinds(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def obligation_kinds(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
         raise at.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
     return tuple(value)
 
 
-def domains(at: Place, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
+def trust_domains(at: SettingOrigin, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
     given = value if isinstance(value, dict) else {"": ""}
     if not all(DOMAIN.fullmatch(domain) and isinstance(issuer, str) and issuer for domain, issuer in given.items()):
         hint = f'as in `{key} = {{ "acme.example" = "acme" }}`'
@@ -252,7 +254,7 @@ def domains(at: Place, section: str, key: str, value: object) -> tuple[tuple[str
     return tuple(given.items())
 
 
-def moment(at: Place, section: str, key: str, value: object) -> str:
+def timestamp(at: SettingOrigin, section: str, key: str, value: object) -> str:
     """A time as TOML has it, or in quotes."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.isoformat()
@@ -262,7 +264,7 @@ def moment(at: Place, section: str, key: str, value: object) -> str:
     return value
 
 
-def names(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
+def names(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
         example = '["acme.payments"]' if key == "packages" else '["GET /v1/**"]'
         raise at.wrong(section, key, f"`{key}` is a list of {key}", f"as in `{key} = {example}`")
@@ -272,12 +274,12 @@ def names(at: Place, section: str, key: str, value: object) -> tuple[str, ...]:
 # ── Variables ─────────────────────────────────────────────────────────────────────────────────
 
 
-def listed(words: str) -> object:
+def split_list(words: str) -> object:
     """Commas stand between them."""
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
-def number(words: str) -> object:
+def parse_number(words: str) -> object:
     for kind in (int, float):
         try:
             return kind(words)
@@ -286,22 +288,36 @@ def number(words: str) -> object:
     return words
 
 
-def flag(words: str) -> object:
+def parse_flag(words: str) -> object:
     lower = words.strip().lower()
     return True if lower in TRUE else False if lower in FALSE else words
 
 
-def pairs(words: str) -> object:
+def parse_pairs(words: str) -> object:
     """`acme.example=acme, other.example=other`"""
     found = [one.partition("=") for one in words.split(",")]
     return {name.strip(): value.strip() for name, _, value in found}
 
 
-SAID: Mapping[Reader, Callable[[str], object]] = {
+VARIABLE_PARSERS: Mapping[SettingParser, Callable[[str], object]] = {
     **dict.fromkeys(
-        (rules, texts, files, sources, facts, rotation, handed_on, adapters, kinds, names, hosts, reloads), listed
+        (
+            rules,
+            texts,
+            files,
+            sources,
+            facts,
+            rotation,
+            forwarded_headers,
+            adapters,
+            obligation_kinds,
+            names,
+            hosts,
+            reload_allowances,
+        ),
+        split_list,
     ),
-    **dict.fromkeys((whole, positive, port, percent, seconds, lasting), number),
-    yes_or_no: flag,
-    domains: pairs,
+    **dict.fromkeys((whole_number, positive_number, port, percent, seconds, seconds_or_zero), parse_number),
+    boolean: parse_flag,
+    trust_domains: parse_pairs,
 }

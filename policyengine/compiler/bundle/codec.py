@@ -19,68 +19,68 @@ from policyengine.compiler.bundle.scalars import (
     SCALARS,
     TYPE,
     VALUE,
+    BundleDataError,
     Coder,
-    Reading,
-    Unreadable,
-    Writing,
-    unreadable,
-    word,
+    DecodeContext,
+    EncodeContext,
+    data_error,
+    word_coder,
 )
-from policyengine.kernel.fingerprint import SEMANTICS
+from policyengine.kernel.fingerprint import SEMANTICS_VERSION
 
 # The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
 # Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
-DEEPEST = 250
+MAX_DEPTH = 250
 
 Item = TypeVar("Item")
-Check: TypeAlias = Callable[[Any, Reading], None]
+Check: TypeAlias = Callable[[Any, DecodeContext], None]
 
 
 # ── What holds others ─────────────────────────────────────────────────────────────────────────
 
 
-def items(item: Coder) -> Coder:
-    def read(raw: object, reading: Reading) -> tuple[object, ...]:
+def sequence_coder(item: Coder) -> Coder:
+    def read(raw: object, reading: DecodeContext) -> tuple[object, ...]:
         if type(raw) is not list:
-            raise unreadable("a list", raw)
+            raise data_error("a list", raw)
         found = []
-        for one in raw:
-            found.append(item.read(one, reading))
+        for raw_item in raw:
+            found.append(item.read(raw_item, reading))
         return tuple(found)
 
     return Coder(f"({item.shape}, …)", lambda value, writing: [item.write(one, writing) for one in value], read)
 
 
-def pairing(parts: tuple[Coder, ...]) -> Coder:
+def tuple_coder(parts: tuple[Coder, ...]) -> Coder:
     """A tuple of so many, each of its own type."""
 
-    def read(raw: object, reading: Reading) -> tuple[object, ...]:
+    def read(raw: object, reading: DecodeContext) -> tuple[object, ...]:
         if type(raw) is not list or len(raw) != len(parts):
-            raise unreadable(f"a list of {len(parts)}", raw)
+            raise data_error(f"a list of {len(parts)}", raw)
         return tuple([part.read(one, reading) for part, one in zip(parts, raw, strict=True)])
 
-    def write(value: tuple[object, ...], writing: Writing) -> object:
+    def write(value: tuple[object, ...], writing: EncodeContext) -> object:
         return [part.write(one, writing) for part, one in zip(parts, value, strict=True)]
 
     return Coder(f"({', '.join(part.shape for part in parts)})", write, read)
 
 
-def distinct(item: Coder) -> Coder:
+def set_coder(item: Coder) -> Coder:
     """A set, in rising order."""
 
-    def read(raw: object, reading: Reading) -> frozenset[object]:
+    def read(raw: object, reading: DecodeContext) -> frozenset[object]:
         if type(raw) is not list:
-            raise unreadable("a set", raw)
+            raise data_error("a set", raw)
         found: list[Any] = [item.read(one, reading) for one in raw]
         if any(one >= other for one, other in pairwise(found)):
-            raise Unreadable("a set whose elements are not in rising order")
+            raise BundleDataError("a set whose elements are not in rising order")
         return frozenset(found)
 
     return Coder(f"{{{item.shape}}}", lambda value, writing: [item.write(one, writing) for one in sorted(value)], read)
 
 
 @dataclass(slots=True)
-class Record:
+class RecordCoder:
     """A class: an array of its fields; `number` goes first where other classes are possible.
 
     `check` says whether a value that was read is one that the checker could have made.
@@ -97,12 +97,12 @@ class Record:
         told = ", ".join(f"{name}: {coder.shape}" for name, coder in zip(self.names, self.coders, strict=True))
         return f"{self.number} {self.kind.__name__}({told})"
 
-    def write(self, value: object, writing: Writing) -> list[object]:
+    def write(self, value: object, writing: EncodeContext) -> list[object]:
         return [coder.write(getattr(value, name), writing) for name, coder in zip(self.names, self.coders, strict=True)]
 
-    def read(self, raw: Any, reading: Reading, first: int = 0) -> Any:
+    def read(self, raw: Any, reading: DecodeContext, first: int = 0) -> Any:
         if type(raw) is not list or len(raw) - first != len(self.coders):
-            raise unreadable(f"{self.kind.__name__} with {len(self.coders)} members", raw)
+            raise data_error(f"{self.kind.__name__} with {len(self.coders)} members", raw)
         members = {}
         for name, coder in zip(self.names, self.coders, strict=True):
             members[name] = coder.read(raw[first], reading)
@@ -113,30 +113,30 @@ class Record:
         return made
 
 
-def either(absent: bool, other: Coder | None, records: Sequence[Record]) -> Coder:
+def union_coder(absent: bool, other: Coder | None, records: Sequence[RecordCoder]) -> Coder:
     """One of several: what is written says which. With classes, `other` is nothing that is written as a list."""
     numbered = {record.number: record for record in records}
     by_class = {record.kind: record for record in records}
 
-    def write(value: object, writing: Writing) -> object:
+    def write(value: object, writing: EncodeContext) -> object:
         record = by_class.get(type(value))
         if record is not None:
             return [record.number, *record.write(value, writing)]
         return None if value is None or other is None else other.write(value, writing)
 
-    def read(raw: Any, reading: Reading) -> Any:
+    def read(raw: Any, reading: DecodeContext) -> Any:
         if raw is None and absent:
             return None
         if not numbered or type(raw) is not list:
             if other is None:
-                raise unreadable(told, raw)
+                raise data_error(told, raw)
             return other.read(raw, reading)
         record = numbered.get(raw[0]) if raw and type(raw[0]) is int else None
         if record is None:
-            raise unreadable(told, raw[0] if raw else raw)
+            raise data_error(told, raw[0] if raw else raw)
         reading.depth += 1
-        if reading.depth > DEEPEST:
-            raise Unreadable(f"parts nest more than {DEEPEST} levels deep")
+        if reading.depth > MAX_DEPTH:
+            raise BundleDataError(f"parts nest more than {MAX_DEPTH} levels deep")
         made = record.read(raw, reading, 1)
         reading.depth -= 1
         return made
@@ -148,33 +148,33 @@ def either(absent: bool, other: Coder | None, records: Sequence[Record]) -> Code
 # ── From declarations ─────────────────────────────────────────────────────────────────────────
 
 
-class Codec:
+class BundleCodec:
     """The coders of some classes and of all they are made of, numbered in the order in which they are come upon."""
 
     def __init__(self, roots: Sequence[Any], checks: Mapping[type, Check]) -> None:
-        self.records: dict[type, Record] = {}
+        self.records: dict[type, RecordCoder] = {}
         self._checks = checks
         self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
-        told = "\n".join([f"semantics {SEMANTICS}", *(record.shape for record in self.records.values())])
+        told = "\n".join([f"semantics {SEMANTICS_VERSION}", *(record.shape for record in self.records.values())])
         # Two codecs that write alike have the same; another field, class, order or meaning makes it another.
         self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def write(self, value: object, writing: Writing, kind: Any = None) -> object:
+    def write(self, value: object, writing: EncodeContext, kind: Any = None) -> object:
         """A value of one of the roots, which is its class unless another `kind` is said."""
         return self._roots[kind or type(value)].write(value, writing)
 
-    def read(self, kind: type[Item], raw: object, reading: Reading) -> Item:
+    def read(self, kind: type[Item], raw: object, reading: DecodeContext) -> Item:
         """A value of the root that is named. Raises Unreadable."""
         try:
             made: Item = self._roots[kind].read(raw, reading)
         except RecursionError:
-            raise Unreadable("parts within parts without end") from None
+            raise BundleDataError("parts within parts without end") from None
         return made
 
-    def _record(self, kind: type) -> Record:
+    def _record(self, kind: type) -> RecordCoder:
         known = self.records.get(kind)
         if known is None:
-            known = self.records[kind] = Record(kind, len(self.records), check=self._checks.get(kind))
+            known = self.records[kind] = RecordCoder(kind, len(self.records), check=self._checks.get(kind))
             hints = get_type_hints(kind)
             known.names = tuple(one.name for one in fields(kind))
             known.coders = tuple(self._coder(hints[name]) for name in known.names)
@@ -187,12 +187,12 @@ class Codec:
             return TYPE
         origin, inner = get_origin(hint), get_args(hint)
         if origin is Literal:
-            return word(inner)
+            return word_coder(inner)
         if origin is frozenset:
-            return distinct(self._coder(inner[0]))
+            return set_coder(self._coder(inner[0]))
         if origin is tuple:
             parts = tuple(self._coder(one) for one in inner if one is not ...)
-            return items(parts[0]) if inner[-1] is ... else pairing(parts)
+            return sequence_coder(parts[0]) if inner[-1] is ... else tuple_coder(parts)
         if origin in (Union, UnionType):
             return self._union(inner)
         record = self._record(hint)
@@ -205,4 +205,4 @@ class Codec:
         others = [self._coder(one) for one in members if not is_dataclass(one) and one is not NoneType]
         if len(others) > 1:
             raise TypeError(f"what is written does not say which of {members} it is")
-        return either(NoneType in members, others[0] if others else None, records)
+        return union_coder(NoneType in members, others[0] if others else None, records)

@@ -19,21 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.compiler.bundle.payload import codec, packed, payload_of, read_payload, unpacked
-from policyengine.compiler.bundle.scalars import Unreadable
-from policyengine.compiler.bundle.signature import KeyFileError, Signature, SigningKey, trusted_keys
+from policyengine.compiler.bundle.payload import bundle_codec, decode_payload, encode_payload, pack, unpack
+from policyengine.compiler.bundle.scalars import BundleDataError
+from policyengine.compiler.bundle.signature import BundleSignature, BundleSigningKey, KeyFileError, trusted_keys
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.kernel import Kernel
-from policyengine.runtime.structure_checks import quoted
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.source import Source, Span
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.gc_pause import gc_paused
 
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 1
-LARGEST = 1 << 30  # bytes; a hundred thousand rules take some fifty million
-AGAIN = "compile the policy again with this version of policyengine"
+MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take some fifty million
+RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
 
@@ -50,7 +50,7 @@ class BundleError(PolicyError):
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class PolicyBundle:
     """A bundle that was read. `digest` is 64 hexadecimal digits; `signed_by` are ids of trusted keys that signed it."""
 
     kernel: Kernel
@@ -63,17 +63,17 @@ class Bundle:
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
 
-@uncollected()
-def write_bundle(kernel: Kernel, made_by: str, key: SigningKey | None = None) -> bytes:
+@gc_paused()
+def write_bundle(kernel: Kernel, made_by: str, key: BundleSigningKey | None = None) -> bytes:
     """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
-    payload = payload_of(kernel, tree_of(kernel))
-    digest = digest_of(FORMAT, made_by, codec().shape, payload)
+    payload = encode_payload(kernel, tree_of(kernel))
+    digest = digest_of(FORMAT, made_by, bundle_codec().shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
-    return packed([MAGIC, FORMAT, made_by, codec().shape, digest, payload, signatures])
+    return pack([MAGIC, FORMAT, made_by, bundle_codec().shape, digest, payload, signatures])
 
 
 def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
-    found = hashlib.sha256(packed([MAGIC, number, made_by, shape]))
+    found = hashlib.sha256(pack([MAGIC, number, made_by, shape]))
     found.update(payload)
     return found.digest()
 
@@ -81,36 +81,38 @@ def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────
 
 
-def read_bundle(path: Path | str, keys: Keys | None = None) -> Bundle:
+def read_bundle(path: Path | str, keys: Keys | None = None) -> PolicyBundle:
     """The bundle in a file. With `keys` (files of public keys, or bytes of them) one of them must have signed it.
 
     Blocks, guards and binders are read when they are first needed. Raises BundleError, then too.
     """
-    return decode_bundle(contents(path), str(path), keys)
+    return decode_bundle(read_file(path), str(path), keys)
 
 
-@uncollected()
-def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -> Bundle:
+@gc_paused()
+def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -> PolicyBundle:
     """The bundle that the bytes are; `name` is what messages call it. Raises BundleError."""
-    made_by, digest, payload, signatures = opened(data, name)
-    signed_by = () if keys is None else verified(digest, signatures, keys, name)
+    made_by, digest, payload, signatures = open_envelope(data, name)
+    signed_by = () if keys is None else verify_signatures(digest, signatures, keys, name)
     try:
-        kernel, tree = read_payload(payload, lambda why: invalid(name, why))
-    except Unreadable as error:
-        raise invalid(name, str(error)) from None
-    return Bundle(kernel, tree, digest.hex(), made_by, signed_by)
+        kernel, tree = decode_payload(payload, lambda why: invalid_bundle(name, why))
+    except BundleDataError as error:
+        raise invalid_bundle(name, str(error)) from None
+    return PolicyBundle(kernel, tree, digest.hex(), made_by, signed_by)
 
 
-def contents(path: Path | str) -> bytes:
+def read_file(path: Path | str) -> bytes:
     name = str(path)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
             raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
         with open(path, "rb") as file:
-            if status.st_size > LARGEST:
-                raise BundleError(name, "E166", f"this bundle has {status.st_size:,} bytes; the limit is {LARGEST:,}")
-            return file.read(LARGEST + 1)
+            if status.st_size > MAX_BUNDLE_BYTES:
+                raise BundleError(
+                    name, "E166", f"this bundle has {status.st_size:,} bytes; the limit is {MAX_BUNDLE_BYTES:,}"
+                )
+            return file.read(MAX_BUNDLE_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(name, "E151", "there is no such file", "paths are read from the current folder") from None
     except IsADirectoryError:
@@ -123,23 +125,23 @@ def contents(path: Path | str) -> bytes:
 def is_bundle(path: Path) -> bool:
     """Whether a file begins as bundles do, whatever their version. Raises OSError."""
     with path.open("rb") as file:
-        return begins_as_one(file.read(64))
+        return has_bundle_magic(file.read(64))
 
 
-def begins_as_one(data: bytes) -> bool:
-    return data[1:].startswith(packed(MAGIC))
+def has_bundle_magic(data: bytes) -> bool:
+    return data[1:].startswith(pack(MAGIC))
 
 
-def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
+def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[BundleSignature]]:
     """Version, digest, payload and signatures, once it is sure that this is a bundle, of this format, undamaged."""
     try:
-        head = unpacked(data)
-    except Unreadable:
+        head = unpack(data)
+    except BundleDataError:
         head = None
     match head:
         case [str(magic), int(number), str(made_by), *rest] if magic == MAGIC:
             pass
-        case _ if begins_as_one(data):
+        case _ if has_bundle_magic(data):
             raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
         case _:
             raise BundleError(name, "E160", "this is no bundle", "`policyengine compile` makes one of a policy")
@@ -147,39 +149,41 @@ def opened(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Signature]]:
         case [str(shape), bytes(digest), bytes(payload), [*signatures]] if number == FORMAT:
             check_digest(digest, number, made_by, shape, payload, name)
             check_shape(made_by, shape, name)
-            return made_by, digest, payload, [signature_in(raw, name) for raw in signatures]
+            return made_by, digest, payload, [decode_signature(raw, name) for raw in signatures]
         case _ if number != FORMAT:
-            message = f"this bundle has format {number}, of policyengine {told(made_by)}; this one reads {FORMAT}"
-            raise BundleError(name, "E161", message, f"{AGAIN}, or load the bundle with that one")
+            message = f"this bundle has format {number}, of policyengine {printable_version(made_by)}; this one reads {FORMAT}"
+            raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that one")
         case _:
-            raise invalid(name, "parts in another order")
+            raise invalid_bundle(name, "parts in another order")
 
 
 def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: bytes, name: str) -> None:
     if digest_of(number, made_by, shape, payload) != digest:
-        raise BundleError(name, "E162", "this bundle is damaged: its digest is another", f"copy it again, or {AGAIN}")
+        raise BundleError(
+            name, "E162", "this bundle is damaged: its digest is another", f"copy it again, or {RECOMPILE_HINT}"
+        )
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
-    if shape != codec().shape:
-        message = f"policyengine {told(made_by)} compiled this bundle, and this version stores policies otherwise"
-        raise BundleError(name, "E161", message, AGAIN)
+    if shape != bundle_codec().shape:
+        message = f"policyengine {printable_version(made_by)} compiled this bundle, and this version stores policies otherwise"
+        raise BundleError(name, "E161", message, RECOMPILE_HINT)
 
 
-def told(version: str) -> str:
+def printable_version(version: str) -> str:
     """A version as a message may show it."""
     return version[:32] if re.fullmatch(r"[0-9A-Za-z.+-]+", version) else "of unknown version"
 
 
-def signature_in(raw: object, name: str) -> Signature:
+def decode_signature(raw: object, name: str) -> BundleSignature:
     match raw:
         case [str(key), bytes(signature)]:
-            return Signature(key, signature)
+            return BundleSignature(key, signature)
         case _:
-            raise invalid(name, "a signature that is none")
+            raise invalid_bundle(name, "a signature that is none")
 
 
-def verified(digest: bytes, signatures: Sequence[Signature], keys: Keys, name: str) -> tuple[str, ...]:
+def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys: Keys, name: str) -> tuple[str, ...]:
     """The ids of the trusted keys that signed; at least one did."""
     try:
         trusted = trusted_keys(keys)
@@ -193,9 +197,11 @@ def verified(digest: bytes, signatures: Sequence[Signature], keys: Keys, name: s
         message, hint = "this bundle is not signed", f"sign it: `policyengine compile … --key private.pem` ({ids})"
     else:
         message = "no trusted key signed this bundle"
-        hint = f"it says it was signed by {', '.join(told(one.key) for one in signatures[:4])}; trusted are: {ids}"
+        hint = f"it says it was signed by {', '.join(printable_version(one.key) for one in signatures[:4])}; trusted are: {ids}"
     raise BundleError(name, "E163", message, hint)
 
 
-def invalid(name: str, why: str) -> BundleError:
-    return BundleError(name, "E165", f"this bundle holds what no policy compiles to: {quoted(why)}", AGAIN)
+def invalid_bundle(name: str, why: str) -> BundleError:
+    return BundleError(
+        name, "E165", f"this bundle holds what no policy compiles to: {quote_input(why)}", RECOMPILE_HINT
+    )

@@ -16,21 +16,21 @@ import msgpack  # type: ignore[import-untyped]
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
-from policyengine.compiler.bundle.codec import Codec
-from policyengine.compiler.bundle.scalars import Reading, Unreadable, Writing, read_types
+from policyengine.compiler.bundle.codec import BundleCodec
+from policyengine.compiler.bundle.scalars import BundleDataError, DecodeContext, EncodeContext, read_types
 from policyengine.compiler.bundle.verify import CHECKS
 from policyengine.compiler.bundle.verify_expressions import require
 from policyengine.compiler.tree import Tree, Uses
 from policyengine.source import Source
-from policyengine.typesystem import Ref, Type
+from policyengine.typesystem import RefType, Type
 
-NAMED = ("entities", "issuers", "attesters")
-PARTS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
-SMALL = ("package", "packages", "revision", "unrestricted", "advisory", "delegation")
-MEMBERS = ("sources", "types", *SMALL, *NAMED, *PARTS, "tree", "uses")
+NAMED_MEMBERS = ("entities", "issuers", "attesters")
+LAZY_MEMBERS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
+EAGER_MEMBERS = ("package", "packages", "revision", "unrestricted", "advisory", "delegation")
+MEMBERS = ("sources", "types", *EAGER_MEMBERS, *NAMED_MEMBERS, *LAZY_MEMBERS, "tree", "uses")
 KINDS = (
     *(
-        k.Entity,
+        k.EntityType,
         k.Issuer,
         k.Attester,
         k.DelegationLimits,
@@ -40,7 +40,7 @@ KINDS = (
         k.AnyoneBlock,
         k.Guard,
         k.Limit,
-        k.Watch,
+        k.EventRetention,
         k.MapItem,
     ),
     *(Tree, Uses),
@@ -50,36 +50,37 @@ REVISION = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 Item = TypeVar("Item")
-Anchor = TypeVar("Anchor", k.Entity, k.Issuer, k.Attester)
+Anchor = TypeVar("Anchor", k.EntityType, k.Issuer, k.Attester)
 Refuse: TypeAlias = Callable[[str], Exception]
 
 
 @cache
-def codec() -> Codec:
+def bundle_codec() -> BundleCodec:
     """Made for the first bundle that is written or read, for most engines never see one."""
-    return Codec(KINDS, CHECKS)
+    return BundleCodec(KINDS, CHECKS)
 
 
-def packed(value: object) -> bytes:
+def pack(value: object) -> bytes:
     return cast(bytes, msgpack.packb(value))
 
 
-def unpacked(data: bytes) -> Any:
+def unpack(data: bytes) -> Any:
     """Raises Unreadable."""
     try:
         return msgpack.unpackb(data)
     except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
-        raise Unreadable("what is no MessagePack") from None
+        raise BundleDataError("what is no MessagePack") from None
 
 
-def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
-    writing = Writing()
+def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
+    writing = EncodeContext()
     named = {
-        field: [codec().write(one, writing) for _, one in sorted(getattr(kernel, field).items())] for field in NAMED
+        field: [bundle_codec().write(one, writing) for _, one in sorted(getattr(kernel, field).items())]
+        for field in NAMED_MEMBERS
     }
     parts = {
-        field: [packed(codec().write(one, writing, UNIONS.get(field))) for one in getattr(kernel, field)]
-        for field in PARTS
+        field: [pack(bundle_codec().write(one, writing, UNIONS.get(field))) for one in getattr(kernel, field)]
+        for field in LAZY_MEMBERS
     }
     members = {
         "package": kernel.package,
@@ -87,28 +88,28 @@ def payload_of(kernel: k.Kernel, tree: Tree) -> bytes:
         "revision": kernel.revision,
         "unrestricted": list(kernel.unrestricted),
         "advisory": list(kernel.advisory),
-        "delegation": [codec().write(one, writing) for one in kernel.delegation],
+        "delegation": [bundle_codec().write(one, writing) for one in kernel.delegation],
         **named,
         **parts,
-        "tree": codec().write(replace(tree, uses=()), writing),
-        "uses": [packed(codec().write(one, writing)) for one in tree.uses],
+        "tree": bundle_codec().write(replace(tree, uses=()), writing),
+        "uses": [pack(bundle_codec().write(one, writing)) for one in tree.uses],
         # What a source is called below the policy root: bundles tell nothing of the machine that made them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
     }
-    return packed({name: members[name] for name in MEMBERS})
+    return pack({name: members[name] for name in MEMBERS})
 
 
-def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
+def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
     """What a payload holds. Raises Unreadable; a part that is wrong raises what `refuse` makes, when it is needed."""
-    raw = unpacked(payload)
+    raw = unpack(payload)
     require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
-    reading = Reading(tuple(source_in(one) for one in listed(raw["sources"])), read_types(raw["types"]))
-    entities = mapping(k.Entity, raw["entities"], reading)
+    reading = DecodeContext(tuple(decode_source(one) for one in decode_list(raw["sources"])), read_types(raw["types"]))
+    entities = decode_mapping(k.EntityType, raw["entities"], reading)
     check_entities(reading.types, entities)
-    issuers = mapping(k.Issuer, raw["issuers"], reading)
-    attesters = mapping(k.Attester, raw["attesters"], reading)
-    counts = {field: len(listed(raw[field])) for field in (*PARTS, "uses")}
+    issuers = decode_mapping(k.Issuer, raw["issuers"], reading)
+    attesters = decode_mapping(k.Attester, raw["attesters"], reading)
+    counts = {field: len(decode_list(raw[field])) for field in (*LAZY_MEMBERS, "uses")}
     reading = replace(
         reading,
         entities=frozenset(entities),
@@ -117,28 +118,32 @@ def read_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
         counts=counts,
     )
     kernel = k.Kernel(
-        package=text(raw["package"]),
-        packages=texts(raw["packages"]),
-        revision=revision(raw["revision"]),
+        package=decode_text(raw["package"]),
+        packages=decode_texts(raw["packages"]),
+        revision=decode_revision(raw["revision"]),
         entities=entities,
         issuers=issuers,
         attesters=attesters,
-        unrestricted=texts(raw["unrestricted"]),
-        advisory=texts(raw["advisory"]),
-        delegation=tuple(codec().read(k.DelegationLimits, one, reading) for one in listed(raw["delegation"])),
-        binders=parts(k.Binder, raw["binders"], reading, refuse),
-        agents=parts(k.AgentBlock, raw["agents"], reading, refuse),
-        users=parts(k.UserBlock, raw["users"], reading, refuse),
-        anyones=parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
-        guards=parts(k.Guard, raw["guards"], reading, refuse),
-        limits=parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
-        watches=parts(k.Watch, raw["watches"], reading, refuse),
-        maps=parts(cast("type[k.MapItem]", k.MapItem), raw["maps"], reading, refuse),
+        unrestricted=decode_texts(raw["unrestricted"]),
+        advisory=decode_texts(raw["advisory"]),
+        delegation=tuple(
+            bundle_codec().read(k.DelegationLimits, one, reading) for one in decode_list(raw["delegation"])
+        ),
+        binders=lazy_parts(k.Binder, raw["binders"], reading, refuse),
+        agents=lazy_parts(k.AgentBlock, raw["agents"], reading, refuse),
+        users=lazy_parts(k.UserBlock, raw["users"], reading, refuse),
+        anyones=lazy_parts(k.AnyoneBlock, raw["anyones"], reading, refuse),
+        guards=lazy_parts(k.Guard, raw["guards"], reading, refuse),
+        limits=lazy_parts(cast("type[k.Limit]", k.Limit), raw["limits"], reading, refuse),
+        watches=lazy_parts(k.EventRetention, raw["watches"], reading, refuse),
+        maps=lazy_parts(cast("type[k.MapItem]", k.MapItem), raw["maps"], reading, refuse),
     )
-    return kernel, replace(codec().read(Tree, raw["tree"], reading), uses=parts(Uses, raw["uses"], reading, refuse))
+    return kernel, replace(
+        bundle_codec().read(Tree, raw["tree"], reading), uses=lazy_parts(Uses, raw["uses"], reading, refuse)
+    )
 
 
-def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
+def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
     """Both with every part read, so that none can fail later."""
     kernel = replace(
         kernel,
@@ -157,7 +162,7 @@ def whole(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
 # ── Parts, read when they are needed ──────────────────────────────────────────────────────────
 
 
-class Parts(Sequence[Item]):
+class LazySequence(Sequence[Item]):
     """Items that are bytes until somebody asks for them. Threads may share it: all get the same item."""
 
     __slots__ = ("_items", "_lock", "_read")
@@ -183,7 +188,7 @@ class Parts(Sequence[Item]):
         return (self[index] for index in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, Parts | tuple) else NotImplemented
+        return tuple(self) == tuple(other) if isinstance(other, LazySequence | tuple) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(tuple(self))
@@ -199,62 +204,62 @@ class Parts(Sequence[Item]):
             return item
 
 
-def parts(kind: type[Item], raw: object, reading: Reading, refuse: Refuse) -> tuple[Item, ...]:
+def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Refuse) -> tuple[Item, ...]:
     def read(index: int, data: bytes) -> Item:
         fresh = replace(reading, unbound=[], depth=0)
         try:
-            made = codec().read(kind, unpacked(data), fresh)
+            made = bundle_codec().read(kind, unpack(data), fresh)
             require(not fresh.unbound, "a variable that nothing binds")
-        except Unreadable as error:
+        except BundleDataError as error:
             raise refuse(f"{getattr(kind, '__name__', 'part')} {index + 1}: {error}") from None
         return made
 
-    blobs = [one for one in listed(raw) if isinstance(one, bytes)]
-    require(len(blobs) == len(listed(raw)), "parts that are no bytes")
+    blobs = [one for one in decode_list(raw) if isinstance(one, bytes)]
+    require(len(blobs) == len(decode_list(raw)), "parts that are no bytes")
     # The kernel's classes say `tuple`; nobody asks more of one than a sequence gives.
-    return cast("tuple[Item, ...]", Parts(blobs, read))
+    return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
 
 # ── The small rest ────────────────────────────────────────────────────────────────────────────
 
 
-def listed(raw: object) -> list[Any]:
+def decode_list(raw: object) -> list[Any]:
     require(isinstance(raw, list), "no list where one belongs")
     return cast("list[Any]", raw)
 
 
-def text(raw: object) -> str:
+def decode_text(raw: object) -> str:
     require(isinstance(raw, str), "no text where one belongs")
     return cast(str, raw)
 
 
-def texts(raw: object) -> tuple[str, ...]:
-    return tuple(text(one) for one in listed(raw))
+def decode_texts(raw: object) -> tuple[str, ...]:
+    return tuple(decode_text(one) for one in decode_list(raw))
 
 
-def revision(raw: object) -> str:
-    require(REVISION.fullmatch(text(raw)) is not None, "a revision that is no digest")
-    return text(raw)
+def decode_revision(raw: object) -> str:
+    require(REVISION.fullmatch(decode_text(raw)) is not None, "a revision that is no digest")
+    return decode_text(raw)
 
 
-def source_in(raw: object) -> Source:
+def decode_source(raw: object) -> Source:
     match raw:
         case [str(name), str(written)]:
             return Source(name, written, name)
         case _:
-            raise Unreadable("a source without its text")
+            raise BundleDataError("a source without its text")
 
 
-def mapping(kind: type[Anchor], raw: object, reading: Reading) -> Mapping[str, Anchor]:
-    found = [codec().read(kind, one, reading) for one in listed(raw)]
+def decode_mapping(kind: type[Anchor], raw: object, reading: DecodeContext) -> Mapping[str, Anchor]:
+    found = [bundle_codec().read(kind, one, reading) for one in decode_list(raw)]
     names = [one.name for one in found]
     require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
     return dict(zip(names, found, strict=True))
 
 
-def check_entities(types: Sequence[Type], entities: Mapping[str, k.Entity]) -> None:
+def check_entities(types: Sequence[Type], entities: Mapping[str, k.EntityType]) -> None:
     """Whatever is spoken of is declared."""
     known = {*entities, *BUILT_IN_ENTITIES}
-    spoken = [type_.entities for type_ in types if isinstance(type_, Ref)]
+    spoken = [type_.entities for type_ in types if isinstance(type_, RefType)]
     spoken += [frozenset(entity.parents) for entity in entities.values()]
     require(all(names <= known for names in spoken), "an entity that is not declared")

@@ -20,21 +20,21 @@ from policyengine.runtime.windows import ZoneError, load_zone
 from policyengine.source import Source, Span
 from policyengine.typesystem import EntityRef
 
-DEEPEST_TYPE = 100
+MAX_TYPE_DEPTH = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-WORDS = frozenset(str(scalar) for scalar in typesystem.Scalar)
+SCALAR_WORDS = frozenset(str(scalar) for scalar in typesystem.Scalar)
 
 Item = TypeVar("Item")
-Check: TypeAlias = Callable[[Any, "Reading"], None]
+Check: TypeAlias = Callable[[Any, "DecodeContext"], None]
 
 
-class Unreadable(Exception):
+class BundleDataError(Exception):
     """What was read is nothing that the compiler writes; the text says why."""
 
 
 @dataclass(slots=True)
-class Writing:
+class EncodeContext:
     """What values refer to by number, in the order of their first use: the sources, and the types of expressions."""
 
     sources: dict[Source, int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Writing:
 
 
 @dataclass(slots=True)
-class Reading:
+class DecodeContext:
     """What values refer to, and what they may speak of; `unbound` are variables that no quantifier has bound yet."""
 
     sources: Sequence[Source]
@@ -61,91 +61,91 @@ class Coder:
     """How values of one declared type are written and read. `shape` is that type, in the same words on every Python."""
 
     shape: str
-    write: Callable[[Any, Writing], object]
-    read: Callable[[Any, Reading], Any]
+    write: Callable[[Any, EncodeContext], object]
+    read: Callable[[Any, DecodeContext], Any]
 
 
-def unreadable(wanted: str, raw: object) -> Unreadable:
-    return Unreadable(f"{wanted} is expected where {type(raw).__name__} stands")
+def data_error(wanted: str, raw: object) -> BundleDataError:
+    return BundleDataError(f"{wanted} is expected where {type(raw).__name__} stands")
 
 
 # ── Values without parts ──────────────────────────────────────────────────────────────────────
 
 
-def plain(kind: type) -> Coder:
+def msgpack_coder(kind: type) -> Coder:
     """What MessagePack can say itself. A bool is no int here."""
 
-    def read(raw: object, _: Reading) -> object:
+    def read(raw: object, _: DecodeContext) -> object:
         if type(raw) is not kind:
-            raise unreadable(kind.__name__, raw)
+            raise data_error(kind.__name__, raw)
         return raw
 
     return Coder(kind.__name__, lambda value, _: value, read)
 
 
-def word(choices: tuple[str, ...]) -> Coder:
-    def read(raw: object, _: Reading) -> object:
+def word_coder(choices: tuple[str, ...]) -> Coder:
+    def read(raw: object, _: DecodeContext) -> object:
         if type(raw) is not str or raw not in choices:
-            raise unreadable(f"one of {', '.join(choices)}", raw)
+            raise data_error(f"one of {', '.join(choices)}", raw)
         return raw
 
     return Coder(f"word({','.join(choices)})", lambda value, _: value, read)
 
 
-def write_span(span: Span, writing: Writing) -> object:
+def write_span(span: Span, writing: EncodeContext) -> object:
     source = writing.sources.setdefault(span.source, len(writing.sources))
     return [source, span.start, span.end - span.start]
 
 
-def read_span(raw: object, reading: Reading) -> Span:
+def read_span(raw: object, reading: DecodeContext) -> Span:
     """Every part has one, so this is the most frequent of all: tests by hand take half as long as `match`."""
     if type(raw) is not list or len(raw) != 3:
-        raise unreadable("a place", raw)
+        raise data_error("a place", raw)
     number, start, length = raw
     if not (type(number) is type(start) is type(length) is int and 0 <= number < len(reading.sources)):
-        raise unreadable("a place", raw)
+        raise data_error("a place", raw)
     source = reading.sources[number]
     if start < 0 or length < 0 or start + length > len(source.text):
-        raise Unreadable("a place outside of its source")
+        raise BundleDataError("a place outside of its source")
     return Span(source, start, start + length)
 
 
-def write_duration(value: timedelta, _: Writing) -> object:
+def write_duration(value: timedelta, _: EncodeContext) -> object:
     return [value.days, value.seconds, value.microseconds]
 
 
-def read_duration(raw: object, _: Reading) -> timedelta:
+def read_duration(raw: object, _: DecodeContext) -> timedelta:
     match raw:
         case [int(days), int(seconds), int(micros)] if 0 <= seconds < 86_400 and 0 <= micros < 1_000_000:
             if -999_999_999 <= days <= 999_999_999:
                 return timedelta(days, seconds, micros)
-    raise unreadable("a duration", raw)
+    raise data_error("a duration", raw)
 
 
-def write_time(value: datetime, _: Writing) -> object:
+def write_time(value: datetime, _: EncodeContext) -> object:
     return (value - EPOCH) // MICROSECOND
 
 
-def read_time(raw: object, _: Reading) -> datetime:
+def read_time(raw: object, _: DecodeContext) -> datetime:
     if type(raw) is int:
         try:
             return EPOCH + raw * MICROSECOND
         except OverflowError:
             pass
-    raise unreadable("a time", raw)
+    raise data_error("a time", raw)
 
 
-def read_zone(raw: object, _: Reading) -> ZoneInfo:
+def read_zone(raw: object, _: DecodeContext) -> ZoneInfo:
     try:
         return load_zone(raw if isinstance(raw, str) else "")
     except ZoneError as error:
-        raise Unreadable(error.message) from None
+        raise BundleDataError(error.message) from None
 
 
 # ── Constants: their values say themselves what they are ──────────────────────────────────────
 
 
-def write_value(value: Any, writing: Writing) -> object:
+def write_value(value: Any, writing: EncodeContext) -> object:
     match value:
         case bool() | int() | str():
             return value
@@ -167,7 +167,7 @@ def write_value(value: Any, writing: Writing) -> object:
             raise TypeError(f"no constant is {type(value).__name__}")
 
 
-def read_value(raw: object, reading: Reading) -> Value:
+def read_value(raw: object, reading: DecodeContext) -> Value:
     match raw:
         case bool() | int() | str():
             return raw
@@ -177,14 +177,14 @@ def read_value(raw: object, reading: Reading) -> Value:
             return read_item(raw, reading)
 
 
-def read_item(raw: object, reading: Reading) -> Value:
+def read_item(raw: object, reading: DecodeContext) -> Value:
     """No constant is a list of lists."""
     found: Value | None = None
     match raw:
         case bool() | int() | str():
             return raw
         case ["number", str(text)] if len(text) <= 64:
-            found = number(text)
+            found = read_number(text)
         case ["duration", inner]:
             return read_duration(inner, reading)
         case ["time", inner]:
@@ -196,11 +196,11 @@ def read_item(raw: object, reading: Reading) -> Value:
         case ["entity", str(kind), str(id_)]:
             return EntityRef(kind, id_)
     if found is None:
-        raise unreadable("a constant", raw)
+        raise data_error("a constant", raw)
     return found
 
 
-def number(text: str) -> Decimal | None:
+def read_number(text: str) -> Decimal | None:
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -210,91 +210,91 @@ def number(text: str) -> Decimal | None:
 # ── Types of expressions: few, so they stand in a table ───────────────────────────────────────
 
 
-def write_type(type_: typesystem.Type, writing: Writing) -> object:
+def write_type(type_: typesystem.Type, writing: EncodeContext) -> object:
     known = writing.types.get(type_)
     if known is None:
-        row = type_row(type_, writing)
+        row = write_type_row(type_, writing)
         known = writing.types[type_] = len(writing.rows)
         writing.rows.append(row)
     return known
 
 
-def type_row(type_: typesystem.Type, writing: Writing) -> object:
+def write_type_row(type_: typesystem.Type, writing: EncodeContext) -> object:
     match type_:
         case typesystem.Scalar():
             return str(type_)
-        case typesystem.Enum(name, values, ordered):
+        case typesystem.EnumType(name, values, ordered):
             return ["enum", name, list(values), ordered]
-        case typesystem.Ref(entities):
+        case typesystem.RefType(entities):
             return ["ref", *sorted(entities)]
-        case typesystem.Set(element):
+        case typesystem.SetType(element):
             return ["set", write_type(element, writing)]
-        case typesystem.List(element):
+        case typesystem.ListType(element):
             return ["list", write_type(element, writing)]
-        case typesystem.Record(members):
+        case typesystem.RecordType(members):
             return ["record", *([f.name, write_type(f.type, writing), f.optional, f.inherited] for f in members)]
-        case typesystem.Unresolved():
+        case typesystem.UnresolvedType():
             return "unresolved"
 
 
-def read_type(raw: object, reading: Reading) -> typesystem.Type:
+def read_type(raw: object, reading: DecodeContext) -> typesystem.Type:
     if type(raw) is int and 0 <= raw < len(reading.types):
         return reading.types[raw]
-    raise unreadable("a type", raw)
+    raise data_error("a type", raw)
 
 
 def read_types(rows: object) -> tuple[typesystem.Type, ...]:
     """The table: each row speaks of rows before it only, so that no type holds itself."""
     if not isinstance(rows, list):
-        raise unreadable("a table of types", rows)
+        raise data_error("a table of types", rows)
     found: list[typesystem.Type] = []
     depths: list[int] = []
-    reading = Reading((), found)
+    reading = DecodeContext((), found)
     for row in rows:
-        made, inner = read_row(row, reading)
+        made, inner = read_type_row(row, reading)
         depth = 1 + max((depths[number] for number in inner), default=0)
-        if depth > DEEPEST_TYPE:
-            raise Unreadable("types within types without end")
+        if depth > MAX_TYPE_DEPTH:
+            raise BundleDataError("types within types without end")
         found.append(made)
         depths.append(depth)
     return tuple(found)
 
 
-def read_row(row: object, reading: Reading) -> tuple[typesystem.Type, list[int]]:
+def read_type_row(row: object, reading: DecodeContext) -> tuple[typesystem.Type, list[int]]:
     """The type, and the numbers of those within it."""
     match row:
         case "unresolved":
-            return typesystem.Unresolved(), []
-        case str() if row in WORDS:
+            return typesystem.UnresolvedType(), []
+        case str() if row in SCALAR_WORDS:
             return typesystem.Scalar(row), []
         case ["enum", str(name), [*values], bool(ordered)]:
-            return typesystem.Enum(name, names(values), ordered), []
+            return typesystem.EnumType(name, read_names(values), ordered), []
         case ["ref", *entities]:
-            return typesystem.Ref(frozenset(names(entities))), []
+            return typesystem.RefType(frozenset(read_names(entities))), []
         case ["set", int(element)]:
-            return typesystem.Set(read_type(element, reading)), [element]
+            return typesystem.SetType(read_type(element, reading)), [element]
         case ["list", int(element)]:
-            return typesystem.List(read_type(element, reading)), [element]
+            return typesystem.ListType(read_type(element, reading)), [element]
         case ["record", *members]:
             made = [read_member(member, reading) for member in members]
-            return typesystem.Record(tuple(one for one, _ in made)), [number for _, number in made]
+            return typesystem.RecordType(tuple(one for one, _ in made)), [number for _, number in made]
         case _:
-            raise unreadable("a type", row)
+            raise data_error("a type", row)
 
 
-def read_member(raw: object, reading: Reading) -> tuple[typesystem.Field, int]:
+def read_member(raw: object, reading: DecodeContext) -> tuple[typesystem.FieldType, int]:
     match raw:
         case [str(name), int(number), bool(optional), bool(inherited)]:
-            return typesystem.Field(name, read_type(number, reading), optional, inherited), number
+            return typesystem.FieldType(name, read_type(number, reading), optional, inherited), number
         case _:
-            raise unreadable("a member of a record", raw)
+            raise data_error("a member of a record", raw)
 
 
-def names(raw: list[object]) -> tuple[str, ...]:
+def read_names(raw: list[object]) -> tuple[str, ...]:
     """At least one, and none twice."""
     found = tuple(one for one in raw if isinstance(one, str))
     if not found or len(set(found)) < len(raw):
-        raise unreadable("names", raw)
+        raise data_error("names", raw)
     return found
 
 
@@ -302,9 +302,9 @@ SPAN = Coder("place", write_span, read_span)
 TYPE = Coder("type", write_type, read_type)
 VALUE = Coder("constant", write_value, read_value)
 SCALARS: Mapping[object, Coder] = {
-    bool: plain(bool),
-    int: plain(int),
-    str: plain(str),
+    bool: msgpack_coder(bool),
+    int: msgpack_coder(int),
+    str: msgpack_coder(str),
     Span: SPAN,
     timedelta: Coder("duration", write_duration, read_duration),
     datetime: Coder("time", write_time, read_time),

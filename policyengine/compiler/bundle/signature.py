@@ -16,7 +16,7 @@ from policyengine.trusted_files import read_trusted
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-LARGEST_KEY = 10_000  # bytes of a key file
+MAX_KEY_FILE_BYTES = 10_000  # bytes of a key file
 RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, as `x` of a JWK has them
 INSTALL = install_command("sign")
 MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
@@ -33,7 +33,7 @@ class KeyFileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class BundleSignature:
     """`key` is the id of the key: 16 hexadecimal digits of the SHA-256 of its public half."""
 
     key: str
@@ -41,16 +41,16 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
+class BundleSigningKey:
     """The private half of a key."""
 
     id: str
     private: Ed25519PrivateKey
 
     @classmethod
-    def read(cls, path: Path | str) -> SigningKey:
+    def read(cls, path: Path | str) -> BundleSigningKey:
         """From a PEM file of `openssl genpkey -algorithm ed25519`. Raises KeyFileError."""
-        data = _contents(path)
+        data = _read_key_file(path)
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -65,8 +65,8 @@ class SigningKey:
             raise KeyFileError(str(path), "this private key is not of Ed25519", MAKE)
         return cls(key_id(found.public_key()), found)
 
-    def sign(self, digest: bytes) -> Signature:
-        return Signature(self.id, self.private.sign(DOMAIN + digest))
+    def sign(self, digest: bytes) -> BundleSignature:
+        return BundleSignature(self.id, self.private.sign(DOMAIN + digest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class TrustedKey:
     @classmethod
     def read(cls, path: Path | str) -> TrustedKey:
         """From a PEM file, or one that holds the 32 bytes in base64url. Raises KeyFileError."""
-        return cls.of(_contents(path), str(path))
+        return cls.of(_read_key_file(path), str(path))
 
     @classmethod
     def of(cls, data: bytes, name: str = "key") -> TrustedKey:
         """From PEM, 43 characters of base64url, or the 32 bytes themselves. Raises KeyFileError."""
-        _needed(name)
+        _require_cryptography(name)
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -99,7 +99,7 @@ class TrustedKey:
             raise KeyFileError(name, "this public key is not of Ed25519", hint)
         return cls(key_id(found), found)
 
-    def signed(self, digest: bytes, signature: Signature) -> bool:
+    def signed(self, digest: bytes, signature: BundleSignature) -> bool:
         from cryptography.exceptions import InvalidSignature
 
         try:
@@ -118,16 +118,16 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
 
 
-def _contents(path: Path | str) -> bytes:
-    _needed(str(path))
+def _read_key_file(path: Path | str) -> bytes:
+    _require_cryptography(str(path))
     try:
-        return read_trusted(path, LARGEST_KEY)
+        return read_trusted(path, MAX_KEY_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise KeyFileError(str(path), f"this key cannot be read: {why.lower()}") from None
 
 
-def _needed(name: str) -> None:
+def _require_cryptography(name: str) -> None:
     """An optional dependency, imported when a key is first used: it takes longer to load than many policies."""
     try:
         import cryptography  # noqa: F401

@@ -13,23 +13,23 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.checker.lower import maps
-from policyengine.checker.lower.bound_clause import OBJECTS, is_below
-from policyengine.checker.lower.trust import CLAIMED
+from policyengine.checker.lower.bound_clause import BINDABLE_OBJECTS, is_path_below
+from policyengine.checker.lower.trust import CLAIM_HOLDERS
 from policyengine.checker.patterns.endpoints import tool_mistake
 from policyengine.compiler import tree
-from policyengine.compiler.bundle.scalars import Reading
+from policyengine.compiler.bundle.scalars import DecodeContext
 from policyengine.compiler.bundle.verify_expressions import (
     NAME,
     TERMS,
     check_condition,
-    conditional,
+    check_condition_of,
     is_entity,
     is_name,
     require,
 )
 from policyengine.runtime import paths
 from policyengine.spec.rate_units import is_countable
-from policyengine.typesystem import Field, List, Ref, Scalar, Set
+from policyengine.typesystem import FieldType, ListType, RefType, Scalar, SetType
 from policyengine.vocabulary import CREDENTIAL_KIND, OPEN_ROOTS
 
 DOTTED = re.compile(rf"{NAME.pattern}(?:\.{NAME.pattern})*")
@@ -38,33 +38,33 @@ DOTTED = re.compile(rf"{NAME.pattern}(?:\.{NAME.pattern})*")
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
-def check_http(pattern: k.HttpPattern, _: Reading) -> None:
+def check_http(pattern: k.HttpPattern, _: DecodeContext) -> None:
     methods = pattern.methods
-    known = methods is None or (methods and all(paths.method_of(method) == method for method in methods))
+    known = methods is None or (methods and all(paths.canonical_method(method) == method for method in methods))
     require(bool(known), "methods that no request has")
     captures = [segment.capture for segment in pattern.segments if segment.capture is not None]
     require(len(set(captures)) == len(captures), "a name captured twice")
 
 
-def check_segment(segment: k.Segment, reading: Reading) -> None:
+def check_segment(segment: k.Segment, reading: DecodeContext) -> None:
     """A literal or a wild segment that some canonical path has."""
     text = f"{segment.prefix}x{segment.suffix}" if segment.wild else segment.prefix
-    require(text != "" and "/" not in text and not paths.hazard(text), "a segment that no path has")
+    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path has")
     require(segment.wild or not (segment.suffix or segment.capture), "a literal segment that captures")
     require(segment.capture is None or is_name(segment.capture), "a capture without a name")
     typed = segment.entity is None or (segment.capture is not None and is_entity(segment.entity, reading))
     require(typed, "a capture of no entity")
 
 
-def check_tool(pattern: k.ToolPattern, _: Reading) -> None:
+def check_tool(pattern: k.ToolPattern, _: DecodeContext) -> None:
     require(tool_mistake(pattern.glob) is None, "a tool that cannot be called so")
 
 
-def check_action(pattern: k.ActionPattern, reading: Reading) -> None:
+def check_action(pattern: k.ActionPattern, reading: DecodeContext) -> None:
     require(bool(DOTTED.fullmatch(pattern.verb)) and is_entity(pattern.type, reading), "an action on no entity")
 
 
-def check_binder(binder: k.Binder, reading: Reading) -> None:
+def check_binder(binder: k.Binder, reading: DecodeContext) -> None:
     segments = binder.pattern.segments if isinstance(binder.pattern, k.HttpPattern) else ()
     captured = {segment.capture: segment.entity for segment in segments if segment.capture is not None}
     if binder.resource is not None:
@@ -72,73 +72,73 @@ def check_binder(binder: k.Binder, reading: Reading) -> None:
         require(captured.get(capture) == entity, "a resource that its pattern does not capture")
     for path, expression in binder.facts:
         require(path == ("resource",) or (len(path) > 1 and path[0] in OPEN_ROOTS), "a fact that nothing may bind")
-        require(path != ("resource",) or isinstance(expression.type, Ref), "a resource that is no entity")
+        require(path != ("resource",) or isinstance(expression.type, RefType), "a resource that is no entity")
 
 
 # ── Doors and guards ──────────────────────────────────────────────────────────────────────────
 
 
-def check_issued(part: k.IssuedBy, reading: Reading) -> None:
+def check_issued_by(part: k.IssuedBy, reading: DecodeContext) -> None:
     require(bool(part.issuers) and reading.issuers.issuperset(part.issuers), "an issuer that is not declared")
 
 
-def check_attested(part: k.AttestedBy, reading: Reading) -> None:
+def check_attested_by(part: k.AttestedBy, reading: DecodeContext) -> None:
     require(bool(part.attesters) and reading.attesters.issuperset(part.attesters), "an attester that is not declared")
 
 
-def check_credential(part: k.CredentialKind, _: Reading) -> None:
+def check_credential(part: k.CredentialKinds, _: DecodeContext) -> None:
     require(set(part.kinds) <= set(CREDENTIAL_KIND.values), "a kind of credential that does not exist")
 
 
-def check_confirm(part: k.Confirm, _: Reading) -> None:
+def check_confirm(part: k.Confirm, _: DecodeContext) -> None:
     check_condition(part.condition)
     require(part.approvers.count > 0, "an approval by nobody")
 
 
-def check_bound_object(part: k.BoundObject, _: Reading) -> None:
-    require(part.path in OBJECTS, "an approval bound to what is no object of a request")
-    require(all(is_below(one, part.path) for one in part.excepts), "what is left out of something else")
+def check_bound_object(part: k.BoundObject, _: DecodeContext) -> None:
+    require(part.path in BINDABLE_OBJECTS, "an approval bound to what is no object of a request")
+    require(all(is_path_below(one, part.path) for one in part.excepts), "what is left out of something else")
 
 
-def check_bound_to(part: k.BoundTo, _: Reading) -> None:
+def check_bound_to(part: k.BoundTo, _: DecodeContext) -> None:
     facts = all(isinstance(one, k.Fact | k.Attribute | k.Member) for one in part.facts)
     require(facts, "an approval bound to what is no fact")
 
 
-def check_approvers(part: k.MemberOf, _: Reading) -> None:
+def check_approvers(part: k.MemberOf, _: DecodeContext) -> None:
     holder = part.expression.type
-    holder = holder.element if isinstance(holder, Set | List) else holder
-    require(isinstance(holder, Ref), "approval by what is no entity")
+    holder = holder.element if isinstance(holder, SetType | ListType) else holder
+    require(isinstance(holder, RefType), "approval by what is no entity")
 
 
 # ── Limits ────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_pace(part: k.Pace, _: Reading) -> None:
+def check_pace(part: k.Pace, _: DecodeContext) -> None:
     require(part.count > 0 and part.burst > 0 and part.within > timedelta(0), "a pace of nothing")
 
 
-def check_pace_by_fact(part: k.PaceByFact, _: Reading) -> None:
+def check_pace_by_fact(part: k.PaceByFact, _: DecodeContext) -> None:
     require(part.burst is None or part.burst > 0, "a pace of nothing")
     require(part.within > timedelta(0) and is_number(part.count), "a pace of nothing")
 
 
-def check_raise(part: k.Raise, _: Reading) -> None:
+def check_raise(part: k.Raise, _: DecodeContext) -> None:
     check_condition(part.when)
     times, by = part.factor
     require(by > 0 and times > by, "a raise that raises nothing")
 
 
-def check_clamp(part: k.Clamp, _: Reading) -> None:
+def check_clamp(part: k.Clamp, _: DecodeContext) -> None:
     check_condition(part.when)
     require(part.lasts is None or part.lasts > timedelta(0), "a clamp for no time")
 
 
-def check_at_once(part: k.AtOnce, _: Reading) -> None:
+def check_at_once(part: k.ConcurrencyLimit, _: DecodeContext) -> None:
     require(part.most > 0 and part.lease > timedelta(0), "a place for nobody")
 
 
-def check_rate(part: k.Rate, _: Reading) -> None:
+def check_rate(part: k.Rate, _: DecodeContext) -> None:
     check_condition(part.when)
     require(part.pace is not None or part.at_once is not None, "a rate without a limit")
     require(part.pace is not None or not (part.cost or part.raises or part.clamps), "a rate without a pace")
@@ -146,13 +146,13 @@ def check_rate(part: k.Rate, _: Reading) -> None:
     require(part.pace is None or is_countable(part), "a rate that cannot be counted")
 
 
-def check_quota(part: k.Quota, _: Reading) -> None:
+def check_quota(part: k.BudgetLimit, _: DecodeContext) -> None:
     require((part.fact is None) == (part.function == "count"), "a budget of nothing")
     require(part.function != "sum" or (part.fact is not None and is_number(part.fact)), "a sum of what is no number")
     require(part.within > timedelta(0) and is_number(part.bound), "a budget of nothing")
 
 
-def check_budget(part: k.Budget, _: Reading) -> None:
+def check_budget(part: k.Budget, _: DecodeContext) -> None:
     check_condition(part.when)
     require(bool(part.quotas), "a budget without a limit")
 
@@ -164,110 +164,117 @@ def is_number(expression: k.Expr) -> bool:
 # ── Maps ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_subject(part: k.MapSubject, reading: Reading) -> None:
+def check_subject(part: k.MapSubject, reading: DecodeContext) -> None:
     require(part.issuer is None or part.issuer in reading.issuers, "an issuer that is not declared")
 
 
-def check_resource(part: k.MapResource, reading: Reading) -> None:
+def check_resource(part: k.MapResource, reading: DecodeContext) -> None:
     require(is_entity(part.entity, reading), "a resource that is no entity")
 
 
-def check_mapped_fact(part: k.MapFact, reading: Reading) -> None:
+def check_mapped_fact(part: k.MapFact, reading: DecodeContext) -> None:
     require(maps.is_source(part.source), "a source that no question has")
     if part.entity:
-        of_someone = len(part.path) == 2 and part.source[0] in maps.OF_ENTITIES
+        of_someone = len(part.path) == 2 and part.source[0] in maps.ENTITY_SOURCES
         require(of_someone and is_entity(part.path[0], reading), "an attribute of no entity")
     else:
         require(maps.is_claimable(part.path), "a fact that no question gives")
 
 
-def check_mapped_segment(part: k.MapSegment, _: Reading) -> None:
+def check_mapped_segment(part: k.MapSegment, _: DecodeContext) -> None:
     text = part.text if part.source is None else f"{part.text}x{part.after}"
-    require(text != "" and "/" not in text and not paths.hazard(text), "a segment that no path has")
+    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path has")
     require(part.source is not None or part.after == "", "a literal segment with an end")
     require(part.source is None or maps.is_source(part.source), "a source that no question has")
 
 
-def check_mapped_http(part: k.MapHttp, _: Reading) -> None:
-    require(paths.method_of(part.method) == part.method, "methods that no request has")
+def check_mapped_http(part: k.MapHttp, _: DecodeContext) -> None:
+    require(paths.canonical_method(part.method) == part.method, "methods that no request has")
 
 
-def check_mapped_tool(part: k.MapTool, _: Reading) -> None:
+def check_mapped_tool(part: k.MapTool, _: DecodeContext) -> None:
     require(tool_mistake(part.glob) is None, "a tool that cannot be called so")
 
 
-def check_mapped_verb(part: k.MapVerb, reading: Reading) -> None:
+def check_mapped_verb(part: k.MapVerb, reading: DecodeContext) -> None:
     require(bool(DOTTED.fullmatch(part.verb)) and is_entity(part.type, reading), "an action on no entity")
 
 
 # ── What is declared ──────────────────────────────────────────────────────────────────────────
 
 
-def check_declared(part: k.Entity | k.Attester, _: Reading) -> None:
+def check_declared(part: k.EntityType | k.Attester, _: DecodeContext) -> None:
     require(is_name(part.name), "a declaration without a name")
 
 
-def check_issuer(part: k.Issuer, _: Reading) -> None:
+def check_issuer(part: k.Issuer, _: DecodeContext) -> None:
     require(is_name(part.name), "a declaration without a name")
-    attributes = all(len(path) == 2 and path[0] in CLAIMED for _, path in part.claims)
+    attributes = all(len(path) == 2 and path[0] in CLAIM_HOLDERS for _, path in part.claims)
     require(attributes, "a claim that is no attribute of who asks")
     require(all(one.strip() for one in part.users_like), "a user without a name")
 
 
-def check_member_type(part: Field, _: Reading) -> None:
-    sets = isinstance(part.type, Set) if part.inherited else not part.else_empty
+def check_member_type(part: FieldType, _: DecodeContext) -> None:
+    sets = isinstance(part.type, SetType) if part.inherited else not part.else_empty
     require(is_name(part.name) and sets, "an attribute without a name")
 
 
 # ── The tree: numbers of what there is ────────────────────────────────────────────────────────
 
 
-def check_opens(opens: tree.Opens, reading: Reading) -> None:
+def check_opens(opens: tree.Opens, reading: DecodeContext) -> None:
     require(opens.kind in ("agents", "users", "anyones"), "a door of no kind")
-    require(within([opens.block], opens.kind, reading), "a block that is not there")
+    require(check_numbers([opens.block], opens.kind, reading), "a block that is not there")
     require(opens.grant >= 0 and all(number >= 0 for number in opens.openings), "a `may` that is not there")
 
 
-def check_uses(uses: tree.Uses, reading: Reading) -> None:
+def check_uses(uses: tree.Uses, reading: DecodeContext) -> None:
     guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
-    require(within(guards, "guards", reading) and within(uses.binders, "binders", reading), "a guard that is not there")
-    require(within([*uses.limits, *uses.spared], "limits", reading), "a limit that is not there")
-    require(within(uses.watches, "watches", reading), "a watch that is not there")
     require(
-        within(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands), "a block that is not there"
+        check_numbers(guards, "guards", reading) and check_numbers(uses.binders, "binders", reading),
+        "a guard that is not there",
+    )
+    require(check_numbers([*uses.limits, *uses.spared], "limits", reading), "a limit that is not there")
+    require(check_numbers(uses.watches, "watches", reading), "a watch that is not there")
+    require(
+        check_numbers(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands),
+        "a block that is not there",
     )
 
 
-def check_node(node: tree.Node, reading: Reading) -> None:
-    require(within([*node.ends, *node.rests], "uses", reading), "a pattern that is not there")
+def check_node(node: tree.Node, reading: DecodeContext) -> None:
+    require(check_numbers([*node.ends, *node.rests], "uses", reading), "a pattern that is not there")
 
 
-def check_tree(found: tree.Tree, reading: Reading) -> None:
+def check_tree(found: tree.Tree, reading: DecodeContext) -> None:
     alike = len(found.methods) == len(found.foldings) == reading.counts["uses"]
-    require(alike and within(found.binding, "uses", reading), "methods for other patterns")
+    require(alike and check_numbers(found.binding, "uses", reading), "methods for other patterns")
     numbers = [number for _, number in (*found.tools, *found.actions)]
-    require(within(numbers, "uses", reading) and within(found.everywhere, "guards", reading), "a number of nothing")
-    require(within(found.always, "limits", reading), "a limit that is not there")
+    require(
+        check_numbers(numbers, "uses", reading) and check_numbers(found.everywhere, "guards", reading),
+        "a number of nothing",
+    )
+    require(check_numbers(found.always, "limits", reading), "a limit that is not there")
     for field, principals in (("agents", found.agents), ("users", found.users)):
         named = [number for _, some in (*principals.names, *principals.groups) for number in some]
         numbers = [*named, *(number for _, number in principals.globs), *principals.others]
-        require(within(numbers, field, reading), "a block that is not there")
+        require(check_numbers(numbers, field, reading), "a block that is not there")
 
 
-def within(numbers: Iterable[int], field: str, reading: Reading) -> bool:
+def check_numbers(numbers: Iterable[int], field: str, reading: DecodeContext) -> bool:
     return all(0 <= number < reading.counts[field] for number in numbers)
 
 
-CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
+CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     **TERMS,
-    Field: check_member_type,
+    FieldType: check_member_type,
     k.Pace: check_pace,
     k.PaceByFact: check_pace_by_fact,
     k.Raise: check_raise,
     k.Clamp: check_clamp,
-    k.AtOnce: check_at_once,
+    k.ConcurrencyLimit: check_at_once,
     k.Rate: check_rate,
-    k.Quota: check_quota,
+    k.BudgetLimit: check_quota,
     k.Budget: check_budget,
     k.MapSubject: check_subject,
     k.MapResource: check_resource,
@@ -276,7 +283,7 @@ CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.MapHttp: check_mapped_http,
     k.MapTool: check_mapped_tool,
     k.MapVerb: check_mapped_verb,
-    k.Entity: check_declared,
+    k.EntityType: check_declared,
     k.Attester: check_declared,
     k.Issuer: check_issuer,
     k.HttpPattern: check_http,
@@ -284,19 +291,19 @@ CHECKS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.ToolPattern: check_tool,
     k.ActionPattern: check_action,
     k.Binder: check_binder,
-    k.Where: conditional("condition"),
-    k.ActsFor: conditional("condition"),
-    k.Grant: conditional("when"),
-    k.Delegate: conditional("when"),
-    k.Deny: conditional("condition"),
-    k.Oblige: conditional("condition"),
+    k.PrincipalCondition: check_condition_of("condition"),
+    k.ActsFor: check_condition_of("condition"),
+    k.Grant: check_condition_of("when"),
+    k.DelegationGrant: check_condition_of("when"),
+    k.Deny: check_condition_of("condition"),
+    k.ObligationEffect: check_condition_of("condition"),
     k.Confirm: check_confirm,
     k.BoundObject: check_bound_object,
     k.BoundTo: check_bound_to,
     k.MemberOf: check_approvers,
-    k.IssuedBy: check_issued,
-    k.AttestedBy: check_attested,
-    k.CredentialKind: check_credential,
+    k.IssuedBy: check_issued_by,
+    k.AttestedBy: check_attested_by,
+    k.CredentialKinds: check_credential,
     tree.Opens: check_opens,
     tree.Uses: check_uses,
     tree.Node: check_node,

@@ -9,44 +9,44 @@ from datetime import timedelta
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.checker.lower.history import watch_of
+from policyengine.checker.lower.history import event_digest
 from policyengine.checker.names.resolve import BUILT_IN
 from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
-from policyengine.checker.types.calls import TABLE, joined, takes
-from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, comparable, fits
+from policyengine.checker.types.calls import FUNCTIONS_BY_NAME, accepts_type, join_all
+from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_comparable, is_assignable
 from policyengine.checker.types.operators import arithmetic_type, is_ordered
-from policyengine.compiler.bundle.scalars import Reading, Unreadable
+from policyengine.compiler.bundle.scalars import BundleDataError, DecodeContext
 from policyengine.runtime import windows
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.runtime.values import Unknown, coerce
-from policyengine.typesystem import List, Record, Ref, Scalar, Set, Type, Unresolved
+from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
 from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, OPEN_ROOTS, STRING_MAPS
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-LONGEST_PATH = 100
+MAX_PATH_SEGMENTS = 100
 
 
 def require(holds: bool, why: str) -> None:
     if not holds:
-        raise Unreadable(why)
+        raise BundleDataError(why)
 
 
 # ── Names and values ──────────────────────────────────────────────────────────────────────────
 
 
-def check_fact(fact: k.Fact, reading: Reading) -> None:
+def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
     """A path of the vocabulary with its type, or one under a root whose members policies declare."""
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
         sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
-        require(sound and len(path) <= LONGEST_PATH, "an outcome that nobody reports")
+        require(sound and len(path) <= MAX_PATH_SEGMENTS, "an outcome that nobody reports")
         return
-    require(0 < len(path) <= LONGEST_PATH and all(is_key(step) for step in path), "the path of no fact")
+    require(0 < len(path) <= MAX_PATH_SEGMENTS and all(is_key(step) for step in path), "the path of no fact")
     if built_in is not None:
-        type_ = Set(Ref(frozenset(reading.entities))) if built_in.type == ENTITIES else built_in.type
+        type_ = SetType(RefType(frozenset(reading.entities))) if built_in.type == ENTITIES else built_in.type
         require(fact.type == type_ and built_in.later is None, f"`{built_in.name}` with another type")
     elif len(path) == 1:
-        require(path[0] in ENTITY_ROOTS and isinstance(fact.type, Ref), f"`{path[0]}` is no fact")
+        require(path[0] in ENTITY_ROOTS and isinstance(fact.type, RefType), f"`{path[0]}` is no fact")
     elif path[:2] in STRING_MAPS:
         require(len(path) == 3 and fact.type == Scalar.STRING, f"`{'.'.join(path)}` is no fact")
     else:
@@ -58,58 +58,62 @@ def is_key(step: str) -> bool:
     return bool(NAME.fullmatch(step)) or (step != "" and unicodedata.is_normalized("NFC", step))
 
 
-def check_constant(constant: k.Constant, _: Reading) -> None:
+def check_constant(constant: k.Constant, _: DecodeContext) -> None:
     known = coerce(constant.value, constant.type, "constant")
-    require(not isinstance(known, Unknown) and alike(known, constant.value), "a constant that is not of its type")
+    require(
+        not isinstance(known, Unknown) and is_same_constant(known, constant.value), "a constant that is not of its type"
+    )
 
 
-def alike(one: object, other: object) -> bool:
+def is_same_constant(one: object, other: object) -> bool:
     """Equal and of one type: True is not 1, and an address not the same text."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(alike(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(is_same_constant(a, b) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and one == other and not isinstance(one, Unknown)
 
 
-def check_attribute(attribute: k.Attribute, _: Reading) -> None:
-    require(isinstance(attribute.base.type, Ref | Unresolved), "an attribute of what is no entity")
+def check_attribute(attribute: k.Attribute, _: DecodeContext) -> None:
+    require(isinstance(attribute.base.type, RefType | UnresolvedType), "an attribute of what is no entity")
     require(is_name(attribute.name), "an attribute without a name")
-    require(not attribute.inherited or isinstance(attribute.type, Set), "an inherited attribute that is no set")
+    require(not attribute.inherited or isinstance(attribute.type, SetType), "an inherited attribute that is no set")
     require(all(is_name(name) for name, _ in attribute.levels), "an attribute of what is no entity")
 
 
-def check_member(member: k.Member, _: Reading) -> None:
+def check_member(member: k.Member, _: DecodeContext) -> None:
     base = member.base.type
-    known = base.field(member.name) if isinstance(base, Record) else None
-    require(isinstance(base, Unresolved) or (known is not None and known.type == member.type), "a member of no record")
+    known = base.field(member.name) if isinstance(base, RecordType) else None
+    require(
+        isinstance(base, UnresolvedType) or (known is not None and known.type == member.type), "a member of no record"
+    )
 
 
-def check_variable(variable: k.Variable, reading: Reading) -> None:
+def check_variable(variable: k.Variable, reading: DecodeContext) -> None:
     reading.unbound.append((variable.name, variable.type))
 
 
-def check_quantifier(quantifier: k.Quantifier, reading: Reading) -> None:
+def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
     """Binds its variable in its condition, not in what it goes through."""
     domain, name = quantifier.domain.type, quantifier.variable
-    require(isinstance(domain, Set | List) and is_name(name), "a quantifier over what is no set or list")
-    element = domain.element if isinstance(domain, Set | List) else domain
+    require(isinstance(domain, SetType | ListType) and is_name(name), "a quantifier over what is no set or list")
+    element = domain.element if isinstance(domain, SetType | ListType) else domain
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
     require(all(node.name != name for node in inside), "a variable in what it goes through")
     places = [place for place, (known, _) in enumerate(reading.unbound) if known == name]
-    mine = places[len(places) - uses(name, quantifier.condition) :]  # those before are of a loop around this one
+    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # those before are of a loop around this one
     require(all(reading.unbound[place][1] == element for place in mine), "a variable of another type")
     reading.unbound[:] = [one for place, one in enumerate(reading.unbound) if place not in mine]
     check_condition(quantifier.condition)
 
 
-def uses(name: str, node: k.Expr) -> int:
+def count_uses(name: str, node: k.Expr) -> int:
     """How often a variable stands in an expression, outside of loops in it that have one of that name themselves."""
     match node:
         case k.Variable(variable):
             return int(variable == name)
         case k.Quantifier() if node.variable == name:
-            return uses(name, node.domain)
+            return count_uses(name, node.domain)
         case _:
-            return sum(uses(name, part) for part in k.parts(node))
+            return sum(count_uses(name, part) for part in k.children(node))
 
 
 def is_name(text: str) -> bool:
@@ -123,134 +127,142 @@ def check_condition(expression: k.Expr | None) -> None:
     require(expression is None or expression.type == Scalar.BOOL, "a condition that is neither true nor false")
 
 
-def check_logic(node: k.And | k.Or, _: Reading) -> None:
+def check_logic(node: k.And | k.Or, _: DecodeContext) -> None:
     require(len(node.items) > 1, "`and` or `or` of less than two")
     for item in node.items:
         check_condition(item)
 
 
-def check_compare(node: k.Compare, _: Reading) -> None:
+def check_compare(node: k.Compare, _: DecodeContext) -> None:
     left, right = node.left.type, node.right.type
     ordered = node.operator in ("==", "!=") or (is_ordered(left) and is_ordered(right))
-    require(comparable(left, right) and ordered, f"`{node.operator}` between what cannot be compared")
+    require(are_comparable(left, right) and ordered, f"`{node.operator}` between what cannot be compared")
 
 
-def check_contains(node: k.Contains, _: Reading) -> None:
+def check_contains(node: k.Contains, _: DecodeContext) -> None:
     collection, item = node.collection.type, node.item.type
-    require(isinstance(collection, Set | List), "membership in what is no set or list")
-    element = collection.element if isinstance(collection, Set | List) else collection
-    entities = isinstance(item, Ref) and isinstance(element, Ref | Unresolved)
-    require(entities or (not node.deep and comparable(item, element)), "membership of what is of another type")
+    require(isinstance(collection, SetType | ListType), "membership in what is no set or list")
+    element = collection.element if isinstance(collection, SetType | ListType) else collection
+    entities = isinstance(item, RefType) and isinstance(element, RefType | UnresolvedType)
+    require(entities or (not node.deep and are_comparable(item, element)), "membership of what is of another type")
 
 
-def check_below(node: k.Below, _: Reading) -> None:
-    both = isinstance(node.item.type, Ref) and isinstance(node.ancestor.type, Ref)
+def check_is_member(node: k.IsMember, _: DecodeContext) -> None:
+    both = isinstance(node.item.type, RefType) and isinstance(node.ancestor.type, RefType)
     require(both and not (node.strict and node.direct), "a hierarchy of what are no entities")
 
 
-def check_has_row(node: k.HasRow, _: Reading) -> None:
-    require(isinstance(node.entity.type, Ref | Unresolved), "a row of what is no entity")
+def check_has_row(node: k.HasRow, _: DecodeContext) -> None:
+    require(isinstance(node.entity.type, RefType | UnresolvedType), "a row of what is no entity")
 
 
-def check_network(node: k.InNetwork, _: Reading) -> None:
+def check_network(node: k.InNetwork, _: DecodeContext) -> None:
     networks = node.networks.type
-    element = networks.element if isinstance(networks, Set | List) else networks
-    sound = node.address.type == Scalar.IP and (element in ADDRESSES or element == Unresolved())
+    element = networks.element if isinstance(networks, SetType | ListType) else networks
+    sound = node.address.type == Scalar.IP and (element in ADDRESSES or element == UnresolvedType())
     require(sound and networks != Scalar.IP, "an address within what is no network")
 
 
-def check_window(node: k.InWindow, _: Reading) -> None:
+def check_window(node: k.InWindow, _: DecodeContext) -> None:
     require(node.instant.type == Scalar.TIME, "a window of time for what is no time")
 
 
-def check_like(node: k.Like, _: Reading) -> None:
+def check_like(node: k.Like, _: DecodeContext) -> None:
     require(node.operand.type == Scalar.STRING, "`like` for what is no string")
 
 
-def check_matches(node: k.Matches, _: Reading) -> None:
+def check_matches(node: k.Matches, _: DecodeContext) -> None:
     require(node.operand.type == Scalar.STRING, "`matches` for what is no string")
     try:
         compile_regex(node.pattern)
     except PatternError as error:
-        raise Unreadable(f"a pattern that cannot be used: {error.why}") from None
+        raise BundleDataError(f"a pattern that cannot be used: {error.why}") from None
 
 
-def check_collections(node: k.Overlaps | k.Subset, _: Reading) -> None:
+def check_collections(node: k.Overlaps | k.Subset, _: DecodeContext) -> None:
     left, right = node.left.type, node.right.type
-    sound = isinstance(left, Set | List) and isinstance(right, Set | List) and comparable(left.element, right.element)
+    sound = (
+        isinstance(left, SetType | ListType)
+        and isinstance(right, SetType | ListType)
+        and are_comparable(left.element, right.element)
+    )
     require(sound, "`overlaps` or `subset of` between what are no sets of one type")
 
 
-def check_collection(node: k.Collection, _: Reading) -> None:
-    element = node.type.element if isinstance(node.type, Set | List) else None
+def check_collection(node: k.Collection, _: DecodeContext) -> None:
+    element = node.type.element if isinstance(node.type, SetType | ListType) else None
     require(element is not None and all(fits_in(item.type, element) for item in node.items), "a mixed list")
 
 
 def fits_in(item: Type, element: Type) -> bool:
     """An address among networks is the network of itself alone."""
-    return fits(item, element) or (item == Scalar.IP and element == Scalar.CIDR)
+    return is_assignable(item, element) or (item == Scalar.IP and element == Scalar.CIDR)
 
 
-def check_default(node: k.Default, _: Reading) -> None:
+def check_default(node: k.Default, _: DecodeContext) -> None:
     sides = (node.operand.type, node.fallback.type)
-    require(all(fits(side, node.type) for side in sides), "`else` with a value of another type")
+    require(all(is_assignable(side, node.type) for side in sides), "`else` with a value of another type")
 
 
-def check_arithmetic(node: k.Arithmetic, _: Reading) -> None:
+def check_arithmetic(node: k.Arithmetic, _: DecodeContext) -> None:
     result = arithmetic_type(node.operator, node.left.type, node.right.type)
-    require(result == node.type and result != Unresolved(), f"`{node.operator}` for what it cannot take")
+    require(result == node.type and result != UnresolvedType(), f"`{node.operator}` for what it cannot take")
 
 
-def check_negative(node: k.Negative, _: Reading) -> None:
+def check_unary_minus(node: k.UnaryMinus, _: DecodeContext) -> None:
     require(node.operand.type == node.type and node.type in (*NUMBERS, Scalar.DURATION), "`-` for no number")
 
 
-def check_named(node: k.Named, _: Reading) -> None:
+def check_definition_ref(node: k.DefinitionRef, _: DecodeContext) -> None:
     require(node.expression.type == node.type, "a definition of another type")
 
 
-def check_apply(node: k.Apply, reading: Reading) -> None:
+def check_call(node: k.Call, reading: DecodeContext) -> None:
     types = [argument.type for argument in node.arguments]
-    function = TABLE.get(node.function)
-    if isinstance(node.type, Ref):
+    function = FUNCTIONS_BY_NAME.get(node.function)
+    if isinstance(node.type, RefType):
         sound = node.type.entities == {node.function} and types == [Scalar.STRING]
         require(sound and is_entity(node.function, reading), f"`{node.function}` makes no entity of this")
         return
     require(function is not None and len(function.parameters) == len(types), f"`{node.function}` is no such function")
     parameters = [parameter for _, parameter in function.parameters] if function else []
-    fitting = all(takes(parameter, actual, types[0]) for parameter, actual in zip(parameters, types, strict=True))
-    result = function.result if function and isinstance(function.result, Scalar) else joined(types)
+    fitting = all(
+        accepts_type(parameter, actual, types[0]) for parameter, actual in zip(parameters, types, strict=True)
+    )
+    result = function.result if function and isinstance(function.result, Scalar) else join_all(types)
     require(fitting and result == node.type, f"`{node.function}` cannot take these")
 
 
 # ── History ───────────────────────────────────────────────────────────────────────────────────
 
 
-def check_past(past: k.Past, _: Reading) -> None:
+def check_past(past: k.PastFact, _: DecodeContext) -> None:
     require(past.type == past.fact.type, "an earlier fact of another type")
 
 
-def check_event(event: k.Event, _: Reading) -> None:
+def check_event(event: k.EventPattern, _: DecodeContext) -> None:
     """Its name is the digest of the rest: no event is taken for another."""
     check_condition(event.where)
-    read = [node.fact for node in k.walk(event.where) if isinstance(node, k.Past)] if event.where is not None else []
+    read = (
+        [node.fact for node in k.walk(event.where) if isinstance(node, k.PastFact)] if event.where is not None else []
+    )
     plain = [fact for fact in read if not (isinstance(fact, k.Fact) and fact.path[0] == "past")]
-    require(event.place.patterns is not None and event.watch == watch_of(event), "an event by another name")
+    require(event.place.patterns is not None and event.watch == event_digest(event), "an event by another name")
     require(set(plain) <= set(event.facts), "an earlier fact that is not remembered")
-    require(all(is_told(fact, event) for fact in read), "an outcome that is not remembered")
+    require(all(is_recorded(fact, event) for fact in read), "an outcome that is not remembered")
 
 
-def is_told(fact: k.Expr, event: k.Event) -> bool:
+def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
     """`past.output.x` is known where it was kept when it was reported; all else is known without."""
     output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
     return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
 
-def check_happened(node: k.Happened, _: Reading) -> None:
+def check_happened(node: k.HistoryCondition, _: DecodeContext) -> None:
     require(node.within > timedelta(0), "a history of no time")
 
 
-def check_aggregate(node: k.Aggregate, _: Reading) -> None:
+def check_aggregate(node: k.Aggregate, _: DecodeContext) -> None:
     require(node.within > timedelta(0), "a history of no time")
     require((node.field is None) == (node.function == "count"), "a count of nothing")
     result = node.field.type if node.field is not None and node.function == "sum" else Scalar.INT
@@ -258,32 +270,32 @@ def check_aggregate(node: k.Aggregate, _: Reading) -> None:
     fact = None if node.field is None else node.field.fact
     told = fact is None or (isinstance(fact, k.Fact) and fact.path[0] == "past")
     require(told or fact in node.event.facts, "an earlier fact that is not remembered")
-    require(fact is None or is_told(fact, node.event), "an outcome that is not remembered")
+    require(fact is None or is_recorded(fact, node.event), "an outcome that is not remembered")
 
 
-def check_watch(watch: k.Watch, _: Reading) -> None:
+def check_watch(watch: k.EventRetention, _: DecodeContext) -> None:
     require(watch.within > timedelta(0), "a history of no time")
 
 
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
-def check_daily(window: windows.Daily, _: Reading) -> None:
+def check_daily(window: windows.Daily, _: DecodeContext) -> None:
     require(window.days is None or are_days(window.days), "a window on no day")
     require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
     require(window.start_minute != window.end_minute, "a window that begins where it ends")
 
 
-def check_weekly(window: windows.Weekly, _: Reading) -> None:
+def check_weekly(window: windows.Weekly, _: DecodeContext) -> None:
     require(are_days((window.start_day, window.end_day)), "a day of no week")
     require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
 
 
-def check_days(window: windows.WholeDays, _: Reading) -> None:
+def check_days(window: windows.WholeDays, _: DecodeContext) -> None:
     require(are_days(window.days), "a window on no day")
 
 
-def check_absolute(window: windows.Absolute, _: Reading) -> None:
+def check_absolute(window: windows.Absolute, _: DecodeContext) -> None:
     require(window.start < window.end, "a window that ends before it begins")
 
 
@@ -293,19 +305,19 @@ def are_days(days: Iterable[int]) -> bool:
 
 
 def are_minutes(*minutes: int) -> bool:
-    return all(0 <= minute <= windows.MINUTES_A_DAY for minute in minutes)
+    return all(0 <= minute <= windows.MINUTES_PER_DAY for minute in minutes)
 
 
-def is_entity(name: str, reading: Reading) -> bool:
+def is_entity(name: str, reading: DecodeContext) -> bool:
     return name in reading.entities or name in BUILT_IN_ENTITIES
 
 
-def conditional(attribute: str) -> Callable[[Any, Reading], None]:
+def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
     """The check of a part that acts on a condition."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 
-TERMS: Mapping[type, Callable[[Any, Reading], None]] = {
+TERMS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.Constant: check_constant,
     k.Fact: check_fact,
     k.Attribute: check_attribute,
@@ -313,13 +325,13 @@ TERMS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Variable: check_variable,
     k.Quantifier: check_quantifier,
     k.Collection: check_collection,
-    k.Named: check_named,
-    k.Not: conditional("operand"),
+    k.DefinitionRef: check_definition_ref,
+    k.Not: check_condition_of("operand"),
     k.And: check_logic,
     k.Or: check_logic,
     k.Compare: check_compare,
     k.Contains: check_contains,
-    k.Below: check_below,
+    k.IsMember: check_is_member,
     k.HasRow: check_has_row,
     k.InNetwork: check_network,
     k.InWindow: check_window,
@@ -329,13 +341,13 @@ TERMS: Mapping[type, Callable[[Any, Reading], None]] = {
     k.Subset: check_collections,
     k.Default: check_default,
     k.Arithmetic: check_arithmetic,
-    k.Negative: check_negative,
-    k.Apply: check_apply,
-    k.Past: check_past,
-    k.Event: check_event,
-    k.Happened: check_happened,
+    k.UnaryMinus: check_unary_minus,
+    k.Call: check_call,
+    k.PastFact: check_past,
+    k.EventPattern: check_event,
+    k.HistoryCondition: check_happened,
     k.Aggregate: check_aggregate,
-    k.Watch: check_watch,
+    k.EventRetention: check_watch,
     windows.Daily: check_daily,
     windows.Weekly: check_weekly,
     windows.WholeDays: check_days,

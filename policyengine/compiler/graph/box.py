@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Kind(StrEnum):
+class BoxKind(StrEnum):
     """What a box is about; a style is chosen by it."""
 
     POLICY = "policy"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
     MORE = "more"
 
 
-RULES = frozenset({Kind.MAY, Kind.DELEGATE, Kind.DENY, Kind.CONFIRM, Kind.OBLIGE, Kind.LIMIT})
+RULES = frozenset({BoxKind.MAY, BoxKind.DELEGATE, BoxKind.DENY, BoxKind.CONFIRM, BoxKind.OBLIGE, BoxKind.LIMIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Box:
     `size` counts the boxes that are drawn: this one and all within it.
     """
 
-    kind: Kind
+    kind: BoxKind
     label: str
     detail: str = ""
     at: str | None = None
@@ -72,6 +72,6 @@ class Box:
         return found | ({"children": [child.to_dict() for child in self.children]} if self.children else {})
 
 
-def rules_in(boxes: tuple[Box, ...]) -> int:
+def count_rules(boxes: tuple[Box, ...]) -> int:
     """How many different rules are written in them: one that stands at many endpoints counts once."""
     return len({(box.at, box.label) for outer in boxes for box in outer.walk() if box.kind in RULES})

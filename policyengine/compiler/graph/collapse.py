@@ -6,19 +6,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from policyengine.compiler.graph.box import Box, Kind, rules_in
+from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MOST = 200  # boxes that one drawing has, unless all are asked for
-ROOM = 10  # boxes that a part should have, so that a path can be seen with its methods, agents and rules
-ALIKE = 3  # from so many on, siblings with the same boxes below are drawn as one
-PLURALS = {Kind.ANYONE: "blocks for anyone", Kind.NOTE: "notes", Kind.MAY: "doors", Kind.DELEGATE: "delegations"}
+MAX_BOXES = 200  # boxes that one drawing has, unless all are asked for
+MIN_BOXES_PER_PART = 10  # boxes that a part should have, so that a path can be seen with its methods, agents and rules
+MIN_ALIKE_SIBLINGS = 3  # from so many on, siblings with the same boxes below are drawn as one
+PLURALS = {
+    BoxKind.ANYONE: "blocks for anyone",
+    BoxKind.NOTE: "notes",
+    BoxKind.MAY: "doors",
+    BoxKind.DELEGATE: "delegations",
+}
 
 
-def folded(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
-    """The drawing with at most so many levels below the root and, unless it is wanted whole, `MOST` boxes."""
-    box = root if whole or root.size <= MOST else _Alike().folded(root)
-    box = box if depth is None else _cut(box, depth)
-    box = box if whole else _fitted(box, MOST)
+def collapse(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
+    """The drawing with at most so many levels below the root and, unless it is wanted whole, `MAX_BOXES` boxes."""
+    box = root if whole or root.size <= MAX_BOXES else _ShapeIndex().folded(root)
+    box = box if depth is None else _cut_below(box, depth)
+    box = box if whole else _fit(box, MAX_BOXES)
     hidden = sum(part.hidden for part in box.walk())
     if not hidden:
         return box
@@ -26,25 +31,25 @@ def folded(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 
-def closed(box: Box) -> Box:
+def close_box(box: Box) -> Box:
     """The box without what is in it."""
     if not box.children:
         return box
     told = f"{_rules(box.children) or f'{len(box.children):,} {_plural(box.children[0].kind)}'} below"
     detail = f"{box.detail}; {told}" if box.detail else told
-    return replace(box, detail=detail, children=(), hidden=box.hidden + standing_for(box.children))
+    return replace(box, detail=detail, children=(), hidden=box.hidden + count_boxes(box.children))
 
 
-def _cut(box: Box, depth: int) -> Box:
+def _cut_below(box: Box, depth: int) -> Box:
     if depth <= 0:
-        return closed(box)
-    return replace(box, children=tuple(_cut(child, depth - 1) for child in box.children))
+        return close_box(box)
+    return replace(box, children=tuple(_cut_below(child, depth - 1) for child in box.children))
 
 
 # ── Siblings that are alike ───────────────────────────────────────────────────────────────────
 
 
-class _Alike:
+class _ShapeIndex:
     """Gives boxes with the same things below them the same number, from the leaves up."""
 
     def __init__(self) -> None:
@@ -57,21 +62,25 @@ class _Alike:
         below = [self._folded(child) for child in box.children]
         key = (box.kind, box.detail, tuple((child.label, shape) for child, shape in below))
         shape = self.shapes.setdefault(key, len(self.shapes))
-        return (replace(box, children=_grouped(below)) if below else box), shape
+        return (replace(box, children=_group_alike(below)) if below else box), shape
 
 
-def _grouped(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:
+def _group_alike(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:
     """One box for siblings of one shape, where the first of them stood."""
     groups: dict[int, list[Box]] = defaultdict(list)
     for number, (box, shape) in enumerate(boxes):
         groups[shape if box.children else -1 - number].append(box)
-    return tuple(box for group in groups.values() for box in (group if len(group) < ALIKE else [_together(group)]))
+    return tuple(
+        box
+        for group in groups.values()
+        for box in (group if len(group) < MIN_ALIKE_SIBLINGS else [_merge_alike(group)])
+    )
 
 
-def _together(boxes: Sequence[Box]) -> Box:
+def _merge_alike(boxes: Sequence[Box]) -> Box:
     first = boxes[0]
     label = f"{len(boxes):,} {_plural(first.kind)} alike: {_range(boxes)}"
-    return Box(first.kind, label, first.detail, None, first.children, first.hidden + standing_for(boxes[1:]))
+    return Box(first.kind, label, first.detail, None, first.children, first.hidden + count_boxes(boxes[1:]))
 
 
 def _range(boxes: Sequence[Box]) -> str:
@@ -79,32 +88,32 @@ def _range(boxes: Sequence[Box]) -> str:
     return f"{labels[0]} … {labels[-1]}" if len(labels) > 2 else ", ".join(labels)
 
 
-def _plural(kind: Kind) -> str:
+def _plural(kind: BoxKind) -> str:
     return PLURALS.get(kind, f"{kind}s")
 
 
 # ── Room ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fitted(box: Box, room: int) -> Box:
+def _fit(box: Box, room: int) -> Box:
     """The box in at most `room` boxes, itself included: small parts are drawn whole, the others share what is left."""
     if box.size <= room:
         return box
     kinds = len({child.kind for child in box.children})
     if room <= 1 + kinds:
-        return closed(box)
-    shown = _shown(box.children, max(1, (room - 1 - kinds) // ROOM))
-    more = _more([child for number, child in enumerate(box.children) if number not in shown])
+        return close_box(box)
+    shown = _boxes_to_draw(box.children, max(1, (room - 1 - kinds) // MIN_BOXES_PER_PART))
+    more = _rest_by_kind([child for number, child in enumerate(box.children) if number not in shown])
     left, drawn = room - 1 - len(more), dict.fromkeys(sorted(shown), box)
     for rank, number in enumerate(sorted(shown, key=lambda number: box.children[number].size)):
-        drawn[number] = _fitted(box.children[number], left // (len(shown) - rank))
+        drawn[number] = _fit(box.children[number], left // (len(shown) - rank))
         left -= drawn[number].size
     return replace(box, children=(*drawn.values(), *more))
 
 
-def _shown(boxes: Sequence[Box], count: int) -> set[int]:
+def _boxes_to_draw(boxes: Sequence[Box], count: int) -> set[int]:
     """The first of every kind, then the second: a thousand agents do not hide the one guard."""
-    seen: dict[Kind, int] = defaultdict(int)
+    seen: dict[BoxKind, int] = defaultdict(int)
     ranks = []
     for number, box in enumerate(boxes):
         ranks.append((seen[box.kind], number))
@@ -112,29 +121,29 @@ def _shown(boxes: Sequence[Box], count: int) -> set[int]:
     return {number for _, number in sorted(ranks)[:count]}
 
 
-def _more(boxes: Sequence[Box]) -> tuple[Box, ...]:
+def _rest_by_kind(boxes: Sequence[Box]) -> tuple[Box, ...]:
     """One box for each kind of those that are left out."""
-    kinds: dict[Kind, list[Box]] = defaultdict(list)
+    kinds: dict[BoxKind, list[Box]] = defaultdict(list)
     for box in boxes:
         kinds[box.kind].append(box)
-    return tuple(_rest(kind, tuple(group)) for kind, group in kinds.items())
+    return tuple(_rest_box(kind, tuple(group)) for kind, group in kinds.items())
 
 
-def _rest(kind: Kind, boxes: tuple[Box, ...]) -> Box:
+def _rest_box(kind: BoxKind, boxes: tuple[Box, ...]) -> Box:
     if len(boxes) == 1:
-        return closed(boxes[0])
-    count = rules_in(boxes)
+        return close_box(boxes[0])
+    count = count_rules(boxes)
     detail = f"{count:,} rule{'' if count == 1 else 's'}" if count else ""
     return Box(
-        Kind.MORE, f"{len(boxes):,} more {_plural(kind)}: {_range(boxes)}", detail, None, (), standing_for(boxes)
+        BoxKind.MORE, f"{len(boxes):,} more {_plural(kind)}: {_range(boxes)}", detail, None, (), count_boxes(boxes)
     )
 
 
 def _rules(boxes: tuple[Box, ...]) -> str:
-    count = rules_in(boxes)
+    count = count_rules(boxes)
     return f"{count:,} rule{'' if count == 1 else 's'}" if count else ""
 
 
-def standing_for(boxes: Iterable[Box]) -> int:
+def count_boxes(boxes: Iterable[Box]) -> int:
     """How many boxes of the unfolded drawing these are, with all within them."""
     return sum(1 + part.hidden for box in boxes for part in box.walk())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policyengine.compiler.graph.box import Box
-from policyengine.compiler.graph.styles import COLOURS, numbered, shown_lines
+from policyengine.compiler.graph.styles import COLOURS, box_lines, number_boxes
 
 
 def render(root: Box) -> str:
@@ -17,9 +17,9 @@ def _lines(root: Box) -> Iterator[str]:
     yield "  rankdir=LR"
     yield '  node [shape=box, style="rounded,filled", fontname="monospace", fontsize=10, margin="0.1,0.05"]'
     yield '  edge [arrowhead=none, color="#8a8f98"]'
-    for box, number, parent in numbered(root):
+    for box, number, parent in number_boxes(root):
         colour = COLOURS[box.kind]
-        label = "".join(f"{escape(line)}\\l" for line in shown_lines(box))
+        label = "".join(f"{escape_dot(line)}\\l" for line in box_lines(box))
         style = ', style="rounded,filled,dashed"' if box.hidden else ""
         colours = f'fillcolor="{colour.light}", color="{colour.line}", fontcolor="{colour.dark}"'
         yield f'  n{number} [label="{label}", {colours}{style}]'
@@ -28,6 +28,6 @@ def _lines(root: Box) -> Iterator[str]:
     yield "}"
 
 
-def escape(text: str) -> str:
+def escape_dot(text: str) -> str:
     """Text inside of a quoted label: a backslash would begin an escape, `&` an entity."""
     return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

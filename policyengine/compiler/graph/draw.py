@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, overlaps
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.endpoint_view import Standing, words
-from policyengine.compiler.graph.selection import Reach, is_area
+from policyengine.compiler.graph.box import Box, BoxKind
+from policyengine.compiler.graph.endpoint_view import EndpointView, source_words
+from policyengine.compiler.graph.selection import AgentReach, is_area
 from policyengine.compiler.tree import Affix, Node, Tree, Uses
 from policyengine.source import Source, Span
 
@@ -22,51 +22,51 @@ STANDARD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 NO_USES = Uses()
 
 
-def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach: Reach | None = None) -> Box:
+def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach: AgentReach | None = None) -> Box:
     """The root box. `endpoint` keeps what stands there or, of an area, below; `reach` the doors of one agent."""
     kept = dict(enumerate(tree.uses))
     if endpoint is not None or reach is not None:
-        kept = _asked_for(tree, endpoint, reach)
+        kept = _selected_uses(tree, endpoint, reach)
     if endpoint is None or is_area(endpoint):
-        drawing = _Drawing(kernel, tree, Standing(kernel), kept, _captures(kernel))
+        drawing = _TreeDrawer(kernel, tree, EndpointView(kernel), kept, _captures(kernel))
         within = drawing.sections(*_blocks(kernel, kept, endpoint, reach))
-        label = f"policy {', '.join(kernel.packages)}" if endpoint is None else words(endpoint)
+        label = f"policy {', '.join(kernel.packages)}" if endpoint is None else source_words(endpoint)
     else:
-        within = _at_endpoint(Standing(kernel, endpoint), list(kept.values()), tree)
-        label = words(endpoint)
-    boxes = (*within, *_unsaid_groups(kernel, reach))
-    return Box(Kind.POLICY if endpoint is None else Kind.ENDPOINT, label, _about(kernel, reach), None, boxes)
+        within = _at_endpoint(EndpointView(kernel, endpoint), list(kept.values()), tree)
+        label = source_words(endpoint)
+    boxes = (*within, *_unmentioned_groups(kernel, reach))
+    return Box(BoxKind.POLICY if endpoint is None else BoxKind.ENDPOINT, label, _title(kernel, reach), None, boxes)
 
 
-def _about(kernel: k.Kernel, reach: Reach | None) -> str:
+def _title(kernel: k.Kernel, reach: AgentReach | None) -> str:
     agent = f"for agent {reach.name}, " if reach else ""
     unrestricted = "; users unrestricted: no agent needs a user's door" if kernel.unrestricted else ""
     return f"{agent}revision {kernel.revision.removeprefix('sha256:')[:12]}{unrestricted}"
 
 
-def _asked_for(tree: Tree, endpoint: k.Pattern | None, reach: Reach | None) -> dict[int, Uses]:
+def _selected_uses(tree: Tree, endpoint: k.Pattern | None, reach: AgentReach | None) -> dict[int, Uses]:
     patterns = dict(_patterns(tree))
     kept = {number: tree.uses[number] for number, pattern in patterns.items() if _meets(pattern, endpoint)}
-    return kept if reach is None else _reached(kept, patterns, reach)
+    return kept if reach is None else _uses_of_agent(kept, patterns, reach)
 
 
 def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
     return endpoint is None or overlaps(pattern, endpoint)
 
 
-def _at_endpoint(standing: Standing, uses: Sequence[Uses], tree: Tree) -> Iterator[Box]:
+def _at_endpoint(standing: EndpointView, uses: Sequence[Uses], tree: Tree) -> Iterator[Box]:
     if not any(use.opens for use in uses):
-        yield Box(Kind.NOTE, "no door opens here: denied by default")
+        yield Box(BoxKind.NOTE, "no door opens here: denied by default")
     yield from standing.boxes(uses, tree.everywhere, tree.always)
 
 
 # ── One agent ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _reached(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach: Reach) -> dict[int, Uses]:
+def _uses_of_agent(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach: AgentReach) -> dict[int, Uses]:
     """The agent's doors and anyone's; the users' doors and the guards that stand in the way of these."""
     doors, open_doors = PatternIndex[int](), PatternIndex[int]()
-    kept = {number: _doors_of(use, reach) for number, use in uses.items()}
+    kept = {number: _grants_in(use, reach) for number, use in uses.items()}
     for number, use in kept.items():
         if use.opens:
             open_doors.add(patterns[number], number)
@@ -82,26 +82,28 @@ def _reached(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach:
     return kept
 
 
-def _doors_of(use: Uses, reach: Reach) -> Uses:
-    opens = tuple(one for one in use.opens if one.kind == "anyones" or _is_his(one.kind, one.block, reach))
+def _grants_in(use: Uses, reach: AgentReach) -> Uses:
+    opens = tuple(one for one in use.opens if one.kind == "anyones" or _is_agents_grant(one.kind, one.block, reach))
     hands = tuple(hand for hand in use.hands if hand[0] in reach.blocks)
     return Uses(opens, hands, binders=use.binders if opens else ())
 
 
-def _is_his(kind: str, block: int, reach: Reach) -> bool:
+def _is_agents_grant(kind: str, block: int, reach: AgentReach) -> bool:
     return kind == "agents" and block in reach.blocks
 
 
-def _unsaid_groups(kernel: k.Kernel, reach: Reach | None) -> Iterator[Box]:
+def _unmentioned_groups(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[Box]:
     if reach is not None and reach.groups:
         hint = "left out: whether it is in these groups is not known here; `--group NAME` counts it in"
-        blocks = sorted((kernel.agents[number] for number in reach.groups), key=lambda block: natural(block.label))
-        boxes = tuple(Standing(kernel).who(Kind.AGENT, block, demands=False) for block in blocks)
-        yield Box(Kind.SECTION, "groups", hint, children=boxes)
+        blocks = sorted(
+            (kernel.agents[number] for number in reach.groups), key=lambda block: natural_sort_key(block.label)
+        )
+        boxes = tuple(EndpointView(kernel).who(BoxKind.AGENT, block, demands=False) for block in blocks)
+        yield Box(BoxKind.SECTION, "groups", hint, children=boxes)
 
 
 def _blocks(
-    kernel: k.Kernel, uses: Mapping[int, Uses], endpoint: k.Pattern | None, reach: Reach | None
+    kernel: k.Kernel, uses: Mapping[int, Uses], endpoint: k.Pattern | None, reach: AgentReach | None
 ) -> tuple[str, list[k.AgentBlock]]:
     """The blocks of agents that are shown with what they demand, and what they are called together."""
     if reach is not None:
@@ -111,48 +113,48 @@ def _blocks(
     else:
         opens = (opens for use in uses.values() for opens in use.opens)
         name, numbers = "agents", frozenset(one.block for one in opens if one.kind == "agents")
-    return name, sorted((kernel.agents[number] for number in numbers), key=lambda block: natural(block.label))
+    return name, sorted((kernel.agents[number] for number in numbers), key=lambda block: natural_sort_key(block.label))
 
 
 # ── The tree ──────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawing:
+class _TreeDrawer:
     """`uses` holds the patterns that are drawn; `captures` how policies write the wild segments."""
 
     kernel: k.Kernel
     tree: Tree
-    standing: Standing
+    standing: EndpointView
     uses: Mapping[int, Uses]
     captures: Mapping[Trail, str]
 
     def sections(self, name: str, blocks: Iterable[k.AgentBlock]) -> Iterator[Box]:
         kernel, tree = self.kernel, self.tree
-        agents = tuple(self.standing.who(Kind.AGENT, block) for block in blocks)
-        limits = tuple(Box(Kind.NOTE, words(limit), at=limit.span.at) for limit in kernel.delegation)
+        agents = tuple(self.standing.who(BoxKind.AGENT, block) for block in blocks)
+        limits = tuple(Box(BoxKind.NOTE, source_words(limit), at=limit.span.at) for limit in kernel.delegation)
         paths = tuple(self._paths())
         parts = (
             (name, agents),
             ("every chain", limits),
             ("everywhere", tuple(self.standing.everywhere(tree.everywhere, tree.always))),
             ("paths", paths),
-            ("tools", tuple(self._plain(Kind.TOOL, ((tool.glob, number) for tool, number in tree.tools)))),
+            ("tools", tuple(self._plain(BoxKind.TOOL, ((tool.glob, number) for tool, number in tree.tools)))),
             (
                 "actions",
-                tuple(self._plain(Kind.ACTION, ((f"{a.verb} {a.type}", number) for a, number in tree.actions))),
+                tuple(self._plain(BoxKind.ACTION, ((f"{a.verb} {a.type}", number) for a, number in tree.actions))),
             ),
         )
-        yield from (Box(Kind.SECTION, name, children=boxes) for name, boxes in parts if boxes)
+        yield from (Box(BoxKind.SECTION, name, children=boxes) for name, boxes in parts if boxes)
 
     def _paths(self) -> Iterator[Box]:
         """From the root: it is a box of its own only where rules stand at `/` itself."""
         for root in self._node(self.tree.paths, (), "/"):
             yield from root.children if _is_passage(root) else (root,)
 
-    def _plain(self, kind: Kind, places: Iterable[tuple[str, int]]) -> Iterator[Box]:
+    def _plain(self, kind: BoxKind, places: Iterable[tuple[str, int]]) -> Iterator[Box]:
         """Tools and actions: no method and nothing below them."""
-        for name, number in sorted(places, key=lambda place: natural(place[0])):
+        for name, number in sorted(places, key=lambda place: natural_sort_key(place[0])):
             boxes = tuple(self.standing.boxes([self.uses.get(number, NO_USES)]))
             if boxes:
                 yield Box(kind, name, children=boxes)
@@ -162,16 +164,16 @@ class _Drawing:
         methods = tuple(self._methods(node.ends))
         rest = tuple(self._methods(node.rests))
         below = [box for name, way, child in self._ways(node, trail) for box in self._node(child, way, name)]
-        if not methods and not rest and len(below) == 1 and below[0].kind is Kind.PATH:
+        if not methods and not rest and len(below) == 1 and below[0].kind is BoxKind.PATH:
             yield replace(below[0], label=label.rstrip("/") + below[0].label)
             return
         if rest:
-            below.append(Box(Kind.PATH, "/**", children=rest))
+            below.append(Box(BoxKind.PATH, "/**", children=rest))
         if methods or below:
-            yield Box(Kind.PATH, label, children=(*methods, *below))
+            yield Box(BoxKind.PATH, label, children=(*methods, *below))
 
     def _ways(self, node: Node, trail: Trail) -> Iterator[tuple[str, Trail, Node]]:
-        for text, child in sorted(node.literals, key=lambda way: natural(way[0])):
+        for text, child in sorted(node.literals, key=lambda way: natural_sort_key(way[0])):
             yield f"/{text}", (*trail, k.Segment(text)), child
         for affix, child in node.affixes:
             way = (*trail, _wild(affix))
@@ -192,12 +194,12 @@ class _Drawing:
             first, boxes = found[0]
             named = [method for method, others in found if first and method and others == boxes]
             if boxes:
-                yield Box(Kind.METHOD, "|".join(named) or "any method", children=boxes)
+                yield Box(BoxKind.METHOD, "|".join(named) or "any method", children=boxes)
             found = [(method, others) for method, others in found[1:] if method not in named]
 
 
 def _is_passage(box: Box) -> bool:
-    return box.label == "/" and all(child.kind is Kind.PATH for child in box.children)
+    return box.label == "/" and all(child.kind is BoxKind.PATH for child in box.children)
 
 
 def _method_order(method: str | None) -> tuple[int, str]:
@@ -206,7 +208,7 @@ def _method_order(method: str | None) -> tuple[int, str]:
     return (STANDARD.index(method) if method in STANDARD else len(STANDARD), method)
 
 
-def natural(text: str) -> list[tuple[str, int]]:
+def natural_sort_key(text: str) -> list[tuple[str, int]]:
     """An order in which `svc2` comes before `svc10`."""
     return [(other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]{0,18})", text)]
 
@@ -235,7 +237,9 @@ def _wild(affix: Affix) -> k.Segment:
 def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     """How policies write the wild segment that a trail ends in: `{id: invoice}`; several names where they differ."""
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
-    once = {id(pattern): pattern for pattern in _written(kernel)}  # scopes share theirs: most are the same object
+    once = {
+        id(pattern): pattern for pattern in _written_patterns(kernel)
+    }  # scopes share theirs: most are the same object
     for pattern in once.values():
         trail: Trail = ()
         for segment in pattern.segments:
@@ -249,7 +253,7 @@ def _capture(names: Mapping[str, str | None]) -> str:
     return "{" + "|".join(f"{name}: {names[name]}" if names[name] else name for name in sorted(names)) + "}"
 
 
-def _written(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
+def _written_patterns(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
     places = [guard.place for guard in kernel.guards]
     found: list[Iterable[k.Pattern]] = [(binder.pattern for binder in kernel.binders)]
     found += [(*place.excepts, *(place.patterns or ())) for place in places]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from policyengine.compiler.graph.box import Box, Kind
-from policyengine.compiler.graph.styles import COLOURS, numbered, shown_lines
+from policyengine.compiler.graph.box import Box, BoxKind
+from policyengine.compiler.graph.styles import COLOURS, box_lines, number_boxes
 
 # Inside of quotes everything else is text; written as entities these have no meaning to Mermaid, Markdown or HTML.
-UNSAFE = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
+UNSAFE_CHARACTERS = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
 
 
 def render(root: Box) -> str:
@@ -18,8 +18,8 @@ def render(root: Box) -> str:
 
 def _lines(root: Box) -> Iterator[str]:
     yield "flowchart LR"
-    for box, number, parent in numbered(root):
-        text = "<br/>".join(escape(line) for line in shown_lines(box))
+    for box, number, parent in number_boxes(root):
+        text = "<br/>".join(escape_mermaid(line) for line in box_lines(box))
         yield f'  n{number}["{text}"]:::{_class(box.kind)}'
         if parent is not None:
             yield f"  n{parent} {'-.-' if box.hidden else '---'} n{number}"
@@ -29,12 +29,12 @@ def _lines(root: Box) -> Iterator[str]:
         yield f"  classDef {_class(kind)} fill:{colour.light},stroke:{colour.line},color:{colour.dark}"
 
 
-def _class(kind: Kind) -> str:
+def _class(kind: BoxKind) -> str:
     """A word that is none of the grammar's own."""
     return f"{kind}Box"
 
 
-def escape(text: str) -> str:
+def escape_mermaid(text: str) -> str:
     """Text inside of quotes; a word joiner keeps a backslash before `n` from being a line break."""
     text = text.replace("\\", "\\\N{WORD JOINER}")
-    return UNSAFE.sub(lambda found: f"#{ord(found[0])};", text)
+    return UNSAFE_CHARACTERS.sub(lambda found: f"#{ord(found[0])};", text)

@@ -12,11 +12,11 @@ from policyengine.runtime import paths
 from policyengine.runtime.patterns import Glob
 from policyengine.source import Source, Span
 
-HOW = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or `ACTION verb type`"
+ENDPOINT_HINT = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or `ACTION verb type`"
 
 
 @dataclass(eq=False)
-class AskedError(Exception):
+class SelectionError(Exception):
     """What is asked for does not exist. `kind` is `endpoint` or `agent`; `hint` says what to do."""
 
     kind: str
@@ -36,7 +36,7 @@ def read_endpoint(text: str) -> k.Pattern:
         return _action(text, rest.split())
     methods, path = ("", first + (f" {rest}" if rest else "")) if first.startswith("/") else (first, rest.strip())
     if not path.startswith("/"):
-        raise _no_endpoint(text, None)
+        raise _endpoint_error(text, None)
     return _http(text, _methods(text, methods), path)
 
 
@@ -47,48 +47,48 @@ def is_area(pattern: k.Pattern) -> bool:
     )
 
 
-def _no_endpoint(text: str, why: str | None, hint: str | None = None) -> AskedError:
-    return AskedError("endpoint", f"`{text}` is no endpoint{f': {why}' if why else ''}", hint or HOW)
+def _endpoint_error(text: str, why: str | None, hint: str | None = None) -> SelectionError:
+    return SelectionError("endpoint", f"`{text}` is no endpoint{f': {why}' if why else ''}", hint or ENDPOINT_HINT)
 
 
-def _written(text: str) -> Span:
+def _text_span(text: str) -> Span:
     return Span(Source("--endpoint", text), 0, len(text))
 
 
 def _tool(text: str, glob: str) -> k.ToolPattern:
     if why := tool_mistake(glob):
-        raise _no_endpoint(text, why)
-    return k.ToolPattern(glob, span=_written(text))
+        raise _endpoint_error(text, why)
+    return k.ToolPattern(glob, span=_text_span(text))
 
 
 def _action(text: str, words: Sequence[str]) -> k.ActionPattern:
     if len(words) != 2:
-        raise _no_endpoint(text, "an action is a verb and a type")
-    return k.ActionPattern(*words, span=_written(text))
+        raise _endpoint_error(text, "an action is a verb and a type")
+    return k.ActionPattern(*words, span=_text_span(text))
 
 
 def _methods(text: str, words: str) -> tuple[str, ...] | None:
     if words in ("", "ANY"):
         return None
-    found = [paths.method_of(word) for word in words.split("|")]
-    if any(isinstance(method, paths.Malformed) for method in found):
-        raise _no_endpoint(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
+    found = [paths.canonical_method(word) for word in words.split("|")]
+    if any(isinstance(method, paths.MalformedPath) for method in found):
+        raise _endpoint_error(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
     return tuple(sorted({str(method) for method in found}))
 
 
 def _http(text: str, methods: tuple[str, ...] | None, path: str) -> k.HttpPattern:
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
     rest = parts[-1:] == ["**"]
-    if len(parts) > paths.MOST_SEGMENTS:
-        raise _no_endpoint(text, f"no path has more than {paths.MOST_SEGMENTS} segments")
+    if len(parts) > paths.MAX_SEGMENTS:
+        raise _endpoint_error(text, f"no path has more than {paths.MAX_SEGMENTS} segments")
     segments = tuple(_segment(text, part) for part in (parts[:-1] if rest else parts))
-    return k.HttpPattern(methods, segments, rest, span=_written(text))
+    return k.HttpPattern(methods, segments, rest, span=_text_span(text))
 
 
 def _segment(text: str, part: str) -> k.Segment:
     captures = list(CAPTURE.finditer(part))
     if mistake := segment_mistake(part, len(captures)):
-        raise _no_endpoint(text, mistake[1], mistake[2])
+        raise _endpoint_error(text, mistake[1], mistake[2])
     if part == "*":
         return k.Segment("", wild=True)
     if not captures:
@@ -100,7 +100,7 @@ def _segment(text: str, part: str) -> k.Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class AgentReach:
     """The blocks that are about an agent, by their numbers; and those of groups it was not said to be in."""
 
     name: str
@@ -108,36 +108,38 @@ class Reach:
     groups: tuple[int, ...]
 
 
-def reach_of(kernel: k.Kernel, name: str, groups: Sequence[str]) -> Reach:
+def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReach:
     """Blocks with a condition count: they may be about any agent. Raises AskedError for a name that no block knows."""
     blocks = list(enumerate(kernel.agents))
     known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
     for group in groups:
         if group not in known_groups:
-            raise _unknown("group", group, known_groups, None)
+            raise _unknown_error("group", group, known_groups, None)
     found = {number for number, block in blocks if _is_about(block.who, name, groups)}
-    asking = {number for number, block in blocks if isinstance(block.who, k.Where)}
-    names = {block.who.name for _, block in blocks if isinstance(block.who, k.Called)}
+    asking = {number for number, block in blocks if isinstance(block.who, k.PrincipalCondition)}
+    names = {block.who.name for _, block in blocks if isinstance(block.who, k.ExactName)}
     if not found and (suggest(name, names) or not asking):
-        raise _unknown("agent", name, names, "name its groups with `--group`" if known_groups else None)
+        raise _unknown_error("agent", name, names, "name its groups with `--group`" if known_groups else None)
     found |= asking
     others = [number for number, block in blocks if isinstance(block.who, k.InGroup) and number not in found]
-    return Reach(name, frozenset(found), tuple(others))
+    return AgentReach(name, frozenset(found), tuple(others))
 
 
-def _is_about(who: k.Called | k.CalledLike | k.InGroup | k.Where, name: str, groups: Sequence[str]) -> bool:
+def _is_about(
+    who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition, name: str, groups: Sequence[str]
+) -> bool:
     match who:
-        case k.Called(called):
+        case k.ExactName(called):
             return called == name
-        case k.CalledLike(glob):
+        case k.NamePattern(glob):
             return Glob(glob).matches(name)
         case k.InGroup(group):
             return group in groups
-        case k.Where():
+        case k.PrincipalCondition():
             return False
 
 
-def _unknown(kind: str, name: str, known: set[str], otherwise: str | None) -> AskedError:
+def _unknown_error(kind: str, name: str, known: set[str], otherwise: str | None) -> SelectionError:
     close = suggest(name, known)
     hint = f"did you mean `{close}`?" if close else otherwise
-    return AskedError("agent", f"no block is about {kind} `{name}`", hint)
+    return SelectionError("agent", f"no block is about {kind} `{name}`", hint)

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from policyengine.compiler.graph.box import Box
-from policyengine.compiler.graph.styles import COLOURS, LONGEST, numbered, width, wrapped
-from policyengine.compiler.graph.text import note, title
+from policyengine.compiler.graph.styles import COLOURS, MAX_LINE_COLUMNS, number_boxes, text_columns, wrap_text
+from policyengine.compiler.graph.text import box_note, box_title
 from policyengine.control_characters import one_line
 
-SIZE = 13  # of the letters, in pixels
-LETTER = 0.62 * SIZE  # the widest of the usual fonts, so that a text never leaves its box
-LINE = 18
+FONT_SIZE_PIXELS = 13  # of the letters, in pixels
+LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # the widest of the usual fonts, so that a text never leaves its box
+LINE_HEIGHT_PIXELS = 18
 PADDING = 8
 GAP = 7  # between boxes, one below the other
 INDENT = 28
 MARGIN = 16
 
 STYLE = f"""
-text {{ font: {SIZE}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1c1e21 }}
+text {{ font: {FONT_SIZE_PIXELS}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1c1e21 }}
 .ground {{ fill: #ffffff }}
 .branch {{ fill: none; stroke: #8a8f98 }}
 .told {{ opacity: .75 }}
@@ -37,7 +37,7 @@ Line = tuple[str, str]  # what stands out, and what is told beside it
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class BoxLayout:
     """A box with its lines and its rectangle, in pixels; `parent` is the number of the box it is in."""
 
     box: Box
@@ -48,26 +48,26 @@ class Placed:
 
     @property
     def width(self) -> float:
-        return max(width(title + told) for title, told in self.lines) * LETTER + 2 * PADDING
+        return max(text_columns(title + told) for title, told in self.lines) * LETTER_WIDTH_PIXELS + 2 * PADDING
 
     @property
     def height(self) -> float:
-        return len(self.lines) * LINE + PADDING
+        return len(self.lines) * LINE_HEIGHT_PIXELS + PADDING
 
     @property
     def middle(self) -> float:
         """Where a branch reaches it: beside its first line."""
-        return self.y + (LINE + PADDING) / 2
+        return self.y + (LINE_HEIGHT_PIXELS + PADDING) / 2
 
 
-def placed(root: Box) -> list[Placed]:
+def layout_boxes(root: Box) -> list[BoxLayout]:
     """One box below the other, each as far to the right as it is deep."""
-    found: list[Placed] = []
+    found: list[BoxLayout] = []
     depths: list[int] = []
     top = float(MARGIN)
-    for box, _, parent in numbered(root):
+    for box, _, parent in number_boxes(root):
         depths.append(0 if parent is None else depths[parent] + 1)
-        one = Placed(box, tuple(_lines(box)), MARGIN + depths[-1] * INDENT, top, parent)
+        one = BoxLayout(box, tuple(_lines(box)), MARGIN + depths[-1] * INDENT, top, parent)
         found.append(one)
         top += one.height + GAP
     return found
@@ -77,14 +77,14 @@ def _lines(box: Box) -> list[Line]:
     """What is short takes one line, so that more of the tree is seen at once."""
     told = [text for text in (box.detail, box.at) if text]
     beside = "".join(f"  {one_line(text)}" for text in told)
-    name = one_line(title(box))
-    if width(name + beside) <= LONGEST:
+    name = one_line(box_title(box))
+    if text_columns(name + beside) <= MAX_LINE_COLUMNS:
         return [(name, beside)]
-    return [*((line, "") for line in wrapped(name)), *(("", line) for text in told for line in wrapped(text))]
+    return [*((line, "") for line in wrap_text(name)), *(("", line) for text in told for line in wrap_text(text))]
 
 
 def render(root: Box) -> str:
-    boxes = placed(root)
+    boxes = layout_boxes(root)
     right = max(one.x + one.width for one in boxes) + MARGIN
     bottom = max(one.y + one.height for one in boxes) + MARGIN
     size = f'width="{right:.0f}" height="{bottom:.0f}" viewBox="0 0 {right:.0f} {bottom:.0f}"'
@@ -92,7 +92,7 @@ def render(root: Box) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
         f"<title>{_text(root.label)}</title>\n<style>{_style(root)}</style>\n"
         f'<rect class="ground" width="100%" height="100%"/>\n'
-        f"{''.join(_branches(boxes))}{''.join(map(_drawn, boxes))}</svg>\n"
+        f"{''.join(_branches(boxes))}{''.join(map(_draw_box, boxes))}</svg>\n"
     )
 
 
@@ -103,26 +103,26 @@ def _style(root: Box) -> str:
     return f"{STYLE}{light}@media (prefers-color-scheme: dark) {{\n{DARK_STYLE}\n{dark}}}\n"
 
 
-def _branches(boxes: list[Placed]) -> Iterator[str]:
+def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
     """Down from a box or from where its last branch left, and right to the next box within it."""
     ends: dict[int, float] = {}
-    for one in boxes:
-        if one.parent is not None:
-            above = boxes[one.parent]
-            start = ends.get(one.parent, above.y + above.height)
-            way = f"M{above.x + INDENT / 2:.1f} {start:.1f}V{one.middle:.1f}H{one.x:.1f}"
-            ends[one.parent] = one.middle
+    for box in boxes:
+        if box.parent is not None:
+            above = boxes[box.parent]
+            start = ends.get(box.parent, above.y + above.height)
+            way = f"M{above.x + INDENT / 2:.1f} {start:.1f}V{box.middle:.1f}H{box.x:.1f}"
+            ends[box.parent] = box.middle
             yield f'<path class="branch" d="{way}"/>\n'
 
 
-def _drawn(one: Placed) -> str:
+def _draw_box(one: BoxLayout) -> str:
     folded = " folded" if one.box.hidden else ""
     rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
     texts = "".join(
-        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE * number + SIZE:.1f}">{_line(*line)}</text>'
+        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE_HEIGHT_PIXELS * number + FONT_SIZE_PIXELS:.1f}">{_line(*line)}</text>'
         for number, line in enumerate(one.lines)
     )
-    whole = _text(title(one.box) + note(one.box))
+    whole = _text(box_title(one.box) + box_note(one.box))
     return f'<g class="{one.box.kind}{folded}"><title>{whole}</title>{rectangle}{texts}</g>\n'
 
 

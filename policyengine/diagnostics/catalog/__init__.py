@@ -21,9 +21,9 @@ from policyengine.diagnostics.catalog import (
     tests,
     unsupported,
 )
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
-__all__ = ["CODES", "RULES", "Code", "rule"]
+__all__ = ["CODES", "CODES_BY_NAME", "DiagnosticDoc", "find_code"]
 
 _PARTS = (
     syntax,
@@ -42,12 +42,12 @@ _PARTS = (
     lint_rules,
 )
 
-CODES: Mapping[str, Code] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
+CODES: Mapping[str, DiagnosticDoc] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
 
 # The warnings by their short names: what an allowance may name, and `policyengine.toml` select and ignore.
-RULES: Mapping[str, Code] = MappingProxyType({code.name: code for code in CODES.values() if code.name})
+CODES_BY_NAME: Mapping[str, DiagnosticDoc] = MappingProxyType({code.name: code for code in CODES.values() if code.name})
 
 
-def rule(word: str) -> Code | None:
+def find_code(word: str) -> DiagnosticDoc | None:
     """The diagnostic that a code or a short name means, in upper or lower case."""
-    return RULES.get(word.lower()) or CODES.get(word.upper())
+    return CODES_BY_NAME.get(word.lower()) or CODES.get(word.upper())

@@ -1,9 +1,9 @@
 """E16x: compiled policies in bundles, and the keys that sign them."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E160",
         "no bundle",
         "A bundle is what `policyengine compile` writes. Policies themselves, files that end in `.policy`, are loaded "
@@ -11,7 +11,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E161",
         "a bundle of another version",
         "A bundle holds rules as one version of policyengine stores them, and is read by versions that store them "
@@ -19,14 +19,14 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E162",
         "a damaged bundle",
         "The digest in a bundle is not the one of its bytes: it was cut off or changed on its way. Copy it again.",
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E163",
         "a bundle that nobody trusted signed",
         "Whoever loads a bundle with keys accepts only what one of these keys signed. Sign it by "
@@ -34,7 +34,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E164",
         "a key that cannot be used",
         "Bundles are signed with Ed25519 keys: a private one in PEM signs, a public one in PEM or base64url is "
@@ -42,7 +42,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E165",
         "a bundle that holds what no policy compiles to",
         "Everything in a bundle is checked before it is used. This one is undamaged and yet holds something that the "
@@ -50,5 +50,5 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code("E166", "a bundle that is too large", "A bundle has a thousand million bytes at most.", "", ""),
+    DiagnosticDoc("E166", "a bundle that is too large", "A bundle has a thousand million bytes at most.", "", ""),
 )

@@ -1,6 +1,6 @@
 """E14x: text that deceives; E7xx, W7xx: conditions and rules that never matter; W26x … W65x: what was hardly meant."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _FACTS = "facts { body.amount: number  body.note: string? }\n"
 _DOOR = "anyone { may GET /a }\n"
@@ -10,8 +10,8 @@ issuer acme { url "https://login.acme.example"  scopes none }
 """
 _ALONE = 'agent "bot" { issued by acme  acts alone  may GET /a'
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E140",
         "a character that cannot be seen",
         "Characters without a shape hide in names and comments, and two texts that look the same are then different. "
@@ -19,14 +19,14 @@ CODES: tuple[Code, ...] = (
         "# re\u200bviewed\n" + _DOOR,
         "# reviewed\n" + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E141",
         "an escape for a character that cannot be seen",
         "Wherever this id is shown it looks like another one. Tests may use such escapes as samples, ids may not.",
         'guard "a" { deny when user.id == "al\\u200bice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E142",
         "a word in two alphabets",
         "Letters of different alphabets can look the same, so a word that mixes them can pass for another one. "
@@ -34,21 +34,21 @@ CODES: tuple[Code, ...] = (
         'guard "a" { deny when user.id == "\u0430lice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E143",
         "a text in a second spelling",
         "Unicode writes some letters in two ways that look the same. Ids and strings stand in the composed form (NFC).",
         'guard "a" { deny when user.id == "rene\u0301" }\n' + _DOOR,
         'guard "a" { deny when user.id == "ren\u00e9" }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E144",
         "a character that turns the direction of writing",
         "Text after it is shown in another order than it is read, so a reviewer sees another policy than the engine.",
         "# open \u202e desolc\n" + _DOOR,
         "# open or closed\n" + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "W142",
         "a word in two alphabets, in words for people",
         "Letters of different alphabets can look the same. In a message that is odd rather than dangerous.",
@@ -56,7 +56,7 @@ CODES: tuple[Code, ...] = (
         'guard "a" { deny message "ask us" }\n',
         name="mixed-alphabets",
     ),
-    Code(
+    DiagnosticDoc(
         "W260",
         "declared and never used",
         "No rule speaks of it. A misspelled name in a rule would be an error, so this is what was left behind.",
@@ -64,7 +64,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="unused-name",
     ),
-    Code(
+    DiagnosticDoc(
         "W350",
         "HEAD written",
         "HEAD is decided as GET, so a rule for one is a rule for both.",
@@ -72,7 +72,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="head",
     ),
-    Code(
+    DiagnosticDoc(
         "W351",
         "a scope that no block grants",
         "A scope alone opens nothing: some `may` must name it, or another scope include it.",
@@ -80,7 +80,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="unused-scope",
     ),
-    Code(
+    DiagnosticDoc(
         "W450",
         "a laxer twin",
         "Two blocks open one door to one agent and only one of them asks for something. "
@@ -89,7 +89,7 @@ CODES: tuple[Code, ...] = (
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a/** }\n',
         name="laxer-twin",
     ),
-    Code(
+    DiagnosticDoc(
         "W451",
         "`all` over a set that may be empty opens a door",
         "`all x in s: …` is true when `s` is empty. Where that opens a door, say that the set must hold something.",
@@ -98,7 +98,7 @@ CODES: tuple[Code, ...] = (
         'user where size(user.roles) > 0 and (all r in user.roles: r like "eu-*") { may GET /a }\n',
         name="all-opens",
     ),
-    Code(
+    DiagnosticDoc(
         "W452",
         "a limit of depth for chains that are not recorded",
         "Unless an issuer records chains their depth is unknown, and an unknown depth fails every limit.",
@@ -106,7 +106,7 @@ CODES: tuple[Code, ...] = (
         _BOT.replace("scopes none", "scopes none  records chains") + "delegation { depth <= 3 }\n" + _ALONE + " }\n",
         name="unrecorded-chains",
     ),
-    Code(
+    DiagnosticDoc(
         "W453",
         "an agent without a door",
         "The block names an agent and opens nothing for it.",
@@ -114,7 +114,7 @@ CODES: tuple[Code, ...] = (
         _BOT + _ALONE + " }\n",
         name="no-door",
     ),
-    Code(
+    DiagnosticDoc(
         "W454",
         "`users unrestricted` beside user blocks",
         "With that line agents do not need the user's door, so the user blocks bind only users who come alone.",
@@ -122,7 +122,7 @@ CODES: tuple[Code, ...] = (
         _BOT + _ALONE + " }\n",
         name="unrestricted-users",
     ),
-    Code(
+    DiagnosticDoc(
         "W455",
         "an empty block",
         "It does nothing, and a reader looks for what is missing.",
@@ -130,7 +130,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="empty-block",
     ),
-    Code(
+    DiagnosticDoc(
         "W550",
         "a guard that does nothing",
         "A guard without a rule looks like protection and is none.",
@@ -138,7 +138,7 @@ CODES: tuple[Code, ...] = (
         'guard "a" { deny when request.size > 1000 }\n' + _DOOR,
         name="empty-guard",
     ),
-    Code(
+    DiagnosticDoc(
         "W551",
         "`require all` over a set that may be empty",
         "`all x in s: …` is true when `s` is empty. Say that the set must hold something. So it is with what raises a "
@@ -147,7 +147,7 @@ CODES: tuple[Code, ...] = (
         'guard "a" { require size(agent.groups) > 0 and (all g in agent.groups: g like "eu-*") }\n' + _DOOR,
         name="all-passes",
     ),
-    Code(
+    DiagnosticDoc(
         "W650",
         "a fixture that no test uses",
         "What it prepares is never tried.",
@@ -155,35 +155,35 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="unused-fixture",
     ),
-    Code(
+    DiagnosticDoc(
         "E651",
         "a test that checks nothing",
         "A test without a request passes whatever the policy says.",
         'test "a" { given credential { bound: true } }\n' + _DOOR,
         'test "a" { GET /a => allow }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E701",
         "a door that never opens",
         "Its condition contradicts itself: no values of the facts make it true, and a door opens on true only.",
         _FACTS + "anyone { may GET /a when body.amount > 10 and body.amount < 5 }\n",
         _FACTS + "anyone { may GET /a when body.amount > 5 and body.amount < 10 }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E702",
         "a rule of a guard that never acts",
         "Its condition can be neither true nor unknown (for `require`, neither false nor unknown).",
         'guard "a" { deny when 1 > 2 }\n' + _DOOR,
         'guard "a" { deny when request.size > 2 }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "E703",
         "a `require` that nothing meets",
         "Its condition is never true, so the guard denies everything at its place. If that is meant, write `deny`.",
         _FACTS + 'guard "a" { require body.amount > 10 and body.amount < 5 }\n' + _DOOR,
         _FACTS + 'guard "a" { require body.amount > 5 and body.amount < 10 }\n' + _DOOR,
     ),
-    Code(
+    DiagnosticDoc(
         "W701",
         "a condition that is always true",
         "The door is open without it. A condition that looks like a limit and is none misleads.",
@@ -191,7 +191,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="always-true",
     ),
-    Code(
+    DiagnosticDoc(
         "W702",
         "a rule of a guard that acts only on unknown facts",
         "No values of the facts make it act; only a fact that is absent or broken does.",
@@ -199,7 +199,7 @@ CODES: tuple[Code, ...] = (
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
         name="acts-on-unknown",
     ),
-    Code(
+    DiagnosticDoc(
         "W703",
         "a rule of a guard that always acts",
         "Its condition is never false, and a guard acts on true and on unknown. Without the condition it says so.",
@@ -207,7 +207,7 @@ CODES: tuple[Code, ...] = (
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
         name="always-acts",
     ),
-    Code(
+    DiagnosticDoc(
         "W704",
         "a part of a condition that decides nothing",
         "The part is never true, or never false, whatever the facts are.",
@@ -215,7 +215,7 @@ CODES: tuple[Code, ...] = (
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 10 or body.amount < 5) }\n' + _DOOR,
         name="idle-part",
     ),
-    Code(
+    DiagnosticDoc(
         "W711",
         "a `may` that opens nothing more",
         "Another `may` of the block opens all of it, on the same or a weaker condition.",
@@ -223,7 +223,7 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /** }\n",
         name="covered-may",
     ),
-    Code(
+    DiagnosticDoc(
         "W712",
         "a rule of a guard that changes nothing",
         "Another rule already denies whenever it acts, or says the same.",
@@ -231,7 +231,7 @@ CODES: tuple[Code, ...] = (
         'guard "a" { deny when request.size > 10 }\n' + _DOOR,
         name="covered-rule",
     ),
-    Code(
+    DiagnosticDoc(
         "W713",
         "a `may` behind a guard that denies everything",
         "A guard without a condition stays shut, whichever door was opened.",
@@ -239,7 +239,7 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /a   may GET /b }\n",
         name="closed-may",
     ),
-    Code(
+    DiagnosticDoc(
         "W714",
         "the same again",
         "A block or guard says exactly what an earlier one says.",
@@ -247,7 +247,7 @@ CODES: tuple[Code, ...] = (
         _DOOR,
         name="duplicate",
     ),
-    Code(
+    DiagnosticDoc(
         "W715",
         "loops that take too many steps",
         "A decision has 200,000 steps, and what takes more is denied at gate `failure`. A loop takes one step for each "

@@ -1,13 +1,13 @@
 """E3xx: places, scopes, endpoints."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _FACTS = "facts on TOOL pay/* { args.id: string   args.amount: number   body.amount: number }\n"
 _TOOL = _FACTS + "entity invoice\n"
 _LONG = "/" + "a/" * 128 + "a"
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E301",
         "an empty segment in a path",
         "A request whose path has an empty segment is refused before any rule is asked. So a pattern with one matches "
@@ -15,49 +15,49 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /a//b }\n",
         "anyone { may GET /a/b }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E302",
         "a segment that no request can have",
         "Requests are decided by canonical paths: no dot segments, nothing that another server could read differently.",
         "anyone { may GET /public/../secret }\n",
         "anyone { may GET /public/help }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E303",
         "`**` before the end of a path",
         "`**` means zero or more segments and is the last part of a path. `*` is exactly one segment.",
         "anyone { may GET /files/**/open }\n",
         "anyone { may GET /files/*/open }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E304",
         "a percent escape in a pattern",
         "Paths are decoded once and compared decoded. A pattern shows the text that is compared.",
         "anyone { may GET /%68ealth }\n",
         "anyone { may GET /health }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E305",
         "two captures in one segment",
         "Where one capture would end and the next begin could be read in several ways.",
         "anyone { may GET /{name}.{version} }\n",
         "anyone { may GET /{name} }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E306",
         "one name captured twice",
         "`params.id` can hold one text only.",
         "anyone { may GET /{id}/copies/{id} }\n",
         "anyone { may GET /{id}/copies/{copy} }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E307",
         "a capture whose name is no plain word",
         "A capture becomes `params.NAME`, so its name is one word without dots.",
         "anyone { may GET /{doc.id} }\n",
         "anyone { may GET /{id} }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E308",
         "a capture in the form of another language",
         "`:id` would be a segment that is just these three characters: a door that never opens, or worse, a guard that "
@@ -65,49 +65,49 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /users/:id }\n",
         "anyone { may GET /users/{id} }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E309",
         "not a method",
         "A method is a word of at most 16 upper-case letters. Requests with another one are refused before any rule.",
         "anyone { may GETGETGETGETGETGET /health }\n",
         "anyone { may GET /health }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E310",
         "a path longer than any request",
         "Requests with more segments or characters are refused before any rule is asked.",
         f"anyone {{ may GET {_LONG} }}\n",
         "anyone { may GET /a/** }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E311",
         "a scope that holds nothing",
         "A scope names endpoints, tools or actions. One without any opens nothing and guards nothing.",
         "scope reports { }\n",
         "scope reports { GET /reports }\nuser any { may reports }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E312",
         "a scope that includes itself",
         "Including in a circle says nothing about which scope holds what.",
         "scope read { include write   GET /a }\nscope write { include read   POST /a }\n",
         "scope read { GET /a }\nscope write { include read   POST /a }\nuser any { may write }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E313",
         "two scopes with one name in credentials",
         "A credential that carries the name would carry both. Without `as` the name of the scope itself is carried.",
         'scope a as "files" { GET /a }\nscope b as "files" { GET /b }\n',
         'scope a as "files:a" { GET /a }\nscope b as "files:b" { GET /b }\nuser any { may a, b }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "E314",
         "a name that no credential carries",
         "Scopes in credentials are separated by spaces, so none is empty or holds white space.",
         'scope a as "read files" { GET /a }\n',
         'scope a as "read:files" { GET /a }\nuser any { may a }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "E315",
         "bound twice in one `with`",
         "A fact has one value.",
@@ -116,14 +116,14 @@ CODES: tuple[Code, ...] = (
         "user any { may pay when body.amount < 9 }"
         '\nguard "mine" on pay { deny when args.id == "x" }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "E316",
         "what `with` cannot bind",
         "`with` binds `resource` to an entity, or a declared fact of the request to a value of its type.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = args.id }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E317",
         "what `with` cannot read",
         "A bound value is the request's own, or a message could show the caller what only the directory knows. It "
@@ -131,21 +131,21 @@ CODES: tuple[Code, ...] = (
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(user.id) }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E318",
         "`except` leaves nothing",
         "All places before `except` are left out again, so the rule would never apply.",
         'anyone { may GET /a/b }\nguard "g" on GET /a/b except /a/** { deny }\n',
         'anyone { may GET /a/b, GET /a/c }\nguard "g" on GET /a/** except GET /a/b { deny }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "E319",
         "a name that no tool has",
         "Tools are called `server/name`, or `name` alone. `*` stands for any run of characters.",
         'anyone { may TOOL "" }\n',
         "anyone { may TOOL calendar/* }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E320",
         "two bindings for one endpoint",
         "What `resource` or a bound fact is must not depend on which pattern is looked at. A typed capture at the "
@@ -155,7 +155,7 @@ CODES: tuple[Code, ...] = (
         "entity org\nentity invoice\n"
         'anyone { may GET /{org}/** when params.org == "a"   may GET /{org}/{id: invoice} when resource.id == "1" }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "E321",
         "one name captured in two ways",
         "Two patterns that match the same endpoint capture different segments by one name, so `params.id` would be "
@@ -163,7 +163,7 @@ CODES: tuple[Code, ...] = (
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E322",
         "patterns that meet too often",
         "Which patterns match the same requests is looked up segment by segment, in a million steps, and 500 more for "
@@ -172,7 +172,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E323",
         "scopes that include too many others",
         "What each scope includes, directly or through others, is listed. All scopes together include 500,000 others "
@@ -180,7 +180,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "W321",
         "a method that HTTP does not know",
         "Methods are matched as they are written. A misspelled one in a guard guards nothing.",
@@ -188,7 +188,7 @@ CODES: tuple[Code, ...] = (
         "anyone { may DELETE /a }\n",
         name="unknown-method",
     ),
-    Code(
+    DiagnosticDoc(
         "W322",
         "`except` leaves nothing out",
         "What is left out meets none of the places before `except`, so it changes nothing.",
@@ -196,7 +196,7 @@ CODES: tuple[Code, ...] = (
         'anyone { may GET /a }\nguard "g" on GET /a { require time > 2026-01-01 }\n',
         name="empty-except",
     ),
-    Code(
+    DiagnosticDoc(
         "W323",
         "two paths that differ in case alone",
         "Guards and limits match paths without regard to case, so one on either covers both; a door opens the one that "

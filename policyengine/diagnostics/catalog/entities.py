@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 CODES = (
-    Code(
+    DiagnosticDoc(
         "E180",
         "entities that cannot be read",
         "A file or folder that is not there, may not be read, is of no known kind, or is larger than is read. "
@@ -13,7 +13,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E181",
         "a file of entities that is not well formed",
         "What is wrong stands with its line, or with the member of the JSON: text that is no JSON, CSV or UTF-8, a row "
@@ -21,7 +21,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E182",
         "columns that do not fit",
         "A table of CSV has a header with a column `id`, each column once, and in each row as many cells. "
@@ -29,7 +29,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E183",
         "a cell of another type than is declared",
         "The policy declares what an attribute is, and the cell is read as that. An empty cell, or NULL, is no value: "
@@ -37,7 +37,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E184",
         "an entity that is given twice",
         "Several sources make one directory, and each entity stands in one of them, once: which of two rows counts "
@@ -45,14 +45,14 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E185",
         "rows of an entity that the policy does not declare",
         "A table of CSV is named as the entity whose rows it holds, and so is a part of `[directory]`.",
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E186",
         "a mapping of a database that cannot be used",
         "`[directory]` says which tables hold which entities: for each a `table` or a `query`, the column of the `id`, "
@@ -60,7 +60,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E187",
         "a database that cannot be used",
         "It is not reached, does not let the user in, lacks a table or a column, or is of a kind that is not known. "
@@ -68,7 +68,7 @@ CODES = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "W180",
         "an attribute that nothing supplies",
         "A rule reads the attribute, and `policyengine check --entities` finds no row that has it, no issuer that maps "
@@ -79,7 +79,7 @@ CODES = (
         name="unsupplied",
         optional=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W181",
         "rows that lack an attribute",
         "A rule reads the attribute, it is declared without `?`, and `policyengine check --entities` finds rows that "
@@ -90,7 +90,7 @@ CODES = (
         name="lacking-rows",
         optional=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W182",
         "an entity without a row that others are in",
         "`policyengine check --entities` finds rows that are in something of which there is no row. What that one is "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class DiagnosticDoc:
     """`bad` and `good` are whole policies: the first yields the code, the second is the first one mended.
 
     Both are empty where an example would fill pages. `name` is the short name of a warning, which an allowance and

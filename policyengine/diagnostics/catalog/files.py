@@ -1,25 +1,27 @@
 """E15x: files, and the version of the language they are written in."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E150",
         "another version of the language",
         "This engine reads version 1. A policy of another version could mean something else by the same words.",
         "language 2\nanyone { may GET /health }\n",
         "language 1\nanyone { may GET /health }\n",
     ),
-    Code("E151", "no such file", "A file that was named, or that a link points to, is not there.", "", ""),
-    Code(
+    DiagnosticDoc("E151", "no such file", "A file that was named, or that a link points to, is not there.", "", ""),
+    DiagnosticDoc(
         "E152",
         "a file or folder that cannot be read",
         "What cannot be read may hold a guard, so nothing is decided without it.",
         "",
         "",
     ),
-    Code("E153", "a file that is too large", "A policy has 33,554,432 characters at most, of four bytes each.", "", ""),
-    Code(
+    DiagnosticDoc(
+        "E153", "a file that is too large", "A policy has 33,554,432 characters at most, of four bytes each.", "", ""
+    ),
+    DiagnosticDoc(
         "E154",
         "several sets of policies in one folder",
         "A file `.policyroot` marks the root of one set of policies: they are loaded together, and imports are found "
@@ -27,7 +29,7 @@ CODES: tuple[Code, ...] = (
         "",
         "",
     ),
-    Code(
+    DiagnosticDoc(
         "E155",
         "an empty policy",
         "A file that declares nothing (no bytes, or only comments, `language`, `package` and `import`) was more often "
@@ -35,7 +37,7 @@ CODES: tuple[Code, ...] = (
         "language 1\npackage shop # what stood here?\n",
         "language 1\npackage shop\nanyone { may GET /health }\n",
     ),
-    Code(
+    DiagnosticDoc(
         "E156",
         "a folder without policies",
         "A folder that is named beside other policies holds no file `….policy`. More often than meant it is not "

@@ -1,6 +1,6 @@
 """What `policyengine lint` tells besides: policies that mean what they say, and could be safer or clearer."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _DOOR = "anyone { may GET /a }\n"
 _BOSS = "entity user { roles: set<string> }\n"
@@ -47,8 +47,8 @@ _BOB = 'user "bob" { may a.read, b.read }\n'
 _ALLOWED = "  # lint: allow wide-grant because the guard stands before it\n"
 _SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {_ASKED}  may a.read }}\n'
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "W262",
         "a fact that no rule reads",
         "Whoever declares a fact is taken to rely on it, and the gateway goes on sending it. "
@@ -58,7 +58,7 @@ CODES: tuple[Code, ...] = (
         name="unread-fact",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W263",
         "an issuer or attester that no agent asks for",
         "A trust anchor that nobody needs is one more key that can be stolen.",
@@ -67,7 +67,7 @@ CODES: tuple[Code, ...] = (
         name="unused-anchor",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W264",
         "two names that look alike",
         "They differ only in case, in `0` and `O`, in `1`, `l` and `I`, or in separators. Names are compared exactly, "
@@ -77,7 +77,7 @@ CODES: tuple[Code, ...] = (
         name="look-alike",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W265",
         "a secret in a policy",
         "Policies are read by many, copied and kept: whoever has seen one has the secret. Private keys, tokens "
@@ -87,7 +87,7 @@ CODES: tuple[Code, ...] = (
         name="pasted-secret",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W352",
         "a scope that no OAuth token can carry",
         "OAuth separates scopes by spaces and writes them in printable ASCII without quotes and backslashes. "
@@ -99,7 +99,7 @@ CODES: tuple[Code, ...] = (
         name="uncarried-scope",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W456",
         "an agent whose credential may last for ever",
         "A credential that is stolen opens doors for as long as it lasts. Ask for a `lifetime` or an `age` in the "
@@ -109,7 +109,7 @@ CODES: tuple[Code, ...] = (
         name="no-lifetime",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W457",
         "static keys are taken",
         "Whoever has seen an API key or a password can use it, and nothing in it says for whom it was. Without "
@@ -119,7 +119,7 @@ CODES: tuple[Code, ...] = (
         name="static-key",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W458",
         "`**` is granted",
         "The block may use every endpoint below, those that are added next year too, and nobody will look at the "
@@ -129,7 +129,7 @@ CODES: tuple[Code, ...] = (
         name="wide-grant",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W459",
         "chains of any depth",
         "Each agent may hand on to the next, and the request of a user ends where nobody expects it. One "
@@ -139,7 +139,7 @@ CODES: tuple[Code, ...] = (
         name="no-depth",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W460",
         "handed on for ever",
         "What is handed on outlives the task it was handed on for. `for 30m` counts from when the hop was issued; "
@@ -149,7 +149,7 @@ CODES: tuple[Code, ...] = (
         name="open-delegation",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W461",
         "a `may` that no user block goes along with",
         "An agent that acts for a user needs the user's door too. No user block opens any of these endpoints, so this "
@@ -159,7 +159,7 @@ CODES: tuple[Code, ...] = (
         name="no-user-door",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W463",
         "a user's door that a token of any issuer opens",
         "Where no agent asks, the user block is the door, and a token of any issuer that is declared opens it, for "
@@ -171,7 +171,7 @@ CODES: tuple[Code, ...] = (
         name="any-issuers-token",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W464",
         "any agent does anything for any user",
         "`agent \"*\"` asks for no name, `scopes none` for no scope, `users unrestricted` for no door of the user. "
@@ -181,7 +181,7 @@ CODES: tuple[Code, ...] = (
         name="any-agent",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W465",
         "an agent that serves users where no user has a door",
         "An agent that acts for a user needs the user's door too. No user whom this agent acts for has one where the "
@@ -191,7 +191,7 @@ CODES: tuple[Code, ...] = (
         name="no-user-served",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W466",
         "an agent of two issuers that speak for the same users",
         "One block that names two issuers takes the word of both for the same users: a token of a partner that says "
@@ -202,7 +202,7 @@ CODES: tuple[Code, ...] = (
         name="shared-agent",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W552",
         "a denial that tells the caller nothing",
         "Without a message the caller sees the words of the rule. A sentence that says what is wrong and what to do "
@@ -212,7 +212,7 @@ CODES: tuple[Code, ...] = (
         name="no-message",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W553",
         "an approval that never expires",
         "A person agreed to what was asked then. `within` says for how long that holds, counted from the grant.",
@@ -221,7 +221,7 @@ CODES: tuple[Code, ...] = (
         name="open-confirm",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W557",
         "approvers who see nothing of the request",
         "An approval is bound to what comes with the request, so whoever approves should see it. The message names "
@@ -232,7 +232,7 @@ CODES: tuple[Code, ...] = (
         name="blind-confirm",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W554",
         "a default that the caller can choose",
         "Facts of `body`, `args`, `context` and `request` come with the request, and whoever leaves one out gets "
@@ -244,7 +244,7 @@ CODES: tuple[Code, ...] = (
         name="callers-default",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W555",
         "a limit by what the caller chooses",
         "Each value of a key has a count of its own. Facts of `body`, `args`, `context` and `request` come with the "
@@ -256,7 +256,7 @@ CODES: tuple[Code, ...] = (
         name="callers-key",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W556",
         "a limit that is gone while the store is down",
         "`on store failure allow` lets everything through as long as the store cannot be asked, and whoever can bring "
@@ -266,7 +266,7 @@ CODES: tuple[Code, ...] = (
         name="open-on-failure",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W559",
         "an absence that a gateway may not show",
         "`is present` and `is absent` speak of facts that somebody saw, or saw to be missing. nginx, Caddy and Traefik "
@@ -281,7 +281,7 @@ CODES: tuple[Code, ...] = (
         name="unseen-absence",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W558",
         "a guard that a path in another case gets past",
         "A server may take `/Admin` for `/admin`, and a text is compared with case: what such a rule is to stop passes "
@@ -291,7 +291,7 @@ CODES: tuple[Code, ...] = (
         name="looks-at-case",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W560",
         "a folder that `..` leads out of",
         "A text that callers write is compared as it is, and whoever opens the file reads `drafts/../secret` as "
@@ -305,7 +305,7 @@ CODES: tuple[Code, ...] = (
         name="parent-folder",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W561",
         "a host of a URL of any scheme",
         "`host(url)` is the host whatever the scheme is: `file://api.example/etc/passwd` has that of "
@@ -318,7 +318,7 @@ CODES: tuple[Code, ...] = (
         name="any-scheme",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W562",
         "a guard of one server's tools, and a door of all",
         "The door opens the tools of whatever server the gateway names, and the guard stands before those of one name: "
@@ -329,7 +329,7 @@ CODES: tuple[Code, ...] = (
         name="other-servers",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W563",
         "a guard of one path, and a door of all below",
         "The guard stands before that path and nothing below it, where the door's `**` leads. `/admin/**` covers "
@@ -339,7 +339,7 @@ CODES: tuple[Code, ...] = (
         name="paths-below",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W652",
         "the same test again",
         "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "
@@ -349,7 +349,7 @@ CODES: tuple[Code, ...] = (
         name="repeated-test",
         opinion=True,
     ),
-    Code(
+    DiagnosticDoc(
         "W653",
         "an endpoint that no test asks about",
         "Some block opens it, and no test shows for whom. Told only where it is asked for: "

@@ -1,6 +1,6 @@
 """E93x: `map authzen { … }`, which says how questions of another protocol become ours."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _RECORD = (
     "entity user { role: string? }\n"
@@ -17,15 +17,15 @@ def _map(item: str) -> str:
 
 _GOOD = _map('subject "user" => user from pep')
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E930",
         "a protocol that is not known",
         "A map says how the questions of another protocol become questions of this policy. There is one: AuthZEN.",
         _RECORD + 'map authzed { subject "user" => user from pep }\n',
         _GOOD,
     ),
-    Code(
+    DiagnosticDoc(
         "E931",
         "something is mapped twice",
         "A type of subject or resource, an action or a fact would become two things, and which of them would depend on "
@@ -33,14 +33,14 @@ CODES: tuple[Code, ...] = (
         _map('subject "user" => user from pep   subject "user" => agent'),
         _map('subject "user" => user from pep   subject "bot" => agent'),
     ),
-    Code(
+    DiagnosticDoc(
         "E932",
         "a subject that is neither user nor agent",
         "Who asks is a user or an agent: no other entity passes a door.",
         _map('subject "record" => record'),
         _map('subject "person" => user from pep'),
     ),
-    Code(
+    DiagnosticDoc(
         "E933",
         "a fact that no question can give",
         "What is mapped is a fact that who asks `/decide` may claim, too: one of `args`, `body` or `context` that is "
@@ -50,7 +50,7 @@ CODES: tuple[Code, ...] = (
         _map("fact record.stats = resource.properties.status"),
         _map("fact record.status = resource.properties.status"),
     ),
-    Code(
+    DiagnosticDoc(
         "E934",
         "no member of a question",
         "A question of AuthZEN has a `subject` (`type`, `id`, `properties`), an `action` (`name`, `properties`), a "
@@ -58,14 +58,14 @@ CODES: tuple[Code, ...] = (
         _map("fact args.soft = action.soft"),
         _map("fact args.soft = action.properties.soft"),
     ),
-    Code(
+    DiagnosticDoc(
         "E935",
         "an action that becomes more than one endpoint",
         "A question asks for one endpoint: one method, and a path in which braces hold members of the question.",
         _RECORD + 'anyone { may GET /notes/* }\nmap authzen { action "read" => GET /notes/* }\n',
         _RECORD + 'anyone { may GET /notes/* }\nmap authzen { action "read" => GET /notes/{resource.id} }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "W936",
         "an action that becomes what no door opens",
         "Whoever asks is denied. More often than not the endpoint is misspelled.",

@@ -1,6 +1,6 @@
 """E9xx: what the language has and the engine does not enforce yet, and other bounds."""
 
-from policyengine.diagnostics.catalog.entry import Code
+from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _WHY = (
     "The language has it and the engine does not enforce it yet. A policy that only seems to limit something is worse "
@@ -8,15 +8,15 @@ _WHY = (
 )
 _GOOD = "anyone { may GET /a }\n"
 
-CODES: tuple[Code, ...] = (
-    Code(
+CODES: tuple[DiagnosticDoc, ...] = (
+    DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
         "Facts that are learned from what callers do come with a later version: until then nobody can give them.",
         _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
-    Code(
+    DiagnosticDoc(
         "W902",
         "a fact that is not learned yet",
         "Facts that are learned from what callers do come with a later version. Until then each has its neutral value "
@@ -25,22 +25,22 @@ CODES: tuple[Code, ...] = (
         _GOOD,
         name="not-learned-yet",
     ),
-    Code(
+    DiagnosticDoc(
         "E905",
         "profiles are not enforced yet",
         _WHY,
         _GOOD + 'profile "p" for agent "x" { expect GET /a -> GET /b }\n',
         _GOOD,
     ),
-    Code(
+    DiagnosticDoc(
         "E906",
         "invariants are not proved yet",
         _WHY,
         _GOOD + 'invariant "i" { never allow GET /b }\n',
         _GOOD,
     ),
-    Code("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
-    Code(
+    DiagnosticDoc("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
+    DiagnosticDoc(
         "E910",
         "a rate or budget that makes no sense",
         "A rate says how many in how long, neither of them zero, or how many at once. `floor` and `clamp` go below its "

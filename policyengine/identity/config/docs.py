@@ -9,13 +9,13 @@ from typing import get_origin
 
 from pydantic.fields import FieldInfo
 
-from policyengine.identity.config.errors import model_in
-from policyengine.identity.config.model import Configuration
+from policyengine.identity.config.errors import section_of_annotation
+from policyengine.identity.config.model import IdentityConfig
 
 KEYS = "a file or URL of its keys (JWKS), before what the policy says; without, `url` is asked by OpenID discovery"
 ALGORITHMS = "by which its tokens may be signed"
 CA = "a file of certificates (PEM) by which its server is trusted, in place of the system's"
-WORDS: Mapping[str, str] = {
+SETTING_TEXTS: Mapping[str, str] = {
     "identity.url": "where clients find this server: ID-JAGs and attestations are for that",
     "identity.hosts": "by which clients reach what is decided here: proofs and signatures count for these alone",
     "identity.leeway": "by how much the clocks of issuers and attesters may differ from this one",
@@ -84,7 +84,7 @@ WORDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SettingDoc:
     """`name`: `issuers.NAME.keys`; `default` as it would be written."""
 
     name: str
@@ -100,33 +100,33 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-def settings() -> Iterator[Setting]:
+def setting_docs() -> Iterator[SettingDoc]:
     """All there are, in the order of the file."""
-    for section, field in Configuration.model_fields.items():
-        model = model_in(field.annotation)
+    for section, field in IdentityConfig.model_fields.items():
+        model = section_of_annotation(field.annotation)
         if model is not None:
-            place = f"{section}.NAME" if named(field) else section
-            yield from (setting(f"{place}.{key}", one) for key, one in model.model_fields.items())
+            place = f"{section}.NAME" if has_named_sections(field) else section
+            yield from (setting_doc(f"{place}.{key}", one) for key, one in model.model_fields.items())
 
 
-def named(field: FieldInfo) -> bool:
+def has_named_sections(field: FieldInfo) -> bool:
     """Whether each of such sections has a name: `[issuers.login]`."""
     return get_origin(field.annotation) is Mapping
 
 
-def setting(name: str, field: FieldInfo) -> Setting:
-    default = "has to be there" if field.is_required() else shown(field.get_default(call_default_factory=True))
-    return Setting(name, WORDS.get(name, ""), default)
+def setting_doc(name: str, field: FieldInfo) -> SettingDoc:
+    default = "has to be there" if field.is_required() else format_default(field.get_default(call_default_factory=True))
+    return SettingDoc(name, SETTING_TEXTS.get(name, ""), default)
 
 
-def shown(value: object) -> str:
+def format_default(value: object) -> str:
     match value:
         case None | "" | () | {}:
             return "none"
         case bool():
             return str(value).lower()
         case timedelta():
-            return lasting(value)
+            return format_seconds(value)
         case tuple():
             return ", ".join(f"`{one}`" for one in value)
         case int():
@@ -135,7 +135,7 @@ def shown(value: object) -> str:
             return f"`{value}`"
 
 
-def lasting(time: timedelta) -> str:
+def format_seconds(time: timedelta) -> str:
     seconds = int(time.total_seconds())
     unit, many = next((unit, many) for unit, many in (("h", 3_600), ("m", 60), ("s", 1)) if seconds % many == 0)
     return f"{seconds // many}{unit}"

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ValidationError
 from policyengine.runtime.structure_checks import did_you_mean
 
 # What newcomers look for here, and the policy says.
-OF_POLICY = {
+POLICY_SETTINGS = {
     "issuers": ("url", "audience", "claims", "scopes", "records", "records_chains"),
     "attesters": ("url", "age", "model", "models", "environments"),
 }
-SHAPES = {
+ERROR_TEXTS = {
     "missing": "it has to be there",
     "bool_type": "write `true` or `false`",
     "bool_parsing": "write `true` or `false`",
@@ -29,17 +29,20 @@ SHAPES = {
 SECTIONS = ("dict_type", "mapping_type", "model_type", "model_attributes_type", "is_instance_of")
 
 
-def told(error: ValidationError, model: type[BaseModel], name: str) -> tuple[str, str | None]:
+def describe_validation_error(error: ValidationError, model: type[BaseModel], name: str) -> tuple[str, str | None]:
     """The first mistake: what is wrong, and what to do. `name` is that of the file."""
     first = error.errors(include_input=False, include_url=False)[0]
     loc = first["loc"]
     place = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":
-        return f"`{name}`: unknown setting `{place}`", instead(loc, model)
-    return f"`{name}`: `{place}`: {words(str(first['type']), first.get('ctx', {}), first['msg'], loc)}", None
+        return f"`{name}`: unknown setting `{place}`", suggest_setting(loc, model)
+    return (
+        f"`{name}`: `{place}`: {describe_error_kind(str(first['type']), first.get('ctx', {}), first['msg'], loc)}",
+        None,
+    )
 
 
-def words(kind: str, context: Mapping[str, Any], message: str, loc: Sequence[object]) -> str:
+def describe_error_kind(kind: str, context: Mapping[str, Any], message: str, loc: Sequence[object]) -> str:
     match kind:
         case "literal_error":
             return f"write one of {context['expected']}".replace("'", "`")
@@ -50,13 +53,13 @@ def words(kind: str, context: Mapping[str, Any], message: str, loc: Sequence[obj
         case _ if kind in SECTIONS:
             return f"it is a section: `[{'.'.join(map(str, loc))}]`"
         case _:
-            return SHAPES.get(kind, message.removeprefix("Value error, "))
+            return ERROR_TEXTS.get(kind, message.removeprefix("Value error, "))
 
 
-def instead(loc: Sequence[object], model: type[BaseModel]) -> str | None:
+def suggest_setting(loc: Sequence[object], model: type[BaseModel]) -> str | None:
     """What may have been meant, or all that there is."""
     *above, last = map(str, loc)
-    if above and last in OF_POLICY.get(above[0], ()):
+    if above and last in POLICY_SETTINGS.get(above[0], ()):
         return f"the policy says that, in `{above[0][:-1]} {above[-1]} {{ … }}`"
     section = section_at(above, model)
     if section is None:
@@ -70,7 +73,7 @@ def section_at(loc: Sequence[str], model: type[BaseModel]) -> type[BaseModel] | 
     left = list(loc)
     while left:
         field = model.model_fields.get(left.pop(0))
-        inner = None if field is None else model_in(field.annotation)
+        inner = None if field is None else section_of_annotation(field.annotation)
         if inner is None:
             return None
         model = inner
@@ -79,8 +82,8 @@ def section_at(loc: Sequence[str], model: type[BaseModel]) -> type[BaseModel] | 
     return model
 
 
-def model_in(annotation: object) -> type[BaseModel] | None:
+def section_of_annotation(annotation: object) -> type[BaseModel] | None:
     """`Section`, `Section | None` or `Mapping[str, Section]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for one in get_args(annotation) if (found := model_in(one)) is not None), None)
+    return next((found for one in get_args(annotation) if (found := section_of_annotation(one)) is not None), None)

@@ -7,64 +7,68 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policyengine.entities.store import Directory
-from policyengine.identity.authenticator import Identity
-from policyengine.identity.config.model import LONGEST_LIFETIME, Configuration, IdentityError, in_seconds
-from policyengine.identity.config.secret_references import InTransit, keys_of
-from policyengine.identity.issue.clients import Clients, clients_of
-from policyengine.identity.issue.delegation_check import Handing
-from policyengine.identity.issue.issuer import Issuing
-from policyengine.identity.keys.jwks import Keys, VerifyingKey, read_keys
-from policyengine.identity.keys.openbao_signer import TransitKeys
-from policyengine.identity.keys.signing_keys import FileKeys, Signing
-from policyengine.identity.openbao import Bao
-from policyengine.identity.secrets import Secrets
+from policyengine.entities.store import EntityStore
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.identity.config.model import MAX_TOKEN_LIFETIME, IdentityConfig, IdentityError, to_seconds
+from policyengine.identity.config.secret_references import TransitKeyReference, parse_signing_keys_reference
+from policyengine.identity.issue.clients import ClientRegistry, load_clients
+from policyengine.identity.issue.delegation_check import DelegationCheck
+from policyengine.identity.issue.issuer import TokenIssuer
+from policyengine.identity.keys.jwks import JwkSet, VerifyingKey, parse_jwks
+from policyengine.identity.keys.openbao_signer import OpenBaoSigner
+from policyengine.identity.keys.signing_keys import KeyRingFile, TokenSigner
+from policyengine.identity.openbao import OpenBaoClient
+from policyengine.identity.secrets import SecretReader
 from policyengine.kernel import Kernel
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.structure_checks import did_you_mean
 
-Policies = Callable[[], tuple[Kernel, Directory]]
+PolicySource = Callable[[], tuple[Kernel, EntityStore]]
 
 
-def open_secrets(configuration: Configuration) -> Secrets:
+def open_secrets(configuration: IdentityConfig) -> SecretReader:
     """Raises IdentityError."""
-    found = Secrets(configuration.folder)
+    found = SecretReader(configuration.folder)
     if configuration.bao is not None:
-        found.bao = Bao.of(configuration.bao, found)
+        found.bao = OpenBaoClient.of(configuration.bao, found)
     return found
 
 
-def open_keys(configuration: Configuration, secrets: Secrets, now: int) -> Signing | None:
+def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now: int) -> TokenSigner | None:
     """None where no tokens are issued. Raises IdentityError: of keys that cannot be used at the start."""
     given = configuration.signing
     if given is None:
         return None
-    place = keys_of(given.keys, configuration.folder)
-    if not isinstance(place, InTransit):
-        return file_of(place.path)
-    if not isinstance(secrets.bao, Bao):
+    place = parse_signing_keys_reference(given.keys, configuration.folder)
+    if not isinstance(place, TransitKeyReference):
+        return open_key_file(place.path)
+    if not isinstance(secrets.bao, OpenBaoClient):
         raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
     if configuration.bao is None or configuration.bao.refresh >= given.ahead:
         raise IdentityError(
             "`bao.refresh` is not shorter than `signing.ahead`: a version of the key would sign before all know it"
         )
-    keys = TransitKeys(secrets.bao, place, in_seconds(given.ahead), in_seconds(LONGEST_LIFETIME))
+    keys = OpenBaoSigner(secrets.bao, place, to_seconds(given.ahead), to_seconds(MAX_TOKEN_LIFETIME))
     keys.versions(now)
     return keys
 
 
-def file_of(path: Path) -> FileKeys:
+def open_key_file(path: Path) -> KeyRingFile:
     """Raises IdentityError."""
     try:
-        return FileKeys.of(path)
+        return KeyRingFile.of(path)
     except IdentityError as error:
         hint = error.hint if path.exists() else f"`policyengine keys new {path}` makes one"
         raise IdentityError(f"`signing.keys`: {error.message}", hint) from None
 
 
-def open_issuing(
-    configuration: Configuration, identity: Identity, keys: Signing, policies: Policies, clock: Callable[[], float]
-) -> Issuing:
+def open_token_issuer(
+    configuration: IdentityConfig,
+    identity: CredentialAuthenticator,
+    keys: TokenSigner,
+    policies: PolicySource,
+    clock: Callable[[], float],
+) -> TokenIssuer:
     """`policies`: those that decide now, and their directory. Raises IdentityError."""
     given, (kernel, _) = configuration.signing, policies()
     assert given is not None
@@ -80,23 +84,23 @@ def open_issuing(
         raise IdentityError(f"`signing.issuer`: for whom are tokens of `{us.name}`?", "write its `audience`")
     url = us.url.rstrip("/")
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
-    leeway = in_seconds(configuration.identity.leeway)
-    clients = Clients(clients_of(configuration), ours, identity.marks, leeway)
+    leeway = to_seconds(configuration.identity.leeway)
+    clients = ClientRegistry(load_clients(configuration), ours, identity.marks, leeway)
     for name, client in clients.known.items():
         if client.issuer not in kernel.issuers:
             message = f"`clients.{name}.issuer`: the policy has no issuer `{client.issuer}`"
             raise IdentityError(message, did_you_mean(client.issuer, tuple(kernel.issuers)))
-    handing = Latest(policies)
-    return Issuing(identity, handing, keys, clients, us.name, audiences, in_seconds(given.lifetime), clock)
+    handing = PolicyMemo(policies)
+    return TokenIssuer(identity, handing, keys, clients, us.name, audiences, to_seconds(given.lifetime), clock)
 
 
 @dataclass
-class OwnKeys:
+class OwnKeySource:
     """The keys of our own issuer: nobody has to be asked over the network what is known here. `issuer`: its name."""
 
-    signing: Signing
+    signing: TokenSigner
     issuer: str
-    _read: tuple[bytes, Keys] | None = field(default=None, repr=False)
+    _read: tuple[bytes, JwkSet] | None = field(default=None, repr=False)
     _kids: tuple[int, frozenset[object]] | None = None
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
@@ -104,11 +108,11 @@ class OwnKeys:
         try:
             keys = self.signing.published(now)
         except IdentityError:
-            raise Refused(Refusal.PROVIDER) from None
-        self._kids, published = (now, kids_of(keys)), json.dumps({"keys": keys}).encode()
+            raise CredentialError(RefusalCode.PROVIDER) from None
+        self._kids, published = (now, key_ids(keys)), json.dumps({"keys": keys}).encode()
         read = self._read
         if read is None or read[0] != published:
-            self._read = read = published, read_keys(published, "keys of our own")
+            self._read = read = published, parse_jwks(published, "keys of our own")
         return read[1].find(kid, alg, now)
 
     def has(self, kid: object, now: int) -> bool:
@@ -116,26 +120,26 @@ class OwnKeys:
         known = self._kids
         if known is None or known[0] != now:
             try:
-                known = now, kids_of(self.signing.at_hand(now) or ())
+                known = now, key_ids(self.signing.at_hand(now) or ())
             except IdentityError:
                 known = now, frozenset()
             self._kids = known
         return kid in known[1]
 
 
-def kids_of(keys: Iterable[Mapping[str, object]]) -> frozenset[object]:
+def key_ids(keys: Iterable[Mapping[str, object]]) -> frozenset[object]:
     return frozenset(one["kid"] for one in keys)
 
 
-class Latest:
+class PolicyMemo:
     """What is found out about policies once, until others decide."""
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: PolicySource) -> None:
         self._policies = policies
-        self._handing = Handing(*policies())
+        self._handing = DelegationCheck(*policies())
 
-    def __call__(self) -> Handing:
+    def __call__(self) -> DelegationCheck:
         found, (kernel, directory) = self._handing, self._policies()
         if found.kernel is not kernel or found.directory is not directory:
-            self._handing = found = Handing(kernel, directory)
+            self._handing = found = DelegationCheck(kernel, directory)
         return found

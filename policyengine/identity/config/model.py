@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from policyengine.bounded_files import MAX_SETTINGS, read_stream
-from policyengine.identity.config.errors import told
-from policyengine.identity.config.secret_references import KeysReference, Reference, ReferenceHere
-from policyengine.identity.url_compare import authority_of
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
+from policyengine.identity.config.errors import describe_validation_error
+from policyengine.identity.config.secret_references import LocalSecretReference, SecretReference, SigningKeysReference
+from policyengine.identity.url_compare import url_authority
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 DURATION = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
 # Those whose keys anybody may have, or that are too weak, are in no list: `none`, HS…, RS1, ES256K.
@@ -37,61 +37,61 @@ class IdentityError(Exception):
         self.message, self.hint = message, hint
 
 
-def seconds(raw: object) -> object:
+def parse_duration(raw: object) -> object:
     found = DURATION.fullmatch(raw) if isinstance(raw, str) else None
     if found is None:
         raise ValueError("write a time like `30s`, `5m`, `1h`")
-    return timedelta(seconds=int(found["number"]) * UNITS[found["unit"]])
+    return timedelta(seconds=int(found["number"]) * SECONDS_PER_UNIT[found["unit"]])
 
 
-def in_seconds(lasts: timedelta) -> int:
+def to_seconds(lasts: timedelta) -> int:
     return int(lasts.total_seconds())
 
 
-Duration: TypeAlias = Annotated[timedelta, BeforeValidator(seconds)]
-LONGEST_LIFETIME = timedelta(days=1)
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(parse_duration)]
+MAX_TOKEN_LIFETIME = timedelta(days=1)
 
 
-def short(lasts: timedelta) -> timedelta:
-    if not timedelta(seconds=1) <= lasts <= LONGEST_LIFETIME:
+def check_lifetime(lasts: timedelta) -> timedelta:
+    if not timedelta(seconds=1) <= lasts <= MAX_TOKEN_LIFETIME:
         raise ValueError("a token lasts at least a second and at most a day")
     return lasts
 
 
-def authority(text: str) -> str:
-    if authority_of(f"https://{text}/") != text or text.endswith("."):
+def check_authority(text: str) -> str:
+    if url_authority(f"https://{text}/") != text or text.endswith("."):
         raise ValueError(
             "write a host in lower case, with its port where it has one of its own: `api.acme.example:8443`"
         )
     return text
 
 
-def absolute(url: str) -> str:
+def check_absolute_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("write a URL: `https://agents.acme.example`")
     return url
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class General(Section):
+class GeneralSettings(ConfigSection):
     """`url`: where clients find this server: whom ID-JAGs and attestations are for. (What we issue is by the `url` of
     the issuer that we are, and proofs to `/token` are for that.) `hosts`: by which clients reach what is decided here,
     with the port where the gateway says it: what a presenter signed counts for these alone; none: for any. `proxy`: by
     which issuers are asked that are not on this machine; that of the environment never is."""
 
-    url: Annotated[str, AfterValidator(absolute)] | None = None
-    hosts: tuple[Annotated[str, AfterValidator(authority)], ...] = ()
+    url: Annotated[str, AfterValidator(check_absolute_url)] | None = None
+    hosts: tuple[Annotated[str, AfterValidator(check_authority)], ...] = ()
     leeway: Duration = Field(default=timedelta(seconds=30), le=timedelta(minutes=5))
     timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100), le=timedelta(seconds=30))
     only_proved: bool = False
     proxy: str | None = None
 
 
-class IssuerSettings(Section):
+class IssuerSettings(ConfigSection):
     """Of an issuer that the policy names, by that name. `keys`: a file or URL of a JWKS, which goes before what the
     policy says; without, `url` is asked by OpenID discovery. They are kept for as long as the issuer says, within
     bounds, or for `cache`; for `stale` longer while it cannot be asked. `ca`: a file of certificates by which its
@@ -117,8 +117,8 @@ class IssuerSettings(Section):
     token_prefix: str = ""
     client_id: str | None = None
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"
-    client_secret: Reference | None = None
-    client_key: Reference | None = None
+    client_secret: SecretReference | None = None
+    client_key: SecretReference | None = None
     ca: Path | None = None
     plain_http: bool = False
     agent: str = "client_id"
@@ -127,7 +127,7 @@ class IssuerSettings(Section):
     user: Annotated[str, Field(min_length=1)] = "sub"
 
 
-class AttesterSettings(Section):
+class AttesterSettings(ConfigSection):
     """Of an attester that the policy names. `keys` and `ca` as of an issuer. `types`: which `typ` an attestation may
     have. `audience`: for whom it has to be; without, one that says it has to be for the `url` of this server.
     `unbound`: one that names no key counts, too, whoever presents it. `environment`: the claim that names that."""
@@ -141,17 +141,17 @@ class AttesterSettings(Section):
     ca: Path | None = None
 
 
-class DpopSettings(Section):
+class DpopSettings(ConfigSection):
     """Of proofs of possession: for how long one is good, and whether each needs a nonce of ours, which is good for
     `nonce_lifetime`, wherever `nonce_key` is the same: a reference; without, in this process and those forked of it."""
 
     window: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10))
     nonces: bool = False
     nonce_lifetime: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
-    nonce_key: Reference | None = None
+    nonce_key: SecretReference | None = None
 
 
-class SignatureSettings(Section):
+class SignatureSettings(ConfigSection):
     """Of signed requests: what a signature has to cover, for how long one is good, whether it needs a `nonce`, and
     files of keys in place of the directories of issuers, by their names in the policy."""
 
@@ -161,7 +161,7 @@ class SignatureSettings(Section):
     directories: Mapping[str, Path] = Field(default_factory=dict)
 
 
-class TrustDomain(Section):
+class TrustDomainSettings(ConfigSection):
     """A SPIFFE trust domain whose workloads ask with their certificates alone: a file of those it trusts, or that the
     gateway has verified them."""
 
@@ -169,19 +169,19 @@ class TrustDomain(Section):
     verified_by_gateway: bool = False
 
     @model_validator(mode="after")
-    def one_of_both(self) -> TrustDomain:
+    def one_of_both(self) -> TrustDomainSettings:
         if (self.bundle is None) != self.verified_by_gateway:
             raise ValueError("it has either a `bundle` or `verified_by_gateway = true`")
         return self
 
 
-class ApiKeySettings(Section):
+class ApiKeySettings(ConfigSection):
     """A file of static keys: `ISSUER/AGENT: sha256:…` in each line."""
 
     file: Path
 
 
-class SharingSettings(Section):
+class SharingSettings(ConfigSection):
     """When a credential counts as shared: seen within `window` from networks that differ in so many leading bits."""
 
     window: Duration = Field(default=timedelta(hours=1), ge=timedelta(seconds=1))
@@ -189,12 +189,12 @@ class SharingSettings(Section):
     ipv6: Annotated[int, Field(ge=1, le=128)] = 48
 
 
-class BaoSettings(Section):
+class OpenBaoSettings(ConfigSection):
     """OpenBao or Vault, which keeps secrets. `token`, its own, lies in a file or variable. `ca` and `plain_http` as of
     an issuer. What it said counts for `refresh`, and while it is down until it is older than `stale`."""
 
     address: str
-    token: ReferenceHere
+    token: LocalSecretReference
     ca: Path | None = None
     plain_http: bool = False
     namespace: str | None = None
@@ -203,25 +203,25 @@ class BaoSettings(Section):
     stale: Duration = timedelta(hours=1)
 
 
-class SigningSettings(Section):
+class SigningSettings(ConfigSection):
     """Tokens of our own. `keys`: a file of `policyengine keys`, or a key of OpenBao. `issuer`: the one of the policy
     that we are; its `url` is who issues, and its `audience` whom tokens are for, unless `audiences` name more.
     `lifetime`: the longest that a token lasts."""
 
-    keys: KeysReference
+    keys: SigningKeysReference
     issuer: str
     audiences: tuple[str, ...] = ()
-    lifetime: Annotated[Duration, AfterValidator(short)] = timedelta(minutes=15)
+    lifetime: Annotated[Duration, AfterValidator(check_lifetime)] = timedelta(minutes=15)
     ahead: Duration = timedelta(minutes=10)
 
 
-def thumbprint(raw: str) -> str:
+def check_thumbprint(raw: str) -> str:
     if not THUMBPRINT.fullmatch(raw):
         raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as `x5t#S256` has it")
     return raw
 
 
-class ClientSettings(Section):
+class ClientSettings(ConfigSection):
     """An agent that may ask for tokens, by the id that it says it has: which one of the policy it is, and how it proves
     that. `keys`: a file of a JWKS with its public keys, for `private_key_jwt` and `dpop`; `certificates`: SHA-256 of
     its certificates, as `x5t#S256` has them, for `mtls`. With `token` its own bound token is enough."""
@@ -230,7 +230,7 @@ class ClientSettings(Section):
     issuer: str
     method: Literal["private_key_jwt", "mtls", "dpop", "token"]
     keys: Path | None = None
-    certificates: tuple[Annotated[str, AfterValidator(thumbprint)], ...] = ()
+    certificates: tuple[Annotated[str, AfterValidator(check_thumbprint)], ...] = ()
 
     @model_validator(mode="after")
     def proves_it(self) -> Self:
@@ -241,42 +241,44 @@ class ClientSettings(Section):
         return self
 
 
-class Configuration(Section):
+class IdentityConfig(ConfigSection):
     """The whole file. Paths in it begin where it lies."""
 
-    identity: General = General()
+    identity: GeneralSettings = GeneralSettings()
     issuers: Mapping[str, IssuerSettings] = Field(default_factory=dict)
     attesters: Mapping[str, AttesterSettings] = Field(default_factory=dict)
     dpop: DpopSettings = DpopSettings()
     signatures: SignatureSettings | None = None
-    trust_domains: Mapping[str, TrustDomain] = Field(default_factory=dict)
+    trust_domains: Mapping[str, TrustDomainSettings] = Field(default_factory=dict)
     api_keys: ApiKeySettings | None = None
     sharing: SharingSettings = SharingSettings()
-    bao: BaoSettings | None = None
+    bao: OpenBaoSettings | None = None
     signing: SigningSettings | None = None
     clients: Mapping[str, ClientSettings] = Field(default_factory=dict)
     folder: Path = Field(default=Path(), exclude=True)
 
 
-def read_configuration(path: Path | str) -> Configuration:
+def read_identity_config(path: Path | str) -> IdentityConfig:
     """Raises IdentityError."""
     try:
         with os.fdopen(open_trusted(path), "rb") as file:
-            raw = tomllib.loads(read_stream(file, MAX_SETTINGS).decode())
+            raw = tomllib.loads(read_stream(file, MAX_SETTINGS_BYTES).decode())
     except UntrustedPathError as error:
         raise IdentityError(error.message, error.hint) from None
     except OSError as error:
         raise IdentityError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise IdentityError(f"`{path}` is no TOML: {error}") from None
-    return configuration_of(raw, Path(path).parent, str(path))
+    return parse_identity_config(raw, Path(path).parent, str(path))
 
 
-def configuration_of(raw: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml") -> Configuration:
+def parse_identity_config(
+    raw: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml"
+) -> IdentityConfig:
     """Raises IdentityError, which names the setting and never its value."""
     if "folder" in raw:
         raise IdentityError(f"`{name}`: unknown setting `folder`")
     try:
-        return Configuration.model_validate({**raw, "folder": folder})
+        return IdentityConfig.model_validate({**raw, "folder": folder})
     except ValidationError as error:
-        raise IdentityError(*told(error, Configuration, name)) from None
+        raise IdentityError(*describe_validation_error(error, IdentityConfig, name)) from None

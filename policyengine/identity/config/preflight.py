@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from policyengine import kernel as k
-from policyengine.identity.config.authenticator_factory import has_keys, keys_of_attester
-from policyengine.identity.config.model import Configuration
+from policyengine.identity.config.authenticator_factory import attester_key_source, has_keys
+from policyengine.identity.config.model import IdentityConfig
 from policyengine.identity.http_fetch import FetchError
 from policyengine.identity.issuer_documents import DocumentError
-from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeys
-from policyengine.identity.keys.jwks import FileKeys, KeySource
+from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource
+from policyengine.identity.keys.jwks import JwksFile, KeySource
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.structure_checks import did_you_mean
 
 
-class Looked(NamedTuple):
+class KeyCheckResult(NamedTuple):
     """`kind`: an `issuer` or an `attester`; `problem`: why its keys are not to be had."""
 
     kind: str
@@ -26,7 +26,7 @@ class Looked(NamedTuple):
     problem: str | None = None
 
 
-class Stranger(NamedTuple):
+class UnknownAgentClient(NamedTuple):
     """A client that is an agent whom no block of the policy calls so: it gets no token. `meant`: who may have been."""
 
     client: str
@@ -34,34 +34,34 @@ class Stranger(NamedTuple):
     meant: str | None
 
 
-def strangers(configuration: Configuration, kernel: k.Kernel) -> Iterator[Stranger]:
+def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[UnknownAgentClient]:
     """Agents go, and policies without them are right to be loaded: so it is no mistake, and looks like one."""
     blocks = [block.who for block in kernel.agents]
-    if any(isinstance(who, k.InGroup | k.Where) for who in blocks):
+    if any(isinstance(who, k.InGroup | k.PrincipalCondition) for who in blocks):
         return  # who is in it is known of a token only
-    called = [who.name for who in blocks if isinstance(who, k.Called)]
-    globs = [who.glob for who in blocks if isinstance(who, k.CalledLike)]
+    called = [who.name for who in blocks if isinstance(who, k.ExactName)]
+    globs = [who.glob for who in blocks if isinstance(who, k.NamePattern)]
     for name, client in configuration.clients.items():
         if client.agent not in called and not any(Glob(glob).matches(client.agent) for glob in globs):
-            yield Stranger(name, client.agent, did_you_mean(client.agent, called))
+            yield UnknownAgentClient(name, client.agent, did_you_mean(client.agent, called))
 
 
-def looked(configuration: Configuration, kernel: k.Kernel) -> Iterator[Looked]:
+def check_key_sources(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[KeyCheckResult]:
     """Asks each issuer whose tokens are verified by keys of its own, and each attester, for a bounded time. Raises
     IdentityError."""
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer
     for issuer in kernel.issuers.values():
         if has_keys(issuer, configuration) and issuer.name != ours:
-            yield asked("issuer", issuer.name, sources.of(issuer))
+            yield check_key_source("issuer", issuer.name, sources.of(issuer))
     for attester in kernel.attesters.values():
         if attester.url is not None:
-            yield asked("attester", attester.name, keys_of_attester(attester, configuration))
+            yield check_key_source("attester", attester.name, attester_key_source(attester, configuration))
 
 
-def asked(kind: str, name: str, source: KeySource) -> Looked:
-    assert isinstance(source, FileKeys | RemoteKeys)
+def check_key_source(kind: str, name: str, source: KeySource) -> KeyCheckResult:
+    assert isinstance(source, JwksFile | RemoteKeySource)
     try:
-        return Looked(kind, name, len(source.look().usable))
+        return KeyCheckResult(kind, name, len(source.look().usable))
     except (OSError, FetchError, DocumentError) as error:
-        return Looked(kind, name, 0, str(error))
+        return KeyCheckResult(kind, name, 0, str(error))

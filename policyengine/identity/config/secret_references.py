@@ -17,17 +17,17 @@ NO_REFERENCE = "this is no reference to a secret, and a secret itself does not b
 
 
 @dataclass(frozen=True, slots=True)
-class InFile:
+class FileReference:
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
-class InEnvironment:
+class EnvironmentReference:
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class InBao:
+class OpenBaoReference:
     """A field of a secret of KV version 2."""
 
     mount: str
@@ -35,64 +35,64 @@ class InBao:
     field: str
 
 
-Place: TypeAlias = InFile | InEnvironment | InBao
+SecretLocation: TypeAlias = FileReference | EnvironmentReference | OpenBaoReference
 
 
-def place_of(reference: str, folder: Path = Path()) -> Place:
+def parse_secret_reference(reference: str, folder: Path = Path()) -> SecretLocation:
     """Where a secret lies; files begin at `folder`. Raises ValueError, which shows nothing of what is no reference."""
     kind, _, rest = reference.partition(":")
     if kind == "file" and rest and "\0" not in rest:
-        return InFile(folder / rest)
+        return FileReference(folder / rest)
     if kind == "env" and ENV.fullmatch(rest):
-        return InEnvironment(rest)
+        return EnvironmentReference(rest)
     found = BAO.fullmatch(rest) if kind == "bao" else None
     if found is None or {".", ".."} & set(found["path"].split("/")):
         raise ValueError(f"{NO_REFERENCE}: {FORMS}")
-    return InBao(found["mount"], found["path"], found["field"])
+    return OpenBaoReference(found["mount"], found["path"], found["field"])
 
 
 @dataclass(frozen=True, slots=True)
-class InTransit:
+class TransitKeyReference:
     """A signing key that never leaves OpenBao."""
 
     mount: str
     key: str
 
 
-def keys_of(reference: str, folder: Path = Path()) -> InFile | InTransit:
+def parse_signing_keys_reference(reference: str, folder: Path = Path()) -> FileReference | TransitKeyReference:
     """Where signing keys lie. Raises ValueError, which shows nothing of what is no reference."""
     found = TRANSIT.fullmatch(reference)
     if found is not None:
-        return InTransit(found["mount"], found["key"])
+        return TransitKeyReference(found["mount"], found["key"])
     if not reference.startswith("file:"):
         raise ValueError(f"{NO_REFERENCE}: write where the keys lie: `file:path` or `bao-transit:mount/key`")
-    place = place_of(reference, folder)
-    assert isinstance(place, InFile)
+    place = parse_secret_reference(reference, folder)
+    assert isinstance(place, FileReference)
     return place
 
 
-def checked(reference: str) -> str:
-    place_of(reference)
+def check_secret_reference(reference: str) -> str:
+    parse_secret_reference(reference)
     return reference
 
 
-def checked_here(reference: str) -> str:
+def check_local_reference(reference: str) -> str:
     here = "write `file:path` or `env:NAME`"
     try:
-        place = place_of(reference)
+        place = parse_secret_reference(reference)
     except ValueError:
         raise ValueError(f"{NO_REFERENCE}: {here}") from None
-    if isinstance(place, InBao):
+    if isinstance(place, OpenBaoReference):
         raise ValueError(f"what opens OpenBao does not lie in it: {here}")
     return reference
 
 
-def checked_keys(reference: str) -> str:
-    keys_of(reference)
+def check_signing_keys_reference(reference: str) -> str:
+    parse_signing_keys_reference(reference)
     return reference
 
 
 # What a setting that is a secret holds; `Secrets.read` takes it.
-Reference: TypeAlias = Annotated[str, AfterValidator(checked)]
-ReferenceHere: TypeAlias = Annotated[str, AfterValidator(checked_here)]
-KeysReference: TypeAlias = Annotated[str, AfterValidator(checked_keys)]
+SecretReference: TypeAlias = Annotated[str, AfterValidator(check_secret_reference)]
+LocalSecretReference: TypeAlias = Annotated[str, AfterValidator(check_local_reference)]
+SigningKeysReference: TypeAlias = Annotated[str, AfterValidator(check_signing_keys_reference)]

@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 
-from policyengine.identity.issue.errors import NotIssued, Unissued
-from policyengine.identity.issue.request import Task
-from policyengine.identity.verified import Binding, Token
-from policyengine.identity.verify.task_claim import reference_of
+from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
+from policyengine.identity.issue.request import TaskRequest
+from policyengine.identity.verified import ConfirmedKey, VerifiedToken
+from policyengine.identity.verify.task_claim import reference_to_dict
 
 
-def began(token: Token) -> int | None:
+def authority_start(token: VerifiedToken) -> int | None:
     """Since when whoever presents it has what it says: also where a token of its own came in place of another."""
     act = token.claims.get("act")
     times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
-    return min((one for one in map(seconds, times) if one is not None), default=None)
+    return min((one for one in map(parse_seconds, times) if one is not None), default=None)
 
 
-def end_of(token: Token) -> int:
+def authority_end(token: VerifiedToken) -> int:
     """By its own word: from what counts a little longer, as clocks differ, nobody gets that much more each time."""
-    said = seconds(token.claims.get("exp"))
+    said = parse_seconds(token.claims.get("exp"))
     if token.late:
         return 0
     return token.expires if said is None else min(token.expires, said)
 
 
-def shared(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
+def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
     """What two tokens hold, each of which may be bounded by a task. Raises NotIssued for two different tasks."""
     if task is None or other is None:
         return task or other
     if task.get("id") != other.get("id"):
-        raise NotIssued(Unissued.TASK)
+        raise TokenIssuanceError(IssuanceRefusal.TASK)
     found = {**other, **task}
-    for name, holds in (("tools", holds_tool), ("entities", list.__contains__)):
+    for name, holds in (("tools", includes_tool), ("entities", list.__contains__)):
         mine, theirs = task.get(name), other.get(name)
         if isinstance(mine, list) and isinstance(theirs, list):
             narrower = [one for one in mine if holds(theirs, one)]
@@ -43,52 +43,52 @@ def shared(task: Mapping[str, object] | None, other: Mapping[str, object] | None
     return {**found, "issued_at": min(times)} if times else found
 
 
-def narrowed(given: Mapping[str, object] | None, asked: Task | None) -> dict[str, object] | None:
+def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
     """The claim: as it was, or narrower, never wider."""
     found: dict[str, object] = {}
     if given is not None:
-        found = {name: seconds_of(value) for name, value in given.items()}
+        found = {name: task_start(value) for name, value in given.items()}
     if asked is None:
         return found or None
     if given is not None and given.get("id") != asked.id:
-        raise NotIssued(Unissued.TASK)
+        raise TokenIssuanceError(IssuanceRefusal.TASK)
     tools, entities = found.get("tools"), found.get("entities")
     if asked.tools is not None:
-        if isinstance(tools, list) and not all(holds_tool(tools, one) for one in asked.tools):
-            raise NotIssued(Unissued.TASK)
+        if isinstance(tools, list) and not all(includes_tool(tools, one) for one in asked.tools):
+            raise TokenIssuanceError(IssuanceRefusal.TASK)
         found["tools"] = list(asked.tools)
     if asked.entities is not None:
-        wanted = [reference_of(one) for one in asked.entities]
+        wanted = [reference_to_dict(one) for one in asked.entities]
         if isinstance(entities, list) and not all(one in entities for one in wanted):
-            raise NotIssued(Unissued.TASK)
+            raise TokenIssuanceError(IssuanceRefusal.TASK)
         found["entities"] = wanted
     return {**found, "id": asked.id}
 
 
-def holds_tool(tools: list[str], name: str) -> bool:
+def includes_tool(tools: list[str], name: str) -> bool:
     """A name alone is that tool at any server, so one at some server is narrower."""
     server, slash, alone = name.partition("/")
     return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 
 
-def seconds_of(value: object) -> object:
+def task_start(value: object) -> object:
     return int(value.timestamp()) if isinstance(value, datetime) else value
 
 
-def innermost(act: dict[str, object]) -> dict[str, object]:
+def innermost_actor(act: dict[str, object]) -> dict[str, object]:
     while isinstance(inner := act.get("act"), dict):
         act = inner
     return act
 
 
-def confirmation(binding: Binding) -> dict[str, str]:
+def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
     """By certificate where there is one: the connection proves it."""
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}
     if binding.jkt is None:
-        raise NotIssued(Unissued.ACTOR_UNBOUND)
+        raise TokenIssuanceError(IssuanceRefusal.ACTOR_UNBOUND)
     return {"jkt": binding.jkt}
 
 
-def seconds(raw: object) -> int | None:
+def parse_seconds(raw: object) -> int | None:
     return int(raw) if isinstance(raw, int | float | Decimal) and not isinstance(raw, bool) else None

@@ -13,25 +13,25 @@ from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 from policyengine import kernel as k
-from policyengine.entities.lookup import Looking
-from policyengine.entities.store import Directory
-from policyengine.identity.issue.errors import Unissued
+from policyengine.entities.lookup import LookupEntityStore
+from policyengine.entities.store import EntityStore
+from policyengine.identity.issue.errors import IssuanceRefusal
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.history import NOT_READ
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import PENDING, Unknown, Value
 from policyengine.spec import trace as w
-from policyengine.spec.evaluate import facts_of
+from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Path
 from policyengine.spec.match import match_pattern
-from policyengine.spec.reference import walk
+from policyengine.spec.reference import trace_request
 
-ANYTHING = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
-MOST_ENDPOINTS = 1_000  # that one request for a token is about
-MOST_BLOCKS = 100_000  # of which is known what is about an endpoint
-LATER = frozenset({"pending", NOT_READ})
-OF_REQUESTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
+ANY_NAME = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
+MAX_ENDPOINTS = 1_000  # that one request for a token is about
+MAX_CACHED_BLOCKS = 100_000  # of which is known what is about an endpoint
+KNOWN_LATER = frozenset({"pending", NOT_READ})
+REQUEST_ROOTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 
 
@@ -39,30 +39,30 @@ AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOn:
+class DelegationAllowance:
     """For how long at most, from now; None: the policy does not say."""
 
     lasts: timedelta | None
 
 
-Answer: TypeAlias = HandedOn | Unissued
+DelegationResult: TypeAlias = DelegationAllowance | IssuanceRefusal
 
 
 @dataclass(frozen=True)
-class Handing:
+class DelegationCheck:
     kernel: k.Kernel
-    directory: Directory
+    directory: EntityStore
 
-    def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, Answer]:
+    def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, DelegationResult]:
         """Of each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be issued. One
         waits no longer for rows of the directory than a decision does, however many endpoints are asked about."""
         walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
-        found: dict[str, Answer] = {}
-        room = MOST_ENDPOINTS
+        found: dict[str, DelegationResult] = {}
+        room = MAX_ENDPOINTS
         for scope in scopes:
             endpoints = self.endpoints.get(scope, ())
             room -= len(endpoints)
-            found[scope] = scope_of(map(walked, endpoints)) if endpoints and room >= 0 else Unissued.SCOPE
+            found[scope] = check_scope(map(walked, endpoints)) if endpoints and room >= 0 else IssuanceRefusal.SCOPE
         return found
 
     @cached_property
@@ -73,7 +73,7 @@ class Handing:
         for grant in (grant for block in blocks for grant in block.grants):
             for opening in grant.openings:
                 for scope in opening.carriers:
-                    found.setdefault(scope, {}).update(dict.fromkeys(samples(opening.pattern)))
+                    found.setdefault(scope, {}).update(dict.fromkeys(sample_endpoints(opening.pattern)))
         return {scope: tuple(endpoints) for scope, endpoints in found.items()}
 
     @cached_property
@@ -87,10 +87,10 @@ class Handing:
 
     def _about(self, roots: Mapping[str, object]) -> k.Kernel:
         """Only the blocks that somebody in the chain could be, and nothing that is decided with each request."""
-        names = set(names_in(roots))
+        names = set(iterate_names(roots))
 
         def could_be(block: k.AgentBlock | k.UserBlock) -> bool:
-            return not isinstance(block.who, k.Called) or block.who.name in names
+            return not isinstance(block.who, k.ExactName) or block.who.name in names
 
         agents = tuple(block for block in self.kernel.agents if could_be(block))
         users = tuple(block for block in self.kernel.users if could_be(block))
@@ -111,7 +111,7 @@ class Handing:
         key = id(block), endpoint
         found = self._blocks.get(key)
         if found is None:
-            if len(self._blocks) >= MOST_BLOCKS:
+            if len(self._blocks) >= MAX_CACHED_BLOCKS:
                 self._blocks.clear()
             found = self._blocks[key] = block_at(block, endpoint)
         return found
@@ -122,13 +122,18 @@ class Handing:
         return {}
 
     def _walked(
-        self, about: k.Kernel, roots: Mapping[str, object], looking: Looking | None, now: int, endpoint: Endpoint
-    ) -> w.Walk:
-        request = Request(endpoint, {**dict.fromkeys(OF_REQUESTS, PENDING), **roots})
+        self,
+        about: k.Kernel,
+        roots: Mapping[str, object],
+        looking: LookupEntityStore | None,
+        now: int,
+        endpoint: Endpoint,
+    ) -> w.DecisionTrace:
+        request = Request(endpoint, {**dict.fromkeys(REQUEST_ROOTS, PENDING), **roots})
         about, moment = self._at(about, endpoint), datetime.fromtimestamp(now, UTC)
         while True:
             snapshot = Snapshot(self.directory if looking is None else looking)
-            seen = walk(facts_of(about, request, snapshot, moment).bind(self._pending), snapshot)
+            seen = trace_request(build_facts(about, request, snapshot, moment).bind(self._pending), snapshot)
             if looking is None or not looking.lacking:
                 return seen
             looking.fetch()
@@ -151,69 +156,71 @@ def block_at(block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
 # ── What the specification saw ────────────────────────────────────────────────────────────────
 
 
-def scope_of(walks: Iterable[w.Walk]) -> Answer:
+def check_scope(walks: Iterable[w.DecisionTrace]) -> DelegationResult:
     """Of all endpoints of a scope: each has to be handed on."""
     lasts = FOREVER
     for seen in walks:
-        answer = handed_on(seen)
-        if isinstance(answer, Unissued):
+        answer = check_endpoint(seen)
+        if isinstance(answer, IssuanceRefusal):
             return answer
         lasts = min(lasts, FOREVER if answer.lasts is None else answer.lasts)
-    return HandedOn(None if lasts == FOREVER else lasts)
+    return DelegationAllowance(None if lasts == FOREVER else lasts)
 
 
-def handed_on(seen: w.Walk) -> Answer:
-    opening = [block for block in seen.presenter if opens(block)]
+def check_endpoint(seen: w.DecisionTrace) -> DelegationResult:
+    opening = [block for block in seen.presenter if block_grants(block)]
     if not opening:
-        return Unissued.ACTOR_BLOCK
-    if seen.user is not None and not seen.user_waived and not any(map(opens, seen.user)):
-        return Unissued.USER_DOOR
+        return IssuanceRefusal.ACTOR_BLOCK
+    if seen.user is not None and not seen.user_waived and not any(map(block_grants, seen.user)):
+        return IssuanceRefusal.USER_DOOR
     if seen.chain_known is not True:
-        return Unissued.DELEGATION
-    ends = [max(map(lifetime_of, opening))]
+        return IssuanceRefusal.DELEGATION
+    ends = [max(map(block_lifetime, opening))]
     for hop in seen.hops:
-        handing = [one for block in hop.blocks if stands(block) for one in block.delegates if hands_on(one)]
-        if not handing or not any(map(opens, hop.blocks)):
-            return Unissued.DELEGATION
-        ends.append(max(left(one.delegate.lifetime, hop.agent.age) for one in handing))
+        handing = [
+            one for block in hop.blocks if block_stands(block) for one in block.delegates if allows_delegation(one)
+        ]
+        if not handing or not any(map(block_grants, hop.blocks)):
+            return IssuanceRefusal.DELEGATION
+        ends.append(max(remaining_lifetime(one.delegate.lifetime, hop.agent.age) for one in handing))
     if not all(limit.holds is True for limit in seen.limits):
-        return Unissued.DELEGATION_LIMIT
-    ends += [left(one.limits.lifetime, hop.agent.age) for one in seen.limits for hop in seen.hops]
+        return IssuanceRefusal.DELEGATION_LIMIT
+    ends += [remaining_lifetime(one.limits.lifetime, hop.agent.age) for one in seen.limits for hop in seen.hops]
     if min(ends) < SHORTEST:
-        return Unissued.DELEGATION
-    return HandedOn(None if min(ends) == FOREVER else min(ends))
+        return IssuanceRefusal.DELEGATION
+    return DelegationAllowance(None if min(ends) == FOREVER else min(ends))
 
 
 def may_hold(value: Value) -> bool:
     """It holds, or does not hold yet for want of what only a request will say."""
-    return value is True or (isinstance(value, Unknown) and all(cause.why in LATER for cause in value.causes))
+    return value is True or (isinstance(value, Unknown) and all(cause.why in KNOWN_LATER for cause in value.causes))
 
 
-def stands(block: w.BlockSeen) -> bool:
+def block_stands(block: w.BlockTrace) -> bool:
     return may_hold(block.applies) and all(may_hold(one.holds) for one in block.requirements)
 
 
-def opens(block: w.BlockSeen) -> bool:
-    return stands(block) and any(one.covers and one.carried and may_hold(one.condition) for one in block.grants)
+def block_grants(block: w.BlockTrace) -> bool:
+    return block_stands(block) and any(one.covers and one.carried and may_hold(one.condition) for one in block.grants)
 
 
-def hands_on(seen: w.DelegateSeen) -> bool:
+def allows_delegation(seen: w.DelegationTrace) -> bool:
     return seen.covers and seen.names_next is True and seen.lasts is True and may_hold(seen.condition)
 
 
-def lifetime_of(block: w.BlockSeen) -> timedelta:
+def block_lifetime(block: w.BlockTrace) -> timedelta:
     """How long a credential of the presenter may last, by this block."""
     asked = (one.requirement for one in block.requirements)
     return min((one.limit for one in asked if isinstance(one, k.CredentialLifetime)), default=FOREVER)
 
 
-def left(limit: timedelta | None, age: Value) -> timedelta:
+def remaining_lifetime(limit: timedelta | None, age: Value) -> timedelta:
     if limit is None:
         return FOREVER
     return limit - age if isinstance(age, timedelta) else timedelta(0)
 
 
-def names_in(roots: Mapping[str, object]) -> Iterator[object]:
+def iterate_names(roots: Mapping[str, object]) -> Iterator[object]:
     for root in ("agent", "user"):
         told = roots.get(root)
         yield told.get("id") if isinstance(told, Mapping) else None
@@ -225,17 +232,17 @@ def names_in(roots: Mapping[str, object]) -> Iterator[object]:
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
-def samples(pattern: k.Pattern) -> Iterable[Endpoint]:
+def sample_endpoints(pattern: k.Pattern) -> Iterable[Endpoint]:
     """Endpoints that a pattern matches, and no narrower one does."""
     match pattern:
         case k.HttpPattern(methods, segments, rest):
-            base = tuple(f"{one.prefix}{ANYTHING}{one.suffix}" if one.wild else one.prefix for one in segments)
-            paths = (base, (*base, ANYTHING, ANYTHING)) if rest else (base,)
+            base = tuple(f"{one.prefix}{ANY_NAME}{one.suffix}" if one.wild else one.prefix for one in segments)
+            paths = (base, (*base, ANY_NAME, ANY_NAME)) if rest else (base,)
             return [
                 HttpEndpoint(method, "/" + "/".join(path), path) for method in methods or ("GET",) for path in paths
             ]
         case k.ToolPattern(glob):
-            server, slash, name = glob.replace("*", ANYTHING).rpartition("/")
+            server, slash, name = glob.replace("*", ANY_NAME).rpartition("/")
             return [ToolEndpoint(server if slash else None, name)]
         case k.ActionPattern(verb, type_):
             return [ActionEndpoint(verb, type_)]

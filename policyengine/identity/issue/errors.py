@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from policyengine.identity.authenticator import Identity
-from policyengine.runtime.structure_checks import quoted
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.runtime.structure_checks import quote_input
 
 
-class TokenError(StrEnum):
+class TokenErrorCode(StrEnum):
     """RFC 6749, 5.2; RFC 8693, 2.2.2; RFC 9449, 5 and 8."""
 
     INVALID_REQUEST = "invalid_request"
@@ -26,7 +26,7 @@ class TokenError(StrEnum):
     UNAVAILABLE = "temporarily_unavailable"
 
 
-class Unissued(StrEnum):
+class IssuanceRefusal(StrEnum):
     """The value is the code in logs and metrics, and in docs/issuing.md."""
 
     PARAMETERS = "parameters"
@@ -69,76 +69,100 @@ class Unissued(StrEnum):
 
     @property
     def words(self) -> str:
-        return KNOWN[self].words
+        return ISSUANCE_REFUSAL_INFO[self].words
 
     @property
-    def error(self) -> TokenError:
-        return KNOWN[self].error
+    def error(self) -> TokenErrorCode:
+        return ISSUANCE_REFUSAL_INFO[self].error
 
 
-class NotIssued(Exception):
+class TokenIssuanceError(Exception):
     """`why` may be told to the client: no part of a secret and no rule of a policy is in it. `error` where it is not
     that of the code."""
 
-    def __init__(self, code: Unissued, why: str | None = None, error: TokenError | None = None) -> None:
+    def __init__(self, code: IssuanceRefusal, why: str | None = None, error: TokenErrorCode | None = None) -> None:
         self.code, self.why = code, code.words if why is None else why
         self.error = code.error if error is None else error
         super().__init__(self.why)
 
 
-def not_held(asked: Sequence[str]) -> str:
+def describe_missing_scopes(asked: Sequence[str]) -> str:
     """Only what the client said itself: what an opaque token holds is not for whoever shows it."""
-    return f"no token that was shown names a scope that is asked for: {quoted(' '.join(asked))}"
+    return f"no token that was shown names a scope that is asked for: {quote_input(' '.join(asked))}"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class IssuanceRefusalInfo:
     words: str
-    error: TokenError
+    error: TokenErrorCode
 
 
-_REQUEST, _CLIENT, _POLICY = TokenError.INVALID_REQUEST, TokenError.INVALID_CLIENT, TokenError.UNAUTHORIZED_CLIENT
-KNOWN: dict[Unissued, Known] = {
-    Unissued.PARAMETERS: Known("a parameter is missing, there twice or none", _REQUEST),
-    Unissued.GRANT_TYPE: Known("tokens are exchanged here and nothing else", TokenError.UNSUPPORTED_GRANT_TYPE),
-    Unissued.TOKEN_TYPE: Known("a token of that type is neither taken nor issued", _REQUEST),
-    Unissued.NO_CLIENT: Known("the client does not prove who it is", _CLIENT),
-    Unissued.UNKNOWN_CLIENT: Known("there is no such client", _CLIENT),
-    Unissued.CLIENT_METHOD: Known("the client proves who it is in another way than it has to, or in two", _CLIENT),
-    Unissued.ASSERTION: Known("the client's assertion is none", _CLIENT),
-    Unissued.ASSERTION_KEY: Known("the client's assertion is not signed by a key of the client", _CLIENT),
-    Unissued.ASSERTION_AUDIENCE: Known("the client's assertion is for somebody else", _CLIENT),
-    Unissued.ASSERTION_TIME: Known("the client's assertion is too old, of the future, or lasts too long", _CLIENT),
-    Unissued.ASSERTION_REPLAYED: Known("the client's assertion was used before", _CLIENT),
-    Unissued.CLIENT_KEY: Known("the client's certificate or key is not one of its own", _CLIENT),
-    Unissued.PROOF: Known("the proof that came with the request does not hold", _CLIENT),
-    Unissued.ACTOR_TOKEN: Known("the actor token is refused", _REQUEST),
-    Unissued.ACTOR_UNBOUND: Known(
+_REQUEST, _CLIENT, _POLICY = (
+    TokenErrorCode.INVALID_REQUEST,
+    TokenErrorCode.INVALID_CLIENT,
+    TokenErrorCode.UNAUTHORIZED_CLIENT,
+)
+ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
+    IssuanceRefusal.PARAMETERS: IssuanceRefusalInfo("a parameter is missing, there twice or none", _REQUEST),
+    IssuanceRefusal.GRANT_TYPE: IssuanceRefusalInfo(
+        "tokens are exchanged here and nothing else", TokenErrorCode.UNSUPPORTED_GRANT_TYPE
+    ),
+    IssuanceRefusal.TOKEN_TYPE: IssuanceRefusalInfo("a token of that type is neither taken nor issued", _REQUEST),
+    IssuanceRefusal.NO_CLIENT: IssuanceRefusalInfo("the client does not prove who it is", _CLIENT),
+    IssuanceRefusal.UNKNOWN_CLIENT: IssuanceRefusalInfo("there is no such client", _CLIENT),
+    IssuanceRefusal.CLIENT_METHOD: IssuanceRefusalInfo(
+        "the client proves who it is in another way than it has to, or in two", _CLIENT
+    ),
+    IssuanceRefusal.ASSERTION: IssuanceRefusalInfo("the client's assertion is none", _CLIENT),
+    IssuanceRefusal.ASSERTION_KEY: IssuanceRefusalInfo(
+        "the client's assertion is not signed by a key of the client", _CLIENT
+    ),
+    IssuanceRefusal.ASSERTION_AUDIENCE: IssuanceRefusalInfo("the client's assertion is for somebody else", _CLIENT),
+    IssuanceRefusal.ASSERTION_TIME: IssuanceRefusalInfo(
+        "the client's assertion is too old, of the future, or lasts too long", _CLIENT
+    ),
+    IssuanceRefusal.ASSERTION_REPLAYED: IssuanceRefusalInfo("the client's assertion was used before", _CLIENT),
+    IssuanceRefusal.CLIENT_KEY: IssuanceRefusalInfo("the client's certificate or key is not one of its own", _CLIENT),
+    IssuanceRefusal.PROOF: IssuanceRefusalInfo("the proof that came with the request does not hold", _CLIENT),
+    IssuanceRefusal.ACTOR_TOKEN: IssuanceRefusalInfo("the actor token is refused", _REQUEST),
+    IssuanceRefusal.ACTOR_UNBOUND: IssuanceRefusalInfo(
         "an actor token alone has to be bound to a key that the actor proves to have", _CLIENT
     ),
-    Unissued.ACTOR_OTHER: Known("the actor token is of another agent than the client", _CLIENT),
-    Unissued.SUBJECT_TOKEN: Known("the subject token is refused", _REQUEST),
-    Unissued.SUBJECT_REVOKED: Known("the subject token was revoked, or somebody in its chain was", _REQUEST),
-    Unissued.REVOKED: Known("the asker, its key or the task was revoked", _POLICY),
-    Unissued.MAY_ACT: Known("the subject token names another who may act", _POLICY),
-    Unissued.CYCLE: Known("the actor is in the chain already", _POLICY),
-    Unissued.DEPTH: Known("the chain is too long", _POLICY),
-    Unissued.TARGET: Known("tokens for that audience or resource are not issued", TokenError.INVALID_TARGET),
-    Unissued.SCOPE: Known("no scope is common to what is asked for, held and handed on", TokenError.INVALID_SCOPE),
-    Unissued.ACTOR_BLOCK: Known("the policy does not let the actor do that", _POLICY),
-    Unissued.DELEGATION: Known("the policy does not hand that on to the actor, or not any more", _POLICY),
-    Unissued.DELEGATION_LIMIT: Known("the chain would be beyond the policy's limits of delegation", _POLICY),
-    Unissued.USER_DOOR: Known("the policy does not let the user do that", _POLICY),
-    Unissued.LIFETIME: Known("what it would rest on ends now", _REQUEST),
-    Unissued.TASK: Known("the task would be another one, or a wider one", _REQUEST),
-    Unissued.KEYS: Known("tokens cannot be signed now", TokenError.UNAVAILABLE),
-    Unissued.STORE: Known("what was used or revoked is not known now", TokenError.UNAVAILABLE),
-    Unissued.FAILURE: Known("the token would say something else than it has to", TokenError.UNAVAILABLE),
-    Unissued.LOG: Known("what is issued cannot be put on record now", TokenError.UNAVAILABLE),
+    IssuanceRefusal.ACTOR_OTHER: IssuanceRefusalInfo("the actor token is of another agent than the client", _CLIENT),
+    IssuanceRefusal.SUBJECT_TOKEN: IssuanceRefusalInfo("the subject token is refused", _REQUEST),
+    IssuanceRefusal.SUBJECT_REVOKED: IssuanceRefusalInfo(
+        "the subject token was revoked, or somebody in its chain was", _REQUEST
+    ),
+    IssuanceRefusal.REVOKED: IssuanceRefusalInfo("the asker, its key or the task was revoked", _POLICY),
+    IssuanceRefusal.MAY_ACT: IssuanceRefusalInfo("the subject token names another who may act", _POLICY),
+    IssuanceRefusal.CYCLE: IssuanceRefusalInfo("the actor is in the chain already", _POLICY),
+    IssuanceRefusal.DEPTH: IssuanceRefusalInfo("the chain is too long", _POLICY),
+    IssuanceRefusal.TARGET: IssuanceRefusalInfo(
+        "tokens for that audience or resource are not issued", TokenErrorCode.INVALID_TARGET
+    ),
+    IssuanceRefusal.SCOPE: IssuanceRefusalInfo(
+        "no scope is common to what is asked for, held and handed on", TokenErrorCode.INVALID_SCOPE
+    ),
+    IssuanceRefusal.ACTOR_BLOCK: IssuanceRefusalInfo("the policy does not let the actor do that", _POLICY),
+    IssuanceRefusal.DELEGATION: IssuanceRefusalInfo(
+        "the policy does not hand that on to the actor, or not any more", _POLICY
+    ),
+    IssuanceRefusal.DELEGATION_LIMIT: IssuanceRefusalInfo(
+        "the chain would be beyond the policy's limits of delegation", _POLICY
+    ),
+    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not let the user do that", _POLICY),
+    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("what it would rest on ends now", _REQUEST),
+    IssuanceRefusal.TASK: IssuanceRefusalInfo("the task would be another one, or a wider one", _REQUEST),
+    IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed now", TokenErrorCode.UNAVAILABLE),
+    IssuanceRefusal.STORE: IssuanceRefusalInfo("what was used or revoked is not known now", TokenErrorCode.UNAVAILABLE),
+    IssuanceRefusal.FAILURE: IssuanceRefusalInfo(
+        "the token would say something else than it has to", TokenErrorCode.UNAVAILABLE
+    ),
+    IssuanceRefusal.LOG: IssuanceRefusalInfo("what is issued cannot be put on record now", TokenErrorCode.UNAVAILABLE),
 }
 
 
-def tell(identity: Identity, why: NotIssued) -> None:
+def report_refusal(identity: CredentialAuthenticator, why: TokenIssuanceError) -> None:
     """Counts it, and tells the operator."""
     identity.count(why.code.value)
     code = why.code.value

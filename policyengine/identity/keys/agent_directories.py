@@ -13,25 +13,33 @@ from threading import Lock
 from time import monotonic, time
 from typing import Protocol
 
-from policyengine.identity.config.model import Configuration, IdentityError, IssuerSettings, in_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, fetcher_of, url_of
-from policyengine.identity.issuer_documents import DocumentError, json_object
-from policyengine.identity.keys.issuer_keys import RemoteKeys
-from policyengine.identity.keys.jwks import MOST_KEYS, Keys, Unusable, Usable, VerifyingKey, looks, usable_of
+from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
+from policyengine.identity.http_fetch import Fetcher, FetchError, create_fetcher, parse_fetch_url
+from policyengine.identity.issuer_documents import DocumentError, parse_document
+from policyengine.identity.keys.issuer_keys import RemoteKeySource
+from policyengine.identity.keys.jwks import (
+    MAX_KEYS,
+    JwkSet,
+    PublicJwk,
+    UnusableKeyError,
+    VerifyingKey,
+    jwks_file_stamp,
+    parse_public_jwk,
+)
 from policyengine.kernel import Issuer
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
-LARGEST_FILE = 1_048_576  # bytes
+MAX_FILE_BYTES = 1_048_576  # bytes
 DIRECTORY_KEY = "http-signature"  # as `alg` of a key that a directory holds: its type says which one that is
-KEPT = 300  # seconds
-RSA_SIGNS = "PS512"  # the JOSE name of the one algorithm that RSA keys sign messages by
+CACHE_SECONDS = 300  # seconds
+RSA_ALGORITHM = "PS512"  # the JOSE name of the one algorithm that RSA keys sign messages by
 _LOG = logging.getLogger("policyengine")
 
 
-class Held(Protocol):
+class DirectoryKeys(Protocol):
     """The keys of one directory. Threads may share one."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
@@ -40,42 +48,42 @@ class Held(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Directories:
+class AgentDirectories:
     """By origin, as `Signature-Agent` says it letter by letter: the issuer's name and its directory."""
 
-    known: Mapping[str, tuple[str, Held]]
+    known: Mapping[str, tuple[str, DirectoryKeys]]
 
     def key(self, origin: str, keyid: str, now: int) -> tuple[str, VerifyingKey]:
         """The issuer and the key. Raises Refused."""
         found = self.known.get(origin)
         if found is None:
-            raise Refused(Refusal.UNKNOWN_ISSUER)
+            raise CredentialError(RefusalCode.UNKNOWN_ISSUER)
         issuer, held = found
         return issuer, held.find(keyid, DIRECTORY_KEY, now)[0]
 
 
 @dataclass(frozen=True, slots=True)
-class AtOrigin:
+class DirectoryLoader:
     """Loads the keys of a directory. `clock`: seconds since 1970, as keys have a beginning and an end."""
 
     origin: str
     fetcher: Fetcher
     clock: Callable[[], float] = time
 
-    def __call__(self, until: float) -> tuple[Keys, int | None]:
+    def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         answer = self.fetcher.get(self.origin + WELL_KNOWN, until)
         if answer.kind != MEDIA_TYPE:
             raise DocumentError(f"it is no directory: its content type is not `{MEDIA_TYPE}`")
-        return read_directory(answer.body, self.clock()), answer.fresh
+        return parse_directory(answer.body, self.clock()), answer.fresh
 
 
-def directories(
+def open_agent_directories(
     files: Mapping[str, Path],
-    configuration: Configuration,
+    configuration: IdentityConfig,
     issuers: Collection[Issuer],
-    before: Directories | None = None,
+    before: AgentDirectories | None = None,
     clock: Callable[[], float] = monotonic,
-) -> Directories:
+) -> AgentDirectories:
     """Of all issuers whose `url` is an origin, and nothing more. `files`: by issuer, what is read in place of asking.
     `before`: of other policies, by the same configuration: what is known of an issuer that is the same stays. Nothing
     is asked yet. Raises IdentityError."""
@@ -85,55 +93,57 @@ def directories(
             f"`signatures.directories.{name}`: no issuer of the policy with that name has an origin as `url`"
         )
     made = {} if before is None else before.known
-    held: dict[str, tuple[str, Held]] = {}
+    held: dict[str, tuple[str, DirectoryKeys]] = {}
     for name, origin in by_name.items():
         if origin in made and made[origin][0] == name:
             held[origin] = made[origin]
         elif name in files:
             held[origin] = name, FileDirectory(configuration.folder / files[name], time())
         else:
-            held[origin] = name, remote(name, origin, configuration, clock)
-    return Directories(held)
+            held[origin] = name, remote_directory(name, origin, configuration, clock)
+    return AgentDirectories(held)
 
 
 def is_origin(url: str) -> bool:
     """`https://host`, with a port or without; `http://` on this machine, or where `plain_http` allows it."""
     try:
-        parts = url_of(url, plain_http=True)
+        parts = parse_fetch_url(url, plain_http=True)
     except FetchError:
         return False
     return url == f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def remote(name: str, origin: str, configuration: Configuration, clock: Callable[[], float]) -> RemoteKeys:
+def remote_directory(
+    name: str, origin: str, configuration: IdentityConfig, clock: Callable[[], float]
+) -> RemoteKeySource:
     settings = configuration.issuers.get(name, IssuerSettings())
-    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
-    cache, stale = (in_seconds(one) for one in (settings.cache, settings.stale))
+    fetcher = create_fetcher(settings.ca, settings.plain_http, configuration, clock)
+    cache, stale = (to_seconds(one) for one in (settings.cache, settings.stale))
     timeout = configuration.identity.timeout.total_seconds()
-    return RemoteKeys(f"{name} (directory)", AtOrigin(origin, fetcher), cache, stale, timeout, clock)
+    return RemoteKeySource(f"{name} (directory)", DirectoryLoader(origin, fetcher), cache, stale, timeout, clock)
 
 
-def read_directory(data: bytes, now: float) -> Keys:
+def parse_directory(data: bytes, now: float) -> JwkSet:
     """Named by what they are, whatever `kid` says; those that are not valid `now` are not there. Raises
     DocumentError."""
-    given = json_object(data).get("keys")
-    if not isinstance(given, list) or len(given) > MOST_KEYS:
-        raise DocumentError(f"it is no directory: it has no list `keys`, or more than {MOST_KEYS}")
-    usable: dict[str, Usable] = {}
-    for one in given:
+    given = parse_document(data).get("keys")
+    if not isinstance(given, list) or len(given) > MAX_KEYS:
+        raise DocumentError(f"it is no directory: it has no list `keys`, or more than {MAX_KEYS}")
+    usable: dict[str, PublicJwk] = {}
+    for jwk in given:
         try:
-            found = usable_of(one)
-        except Unusable:
+            found = parse_public_jwk(jwk)
+        except UnusableKeyError:
             continue
         name = found.key.thumbprint()
-        fits = found.key.key_type != "RSA" or RSA_SIGNS in found.algorithms
-        if fits and isinstance(one, dict) and valid(one, now):
-            ends = one.get("exp")
-            usable[name] = Usable(name, (DIRECTORY_KEY,), found.key, ends if isinstance(ends, int) else None)
-    return Keys(tuple(usable.values()))
+        fits = found.key.key_type != "RSA" or RSA_ALGORITHM in found.algorithms
+        if fits and isinstance(jwk, dict) and is_valid_at(jwk, now):
+            ends = jwk.get("exp")
+            usable[name] = PublicJwk(name, (DIRECTORY_KEY,), found.key, ends if isinstance(ends, int) else None)
+    return JwkSet(tuple(usable.values()))
 
 
-def valid(jwk: Mapping[str, object], now: float) -> bool:
+def is_valid_at(jwk: Mapping[str, object], now: float) -> bool:
     begins, ends = jwk.get("nbf", 0), jwk.get("exp")
     return type(begins) is int and begins <= now and (ends is None or (type(ends) is int and now < ends))
 
@@ -145,35 +155,35 @@ class FileDirectory:
     def __init__(self, path: Path, now: float) -> None:
         """Raises IdentityError."""
         self._path, self._lock = path, Lock()
-        self._seen, self._read_at = looks(path), now
-        self._keys: Keys | None = read_file(path, now)
+        self._seen, self._read_at = jwks_file_stamp(path), now
+        self._keys: JwkSet | None = read_directory_file(path, now)
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         with self._lock:
-            seen = looks(self._path)
-            if seen != self._seen or not 0 <= now - self._read_at < KEPT:
+            seen = jwks_file_stamp(self._path)
+            if seen != self._seen or not 0 <= now - self._read_at < CACHE_SECONDS:
                 self._seen, self._read_at = seen, now
                 self._keys = self._read_again(now)
             keys = self._keys
         if keys is None:
-            raise Refused(Refusal.PROVIDER)
+            raise CredentialError(RefusalCode.PROVIDER)
         return keys.find(kid, alg, now)
 
-    def _read_again(self, now: int) -> Keys | None:
+    def _read_again(self, now: int) -> JwkSet | None:
         try:
-            return read_file(self._path, now)
+            return read_directory_file(self._path, now)
         except IdentityError as error:
             _LOG.warning("signatures by these keys are refused: %s", error)
             return None
 
 
-def read_file(path: Path, now: float) -> Keys:
+def read_directory_file(path: Path, now: float) -> JwkSet:
     """Raises IdentityError."""
     try:
-        data = read_trusted(path, LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
-        return read_directory(data, now)
+        data = read_trusted(path, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+        return parse_directory(data, now)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise IdentityError(f"cannot read the directory `{path}`: {why}") from None

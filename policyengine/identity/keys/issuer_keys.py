@@ -14,54 +14,54 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol
 
-from policyengine.identity.config.model import Configuration, IdentityError, IssuerSettings, in_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, check_url, fetcher_of, origin, url_of
-from policyengine.identity.issuer_documents import DocumentError, json_object
-from policyengine.identity.keys.jwks import SIGNATURES, FileKeys, Keys, KeySource, VerifyingKey, read_keys
-from policyengine.identity.single_flight import Flight, Flights, Late, Unanswered
+from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
+from policyengine.identity.http_fetch import Fetcher, FetchError, check_url, create_fetcher, parse_fetch_url, url_origin
+from policyengine.identity.issuer_documents import DocumentError, parse_document
+from policyengine.identity.keys.jwks import SIGNATURE_USES, JwkSet, JwksFile, KeySource, VerifyingKey, parse_jwks
+from policyengine.identity.single_flight import Flight, SingleFlight, SingleFlightError, SingleFlightTimeoutError
 from policyengine.kernel import Issuer
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-KEPT = range(60, 3_601)  # seconds: what `Cache-Control` may say
-EARLY = 0.8  # of the time that keys are kept: from then on they are renewed, and nobody waits
-UNKNOWN_EVERY = 10  # seconds between two requests because of key ids that are not known
-RETRY_EVERY = 5  # seconds after one that failed
+CACHE_RANGE_SECONDS = range(60, 3_601)  # seconds: what `Cache-Control` may say
+REFRESH_FRACTION = 0.8  # of the time that keys are kept: from then on they are renewed, and nobody waits
+UNKNOWN_KEY_INTERVAL_SECONDS = 10  # seconds between two requests because of key ids that are not known
+RETRY_INTERVAL_SECONDS = 5  # seconds after one that failed
 BACKWARDS = 60  # seconds by which a clock may go back, and what is kept counts all the same
-DISCOVERY_KEPT = 3_600.0
-PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
+DISCOVERY_CACHE_SECONDS = 3_600.0
+DISCOVERY_PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 TRUST_DOMAIN = "spiffe://"
-OF_WORKLOADS = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a trust domain
+WORKLOAD_KEY_USES = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a trust domain
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class JwksCacheEntry:
     """Keys that were read at `since`, fresh until `fresh`."""
 
-    keys: Keys
+    keys: JwkSet
     since: int
     fresh: int
 
     @property
     def renew(self) -> int:
-        return self.since + int((self.fresh - self.since) * EARLY)
+        return self.since + int((self.fresh - self.since) * REFRESH_FRACTION)
 
 
-class Loads(Protocol):
-    def __call__(self, until: float) -> tuple[Keys, int | None]:
+class JwksLoader(Protocol):
+    def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         """The keys as they are now, and for how many seconds they may be kept, if the issuer says. Raises FetchError,
         DocumentError."""
         ...
 
 
-class RemoteKeys:
+class RemoteKeySource:
     """A KeySource. `cache` and `stale` in seconds: how long keys are kept where the issuer does not say, and how much
     longer while it cannot be asked. `timeout`: for all that it takes to read them, and to wait for that."""
 
     def __init__(
         self,
         name: str,
-        load: Loads,
+        load: JwksLoader,
         cache: int = 300,
         stale: int = 3_600,
         timeout: float = 2.0,
@@ -69,9 +69,9 @@ class RemoteKeys:
     ) -> None:
         self._name, self._load, self._cache, self._stale = name, load, cache, stale
         self.timeout, self._clock = timeout, clock
-        self._flights: Flights[Held] = Flights(f"keys of {name}", clock=clock)
+        self._flights: SingleFlight[JwksCacheEntry] = SingleFlight(f"keys of {name}", clock=clock)
         self._lock = Lock()
-        self._held: Held | None = None
+        self._held: JwksCacheEntry | None = None
         self._failed: int | None = None
         self._unknown: int | None = None
 
@@ -82,7 +82,7 @@ class RemoteKeys:
             held = self._for_unknown(held, now)
         return held.keys.find(kid, alg, now)
 
-    def look(self) -> Keys:
+    def look(self) -> JwkSet:
         """What the issuer says now. Raises FetchError, DocumentError."""
         return self._load(self._clock() + self.timeout)[0]
 
@@ -91,7 +91,7 @@ class RemoteKeys:
         """Whether the issuer is being asked."""
         return self._flights.busy
 
-    def _kept(self, now: int) -> Held:
+    def _kept(self, now: int) -> JwksCacheEntry:
         """Keys that count now: what is kept, or what the issuer says."""
         held = self._held
         if held is not None and held.since - BACKWARDS <= now < held.fresh:
@@ -100,50 +100,50 @@ class RemoteKeys:
             return held
         try:
             if self._failing(now):
-                raise Refused(Refusal.PROVIDER)
+                raise CredentialError(RefusalCode.PROVIDER)
             return self._renewed(now)
-        except Refused:
+        except CredentialError:
             if held is None or not held.since - BACKWARDS <= now < held.fresh + self._stale:
                 raise
             return held
 
-    def _for_unknown(self, held: Held, now: int) -> Held:
+    def _for_unknown(self, held: JwksCacheEntry, now: int) -> JwksCacheEntry:
         """Keys that came since, or that the issuer is asked for once in a while; whoever comes while that is under way
         waits for it, too. Raises Refused."""
         with self._lock:
-            lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_EVERY
+            lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_KEY_INTERVAL_SECONDS
             if lately and not self._flights.busy:
                 return self._held or held
             if self._failing(now):
-                raise Refused(Refusal.PROVIDER)
+                raise CredentialError(RefusalCode.PROVIDER)
             self._unknown = self._unknown if lately else now
         return self._renewed(now)
 
     def _failing(self, now: int) -> bool:
-        return self._failed is not None and 0 <= now - self._failed < RETRY_EVERY
+        return self._failed is not None and 0 <= now - self._failed < RETRY_INTERVAL_SECONDS
 
     # ── Asking ────────────────────────────────────────────────────────────────────────────────
 
-    def _renewed(self, now: int) -> Held:
+    def _renewed(self, now: int) -> JwksCacheEntry:
         """Raises Refused."""
         flight = self._start(now)
         try:
             if flight is None:
-                raise Refused(Refusal.PROVIDER)
+                raise CredentialError(RefusalCode.PROVIDER)
             return self._flights.wait(flight, self._clock() + self.timeout)
-        except Late:
+        except SingleFlightTimeoutError:
             self._failed = now
-            raise Refused(Refusal.PROVIDER) from None
-        except (FetchError, DocumentError, Unanswered):
-            raise Refused(Refusal.PROVIDER) from None
+            raise CredentialError(RefusalCode.PROVIDER) from None
+        except (FetchError, DocumentError, SingleFlightError):
+            raise CredentialError(RefusalCode.PROVIDER) from None
 
-    def _start(self, now: int) -> Flight[Held] | None:
+    def _start(self, now: int) -> Flight[JwksCacheEntry] | None:
         try:
             return self._flights.start(self._name, lambda: self._read(now))
-        except Unanswered:
+        except SingleFlightError:
             return None
 
-    def _read(self, now: int) -> Held:
+    def _read(self, now: int) -> JwksCacheEntry:
         try:
             keys, fresh = self._load(self._clock() + self.timeout)
         except (FetchError, DocumentError) as error:
@@ -152,8 +152,8 @@ class RemoteKeys:
             raise
         if not keys.usable:
             _LOG.warning("`%s` has no key that could be used", self._name)
-        kept = self._cache if fresh is None else min(max(fresh, KEPT[0]), KEPT[-1])
-        self._held, self._failed = Held(keys, now, now + kept), None
+        kept = self._cache if fresh is None else min(max(fresh, CACHE_RANGE_SECONDS[0]), CACHE_RANGE_SECONDS[-1])
+        self._held, self._failed = JwksCacheEntry(keys, now, now + kept), None
         return self._held
 
 
@@ -161,21 +161,21 @@ class RemoteKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class AtUrl:
+class UrlJwksLoader:
     """A JWKS by its URL. Loads keys."""
 
     name: str
     url: str
     fetcher: Fetcher
-    uses: Collection[str] = SIGNATURES
+    uses: Collection[str] = SIGNATURE_USES
 
-    def __call__(self, until: float) -> tuple[Keys, int | None]:
+    def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         answer = self.fetcher.get(self.url, until)
-        return read_keys(answer.body, self.name, self.uses), answer.fresh
+        return parse_jwks(answer.body, self.name, self.uses), answer.fresh
 
 
 @dataclass(slots=True)
-class Discovered:
+class DiscoveryJwksLoader:
     """A JWKS that the metadata of the issuer names (OpenID Connect Discovery 1.0, RFC 8414). Loads keys; one thread at
     a time."""
 
@@ -185,12 +185,12 @@ class Discovered:
     _found: str | None = None
     _until: float = 0.0
 
-    def __call__(self, until: float) -> tuple[Keys, int | None]:
+    def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         if self._found is None or self.fetcher.clock() >= self._until:
             self._found = jwks_uri(self._metadata(until), self.url)
-            self._until = self.fetcher.clock() + DISCOVERY_KEPT
+            self._until = self.fetcher.clock() + DISCOVERY_CACHE_SECONDS
         try:
-            return AtUrl(self.name, self._found, self.fetcher)(until)
+            return UrlJwksLoader(self.name, self._found, self.fetcher)(until)
         except (FetchError, DocumentError):
             self._found = None  # it may have moved
             raise
@@ -210,19 +210,19 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
     base = issuer.removesuffix("/")
     scheme, _, rest = base.partition("://")
     host, slash, path = rest.partition("/")
-    return base + PATHS[0], f"{scheme}://{host}{PATHS[1]}{slash}{path}"
+    return base + DISCOVERY_PATHS[0], f"{scheme}://{host}{DISCOVERY_PATHS[1]}{slash}{path}"
 
 
 def jwks_uri(metadata: bytes, issuer: str) -> str:
     """Of the metadata. Raises DocumentError, FetchError."""
-    said = json_object(metadata)
+    said = parse_document(metadata)
     if said.get("issuer") != issuer:
         raise DocumentError("its metadata is that of another issuer: `issuer` has to be its URL, letter by letter")
     found = said.get("jwks_uri")
     if not isinstance(found, str):
         raise DocumentError("its metadata has no `jwks_uri`")
-    parts = url_of(found, plain_http=True)
-    if parts.scheme != "https" and origin(parts) != origin(url_of(issuer, plain_http=True)):
+    parts = parse_fetch_url(found, plain_http=True)
+    if parts.scheme != "https" and url_origin(parts) != url_origin(parse_fetch_url(issuer, plain_http=True)):
         raise DocumentError("its `jwks_uri` leads to another server, and not over `https://`")
     return found
 
@@ -234,7 +234,7 @@ class KeySources:
     """The keys of issuers, as the configuration says where they are. Nothing is asked before somebody needs a key. For
     other policies the same one goes on: what is known of an issuer that is the same stays."""
 
-    def __init__(self, configuration: Configuration, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, configuration: IdentityConfig, clock: Callable[[], float] = monotonic) -> None:
         self._configuration, self._clock = configuration, clock
         self._made: dict[tuple[str, str | None, str | None], KeySource] = {}
 
@@ -243,36 +243,36 @@ class KeySources:
         known = issuer.name, issuer.url, issuer.keys
         if known not in self._made:
             settings = self._configuration.issuers.get(issuer.name, IssuerSettings())
-            self._made[known] = key_source(issuer, settings, self._configuration, self._clock)
+            self._made[known] = create_key_source(issuer, settings, self._configuration, self._clock)
         return self._made[known]
 
 
-def key_source(
-    issuer: Issuer, settings: IssuerSettings, configuration: Configuration, clock: Callable[[], float] = monotonic
+def create_key_source(
+    issuer: Issuer, settings: IssuerSettings, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> KeySource:
     """By `keys` of the settings, by `keys` of the policy, or by discovery. Raises IdentityError."""
-    keys, stale = settings.keys or issuer.keys, in_seconds(settings.stale)
+    keys, stale = settings.keys or issuer.keys, to_seconds(settings.stale)
     workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
-    uses = OF_WORKLOADS if workloads else SIGNATURES
+    uses = WORKLOAD_KEY_USES if workloads else SIGNATURE_USES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
-        return in_file(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
+        return open_jwks_file(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
     if keys is None and (issuer.url is None or workloads):
         raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "say where they are")
-    fetcher = fetcher_of(settings.ca, settings.plain_http, configuration, clock)
-    load: Loads
+    fetcher = create_fetcher(settings.ca, settings.plain_http, configuration, clock)
+    load: JwksLoader
     if keys is not None:
         check_url(keys, f"issuers.{issuer.name}.keys", settings.plain_http)
-        load = AtUrl(issuer.name, keys, fetcher, uses)
+        load = UrlJwksLoader(issuer.name, keys, fetcher, uses)
     else:
         check_url(str(issuer.url), f"issuer {issuer.name}: url", settings.plain_http)
-        load = Discovered(issuer.name, str(issuer.url), fetcher)
+        load = DiscoveryJwksLoader(issuer.name, str(issuer.url), fetcher)
     timeout = configuration.identity.timeout.total_seconds()
-    return RemoteKeys(issuer.name, load, in_seconds(settings.cache), stale, timeout, clock)
+    return RemoteKeySource(issuer.name, load, to_seconds(settings.cache), stale, timeout, clock)
 
 
-def in_file(path: Path, name: str, stale: int, uses: Collection[str]) -> FileKeys:
+def open_jwks_file(path: Path, name: str, stale: int, uses: Collection[str]) -> JwksFile:
     """What is no JWKS at the start is a mistake; later it may be somebody who writes it anew. Raises IdentityError."""
-    found = FileKeys(path, name, stale, uses)
+    found = JwksFile(path, name, stale, uses)
     try:
         found.look()
     except (OSError, DocumentError) as error:

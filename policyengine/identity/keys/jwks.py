@@ -16,24 +16,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
-from policyengine.identity.issuer_documents import DocumentError, json_object
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.issuer_documents import DocumentError, parse_document
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MOST_KEYS = 100  # of one issuer
-LARGEST_FILE = 1_048_576  # bytes
-MOST_TRIED = 8  # that one token could mean
-LONGEST_ID = 512  # characters of a `kid`
+MAX_KEYS = 100  # of one issuer
+MAX_FILE_BYTES = 1_048_576  # bytes
+MAX_CANDIDATE_KEYS = 8  # that one token could mean
+MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
-SMALLEST_CURVE = 256  # bits
-SMALLEST_EXPONENT, LONGEST_EXPONENT = 65_537, 256  # the latter in bits: FIPS 186-5
-SIGNATURES = frozenset({"sig"})
+MIN_CURVE_BITS = 256  # bits
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the latter in bits: FIPS 186-5
+SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
 VerifyingKey: TypeAlias = RSAKey | ECKey | OKPKey
 
 # Of each type what is public in it: nothing else of a JWK is read, so that a private key is none here.
-PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 # By what a key is of, the algorithms that it can verify; each may be demanded by the key itself.
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -43,7 +43,7 @@ ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("OKP", "Ed25519"): ("EdDSA", "Ed25519"),
 }
 # Points of Ed25519 by which signatures of anything hold: of small order, the bit of the sign aside.
-SMALL_ORDER = frozenset(
+SMALL_ORDER_POINTS = frozenset(
     bytes.fromhex(one)
     for one in (
         "0000000000000000000000000000000000000000000000000000000000000000",
@@ -61,22 +61,22 @@ class KeySource(Protocol):
     """The keys of one issuer. Threads may share one."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """Keys that a token with this header may be signed by: at least one, at most `MOST_TRIED`, all of them public
+        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them public
         and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer, for a
         bounded time. Raises Refused: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
         ...
 
 
-class Unusable(Exception):
+class UnusableKeyError(Exception):
     """A key of a set that nothing is verified by."""
 
-    def __init__(self, refusal: Refusal, why: str) -> None:
+    def __init__(self, refusal: RefusalCode, why: str) -> None:
         super().__init__(why)
         self.refusal, self.why = refusal, why
 
 
 @dataclass(frozen=True, slots=True)
-class Usable:
+class PublicJwk:
     """`ends`: from when on it counts no more, in seconds since 1970, where its set says so."""
 
     kid: str | None
@@ -89,11 +89,11 @@ class Usable:
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class JwkSet:
     """What a JWKS holds; `unusable` by `kid`, so that who names one is told why."""
 
-    usable: tuple[Usable, ...]
-    unusable: Mapping[str, Refusal] = field(default_factory=dict)
+    usable: tuple[PublicJwk, ...]
+    unusable: Mapping[str, RefusalCode] = field(default_factory=dict)
 
     def knows(self, kid: str | None, now: int) -> bool:
         """Whether to ask for the set again would be in vain."""
@@ -103,88 +103,90 @@ class Keys:
         """As KeySource. Raises Refused."""
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
-        if len(fitting) > MOST_TRIED:
-            raise Refused(Refusal.KEY_ID, "too many keys of its issuer are of that id, or it has none")
+        if len(fitting) > MAX_CANDIDATE_KEYS:
+            raise CredentialError(RefusalCode.KEY_ID, "too many keys of its issuer are of that id, or it has none")
         if fitting:
             return fitting
         if kid is not None and kid in self.unusable:
-            raise Refused(self.unusable[kid])
-        raise Refused(Refusal.WRONG_KEY_USE if kid is not None and named else Refusal.UNKNOWN_KEY)
+            raise CredentialError(self.unusable[kid])
+        raise CredentialError(RefusalCode.WRONG_KEY_USE if kid is not None and named else RefusalCode.UNKNOWN_KEY)
 
 
 # ── A JWKS ────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_keys(data: bytes, name: str, uses: Collection[str] = SIGNATURES) -> Keys:
+def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -> JwkSet:
     """Of the bytes of a JWKS; `name` says whose it is where the log tells of keys that are passed over. `uses`: of
     `use`, where a key says it. Raises DocumentError."""
-    given = json_object(data).get("keys")
+    given = parse_document(data).get("keys")
     if not isinstance(given, list):
         raise DocumentError("it is no JWKS: it has no list `keys`")
-    if len(given) > MOST_KEYS:
-        raise DocumentError(f"it has more than {MOST_KEYS} keys")
-    usable: list[Usable] = []
-    unusable: dict[str, Refusal] = {}
+    if len(given) > MAX_KEYS:
+        raise DocumentError(f"it has more than {MAX_KEYS} keys")
+    usable: list[PublicJwk] = []
+    unusable: dict[str, RefusalCode] = {}
     told: list[str] = []
     for number, one in enumerate(given, start=1):
         try:
-            usable.append(usable_of(one, uses))
-        except Unusable as why:
+            usable.append(parse_public_jwk(one, uses))
+        except UnusableKeyError as why:
             told.append(f"key {number}: {why.why}")
             if isinstance(one, dict) and isinstance(one.get("kid"), str):
                 unusable[one["kid"]] = why.refusal
     if told:
         _LOG.info("of the keys of `%s` not all are used: %s", name, "; ".join(told))
-    return Keys(tuple(usable), unusable)
+    return JwkSet(tuple(usable), unusable)
 
 
-def usable_of(jwk: object, uses: Collection[str] = SIGNATURES) -> Usable:
+def parse_public_jwk(jwk: object, uses: Collection[str] = SIGNATURE_USES) -> PublicJwk:
     """Raises Unusable."""
     if not isinstance(jwk, dict):
-        raise Unusable(Refusal.UNKNOWN_KEY, "it is no JSON object")
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is no JSON object")
     kid = jwk.get("kid")
-    if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_ID):
-        raise Unusable(Refusal.UNKNOWN_KEY, "its `kid` is no text, or too long")
+    if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KEY_ID_LENGTH):
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is no text, or too long")
     check_use(jwk, uses)
-    key = key_of(jwk)
+    key = import_public_key(jwk)
     check_strength(key)
-    return Usable(kid, algorithms_of(jwk, key), key)
+    return PublicJwk(kid, key_algorithms(jwk, key), key)
 
 
 def check_use(jwk: Mapping[str, object], uses: Collection[str]) -> None:
     if jwk.get("kty") == "oct":
-        raise Unusable(Refusal.WRONG_KEY_USE, "it is a shared secret")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is a shared secret")
     if "d" in jwk:
-        raise Unusable(Refusal.WRONG_KEY_USE, "its private part stands there, too, so anybody who reads it may sign")
+        raise UnusableKeyError(
+            RefusalCode.WRONG_KEY_USE, "its private part stands there, too, so anybody who reads it may sign"
+        )
     if "use" in jwk and jwk["use"] not in tuple(uses):
-        raise Unusable(Refusal.WRONG_KEY_USE, "its `use` is another one")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `use` is another one")
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or not {"verify", "sign"} & {one for one in operations if type(one) is str}:
-        raise Unusable(Refusal.WRONG_KEY_USE, "its `key_ops` are others")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `key_ops` are others")
 
 
-def key_of(jwk: Mapping[str, object]) -> VerifyingKey:
+def import_public_key(jwk: Mapping[str, object]) -> VerifyingKey:
     kind = jwk.get("kty")
-    members = PUBLIC.get(kind) if isinstance(kind, str) else None
+    members = PUBLIC_MEMBERS.get(kind) if isinstance(kind, str) else None
     if members is None:
-        raise Unusable(Refusal.WRONG_KEY_USE, "it is of a type that is not known")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is of a type that is not known")
     curve = jwk.get("crv") if "crv" in members else None
     if not isinstance(curve, str | None) or (kind, curve) not in ALGORITHMS:
-        raise Unusable(Refusal.WRONG_KEY_USE, "it is of a curve that is not used here")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is of a curve that is not used here")
     given = {name: jwk.get(name) for name in members}
     if not all(isinstance(one, str) and 0 < len(one) <= 2_048 for one in given.values()):
-        raise Unusable(Refusal.WEAK_KEY, "a part of it is missing, or too long")
-    if kind == "RSA" and bits(str(given["n"])) not in RSA_BITS:
-        raise Unusable(Refusal.WEAK_KEY, f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits")
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, "a part of it is missing, or too long")
+    if kind == "RSA" and count_bits(str(given["n"])) not in RSA_BITS:
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits")
     try:
         key = JWKRegistry.import_key({"kty": str(kind), **given})  # type: ignore[dict-item]
     except Exception:  # whatever libraries make of what a stranger wrote: it is no key
-        raise Unusable(Refusal.WEAK_KEY, "it is no key of its type") from None
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, "it is no key of its type") from None
     assert isinstance(key, RSAKey | ECKey | OKPKey)
     return key
 
 
-def bits(number: str) -> int:
+def count_bits(number: str) -> int:
     """Of a number in base64url, before a library takes the time for it."""
     try:
         return int.from_bytes(urlsafe_b64decode(number + "=" * (-len(number) % 4))).bit_length()
@@ -193,12 +195,12 @@ def bits(number: str) -> int:
 
 
 def check_strength(key: VerifyingKey) -> None:
-    why = weakness(key.public_key)
+    why = find_weakness(key.public_key)
     if why is not None:
-        raise Unusable(Refusal.WEAK_KEY, why)
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, why)
 
 
-def weakness(key: object) -> str | None:
+def find_weakness(key: object) -> str | None:
     """What is wrong with a public key of the library `cryptography` so that others could sign by it; None: nothing."""
     match key:
         case RSAPublicKey():
@@ -207,14 +209,14 @@ def weakness(key: object) -> str | None:
                 return f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits"
             if numbers.n % 2 == 0:
                 return "its modulus is even"
-            if numbers.e < SMALLEST_EXPONENT or numbers.e.bit_length() > LONGEST_EXPONENT:
+            if numbers.e < MIN_RSA_EXPONENT or numbers.e.bit_length() > MAX_RSA_EXPONENT_BITS:
                 return "its exponent is too small or too large"
         case EllipticCurvePublicKey():
-            if key.curve.key_size < SMALLEST_CURVE:
-                return f"its curve has less than {SMALLEST_CURVE} bits"
+            if key.curve.key_size < MIN_CURVE_BITS:
+                return f"its curve has less than {MIN_CURVE_BITS} bits"
         case Ed25519PublicKey():
             raw = key.public_bytes_raw()
-            if raw[:-1] + bytes([raw[-1] & 0x7F]) in SMALL_ORDER:
+            if raw[:-1] + bytes([raw[-1] & 0x7F]) in SMALL_ORDER_POINTS:
                 return "it is of small order"
         case Ed448PublicKey():
             return None
@@ -223,7 +225,7 @@ def weakness(key: object) -> str | None:
     return None
 
 
-def algorithms_of(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
+def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
     """What it verifies: of all that its type can do, what its `alg` says if it says so. EdDSA is Ed25519 by its older
     name, whichever of them a key and a token have."""
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
@@ -231,22 +233,22 @@ def algorithms_of(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ..
     if own is None or (key.key_type == "OKP" and own in possible):
         return possible
     if own not in possible:
-        raise Unusable(Refusal.WRONG_KEY_USE, "its `alg` is another one")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `alg` is another one")
     return (str(own),)
 
 
 # ── A file ────────────────────────────────────────────────────────────────────────────────────
 
 
-class FileKeys:
+class JwksFile:
     """Of a file with a JWKS, which is read again when it has changed. While it is missing or none, the keys that it had
     last count for `stale` seconds more. A KeySource."""
 
-    def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURES) -> None:
+    def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
         self._seen: object = ()  # as no file looks
-        self._keys: Keys | None = None
+        self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
@@ -254,21 +256,21 @@ class FileKeys:
             keys = self._current(now)
         return keys.find(kid, alg, now)
 
-    def look(self) -> Keys:
+    def look(self) -> JwkSet:
         """What the file holds now. Raises OSError, DocumentError."""
-        data = read_trusted(self._path, LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise DocumentError(f"it is longer than {LARGEST_FILE:,} bytes")
-        return read_keys(data, self._name, self._uses)
+        data = read_trusted(self._path, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+        return parse_jwks(data, self._name, self._uses)
 
-    def _current(self, now: int) -> Keys:
-        seen = looks(self._path)
+    def _current(self, now: int) -> JwkSet:
+        seen = jwks_file_stamp(self._path)
         if seen != self._seen:
             self._seen = seen
             self._read(now)
         ended = self._wrong_since is not None and now >= self._wrong_since + self._stale
         if self._keys is None or ended:
-            raise Refused(Refusal.PROVIDER)
+            raise CredentialError(RefusalCode.PROVIDER)
         return self._keys
 
     def _read(self, now: int) -> None:
@@ -280,7 +282,7 @@ class FileKeys:
             self._wrong_since = now if self._wrong_since is None else self._wrong_since
 
 
-def looks(path: Path) -> tuple[int, ...] | None:
+def jwks_file_stamp(path: Path) -> tuple[int, ...] | None:
     """By which a file is known to have changed; None where there is none."""
     try:
         found = path.stat()

@@ -17,42 +17,44 @@ from typing import Any
 from joserfc.jwk import ECKey, OKPKey
 from joserfc.jws import JWSRegistry
 
-from policyengine.identity.base64url import b64url
+from policyengine.identity.base64url import encode_base64url
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.config.secret_references import InTransit
-from policyengine.identity.keys.signing_keys import Key, signing_input
-from policyengine.identity.openbao import Bao, Kept, member
+from policyengine.identity.config.secret_references import TransitKeyReference
+from policyengine.identity.keys.signing_keys import PrivateKey, signing_input
+from policyengine.identity.openbao import OpenBaoClient, RefreshedValue, get_member
 
 ALGORITHMS = {"ecdsa-p256": "ES256", "ed25519": "EdDSA"}
-NO_ANSWER = "what OpenBao says of it is not understood"
+BAD_ANSWER = "what OpenBao says of it is not understood"
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class TransitKeyVersion:
     number: int
     created: int
     kid: str
     algorithm: str
     public: Mapping[str, object]
-    key: Key = field(repr=False)
+    key: PrivateKey = field(repr=False)
 
 
 @dataclass
-class TransitKeys:
+class OpenBaoSigner:
     """`ahead` and `keep` in seconds."""
 
-    bao: Bao
-    place: InTransit
+    bao: OpenBaoClient
+    place: TransitKeyReference
     ahead: int
     keep: int
-    _kept: dict[InTransit, Kept[tuple[Version, ...]]] = field(default_factory=dict, repr=False)
+    _kept: dict[TransitKeyReference, RefreshedValue[tuple[TransitKeyVersion, ...]]] = field(
+        default_factory=dict, repr=False
+    )
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
         version = self.signs(now)
         whole = {**header, "alg": version.algorithm, "kid": version.kid}
         signed = signing_input(whole, claims)
         signature = self._signature(signed, version, now)
-        return f"{signed.decode()}.{b64url(signature)}"
+        return f"{signed.decode()}.{encode_base64url(signature)}"
 
     def published(self, now: int) -> list[dict[str, object]]:
         return self._published(self.versions(now), now)
@@ -62,16 +64,16 @@ class TransitKeys:
         versions = None if kept is None else kept.at_hand(now)
         return None if versions is None else self._published(versions, now)
 
-    def _published(self, versions: Sequence[Version], now: int) -> list[dict[str, object]]:
+    def _published(self, versions: Sequence[TransitKeyVersion], now: int) -> list[dict[str, object]]:
         ended = [one for one, after in pairwise(versions) if after.created + self.ahead + self.keep <= now]
         return [dict(one.public) for one in versions if one not in ended]
 
-    def signs(self, now: int) -> Version:
+    def signs(self, now: int) -> TransitKeyVersion:
         """The first version signs at once, as there is no other."""
         first, *others = self.versions(now)
         return next((one for one in reversed(others) if one.created + self.ahead <= now), first)
 
-    def versions(self, now: int) -> tuple[Version, ...]:
+    def versions(self, now: int) -> tuple[TransitKeyVersion, ...]:
         """Oldest first. Raises IdentityError."""
         return self.bao.kept(self._kept, self.place, lambda: self._versions(now)).read(now)
 
@@ -79,21 +81,23 @@ class TransitKeys:
     def name(self) -> str:
         return f"bao-transit:{self.place.mount}/{self.place.key}"
 
-    def _versions(self, now: int) -> tuple[Version, ...]:
+    def _versions(self, now: int) -> tuple[TransitKeyVersion, ...]:
         mount, key = self.place.mount, self.place.key
-        data = member(self.bao.ask(self.name, lambda client: client.secrets.transit.read_key(key, mount), now), "data")
-        kind, versions = member(data, "type"), member(data, "keys")
+        data = get_member(
+            self.bao.ask(self.name, lambda client: client.secrets.transit.read_key(key, mount), now), "data"
+        )
+        kind, versions = get_member(data, "type"), get_member(data, "keys")
         if kind not in ALGORITHMS:
             raise IdentityError(f"`{self.name}` is a key of another type", "make it `type=ecdsa-p256` or `ed25519`")
         try:
-            found = [version_of(int(number), one, ALGORITHMS[kind]) for number, one in versions.items()]
+            found = [parse_key_version(int(number), one, ALGORITHMS[kind]) for number, one in versions.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise IdentityError(f"`{self.name}`: {NO_ANSWER}") from None
+            raise IdentityError(f"`{self.name}`: {BAD_ANSWER}") from None
         if not found:
             raise IdentityError(f"`{self.name}` has no version")
         return tuple(sorted(found, key=lambda one: one.number))
 
-    def _signature(self, signed: bytes, version: Version, now: int) -> bytes:
+    def _signature(self, signed: bytes, version: TransitKeyVersion, now: int) -> bytes:
         """Seen to be by that version: a token that nobody can verify is not given out. Raises IdentityError."""
         raw = b64encode(signed).decode()
         more: dict[str, Any] = {"mount_point": self.place.mount, "key_version": version.number}
@@ -103,24 +107,24 @@ class TransitKeys:
             self.name, lambda client: client.secrets.transit.sign_data(self.place.key, raw, **more), now
         )
         try:
-            text = member(asked, "data", "signature").split(":")[2]
+            text = get_member(asked, "data", "signature").split(":")[2]
             signature = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_" if "jws" in more.values() else None)
         except (ValueError, AttributeError, IndexError):
-            raise IdentityError(f"`{self.name}`: {NO_ANSWER}") from None
+            raise IdentityError(f"`{self.name}`: {BAD_ANSWER}") from None
         if not JWSRegistry.algorithms[version.algorithm].verify(signed, signature, version.key):
             raise IdentityError(f"`{self.name}`: OpenBao signed by another key")
         return signature
 
 
-def version_of(number: int, given: Mapping[str, Any], algorithm: str) -> Version:
+def parse_key_version(number: int, given: Mapping[str, Any], algorithm: str) -> TransitKeyVersion:
     """Raises ValueError, KeyError, TypeError for what is none."""
     created = int(datetime.fromisoformat(given["creation_time"]).timestamp())
     told = given["public_key"]
     if algorithm == "EdDSA":
         raw = b64decode(told, validate=True)
-        key: Key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": b64url(raw)})
+        key: PrivateKey = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(raw)})
     else:
         key = ECKey.import_key(told)
     kid = key.thumbprint()
     public = {**key.as_dict(private=False), "kid": kid, "alg": algorithm, "use": "sig"}
-    return Version(number, created, kid, algorithm, public, key)
+    return TransitKeyVersion(number, created, kid, algorithm, public, key)

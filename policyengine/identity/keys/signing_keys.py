@@ -23,27 +23,27 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 from joserfc.jws import JWSRegistry
 
-from policyengine.audit.rotation import alone
-from policyengine.identity.base64url import b64url
+from policyengine.audit.rotation import rotation_lock
+from policyengine.identity.base64url import encode_base64url
 from policyengine.identity.config.model import IdentityError
 from policyengine.identity.secrets import ChangingFile, read_private
 
-Key = ECKey | OKPKey
+PrivateKey = ECKey | OKPKey
 ALGORITHMS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
-MOST_KEYS = 50
-LONGEST = 10 * 365 * 86_400  # seconds that a key waits, or stays
-TIMES = ("created", "signs_from", "gone_from")
-MAKE = "`policyengine keys new FILE` makes one"
+MAX_KEYS = 50
+MAX_KEY_SECONDS = 10 * 365 * 86_400  # seconds that a key waits, or stays
+TIME_MEMBERS = ("created", "signs_from", "gone_from")
+NEW_KEY_HINT = "`policyengine keys new FILE` makes one"
 
 
-class State(StrEnum):
+class KeyState(StrEnum):
     WAITS = "waits"  # published, and does not sign yet
     SIGNS = "signs"
     STAYS = "stays"  # published, and does not sign any more
     GONE = "gone"
 
 
-class Signing(Protocol):
+class TokenSigner(Protocol):
     """Keys of our own. Threads may share one. `now` in seconds since 1970."""
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
@@ -60,10 +60,10 @@ class Signing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
+class JwtSigningKey:
     """`gone_from` None: nobody has put another in its place."""
 
-    key: Key = field(repr=False)
+    key: PrivateKey = field(repr=False)
     kid: str
     algorithm: str
     created: int
@@ -77,7 +77,7 @@ class SigningKey:
 
     def to_dict(self) -> dict[str, object]:
         """With the private half: for the file alone."""
-        times = {name: value for name in TIMES if (value := getattr(self, name)) is not None}
+        times = {name: value for name in TIME_MEMBERS if (value := getattr(self, name)) is not None}
         return {**self.key.as_dict(private=True), "kid": self.kid, "alg": self.algorithm, "use": "sig", **times}
 
 
@@ -85,42 +85,42 @@ class SigningKey:
 class KeyRing:
     """In the order in which they were made."""
 
-    keys: tuple[SigningKey, ...]
+    keys: tuple[JwtSigningKey, ...]
 
-    def signs(self, now: int) -> SigningKey:
+    def signs(self, now: int) -> JwtSigningKey:
         """Of those that may sign the one that was made last. Raises IdentityError."""
         able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
         if not able:
             raise IdentityError("no key signs now", "`policyengine keys rotate FILE --ahead 0s` makes one that does")
         return able[-1]
 
-    def state(self, key: SigningKey, now: int) -> State:
+    def state(self, key: JwtSigningKey, now: int) -> KeyState:
         if self._gone(key, now):
-            return State.GONE
+            return KeyState.GONE
         able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
         if able and able[-1] is key:
-            return State.SIGNS
+            return KeyState.SIGNS
         later = self.keys[self.keys.index(key) + 1 :]
         waits = key.signs_from > now and all(one.signs_from > key.signs_from for one in later)
-        return State.WAITS if waits else State.STAYS
+        return KeyState.WAITS if waits else KeyState.STAYS
 
-    def published(self, now: int) -> tuple[SigningKey, ...]:
+    def published(self, now: int) -> tuple[JwtSigningKey, ...]:
         return tuple(one for one in self.keys if not self._gone(one, now))
 
     @staticmethod
-    def _gone(key: SigningKey, now: int) -> bool:
+    def _gone(key: JwtSigningKey, now: int) -> bool:
         return key.gone_from is not None and key.gone_from <= now
 
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
         """With one that signs `ahead` seconds later; `keep` seconds after that those before it are published no more.
         Raises IdentityError."""
-        if max(ahead, keep) > LONGEST:
+        if max(ahead, keep) > MAX_KEY_SECONDS:
             raise IdentityError("a key waits for ten years at most, and stays for as long", "take a shorter time")
         new = new_key(algorithm, now, now + ahead)
         end = new.signs_from + keep
         older = [replace(one, gone_from=min(end, one.gone_from or end)) for one in self.published(now)]
-        if len(older) >= MOST_KEYS:
-            raise IdentityError(f"{MOST_KEYS} keys are published already", "wait until some of them are gone")
+        if len(older) >= MAX_KEYS:
+            raise IdentityError(f"{MAX_KEYS} keys are published already", "wait until some of them are gone")
         return KeyRing((*older, new))
 
     def to_bytes(self) -> bytes:
@@ -131,46 +131,46 @@ def new_ring(algorithm: str, now: int) -> KeyRing:
     return KeyRing((new_key(algorithm, now, now),))
 
 
-def new_key(algorithm: str, now: int, signs_from: int) -> SigningKey:
+def new_key(algorithm: str, now: int, signs_from: int) -> JwtSigningKey:
     kind, curve = ALGORITHMS[algorithm]
-    key: Key = ECKey.generate_key(curve) if kind == "EC" else OKPKey.generate_key("Ed25519")
-    return SigningKey(key, key.thumbprint(), algorithm, now, signs_from)
+    key: PrivateKey = ECKey.generate_key(curve) if kind == "EC" else OKPKey.generate_key("Ed25519")
+    return JwtSigningKey(key, key.thumbprint(), algorithm, now, signs_from)
 
 
 # ── The file ──────────────────────────────────────────────────────────────────────────────────
 
 
-def ring_of(content: bytes, name: str) -> KeyRing:
+def parse_ring(content: bytes, name: str) -> KeyRing:
     """Raises IdentityError, which shows nothing of the file."""
     try:
         given = json.loads(content)["keys"]
-        keys = tuple(map(key_of, given))
+        keys = tuple(map(parse_signing_key, given))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
-        raise IdentityError(f"`{name}` is no file of signing keys", MAKE) from None
-    if not 0 < len(keys) <= MOST_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
-        raise IdentityError(f"`{name}` is no file of signing keys: it holds none, too many, or one twice", MAKE)
+        raise IdentityError(f"`{name}` is no file of signing keys", NEW_KEY_HINT) from None
+    if not 0 < len(keys) <= MAX_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
+        raise IdentityError(f"`{name}` is no file of signing keys: it holds none, too many, or one twice", NEW_KEY_HINT)
     return KeyRing(keys)
 
 
-def key_of(given: Mapping[str, Any]) -> SigningKey:
+def parse_signing_key(given: Mapping[str, Any]) -> JwtSigningKey:
     """Raises ValueError, KeyError, JoseError, and the like for what is none."""
     algorithm = given["alg"]
     kind, curve = ALGORITHMS[algorithm]
     jwk = {name: given[name] for name in ("kty", "crv", "x", "y", "d") if name in given}
-    key: Key = ECKey.import_key(jwk) if kind == "EC" else OKPKey.import_key(jwk)
+    key: PrivateKey = ECKey.import_key(jwk) if kind == "EC" else OKPKey.import_key(jwk)
     if (jwk["kty"], jwk["crv"]) != (kind, curve) or not key.is_private or given["kid"] != key.thumbprint():
         raise ValueError("the members of a key do not fit each other")
-    created, signs_from, gone_from = (given.get(name) for name in TIMES)
+    created, signs_from, gone_from = (given.get(name) for name in TIME_MEMBERS)
     if type(created) is not int or type(signs_from) is not int or type(gone_from) not in (int, type(None)):
         raise ValueError("a time of a key is none")
-    return SigningKey(key, given["kid"], algorithm, created, signs_from, gone_from)
+    return JwtSigningKey(key, given["kid"], algorithm, created, signs_from, gone_from)
 
 
-def rotate(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
+def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
     """Whoever else rotates meanwhile goes after. Without `algorithm` that of the newest key. Raises IdentityError,
     OSError."""
     path = path.resolve()
-    with alone(path):
+    with rotation_lock(path):
         ring = read_ring(path)
         found = ring.rotated(algorithm or ring.keys[-1].algorithm, now, ahead, keep)
         write_ring(path, found)
@@ -181,10 +181,10 @@ def rotate(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -
 def drop_unfinished(path: Path) -> None:
     """What others left beside it who were killed: private keys are in that."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
-    for one in path.parent.iterdir():
-        if left.fullmatch(one.name):
+    for file in path.parent.iterdir():
+        if left.fullmatch(file.name):
             with suppress(OSError):
-                one.unlink()
+                file.unlink()
 
 
 def read_ring(path: Path) -> KeyRing:
@@ -192,8 +192,8 @@ def read_ring(path: Path) -> KeyRing:
     try:
         content = read_private(path)[0]
     except IdentityError as error:
-        raise IdentityError(error.message, error.hint if path.exists() else MAKE) from None
-    return ring_of(content, str(path))
+        raise IdentityError(error.message, error.hint if path.exists() else NEW_KEY_HINT) from None
+    return parse_ring(content, str(path))
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
@@ -204,7 +204,7 @@ def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             if not new and path.exists():
-                like(descriptor, path.stat())
+                copy_ownership(descriptor, path.stat())
             file.write(ring.to_bytes())
             file.flush()
             os.fsync(descriptor)
@@ -216,7 +216,7 @@ def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
         beside.unlink(missing_ok=True)
 
 
-def like(descriptor: int, before: os.stat_result) -> None:
+def copy_ownership(descriptor: int, before: os.stat_result) -> None:
     """Raises OSError where it cannot belong to whom it did."""
     made = os.fstat(descriptor)
     if os.name == "posix":
@@ -226,15 +226,15 @@ def like(descriptor: int, before: os.stat_result) -> None:
 
 
 @dataclass
-class FileKeys:
+class KeyRingFile:
     """The keys of a file, which is read again when it changes."""
 
     file: ChangingFile[KeyRing]
 
     @classmethod
-    def of(cls, path: Path) -> FileKeys:
+    def of(cls, path: Path) -> KeyRingFile:
         """Raises IdentityError."""
-        found = cls(ChangingFile(path, ring_of))
+        found = cls(ChangingFile(path, parse_ring))
         found.file.read()
         return found
 
@@ -242,7 +242,7 @@ class FileKeys:
         key = self.file.read().signs(now)
         whole = {**header, "alg": key.algorithm, "kid": key.kid}
         signed = signing_input(whole, claims)
-        return f"{signed.decode()}.{b64url(JWSRegistry.algorithms[key.algorithm].sign(signed, key.key))}"
+        return f"{signed.decode()}.{encode_base64url(JWSRegistry.algorithms[key.algorithm].sign(signed, key.key))}"
 
     def published(self, now: int) -> list[dict[str, object]]:
         return [one.public for one in self.file.read().published(now)]
@@ -253,11 +253,13 @@ class FileKeys:
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
     """Of a JWS in compact form. Raises IdentityError."""
-    parts = (json.dumps(one, separators=(",", ":"), ensure_ascii=False, default=number) for one in (header, claims))
-    return ".".join(b64url(part.encode()) for part in parts).encode()
+    parts = (
+        json.dumps(one, separators=(",", ":"), ensure_ascii=False, default=normalize_number) for one in (header, claims)
+    )
+    return ".".join(encode_base64url(part.encode()) for part in parts).encode()
 
 
-def number(value: object) -> float:
+def normalize_number(value: object) -> float:
     """Of a fraction as claims have it, which stays what it is. Raises IdentityError."""
     found = float(value) if isinstance(value, Decimal) else None
     if found is None or Decimal(repr(found)) != value:
@@ -268,12 +270,12 @@ def number(value: object) -> float:
 # ── What people see ───────────────────────────────────────────────────────────────────────────
 
 
-def told(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:
+def describe_ring(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:
     """Nothing of it is private."""
-    return [row_of(one, ring.state(one, now)) for one in ring.keys]
+    return [describe_key(one, ring.state(one, now)) for one in ring.keys]
 
 
-def row_of(key: SigningKey, state: State) -> dict[str, object]:
+def describe_key(key: JwtSigningKey, state: KeyState) -> dict[str, object]:
     return {
         "kid": key.kid, "algorithm": key.algorithm, "state": state.value, "created": key.created,
         "signs_from": key.signs_from, "gone_from": key.gone_from,

@@ -15,20 +15,20 @@ from urllib.parse import unquote
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from policyengine.identity.base64url import b64url, same
-from policyengine.identity.keys.jwks import weakness
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.base64url import encode_base64url, equal_in_constant_time
+from policyengine.identity.keys.jwks import find_weakness
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
-LONGEST_CHAIN = 8
+MAX_CHAIN_LENGTH = 8
 # One `Key=value` of Envoy's header with what ends it: quoted where the value has one of `,;="`.
 PAIR = re.compile(r"""(?P<key>[A-Za-z]{1,16})=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;]*))(?P<end>[,;]|\Z)""")
-ONCE = ("Hash", "Cert", "Chain", "Subject")
+SINGLE_FIELDS = ("Hash", "Cert", "Chain", "Subject")
 HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ClientCertificate:
     """`x5t`: SHA-256 of the certificate in base64url. `certificate` None: the gateway told its digest alone. `chain`:
     what came along to lead from it to somebody trusted."""
 
@@ -37,116 +37,118 @@ class Connection:
     chain: tuple[x509.Certificate, ...] = ()
 
 
-def connection_of(text: str) -> Connection:
+def parse_client_certificate(text: str) -> ClientCertificate:
     """From `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises Refused."""
     if text.startswith(":"):
-        return connection((from_der(field_bytes(text)),))
+        return client_certificate((from_der(parse_byte_sequence(text)),))
     if text.startswith((PEM, ESCAPED_PEM)):
-        return connection(from_pem(unquote(text) if text.startswith(ESCAPED_PEM) else text))
+        return client_certificate(from_pem(unquote(text) if text.startswith(ESCAPED_PEM) else text))
     return from_envoy(text)
 
 
-def connection(certificates: tuple[x509.Certificate, ...]) -> Connection:
+def client_certificate(certificates: tuple[x509.Certificate, ...]) -> ClientCertificate:
     """Raises Refused."""
-    check_key(certificates[0])
-    return Connection(thumbprint(certificates[0]), certificates[0], certificates[1:])
+    check_key_strength(certificates[0])
+    return ClientCertificate(x5t_thumbprint(certificates[0]), certificates[0], certificates[1:])
 
 
-def check_key(certificate: x509.Certificate) -> None:
+def check_key_strength(certificate: x509.Certificate) -> None:
     """That nobody but its owner has it: as strong as keys of issuers have to be. Raises Refused."""
     try:
-        why = weakness(certificate.public_key())
+        why = find_weakness(certificate.public_key())
     except Exception:  # whatever the library makes of what a stranger wrote
         why = "it is of a type that is not known"
     if why is not None:
-        raise Refused(Refusal.WEAK_KEY, f"the key of the client certificate cannot be used: {why}")
+        raise CredentialError(RefusalCode.WEAK_KEY, f"the key of the client certificate cannot be used: {why}")
 
 
-def thumbprint(certificate: x509.Certificate) -> str:
+def x5t_thumbprint(certificate: x509.Certificate) -> str:
     """`x5t#S256` of RFC 8705."""
-    return b64url(sha256(certificate.public_bytes(Encoding.DER)).digest())
+    return encode_base64url(sha256(certificate.public_bytes(Encoding.DER)).digest())
 
 
-def check_times(certificate: x509.Certificate, now: int) -> int:
+def check_validity(certificate: x509.Certificate, now: int) -> int:
     """When it ends, in seconds since 1970. Raises Refused."""
     try:
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     except ValueError:  # as of the year 0, which whoever signs for themselves may write
-        raise Refused(Refusal.CERTIFICATE_TIME) from None
+        raise CredentialError(RefusalCode.CERTIFICATE_TIME) from None
     if not begins <= now <= ends:
-        raise Refused(Refusal.CERTIFICATE_TIME)
+        raise CredentialError(RefusalCode.CERTIFICATE_TIME)
     return int(ends)
 
 
 # ── The forms ─────────────────────────────────────────────────────────────────────────────────
 
 
-def field_bytes(text: str) -> bytes:
+def parse_byte_sequence(text: str) -> bytes:
     """Of a byte sequence of RFC 9651, and nothing beside it. Raises Refused."""
     try:
         if len(text) < 3 or not text.endswith(":"):
             raise ValueError
         return b64decode(text[1:-1], validate=True)
     except (binascii.Error, ValueError):
-        raise Refused(Refusal.CERTIFICATE, "`Client-Cert` is not one byte sequence") from None
+        raise CredentialError(RefusalCode.CERTIFICATE, "`Client-Cert` is not one byte sequence") from None
 
 
 def from_der(data: bytes) -> x509.Certificate:
     """Raises Refused."""
     try:
-        return spelled_once(x509.load_der_x509_certificate(data))
-    except Refused:
+        return check_single_encoding(x509.load_der_x509_certificate(data))
+    except CredentialError:
         raise
     except Exception:  # whatever the library makes of what a stranger wrote: it is no certificate
-        raise Refused(Refusal.CERTIFICATE) from None
+        raise CredentialError(RefusalCode.CERTIFICATE) from None
 
 
-def spelled_once(found: x509.Certificate) -> x509.Certificate:
+def check_single_encoding(found: x509.Certificate) -> x509.Certificate:
     """The bits that its signature says to leave out are signed by nobody: with some, one certificate would have two
     spellings, and two hashes. Raises Refused."""
     if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
-        raise Refused(Refusal.CERTIFICATE)
+        raise CredentialError(RefusalCode.CERTIFICATE)
     return found
 
 
 def from_pem(text: str) -> tuple[x509.Certificate, ...]:
     """First the client's, then what leads to its trust. Raises Refused."""
     try:
-        found = tuple(map(spelled_once, x509.load_pem_x509_certificates(text.encode())))
-    except Refused:
+        found = tuple(map(check_single_encoding, x509.load_pem_x509_certificates(text.encode())))
+    except CredentialError:
         raise
     except Exception:
-        raise Refused(Refusal.CERTIFICATE) from None
-    if len(found) > LONGEST_CHAIN:
-        raise Refused(Refusal.CERTIFICATE, f"more than {LONGEST_CHAIN} certificates came")
+        raise CredentialError(RefusalCode.CERTIFICATE) from None
+    if len(found) > MAX_CHAIN_LENGTH:
+        raise CredentialError(RefusalCode.CERTIFICATE, f"more than {MAX_CHAIN_LENGTH} certificates came")
     return found
 
 
 # ── Envoy's header ────────────────────────────────────────────────────────────────────────────
 
 
-def from_envoy(text: str) -> Connection:
+def from_envoy(text: str) -> ClientCertificate:
     """Of one connection. Raises Refused."""
-    given = pairs(text)
-    said = {key: unquote(value) for key, value in given if key in ONCE}
-    if len(said) != sum(key in ONCE for key, _ in given):
-        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header says something twice")
+    given = parse_xfcc_pairs(text)
+    said = {key: unquote(value) for key, value in given if key in SINGLE_FIELDS}
+    if len(said) != sum(key in SINGLE_FIELDS for key, _ in given):
+        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header says something twice")
     told = said.get("Hash")
     if told is not None and not HASH.fullmatch(told):
-        raise Refused(Refusal.CERTIFICATE, "the proxy's header has no hash of a certificate")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the proxy's header has no hash of a certificate")
     chain = from_pem(said["Chain"]) if "Chain" in said else ()
     leaf = from_pem(said["Cert"])[:1] if "Cert" in said else chain[:1]
     if not leaf:
         if told is None:
-            raise Refused(Refusal.CERTIFICATE, "the proxy's header has neither the certificate nor its hash")
-        return Connection(b64url(bytes.fromhex(told)), None)
-    found = connection((*leaf, *(one for one in chain if one != leaf[0])))
-    if told is not None and not same(found.x5t, b64url(bytes.fromhex(told))):
-        raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is of two certificates")
+            raise CredentialError(
+                RefusalCode.CERTIFICATE, "the proxy's header has neither the certificate nor its hash"
+            )
+        return ClientCertificate(encode_base64url(bytes.fromhex(told)), None)
+    found = client_certificate((*leaf, *(one for one in chain if one != leaf[0])))
+    if told is not None and not equal_in_constant_time(found.x5t, encode_base64url(bytes.fromhex(told))):
+        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header is of two certificates")
     return found
 
 
-def pairs(text: str) -> list[tuple[str, str]]:
+def parse_xfcc_pairs(text: str) -> list[tuple[str, str]]:
     """Of `Key=value;Key="value"`, in order. A comma begins another connection, and Envoy writes the names in a
     certificate as they are: a name with a comma would be whoever its owner likes. Raises Refused."""
     found: list[tuple[str, str]] = []
@@ -154,11 +156,11 @@ def pairs(text: str) -> list[tuple[str, str]]:
     while end == ";":
         pair = PAIR.match(text, position)
         if pair is None:
-            raise Refused(Refusal.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
+            raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
         quoted, position, end = pair["quoted"], pair.end(), pair["end"]
         found.append((pair["key"], pair["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
     if end == ",":
-        raise Refused(
-            Refusal.UNTRUSTED_PROXY, "the proxy's header is of several connections: `SANITIZE_SET` makes it one"
+        raise CredentialError(
+            RefusalCode.UNTRUSTED_PROXY, "the proxy's header is of several connections: `SANITIZE_SET` makes it one"
         )
     return found

@@ -22,30 +22,30 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.config.model import IdentityError, TrustDomain
-from policyengine.identity.keys.jwks import looks
-from policyengine.identity.proof.certificates import Connection, check_times
-from policyengine.identity.verified import Binding, Token, Who
-from policyengine.identity.verify.claims import workload
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.config.model import IdentityError, TrustDomainSettings
+from policyengine.identity.keys.jwks import jwks_file_stamp
+from policyengine.identity.proof.certificates import ClientCertificate, check_validity
+from policyengine.identity.verified import ConfirmedKey, TokenPrincipal, VerifiedToken
+from policyengine.identity.verify.claims import parse_trust_domain
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-LARGEST_BUNDLE = 1_048_576  # bytes
-MOST_AUTHORITIES = 100
-STALE = 3_600  # seconds that authorities count whose file cannot be read any more
-RECHECK = 300  # seconds: for so long what was verified stands, as bundles change
-DEPTH = 4  # certificates between the workload's and one of the bundle
-AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
-KINDS = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
+MAX_BUNDLE_BYTES = 1_048_576  # bytes
+MAX_AUTHORITIES = 100
+STALE_SECONDS = 3_600  # seconds that authorities count whose file cannot be read any more
+RECHECK_SECONDS = 300  # seconds: for so long what was verified stands, as bundles change
+MAX_CHAIN_DEPTH = 4  # certificates between the workload's and one of the bundle
+AUTHORITY_EXTENSIONS = ExtensionPolicy.webpki_defaults_ca()
+KEY_TYPES = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
 SPKI = PublicFormat.SubjectPublicKeyInfo
-WORKLOAD = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
+WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
 _LOG = logging.getLogger("policyengine")
 
 
 # ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
 
 
-class Bundle:
+class TrustBundle:
     """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
     read then is reported, and those that were known stay for an hour: who takes a bundle away trusts nobody. Threads
     may share one."""
@@ -53,19 +53,19 @@ class Bundle:
     def __init__(self, path: Path) -> None:
         """Raises IdentityError."""
         self._path, self._lock = path, Lock()
-        self._seen = looks(path)
+        self._seen = jwks_file_stamp(path)
         self._store = read_bundle(path)
         self._wrong_since: int | None = None
 
     def store(self, now: int) -> Store:
         """Raises Refused."""
         with self._lock:
-            seen = looks(self._path)
+            seen = jwks_file_stamp(self._path)
             if seen != self._seen:
                 self._seen = seen
                 self._read_again(now)
-            if self._wrong_since is not None and now >= self._wrong_since + STALE:
-                raise Refused(Refusal.PROVIDER, "the authorities of its trust domain cannot be read")
+            if self._wrong_since is not None and now >= self._wrong_since + STALE_SECONDS:
+                raise CredentialError(RefusalCode.PROVIDER, "the authorities of its trust domain cannot be read")
             return self._store
 
     def _read_again(self, now: int) -> None:
@@ -79,28 +79,28 @@ class Bundle:
 def read_bundle(path: Path) -> Store:
     """Raises IdentityError."""
     try:
-        data = read_trusted(path, LARGEST_BUNDLE + 1)
+        data = read_trusted(path, MAX_BUNDLE_BYTES + 1)
     except OSError as error:
         raise IdentityError(f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}") from None
-    if len(data) > LARGEST_BUNDLE:
-        raise IdentityError(f"the bundle `{path}` is larger than {LARGEST_BUNDLE:,} bytes")
-    return Store(authorities(data, path))
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise IdentityError(f"the bundle `{path}` is larger than {MAX_BUNDLE_BYTES:,} bytes")
+    return Store(parse_authorities(data, path))
 
 
-def authorities(data: bytes, path: Path) -> list[x509.Certificate]:
+def parse_authorities(data: bytes, path: Path) -> list[x509.Certificate]:
     """Raises IdentityError."""
     try:
-        found = in_json(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
+        found = parse_json_bundle(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise IdentityError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
-    if not 0 < len(found) <= MOST_AUTHORITIES:
+    if not 0 < len(found) <= MAX_AUTHORITIES:
         raise IdentityError(
-            f"the bundle `{path}` has {len(found):,} authorities", f"it may have 1 to {MOST_AUTHORITIES}"
+            f"the bundle `{path}` has {len(found):,} authorities", f"it may have 1 to {MAX_AUTHORITIES}"
         )
     return found
 
 
-def in_json(data: bytes) -> list[x509.Certificate]:
+def parse_json_bundle(data: bytes) -> list[x509.Certificate]:
     keys = [one for one in json.loads(data)["keys"] if one.get("use") == "x509-svid"]
     if any(len(one["x5c"]) != 1 for one in keys):
         raise ValueError
@@ -108,17 +108,17 @@ def in_json(data: bytes) -> list[x509.Certificate]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
+class TrustedDomain:
     """A trust domain whose workloads are agents of an issuer of the policy. `bundle` None: the gateway has verified the
     certificate before it passed it on, and was told whom to trust."""
 
     issuer: str
-    bundle: Bundle | None
+    bundle: TrustBundle | None
 
 
-def trusted_domains(
-    settings: Mapping[str, TrustDomain], folder: Path, issuers: Mapping[str, str]
-) -> dict[str, Trusted]:
+def load_trusted_domains(
+    settings: Mapping[str, TrustDomainSettings], folder: Path, issuers: Mapping[str, str]
+) -> dict[str, TrustedDomain]:
     """`issuers`: names by url. Raises IdentityError."""
     found = {}
     for domain, setting in settings.items():
@@ -126,33 +126,37 @@ def trusted_domains(
         if name is None:
             hint = f'write `issuer … {{ url "spiffe://{domain}" }}` in a policy'
             raise IdentityError(f"no issuer of the policy has the trust domain `{domain}`", hint)
-        found[domain] = Trusted(name, None if setting.bundle is None else Bundle(folder / setting.bundle))
+        found[domain] = TrustedDomain(name, None if setting.bundle is None else TrustBundle(folder / setting.bundle))
     return found
 
 
 # ── One certificate ───────────────────────────────────────────────────────────────────────────
 
 
-def svid(connection: Connection, domains: Mapping[str, Trusted], now: int) -> tuple[Token, Who, Binding]:
+def verify_svid(
+    connection: ClientCertificate, domains: Mapping[str, TrustedDomain], now: int
+) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
     """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises Refused."""
     leaf = connection.certificate
     if leaf is None:
-        raise Refused(Refusal.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate")
-    identifier = named(leaf)
-    trusted = domains.get(workload(identifier))
+        raise CredentialError(
+            RefusalCode.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate"
+        )
+    identifier = spiffe_uri(leaf)
+    trusted = domains.get(parse_trust_domain(identifier))
     if trusted is None:
-        raise Refused(Refusal.TRUST_DOMAIN)
+        raise CredentialError(RefusalCode.TRUST_DOMAIN)
     check_leaf(leaf)
-    ends = check_times(leaf, now)
+    ends = check_validity(leaf, now)
     if trusted.bundle is not None:
         check_chain(connection, leaf, trusted.bundle.store(now), now)
     claims = {"sub": identifier, "iat": int(leaf.not_valid_before_utc.timestamp()), "exp": ends}
     digest = sha256(leaf.public_bytes(Encoding.DER)).digest()
-    until, key = min(ends, now + RECHECK), key_thumbprint(leaf)
+    until, key = min(ends, now + RECHECK_SECONDS), key_thumbprint(leaf)
     return (
-        Token("mtls", trusted.issuer, claims, {}, digest, until, key=key),
-        Who(identifier, None),
-        Binding(x5t=connection.x5t, until=ends, key=key),
+        VerifiedToken("mtls", trusted.issuer, claims, {}, digest, until, key=key),
+        TokenPrincipal(identifier, None),
+        ConfirmedKey(x5t=connection.x5t, until=ends, key=key),
     )
 
 
@@ -161,21 +165,21 @@ def key_thumbprint(leaf: x509.Certificate) -> str | None:
     keys of other kinds."""
     try:
         key = leaf.public_key()
-        kind = next(kind for of, kind in KINDS if isinstance(key, of))
+        kind = next(kind for of, kind in KEY_TYPES if isinstance(key, of))
         return kind.import_key(key.public_bytes(Encoding.PEM, SPKI)).thumbprint()
     except Exception:  # none of these, or whatever the libraries make of it
         return None
 
 
-def named(leaf: x509.Certificate) -> str:
+def spiffe_uri(leaf: x509.Certificate) -> str:
     """The one URI that it names. Raises Refused."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Exception:  # there is none, or whatever the library makes of what a stranger wrote
-        raise Refused(Refusal.SPIFFE_ID) from None
+        raise CredentialError(RefusalCode.SPIFFE_ID) from None
     found = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(found) != 1:
-        raise Refused(Refusal.SPIFFE_ID)
+        raise CredentialError(RefusalCode.SPIFFE_ID)
     return found[0]
 
 
@@ -184,23 +188,25 @@ def check_leaf(leaf: x509.Certificate) -> None:
     try:
         known = {one.oid: one.value for one in leaf.extensions}
     except Exception:
-        raise Refused(Refusal.CERTIFICATE) from None
+        raise CredentialError(RefusalCode.CERTIFICATE) from None
     basic = known.get(x509.BasicConstraints.oid)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
-        raise Refused(Refusal.CERTIFICATE, "the client certificate is one of an authority")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is one of an authority")
     usage = known.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
-        raise Refused(Refusal.CERTIFICATE, "the key of the client certificate is for something else")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the key of the client certificate is for something else")
     purposes = known.get(x509.ExtendedKeyUsage.oid)
     if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise Refused(Refusal.CERTIFICATE, "the client certificate is not one of a client")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is not one of a client")
 
 
-def check_chain(connection: Connection, leaf: x509.Certificate, store: Store, now: int) -> None:
+def check_chain(connection: ClientCertificate, leaf: x509.Certificate, store: Store, now: int) -> None:
     """Raises Refused."""
-    builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(DEPTH)
-    verifier = builder.extension_policies(ca_policy=AUTHORITY, ee_policy=WORKLOAD).build_client_verifier()
+    builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(MAX_CHAIN_DEPTH)
+    verifier = builder.extension_policies(
+        ca_policy=AUTHORITY_EXTENSIONS, ee_policy=WORKLOAD_EXTENSIONS
+    ).build_client_verifier()
     try:
         verifier.verify(leaf, list(connection.chain))
     except Exception:  # VerificationError, and what the library says of keys that it does not know
-        raise Refused(Refusal.CERTIFICATE_CHAIN) from None
+        raise CredentialError(RefusalCode.CERTIFICATE_CHAIN) from None

@@ -16,24 +16,24 @@ from threading import Lock
 from typing import TypeAlias
 
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.keys.jwks import looks
-from policyengine.identity.verified import UNBOUND, Binding, Token, Who
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.keys.jwks import jwks_file_stamp
+from policyengine.identity.verified import UNBOUND, ConfirmedKey, TokenPrincipal, VerifiedToken
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-SHORTEST = 32  # characters of a key: too many to be guessed from its digest
-LARGEST_FILE = 16_777_216  # bytes
-STANDS = 300  # seconds
+MIN_KEY_LENGTH = 32  # characters of a key: too many to be guessed from its digest
+MAX_FILE_BYTES = 16_777_216  # bytes
+RECHECK_SECONDS = 300  # seconds
 KEY = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?P<issuer>[A-Za-z_][A-Za-z0-9_-]*)/(?P<agent>\S(?:.*\S)?):[ \t]+sha256:(?P<digest>[0-9a-f]{64})")
-Owners: TypeAlias = dict[bytes, tuple[str, str]]  # issuer and agent
+KeyOwners: TypeAlias = dict[bytes, tuple[str, str]]  # issuer and agent
 _LOG = logging.getLogger("policyengine")
 
 
-def hashed(key: str) -> str:
+def hash_api_key(key: str) -> str:
     """What stands for a key in a file of them: `sha256:…`. Raises ValueError, which does not show it."""
-    if len(key) < SHORTEST or not KEY.fullmatch(key):
-        raise ValueError(f"a key has at least {SHORTEST} visible ASCII characters, and was made by chance")
+    if len(key) < MIN_KEY_LENGTH or not KEY.fullmatch(key):
+        raise ValueError(f"a key has at least {MIN_KEY_LENGTH} visible ASCII characters, and was made by chance")
     return f"sha256:{sha256(key.encode()).hexdigest()}"
 
 
@@ -46,41 +46,43 @@ class ApiKeys:
     def __init__(self, path: Path, issuers: Collection[str]) -> None:
         """`issuers`: names that the policy has. Raises IdentityError."""
         self._path, self._issuers, self._secret, self._lock = path, issuers, token_bytes(32), Lock()
-        self._seen = looks(path)
-        self._owners: Owners | None = read_owners(path, issuers, self._secret)
+        self._seen = jwks_file_stamp(path)
+        self._owners: KeyOwners | None = read_key_owners(path, issuers, self._secret)
 
-    def present(self, key: str, now: int) -> tuple[Token, Who, Binding]:
+    def present(self, key: str, now: int) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
         """Raises Refused."""
         digest = sha256(key.encode()).digest()
         owners = self._current()
         if owners is None:
-            raise Refused(Refusal.PROVIDER, "the file of static keys cannot be read")
+            raise CredentialError(RefusalCode.PROVIDER, "the file of static keys cannot be read")
         owner = owners.get(hmac(self._secret, digest, "sha256"))
         if owner is None:
-            raise Refused(Refusal.API_KEY)
+            raise CredentialError(RefusalCode.API_KEY)
         issuer, agent = owner
-        token = Token("api_key", issuer, {"sub": agent}, {}, digest, now + STANDS, key=f"sha256:{digest.hex()}")
-        return token, Who(agent, None), UNBOUND
+        token = VerifiedToken(
+            "api_key", issuer, {"sub": agent}, {}, digest, now + RECHECK_SECONDS, key=f"sha256:{digest.hex()}"
+        )
+        return token, TokenPrincipal(agent, None), UNBOUND
 
-    def _current(self) -> Owners | None:
+    def _current(self) -> KeyOwners | None:
         with self._lock:
-            seen = looks(self._path)
+            seen = jwks_file_stamp(self._path)
             if seen != self._seen:
                 self._seen, self._owners = seen, self._read_again()
             return self._owners
 
-    def _read_again(self) -> Owners | None:
+    def _read_again(self) -> KeyOwners | None:
         try:
-            return read_owners(self._path, self._issuers, self._secret)
+            return read_key_owners(self._path, self._issuers, self._secret)
         except IdentityError as error:
             _LOG.warning("no static key counts: %s", error)
             return None
 
 
-def read_owners(path: Path, issuers: Collection[str], secret: bytes) -> Owners:
+def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyOwners:
     """Raises IdentityError, which names lines and shows no digest."""
-    owners: Owners = {}
-    for number, line in enumerate(lines_of(path), start=1):
+    owners: KeyOwners = {}
+    for number, line in enumerate(read_key_lines(path), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         place = f"line {number} of `{path}`"
@@ -97,11 +99,11 @@ def read_owners(path: Path, issuers: Collection[str], secret: bytes) -> Owners:
     return owners
 
 
-def lines_of(path: Path) -> list[str]:
+def read_key_lines(path: Path) -> list[str]:
     try:
-        data = read_trusted(path, LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise IdentityError(f"`{path}` is larger than {LARGEST_FILE:,} bytes")
+        data = read_trusted(path, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise IdentityError(f"`{path}` is larger than {MAX_FILE_BYTES:,} bytes")
         return data.decode("utf-8").splitlines()
     except OSError as error:
         raise IdentityError(f"cannot read the API keys `{path}`: {(error.strerror or str(error)).lower()}") from None

@@ -19,12 +19,12 @@ from joserfc.jws import JWSRegistry
 
 from policyengine.identity.config.model import SAFE_ALGORITHMS
 from policyengine.identity.keys.jwks import VerifyingKey
-from policyengine.identity.verify.strict_json import json_object
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.verify.strict_json import parse_strict_object
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-LARGEST = 16_384  # characters
-LONGEST_NAME = 256
-USUAL, MOST_HEADERS = 512, 1_000  # characters of a header, and how many of them are known
+MAX_TOKEN_LENGTH = 16_384  # characters
+MAX_NAME_LENGTH = 256
+MAX_CACHED_HEADER_LENGTH, MAX_CACHED_HEADERS = 512, 1_000  # characters of a header, and how many of them are known
 # As servers name keys: thumbprints, UUIDs, ARNs, DIDs. It is never anything but a name, so no path and no URL is one.
 KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
 WITHIN_PATHS = ("..", "//")
@@ -64,20 +64,22 @@ class Jws:
 
 def read_jws(raw: str) -> Jws:
     """Raises Refused."""
-    if len(raw) > LARGEST:
-        raise Refused(Refusal.TOO_LARGE)
+    if len(raw) > MAX_TOKEN_LENGTH:
+        raise CredentialError(RefusalCode.TOO_LARGE)
     parts = raw.split(".")
     if len(parts) == 5:
-        raise Refused(Refusal.ENCODING, "it is encrypted, and only signed tokens are read")
+        raise CredentialError(RefusalCode.ENCODING, "it is encrypted, and only signed tokens are read")
     if len(parts) != 3:
-        raise Refused(Refusal.NOT_A_TOKEN)
+        raise CredentialError(RefusalCode.NOT_A_TOKEN)
     head, body, signature = parts
-    header, alg, kid, type_ = (header_of if len(head) <= USUAL else header_of.__wrapped__)(head)
-    claims = json_object(decoded(body))
+    header, alg, kid, type_ = (parse_header if len(head) <= MAX_CACHED_HEADER_LENGTH else parse_header.__wrapped__)(
+        head
+    )
+    claims = parse_strict_object(decode_segment(body))
     if header.keys() & REPEATABLE:
         check_repeated(header, claims)
     signed = raw[: -len(signature) - 1].encode("ascii")
-    return Jws(header, claims, alg, kid, type_, signed, decoded(signature))
+    return Jws(header, claims, alg, kid, type_, signed, decode_segment(signature))
 
 
 def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
@@ -85,64 +87,64 @@ def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -
     two issuers, or for two services. Raises Refused."""
     for name in sorted(REPEATABLE & header.keys()):
         if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
-            raise Refused(Refusal.CONTRADICTION, f"its header has another `{name}` than its claims")
+            raise CredentialError(RefusalCode.CONTRADICTION, f"its header has another `{name}` than its claims")
 
 
-def decoded(segment: str) -> bytes:
+def decode_segment(segment: str) -> bytes:
     """Of what could be spelled in one way only. Raises Refused."""
     over = len(segment) % 4
     if over and segment[-1] not in LAST[over]:
-        raise Refused(Refusal.ENCODING, "bits that mean nothing are set in it")
+        raise CredentialError(RefusalCode.ENCODING, "bits that mean nothing are set in it")
     try:
         found = a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over], strict_mode=True)
     except ValueError:  # of ASCII and of base64 alike
-        raise Refused(Refusal.ENCODING) from None
+        raise CredentialError(RefusalCode.ENCODING) from None
     if not found:
-        raise Refused(Refusal.NOT_A_TOKEN)
+        raise CredentialError(RefusalCode.NOT_A_TOKEN)
     return found
 
 
-@lru_cache(MOST_HEADERS)
-def header_of(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
+@lru_cache(MAX_CACHED_HEADERS)
+def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
     """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises Refused."""
-    header = json_object(decoded(segment))
+    header = parse_strict_object(decode_segment(segment))
     names = header.keys()
     if names & DEMANDS:
-        raise Refused(Refusal.CRITICAL_HEADER)
+        raise CredentialError(RefusalCode.CRITICAL_HEADER)
     if names & KEYS:
-        raise Refused(Refusal.KEY_IN_TOKEN)
+        raise CredentialError(RefusalCode.KEY_IN_TOKEN)
     if names & ENCRYPTED:
-        raise Refused(Refusal.ENCODING, "it is encrypted or compressed, and only signed tokens are read")
+        raise CredentialError(RefusalCode.ENCODING, "it is encrypted or compressed, and only signed tokens are read")
     alg = header.get("alg")
     if not isinstance(alg, str) or alg not in MODELS:
-        raise Refused(Refusal.ALGORITHM)
+        raise CredentialError(RefusalCode.ALGORITHM)
     if str(header.get("cty", "")).lower().removeprefix(PRESENTATION) == "jwt":
-        raise Refused(Refusal.TOKEN_TYPE, "it is a token within a token")
-    return MappingProxyType(header), alg, kid_of(header), type_of(header)
+        raise CredentialError(RefusalCode.TOKEN_TYPE, "it is a token within a token")
+    return MappingProxyType(header), alg, parse_key_id(header), parse_type(header)
 
 
-def kid_of(header: Mapping[str, object]) -> str | None:
+def parse_key_id(header: Mapping[str, object]) -> str | None:
     if "kid" not in header:
         return None
     kid = header["kid"]
     if not isinstance(kid, str):
-        raise Refused(Refusal.KEY_ID)
+        raise CredentialError(RefusalCode.KEY_ID)
     if not DIGEST.fullmatch(kid) and (not KID.fullmatch(kid) or any(one in kid for one in WITHIN_PATHS)):
-        raise Refused(Refusal.KEY_ID)
+        raise CredentialError(RefusalCode.KEY_ID)
     return kid
 
 
-def type_of(header: Mapping[str, object]) -> str | None:
+def parse_type(header: Mapping[str, object]) -> str | None:
     """By RFC 7515 `application/` may be left out, and case does not count."""
     if "typ" not in header:
         return None
     found = header["typ"]
-    if not isinstance(found, str) or not 0 < len(found) <= LONGEST_NAME or not found.isascii():
-        raise Refused(Refusal.TOKEN_TYPE)
-    return plain_type(found)
+    if not isinstance(found, str) or not 0 < len(found) <= MAX_NAME_LENGTH or not found.isascii():
+        raise CredentialError(RefusalCode.TOKEN_TYPE)
+    return normalize_type(found)
 
 
-def plain_type(text: str) -> str:
+def normalize_type(text: str) -> str:
     return text.lower().removeprefix(PRESENTATION)
 
 
@@ -152,15 +154,15 @@ def plain_type(text: str) -> str:
 def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:
     """By one of these keys, with the one algorithm that the token names and its issuer may use. Raises Refused."""
     if jws.alg not in allowed:
-        raise Refused(Refusal.ALGORITHM)
-    fitting = [key for key in keys if fits(key, jws.alg)]
+        raise CredentialError(RefusalCode.ALGORITHM)
+    fitting = [key for key in keys if supports_algorithm(key, jws.alg)]
     if not fitting:
-        raise Refused(Refusal.WRONG_KEY_USE if keys else Refusal.UNKNOWN_KEY)
-    if not any(holds(jws, key) for key in fitting):
-        raise Refused(Refusal.SIGNATURE)
+        raise CredentialError(RefusalCode.WRONG_KEY_USE if keys else RefusalCode.UNKNOWN_KEY)
+    if not any(is_signed_by(jws, key) for key in fitting):
+        raise CredentialError(RefusalCode.SIGNATURE)
 
 
-def fits(key: VerifyingKey, alg: str) -> bool:
+def supports_algorithm(key: VerifyingKey, alg: str) -> bool:
     """Whether it is of the type, the curve and the use that the algorithm is for."""
     model = MODELS[alg]
     try:
@@ -173,7 +175,7 @@ def fits(key: VerifyingKey, alg: str) -> bool:
     return True
 
 
-def holds(jws: Jws, key: VerifyingKey) -> bool:
+def is_signed_by(jws: Jws, key: VerifyingKey) -> bool:
     try:
         return MODELS[jws.alg].verify(jws.signed, jws.signature, key) is True
     except (JoseError, ValueError):

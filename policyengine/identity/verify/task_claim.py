@@ -7,35 +7,42 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from policyengine.identity.verify.claims import Claims, members, moment, references, text, texts
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.identity.verify.claims import (
+    Claims,
+    object_claim,
+    reference_list_claim,
+    text_claim,
+    text_list_claim,
+    time_claim,
+)
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.typesystem import EntityRef
 
 MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 
-def task_of(claims: Claims) -> dict[str, object] | None:
+def parse_task_claim(claims: Claims) -> dict[str, object] | None:
     """The facts of `task`. One that says more than is understood narrows what nobody here would keep to. Raises
     Refused."""
-    task = members(claims, "task")
+    task = object_claim(claims, "task")
     if task is None:
         return None
-    name, began = text(task, "id"), moment(task, "issued_at")
+    name, began = text_claim(task, "id"), time_claim(task, "issued_at")
     if name is None or not task.keys() <= MEMBERS:
-        raise Refused(Refusal.CLAIM_TYPE, "its `task` has no `id`, or says what is not understood")
+        raise CredentialError(RefusalCode.CLAIM_TYPE, "its `task` has no `id`, or says what is not understood")
     found: dict[str, object] = {"id": name}
-    tools, entities = texts(task, "tools"), references(task, "entities")
+    tools, entities = text_list_claim(task, "tools"), reference_list_claim(task, "entities")
     found |= {} if tools is None else {"tools": list(tools)}
-    found |= {} if entities is None else {"entities": [reference_of(one) for one in entities]}
+    found |= {} if entities is None else {"entities": [reference_to_dict(one) for one in entities]}
     if began is not None:
         found["issued_at"] = datetime.fromtimestamp(int(began), UTC)
     return found
 
 
-def reference_of(entity: EntityRef) -> dict[str, str]:
+def reference_to_dict(entity: EntityRef) -> dict[str, str]:
     return {"type": entity.type, "id": entity.id}
 
 
-def opener_of(claims: Claims) -> str | None:
+def task_opener_claim(claims: Claims) -> str | None:
     """The agent that opened it, `issuer/agent`, where the issuer says so. Raises Refused."""
-    return text(members(claims, "task") or {}, "opened_by")
+    return text_claim(object_claim(claims, "task") or {}, "opened_by")

@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Protocol
 
-from policyengine.identity.config.model import Configuration, IssuerSettings
+from policyengine.identity.config.model import IdentityConfig, IssuerSettings
 from policyengine.identity.keys.jwks import KeySource
-from policyengine.identity.verified import SingleUse, Token
-from policyengine.identity.verify.claims import Claims, moment, one_or_more, text, workload
-from policyengine.identity.verify.jws import LARGEST, Jws, check_signature, plain_type, read_jws
+from policyengine.identity.verified import SingleUse, VerifiedToken
+from policyengine.identity.verify.claims import Claims, parse_trust_domain, text_claim, text_or_list_claim, time_claim
+from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH, Jws, check_signature, normalize_type, read_jws
 from policyengine.kernel import Issuer
-from policyengine.runtime.credential_errors import Refusal, Refused
+from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 SPIFFE = "spiffe://"
 ACCESS, TRANSACTION, ID_JAG, ID_TOKEN = "at+jwt", "txntoken+jwt", "oauth-id-jag+jwt", "id_token"
 KINDS: Mapping[str, str] = {TRANSACTION: "txn_token", ID_JAG: "id_jag"}  # by type; others are `jwt`
-OF_WORKLOADS = frozenset({"jwt", "jose"})
+WORKLOAD_TYPES = frozenset({"jwt", "jose"})
 # What only ID tokens have, and what servers write into tokens of which they make several kinds by one type.
-OF_ID_TOKENS = ("nonce", "at_hash", "c_hash", "s_hash")
-USES = {"access": False, "bearer": False, "dpop": False, "at+jwt": False, "id": True}
+ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
+TOKEN_USES = {"access": False, "bearer": False, "dpop": False, "at+jwt": False, "id": True}
 # By what a token is, what has to be in it; `iss` in all of them, but for those of workloads.
-REQUIRED: Mapping[str, tuple[str, ...]] = {
+REQUIRED_CLAIMS: Mapping[str, tuple[str, ...]] = {
     "jwt": ("aud", "exp"),
     ACCESS: ("aud", "exp", "sub", "client_id", "iat", "jti"),
     "spiffe": ("sub", "aud", "exp"),
@@ -33,14 +33,14 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Introspects(Protocol):
-    def introspect(self, raw: str, now: int) -> Token:
+class TokenIntrospector(Protocol):
+    def introspect(self, raw: str, now: int) -> VerifiedToken:
         """What the issuer of an opaque token says of it: kind `opaque`. It may wait. Raises Refused."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
+class TrustedIssuer:
     """An issuer of the policy. `audience`: for whom its tokens have to be; `ours`: for whom ID-JAGs may be beside."""
 
     name: str
@@ -53,32 +53,32 @@ class Trusted:
 
     @property
     def types(self) -> frozenset[str]:
-        return frozenset(map(plain_type, self.settings.types))
+        return frozenset(map(normalize_type, self.settings.types))
 
 
 @dataclass(frozen=True)
 class TokenVerifier:
     """`issuers` by the exact text of `iss`. `leeway` in seconds: by how much the clocks of issuers may differ."""
 
-    issuers: Mapping[str, Trusted]
-    introspection: Introspects | None = None
+    issuers: Mapping[str, TrustedIssuer]
+    introspection: TokenIntrospector | None = None
     leeway: int = 30
     _types: dict[str, frozenset[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_types", {url: one.types for url, one in self.issuers.items()})
 
-    def verify(self, raw: str, now: int) -> Token:
+    def verify(self, raw: str, now: int) -> VerifiedToken:
         """A token of `Authorization`: a JWT, or one that its issuer is asked about. Raises Refused."""
-        if len(raw) > LARGEST:
-            raise Refused(Refusal.TOO_LARGE)
+        if len(raw) > MAX_TOKEN_LENGTH:
+            raise CredentialError(RefusalCode.TOO_LARGE)
         if is_signed(raw):
             return self._verified(raw, now, transaction=False)
         if self.introspection is None:
-            raise Refused(Refusal.NOT_A_TOKEN)
+            raise CredentialError(RefusalCode.NOT_A_TOKEN)
         return self.introspection.introspect(raw, now)
 
-    def verify_txn(self, raw: str, now: int) -> Token:
+    def verify_txn(self, raw: str, now: int) -> VerifiedToken:
         """A transaction token. Raises Refused."""
         return self._verified(raw, now, transaction=True)
 
@@ -88,7 +88,7 @@ class TokenVerifier:
         known = {url: replace(one, others=others) if one.name == issuer else one for url, one in self.issuers.items()}
         return replace(self, issuers=known)
 
-    def authentic(self, raw: str, now: int) -> Token:
+    def authentic(self, raw: str, now: int) -> VerifiedToken:
         """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
         not. It uses nothing up. Raises Refused."""
         if not is_signed(raw):
@@ -97,34 +97,34 @@ class TokenVerifier:
         trusted = self._trusted(jws)[1]
         check_signature(jws, trusted.keys.find(jws.kid, jws.alg, now), trusted.settings.algorithms)
         kind = "spiffe" if trusted.domain is not None else KINDS.get(jws.type or "jwt", "jwt")
-        return signed_token(raw, jws, kind, trusted.name, now)
+        return build_signed_token(raw, jws, kind, trusted.name, now)
 
-    def _trusted(self, jws: Jws) -> tuple[str, Trusted]:
+    def _trusted(self, jws: Jws) -> tuple[str, TrustedIssuer]:
         """Whose it says it is, and its URL."""
-        url = issuer_of(jws.claims)
+        url = unverified_issuer(jws.claims)
         trusted = self.issuers.get(url)
         if trusted is None:
-            raise Refused(Refusal.TRUST_DOMAIN if url.startswith(SPIFFE) else Refusal.UNKNOWN_ISSUER)
+            raise CredentialError(RefusalCode.TRUST_DOMAIN if url.startswith(SPIFFE) else RefusalCode.UNKNOWN_ISSUER)
         return url, trusted
 
-    def _verified(self, raw: str, now: int, *, transaction: bool) -> Token:
+    def _verified(self, raw: str, now: int, *, transaction: bool) -> VerifiedToken:
         jws = read_jws(raw)
         url, trusted = self._trusted(jws)
         allowed = trusted.settings.algorithms
         if jws.alg not in allowed:
-            raise Refused(Refusal.ALGORITHM)
-        kind = kind_of(jws, trusted, self._types[url], transaction)
+            raise CredentialError(RefusalCode.ALGORITHM)
+        kind = credential_kind(jws, trusted, self._types[url], transaction)
         check_signature(jws, trusted.keys.find(jws.kid, jws.alg, now), allowed)
         return self._token(raw, jws, trusted, kind, now)
 
-    def _token(self, raw: str, jws: Jws, trusted: Trusted, kind: str, now: int) -> Token:
+    def _token(self, raw: str, jws: Jws, trusted: TrustedIssuer, kind: str, now: int) -> VerifiedToken:
         """Of what its issuer signed. Raises Refused."""
         check_required(jws.claims, ACCESS if jws.type == ACCESS else kind)
         check_audience(jws.claims, trusted, kind)
-        if trusted.domain is not None and workload(str(jws.claims["sub"])) != trusted.domain:
-            raise Refused(Refusal.TRUST_DOMAIN)
-        claims, ends = in_force(jws.claims, now, self.leeway)
-        return Token(
+        if trusted.domain is not None and parse_trust_domain(str(jws.claims["sub"])) != trusted.domain:
+            raise CredentialError(RefusalCode.TRUST_DOMAIN)
+        claims, ends = check_validity(jws.claims, now, self.leeway)
+        return VerifiedToken(
             kind,
             trusted.name,
             claims,
@@ -136,19 +136,19 @@ class TokenVerifier:
             late=claims["exp"] != jws.claims["exp"],
         )
 
-    def _single_use(self, trusted: Trusted, claims: Claims, ends: int) -> SingleUse:
+    def _single_use(self, trusted: TrustedIssuer, claims: Claims, ends: int) -> SingleUse:
         """A second more than it counts, as the one that it ends in is not whole."""
         return SingleUse(f"id_jag:{trusted.name}/{claims['jti']}", ends + self.leeway + 1)
 
 
 def trusted_issuers(
-    issuers: Mapping[str, Issuer], configuration: Configuration, keys: Mapping[str, KeySource]
-) -> dict[str, Trusted]:
+    issuers: Mapping[str, Issuer], configuration: IdentityConfig, keys: Mapping[str, KeySource]
+) -> dict[str, TrustedIssuer]:
     """By URL, those that have keys, which `keys` has by name. A URL that two of them share names none."""
     having = [one for one in issuers.values() if one.url is not None and one.name in keys]
     urls = [one.url for one in having]
     return {
-        str(one.url): Trusted(
+        str(one.url): TrustedIssuer(
             one.name,
             one.audience,
             configuration.identity.url,
@@ -164,16 +164,16 @@ def trusted_issuers(
 # ── Whose it is, and what ─────────────────────────────────────────────────────────────────────
 
 
-def issuer_of(claims: Claims) -> str:
+def unverified_issuer(claims: Claims) -> str:
     """As nobody has verified it. A workload is of the trust domain that its name says, where no issuer is named.
     Raises Refused."""
-    issuer = text(claims, "iss")
+    issuer = text_claim(claims, "iss")
     if issuer is not None:
         return issuer
     subject = claims.get("sub")
     if isinstance(subject, str) and subject.startswith(SPIFFE):
-        return f"{SPIFFE}{workload(subject)}"
-    raise Refused(Refusal.MISSING_CLAIM, "its `iss` is missing")
+        return f"{SPIFFE}{parse_trust_domain(subject)}"
+    raise CredentialError(RefusalCode.MISSING_CLAIM, "its `iss` is missing")
 
 
 def is_signed(raw: str) -> bool:
@@ -181,84 +181,84 @@ def is_signed(raw: str) -> bool:
     return raw.startswith("e") and raw.count(".") >= 2
 
 
-def signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> Token:
+def build_signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> VerifiedToken:
     """Of which nothing more is known than who signed it."""
     digest, signed = sha256(raw.encode("ascii")).digest(), sha256(jws.signed).digest()
-    return Token(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
+    return VerifiedToken(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
 
 
-def kind_of(jws: Jws, trusted: Trusted, types: frozenset[str], transaction: bool) -> str:
+def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], transaction: bool) -> str:
     """The value of `credential.kind`. Raises Refused for a type that may not be here."""
     type_ = jws.type or "jwt"
     if transaction or type_ == TRANSACTION:
         if not (transaction and type_ == TRANSACTION):
-            raise Refused(Refusal.TOKEN_TYPE)
+            raise CredentialError(RefusalCode.TOKEN_TYPE)
         return "txn_token"
     if trusted.domain is not None:
-        if type_ not in OF_WORKLOADS:
-            raise Refused(Refusal.TOKEN_TYPE)
+        if type_ not in WORKLOAD_TYPES:
+            raise CredentialError(RefusalCode.TOKEN_TYPE)
         return "spiffe"
     if type_ not in types:
-        raise Refused(Refusal.TOKEN_TYPE)
+        raise CredentialError(RefusalCode.TOKEN_TYPE)
     if type_ == ID_JAG:
         return "id_jag"
     if is_id_token(jws.claims, type_) and ID_TOKEN not in types:
-        raise Refused(Refusal.TOKEN_TYPE, "it is an ID token, which is for the client that asked for it")
+        raise CredentialError(RefusalCode.TOKEN_TYPE, "it is an ID token, which is for the client that asked for it")
     return "jwt"
 
 
 def is_id_token(claims: Claims, type_: str) -> bool:
     """Raises Refused for what says itself that it is something else."""
     used = [claims[name] for name in ("typ", "token_use") if name in claims]
-    if "events" in claims or any(not isinstance(one, str) or one.lower() not in USES for one in used):
-        raise Refused(Refusal.TOKEN_TYPE)
-    if any(USES[str(one).lower()] for one in used):
+    if "events" in claims or any(not isinstance(one, str) or one.lower() not in TOKEN_USES for one in used):
+        raise CredentialError(RefusalCode.TOKEN_TYPE)
+    if any(TOKEN_USES[str(one).lower()] for one in used):
         return True
-    return type_ != ACCESS and any(name in claims for name in OF_ID_TOKENS)
+    return type_ != ACCESS and any(name in claims for name in ID_TOKEN_CLAIMS)
 
 
 # ── What it says ──────────────────────────────────────────────────────────────────────────────
 
 
 def check_required(claims: Claims, kind: str) -> None:
-    for name in REQUIRED[kind]:
+    for name in REQUIRED_CLAIMS[kind]:
         if name not in claims:
-            raise Refused(Refusal.MISSING_CLAIM, f"its `{name}` is missing")
+            raise CredentialError(RefusalCode.MISSING_CLAIM, f"its `{name}` is missing")
     for name in ("sub", "jti", "txn", "client_id"):
-        text(claims, name)
+        text_claim(claims, name)
 
 
-def check_audience(claims: Claims, trusted: Trusted, kind: str) -> None:
+def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
     """It may be for others beside (RFC 9068); an ID-JAG may not. Raises Refused."""
-    for_whom = one_or_more(claims, "aud") or ()
+    for_whom = text_or_list_claim(claims, "aud") or ()
     wanted = (trusted.audience, trusted.ours if kind == "id_jag" else None)
     if wanted == (None, None) and not trusted.others:
-        raise Refused(Refusal.AUDIENCE, "no policy says for whom tokens of its issuer are: `audience`")
+        raise CredentialError(RefusalCode.AUDIENCE, "no policy says for whom tokens of its issuer are: `audience`")
     if not any(one in wanted or one in trusted.others for one in for_whom):
-        raise Refused(Refusal.AUDIENCE)
+        raise CredentialError(RefusalCode.AUDIENCE)
     if kind != "id_jag":
         return
-    resources = one_or_more(claims, "resource")
+    resources = text_or_list_claim(claims, "resource")
     if len(for_whom) > 1 or (resources is not None and trusted.audience not in resources):
-        raise Refused(Refusal.AUDIENCE)
+        raise CredentialError(RefusalCode.AUDIENCE)
 
 
-def in_force(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
+def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
     """The claims, and when it ends. Raises Refused.
 
     A clock that is wrong by less than the leeway is taken for right: what was issued a little later than now was issued
     now, and what ended a little while ago ends with the leeway.
     """
-    ends, begins, issued = (moment(claims, name) for name in ("exp", "nbf", "iat"))
+    ends, begins, issued = (time_claim(claims, name) for name in ("exp", "nbf", "iat"))
     assert ends is not None  # it is required
     if ends + leeway <= now:
-        raise Refused(Refusal.EXPIRED)
+        raise CredentialError(RefusalCode.EXPIRED)
     if begins is not None and begins > now + leeway:
-        raise Refused(Refusal.NOT_YET)
+        raise CredentialError(RefusalCode.NOT_YET)
     if issued is not None and issued > now + leeway:
-        raise Refused(Refusal.ISSUED_LATER)
+        raise CredentialError(RefusalCode.ISSUED_LATER)
     if any(start is not None and start >= ends for start in (begins, issued)):
-        raise Refused(Refusal.CONTRADICTION, "it ends before it begins")
+        raise CredentialError(RefusalCode.CONTRADICTION, "it ends before it begins")
     moved: dict[str, object] = dict(claims)
     if issued is not None and issued > now:
         moved["iat"] = now

@@ -11,37 +11,37 @@ from typing import Any, TypeVar
 
 from policyengine.extras import install_command
 from policyengine.integrations.credentials import presented
-from policyengine.integrations.denial_messages import as_data, in_words
+from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.enforcement_point import (
-    NOBODY,
-    NONE,
-    Decides,
+    NO_DUTIES,
+    UNKNOWN_CALLER,
     Duties,
     Facts,
     Identify,
-    decided,
-    evaluated,
-    identified,
-    proved,
-    refusal,
-    reported,
+    PolicyDecisionPoint,
+    decide_and_meet,
+    evaluate,
+    identify_caller,
+    make_denial,
+    prove_credentials,
+    report_outcome,
 )
-from policyengine.integrations.mcp.messages import AmbiguousMessage, Params, message_of, params_here
+from policyengine.integrations.mcp.messages import AmbiguousMessageError, Params, check_local_params, get_raw_message
 from policyengine.integrations.mcp.methods import (
-    CODES,
-    DECIDED,
-    LISTS,
+    DECIDED_METHODS,
+    ERROR_CODES,
+    LIST_METHODS,
     METHOD_NOT_FOUND,
     NOTIFICATIONS,
-    PASSING,
-    barred,
-    completed,
-    listened,
-    may_see,
-    question,
-    visible,
+    UNDECIDED_METHODS,
+    build_mcp_question,
+    completion_target,
+    filter_visible,
+    is_visible,
+    refuse_alias,
+    subscribed_resources,
 )
-from policyengine.integrations.token_facts import facts_of_token, issuers_of
+from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate
 
 try:
@@ -56,16 +56,16 @@ try:
 except ImportError as error:
     raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
-INTERIM = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
+INTERIM_RESULTS = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")
 Came = TypeVar("Came")
 
 
-class PolicyDenied(AuthorizationError):
+class McpDeniedError(AuthorizationError):
     """A call that was refused: its words for whoever called, and the decision for this process."""
 
     def __init__(self, decision: Decision) -> None:
-        super().__init__(in_words(decision))
+        super().__init__(format_denial(decision))
         self.decision = decision
 
 
@@ -77,7 +77,7 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
 
     def identify(context: object) -> Facts | None:
         token = get_access_token()
-        return None if token is None else facts_of_token(token, issuers, issuer)
+        return None if token is None else read_token_facts(token, issuers, issuer)
 
     return identify
 
@@ -108,16 +108,16 @@ class PolicyMiddleware(Middleware):
 
     def __init__(
         self,
-        decides: Decides,
+        decides: PolicyDecisionPoint,
         *,
         server: str,
         identify: Identify[MiddlewareContext[Any]] | None = None,
-        duties: Duties = NONE,
+        duties: Duties = NO_DUTIES,
         also: Collection[str] = (),
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
-        self._identify = identify or by_token(issuers_of(decides))
-        self._passing = PASSING | frozenset(also)
+        self._identify = identify or by_token(get_issuers(decides))
+        self._passing = UNDECIDED_METHODS | frozenset(also)
 
     # ── What every request meets first ────────────────────────────────────────────────────────
 
@@ -126,11 +126,11 @@ class PolicyMiddleware(Middleware):
 
     async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         method, params = context.method or "", context.message
-        if method in self._passing or method in LISTS:
+        if method in self._passing or method in LIST_METHODS:
             return await call_next(context)
         if method == "resources/subscribe":
             return await self._subscribed(context, call_next)
-        if method in DECIDED:  # in its own hook, where names and arguments are as they will be used
+        if method in DECIDED_METHODS:  # in its own hook, where names and arguments are as they will be used
             return await call_next(context)
         if method in ("completion/complete", "subscriptions/listen"):
             await self._check_several(context, method, params if isinstance(params, Mapping) else {})
@@ -143,13 +143,13 @@ class PolicyMiddleware(Middleware):
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
         """What names things without using them: whoever may not have them may not ask."""
-        facts, params = await self._facts(context, protocol_error), clear_params(params)
+        facts, params = await self._facts(context, protocol_error), read_params(params)
         if method == "completion/complete":
-            named = completed(params)
-            if named is None or not await may_see(self._decides, *named, self._server, facts):
-                raise protocol_error(refusal("nothing opens this to the caller", Gate.DEFAULT))
+            named = completion_target(params)
+            if named is None or not await is_visible(self._decides, *named, self._server, facts):
+                raise protocol_error(make_denial("nothing opens this to the caller", Gate.DEFAULT))
             return
-        for uri in listened(params):
+        for uri in subscribed_resources(params):
             decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
             if not decision.allowed:
                 raise protocol_error(decision)
@@ -158,7 +158,7 @@ class PolicyMiddleware(Middleware):
 
     async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, ToolResult]) -> ToolResult:
         params = {"name": context.message.name, "arguments": context.message.arguments}
-        return await self._called(context, "tools/call", params, lambda: call_next(context), PolicyDenied)
+        return await self._called(context, "tools/call", params, lambda: call_next(context), McpDeniedError)
 
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
         """Asked by FastMCP where it tells of a resource without reading it."""
@@ -168,9 +168,9 @@ class PolicyMiddleware(Middleware):
             raise protocol_error(decision)
 
     async def _looked_at(self, method: str, params: Params, facts: Facts) -> Decision:
-        if (no := barred(method, params)) is not None:
+        if (no := refuse_alias(method, params)) is not None:
             return no
-        return await evaluated(self._decides, question(method, params, self._server, facts))
+        return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     async def on_read_resource(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]
@@ -192,19 +192,21 @@ class PolicyMiddleware(Middleware):
         go_on: Callable[[], Awaitable[Came]],
         error: Callable[[Decision], Exception],
     ) -> Came:
-        facts, clear = await self._facts(context, error), clear_params(params)
-        if (no := barred(method, clear)) is not None:
+        facts, clear = await self._facts(context, error), read_params(params)
+        if (no := refuse_alias(method, clear)) is not None:
             raise error(no)
-        decision = await decided(self._decides, question(method, clear, self._server, facts), self._duties)
+        decision = await decide_and_meet(
+            self._decides, build_mcp_question(method, clear, self._server, facts), self._duties
+        )
         if not decision.allowed:
             raise error(decision)
         began = perf_counter()
         try:
             result = await go_on()
         except BaseException:
-            await reported(self._decides, decision, 500, began)
+            await report_outcome(self._decides, decision, 500, began)
             raise
-        await reported(self._decides, decision, *outcome(result, began))
+        await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
 
     # ── Lists ─────────────────────────────────────────────────────────────────────────────────
@@ -239,34 +241,34 @@ class PolicyMiddleware(Middleware):
         facts = await self._facts(context, protocol_error)
         items = list(await call_next(context))
         names = [named(item) for item in items]
-        return await visible(self._decides, LISTS[method], items, names, self._server, facts)
+        return await filter_visible(self._decides, LIST_METHODS[method], items, names, self._server, facts)
 
     async def _facts(self, context: MiddlewareContext[Any], error: Callable[[Decision], Exception]) -> Facts:
-        facts = await identified(self._identify, context)
+        facts = await identify_caller(self._identify, context)
         if facts is None:
-            raise error(refusal(NOBODY, Gate.IDENTITY))
-        return await proved(self._decides, facts)
+            raise error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
+        return await prove_credentials(self._decides, facts)
 
 
-def clear_params(params: Params) -> Params:
+def read_params(params: Params) -> Params:
     """As FastMCP has parsed them; over HTTP the message is there to say which names were repeated."""
     try:
-        return params_here(params, message_of(get_http_request()))
+        return check_local_params(params, get_raw_message(get_http_request()))
     except RuntimeError:  # it came another way
         return params
-    except AmbiguousMessage as error:
+    except AmbiguousMessageError as error:
         raise MCPError(INVALID_REQUEST, str(error)) from None
 
 
 def protocol_error(decision: Decision) -> MCPError:
     """Where there is no result that could tell of an error, it is the exchange that failed."""
-    return MCPError(CODES[decision.outcome], in_words(decision), as_data(decision))
+    return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 
 
-def outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
+def _call_outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
     """How a call came out. One that asks its caller for more first has not come to anything: its next round is decided
     anew."""
-    if isinstance(result, INTERIM):
+    if isinstance(result, INTERIM_RESULTS):
         return 202, began, None
     if not isinstance(result, ToolResult):
         return 200, began, None

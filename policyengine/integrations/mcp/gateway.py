@@ -22,11 +22,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.extras import install_command
 from policyengine.http.host_check import AllowedHosts
-from policyengine.integrations.enforcement_point import Decides, Facts, Identify, identified, proved
-from policyengine.integrations.mcp.messages import Line, params_elsewhere
-from policyengine.integrations.mcp.relay import Reads, Relay, Writes
-from policyengine.integrations.mcp.sdk import Asked, PolicyMiddleware
-from policyengine.integrations.mcp.sessions import Owner, SessionTable, owner_of
+from policyengine.integrations.enforcement_point import (
+    Facts,
+    Identify,
+    PolicyDecisionPoint,
+    identify_caller,
+    prove_credentials,
+)
+from policyengine.integrations.mcp.messages import StdioRequest, check_upstream_params
+from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.integrations.mcp.sessions import Owner, SessionTable, session_owner
 
 try:
     import httpx2
@@ -43,14 +49,14 @@ except ImportError as error:
 Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
 Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
-LARGEST_REQUEST = 4 * 1024 * 1024
-IDLE = 30 * 60.0  # seconds until a session that nobody uses is over
-CONNECT = 5.0  # seconds
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+IDLE_SECONDS = 30 * 60.0  # seconds until a session that nobody uses is over
+CONNECT_SECONDS = 5.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class McpUpstream:
     """The server behind: a URL, or the words of a command. `headers` and `environment` are all that it gets of ours."""
 
     target: str
@@ -72,7 +78,7 @@ class Upstream:
 
     @asynccontextmanager
     async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
-        timeout = httpx2.Timeout(CONNECT, read=self.limit)
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
         async with (
             httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False) as http,
             streamable_http_client(self.target, http_client=http) as streams,
@@ -90,25 +96,25 @@ class SessionRequest:
     params: None = None
 
 
-class UpstreamPolicy(PolicyMiddleware):
+class UpstreamPolicyMiddleware(PolicyMiddleware):
     """In front of a server of which nobody here knows how it reads."""
 
-    params = staticmethod(params_elsewhere)
+    params = staticmethod(check_upstream_params)
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    decides: Decides
+class McpGateway:
+    decides: PolicyDecisionPoint
     server: str
-    identify: Identify[Asked]
-    upstream: Upstream
+    identify: Identify[RequestContext]
+    upstream: McpUpstream
 
-    async def session(self, client: Reads, to_client: Writes) -> None:
+    async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
         """One client, until it is gone. Nothing is started before it says something."""
-        first = await opening(client)
+        first = await receive_first_message(client)
         if first is None:
             return
-        policy = UpstreamPolicy(self.decides, server=self.server, identify=self.identify)
+        policy = UpstreamPolicyMiddleware(self.decides, server=self.server, identify=self.identify)
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
@@ -121,25 +127,25 @@ class Gateway:
         async with outgoing, incoming:
             try:
                 async with self.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
-                    group.start_soon(pumped, outgoing, to_upstream)
-                    await pumped(upstream, incoming)
+                    group.start_soon(pump_messages, outgoing, to_upstream)
+                    await pump_messages(upstream, incoming)
                     group.cancel_scope.cancel()
             except Exception as error:
-                _LOG.error("the upstream server cannot be used: %s", told(error))
+                _LOG.error("the upstream server cannot be used: %s", describe_error(error))
 
     async def owner(self, request: Request) -> Owner:
         """Whose session that request begins."""
-        facts = await identified(self.identify, cast(Asked, SessionRequest(request)))
-        return owner_of(None if facts is None else await proved(self.decides, facts))
+        facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
+        return session_owner(None if facts is None else await prove_credentials(self.decides, facts))
 
     async def over_stdio(self) -> None:
         """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
-        lines = Lines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+        lines = StdioLines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
         async with stdio_server(lines) as (client, to_client), client, to_client:
-            await self.session(RawMessages(client, lines), to_client)
+            await self.session(StdioMessageReader(client, lines), to_client)
 
 
-class Lines(anyio.AsyncFile[str]):
+class StdioLines(anyio.AsyncFile[str]):
     """Lines of text, each of which becomes one message: they are kept until that has come."""
 
     def __init__(self, file: TextIO) -> None:
@@ -153,21 +159,21 @@ class Lines(anyio.AsyncFile[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class RawMessages:
+class StdioMessageReader:
     """Messages with the lines that they came as."""
 
-    client: Reads
-    lines: Lines
+    client: MessageReader
+    lines: StdioLines
 
     async def receive(self) -> SessionMessage | Exception:
         item = await self.client.receive()
         line = self.lines.kept.popleft()
         if isinstance(item, SessionMessage):
-            return SessionMessage(item.message, ServerMessageMetadata(request_context=Line(line)))
+            return SessionMessage(item.message, ServerMessageMetadata(request_context=StdioRequest(line)))
         return item
 
 
-async def opening(client: Reads) -> SessionMessage | None:
+async def receive_first_message(client: MessageReader) -> SessionMessage | None:
     while True:
         try:
             item = await client.receive()
@@ -177,13 +183,13 @@ async def opening(client: Reads) -> SessionMessage | None:
             return item
 
 
-async def pumped(source: Any, sink: Any) -> None:
+async def pump_messages(source: Any, sink: Any) -> None:
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
         while True:
             await sink.send(await source.receive())
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The first that went wrong."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -193,24 +199,24 @@ def told(error: BaseException) -> str:
 # ── Streamable HTTP ───────────────────────────────────────────────────────────────────────────
 
 
-class Sessions:
+class SessionEndpoint:
     """An ASGI endpoint: each client has a session, and each session an upstream of its own. They are bounded, and who
     opens more of them than others ends his own.
 
     Requests whose `Host` or `Origin` is foreign to `hosts` are refused before a session is looked for.
     """
 
-    def __init__(self, gateway: Gateway, hosts: AllowedHosts) -> None:
+    def __init__(self, gateway: McpGateway, hosts: AllowedHosts) -> None:
         self._gateway, self._hosts = gateway, hosts
         self._open = SessionTable()
         self._group: TaskGroup | None = None
-        self.bounded = RequestBodyLimitMiddleware(self._answer, LARGEST_REQUEST)
+        self.bounded = RequestBodyLimitMiddleware(self._answer, MAX_REQUEST_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = self._hosts.refusal(scope["method"], scope["headers"])
         if refused is not None:
             _LOG.warning("a request was refused because %s: %s", refused.message, refused.hint)
-            return await JSONResponse(problem(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)
+            return await JSONResponse(problem_document(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)
         await self.bounded(scope, receive, send)
 
     @asynccontextmanager
@@ -226,7 +232,7 @@ class Sessions:
             return await self._begin(scope, receive, send)
         session = self._open.get(name)
         if session is None:
-            return await JSONResponse(problem("there is no such session"), 404)(scope, receive, send)
+            return await JSONResponse(problem_document("there is no such session"), 404)(scope, receive, send)
         self._open.enter(session)
         try:
             await session.transport.handle_request(scope, receive, send)
@@ -235,12 +241,12 @@ class Sessions:
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._group is None:
-            return await JSONResponse(problem("the gateway is stopping"), 503)(scope, receive, send)
+            return await JSONResponse(problem_document("the gateway is stopping"), 503)(scope, receive, send)
         owner = await self._gateway.owner(Request(scope))
         if (replaced := self._open.replaceable()) is not None:
             await self._end(replaced)
         name = uuid4().hex
-        transport = StreamableHTTPServerTransport(name, idle_timeout=IDLE)
+        transport = StreamableHTTPServerTransport(name, idle_timeout=IDLE_SECONDS)
         self._open.begin(name, transport, owner)
         status = 500
 
@@ -266,7 +272,7 @@ class Sessions:
                 with transport.idle_scope or anyio.CancelScope():
                     await self._gateway.session(client, to_client)
         except Exception as error:
-            _LOG.error("a session ended: %s", told(error))
+            _LOG.error("a session ended: %s", describe_error(error))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end(name)
@@ -277,20 +283,22 @@ class Sessions:
             await session.transport.terminate()
 
 
-def problem(message: str) -> dict[str, Any]:
+def problem_document(message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": message}}
 
 
-def http_app(gateway: Gateway, allowed_hosts: Collection[str] = ()) -> Starlette:
+def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = ()) -> Starlette:
     """The gateway at `/mcp`, for who names loopback or one of `allowed_hosts`. Raises AllowedHostError."""
-    sessions = Sessions(gateway, AllowedHosts.of(allowed_hosts))
+    sessions = SessionEndpoint(gateway, AllowedHosts.of(allowed_hosts))
     return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
 
 
-def from_headers(names: Mapping[str, str], facts: Callable[[Mapping[str, str]], Facts]) -> Identify[Asked]:
+def identify_by_headers(
+    names: Mapping[str, str], facts: Callable[[Mapping[str, str]], Facts]
+) -> Identify[RequestContext]:
     """Who asks, by headers that whoever calls this gateway on this machine sets. One that is missing names nobody."""
 
-    def identify(context: Asked) -> Facts | None:
+    def identify(context: RequestContext) -> Facts | None:
         headers = getattr(context.request, "headers", None)
         found = {} if headers is None else {name: headers.getlist(header) for name, header in names.items()}
         if not found or any(len(values) != 1 or not values[0] for values in found.values()):
@@ -300,15 +308,15 @@ def from_headers(names: Mapping[str, str], facts: Callable[[Mapping[str, str]], 
     return identify
 
 
-def facts_of_words(words: Mapping[str, str]) -> Facts:
+def parse_caller_facts(words: Mapping[str, str]) -> Facts:
     """`agent`, `issuer`, `user` and `scopes` as facts."""
     issuer = {"issuer": words["issuer"]} if "issuer" in words else {}
-    scopes = {"scopes": scopes_of(words["scopes"])} if "scopes" in words else {}
+    scopes = {"scopes": parse_scopes(words["scopes"])} if "scopes" in words else {}
     agent = {"agent": {"id": words["agent"], **issuer}} if "agent" in words else {}
     user = {"user": {"id": words["user"]}} if "user" in words else {}
     credential = {"credential": {**issuer, **scopes}} if issuer or scopes else {}
     return {**agent, **user, **credential}
 
 
-def scopes_of(words: str) -> Sequence[str]:
+def parse_scopes(words: str) -> Sequence[str]:
     return words.replace(",", " ").split()

@@ -12,32 +12,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policyengine.integrations.enforcement_point import Decides, Facts, evaluated, refusal
+from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
 from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.decision import Decision, Gate, Outcome
-from policyengine.runtime.paths import Malformed
+from policyengine.runtime.paths import MalformedPath
 from policyengine.runtime.values import Invalid
 
-PASSING = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
-ON_URIS = frozenset({"resources/read", "resources/subscribe"})
-DECIDED = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
+UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
+URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
+DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # what arguments may tell yet
 # FastMCP finds a tool by a second name, too, made of a hash and its own: a rule about the first would not know it.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
-ALIAS = "a tool is called by the name that it is listed under"
-AT_ONCE = 16  # items of a list that are looked at before others have their turn
+ALIAS_MESSAGE = "a tool is called by the name that it is listed under"
+ITEMS_PER_TURN = 16  # items of a list that are looked at before others have their turn
 
 # JSON-RPC leaves -32000 to -32019 to implementations; the SDKs took the first of them.
 DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
-CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
+ERROR_CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
 METHOD_NOT_FOUND = -32601
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class McpListMethod:
     """A list: the member of its result that holds the items, and the member of an item that names it."""
 
     items: str
@@ -46,50 +46,57 @@ class Listing:
     has_templates: bool = False
 
 
-LISTS: Mapping[str, Listing] = {
-    "tools/list": Listing("tools", "name", "tools/call"),
-    "resources/list": Listing("resources", "uri", "resources/read"),
-    "resources/templates/list": Listing("resourceTemplates", "uriTemplate", "resources/read", has_templates=True),
-    "prompts/list": Listing("prompts", "name", "prompts/get"),
+LIST_METHODS: Mapping[str, McpListMethod] = {
+    "tools/list": McpListMethod("tools", "name", "tools/call"),
+    "resources/list": McpListMethod("resources", "uri", "resources/read"),
+    "resources/templates/list": McpListMethod("resourceTemplates", "uriTemplate", "resources/read", has_templates=True),
+    "prompts/list": McpListMethod("prompts", "name", "prompts/get"),
 }
 
 
 # Facts of an HTTP request, of which nobody here has seen one.
-OF_A_REQUEST: Mapping[str, str] = {
+REQUEST_FACTS: Mapping[str, str] = {
     **{name: f"request.{name}.*" for name in ("headers", "query")},
     **{name: f"request.{name}" for name in ("host", "ip", "size")},
 }
 
 
-def question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
+def build_mcp_question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
     """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for. What they leave
     out of the HTTP request, where there is one, is pending."""
     http = facts.get("request")
     said = http if isinstance(http, Mapping) else {}
-    pending = [fact for name, fact in OF_A_REQUEST.items() if name not in said]
-    return {**endpoint_of(method, params, server, facts), **({"pending": pending} if pending else {})}
+    pending = [fact for name, fact in REQUEST_FACTS.items() if name not in said]
+    return {**endpoint_facts(method, params, server, facts), **({"pending": pending} if pending else {})}
 
 
-def endpoint_of(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
+def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
     match method:
         case "tools/call":
             endpoint = {"tool": {"server": server, "name": params.get("name")}}
-            return {**facts, **endpoint, "args": given(params)}
+            return {**facts, **endpoint, "args": get_arguments(params)}
         case "prompts/get":
-            return {**facts, **thing("get", "mcp_prompt", params.get("name"), server, facts), "args": given(params)}
+            return {
+                **facts,
+                **action_facts("get", "mcp_prompt", params.get("name"), server, facts),
+                "args": get_arguments(params),
+            }
         case "resources/read" | "resources/subscribe":
-            return {**facts, **thing("read", "mcp_resource", spelled(params.get("uri")), server, facts)}
+            return {
+                **facts,
+                **action_facts("read", "mcp_resource", canonical_resource_id(params.get("uri")), server, facts),
+            }
         case _:
             raise ValueError(f"nothing is decided for `{method}`")
 
 
-def given(params: Mapping[str, Any]) -> object:
+def get_arguments(params: Mapping[str, Any]) -> object:
     """The arguments; what is no object of them is refused when it is decided, not read as none."""
     arguments = params.get("arguments")
     return {} if arguments is None else arguments
 
 
-def thing(verb: str, type: str, name: object, server: str, facts: Facts) -> dict[str, object]:
+def action_facts(verb: str, type: str, name: object, server: str, facts: Facts) -> dict[str, object]:
     context = facts.get("context")
     beside = context if isinstance(context, Mapping) else {}
     return {
@@ -99,54 +106,64 @@ def thing(verb: str, type: str, name: object, server: str, facts: Facts) -> dict
     }
 
 
-def spelled(uri: object, *, is_template: bool = False) -> str | Invalid | None:
+def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | Invalid | None:
     """A URI, or a template, as policies compare it."""
     if uri is None:
         return None
     found = canonical_template(str(uri)) if is_template else canonical_uri(str(uri))
-    return Invalid(f"a malformed URI: {found.why}") if isinstance(found, Malformed) else found
+    return Invalid(f"a malformed URI: {found.why}") if isinstance(found, MalformedPath) else found
 
 
-def barred(method: str, params: Mapping[str, Any]) -> Decision | None:
+def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
     """The refusal of what no policy is asked about: a name or a URI that the server reads as another."""
-    name, uri = params.get("name"), spelled(params.get("uri")) if method in ON_URIS else None
+    name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
-        return refusal(ALIAS, Gate.DEFAULT)
-    return refusal(uri.why, Gate.MALFORMED_PATH) if isinstance(uri, Invalid) else None
+        return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)
+    return make_denial(uri.why, Gate.MALFORMED_PATH) if isinstance(uri, Invalid) else None
 
 
 # ── Lists ─────────────────────────────────────────────────────────────────────────────────────
 
 
-async def visible(
-    decides: Decides, listing: Listing, items: Sequence[Item], names: Sequence[object], server: str, facts: Facts
+async def filter_visible(
+    decides: PolicyDecisionPoint,
+    listing: McpListMethod,
+    items: Sequence[Item],
+    names: Sequence[object],
+    server: str,
+    facts: Facts,
 ) -> list[Item]:
     """Those of the items that their caller might be let through to, with some arguments or other. Nothing is spent."""
     found = []
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
-        if await may_see(decides, listing, name, server, facts):
+        if await is_visible(decides, listing, name, server, facts):
             found.append(item)
-        if at % AT_ONCE == AT_ONCE - 1:
+        if at % ITEMS_PER_TURN == ITEMS_PER_TURN - 1:
             await asyncio.sleep(0)
     return found
 
 
-async def may_see(decides: Decides, listing: Listing, name: object, server: str, facts: Facts) -> bool:
+async def is_visible(
+    decides: PolicyDecisionPoint, listing: McpListMethod, name: object, server: str, facts: Facts
+) -> bool:
     if not isinstance(name, str) or (
-        listing.asked_as in ON_URIS and isinstance(spelled(name, is_template=listing.has_templates), Invalid)
+        listing.asked_as in URI_METHODS
+        and isinstance(canonical_resource_id(name, is_template=listing.has_templates), Invalid)
     ):
         return False
-    return might_pass(await looked_at(decides, listing, name, server, facts))
+    return might_pass(await evaluate_item(decides, listing, name, server, facts))
 
 
-async def looked_at(decides: Decides, listing: Listing, name: str, server: str, facts: Facts) -> Decision:
+async def evaluate_item(
+    decides: PolicyDecisionPoint, listing: McpListMethod, name: str, server: str, facts: Facts
+) -> Decision:
     """What would come of an item, while its arguments are not known."""
-    asked = question(listing.asked_as, {"name": name, "uri": name}, server, facts)
+    asked = build_mcp_question(listing.asked_as, {"name": name, "uri": name}, server, facts)
     if listing.has_templates:
-        asked["resource"] = {"type": "mcp_resource", "id": spelled(name, is_template=True)}
+        asked["resource"] = {"type": "mcp_resource", "id": canonical_resource_id(name, is_template=True)}
     if asked.pop("args", None) is not None:
         asked["pending"] = [*asked.get("pending", ()), "args"]  # type: ignore[misc]  # it is a list
-    return await evaluated(decides, asked)
+    return await evaluate(decides, asked)
 
 
 def might_pass(decision: Decision) -> bool:
@@ -160,18 +177,18 @@ def might_pass(decision: Decision) -> bool:
 # ── What asks for several things at once ──────────────────────────────────────────────────────
 
 
-def completed(params: Mapping[str, Any]) -> tuple[Listing, object] | None:
+def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object] | None:
     """What `completion/complete` wants suggestions for; None where that is none of what there is."""
     match params.get("ref"):
         case {"type": "ref/prompt", "name": name}:
-            return LISTS["prompts/list"], name
+            return LIST_METHODS["prompts/list"], name
         case {"type": "ref/resource", "uri": uri}:
-            return LISTS["resources/templates/list"], uri
+            return LIST_METHODS["resources/templates/list"], uri
         case _:
             return None
 
 
-def listened(params: Mapping[str, Any]) -> Sequence[object]:
+def subscribed_resources(params: Mapping[str, Any]) -> Sequence[object]:
     """The resources that `subscriptions/listen` wants to hear of."""
     wanted = params.get("notifications")
     named = wanted.get("resourceSubscriptions") if isinstance(wanted, Mapping) else None

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from policyengine.extras import install_command
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
-from policyengine.integrations.mcp.sdk import Asked, PolicyMiddleware
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -34,21 +34,21 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-FOR_THE_CLIENT = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
-GONE = "the upstream server is gone, or cannot be reached"
+CLIENT_METHODS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
+UPSTREAM_GONE = "the upstream server is gone, or cannot be reached"
 CANCELLED = "notifications/cancelled"
 
 
-class Reads(Protocol):
+class MessageReader(Protocol):
     async def receive(self) -> SessionMessage | Exception: ...
 
 
-class Writes(Protocol):
+class MessageWriter(Protocol):
     async def send(self, item: SessionMessage, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RelayRequest:
     """A request as the middleware sees it. `request` is the HTTP request that it came with, if it did."""
 
     method: str
@@ -57,19 +57,19 @@ class Question:
     request: Any
 
 
-class Dropped(Exception):
+class RequestDroppedError(Exception):
     """Whoever asked waits no more."""
 
 
 @dataclass(eq=False)
-class Waiting:
+class UpstreamRequest:
     """A request that is on its way upstream, until `done`."""
 
     token: object
     done: anyio.Event = field(default_factory=anyio.Event)
-    answer: JSONRPCResponse | JSONRPCError | Dropped | None = None
+    answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None = None
 
-    def end(self, answer: JSONRPCResponse | JSONRPCError | Dropped | None) -> None:
+    def end(self, answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None) -> None:
         self.answer = answer
         self.done.set()
 
@@ -77,15 +77,17 @@ class Waiting:
 class Relay:
     """`limit` is how many seconds an answer of the upstream server may take."""
 
-    def __init__(self, policy: PolicyMiddleware, to_client: Writes, to_upstream: Writes, limit: float) -> None:
+    def __init__(
+        self, policy: PolicyMiddleware, to_client: MessageWriter, to_upstream: MessageWriter, limit: float
+    ) -> None:
         self._policy, self._limit = policy, limit
         self._to_client, self._to_upstream = to_client, to_upstream
-        self._waiting: dict[RequestId, Waiting] = {}
+        self._waiting: dict[RequestId, UpstreamRequest] = {}
         self._asked: set[RequestId] = set()  # of the client, by the upstream server
         self._version: str | None = None
         self._down = False
 
-    async def run(self, first: SessionMessage, client: Reads, upstream: Reads) -> None:
+    async def run(self, first: SessionMessage, client: MessageReader, upstream: MessageReader) -> None:
         """Until the client is gone. Without its upstream server it is told so, whatever it asks."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._from_upstream, upstream)
@@ -94,7 +96,7 @@ class Relay:
 
     # ── From the client ───────────────────────────────────────────────────────────────────────
 
-    async def _from_client(self, first: SessionMessage, client: Reads, group: TaskGroup) -> None:
+    async def _from_client(self, first: SessionMessage, client: MessageReader, group: TaskGroup) -> None:
         item: SessionMessage | Exception = first
         while True:
             if isinstance(item, SessionMessage):
@@ -121,15 +123,15 @@ class Relay:
     def _cancelled(self, params: Mapping[str, Any] | None) -> None:
         waiting = self._waiting.get((params or {}).get("requestId", ""))
         if waiting is not None:
-            waiting.end(Dropped())
+            waiting.end(RequestDroppedError())
 
     async def _requested(
         self, request: JSONRPCRequest, metadata: MessageMetadata, *, task_status: TaskStatus[None]
     ) -> None:
         http = metadata.request_context if isinstance(metadata, ServerMessageMetadata) else None
-        context = cast(Asked, Question(request.method, request.params, request.id, http))
+        context = cast(RequestContext, RelayRequest(request.method, request.params, request.id, http))
 
-        async def go_on(_: Asked) -> dict[str, Any]:
+        async def go_on(_: RequestContext) -> dict[str, Any]:
             return await self._forwarded(request, task_status)
 
         try:
@@ -139,32 +141,32 @@ class Relay:
             await self._down_to(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result)))
         except MCPError as error:
             await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=error.error))
-        except Dropped:
+        except RequestDroppedError:
             if isinstance(metadata, ServerMessageMetadata) and metadata.on_request_unanswered is not None:
                 await metadata.on_request_unanswered()
         except Exception:
             broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed, and nothing was let through")
             await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
         finally:
-            started(task_status)
+            notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
         """The upstream's answer. Raises MCPError, its own or that there is none, and Dropped."""
         if request.id in self._waiting:
             raise MCPError(INVALID_REQUEST, "another request has this id")
         if self._down:
-            raise MCPError(INTERNAL_ERROR, GONE)
-        waiting = self._waiting[request.id] = Waiting(progress_token(request.params))
+            raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
+        waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
             await self._up(request)
-            started(task_status)
+            notify_started(task_status)
             with anyio.move_on_after(self._limit):
                 await waiting.done.wait()
             return await self._answered(request, waiting)
         finally:
             del self._waiting[request.id]
 
-    async def _answered(self, request: JSONRPCRequest, waiting: Waiting) -> dict[str, Any]:
+    async def _answered(self, request: JSONRPCRequest, waiting: UpstreamRequest) -> dict[str, Any]:
         match waiting.answer:
             case JSONRPCResponse(result=result):
                 if request.method == "initialize":
@@ -172,10 +174,10 @@ class Relay:
                 return result
             case JSONRPCError(error=error):
                 raise MCPError.from_error_data(error)
-            case Dropped() as dropped:
+            case RequestDroppedError() as dropped:
                 raise dropped
             case _ if waiting.done.is_set():
-                raise MCPError(INTERNAL_ERROR, GONE)
+                raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
                 late = {"requestId": request.id, "reason": "it takes too long"}
                 await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
@@ -189,11 +191,11 @@ class Relay:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._down = True
             if isinstance(message, JSONRPCRequest):
-                raise MCPError(INTERNAL_ERROR, GONE) from None
+                raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE) from None
 
     # ── From the upstream server ──────────────────────────────────────────────────────────────
 
-    async def _from_upstream(self, upstream: Reads) -> None:
+    async def _from_upstream(self, upstream: MessageReader) -> None:
         while True:
             try:
                 item = await upstream.receive()
@@ -211,7 +213,7 @@ class Relay:
                 waiting = None if message.id is None else self._waiting.get(message.id)
                 if waiting is not None and not waiting.done.is_set():
                     waiting.end(message)
-            case JSONRPCRequest(method=method) if method in FOR_THE_CLIENT:
+            case JSONRPCRequest(method=method) if method in CLIENT_METHODS:
                 self._asked.add(message.id)
                 await self._down_to(message, self._related(None))
             case JSONRPCRequest():
@@ -238,7 +240,7 @@ def progress_token(params: Mapping[str, Any] | None) -> object:
     return meta.get("progressToken") if isinstance(meta, Mapping) else None
 
 
-def started(task_status: TaskStatus[None]) -> None:
+def notify_started(task_status: TaskStatus[None]) -> None:
     """Once is enough, and later is no mistake."""
     try:
         task_status.started()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeAlias
 
-MOST_SESSIONS = 100
+MAX_SESSIONS = 100
 LINE_SECONDS = 10.0  # between two lines of the log
 Owner: TypeAlias = tuple[str, ...]
 NOBODY: Owner = ("nobody",)
@@ -20,7 +20,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(slots=True, eq=False)
-class OpenSession:
+class McpSession:
     """`requests` are under way, the stream that a client listens at among them; `used` is when the last one began or
     ended."""
 
@@ -33,9 +33,9 @@ class OpenSession:
 class SessionTable:
     """At most `most`; where one more begins, somebody's longest idle one ends."""
 
-    def __init__(self, most: int = MOST_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, most: int = MAX_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
-        self._open: dict[str, OpenSession] = {}  # the oldest first
+        self._open: dict[str, McpSession] = {}  # the oldest first
         self._ended: Counter[Owner] = Counter()
         self._told: float | None = None
 
@@ -43,18 +43,18 @@ class SessionTable:
         return len(self._open)
 
     def begin(self, name: str, transport: Any, owner: Owner) -> None:
-        self._open[name] = OpenSession(transport, owner, self._clock())
+        self._open[name] = McpSession(transport, owner, self._clock())
 
-    def get(self, name: str) -> OpenSession | None:
+    def get(self, name: str) -> McpSession | None:
         return self._open.get(name)
 
-    def enter(self, session: OpenSession) -> None:
+    def enter(self, session: McpSession) -> None:
         session.requests, session.used = session.requests + 1, self._clock()
 
-    def leave(self, session: OpenSession) -> None:
+    def leave(self, session: McpSession) -> None:
         session.requests, session.used = session.requests - 1, self._clock()
 
-    def end(self, name: str) -> OpenSession | None:
+    def end(self, name: str) -> McpSession | None:
         return self._open.pop(name, None)
 
     def replaceable(self) -> str | None:
@@ -83,7 +83,7 @@ class SessionTable:
             self._told = now
 
 
-def owner_of(facts: Mapping[str, object] | None) -> Owner:
+def session_owner(facts: Mapping[str, object] | None) -> Owner:
     """Whose session it is, by what is known of who asks; credentials that prove nothing are nobody's."""
     if not facts or "credentials" in facts:
         return NOBODY

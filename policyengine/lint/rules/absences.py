@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.kernel.expressions import rewritten
-from policyengine.lint.absence import asked_for, is_over_http, opens_http, reaches_http
+from policyengine.kernel.expressions import rewrite
+from policyengine.lint.absence import is_over_http, opens_http, presence_checks, reaches_http
 from policyengine.lint.dead_limits import conditions_of_limits
-from policyengine.lint.dead_rules import blocks
+from policyengine.lint.dead_rules import all_blocks
 from policyengine.lint.rules.defaults import wanted_parts
-from policyengine.solver.satisfiability import possible
+from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 
 HINT = "compare it where it has to be there, or hand it on and say so in `[gateway]` (docs/gateways.md)"
@@ -23,12 +23,12 @@ def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:
         return
     for condition, wanted, then in conditions_over_http(kernel):
         for part, wanted_here in wanted_parts(condition, wanted):
-            yield from by_absence(part, wanted_here, then)
+            yield from unseen_absence_findings(part, wanted_here, then)
 
 
 def conditions_over_http(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool, str]]:
     """Each condition, what lets a request pass, and what follows where it is unknown."""
-    for grant in (grant for block in blocks(kernel) for grant in block.grants):
+    for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         if grant.when is not None and is_over_http(grant):
             yield grant.when, True, "this `may` opens nothing"
     for guard in kernel.guards:
@@ -40,24 +40,24 @@ def conditions_over_http(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool, str]]
             yield condition, loosens, f"`{limit.name}` {'is not raised' if loosens else 'acts'}"
 
 
-def by_absence(part: k.Expr, wanted: bool, then: str) -> Iterator[Diagnostic]:
-    asked = [one for one in k.walk(part) if isinstance(one, k.Present) and may_be_unseen(one)]
-    if asked and possible(with_nothing_there(part)) == {wanted}:
+def unseen_absence_findings(part: k.Expr, wanted: bool, then: str) -> Iterator[Diagnostic]:
+    asked = [one for one in k.walk(part) if isinstance(one, k.IsPresent) and may_be_unseen(one)]
+    if asked and possible_truths(with_facts_absent(part)) == {wanted}:
         fact = " ".join(asked[0].operand.span.text.split())
         message = f"a gateway may not hand on `{fact}`, so nobody knows whether it is there, and then {then}"
         yield Diagnostic("W559", message, asked[0].span, HINT)
 
 
-def with_nothing_there(expr: k.Expr) -> k.Expr:
+def with_facts_absent(expr: k.Expr) -> k.Expr:
     """The expression for a request that has none of these facts."""
 
     def absent(part: k.Expr) -> k.Expr | None:
-        if isinstance(part, k.Present) and may_be_unseen(part):
+        if isinstance(part, k.IsPresent) and may_be_unseen(part):
             return k.Constant(False, Scalar.BOOL, span=part.span)
         return None
 
-    return rewritten(expr, absent)
+    return rewrite(expr, absent)
 
 
-def may_be_unseen(part: k.Present) -> bool:
-    return any(path[0] == "body" or path[:2] == ("request", "headers") for path, _ in asked_for(part))
+def may_be_unseen(part: k.IsPresent) -> bool:
+    return any(path[0] == "body" or path[:2] == ("request", "headers") for path, _ in presence_checks(part))

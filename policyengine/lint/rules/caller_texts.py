@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.dead_limits import conditions_of_limits
-from policyengine.lint.dead_rules import blocks, conditions_of
+from policyengine.lint.dead_rules import all_blocks, block_conditions
 from policyengine.lint.rules.defaults import wanted_parts
 from policyengine.runtime.patterns import compile_regex
 
@@ -30,15 +30,15 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
 def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """A text that begins like a folder, of which `..` leads out again; none where some rule looks for `..` in it."""
     careful = subjects_compared(kernel, lambda text: ".." in text or r"\.\." in text)
-    for condition, wanted in deciding(kernel):
+    for condition, wanted in deciding_conditions(kernel):
         for part, wanted_here in wanted_parts(condition, wanted):
             subject = subject_in_folder(part)
-            if subject is not None and subject not in careful and by_a_caller(subject, condition):
-                yield leading_out(part, subject, wanted_here)
+            if subject is not None and subject not in careful and is_written_by_caller(subject, condition):
+                yield parent_folder_finding(part, subject, wanted_here)
 
 
-def leading_out(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
-    written, name = words(part), words(subject)
+def parent_folder_finding(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
+    written, name = quote_subject(part), quote_subject(subject)
     if lets_pass:
         message = f"`{written}` holds for a path with `..` too, which leads out of the folder"
         return Diagnostic("W560", message, part.span, f'add `and not contains({name}, "..")`')
@@ -53,7 +53,7 @@ def subject_in_folder(part: k.Expr) -> k.Expr | None:
             return subject_of(operand)
         case k.Matches(operand, pattern) if leaves_its_folder(pattern):
             return subject_of(operand)
-        case k.Apply("starts_with", (operand, k.Constant(str() as text))) if is_folder(text):
+        case k.Call("starts_with", (operand, k.Constant(str() as text))) if is_folder(text):
             return subject_of(operand)
         case _:
             return None
@@ -85,13 +85,15 @@ def leaves_its_folder(pattern: str) -> bool:
 def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """A host that has to be right, of a URL whose scheme may be any."""
     careful = subjects_compared(kernel, lambda text: SCHEME.match(text) is not None)
-    for condition, wanted in deciding(kernel):
+    for condition, wanted in deciding_conditions(kernel):
         for part, wanted_here in wanted_parts(condition, wanted):
             for url in urls_of_hosts(part) if lets_pass(part, wanted_here) else ():
                 subject = subject_of(url)
-                if subject is not None and subject not in careful and by_a_caller(subject, condition):
-                    name = words(subject)
-                    message = f"`{words(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
+                if subject is not None and subject not in careful and is_written_by_caller(subject, condition):
+                    name = quote_subject(subject)
+                    message = (
+                        f"`{quote_subject(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
+                    )
                     yield Diagnostic("W561", message, part.span, f'add `and {name} like "https://*"`')
 
 
@@ -108,22 +110,22 @@ def urls_of_hosts(part: k.Expr) -> Iterator[k.Expr]:
             sides = (item,)
         case k.Like(operand) | k.Matches(operand):
             sides = (operand,)
-        case k.Apply("starts_with" | "ends_with", (operand, _)):
+        case k.Call("starts_with" | "ends_with", (operand, _)):
             sides = (operand,)
         case _:
             sides = ()
-    for one in (one for side in sides for one in k.walk(side)):
-        if isinstance(one, k.Apply) and one.function == "host":
-            yield one.arguments[0]
+    for expression in (one for side in sides for one in k.walk(side)):
+        if isinstance(expression, k.Call) and expression.function == "host":
+            yield expression.arguments[0]
 
 
 # ── What conditions compare ───────────────────────────────────────────────────────────────────
 
 
-def deciding(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
+def deciding_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
     """Conditions of doors and guards, and what each has to come to for a request to pass."""
-    for block in blocks(kernel):
-        yield from ((condition, True) for condition, _ in conditions_of(block))
+    for block in all_blocks(kernel):
+        yield from ((condition, True) for condition, _ in block_conditions(block))
     for guard in kernel.guards:
         effects = (one for one in guard.effects if isinstance(one, k.Deny | k.Confirm))
         yield from ((one.condition, False) for one in effects if one.condition is not None)
@@ -131,7 +133,7 @@ def deciding(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
 
 def subjects_compared(kernel: k.Kernel, fits: Callable[[str], bool]) -> frozenset[k.Expr]:
     """What callers write that some condition compares with a text that fits."""
-    conditions = [condition for condition, _ in deciding(kernel)]
+    conditions = [condition for condition, _ in deciding_conditions(kernel)]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
     return frozenset(
         subject
@@ -146,7 +148,7 @@ def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
     match part:
         case k.Like(operand, text) | k.Matches(operand, text):
             yield operand, text
-        case k.Apply("starts_with" | "ends_with" | "contains", (operand, k.Constant(str() as text))):
+        case k.Call("starts_with" | "ends_with" | "contains", (operand, k.Constant(str() as text))):
             yield operand, text
         case _:
             pass
@@ -155,7 +157,7 @@ def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
 def subject_of(operand: k.Expr) -> k.Expr | None:
     """The fact that a caller writes, or the variable that stands for one, below what is made of it."""
     match operand:
-        case k.Default(inner) | k.Named(_, inner) | k.Apply("lower" | "upper", (inner,)):
+        case k.Default(inner) | k.DefinitionRef(_, inner) | k.Call("lower" | "upper", (inner,)):
             return subject_of(inner)
         case k.Fact(path) if path[0] in WRITTEN_BY_CALLERS or path[:2] in NAMED_BY_CALLERS:
             return operand
@@ -167,7 +169,7 @@ def subject_of(operand: k.Expr) -> k.Expr | None:
             return None
 
 
-def by_a_caller(subject: k.Expr, condition: k.Expr) -> bool:
+def is_written_by_caller(subject: k.Expr, condition: k.Expr) -> bool:
     """A variable stands for what callers write where its quantifier goes through that."""
     while isinstance(subject, k.Member):
         subject = subject.base
@@ -177,5 +179,5 @@ def by_a_caller(subject: k.Expr, condition: k.Expr) -> bool:
     return any(isinstance(subject_of(one.domain), k.Fact | k.Member) for one in around)
 
 
-def words(part: k.Expr) -> str:
+def quote_subject(part: k.Expr) -> str:
     return " ".join(part.span.text.split())

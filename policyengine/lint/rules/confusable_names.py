@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.findings import declared
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.findings import declarations_in
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
-ALIKE = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "o", "_": "-", ".": "-", " ": "-", "/": "-"})
-Called = tuple[str, str, Span]  # what has the name, the name, where it stands
+CONFUSABLE_CHARACTERS = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "o", "_": "-", ".": "-", " ": "-", "/": "-"})
+NamedPlace = tuple[str, str, Span]  # what has the name, the name, where it stands
 
 
-def look_alikes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    yield from alike(name for declaration in declared(modules) for name in names_of(declaration))
-    for declaration in declared(modules):
+def confusable_names(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
+    yield from confusable_among(name for declaration in declarations_in(modules) for name in names_of(declaration))
+    for declaration in declarations_in(modules):
         if isinstance(declaration, ast.EnumDecl | ast.EntityDecl | ast.FactsDecl):
-            yield from alike(inner_names(declaration))
+            yield from confusable_among(inner_names(declaration))
 
 
-def alike(names: Iterable[Called]) -> Iterator[Diagnostic]:
+def confusable_among(names: Iterable[NamedPlace]) -> Iterator[Diagnostic]:
     """Each name that looks like an earlier one of its kind."""
     first: dict[tuple[str, str], tuple[str, Span]] = {}
     for what, name, span in names:
@@ -28,14 +28,14 @@ def alike(names: Iterable[Called]) -> Iterator[Diagnostic]:
         if earlier != name:
             message = f"the {what} `{name}` looks like another one, `{earlier}`"
             hint = "give one of them a name that nobody takes for the other"
-            yield Diagnostic("W264", message, span, hint, (Related("the other one", there),))
+            yield Diagnostic("W264", message, span, hint, (RelatedLocation("the other one", there),))
 
 
 def skeleton(name: str) -> str:
-    return name.translate(ALIKE).lower()
+    return name.translate(CONFUSABLE_CHARACTERS).lower()
 
 
-def names_of(declaration: ast.Declaration) -> Iterator[Called]:
+def names_of(declaration: ast.Declaration) -> Iterator[NamedPlace]:
     match declaration:
         case ast.EnumDecl(name) | ast.EntityDecl(name):
             yield "type", name.text, name.span
@@ -51,11 +51,11 @@ def names_of(declaration: ast.Declaration) -> Iterator[Called]:
             yield "attester", name.text, name.span
         case ast.FixtureDecl(name):
             yield "fixture", name.text, name.span
-        case ast.AgentDecl(head=ast.Called(called)):
+        case ast.AgentDecl(head=ast.PrincipalName(called)):
             yield "agent", called.value, called.span
         case ast.AgentDecl(head=ast.InGroup(group)):
             yield "group of agents", group.value, group.span
-        case ast.UserDecl(head=ast.Called(called)):
+        case ast.UserDecl(head=ast.PrincipalName(called)):
             yield "user", called.value, called.span
         case ast.GuardDecl(called):
             yield "guard", called.value, called.span
@@ -63,7 +63,7 @@ def names_of(declaration: ast.Declaration) -> Iterator[Called]:
             pass
 
 
-def inner_names(declaration: ast.EnumDecl | ast.EntityDecl | ast.FactsDecl) -> Iterator[Called]:
+def inner_names(declaration: ast.EnumDecl | ast.EntityDecl | ast.FactsDecl) -> Iterator[NamedPlace]:
     match declaration:
         case ast.EnumDecl(values=values):
             yield from (("value", value.text, value.span) for value in values)

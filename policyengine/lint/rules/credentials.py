@@ -14,45 +14,49 @@ KIND = (("credential", "kind"), ("credential", "bound"))
 
 
 def long_lived(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for agent in opening(kernel):
-        if not asks(agent, k.CredentialLifetime, k.CredentialAge) and not guarded(agent, kernel, LIFETIME):
+    for agent in opening_agents(kernel):
+        if not has_requirement(agent, k.CredentialLifetime, k.CredentialAge) and not is_guarded(
+            agent, kernel, LIFETIME
+        ):
             message = f"a credential of `{agent.label}` may last for ever"
             hint = "add `credential { lifetime <= 15m }`: what is stolen is then soon worthless"
             yield Diagnostic("W456", message, agent.span, hint)
 
 
 def static_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for agent in opening(kernel):
-        kinds = [one for one in agent.requirements if isinstance(one, k.CredentialKind)]
-        if not kinds and not asks(agent, k.CredentialBound) and not guarded(agent, kernel, KIND):
+    for agent in opening_agents(kernel):
+        kinds = [one for one in agent.requirements if isinstance(one, k.CredentialKinds)]
+        if not kinds and not has_requirement(agent, k.ProofOfPossession) and not is_guarded(agent, kernel, KIND):
             message = f"`{agent.label}` takes any kind of credential, static keys too"
             yield Diagnostic("W457", message, agent.span, "add `credential { kind in [jwt, mtls] }`")
-        for one in kinds:
-            accepted = [kind for kind in one.kinds if kind in STATIC]
+        for requirement in kinds:
+            accepted = [kind for kind in requirement.kinds if kind in STATIC]
             if accepted and all(set(STATIC) & set(other.kinds) for other in kinds):
                 message = f"`{agent.label}` takes `{accepted[0]}`, which whoever has seen it can use"
-                yield Diagnostic("W457", message, one.span, f"leave `{accepted[0]}` out, and issue tokens that expire")
+                yield Diagnostic(
+                    "W457", message, requirement.span, f"leave `{accepted[0]}` out, and issue tokens that expire"
+                )
 
 
-def opening(kernel: k.Kernel) -> Iterator[k.AgentBlock]:
+def opening_agents(kernel: k.Kernel) -> Iterator[k.AgentBlock]:
     return (agent for agent in kernel.agents if agent.grants)
 
 
-def asks(agent: k.AgentBlock, *kinds: type[k.Part]) -> bool:
+def has_requirement(agent: k.AgentBlock, *kinds: type[k.Node]) -> bool:
     return any(isinstance(one, kinds) for one in agent.requirements)
 
 
-def guarded(agent: k.AgentBlock, kernel: k.Kernel, facts: tuple[tuple[str, ...], ...]) -> bool:
+def is_guarded(agent: k.AgentBlock, kernel: k.Kernel, facts: tuple[tuple[str, ...], ...]) -> bool:
     """A guard that denies by one of these facts stands before every door of the agent."""
-    asking = [guard for guard in kernel.guards if any(denies_by(effect, facts) for effect in guard.effects)]
+    asking = [guard for guard in kernel.guards if any(denies_by_fact(effect, facts) for effect in guard.effects)]
     patterns = [opening.pattern for grant in agent.grants for opening in grant.openings]
-    return bool(asking) and all(any(stands_before(guard.place, p) for guard in asking) for p in patterns)
+    return bool(asking) and all(any(covers_pattern(guard.place, p) for guard in asking) for p in patterns)
 
 
-def denies_by(effect: k.Effect, facts: tuple[tuple[str, ...], ...]) -> bool:
+def denies_by_fact(effect: k.Effect, facts: tuple[tuple[str, ...], ...]) -> bool:
     condition = effect.condition if isinstance(effect, k.Deny) else None
     return condition is not None and any(isinstance(one, k.Fact) and one.path in facts for one in k.walk(condition))
 
 
-def stands_before(place: k.Place, pattern: k.Pattern) -> bool:
+def covers_pattern(place: k.Place, pattern: k.Pattern) -> bool:
     return not place.excepts and (place.patterns is None or any(covers(one, pattern) for one in place.patterns))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.kernel.expressions import rewritten
+from policyengine.kernel.expressions import rewrite
 from policyengine.lint.dead_limits import conditions_of_limits
-from policyengine.lint.dead_rules import blocks, conditions_of
-from policyengine.solver.satisfiability import possible
+from policyengine.lint.dead_rules import all_blocks, block_conditions
+from policyengine.solver.satisfiability import possible_truths
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
 WITHOUT = "leave this part out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
@@ -17,8 +17,8 @@ HINT = "leave `else` out: an absent fact is then unknown, which opens nothing an
 
 
 def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    for block in blocks(kernel):
-        for condition, _ in conditions_of(block):
+    for block in all_blocks(kernel):
+        for condition, _ in block_conditions(block):
             yield from decided_by_default(condition, True, "opens this")
     for guard in kernel.guards:
         for effect in guard.effects:
@@ -32,9 +32,9 @@ def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
     """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
     for part, wanted_here in wanted_parts(condition, wanted):
-        yield from by_default(part, wanted_here, does)
+        yield from default_findings(part, wanted_here, does)
     for whole, wanted_here in joined_parts(condition, wanted):
-        yield from by_absence(whole, wanted_here, does)
+        yield from absence_findings(whole, wanted_here, does)
 
 
 def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
@@ -45,7 +45,7 @@ def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool
         match expr:
             case k.Not(operand):
                 pending.append((operand, not wanted_here))
-            case k.Named(expression=inner):
+            case k.DefinitionRef(expression=inner):
                 pending.append((inner, wanted_here))
             case k.And(items) | k.Or(items):
                 pending.extend((item, wanted_here) for item in reversed(items))
@@ -63,7 +63,7 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
         match expr:
             case k.Not(operand):
                 pending.append((operand, not wanted_here))
-            case k.Named(expression=inner) | k.Quantifier(condition=inner):
+            case k.DefinitionRef(expression=inner) | k.Quantifier(condition=inner):
                 pending.append((inner, wanted_here))
             case k.And(items) | k.Or(items):
                 pending.extend((item, wanted_here) for item in reversed(items))
@@ -73,14 +73,14 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
                 pass
 
 
-def by_absence(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
+def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
     """`x is present and x > 10`, `x is absent or x <= 10`: both ask of `x` only where the caller sends it."""
     for item in whole.items:
         asked, is_absent = without_negations(item)
-        if not isinstance(asked, k.Present) or is_absent is not wanted:
+        if not isinstance(asked, k.IsPresent) or is_absent is not wanted:
             continue
         others = [one for one in whole.items if one is not item]
-        if is_of_the_caller(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
+        if is_caller_fact(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
             fact = " ".join(asked.operand.span.text.split())
             yield Diagnostic("W554", f"leaving `{fact}` out {does}", item.span, WITHOUT)
 
@@ -88,16 +88,16 @@ def by_absence(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnos
 def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
     """What is asked, and whether its opposite is: `not (x is absent)` is `x is present`."""
     opposite = False
-    while isinstance(item, k.Not | k.Named):
+    while isinstance(item, k.Not | k.DefinitionRef):
         opposite = opposite is not isinstance(item, k.Not)
         item = item.operand if isinstance(item, k.Not) else item.expression
     return item, opposite
 
 
-def by_default(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
+def default_findings(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
     defaults = [one for one in k.walk(part) if isinstance(one, k.Default) and comes_from_the_caller(one)]
-    if defaults and possible(with_defaults(part)) == {wanted}:
-        fact = " ".join(innermost(defaults[0]).span.text.split())
+    if defaults and possible_truths(with_defaults(part)) == {wanted}:
+        fact = " ".join(innermost_operand(defaults[0]).span.text.split())
         yield Diagnostic("W554", f"leaving `{fact}` out {does}", defaults[0].span, HINT)
 
 
@@ -109,20 +109,20 @@ def with_defaults(expr: k.Expr) -> k.Expr:
             return with_defaults(part.fallback)
         return None
 
-    return rewritten(expr, chosen)
+    return rewrite(expr, chosen)
 
 
 def comes_from_the_caller(default: k.Default) -> bool:
-    return is_of_the_caller(innermost(default))
+    return is_caller_fact(innermost_operand(default))
 
 
-def is_of_the_caller(fact: k.Expr) -> bool:
+def is_caller_fact(fact: k.Expr) -> bool:
     while isinstance(fact, k.Attribute | k.Member):
         fact = fact.base
     return isinstance(fact, k.Fact) and fact.path[0] in FROM_THE_CALLER
 
 
-def innermost(default: k.Default) -> k.Expr:
+def innermost_operand(default: k.Default) -> k.Expr:
     """`a` of `a else b else c`."""
     operand: k.Expr = default
     while isinstance(operand, k.Default):

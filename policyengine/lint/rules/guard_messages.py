@@ -31,18 +31,18 @@ NAMED_IN_BRACKETS = frozenset({("request", "headers"), ("request", "query")})
 def blind_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for guard in kernel.guards:
         for effect in guard.effects:
-            if isinstance(effect, k.Confirm) and not any(map(is_of_the_request, facts_shown(effect))):
+            if isinstance(effect, k.Confirm) and not any(map(is_request_fact, facts_in_message(effect))):
                 message = f"approvers of `{guard.name}` see nothing of the request that they approve"
                 hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
                 yield Diagnostic("W557", message, effect.span, hint)
 
 
-def facts_shown(effect: k.Confirm) -> Iterator[k.Fact]:
-    shown = (part.expression for part in effect.message or () if isinstance(part, k.Shown))
+def facts_in_message(effect: k.Confirm) -> Iterator[k.Fact]:
+    shown = (part.expression for part in effect.message or () if isinstance(part, k.MessageFact))
     return (node for expression in shown for node in k.walk(expression) if isinstance(node, k.Fact))
 
 
-def is_of_the_request(fact: k.Fact) -> bool:
+def is_request_fact(fact: k.Fact) -> bool:
     """What the endpoint alone does not say."""
     of_the_path = fact.path == ("request", "path")  # it holds what a pattern captures
     return of_the_path or fact.path[0] in OF_THE_REQUEST or fact.path[:2] in NAMED_IN_BRACKETS

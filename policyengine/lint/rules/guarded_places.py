@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, covers
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.dead_rules import blocks
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.dead_rules import all_blocks
 
 ANYTHING = k.Segment("", wild=True)
 
 
 def narrower_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
     doors = PatternIndex[k.Pattern]()
-    written = (opening.pattern for block in blocks(kernel) for one in block.grants for opening in one.openings)
+    written = (opening.pattern for block in all_blocks(kernel) for one in block.grants for opening in one.openings)
     for door in dict.fromkeys(written):
         doors.add(door, door)
     for guard in kernel.guards:
@@ -34,10 +34,14 @@ def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patt
     if server is None:
         return
     for door in doors.overlapping(pattern):
-        if isinstance(door, k.ToolPattern) and "*" in door.glob.partition("/")[0] and not guarded(guard, door):
-            message = f"`{words(door)}` opens tools of any server, and this guards those that come as `{server}` alone"
+        if (
+            isinstance(door, k.ToolPattern)
+            and "*" in door.glob.partition("/")[0]
+            and not narrower_guard_finding(guard, door)
+        ):
+            message = f"`{quote_pattern(door)}` opens tools of any server, and this guards those that come as `{server}` alone"
             hint = "name the servers at the door, or let the guard stand on `TOOL *`"
-            yield Diagnostic("W562", message, pattern.span, hint, (Related("the door", door.span),))
+            yield Diagnostic("W562", message, pattern.span, hint, (RelatedLocation("the door", door.span),))
             return
 
 
@@ -59,22 +63,24 @@ def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patter
     below = replace(pattern, segments=(*pattern.segments, ANYTHING), rest=True)
     wide = (one for one in doors.overlapping(pattern) if isinstance(one, k.HttpPattern) and one.rest)
     for door in wide:
-        if len(door.segments) <= len(pattern.segments) and not guarded(guard, below):
-            message = f"`{words(door)}` also opens what is below `{path_of(pattern)}`, where this does not stand"
-            hint = f"write `{path_of(pattern)}/**`, which covers the path itself as well"
-            yield Diagnostic("W563", message, pattern.span, hint, (Related("the door", door.span),))
+        if len(door.segments) <= len(pattern.segments) and not narrower_guard_finding(guard, below):
+            message = (
+                f"`{quote_pattern(door)}` also opens what is below `{pattern_path(pattern)}`, where this does not stand"
+            )
+            hint = f"write `{pattern_path(pattern)}/**`, which covers the path itself as well"
+            yield Diagnostic("W563", message, pattern.span, hint, (RelatedLocation("the door", door.span),))
             return
 
 
-def guarded(guard: k.Guard, pattern: k.Pattern) -> bool:
+def narrower_guard_finding(guard: k.Guard, pattern: k.Pattern) -> bool:
     return any(covers(one, pattern) for one in guard.place.patterns or ())
 
 
-def path_of(pattern: k.Pattern) -> str:
+def pattern_path(pattern: k.Pattern) -> str:
     """As it is written, without its methods; the whole text where that is the name of a scope."""
-    text = words(pattern)
+    text = quote_pattern(pattern)
     return f"/{text.partition('/')[2]}".rstrip("/") if "/" in text else text
 
 
-def words(pattern: k.Pattern) -> str:
+def quote_pattern(pattern: k.Pattern) -> str:
     return " ".join(pattern.span.text.split())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from policyengine import kernel as k
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.dead_rules import blocks
-from policyengine.runtime.letter_case import fold, has_letters
-from policyengine.spec.path_texts import of_path
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.dead_rules import all_blocks
+from policyengine.runtime.letter_case import fold_case, has_letters
+from policyengine.spec.path_texts import is_path_text
 
 Parts = tuple[tuple[str, bool, str], ...]  # of a path: what each segment begins with, whether it is wild, how it ends
 
@@ -16,7 +16,7 @@ Parts = tuple[tuple[str, bool, str], ...]  # of a path: what each segment begins
 # ── Two spellings of a path ───────────────────────────────────────────────────────────────────
 
 
-def two_spellings(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def paths_differing_in_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """The first endpoint that is spelled otherwise than another one up to some segment; told once for each segment."""
     first: dict[Parts, tuple[Parts, k.HttpPattern]] = {}
     told: set[Parts] = set()
@@ -24,26 +24,26 @@ def two_spellings(kernel: k.Kernel) -> Iterator[Diagnostic]:
         written: Parts = ()
         for segment in pattern.segments:
             written = (*written, (segment.prefix, segment.wild, segment.suffix))
-            key = tuple((fold(before), wild, fold(after)) for before, wild, after in written)
+            key = tuple((fold_case(before), wild, fold_case(after)) for before, wild, after in written)
             spelled, other = first.setdefault(key, (written, pattern))
             if spelled == written:
                 continue
             if key not in told and "ascii" not in (pattern.folding, other.folding):
-                yield differing(pattern, other)
+                yield case_finding(pattern, other)
             told.add(key)
             break  # whatever follows differs as well
 
 
-def differing(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
+def case_finding(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
     one, two = (" ".join(each.span.text.split()) for each in (pattern, other))
     message = f"`{one}` and `{two}` differ in case, which guards and limits do not look at, and doors do"
     hint = "write both in one case, or `paths ignore case` if the server takes them for the same"
-    return Diagnostic("W323", message, pattern.span, hint, (Related("the other one", other.span),))
+    return Diagnostic("W323", message, pattern.span, hint, (RelatedLocation("the other one", other.span),))
 
 
 def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
     """Of doors first: what they say of case counts."""
-    opened = (opening.pattern for block in blocks(kernel) for one in block.grants for opening in one.openings)
+    opened = (opening.pattern for block in all_blocks(kernel) for one in block.grants for opening in one.openings)
     places = [one.place for one in (*kernel.guards, *kernel.limits)]
     others = (pattern for place in places for pattern in (*(place.patterns or ()), *place.excepts))
     found: dict[k.Pattern, None] = dict.fromkeys((*opened, *others))
@@ -53,45 +53,45 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
 # ── Conditions that look at case ──────────────────────────────────────────────────────────────
 
 
-def looking_at_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """What closes when a text of the path is as it says, and does not when that comes in another case."""
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:
-                yield from passed(effect.condition, f"guard `{guard.name}`")
+                yield from case_sensitive_findings(effect.condition, f"guard `{guard.name}`")
     for limit in kernel.limits:
         if limit.when is not None:
-            yield from passed(limit.when, f"`{limit.name}`")
+            yield from case_sensitive_findings(limit.when, f"`{limit.name}`")
 
 
-def passed(condition: k.Expr, what: str) -> Iterator[Diagnostic]:
-    for part in holding(condition, True):
+def case_sensitive_findings(condition: k.Expr, what: str) -> Iterator[Diagnostic]:
+    for part in parts_compared_with_path(condition, True):
         text = " ".join(part.span.text.split())
         message = f"a path in another case gets past {what}: `{text}` looks at case, and the server may not"
         hint = "name the place after `on`, which covers every case, or compare the text in lower case: `lower(…)`"
         yield Diagnostic("W558", message, part.span, hint)
 
 
-def holding(expression: k.Expr, wanted: bool) -> Iterator[k.Expr]:
+def parts_compared_with_path(expression: k.Expr, wanted: bool) -> Iterator[k.Expr]:
     """The parts that make a condition come to `wanted` when a text of the path is one that is written out."""
     match expression:
         case k.Not(operand):
-            yield from holding(operand, not wanted)
-        case k.Named(_, inner):
-            yield from holding(inner, wanted)
+            yield from parts_compared_with_path(operand, not wanted)
+        case k.DefinitionRef(_, inner):
+            yield from parts_compared_with_path(inner, wanted)
         case k.And(items) | k.Or(items):
             for item in items:
-                yield from holding(item, wanted)
+                yield from parts_compared_with_path(item, wanted)
         case k.Compare("==" | "!=" as operator, left, right) if wanted is (operator == "=="):
             sides = ((left, right), (right, left))
-            yield from (expression for one, other in sides if of_path(one) and any(map(has_letters, texts(other))))
-        case k.Contains(collection, item) if wanted and of_path(item) and any(map(has_letters, texts(collection))):
+            yield from (expression for one, other in sides if is_path_text(one) and any(map(has_letters, texts(other))))
+        case k.Contains(collection, item) if wanted and is_path_text(item) and any(map(has_letters, texts(collection))):
             yield expression
         case k.Like(operand, pattern) | k.Matches(operand, pattern) if (
-            wanted and of_path(operand) and has_letters(pattern)
+            wanted and is_path_text(operand) and has_letters(pattern)
         ):
             yield expression
-        case k.Apply("starts_with" | "ends_with" | "contains", (text, part)) if wanted and of_path(text):
+        case k.Call("starts_with" | "ends_with" | "contains", (text, part)) if wanted and is_path_text(text):
             if any(map(has_letters, texts(part))):
                 yield expression
         case _:

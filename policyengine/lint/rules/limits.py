@@ -13,25 +13,25 @@ ADD = "add who asks: `per (agent.id, …)`"
 NOT_CHOSEN = ("request", "ip")
 
 
-def chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def caller_chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Whoever gives another value has a fresh count."""
     for limit in kernel.limits:
-        if all(map(is_chosen, limit.keys)):
+        if all(map(is_caller_chosen, limit.keys)):
             names = ", ".join(f"`{' '.join(key.span.text.split())}`" for key in limit.keys)
             message = f"the caller chooses by whose count `{limit.name}` goes: it is keyed by {names} alone"
-            exact = [key for key in limit.keys if isinstance(key, k.Apply) and key.function == "address"]
+            exact = [key for key in limit.keys if isinstance(key, k.Call) and key.function == "address"]
             hint = "write `per request.ip`, which counts an IPv6 address by its /64" if exact else ADD
             yield Diagnostic("W555", message, limit.keys[0].span, hint)
 
 
-def is_chosen(key: k.Expr) -> bool:
+def is_caller_chosen(key: k.Expr) -> bool:
     match key:
         case k.Attribute(base) | k.Member(base):
-            return is_chosen(base)
-        case k.Apply("address", (k.Fact(path),)) if path == NOT_CHOSEN:
+            return is_caller_chosen(base)
+        case k.Call("address", (k.Fact(path),)) if path == NOT_CHOSEN:
             return True
-        case k.Apply(_, arguments):
-            return all(map(is_chosen, arguments))
+        case k.Call(_, arguments):
+            return all(map(is_caller_chosen, arguments))
         case k.Fact(path):
             return path[0] in FROM_THE_CALLER and path != NOT_CHOSEN
         case _:

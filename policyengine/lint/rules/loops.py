@@ -7,60 +7,68 @@ from dataclasses import dataclass
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.runtime.extent import CHARACTERS
-from policyengine.runtime.values import LONGEST_STRING, MOST_ELEMENTS
-from policyengine.solver.worst_case import ANY_SIZE, Steps, at, expressions, is_collection, largest_size, steps_of
-from policyengine.spec.work import MOST_STEPS, direct_parts
+from policyengine.runtime.extent import CHARACTERS_PER_STEP
+from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
+from policyengine.solver.worst_case import (
+    ANY_SIZE,
+    Steps,
+    evaluate_steps,
+    expressions,
+    is_collection,
+    largest_size,
+    steps_of,
+)
+from policyengine.spec.work import MAX_STEPS, parts_evaluated_once
 
-AT_ONCE = "compare sets by `overlaps` or `subset of`, or look up by `in`"
-SHORTER = "move what does not ask about the element out of the loop"
-LONGEST_TEXT = (LONGEST_STRING // CHARACTERS,)
+USE_SET_OPERATION = "compare sets by `overlaps` or `subset of`, or look up by `in`"
+MOVE_OUT_OF_LOOP = "move what does not ask about the element out of the loop"
+MAX_TEXT_STEPS = (MAX_STRING_LENGTH // CHARACTERS_PER_STEP,)
 SHORT_TEXT = (1,)  # those of all elements together are no longer than a request
-OF_THE_DIRECTORY = (100,)  # elements of a set that no request chooses: more are rare
+DIRECTORY_SET_SIZE = (100,)  # elements of a set that no request chooses: more are rare
 
 
 @dataclass(frozen=True, slots=True)
-class Requested:
+class RequestSizes:
     """Whatever a request brings is as large as it may be."""
 
     above: int = 0
     names: Steps = SHORT_TEXT
 
     def attribute(self, node: k.Attribute) -> Steps:
-        return OF_THE_DIRECTORY if is_collection(node) else SHORT_TEXT
+        return DIRECTORY_SET_SIZE if is_collection(node) else SHORT_TEXT
 
     def other(self, node: k.Expr) -> Steps:
         if is_collection(node):
             return ANY_SIZE
-        return LONGEST_TEXT if isinstance(node, k.Fact) else SHORT_TEXT
+        return MAX_TEXT_STEPS if isinstance(node, k.Fact) else SHORT_TEXT
 
 
 def costly_loops(kernel: k.Kernel) -> Iterator[Diagnostic]:
     rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
     for root in expressions(rules):
         for node in outermost_loops(root):
-            steps = steps_of(node, Requested())
-            worst = at(steps, MOST_ELEMENTS)
-            if worst > MOST_STEPS:
-                yield told(node, worst, largest_size(steps, MOST_STEPS), nested(node))
+            steps = steps_of(node, RequestSizes())
+            worst = evaluate_steps(steps, MAX_ELEMENTS)
+            if worst > MAX_STEPS:
+                yield costly_loop_finding(node, worst, largest_size(steps, MAX_STEPS), has_nested_loop(node))
 
 
 def outermost_loops(node: k.Expr) -> Iterator[k.Quantifier | k.Overlaps | k.Subset]:
     if isinstance(node, k.Quantifier | k.Overlaps | k.Subset):
         yield node
         return
-    for part in direct_parts(node):
+    for part in parts_evaluated_once(node):
         yield from outermost_loops(part)
 
 
-def nested(node: k.Expr) -> bool:
+def has_nested_loop(node: k.Expr) -> bool:
     return isinstance(node, k.Quantifier) and any(
         isinstance(one, k.Quantifier | k.Overlaps | k.Subset) for one in k.walk(node.condition)
     )
 
 
-def told(node: k.Expr, worst: int, most: int, inner: bool) -> Diagnostic:
+def costly_loop_finding(node: k.Expr, worst: int, most: int, inner: bool) -> Diagnostic:
     what = "a loop inside of a loop" if inner else "this loop"
-    message = f"{what}: with {MOST_ELEMENTS:,} elements it takes {worst:,} steps, and a decision has {MOST_STEPS:,}"
+    message = f"{what}: with {MAX_ELEMENTS:,} elements it takes {worst:,} steps, and a decision has {MAX_STEPS:,}"
     denied = f"with more than {most:,} elements each a request is denied" if most > 0 else "every request is denied"
-    return Diagnostic("W715", message, node.span, f"{denied}: {AT_ONCE if inner else SHORTER}")
+    return Diagnostic("W715", message, node.span, f"{denied}: {USE_SET_OPERATION if inner else MOVE_OUT_OF_LOOP}")

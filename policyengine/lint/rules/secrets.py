@@ -12,7 +12,7 @@ from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
 # Shapes that their makers document; each is nothing else.
-SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
+SECRET_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
     ("a token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")),
     ("a key of AWS", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
@@ -29,8 +29,10 @@ SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@:\"]+:[^\s/@\"]{3,}@")),
 )
 QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/_-]{32,}={0,2}(?=")')
-PLAIN = re.compile(r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+")  # digests, UUIDs, names
-LEAST_BITS = 4.0  # for each character: words have less
+NOT_A_SECRET = re.compile(
+    r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+"
+)  # digests, UUIDs, names
+MIN_ENTROPY_BITS = 4.0  # for each character: words have less
 HINT = "take it out, and put another in its place where it counts: whoever has seen the file has it"
 
 
@@ -38,7 +40,7 @@ def pasted_secrets(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     """The finding shows where it is, and in place of it stars: findings are logged."""
     for source in dict.fromkeys(module.span.source for module in modules):
         found = sorted(secrets_in(source.text), key=lambda one: one[1])
-        hidden = Source(source.name, masked(source.text, [(start, end) for _, start, end in found]), source.label)
+        hidden = Source(source.name, mask_spans(source.text, [(start, end) for _, start, end in found]), source.label)
         for what, start, end in found:
             yield Diagnostic("W265", f"this looks like {what}", Span(hidden, start, end), HINT)
 
@@ -46,24 +48,24 @@ def pasted_secrets(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 def secrets_in(text: str) -> list[tuple[str, int, int]]:
     """What, from where to where; none within another."""
     found: list[tuple[str, int, int]] = []
-    for what, shape in SHAPES:
+    for what, shape in SECRET_SHAPES:
         found += [(what, *match.span()) for match in shape.finditer(text)]
     found += [("a secret", *match.span()) for match in QUOTED.finditer(text) if is_random(match[0])]
     apart: list[tuple[str, int, int]] = []
-    for one in found:
-        if all(one[2] <= start or one[1] >= end for _, start, end in apart):
-            apart.append(one)
+    for candidate in found:
+        if all(candidate[2] <= start or candidate[1] >= end for _, start, end in apart):
+            apart.append(candidate)
     return apart
 
 
 def is_random(text: str) -> bool:
     """Letters of both cases and digits, spread as chance would: no name, no digest, no path."""
-    if PLAIN.fullmatch(text) or not all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]")):
+    if NOT_A_SECRET.fullmatch(text) or not all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]")):
         return False
-    return sum(-many / len(text) * log2(many / len(text)) for many in Counter(text).values()) >= LEAST_BITS
+    return sum(-many / len(text) * log2(many / len(text)) for many in Counter(text).values()) >= MIN_ENTROPY_BITS
 
 
-def masked(text: str, spans: Sequence[tuple[int, int]]) -> str:
+def mask_spans(text: str, spans: Sequence[tuple[int, int]]) -> str:
     for start, end in spans:
         hidden = "".join(one if one == "\n" else "*" for one in text[start:end])
         text = text[:start] + hidden + text[end:]

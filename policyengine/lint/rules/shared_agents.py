@@ -8,27 +8,27 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import place_overlaps
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.rules.shared_users import issuers_of, share_users, speaks
-from policyengine.lint.served_users import acts_for, are_alike, of_issuer, said, wary
-from policyengine.solver.satisfiability import possible
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.rules.shared_users import issuers_of, share_users, speaks_for_users
+from policyengine.lint.served_users import acts_for, are_alike, for_issuer, issuer_sensitive_conditions, user_conditions
+from policyengine.solver.satisfiability import possible_truths
 
 Guards: TypeAlias = tuple[tuple[k.Place, k.Expr], ...]
 
 
 def agents_of_two_issuers(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Once for each block."""
-    guards = wary(kernel.guards)
-    for block in filter(speaks, kernel.agents):
+    guards = issuer_sensitive_conditions(kernel.guards)
+    for block in filter(speaks_for_users, kernel.agents):
         issuers = [kernel.issuers[name] for name in dict.fromkeys(issuers_of(block))]
         naming = [one for one in issuers if not (one.url or "").startswith("spiffe://")]
         for one, other in combinations(naming, 2):
             if share_users(one, other) and any(opens_alike(block, grant, one, other, guards) for grant in block.grants):
-                yield finding(block, one, other)
+                yield shared_agent_diagnostic(block, one, other)
                 break
 
 
-def finding(block: k.AgentBlock, one: k.Issuer, other: k.Issuer) -> Diagnostic:
+def shared_agent_diagnostic(block: k.AgentBlock, one: k.Issuer, other: k.Issuer) -> Diagnostic:
     message = (
         f"a token of `{other.name}` for `{block.label}` can name any user of `{one.name}`, and the other way round"
     )
@@ -36,20 +36,20 @@ def finding(block: k.AgentBlock, one: k.Issuer, other: k.Issuer) -> Diagnostic:
         f'say for whom each speaks, as `users like "*@{other.name}.example"` in `{other.name}`, or give each issuer an '
         "agent block of its own"
     )
-    return Diagnostic("W466", message, block.span, hint, (Related("one of the two issuers", other.span),))
+    return Diagnostic("W466", message, block.span, hint, (RelatedLocation("one of the two issuers", other.span),))
 
 
 def opens_alike(block: k.AgentBlock, grant: k.Grant, one: k.Issuer, other: k.Issuer, guards: Guards) -> bool:
     """Whether the door opens to tokens of both by the same conditions about users."""
-    head = block.who.condition if isinstance(block.who, k.Where) else None
+    head = block.who.condition if isinstance(block.who, k.PrincipalCondition) else None
     conditions: Sequence[k.Expr | None] = (head, grant.when, *(asked.condition for asked in acts_for(block)))
-    alike = [said(conditions, issuer.name) for issuer in (one, other)]
+    alike = [user_conditions(conditions, issuer.name) for issuer in (one, other)]
     if alike[0] is None or alike[0] != alike[1]:
         return False
     return any(
         (opening.carriers or (one.scopes_none and other.scopes_none))
         and all(
-            are_alike(acting(condition, one), acting(condition, other))
+            are_alike(condition_for_issuer(condition, one), condition_for_issuer(condition, other))
             for place, condition in guards
             if place_overlaps(place, opening.pattern)
         )
@@ -57,6 +57,6 @@ def opens_alike(block: k.AgentBlock, grant: k.Grant, one: k.Issuer, other: k.Iss
     )
 
 
-def acting(condition: k.Expr, issuer: k.Issuer) -> k.Expr | None:
-    found = of_issuer(condition, issuer.name)
-    return None if possible(found) == {False} else found
+def condition_for_issuer(condition: k.Expr, issuer: k.Issuer) -> k.Expr | None:
+    found = for_issuer(condition, issuer.name)
+    return None if possible_truths(found) == {False} else found

@@ -11,24 +11,24 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.checker.patterns.overlap import globs_meet
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.served_users import Lending, Wary, Way, acts_for
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.served_users import IssuerSensitiveGuards, LendingIndex, LendingPath, acts_for
 
 Speaking: TypeAlias = Mapping[str, Sequence[k.AgentBlock]]  # by issuer: its agents that act for users
-Ways: TypeAlias = Mapping[Way, Sequence[k.AgentBlock]]
-Who: TypeAlias = k.Called | k.CalledLike | k.InGroup | k.Where
+Ways: TypeAlias = Mapping[LendingPath, Sequence[k.AgentBlock]]
+Who: TypeAlias = k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition
 
-MOST_NAMED = 3
+MAX_BLOCKS_LISTED = 3
 OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # such credentials name no user
 
 
 def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Once for each issuer, at its declaration: the later one of two is told, and of two houses one."""
     speaking = speaking_issuers(kernel)
-    houses = houses_of(speaking, kernel)
+    houses = issuer_houses(speaking, kernel)
     if len({id(house) for house in houses.values()}) < 2:
         return
-    lending, guards = Lending.of(kernel), Wary(kernel, speaking)
+    lending, guards = LendingIndex.of(kernel), IssuerSensitiveGuards(kernel, speaking)
     ways = {name: lending.ways(kernel.issuers[name], blocks) for name, blocks in speaking.items()}
     told = set[frozenset[int]]()
 
@@ -49,16 +49,16 @@ def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
         earlier.add(name)
         if other is not None:
             told.add(houses_of_both(name, other))
-            yield finding(kernel.issuers[name], ways[name], other, ways[other])
+            yield shared_user_finding(kernel.issuers[name], ways[name], other, ways[other])
 
 
-def finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -> Diagnostic:
+def shared_user_finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -> Diagnostic:
     common = [way for way in own if way in others]
-    mine, theirs = (each_once(block for way in common for block in ways[way]) for ways in (own, others))
+    mine, theirs = (distinct_blocks(block for way in common for block in ways[way]) for ways in (own, others))
     act = "acts" if len(mine) == 1 else "act"
     message = (
         f"a token of `{issuer.name}` can name a user of `{other}`: "
-        f"{listed(mine)} {act} for the same users as {listed(theirs)} of `{other}`"
+        f"{list_blocks(mine)} {act} for the same users as {list_blocks(theirs)} of `{other}`"
     )
     hint = (
         f'say for whom it speaks, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or whose users are meant, '
@@ -66,18 +66,18 @@ def finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -> Diagnostic
         f'`deny unless credential.issuer == "{other}"` in a guard there'
     )
     own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))
-    related = (Related("for whom it acts", own_acts), Related("the same users", other_acts))
+    related = (RelatedLocation("for whom it acts", own_acts), RelatedLocation("the same users", other_acts))
     return Diagnostic("W462", message, issuer.span, hint, related)
 
 
-def listed(blocks: Sequence[k.AgentBlock]) -> str:
+def list_blocks(blocks: Sequence[k.AgentBlock]) -> str:
     labels = [f"`{label}`" for label in dict.fromkeys(block.label for block in blocks)]
-    more = len(labels) - MOST_NAMED
-    shown = [*labels[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
+    more = len(labels) - MAX_BLOCKS_LISTED
+    shown = [*labels[:MAX_BLOCKS_LISTED], *([f"{more} more"] if more > 0 else [])]
     return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
-def each_once(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
+def distinct_blocks(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
     return tuple({id(block): block for block in blocks}.values())
 
 
@@ -88,8 +88,8 @@ class EarlierIssuers:
     issuers: Mapping[str, k.Issuer]
     ways: Mapping[str, Ways]
     names: list[str] = field(default_factory=list)
-    of_everybody: dict[Way, list[int]] = field(default_factory=dict)
-    of_some: dict[Way, GlobIndex[int]] = field(default_factory=dict)
+    of_everybody: dict[LendingPath, list[int]] = field(default_factory=dict)
+    of_some: dict[LendingPath, GlobIndex[int]] = field(default_factory=dict)
 
     def add(self, name: str) -> None:
         globs, number = self.issuers[name].users_like, len(self.names)
@@ -123,7 +123,7 @@ def speaking_issuers(kernel: k.Kernel) -> Speaking:
     """In the order of their declarations, without those of workloads, who act for nobody."""
     found: dict[str, list[k.AgentBlock]] = {}
     for block in kernel.agents:
-        for name in issuers_of(block) if speaks(block) else ():
+        for name in issuers_of(block) if speaks_for_users(block) else ():
             found.setdefault(name, []).append(block)
     declared = sorted(kernel.issuers.values(), key=lambda one: (one.span.source.name, one.span.start))
     return {
@@ -133,12 +133,12 @@ def speaking_issuers(kernel: k.Kernel) -> Speaking:
     }
 
 
-def speaks(block: k.AgentBlock) -> bool:
+def speaks_for_users(block: k.AgentBlock) -> bool:
     return bool(acts_for(block)) and not names_no_user(block)
 
 
 def names_no_user(block: k.AgentBlock) -> bool:
-    kinds = [one.kinds for one in block.requirements if isinstance(one, k.CredentialKind)]
+    kinds = [one.kinds for one in block.requirements if isinstance(one, k.CredentialKinds)]
     return any(OF_AGENTS_ALONE.issuperset(some) for some in kinds)
 
 
@@ -149,42 +149,42 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
 # ── Which of them speak for the same people because the policy says so ────────────────────────
 
 
-def houses_of(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
+def issuer_houses(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
     """By issuer the whole house: they issue one agent, or the agents of one hand work on to those of another, who then
     names its users."""
     houses = {name: {name} for name in speaking}
-    blocks = each_once(block for own in speaking.values() for block in own)
-    for group in (*map(issuers_of, blocks), *handed_on(blocks, kernel)):
+    blocks = distinct_blocks(block for own in speaking.values() for block in own)
+    for group in (*map(issuers_of, blocks), *delegated_issuers(blocks, kernel)):
         together = set[str]().union(*(houses[name] for name in group if name in houses))
         houses.update(dict.fromkeys(together, together))
     return houses
 
 
-def handed_on(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
+def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
     """Whose agents hand on, and whose may present it: of an issuer that does not record chains none."""
-    called: dict[k.Called, set[str]] = {}
+    called: dict[k.ExactName, set[str]] = {}
     others: list[tuple[Who, set[str]]] = []
     for block in blocks:
         recording = {name for name in issuers_of(block) if kernel.issuers[name].records_chains}
-        if isinstance(block.who, k.Called):
+        if isinstance(block.who, k.ExactName):
             called.setdefault(block.who, set()).update(recording)
         else:
             others.append((block.who, recording))
     for giver, to in dict.fromkeys((issuers_of(block), one.to) for block in blocks for one in block.delegates):
-        if isinstance(to, k.Called):
+        if isinstance(to, k.ExactName):
             yield (*giver, *called.get(to, ()))
-        taking: list[tuple[Who, set[str]]] = others if isinstance(to, k.Called) else [*called.items(), *others]
-        yield from ((*giver, *recording) for who, recording in taking if may_be(to, who))
+        taking: list[tuple[Who, set[str]]] = others if isinstance(to, k.ExactName) else [*called.items(), *others]
+        yield from ((*giver, *recording) for who, recording in taking if may_be_same_agent(to, who))
 
 
-def may_be(to: k.Called | k.CalledLike | k.InGroup, who: Who) -> bool:
+def may_be_same_agent(to: k.ExactName | k.NamePattern | k.InGroup, who: Who) -> bool:
     """Some agent may be meant by both: of a group, or of those that a condition means, any may be one."""
     match to, who:
-        case (k.Called() | k.CalledLike()) as one, (k.Called() | k.CalledLike()) as other:
+        case (k.ExactName() | k.NamePattern()) as one, (k.ExactName() | k.NamePattern()) as other:
             return globs_meet(glob_of(one), glob_of(other))
         case _:
             return True
 
 
-def glob_of(who: k.Called | k.CalledLike) -> str:
-    return who.name if isinstance(who, k.Called) else who.glob
+def glob_of(who: k.ExactName | k.NamePattern) -> str:
+    return who.name if isinstance(who, k.ExactName) else who.glob

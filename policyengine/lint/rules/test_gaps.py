@@ -8,9 +8,9 @@ from dataclasses import replace
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import package_of
 from policyengine.checker.patterns.overlap import PatternIndex
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.dead_rules import blocks
-from policyengine.lint.findings import declared
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.dead_rules import all_blocks
+from policyengine.lint.findings import declarations_in
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
@@ -19,14 +19,16 @@ from policyengine.syntax import nodes as ast
 from policyengine.testcases import Case
 
 
-def repeated(cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False) -> Iterator[Diagnostic]:
+def repeated_requests(
+    cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False
+) -> Iterator[Diagnostic]:
     """Requests that their test made before, and tests whose requests are all in another one.
 
     The world, the request and the expectation are the same. Where approvals are spent, worlds differ; where the policy
     is `counting` or remembers, so they do after every request.
     """
     spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
-    keys = Keys(counting)
+    keys = CaseKeys(counting)
     tests: dict[tuple[str, str], dict[object, Case]] = {}
     spending = {(package, test) for package, test, _ in spent}
     for case in (one for one in cases if one.skip is None):
@@ -36,12 +38,12 @@ def repeated(cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: 
             if earlier.span != case.span:
                 message = "this test asks the same already, in the same world"
                 hint = "remove it, or change what it is to show"
-                yield Diagnostic("W652", message, case.span, hint, (Related("asked here", earlier.span),))
+                yield Diagnostic("W652", message, case.span, hint, (RelatedLocation("asked here", earlier.span),))
     compared = {name: asked for name, asked in tests.items() if name not in spending}
-    yield from contained(compared, names_of_tests(modules))
+    yield from contained_tests(compared, test_name_spans(modules))
 
 
-def contained(
+def contained_tests(
     tests: Mapping[tuple[str, str], Mapping[object, Case]], names: Mapping[tuple[str, str], Span]
 ) -> Iterator[Diagnostic]:
     """Tests that ask nothing which one other test does not ask; of two that ask the same, the later one."""
@@ -62,20 +64,20 @@ def contained(
         other = holder_of(name)
         if other is not None:
             message = f"all that this test asks, test `{other[1]}` asks too, in the same world"
-            related = (Related("the other test", names[other]),)
+            related = (RelatedLocation("the other test", names[other]),)
             yield Diagnostic("W652", message, names[name], "remove it, or change what it is to show", related)
 
 
-def names_of_tests(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]:
+def test_name_spans(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]:
     return {
         (package_of(module), one.name.value): one.name.span
         for module in modules
-        for one in declared([module])
+        for one in declarations_in([module])
         if isinstance(one, ast.TestDecl)
     }
 
 
-class Keys:
+class CaseKeys:
     """What tells cases apart. Many share their rows, so these are written once. Where the policy is counting, what
     was asked before in their sequence tells them apart, too."""
 
@@ -87,9 +89,16 @@ class Keys:
     def of(self, case: Case) -> object:
         rows = self.rows.get(id(case.rows))
         if rows is None:
-            rows = self.rows[id(case.rows)] = written(case.rows)
+            rows = self.rows[id(case.rows)] = canonical_case_text(case.rows)
         expected = replace(case.expected, text="")
-        own = case.package, rows, written(case.question), written(case.attributes), case.now, repr(expected)
+        own = (
+            case.package,
+            rows,
+            canonical_case_text(case.question),
+            canonical_case_text(case.attributes),
+            case.now,
+            repr(expected),
+        )
         if not self.counting:
             return own
         sequence = case.package, case.test, case.sequence
@@ -98,13 +107,13 @@ class Keys:
         return found
 
 
-def written(value: object) -> str:
+def canonical_case_text(value: object) -> str:
     """One text for one value, whatever the order of its members."""
     match value:
         case Mapping():
-            return "{" + ",".join(sorted(f"{key!r}:{written(one)}" for key, one in value.items())) + "}"
+            return "{" + ",".join(sorted(f"{key!r}:{canonical_case_text(one)}" for key, one in value.items())) + "}"
         case list() | tuple():
-            return "[" + ",".join(map(written, value)) + "]"
+            return "[" + ",".join(map(canonical_case_text, value)) + "]"
         case _:
             return repr(value)
 
@@ -112,13 +121,13 @@ def written(value: object) -> str:
 # ── Endpoints that no test asks about ─────────────────────────────────────────────────────────
 
 
-def untested(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
+def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
     """Once for each pattern that is written."""
     asked = PatternIndex[bool]()
-    for pattern in {pattern for case in cases for pattern in asked_in(case)}:
+    for pattern in {pattern for case in cases for pattern in case_pattern(case)}:
         asked.add(pattern, True)
     told = set[Span]()
-    for opening in (one for block in blocks(kernel) for grant in block.grants for one in grant.openings):
+    for opening in (one for block in all_blocks(kernel) for grant in block.grants for one in grant.openings):
         span = opening.pattern.span
         if span not in told and not any(asked.overlapping(opening.pattern)):
             message = f"no test asks about `{' '.join(span.text.split())}`"
@@ -126,7 +135,7 @@ def untested(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
         told.add(span)
 
 
-def asked_in(case: Case) -> Iterator[k.Pattern]:
+def case_pattern(case: Case) -> Iterator[k.Pattern]:
     """The one endpoint a case asks about, as a pattern; none where it asks about a malformed path."""
     try:
         endpoint = Request.from_mapping(case.question).endpoint

@@ -8,17 +8,17 @@ from policyengine import kernel as k
 from policyengine.checker.types.schema import FACT_ROOTS
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.dead_limits import conditions_of_limits
-from policyengine.lint.dead_rules import blocks, conditions_of
-from policyengine.lint.findings import declared
-from policyengine.lint.unused import prefixes, spoken
+from policyengine.lint.dead_rules import all_blocks, block_conditions
+from policyengine.lint.findings import declarations_in
+from policyengine.lint.unused import names_in, prefixes
 from policyengine.syntax import nodes as ast
 
 
 def unread_facts(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    facts = [fact for one in declared(modules) if isinstance(one, ast.FactsDecl) for fact in one.fields]
+    facts = [fact for one in declarations_in(modules) if isinstance(one, ast.FactsDecl) for fact in one.fields]
     if not facts:
         return
-    read = facts_read(one for one in declared(modules) if not isinstance(one, ast.FixtureDecl | ast.TestDecl))
+    read = facts_read(one for one in declarations_in(modules) if not isinstance(one, ast.FixtureDecl | ast.TestDecl))
     whole = frozenset(name for one in read for name in prefixes(one))
     for fact in facts:
         name = fact.name.text
@@ -30,26 +30,30 @@ def unread_facts(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
     """Every name that is spoken anywhere, but for the facts' own declarations."""
     found = set[str]()
-    for one in declarations:
-        found.update(spoken(one.place) if isinstance(one, ast.FactsDecl) and one.place else ())
-        found.update(spoken(one) if not isinstance(one, ast.FactsDecl) else ())
+    for declaration in declarations:
+        found.update(
+            names_in(declaration.place) if isinstance(declaration, ast.FactsDecl) and declaration.place else ()
+        )
+        found.update(names_in(declaration) if not isinstance(declaration, ast.FactsDecl) else ())
     return frozenset(found.difference(FACT_ROOTS))  # an approval that is bound to the whole `body` reads no fact of it
 
 
 def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     """Exported ones are for others; and any issuer may speak for users, where there are doors for users."""
-    asked = {name for agent in kernel.agents for one in agent.requirements for name in asked_for(one)}
+    asked = {name for agent in kernel.agents for one in agent.requirements for name in required_anchors(one)}
     declarations = [one for module in modules for one in module.declarations]  # but for exports, which are for others
-    for one in declarations:
-        if isinstance(one, ast.AttesterDecl) or (isinstance(one, ast.IssuerDecl) and not kernel.users):
-            word = "issuer" if isinstance(one, ast.IssuerDecl) else "attester"
-            if one.name.text not in asked and one.name.text not in texts_compared(kernel):
+    for declaration in declarations:
+        if isinstance(declaration, ast.AttesterDecl) or (isinstance(declaration, ast.IssuerDecl) and not kernel.users):
+            word = "issuer" if isinstance(declaration, ast.IssuerDecl) else "attester"
+            if declaration.name.text not in asked and declaration.name.text not in texts_compared(kernel):
                 verb = "issued" if word == "issuer" else "attested"
-                hint = f"ask for it with `{verb} by {one.name.text}`, or remove it"
-                yield Diagnostic("W263", f"no agent asks for the {word} `{one.name.text}`", one.name.span, hint)
+                hint = f"ask for it with `{verb} by {declaration.name.text}`, or remove it"
+                yield Diagnostic(
+                    "W263", f"no agent asks for the {word} `{declaration.name.text}`", declaration.name.span, hint
+                )
 
 
-def asked_for(requirement: k.Requirement) -> tuple[str, ...]:
+def required_anchors(requirement: k.Requirement) -> tuple[str, ...]:
     match requirement:
         case k.IssuedBy(names) | k.AttestedBy(names):
             return names
@@ -59,7 +63,7 @@ def asked_for(requirement: k.Requirement) -> tuple[str, ...]:
 
 def texts_compared(kernel: k.Kernel) -> frozenset[str]:
     """What conditions speak of in quotes: `attestation.by == "lab"`."""
-    conditions = [condition for block in blocks(kernel) for condition, _ in conditions_of(block)]
+    conditions = [condition for block in all_blocks(kernel) for condition, _ in block_conditions(block)]
     conditions += [one.condition for guard in kernel.guards for one in guard.effects if one.condition is not None]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
     constants = (one.value for condition in conditions for one in k.walk(condition) if isinstance(one, k.Constant))

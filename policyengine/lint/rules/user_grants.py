@@ -7,45 +7,45 @@ from dataclasses import dataclass
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import place_overlaps
-from policyengine.diagnostics.model import Diagnostic, Related
-from policyengine.lint.rules.shared_agents import acting
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.lint.rules.shared_agents import condition_for_issuer
 from policyengine.lint.rules.shared_users import (
-    houses_of,
+    issuer_houses,
     issuers_of,
     names_no_user,
     share_users,
     shared_users,
     speaking_issuers,
 )
-from policyengine.lint.served_users import are_alike, said, wary
+from policyengine.lint.served_users import are_alike, issuer_sensitive_conditions, user_conditions
 
-MOST_DOORS = 2_000  # of one issuer; what is beyond is not compared
+MAX_USER_GRANTS = 2_000  # of one issuer; what is beyond is not compared
 MOST_ISSUERS = 200  # with whom one is compared
 
 
 @dataclass(frozen=True, slots=True)
-class UserDoor:
+class UserGrant:
     block: k.UserBlock
     grant: k.Grant
-    opening: k.Opening
+    opening: k.GrantTarget
 
     @property
     def conditions(self) -> tuple[k.Expr | None, ...]:
-        head = self.block.who.condition if isinstance(self.block.who, k.Where) else None
+        head = self.block.who.condition if isinstance(self.block.who, k.PrincipalCondition) else None
         return head, self.grant.when
 
 
-def doors_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Once for each issuer, at its declaration: the later one of two is told, and nothing of agents that is told
     already."""
     agents = agents_by_issuer(kernel)
-    issuers = [one for one in in_order(kernel) if may_name_users(one, agents.get(one.name, ()))]
-    doors = [UserDoor(b, g, o) for b in kernel.users for g in b.grants for o in g.openings][:MOST_DOORS]
+    issuers = [one for one in issuers_in_order(kernel) if may_name_users(one, agents.get(one.name, ()))]
+    doors = [UserGrant(b, g, o) for b in kernel.users for g in b.grants for o in g.openings][:MAX_USER_GRANTS]
     if len(issuers) < 2 or not doors:
         return
-    houses = houses_of({**{one.name: () for one in issuers}, **speaking_issuers(kernel)}, kernel)
+    houses = issuer_houses({**{one.name: () for one in issuers}, **speaking_issuers(kernel)}, kernel)
     told = {found.span for found in shared_users(kernel)}
-    guards = wary(kernel.guards)
+    guards = issuer_sensitive_conditions(kernel.guards)
     for position, issuer in enumerate(issuers):
         if issuer.span in told:
             continue
@@ -53,11 +53,11 @@ def doors_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
         for other in (one for one in others if share_users(one, issuer)):
             door = next((one for one in doors if opens_to_both(one, other, issuer, guards)), None)
             if door is not None:
-                yield finding(issuer, other, door)
+                yield any_issuer_finding(issuer, other, door)
                 break
 
 
-def finding(issuer: k.Issuer, other: k.Issuer, door: UserDoor) -> Diagnostic:
+def any_issuer_finding(issuer: k.Issuer, other: k.Issuer, door: UserGrant) -> Diagnostic:
     message = (
         f"a token of `{issuer.name}` without an agent opens what `{door.block.label}` may, "
         f"for whichever user of `{other.name}` it names"
@@ -66,16 +66,18 @@ def finding(issuer: k.Issuer, other: k.Issuer, door: UserDoor) -> Diagnostic:
         'say whom it speaks for, `users like "*@partner.example"`, '
         f'or whose word counts at the door, `user where credential.issuer == "{other.name}"`'
     )
-    return Diagnostic("W463", message, issuer.span, hint, (Related("the door", door.grant.span),))
+    return Diagnostic("W463", message, issuer.span, hint, (RelatedLocation("the door", door.grant.span),))
 
 
-def opens_to_both(door: UserDoor, one: k.Issuer, other: k.Issuer, guards: tuple[tuple[k.Place, k.Expr], ...]) -> bool:
+def opens_to_both(door: UserGrant, one: k.Issuer, other: k.Issuer, guards: tuple[tuple[k.Place, k.Expr], ...]) -> bool:
     carried = all(door.opening.carriers or issuer.scopes_none for issuer in (one, other))
-    alike = [said(door.conditions, issuer.name) for issuer in (one, other)]
+    alike = [user_conditions(door.conditions, issuer.name) for issuer in (one, other)]
     if not carried or alike[0] is None or alike[0] != alike[1]:
         return False
     before = (condition for place, condition in guards if place_overlaps(place, door.opening.pattern))
-    return all(are_alike(acting(condition, one), acting(condition, other)) for condition in before)
+    return all(
+        are_alike(condition_for_issuer(condition, one), condition_for_issuer(condition, other)) for condition in before
+    )
 
 
 def agents_by_issuer(kernel: k.Kernel) -> dict[str, list[k.AgentBlock]]:
@@ -91,5 +93,5 @@ def may_name_users(issuer: k.Issuer, agents: Sequence[k.AgentBlock]) -> bool:
     return not (issuer.url or "").startswith("spiffe://") and not (agents and all(map(names_no_user, agents)))
 
 
-def in_order(kernel: k.Kernel) -> list[k.Issuer]:
+def issuers_in_order(kernel: k.Kernel) -> list[k.Issuer]:
     return sorted(kernel.issuers.values(), key=lambda one: (one.span.source.name, one.span.start))

@@ -9,10 +9,10 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_rules import blocks
-from policyengine.lint.findings import declared
+from policyengine.lint.dead_rules import all_blocks
+from policyengine.lint.findings import declarations_in
 from policyengine.lint.rules.shared_users import issuers_of
-from policyengine.solver.satisfiability import possible
+from policyengine.solver.satisfiability import possible_truths
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
@@ -23,7 +23,7 @@ TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # what OAuth lets a scope cons
 def wide_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Once for each pattern that is written, however many blocks grant it."""
     told = set[Span]()
-    for block in blocks(kernel):
+    for block in all_blocks(kernel):
         for pattern in (opening.pattern for grant in block.grants for opening in grant.openings):
             if is_wide(pattern) and pattern.span not in told:
                 told.add(pattern.span)
@@ -43,10 +43,10 @@ def is_wide(pattern: k.Pattern) -> bool:
             return False
 
 
-def no_user_door(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """An agent that acts for a user needs the user's door too, and no user block, nor `anyone`, opens it to whom the
     agent acts for. Told once where that is so of all that the agent may."""
-    lenders = lenders_of(kernel)
+    lenders = lender_index(kernel)
     for agent in kernel.agents:
         acts = [one for one in agent.requirements if isinstance(one, k.ActsFor)]
         if not acts or agent.package in kernel.unrestricted:
@@ -62,13 +62,13 @@ def no_user_door(kernel: k.Kernel) -> Iterator[Diagnostic]:
             yield Diagnostic("W461", message, grant.span, "let a user block open it, too, or remove it")
 
 
-Lenders: TypeAlias = PatternIndex[tuple[k.Expr, ...]]
+LenderIndex: TypeAlias = PatternIndex[tuple[k.Expr, ...]]
 
 
-def lenders_of(kernel: k.Kernel) -> Lenders:
+def lender_index(kernel: k.Kernel) -> LenderIndex:
     """Doors that are no agent's, with what they ask of the user."""
-    found: Lenders = PatternIndex()
-    lending = [(asked_of(block), grant) for block in kernel.users for grant in block.grants]
+    found: LenderIndex = PatternIndex()
+    lending = [(block_user_conditions(block), grant) for block in kernel.users for grant in block.grants]
     lending += [((), grant) for block in kernel.anyones for grant in block.grants]
     for about, grant in lending:
         asked = about if grant.when is None else (*about, grant.when)
@@ -77,35 +77,35 @@ def lenders_of(kernel: k.Kernel) -> Lenders:
     return found
 
 
-def asked_of(block: k.UserBlock) -> tuple[k.Expr, ...]:
+def block_user_conditions(block: k.UserBlock) -> tuple[k.Expr, ...]:
     match block.who:
-        case k.Where(condition):
+        case k.PrincipalCondition(condition):
             return (condition,)
-        case k.Called(name):
+        case k.ExactName(name):
             user = k.Fact(("user", "id"), Scalar.STRING, span=block.span)
             named = k.Constant(name, Scalar.STRING, span=block.span)
             return (k.Compare("==", user, named, span=block.span),)
-        case k.Everybody():
+        case k.AnyUser():
             return ()
 
 
-def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: Lenders) -> bool:
+def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: LenderIndex) -> bool:
     own = [one.condition for one in acts if one.condition is not None]
     own += [] if grant.when is None else [grant.when]
     asked = dict.fromkeys(found for one in grant.openings for found in lenders.overlapping(one.pattern))
-    return any(may_hold((*own, *theirs)) for theirs in asked)
+    return any(can_all_hold((*own, *theirs)) for theirs in asked)
 
 
-def may_hold(conditions: Sequence[k.Expr]) -> bool:
+def can_all_hold(conditions: Sequence[k.Expr]) -> bool:
     if len(conditions) < 2:
         return True  # what can never be true alone is told elsewhere
-    return True in possible(k.And(tuple(conditions), span=conditions[0].span))
+    return True in possible_truths(k.And(tuple(conditions), span=conditions[0].span))
 
 
 def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Nothing is asked of who asks: neither its name, nor a scope, nor the user's own door."""
     for agent in kernel.agents:
-        named = isinstance(agent.who, k.CalledLike) and not agent.who.glob.strip("*")
+        named = isinstance(agent.who, k.NamePattern) and not agent.who.glob.strip("*")
         serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)
         free = [name for name in issuers_of(agent) if kernel.issuers[name].scopes_none]
         if named and serves and free and agent.package in kernel.unrestricted:
@@ -118,7 +118,7 @@ def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def uncarried_scopes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    for scope in declared(modules):
+    for scope in declarations_in(modules):
         alias = scope.alias if isinstance(scope, ast.ScopeDecl) else None
         if alias is not None and not TOKEN.fullmatch(alias.value):
             message = f"no OAuth token can carry the scope `{alias.value}`"

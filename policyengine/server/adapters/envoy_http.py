@@ -8,48 +8,57 @@ from functools import partial
 
 from starlette.requests import Request
 
-from policyengine.fair_queue import WorkRefused
-from policyengine.http.completeness import Adapter, Given
-from policyengine.http.gateway_headers import Target, Vouched, given_headers, only_value, question_of, with_credentials
+from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.completeness import GatewayAdapter, HeaderValues
+from policyengine.http.gateway_headers import (
+    GatewayHeaders,
+    RequestTarget,
+    add_credentials,
+    build_question,
+    collect_headers,
+    get_only_value,
+)
 from policyengine.runtime.request import RequestError
-from policyengine.server.adapters.responses import Told, told_of, told_problem
-from policyengine.server.content_negotiation import parsed, read_body
-from policyengine.server.problems import Problem
-from policyengine.server.telemetry.metered_engine import Current, Decides
+from policyengine.server.adapters.responses import HttpVerdict, decide_for_gateway, problem_to_verdict
+from policyengine.server.content_negotiation import parse_body, read_body
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.metered_engine import EngineInterface, EngineProvider
 
 PREFIX = "/envoy"
 
 
 @dataclass(frozen=True, slots=True)
-class EnvoyHttp:
-    reloading: Current
-    names: Vouched
+class EnvoyHttpAdapter:
+    reloading: EngineProvider
+    names: GatewayHeaders
     body_timeout: float
     own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
 
-    async def told(self, http: Request) -> Told:
-        engine, given = self.reloading.current, given_headers(http.scope["headers"])
+    async def told(self, http: Request) -> HttpVerdict:
+        engine, given = self.reloading.current, collect_headers(http.scope["headers"])
         content = await read_body(http, self.body_timeout)
         try:
-            question = await parsed(partial(self.question, engine, http, given), content)
+            question = await parse_body(partial(self.question, engine, http, given), content)
         except RequestError as error:
-            return told_problem(Problem.of(error))
-        except WorkRefused as error:
-            return told_problem(Problem.of_refused(error))
-        return await told_of(engine, question)
+            return problem_to_verdict(ProblemError.of(error))
+        except WorkRefusedError as error:
+            return problem_to_verdict(ProblemError.of_refused(error))
+        return await decide_for_gateway(engine, question)
 
-    def question(self, engine: Decides, http: Request, given: Given, content: bytes) -> Mapping[str, object]:
+    def question(
+        self, engine: EngineInterface, http: Request, given: HeaderValues, content: bytes
+    ) -> Mapping[str, object]:
         """Raises RequestError."""
-        target = target_of(http, given)
-        question = question_of(target, given, self.names, self.names.hands_on(Adapter.ENVOY), content)
+        target = request_target(http, given)
+        question = build_question(target, given, self.names, self.names.hands_on(GatewayAdapter.ENVOY), content)
         if engine.identity is None:
             return question
         told_by = self.names.client_certificate
-        return with_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
+        return add_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
 
 
-def target_of(http: Request, given: Given) -> Target:
+def request_target(http: Request, given: HeaderValues) -> RequestTarget:
     """The path as it came, no escape resolved."""
     path = http.scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
     query = http.scope["query_string"].decode("latin-1")
-    return Target(http.method, f"{path}?{query}" if query else path, only_value(given, "host"))
+    return RequestTarget(http.method, f"{path}?{query}" if query else path, get_only_value(given, "host"))

@@ -18,32 +18,40 @@ from starlette.responses import Response
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.engine.recorder import FEW
-from policyengine.executor import in_turn
+from policyengine.engine.recorder import MAX_SMALL_EXTENT
+from policyengine.executor import run_in_turn
 from policyengine.explain.explanation import endpoint_words
-from policyengine.fair_queue import WorkRefused
-from policyengine.http.rate_limit_headers import rate_headers
+from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.kernel import Kernel
 from policyengine.runtime import decode
 from policyengine.runtime.caller import current_caller
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
-from policyengine.runtime.extent import extent, is_large
-from policyengine.runtime.idempotency_key import Once
+from policyengine.runtime.extent import is_large, measure_extent
+from policyengine.runtime.idempotency_key import IdempotencyKey
 from policyengine.runtime.request import Request
-from policyengine.runtime.structure_checks import RequestError, object_at, wrong_kind
-from policyengine.server.adapters.responses import WOULD_BE
-from policyengine.server.authzen.denials import unheard
-from policyengine.server.authzen.questions import CONSUME, MEMBERS, OBLIGATIONS, Evaluation, Free, Translator, Unmapped
-from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED
-from policyengine.server.content_negotiation import Form, form_of_body
-from policyengine.server.decide_requests import MOST_ITEMS, Semantics, apart, semantics_of
-from policyengine.server.problems import Problem
-from policyengine.server.telemetry.metered_engine import Counted
+from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
+from policyengine.server.adapters.responses import WOULD_BE_HEADER
+from policyengine.server.authzen.denials import ignore_denial
+from policyengine.server.authzen.questions import (
+    CONSUME,
+    MEMBERS,
+    OBLIGATIONS,
+    AccessEvaluation,
+    JsonObject,
+    QuestionTranslator,
+    UnmappedError,
+)
+from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
+from policyengine.server.content_negotiation import BodyFormat, request_format
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics, parse_semantics, run_off_loop
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.metered_engine import MeteredEngine
 
 PREFIX, METADATA = "/access/v1", "/.well-known/authzen-configuration"
 EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations", f"{PREFIX}/search"
 LANGUAGE = "en"
-CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
+REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
 HISTORY = "history"  # as the rule of an obligation to consume
 
@@ -52,7 +60,7 @@ HISTORY = "history"  # as the rule of an obligation to consume
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AuthzenRequest:
     """What one body asks: `items` are raw, each read when its turn comes; without any it is one question."""
 
     members: Mapping[str, object]
@@ -66,77 +74,77 @@ class Asked:
 
 def takes_long(raw: object) -> bool:
     """Whether to decide upon it may take so long that the event loop should not wait."""
-    return is_large(raw) or extent(raw) > FEW
+    return is_large(raw) or measure_extent(raw) > MAX_SMALL_EXTENT
 
 
-def context_in(asked: Asked, item: object) -> Mapping[str, object] | None:
+def item_context(asked: AuthzenRequest, item: object) -> Mapping[str, object] | None:
     """Where credentials would be, of one of many."""
     context = asked.merged(item).get("context") if isinstance(item, dict) else None
     return context if isinstance(context, dict) else None
 
 
-def is_json(http: HttpRequest) -> None:
+def require_json(http: HttpRequest) -> None:
     """AuthZEN speaks JSON, and calls all else a bad request. Raises Problem."""
     try:
-        form = form_of_body(http.headers)
-    except Problem as problem:
-        raise Problem(400, str(problem), hint=problem.hint) from None
-    if form is not Form.JSON:
-        raise Problem(400, "AuthZEN speaks JSON", hint="send `Content-Type: application/json`")
+        form = request_format(http.headers)
+    except ProblemError as problem:
+        raise ProblemError(400, str(problem), hint=problem.hint) from None
+    if form is not BodyFormat.JSON:
+        raise ProblemError(400, "AuthZEN speaks JSON", hint="send `Content-Type: application/json`")
 
 
-def one_asked(body: bytes) -> Asked:
+def parse_evaluation_body(body: bytes) -> AuthzenRequest:
     """A body of `evaluation`. Raises RequestError."""
-    return Asked(tree_of(body))
+    return AuthzenRequest(parse_body_object(body))
 
 
-def many_asked(body: bytes) -> Asked:
+def parse_evaluations_body(body: bytes) -> AuthzenRequest:
     """A body of `evaluations`. Raises RequestError."""
-    members = tree_of(body)
-    options = object_at(members.get("options"), "options") or {}
-    semantics = semantics_of(options.get("evaluations_semantic"), "options.evaluations_semantic")
-    items = items_of(members.get("evaluations"))
+    members = parse_body_object(body)
+    options = get_object(members.get("options"), "options") or {}
+    semantics = parse_semantics(options.get("evaluations_semantic"), "options.evaluations_semantic")
+    items = parse_evaluation_items(members.get("evaluations"))
     for name in MEMBERS if items else ():
-        object_at(members.get(name), name)
-    return Asked(members, items, semantics)
+        get_object(members.get(name), name)
+    return AuthzenRequest(members, items, semantics)
 
 
-def tree_of(body: bytes) -> dict[str, object]:
+def parse_body_object(body: bytes) -> dict[str, object]:
     try:
         raw = decode.json_tree(body)
-    except decode.WireError as error:
+    except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
         raise RequestError("", "the body is no object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
     return raw
 
 
-def items_of(raw: object) -> tuple[object, ...]:
+def parse_evaluation_items(raw: object) -> tuple[object, ...]:
     match raw:
         case None:
             return ()
-        case list() if len(raw) > MOST_ITEMS:
-            raise RequestError("evaluations", f"there are at most {MOST_ITEMS:,} evaluations, got {len(raw):,}")
+        case list() if len(raw) > MAX_BATCH_ITEMS:
+            raise RequestError("evaluations", f"there are at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}")
         case list():
             return tuple(raw)
         case _:
-            raise wrong_kind(raw, "evaluations", "a list")
+            raise wrong_type_error(raw, "evaluations", "a list")
 
 
-def read(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> Evaluation:
+def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
     """`consumes`: whether it spends where it does not say. Raises RequestError."""
     try:
         clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
-    except decode.WireError as error:
+    except decode.DecodeError as error:
         raise RequestError(place.rstrip("."), str(error)) from None
     assert isinstance(clean, dict)
-    return Evaluation.read(clean, place, consumes=consumes)
+    return AccessEvaluation.read(clean, place, consumes=consumes)
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
 
 
-class Found(NamedTuple):
+class AuthzenResult(NamedTuple):
     """A decision, why in one word, and what was asked here."""
 
     decision: Decision
@@ -145,80 +153,85 @@ class Found(NamedTuple):
 
 
 @dataclass(slots=True)
-class Translators:
+class TranslatorCache:
     """The translator of the policy that was asked for last: another one comes with other policies."""
 
-    last: Translator | None = None
+    last: QuestionTranslator | None = None
 
-    def of(self, kernel: Kernel) -> Translator:
+    def of(self, kernel: Kernel) -> QuestionTranslator:
         found = self.last
         if found is None or found.kernel is not kernel:
-            found = self.last = Translator(kernel)
+            found = self.last = QuestionTranslator(kernel)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Authzen:
+class AuthzenAdapter:
     """Asks one engine, by the maps of its policy. `consume`: names of the callers whose questions spend where they do
     not say otherwise, or `*` for every caller."""
 
-    engine: Engine | Counted
-    translators: Translators = field(default_factory=Translators)
-    refused: Callable[[str, str], None] = unheard
+    engine: Engine | MeteredEngine
+    translators: TranslatorCache = field(default_factory=TranslatorCache)
+    refused: Callable[[str, str], None] = ignore_denial
     consume: frozenset[str] = frozenset()
 
     @property
-    def translator(self) -> Translator:
+    def translator(self) -> QuestionTranslator:
         return self.translators.of(self.engine.kernel)
 
     @property
     def consumes(self) -> bool:
         """Whether the questions of this caller spend where they do not say."""
         caller = current_caller()
-        named = caller.startswith(NAMED) and caller.removeprefix(NAMED) in self.consume
+        named = caller.startswith(NAMED_CALLER_PREFIX) and caller.removeprefix(NAMED_CALLER_PREFIX) in self.consume
         return named or EVERY_CALLER in self.consume
 
-    async def one(self, asked: Asked, once: Once | None) -> Response:
+    async def one(self, asked: AuthzenRequest, once: IdempotencyKey | None) -> Response:
         long = takes_long(asked.members)
-        reading = partial(read, asked.members, consumes=self.consumes)
-        evaluation = await in_turn(reading) if long else reading()
+        reading = partial(read_evaluation, asked.members, consumes=self.consumes)
+        evaluation = await run_in_turn(reading) if long else reading()
         once = once if evaluation.spends else None
-        found = await apart(self.engine, partial(self.decided, evaluation, once), once, evaluation.context, long=long)
-        return written(told(found, evaluation.spends), dict((*named(found.decision), *rate_headers(found.decision))))
+        found = await run_off_loop(
+            self.engine, partial(self.decided, evaluation, once), once, evaluation.context, long=long
+        )
+        return json_response(
+            evaluation_answer(found, evaluation.spends),
+            dict((*decision_headers(found.decision), *rate_limit_headers(found.decision))),
+        )
 
-    async def many(self, asked: Asked, once: Once | None) -> Response:
+    async def many(self, asked: AuthzenRequest, once: IdempotencyKey | None) -> Response:
         if not asked.items:
             return await self.one(asked, once)
-        answers: list[Free] = []
+        answers: list[JsonObject] = []
         shared = takes_long({name: asked.members[name] for name in MEMBERS if name in asked.members})
         for number, item in enumerate(asked.items):
             mine = None if once is None else once._replace(item=number)
             work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
             long = shared or takes_long(item)
             try:
-                answers.append(await apart(self.engine, work, mine, context_in(asked, item), long=long))
-            except WorkRefused as error:  # what was decided before is told
-                answers.append(told(self.denied(str(error), FAILED), False))
+                answers.append(await run_off_loop(self.engine, work, mine, item_context(asked, item), long=long))
+            except WorkRefusedError as error:  # what was decided before is told
+                answers.append(evaluation_answer(self.denied(str(error), FAILED), False))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
             await asyncio.sleep(0)  # a long batch lets others have their turn
-        return written({"evaluations": answers})
+        return json_response({"evaluations": answers})
 
-    def item(self, asked: Asked, raw: object, place: str, once: Once | None) -> Free:
+    def item(self, asked: AuthzenRequest, raw: object, place: str, once: IdempotencyKey | None) -> JsonObject:
         """One of many: what is no question is denied, and spoils no other."""
         try:
             if not isinstance(raw, dict):
-                raise wrong_kind(raw, place, "an object")
-            evaluation = read(asked.merged(raw), f"{place}.", consumes=self.consumes)
+                raise wrong_type_error(raw, place, "an object")
+            evaluation = read_evaluation(asked.merged(raw), f"{place}.", consumes=self.consumes)
         except RequestError as error:
-            return broken(error, self.denied(error.message, INVALID))
-        return told(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
+            return error_answer(error, self.denied(error.message, INVALID))
+        return evaluation_answer(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
 
-    def decided(self, asked: Evaluation, once: Once | None = None) -> Found:
+    def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
         """What becomes no question of ours is denied. Raises KeyProblem."""
         try:
             question = Request.from_mapping(self.question(asked))
-        except Unmapped as why:
+        except UnmappedError as why:
             return self.denied(str(why), UNMAPPED)
         except RequestError as error:
             return self.denied(error.message, INVALID)
@@ -231,10 +244,10 @@ class Authzen:
         words = endpoint_words(question.endpoint)
         if not asked.spends and not asked.peeks and is_unspent(decision):
             return self.unspent(decision, words)
-        code = FAILED if decision.gate is Gate.FAILURE else CODES.get(decision.would_be or decision.outcome, "")
-        return Found(decision, code, words)
+        code = FAILED if decision.gate is Gate.FAILURE else REASON_CODES.get(decision.would_be or decision.outcome, "")
+        return AuthzenResult(decision, code, words)
 
-    def unspent(self, decision: Decision, words: str) -> Found:
+    def unspent(self, decision: Decision, words: str) -> AuthzenResult:
         """No allow where nobody said whether it spends: limits would not hold, and nobody would know."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
         why = f"the answer would spend (`{rule}`), and nobody said whether it does: "
@@ -244,9 +257,9 @@ class Authzen:
         answer = msgspec.structs.replace(
             decision.answer, outcome=Outcome.DENY, gate=gate, reasons=(Reason(gate, why),), obligations=(), written={}
         )
-        return Found(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
+        return AuthzenResult(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
 
-    def question(self, asked: Evaluation) -> Mapping[str, object]:
+    def question(self, asked: AccessEvaluation) -> Mapping[str, object]:
         """Where credentials are verified, `context.credentials` are those of the subject."""
         found = self.translator.question(asked)
         context = found.get("context")
@@ -255,11 +268,11 @@ class Authzen:
         rest = {name: value for name, value in context.items() if name != "credentials"}
         return {**found, "context": rest, "credentials": context["credentials"]}
 
-    def denied(self, why: str, code: str) -> Found:
+    def denied(self, why: str, code: str) -> AuthzenResult:
         self.refused(code, why)
         reasons = (Reason(Gate.DEFAULT, why),)
         package, revision = self.engine.package, self.engine.revision
-        return Found(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
+        return AuthzenResult(Decision.of(Outcome.DENY, Gate.DEFAULT, reasons, package=package, revision=revision), code)
 
 
 def is_unspent(decision: Decision) -> bool:
@@ -267,33 +280,33 @@ def is_unspent(decision: Decision) -> bool:
     return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
 
 
-def named(decision: Decision) -> Iterator[tuple[str, str]]:
+def decision_headers(decision: Decision) -> Iterator[tuple[str, str]]:
     if decision.id:
         yield "x-decision-id", decision.id
     if decision.would_be is not None:
-        yield WOULD_BE, decision.would_be.value
+        yield WOULD_BE_HEADER, decision.would_be.value
 
 
-def written(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(answer), headers=headers, media_type=Form.JSON.value[0])
+def json_response(answer: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(answer), headers=headers, media_type=BodyFormat.JSON.value[0])
 
 
-def told(found: Found, spent: bool) -> Free:
+def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
     """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
     decision = found.decision
-    context: Free = {} if decision.allowed and not decision.observed else reason_of(found)
+    context: JsonObject = {} if decision.allowed and not decision.observed else reason_document(found)
     if decision.would_be is not None:
         context["would_be"] = decision.would_be.value
-    if found.code == CODES[Outcome.CONFIRM]:
-        context["approvals"] = [approval_of(one) for one in decision.remedies if one.kind == "approval"]
+    if found.code == REASON_CODES[Outcome.CONFIRM]:
+        context["approvals"] = [approval_document(one) for one in decision.remedies if one.kind == "approval"]
     if decision.obligations:
-        context["obligations"] = list(obligations_of(decision.obligations))
+        context["obligations"] = list(obligation_documents(decision.obligations))
     if spent and decision.id:
         context["evaluation_id"] = decision.id
     return {"decision": decision.allowed, **({"context": context} if context else {})}
 
 
-def approval_of(remedy: Remedy) -> Free:
+def approval_document(remedy: Remedy) -> JsonObject:
     """What a question is to carry in `context.approval`, once somebody who may has approved what it is `bound` to."""
     found = {
         "rule": remedy.rule,
@@ -305,36 +318,36 @@ def approval_of(remedy: Remedy) -> Free:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def broken(error: RequestError, found: Found) -> Free:
-    answer = told(found, False)
+def error_answer(error: RequestError, found: AuthzenResult) -> JsonObject:
+    answer = evaluation_answer(found, False)
     context = answer["context"]
     assert isinstance(context, dict)
     context["error"] = {"status": 400, "message": str(error)}
     return answer
 
 
-def reason_of(found: Found) -> Free:
+def reason_document(found: AuthzenResult) -> JsonObject:
     """`reason_user` is for whoever asks, `reason_admin` for who runs the gateway: it names rules and facts."""
     reasons, unknown = found.decision.reasons, found.decision.unknown
     first = reasons[0].message if reasons else "not allowed"
     words = (f"asked for {found.words}",) if found.words else ()
-    admin = "; ".join((*words, *map(cause_of, reasons), *(f"{one.fact} is {one.why}" for one in unknown)))
+    admin = "; ".join((*words, *map(describe_reason, reasons), *(f"{one.fact} is {one.why}" for one in unknown)))
     return {"id": "0", "reason": found.code, "reason_user": {LANGUAGE: first}, "reason_admin": {LANGUAGE: admin}}
 
 
-def cause_of(reason: Reason) -> str:
+def describe_reason(reason: Reason) -> str:
     rule = "" if reason.rule is None else f" `{reason.rule}`"
     place = "" if reason.at is None else f" ({reason.at})"
     return f"{reason.gate.value}{rule}{place}: {reason.message}"
 
 
-def obligations_of(obligations: tuple[Obligation, ...]) -> Iterator[Free]:
+def obligation_documents(obligations: tuple[Obligation, ...]) -> Iterator[JsonObject]:
     for number, one in enumerate(obligations, start=1):
-        type_, properties = typed(one)
+        type_, properties = obligation_type(one)
         yield {"id": f"obligation-{number}", "type": type_, "properties": properties}
 
 
-def typed(one: Obligation) -> tuple[str, Free]:
+def obligation_type(one: Obligation) -> tuple[str, JsonObject]:
     """By the registered type where there is one."""
     match one.kind, one.arguments:
         case "step_up", (level, *_):
@@ -349,7 +362,7 @@ def typed(one: Obligation) -> tuple[str, Free]:
 # ── Metadata ──────────────────────────────────────────────────────────────────────────────────
 
 
-def metadata(base: str) -> Free:
+def metadata_document(base: str) -> JsonObject:
     """Which endpoints there are, at the URL that gateways know us by; what there is none of is not named."""
     return {
         "policy_decision_point": base,
@@ -359,5 +372,5 @@ def metadata(base: str) -> Free:
     }
 
 
-def not_yet(what: str) -> Problem:
-    return Problem(404, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")
+def search_not_supported(what: str) -> ProblemError:
+    return ProblemError(404, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")

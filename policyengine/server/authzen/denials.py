@@ -8,36 +8,36 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.telemetry.counters import ServerCounters
 
-PAUSE = 60.0  # seconds between two lines of one kind
-DOOR = "authzen"
+LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines of one kind
+ADAPTER_NAME = "authzen"
 GATES = {"failed": "failure"}  # whatever fails is told by this name; all else by the word in the answer
 _LOG = logging.getLogger("policyengine")
 
 
-class Refusals:
+class DenialReporter:
     """Each is counted as the deny that it was answered by. A line is written of the first, and then once in a while:
     how many there were, and why the last was none. Threads may share it."""
 
-    def __init__(self, tally: Tally, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
         self._tally, self._clock = tally, clock
         self._guard = Lock()
         self._next: dict[str, float] = {}
         self._many: Counter[str] = Counter()
 
     def __call__(self, code: str, why: str) -> None:
-        self._tally.denied(DOOR, GATES.get(code, code))
+        self._tally.denied(ADAPTER_NAME, GATES.get(code, code))
         with self._guard:
             self._many[code] += 1
             now, many = self._clock(), self._many[code]
             if now < self._next.get(code, now):
                 return
-            self._next[code], self._many[code] = now + PAUSE, 0
+            self._next[code], self._many[code] = now + LOG_INTERVAL_SECONDS, 0
         words = "a question of AuthZEN was" if many == 1 else f"{many:,} questions of AuthZEN were"
         told = {"event": "authzen_denied", "why": why}
         _LOG.warning("%s denied as `%s`, the last because %s", words, code, why, extra=told)
 
 
-def unheard(code: str, why: str) -> None:
+def ignore_denial(code: str, why: str) -> None:
     """Where nobody counts."""

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from policyengine.server.authzen.adapter import LANGUAGE
-from policyengine.server.content_negotiation import PROBLEM_TYPES, Form
-from policyengine.server.decide_requests import MOST_ITEMS, Semantics
-from policyengine.server.openapi.statuses import BUSY, BY_KEY, Statuses, problem
+from policyengine.server.content_negotiation import PROBLEM_TYPES, BodyFormat
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.server.openapi.statuses import BUSY_RESPONSE, KEY_STATUSES, Statuses, problem_response
 
-Free = dict[str, Any]
-JSON = Form.JSON.value[0]
+JsonObject = dict[str, Any]
+JSON = BodyFormat.JSON.value[0]
 
 
 class AuthzenSubject(BaseModel):
@@ -20,18 +20,18 @@ class AuthzenSubject(BaseModel):
 
     type: str
     id: str
-    properties: Free | None = None
+    properties: JsonObject | None = None
 
 
 class AuthzenAction(BaseModel):
     name: str
-    properties: Free | None = None
+    properties: JsonObject | None = None
 
 
 class AuthzenResource(BaseModel):
     type: str
     id: str
-    properties: Free | None = None
+    properties: JsonObject | None = None
 
 
 class AuthzenContext(BaseModel):
@@ -65,14 +65,14 @@ class AuthzenOptions(BaseModel):
 class AuthzenEvaluations(AuthzenItem):
     """The members beside `evaluations` are what its items do not say; without items they are the question."""
 
-    evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MOST_ITEMS)] = None
+    evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MAX_BATCH_ITEMS)] = None
     options: AuthzenOptions | None = None
 
 
 class AuthzenObligation(BaseModel):
     id: str
     type: str
-    properties: Free
+    properties: JsonObject
 
 
 class AuthzenReason(BaseModel):
@@ -85,7 +85,7 @@ class AuthzenReason(BaseModel):
     obligations: list[AuthzenObligation] | None = None
     would_be: Annotated[str | None, Field(description="while it is only observed: what it would have come to")] = None
     evaluation_id: Annotated[str | None, Field(description="of what was spent: for `/events`")] = None
-    error: Annotated[Free | None, Field(description="why an item of many was no question")] = None
+    error: Annotated[JsonObject | None, Field(description="why an item of many was no question")] = None
 
 
 class AuthzenDecision(BaseModel):
@@ -108,9 +108,9 @@ class AuthzenConfiguration(BaseModel):
 
 MODELS = (AuthzenEvaluation, AuthzenEvaluations, AuthzenDecision, AuthzenDecisions, AuthzenConfiguration)
 
-ALICE: Free = {"type": "user", "id": "alice"}
-ASKED: Free = {"subject": ALICE, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}}
-ASKED_MANY: Free = {
+ALICE: JsonObject = {"type": "user", "id": "alice"}
+ASKED: JsonObject = {"subject": ALICE, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}}
+ASKED_MANY: JsonObject = {
     "subject": ALICE,
     "action": {"name": "read"},
     "evaluations": [
@@ -119,7 +119,7 @@ ASKED_MANY: Free = {
     ],
     "options": {"evaluations_semantic": "deny_on_first_deny"},
 }
-DENIED: Free = {
+DENIED: JsonObject = {
     "decision": False,
     "context": {
         "id": "0",
@@ -130,36 +130,39 @@ DENIED: Free = {
 }
 
 
-def content(model: type[BaseModel], example: Free) -> Free:
+def example_content(model: type[BaseModel], example: JsonObject) -> JsonObject:
     return {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
 
 
-def taken(model: type[BaseModel], example: Free) -> Free:
-    return {"requestBody": {"required": True, "content": content(model, example)}}
+def request_body(model: type[BaseModel], example: JsonObject) -> JsonObject:
+    return {"requestBody": {"required": True, "content": example_content(model, example)}}
 
 
-def answered(model: type[BaseModel], example: Free) -> Statuses:
-    bad: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
+def response_statuses(model: type[BaseModel], example: JsonObject) -> Statuses:
+    bad: JsonObject = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        200: {"description": "An answer was found; `false` is one too.", "content": content(model, example)},
-        400: {"description": "The question is malformed, or no JSON.", "content": {PROBLEM_TYPES[Form.JSON]: bad}},
-        401: problem("No token, or a wrong one."),
-        408: problem("The body did not arrive in time."),
-        413: problem("The body is larger than 1 MiB."),
-        500: problem("The server failed and gives no answer. Deny."),
-        503: BUSY,
-        **BY_KEY,
+        200: {"description": "An answer was found; `false` is one too.", "content": example_content(model, example)},
+        400: {
+            "description": "The question is malformed, or no JSON.",
+            "content": {PROBLEM_TYPES[BodyFormat.JSON]: bad},
+        },
+        401: problem_response("No token, or a wrong one."),
+        408: problem_response("The body did not arrive in time."),
+        413: problem_response("The body is larger than 1 MiB."),
+        500: problem_response("The server failed and gives no answer. Deny."),
+        503: BUSY_RESPONSE,
+        **KEY_STATUSES,
     }
 
 
-EVALUATION = taken(AuthzenEvaluation, ASKED)
-EVALUATIONS = taken(AuthzenEvaluations, ASKED_MANY)
-EVALUATED: Statuses = answered(AuthzenDecision, DENIED)
-EVALUATED_MANY: Statuses = answered(AuthzenDecisions, {"evaluations": [{"decision": True}, DENIED]})
+EVALUATION = request_body(AuthzenEvaluation, ASKED)
+EVALUATIONS = request_body(AuthzenEvaluations, ASKED_MANY)
+EVALUATED: Statuses = response_statuses(AuthzenDecision, DENIED)
+EVALUATED_MANY: Statuses = response_statuses(AuthzenDecisions, {"evaluations": [{"decision": True}, DENIED]})
 CONFIGURED: Statuses = {
     200: {
         "description": "What there is.",
-        "content": content(
+        "content": example_content(
             AuthzenConfiguration,
             {
                 "policy_decision_point": "https://pdp.example.com",

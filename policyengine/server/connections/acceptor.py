@@ -17,15 +17,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from policyengine.server.connections.http_connection import address_of
+from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.connections.table import CloseReason, ConnectionTable
-from policyengine.server.listeners import LONGEST_QUEUE, ServeError, remove
+from policyengine.server.listeners import MAX_LISTEN_QUEUE, ServeError, remove_socket
 from policyengine.server.workers.board import WorkerBoard
 
-AT_ONCE = 16  # connections, before those that are here have their turn
-DEFERENCE = 0.005  # seconds that a worker leaves a connection to one that has fewer
-BREATH = 0.05  # seconds after which it is tried again where no file can be opened
-NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+MAX_ACCEPTS_PER_TURN = 16  # connections, before those that are here have their turn
+DEFER_SECONDS = 0.005  # seconds that a worker leaves a connection to one that has fewer
+RETRY_SECONDS = 0.05  # seconds after which it is tried again where no file can be opened
+OUT_OF_FILES_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SO_ATTACH_FILTER = 26  # of Linux, on all that Python runs on but Alpha, MIPS, PA-RISC and SPARC
 # If the segment has SYN set, nothing of it passes; else all. In classic BPF: code, jump if true, if false, operand.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -44,7 +44,7 @@ class Acceptor:
         self._listener, self._protocol = listener, protocol
         self._table, self._board = table, board
         self._loop = asyncio.get_running_loop()
-        self._path = path_of(listener)
+        self._path = socket_path(listener)
         self._made = None if self._path is None else os.lstat(self._path)
         self._later: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[object]] = set()
@@ -61,9 +61,9 @@ class Acceptor:
     def _come(self) -> None:
         """Somebody wants to connect."""
         if self._board.others_are_freer:
-            self._pause(DEFERENCE)
+            self._pause(DEFER_SECONDS)
         else:
-            self._accept(AT_ONCE, defers=True)
+            self._accept(MAX_ACCEPTS_PER_TURN, defers=True)
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
@@ -73,7 +73,7 @@ class Acceptor:
         """The freer one did not come: it is at work."""
         self._later = None
         self._loop.add_reader(self._listener, self._come)
-        self._accept(AT_ONCE)
+        self._accept(MAX_ACCEPTS_PER_TURN)
 
     def _accept(self, most: int, defers: bool = False) -> None:
         for _ in range(most):
@@ -82,9 +82,9 @@ class Acceptor:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in NO_FILES and self._later is None:
-                    self._table.make_room(AT_ONCE)
-                    self._pause(BREATH)
+                if error.errno in OUT_OF_FILES_ERRNOS and self._later is None:
+                    self._table.make_room(MAX_ACCEPTS_PER_TURN)
+                    self._pause(RETRY_SECONDS)
                 return
             self._take(connection, address)
             if defers and self._board.others_are_freer:
@@ -92,7 +92,7 @@ class Acceptor:
 
     def _take(self, connection: socket.socket, address: object) -> None:
         if not self._table.admit():
-            self._table.count(CloseReason.REFUSED, address_of(address))
+            self._table.count(CloseReason.REFUSED, peer_address(address))
             connection.close()
             return
         self._table.expect()
@@ -114,7 +114,7 @@ class Acceptor:
         """Let nobody new into the queue, which is still accepted from. For all that share the listener."""
         if self._path is not None and self._made is not None:
             with suppress(ServeError):  # whoever started this tries once more
-                remove(self._path, self._made)
+                remove_socket(self._path, self._made)
         elif sys.platform == "linux":
             with suppress(OSError):
                 self._listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program())
@@ -131,11 +131,11 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept all that is in the queue, and close."""
-        self._accept(LONGEST_QUEUE)
+        self._accept(MAX_LISTEN_QUEUE)
         self.leave()
 
 
-def path_of(listener: socket.socket) -> Path | None:
+def socket_path(listener: socket.socket) -> Path | None:
     is_unix = hasattr(socket, "AF_UNIX") and listener.family == socket.AF_UNIX
     return Path(listener.getsockname()) if is_unix else None
 

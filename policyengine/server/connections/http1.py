@@ -19,14 +19,14 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from policyengine.server.connections.http1_fallback import H11Connection
-from policyengine.server.connections.http_connection import NO_ROOM, HttpConnection, busy
-from policyengine.server.connections.table import CloseReason, ConnectionTable, Stage
-from policyengine.server.content_negotiation import LARGEST_BODY
+from policyengine.server.connections.http_connection import NO_ROOM_DETAIL, HttpConnection, busy_response
+from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable
+from policyengine.server.content_negotiation import MAX_BODY_BYTES
 
-LARGEST_HEAD = 64 * 1024
-FIELD = 4  # bytes around a name and its value
+MAX_HEAD_BYTES = 64 * 1024
+FIELD_OVERHEAD_BYTES = 4  # bytes around a name and its value
 VERSIONS = ("1.1", "1.0")
-LONGEST_PIPELINE = 128  # requests that wait for the answer before theirs
+MAX_PIPELINED_REQUESTS = 128  # requests that wait for the answer before theirs
 PROBES = (b"/healthz", b"/readyz")  # what connections beyond the bound may ask
 OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
@@ -79,7 +79,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if not self.quiet and not self.in_body:
             self.began = self.table.now
         self.quiet += len(data)
-        self.large = self.quiet > LARGEST_HEAD
+        self.large = self.quiet > MAX_HEAD_BYTES
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -90,7 +90,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         except httptools.HttpParserError:
             self.refuse()
         else:
-            if self.quiet > LARGEST_HEAD:
+            if self.quiet > MAX_HEAD_BYTES:
                 self.refuse()
         self.start_task()
         if self.held:
@@ -117,16 +117,16 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         return bool(self.cycle) and not self.cycle.response_complete
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ConnectionStage:
         if self.lingered is not None:
-            return Stage.IDLE
+            return ConnectionStage.IDLE
         if self.flow.write_paused:
-            return Stage.UNREAD
+            return ConnectionStage.UNREAD
         if self.in_body and not self.pipeline and (not self.passing or not self.waits_for_answer):
-            return Stage.BODY
+            return ConnectionStage.BODY
         if self.waits_for_answer:
-            return Stage.BUSY
-        return Stage.HEAD if self.quiet or self.cycle is None else Stage.IDLE
+            return ConnectionStage.BUSY
+        return ConnectionStage.HEAD if self.quiet or self.cycle is None else ConnectionStage.IDLE
 
     def linger(self) -> None:
         self.closing = self.passing = True
@@ -153,7 +153,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             raise ValueError("this is another version of HTTP")
         if self.hosts != 1 and (self.hosts or version != "1.0"):
             raise ValueError("one Host is needed")
-        if self.large and self.head_size() > LARGEST_HEAD:
+        if self.large and self.head_size() > MAX_HEAD_BYTES:
             raise ValueError("the head is too large")
         if b"#" in self.url:  # httptools would drop the rest, and a gateway may have asked for all of it
             raise ValueError("no request line has a fragment")
@@ -163,7 +163,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.in_body = True
         if self.spare and self.unproved and self.url not in PROBES:
             self.last = True
-            self.transport.write(busy(b"too many connections are open"))
+            self.transport.write(busy_response(b"too many connections are open"))
             self.end()
         self.passing = self.last or self.closing
         self.upgrading = self.parser.should_upgrade()
@@ -173,11 +173,11 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.starting = False
             if self.table.draining or self.spare:
                 self.cycle.keep_alive = False
-            if len(self.pipeline) >= LONGEST_PIPELINE:
+            if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
                 self.last, self.cycle.keep_alive = True, False
 
     def head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + FIELD for name, value in self.headers)
+        return len(self.url) + sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.headers)
 
     def take_authority(self) -> None:
         """Who asks in absolute form names the host there, and what `Host` says means nothing (RFC 9112, 3.2.2)."""
@@ -195,7 +195,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             super().on_body(body)
             return
         self.unwanted += len(body)
-        if self.unwanted > LARGEST_BODY:
+        if self.unwanted > MAX_BODY_BYTES:
             self.end()
 
     def on_message_complete(self) -> None:
@@ -233,7 +233,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.held = 0
         if not self.wire.is_closing():
             self.table.count(CloseReason.MEMORY, self.address)
-            self.wire.write(busy(NO_ROOM))
+            self.wire.write(busy_response(NO_ROOM_DETAIL))
             self.wire.close()
 
     def answer_now(self) -> None:

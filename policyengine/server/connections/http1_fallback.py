@@ -6,7 +6,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from policyengine.server.connections.http_connection import HttpConnection
-from policyengine.server.connections.table import Stage
+from policyengine.server.connections.table import ConnectionStage
 
 
 class H11Connection(HttpConnection, H11Protocol):
@@ -17,17 +17,17 @@ class H11Connection(HttpConnection, H11Protocol):
         return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ConnectionStage:
         if self.lingered is not None:
-            return Stage.IDLE
+            return ConnectionStage.IDLE
         if self.conn.their_state is h11.IDLE:
             first = self.unproved or self.conn.trailing_data[0]
-            return Stage.HEAD if first else Stage.IDLE
+            return ConnectionStage.HEAD if first else ConnectionStage.IDLE
         if self.flow.write_paused:
-            return Stage.UNREAD
+            return ConnectionStage.UNREAD
         if self.conn.their_state is h11.SEND_BODY:
-            return Stage.BODY
-        return Stage.BUSY
+            return ConnectionStage.BODY
+        return ConnectionStage.BUSY
 
     def data_received(self, data: bytes) -> None:
         if self.passed_over(data):

@@ -10,16 +10,16 @@ import asyncio
 from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
-from policyengine.server.connections.table import CloseReason, ConnectionTable, Stage, unread_bytes
+from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable, has_unread_bytes
 
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 16 * 1024 * 1024
-MAKING_ROOM = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
-LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-NO_ROOM = b"others needed the room"  # of the connection, before the rest of its request came
+EVICTION_REASONS = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
+TIMEOUT_RESPONSE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+NO_ROOM_DETAIL = b"others needed the room"  # of the connection, before the rest of its request came
 
 
-def busy(detail: bytes) -> bytes:
+def busy_response(detail: bytes) -> bytes:
     """The answer after which a connection ends."""
     return (
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
@@ -76,7 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self.wire = cast(asyncio.Transport, transport)
         self.transport = LingeringTransport(self, self.wire)
         self.began = self.table.now
-        self.address = address_of(transport.get_extra_info("peername"))
+        self.address = peer_address(transport.get_extra_info("peername"))
         self.table.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,12 +91,12 @@ class HttpConnection(asyncio.Protocol):
         raise NotImplementedError
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ConnectionStage:
         raise NotImplementedError
 
     @property
     def has_unread_bytes(self) -> bool:
-        return unread_bytes(self.wire)
+        return has_unread_bytes(self.wire)
 
     def account(self) -> bool:
         """Tell the table what is held here; whether there is room for it."""
@@ -119,12 +119,12 @@ class HttpConnection(asyncio.Protocol):
         if self._slow_to_read(now):
             return CloseReason.ANSWER
         match self.stage:
-            case Stage.HEAD:
+            case ConnectionStage.HEAD:
                 return CloseReason.HEAD if now - self.began > limits.head else None
-            case Stage.IDLE:
+            case ConnectionStage.IDLE:
                 late = now - self.idle_since(now) > limits.idle and not self.has_unread_bytes
                 return CloseReason.IDLE if late else None
-            case Stage.BODY | Stage.BUSY | Stage.UNREAD:
+            case ConnectionStage.BODY | ConnectionStage.BUSY | ConnectionStage.UNREAD:
                 late = self.receiving and now - self.began > limits.head + limits.request
                 return CloseReason.REQUEST if late else None
 
@@ -143,10 +143,10 @@ class HttpConnection(asyncio.Protocol):
 
     def drop(self, reason: CloseReason) -> None:
         if reason is CloseReason.HEAD and self.receiving:
-            self.wire.write(LATE)
-        elif reason in MAKING_ROOM and self.stage is Stage.BODY and not self.cycle.response_started:
-            self.wire.write(busy(NO_ROOM))
-        if reason in (CloseReason.ANSWER, CloseReason.REQUEST) or self.stage is Stage.UNREAD:
+            self.wire.write(TIMEOUT_RESPONSE)
+        elif reason in EVICTION_REASONS and self.stage is ConnectionStage.BODY and not self.cycle.response_started:
+            self.wire.write(busy_response(NO_ROOM_DETAIL))
+        if reason in (CloseReason.ANSWER, CloseReason.REQUEST) or self.stage is ConnectionStage.UNREAD:
             self.wire.abort()
         else:
             self.wire.close()
@@ -175,7 +175,7 @@ class HttpConnection(asyncio.Protocol):
         return True
 
 
-def address_of(peer: object) -> str:
+def peer_address(peer: object) -> str:
     """Whose a connection is: a whole network where it has version 6 of IP, as hosts have one to choose from."""
     if not isinstance(peer, tuple):
         return "socket"

@@ -13,10 +13,12 @@ from policyengine.server.listeners import ServeError
 MAX_CONNECTIONS = 4_096  # of a worker, where it may open as many files
 UNKNOWN_FILES = 256  # where the system does not tell
 RESERVED_FILES = 64  # at least, and an eighth of all: logs, stores, issuers, what is accepted before others are closed
-FEWEST_UNPROVED = 16
+MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
-MEMORY = 64 * 1024 * 1024  # bytes of requests without an answer and of answers that were not read; half for an address
+MAX_BUFFERED_BYTES = (
+    64 * 1024 * 1024
+)  # bytes of requests without an answer and of answers that were not read; half for an address
 IDLE_SECONDS = 75.0  # longer than nginx keeps its end, so that it closes first
 
 
@@ -29,19 +31,19 @@ class ConnectionLimits:
     head: float = HEAD_SECONDS  # seconds from a connection, or the first byte of a request, to the end of the head
     request: float = REQUEST_SECONDS  # seconds for the rest of a request, and for an answer to be read
     idle: float = IDLE_SECONDS  # seconds between two requests
-    memory: int = MEMORY
+    memory: int = MAX_BUFFERED_BYTES
 
     def bounds(self, listens_for_envoy: bool = False) -> ConnectionBounds:
         """Raises ServeError where files do not suffice."""
-        files = open_files() // (2 if listens_for_envoy else 1)
+        files = open_file_limit() // (2 if listens_for_envoy else 1)
         room = max(files - max(RESERVED_FILES, files // 8), 1)
         if self.connections is not None and self.connections > room:
             raise ServeError(
-                f"{self.connections:,} connections need more files than the {open_files():,} that a process may open",
+                f"{self.connections:,} connections need more files than the {open_file_limit():,} that a process may open",
                 f"raise it with `ulimit -n`, or take at most {room:,} with `--max-connections`",
             )
         most = self.connections or min(room, MAX_CONNECTIONS)
-        return ConnectionBounds(most, self.unproved or max(most // 4, FEWEST_UNPROVED))
+        return ConnectionBounds(most, self.unproved or max(most // 4, MIN_UNPROVED_CONNECTIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class ConnectionBounds:
 UNBOUNDED_BY_FILES = ConnectionBounds(MAX_CONNECTIONS, MAX_CONNECTIONS)
 
 
-def open_files() -> int:
+def open_file_limit() -> int:
     """How many files this process may open."""
     if not find_spec("resource"):
         return UNKNOWN_FILES

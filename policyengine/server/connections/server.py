@@ -31,12 +31,12 @@ try:
 except ImportError:  # where httptools is not to be had
     from policyengine.server.connections.http1_fallback import H11Connection as HTTP
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-TICKS_A_SECOND = 10
-ALONE = 1.0  # seconds after which a worker that is told to stop takes it that the others go on
-MOMENT = 0.05  # seconds between two looks at who is still here
-FLUSH = 0.2  # seconds for what was written last
-Protocols: TypeAlias = Callable[[], asyncio.Protocol]
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TICKS_PER_SECOND = 10
+ALONE_SECONDS = 1.0  # seconds after which a worker that is told to stop takes it that the others go on
+POLL_SECONDS = 0.05  # seconds between two looks at who is still here
+FLUSH_SECONDS = 0.2  # seconds for what was written last
+ProtocolFactory: TypeAlias = Callable[[], asyncio.Protocol]
 
 
 class BoundedServer(uvicorn.Server):
@@ -69,12 +69,12 @@ class BoundedServer(uvicorn.Server):
         self.servers = []  # of uvicorn's own kind
         self.started = True
 
-    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, Protocols]]:
+    def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, ProtocolFactory]]:
         """Each listener, with what speaks on its connections."""
         for listener in sockets:
             yield listener, self.speaking(self.config)
 
-    def speaking(self, config: uvicorn.Config) -> Protocols:
+    def speaking(self, config: uvicorn.Config) -> ProtocolFactory:
         """HTTP, for the application of that configuration."""
         if not config.loaded:
             config.load()
@@ -84,7 +84,7 @@ class BoundedServer(uvicorn.Server):
     # ── Serving ───────────────────────────────────────────────────────────────────────────────
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_A_SECOND == 0:
+        if counter % TICKS_PER_SECOND == 0:
             self.table.sweep()
         else:
             self.table.tick()
@@ -96,26 +96,26 @@ class BoundedServer(uvicorn.Server):
         self.drain.close_silent(self.table.connections)
         self.board.quiet(quiet)
         if self.is_worker and not self.board.stopping:
-            return self.drain.passed >= ALONE and (quiet or self.drain.half_over)
+            return self.drain.passed >= ALONE_SECONDS and (quiet or self.drain.half_over)
         if (self.board.all_quiet or self.drain.half_over) and self.drain.refuse():
-            for one in self.acceptors:
-                one.refuse()
+            for acceptor in self.acceptors:
+                acceptor.refuse()
         return self.drain.settled
 
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.table.draining = True
-        for one in self.acceptors:
+        for acceptor in self.acceptors:
             if self.force_exit or (self.is_worker and not self.board.stopping):
-                one.leave()
+                acceptor.leave()
             else:
-                one.close()
+                acceptor.close()
         self.board.closed()
         while self.is_at_work and self.drain.left and not self.force_exit:
             self.table.tick()
             self.drain.close_silent(self.table.connections)
-            await asyncio.sleep(MOMENT)
+            await asyncio.sleep(POLL_SECONDS)
         await self.give_up()
         await self.lifespan.shutdown()
 
@@ -130,7 +130,7 @@ class BoundedServer(uvicorn.Server):
         if not self.force_exit:
             for connection in list(self.table.connections):
                 connection.shutdown()
-            await asyncio.sleep(FLUSH)
+            await asyncio.sleep(FLUSH_SECONDS)
         for task in self.server_state.tasks:
             task.cancel()
 
@@ -139,7 +139,7 @@ class BoundedServer(uvicorn.Server):
         if current_thread() is not main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in STOPPING}
+        before = {one: signal.signal(one, self.handle_exit) for one in STOP_SIGNALS}
         try:
             yield
         finally:
@@ -157,7 +157,7 @@ class BoundedServer(uvicorn.Server):
             self.caught = sig
 
 
-def config_for(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=HTTP,

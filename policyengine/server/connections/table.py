@@ -17,15 +17,15 @@ from time import monotonic
 from typing import Protocol
 
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
-SPARE = 8  # connections beyond the bound, which are only told whether the server is well
-LINE_SECONDS = 10.0  # between two lines of the log
+SPARE_CONNECTIONS = 8  # connections beyond the bound, which are only told whether the server is well
+LOG_INTERVAL_SECONDS = 10.0  # between two lines of the log
 _LOG = logging.getLogger("policyengine")
 
 
-class Stage(Enum):
+class ConnectionStage(Enum):
     HEAD = "head"  # nothing, or not all of the head of a request, has arrived
     BODY = "body"  # the head of a request has arrived, and not all of the rest
     BUSY = "busy"  # a request that has arrived as a whole is answered
@@ -73,7 +73,7 @@ class ClientConnection(Protocol):
     def has_unread_bytes(self) -> bool: ...
 
     @property
-    def stage(self) -> Stage: ...
+    def stage(self) -> ConnectionStage: ...
 
     def overdue(self, now: float) -> CloseReason | None: ...
 
@@ -94,7 +94,7 @@ class ConnectionTable:
         limits: ConnectionLimits,
         bounds: ConnectionBounds,
         board: WorkerBoard,
-        tally: Tally,
+        tally: ServerCounters,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.limits, self.bounds = limits, bounds
@@ -120,12 +120,12 @@ class ConnectionTable:
         """Whether one more may be accepted: others make room for it."""
         if self.many >= self.bounds.connections:
             self.make_room(self.many - self.bounds.connections + 1)
-        return self.many < self.bounds.connections + SPARE
+        return self.many < self.bounds.connections + SPARE_CONNECTIONS
 
     def make_room(self, many: int) -> None:
         """Close so many connections, or a few more, if there are any that are not at work."""
-        for one in self._replaceable(many):
-            self.close(one, CloseReason.ALL)
+        for connection in self._replaceable(many):
+            self.close(connection, CloseReason.ALL)
 
     def expect(self) -> None:
         """A connection was accepted that has no protocol yet."""
@@ -166,11 +166,11 @@ class ConnectionTable:
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
         """Those that are not at work: of the address that has most of them, idle ones first, and then the oldest."""
         by_address: dict[str, list[ClientConnection]] = {}
-        for one in self.connections:
-            if one.stage is not Stage.BUSY:
-                by_address.setdefault(one.address, []).append(one)
+        for connection in self.connections:
+            if connection.stage is not ConnectionStage.BUSY:
+                by_address.setdefault(connection.address, []).append(connection)
         most = max(by_address.values(), key=len, default=[])
-        most.sort(key=lambda one: (one.stage is not Stage.IDLE, one.began))
+        most.sort(key=lambda one: (one.stage is not ConnectionStage.IDLE, one.began))
         yield from most[: many + len(self.connections) // 64]
 
     # ── What they hold ────────────────────────────────────────────────────────────────────────
@@ -191,7 +191,7 @@ class ConnectionTable:
         self._free(connection.address)
         if connection not in self.connections or self._has_room(connection.address):
             return connection in self.connections
-        if connection.stage is not Stage.BUSY:
+        if connection.stage is not ConnectionStage.BUSY:
             self.close(connection, CloseReason.MEMORY)
         return False
 
@@ -204,11 +204,11 @@ class ConnectionTable:
         holds most. An eighth more than is needed, as looking for them takes time."""
         if self._held_by[address] <= self.limits.memory / 2:
             address = self._held_by.most_common(1)[0][0]
-        waiting = [one for one in self._held if one.address == address and one.stage is not Stage.BUSY]
-        for one in sorted(waiting, key=self._held.__getitem__, reverse=True):
+        waiting = [one for one in self._held if one.address == address and one.stage is not ConnectionStage.BUSY]
+        for connection in sorted(waiting, key=self._held.__getitem__, reverse=True):
             if self._has_room(address, 7 / 8):
                 return
-            self.close(one, CloseReason.MEMORY)
+            self.close(connection, CloseReason.MEMORY)
 
     # ── Who takes too long ────────────────────────────────────────────────────────────────────
 
@@ -223,10 +223,10 @@ class ConnectionTable:
 
     def sweep(self) -> None:
         now = self.tick()
-        for one in list(self.connections):
-            reason = one.overdue(now)
+        for connection in list(self.connections):
+            reason = connection.overdue(now)
             if reason is not None:
-                self.close(one, reason)
+                self.close(connection, reason)
         self._tally.now("connections", value=len(self.connections))
         self._tell(now)
 
@@ -242,7 +242,7 @@ class ConnectionTable:
 
     def _tell(self, now: float) -> None:
         """One line for all that were closed since the last one."""
-        if not self._closed or (self._told is not None and now - self._told < LINE_SECONDS):
+        if not self._closed or (self._told is not None and now - self._told < LOG_INTERVAL_SECONDS):
             return
         many: Counter[CloseReason] = Counter()
         addresses: Counter[str] = Counter()
@@ -259,7 +259,7 @@ class ConnectionTable:
         self._told = now
 
 
-def unread_bytes(transport: asyncio.BaseTransport) -> bool:
+def has_unread_bytes(transport: asyncio.BaseTransport) -> bool:
     """Whether something has arrived that the event loop has not read yet."""
     connection = transport.get_extra_info("socket")
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-Free = dict[str, Any]
+JsonObject = dict[str, Any]
 
-REFUND: Free = {
+REFUND: JsonObject = {
     "request": {"method": "POST", "path": "/v1/invoices/42/refunds"},
     "agent": {"id": "invoice-bot", "issuer": "acme"},
     "user": {"id": "alice"},
@@ -20,20 +20,20 @@ REFUND: Free = {
     "attestation": {"verified": True, "by": "lab", "age": "5m"},
     "body": {"amount": 900, "recipient": "bob"},
 }
-TOOL_CALL: Free = {
+TOOL_CALL: JsonObject = {
     "tool": {"server": "billing", "name": "refund_invoice"},
     "args": {"invoice_id": "42", "amount": 90},
     "agent": {"id": "invoice-bot", "issuer": "acme"},
     "user": {"id": "alice"},
     "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["create:refunds"]},
 }
-ACTION: Free = {
+ACTION: JsonObject = {
     "action": {"name": "view"},
     "resource": {"type": "invoice", "id": "42"},
     "user": {"id": "alice"},
     "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:invoices"]},
 }
-PROVING: Free = {
+CREDENTIALS_REQUEST: JsonObject = {
     "request": {"method": "GET", "path": "/v1/invoices/42", "host": "api.acme.example"},
     "credentials": {
         "authorization": "DPoP eyJ0eXAiOiJhdCtqd3QifQ.e30.c2ln",
@@ -42,8 +42,8 @@ PROVING: Free = {
     },
 }
 QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
-VERIFIED = {**QUESTIONS, "credentials to verify": PROVING}  # where somebody verifies them
-CONFIRM: Free = {
+QUESTIONS_WITH_CREDENTIALS = {**QUESTIONS, "credentials to verify": CREDENTIALS_REQUEST}  # where somebody verifies them
+CONFIRM: JsonObject = {
     "outcome": "confirm",
     "allowed": False,
     "id": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
@@ -80,7 +80,7 @@ CONFIRM: Free = {
     "obligations": [],
     "unknown": [],
 }
-WALK: Free = {
+WALK: JsonObject = {
     "endpoint": "POST /v1/invoices/42/refunds",
     "gates": [
         {"mark": "yes", "text": "identity", "note": 'agent "invoice-bot" of issuer "acme"'},
@@ -91,7 +91,7 @@ WALK: Free = {
         },
     ],
 }
-BAD_MEMBER: Free = {
+BAD_MEMBER: JsonObject = {
     "type": "about:blank",
     "title": "Bad Request",
     "status": 400,
@@ -100,6 +100,11 @@ BAD_MEMBER: Free = {
     "hint": "attributes of a declared entity come from the directory, from the credential's `claims`, "
     "or from `entities` in this request",
 }
-BATCH: Free = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}
+BATCH: JsonObject = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}
 
-REPORT: Free = {"decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG", "status": 200, "latency_ms": 12, "output": {"state": "paid"}}
+REPORT: JsonObject = {
+    "decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
+    "status": 200,
+    "latency_ms": 12,
+    "output": {"state": "paid"},
+}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from policyengine.http.gateway_headers import Vouched
-from policyengine.server.content_negotiation import PROBLEM_TYPES, Form
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.server.content_negotiation import PROBLEM_TYPES, BodyFormat
 from policyengine.server.openapi.limit_headers import limit_headers
 
-Free = dict[str, Any]
-Statuses = dict[int | str, Free]
+JsonObject = dict[str, Any]
+Statuses = dict[int | str, JsonObject]
 EXAMPLES = {
     "agent_id": "invoice-bot",
     "agent_issuer": "acme",
@@ -27,49 +27,55 @@ EXAMPLES = {
 }
 
 
-def text(example: str) -> Free:
+def string_schema(example: str) -> JsonObject:
     return {"schema": {"type": "string"}, "example": example}
 
 
-def header(name: str, description: str, example: str, required: bool = False) -> Free:
+def request_header(name: str, description: str, example: str, required: bool = False) -> JsonObject:
     spelled = "-".join(part.capitalize() for part in name.split("-"))
-    return {"name": spelled, "in": "header", "required": required, "description": description, **text(example)}
+    return {"name": spelled, "in": "header", "required": required, "description": description, **string_schema(example)}
 
 
-def said(name: str, description: str, example: str) -> Free:
-    return {name: {"description": description, **text(example)}}
+def response_header(name: str, description: str, example: str) -> JsonObject:
+    return {name: {"description": description, **string_schema(example)}}
 
 
-FACTS = [
-    header(name, f"The fact `{key.replace('_', '.', 1)}`, from the gateway only.", EXAMPLES[key])
-    for key, name in Vouched().facts.items()
+FACT_HEADERS = [
+    request_header(name, f"The fact `{key.replace('_', '.', 1)}`, from the gateway only.", EXAMPLES[key])
+    for key, name in GatewayHeaders().facts.items()
 ]
-FORWARDED: list[Free] = [
-    header("x-forwarded-method", "The method of the request.", "GET", required=True),
-    header(
+FORWARDED_HEADERS: list[JsonObject] = [
+    request_header("x-forwarded-method", "The method of the request.", "GET", required=True),
+    request_header(
         "x-forwarded-uri", "Its path and query, as the server behind the gateway gets them.", "/v1/invoices/42", True
     ),
-    header("x-forwarded-host", "Its host.", "api.acme.example"),
-    *FACTS,
+    request_header("x-forwarded-host", "Its host.", "api.acme.example"),
+    *FACT_HEADERS,
 ]
 PATH = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}, "example": "v1/invoices/42"}
-EXT_AUTHZ: list[Free] = [PATH, *FACTS]
+EXT_AUTHZ: list[JsonObject] = [PATH, *FACT_HEADERS]
 
-DECIDED = {
-    **said("X-Decision-Id", "Which decision this is.", "01M874BN1FBKKCX6K4X7XFQD60"),
-    **said("X-Decision", "Its outcome: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
-    **said("X-Would-Be", "The outcome it would have: with `serve --observe` only. Not for the client.", "deny"),
+DECISION_HEADERS = {
+    **response_header("X-Decision-Id", "Which decision this is.", "01M874BN1FBKKCX6K4X7XFQD60"),
+    **response_header("X-Decision", "Its outcome: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
+    **response_header(
+        "X-Would-Be", "The outcome it would have: with `serve --observe` only. Not for the client.", "deny"
+    ),
     **limit_headers(),
 }
-WHO = {
-    **said("X-Auth-Subject", "The agent, for the server behind the gateway; empty where there is none.", "invoice-bot"),
-    **said("X-Auth-User", "The person it acts for; empty where there is none.", "alice"),
+IDENTITY_HEADERS = {
+    **response_header(
+        "X-Auth-Subject", "The agent, for the server behind the gateway; empty where there is none.", "invoice-bot"
+    ),
+    **response_header("X-Auth-User", "The person it acts for; empty where there is none.", "alice"),
 }
-AS_HEADERS = {
-    **said("X-Status", "The status that the client should get.", "429"),
-    **said("X-Problem", "The body that the client should get.", '{"type":"about:blank","title":"Too Many Requests"}'),
+NGINX_HEADERS = {
+    **response_header("X-Status", "The status that the client should get.", "429"),
+    **response_header(
+        "X-Problem", "The body that the client should get.", '{"type":"about:blank","title":"Too Many Requests"}'
+    ),
 }
-PROBLEM: Free = {
+PROBLEM: JsonObject = {
     "type": "about:blank",
     "title": "Approval Needed",
     "status": 403,
@@ -91,30 +97,32 @@ PROBLEM: Free = {
 }
 
 
-def problem(description: str, headers: Free) -> Free:
+def gateway_problem(description: str, headers: JsonObject) -> JsonObject:
     shape = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": PROBLEM}
-    return {"description": description, "headers": headers, "content": {PROBLEM_TYPES[Form.JSON]: shape}}
+    return {"description": description, "headers": headers, "content": {PROBLEM_TYPES[BodyFormat.JSON]: shape}}
 
 
-ALLOWED: Free = {"description": "It may pass.", "headers": {**DECIDED, **WHO}}
-CHALLENGED = problem("Nobody says who asks; or, of the gateway, no token or a wrong one.", DECIDED)
+ALLOWED: JsonObject = {"description": "It may pass.", "headers": {**DECISION_HEADERS, **IDENTITY_HEADERS}}
+CHALLENGED = gateway_problem("Nobody says who asks; or, of the gateway, no token or a wrong one.", DECISION_HEADERS)
 FORWARD_AUTH: Statuses = {
     200: ALLOWED,
-    400: problem("What the gateway says makes no sense: a header is missing, or there twice.", {}),
+    400: gateway_problem("What the gateway says makes no sense: a header is missing, or there twice.", {}),
     401: CHALLENGED,
-    403: problem("It may not pass, or not without an approval.", DECIDED),
-    429: problem("Not now: `Retry-After` says when.", DECIDED),
-    500: problem("The server failed and gives no answer.", {}),
-    503: problem("Deciding failed, or too many questions that take long wait for their turn.", DECIDED),
+    403: gateway_problem("It may not pass, or not without an approval.", DECISION_HEADERS),
+    429: gateway_problem("Not now: `Retry-After` says when.", DECISION_HEADERS),
+    500: gateway_problem("The server failed and gives no answer.", {}),
+    503: gateway_problem(
+        "Deciding failed, or too many questions that take long wait for their turn.", DECISION_HEADERS
+    ),
 }
 EXT_AUTHZ_STATUSES: Statuses = {
     **FORWARD_AUTH,
-    408: problem("The body did not arrive in time.", {}),
-    413: problem("The body is larger than 1 MiB.", {}),
+    408: gateway_problem("The body did not arrive in time.", {}),
+    413: gateway_problem("The body is larger than 1 MiB.", {}),
 }
 FORWARD_AUTH_NGINX: Statuses = {
     200: ALLOWED,
     401: CHALLENGED,
-    403: problem("It may not pass, for whatever reason.", {**DECIDED, **AS_HEADERS}),
-    500: problem("The server failed and gives no answer.", {}),
+    403: gateway_problem("It may not pass, for whatever reason.", {**DECISION_HEADERS, **NGINX_HEADERS}),
+    500: gateway_problem("The server failed and gives no answer.", {}),
 }

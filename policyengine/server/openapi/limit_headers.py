@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-Free = dict[str, Any]
+JsonObject = dict[str, Any]
 
-LIMIT_HEADERS: Free = {
+LIMIT_HEADERS: JsonObject = {
     "RateLimit-Policy": (
         "The tightest limit: `q` of it at most, all of it back in `w` seconds. Absent where no limit applies.",
         '"per agent";q=20;w=12',
@@ -19,7 +19,7 @@ LIMIT_HEADERS: Free = {
 }
 
 
-def limit_headers() -> Free:
+def limit_headers() -> JsonObject:
     return {
         name: {"description": words, "schema": {"type": "string"}, "example": example}
         for name, (words, example) in LIMIT_HEADERS.items()

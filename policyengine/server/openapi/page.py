@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 # The page runs nothing and loads nothing; its style is its own.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1e21 }
 h2 { margin-top: 2.5rem; border-top: 1px solid #d5d8dc; padding-top: 1rem }
@@ -24,11 +24,11 @@ td, th { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }
 """
 
 
-def page_of(document: dict[str, Any], url: str) -> str:
+def render_page(document: dict[str, Any], url: str) -> str:
     """HTML for people; `url` is where the server is reached, for the commands to try."""
     info = document["info"]
     operations = [
-        "".join(operation_of(url + path, method, operation, path))
+        "".join(render_operation(url + path, method, operation, path))
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
@@ -38,34 +38,34 @@ def page_of(document: dict[str, Any], url: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{escape(info['description'])}</p>"
         '<p>The same for machines: <a href="/openapi.json">/openapi.json</a></p>'
-        f"{''.join(operations)}<h2>Schemas</h2>{''.join(schemas_of(document))}</body></html>\n"
+        f"{''.join(operations)}<h2>Schemas</h2>{''.join(render_schemas(document))}</body></html>\n"
     )
 
 
-def operation_of(url: str, method: str, operation: dict[str, Any], path: str) -> Iterator[str]:
+def render_operation(url: str, method: str, operation: dict[str, Any], path: str) -> Iterator[str]:
     yield f"<h2><code>{escape(method.upper())} {escape(path)}</code></h2><p>{escape(operation['description'])}</p>"
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     for name, example in body.get("examples", {}).items():
-        yield f"<p>{escape(name)}</p><pre>{escape(command(url, example['value'], 'security' in operation))}</pre>"
+        yield f"<p>{escape(name)}</p><pre>{escape(curl_command(url, example['value'], 'security' in operation))}</pre>"
     yield "<table><tr><th>status</th><th>meaning</th></tr>"
     for status, response in operation["responses"].items():
         yield f"<tr><td>{escape(status)}</td><td>{escape(response['description'])}</td></tr>"
     yield "</table>"
     for content in operation["responses"]["200"].get("content", {}).values():
         for example in content.get("examples", {}).values():
-            yield f"<details><summary>an answer</summary><pre>{escape(pretty(example['value']))}</pre></details>"
+            yield f"<details><summary>an answer</summary><pre>{escape(format_json(example['value']))}</pre></details>"
 
 
-def command(url: str, question: object, needs_token: bool) -> str:
+def curl_command(url: str, question: object, needs_token: bool) -> str:
     token = ' \\\n  -H "authorization: Bearer $TOKEN"' if needs_token else ""
-    sent = shlex.quote(pretty(question))
+    sent = shlex.quote(format_json(question))
     return f"curl -s {shlex.quote(url)} -H 'content-type: application/json'{token} \\\n  -d {sent}"
 
 
-def schemas_of(document: dict[str, Any]) -> Iterator[str]:
+def render_schemas(document: dict[str, Any]) -> Iterator[str]:
     for name, schema in document["components"]["schemas"].items():
-        yield f"<details><summary><code>{escape(name)}</code></summary><pre>{escape(pretty(schema))}</pre></details>"
+        yield f"<details><summary><code>{escape(name)}</code></summary><pre>{escape(format_json(schema))}</pre></details>"
 
 
-def pretty(value: object) -> str:
+def format_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)

@@ -12,13 +12,13 @@ from pydantic_core import CoreSchema, core_schema
 
 from policyengine.explain.lines import Mark
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
-from policyengine.server.content_negotiation import Form
-from policyengine.server.decide_requests import MOST_ITEMS, Semantics
+from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
 
-Free = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-class Closed(BaseModel):
+class StrictModel(BaseModel):
     """Unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid")
@@ -27,37 +27,37 @@ class Closed(BaseModel):
 # ── The question ──────────────────────────────────────────────────────────────────────────────
 
 
-class HttpFacts(Closed):
+class HttpFacts(StrictModel):
     """The HTTP request that is asked about. Header names have no case."""
 
     method: str | None = None
     path: str | None = None
     host: str | None = None
     ip: str | None = None
-    headers: Free | None = None
-    query: Free | None = None
+    headers: JsonObject | None = None
+    query: JsonObject | None = None
     size: int | None = None
 
 
-class ToolFacts(Closed):
+class ToolFacts(StrictModel):
     """The tool that is to be called; its arguments are in `args`."""
 
     name: str
     server: str | None = None
 
 
-class ActionFacts(Closed):
+class ActionFacts(StrictModel):
     """What is to be done with `resource`."""
 
     name: str
 
 
-class ResourceFacts(Closed):
+class ResourceFacts(StrictModel):
     type: str
     id: str
 
 
-class AgentFacts(Closed):
+class AgentFacts(StrictModel):
     """The agent that presents the credential."""
 
     id: str | None = None
@@ -68,13 +68,13 @@ class AgentFacts(Closed):
     model: str | None = None
 
 
-class UserFacts(Closed):
+class UserFacts(StrictModel):
     """The person the agent acts for."""
 
     id: str | None = None
 
 
-class Hop(Closed):
+class Hop(StrictModel):
     agent: str | None = None
     issuer: str | None = None
     issued_at: str | None = None
@@ -82,13 +82,13 @@ class Hop(Closed):
     groups: list[str] | None = None
 
 
-class ChainFacts(Closed):
+class ChainFacts(StrictModel):
     """The agents between the user and the presenter, first the one closest to the user."""
 
     hops: list[Hop] | None = None
 
 
-class CredentialFacts(Closed):
+class CredentialFacts(StrictModel):
     """The credential as the gateway verified it."""
 
     kind: str | None = None
@@ -101,19 +101,19 @@ class CredentialFacts(Closed):
     age: str | None = None
     bound: bool | None = None
     shared: bool | None = None
-    claims: Free | None = None
+    claims: JsonObject | None = None
     fingerprint: str | None = None
     refused: str | None = None
 
 
-class Digests(Closed):
+class Digests(StrictModel):
     """In base64, of the whole body as it came, from whoever saw it."""
 
     sha_256: Annotated[str | None, Field(alias="sha-256")] = None
     sha_512: Annotated[str | None, Field(alias="sha-512")] = None
 
 
-class Credentials(Closed):
+class Credentials(StrictModel):
     """What the request brought to prove who asks, each as its header had it, where the server verifies them (`serve
     --identity`): what they prove stands in place of what the facts say. A certificate is that of the connection, as
     whoever asks vouches. `method` and `url` are of the request that brought them, where `request` is not it."""
@@ -135,7 +135,7 @@ class Credentials(Closed):
     digests: Digests | None = None
 
 
-class AttestationFacts(Closed):
+class AttestationFacts(StrictModel):
     verified: bool | None = None
     by: str | None = None
     model: str | None = None
@@ -145,7 +145,7 @@ class AttestationFacts(Closed):
     age: str | None = None
 
 
-class TaskFacts(Closed):
+class TaskFacts(StrictModel):
     """What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."""
 
     id: str | None = None
@@ -155,7 +155,7 @@ class TaskFacts(Closed):
     age: str | None = None
 
 
-class Approval(Closed):
+class Approval(StrictModel):
     """What a person granted, as the gateway knows it."""
 
     id: str
@@ -164,22 +164,22 @@ class Approval(Closed):
     binding: str | None = None
 
 
-class EntityName(Closed):
+class EntityName(StrictModel):
     type: str
     id: str
 
 
-class Entity(Closed):
+class Entity(StrictModel):
     """A row of the directory that counts for this question only."""
 
     type: str
     id: str
-    attributes: Free | None = None
+    attributes: JsonObject | None = None
     in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
     partial: Annotated[bool | None, Field(description="What it lacks, and what it is not in, is unknown")] = None
 
 
-class Options(Closed):
+class Options(StrictModel):
     """`consume` defaults to true for `/decide` and to false for the items of a batch."""
 
     consume: bool | None = None
@@ -188,7 +188,7 @@ class Options(Closed):
     at: str | None = None
 
 
-class Question(Closed):
+class Question(StrictModel):
     """Exactly one endpoint: `request` with method and path, or `tool`, or `action`. Everything else is facts."""
 
     request: HttpFacts | None = None
@@ -202,29 +202,29 @@ class Question(Closed):
     attestation: AttestationFacts | None = None
     task: TaskFacts | None = None
     resource: ResourceFacts | None = None
-    body: Free | None = None
-    args: Free | None = None
-    context: Free | None = None
+    body: JsonObject | None = None
+    args: JsonObject | None = None
+    context: JsonObject | None = None
     approvals: list[Approval] | None = None
     entities: list[Entity] | None = None
     pending: list[str] | None = None
     options: Options | None = None
 
 
-class Batch(Closed):
+class Batch(StrictModel):
     """Up to 1,000 questions, decided in order. None spends unless its own `options.consume` is true."""
 
-    requests: Annotated[list[Question], Field(max_length=MOST_ITEMS)]
+    requests: Annotated[list[Question], Field(max_length=MAX_BATCH_ITEMS)]
     semantics: Semantics = Semantics.EXECUTE_ALL
 
 
-class Event(Closed):
+class Event(StrictModel):
     """How the request of a decision came out. `output` is what of the answer the policies may ask for."""
 
     decision: str
     status: int | None = None
     latency_ms: float | None = None
-    output: Free | None = None
+    output: JsonObject | None = None
     refund: Annotated[bool, Field(description="give back what it added to budgets")] = False
 
 
@@ -264,7 +264,7 @@ REFERENCE = "#/components/schemas/{name}"
 STRUCTS = (Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
 
 
-class Told:
+class StructSchema:
     """How a model documents and reads what a decision consists of: msgspec knows its own structs best."""
 
     def __init__(self, type: Any) -> None:
@@ -288,12 +288,12 @@ class Decision(BaseModel):
     revision: str
     package: str
     gate: Gate | None
-    reasons: Annotated[list[Reason], Told(list[Reason])]
-    remedies: Annotated[list[Remedy], Told(list[Remedy])]
-    principal: Annotated[Principal, Told(Principal)]
-    rates: Annotated[list[RateState], Told(list[RateState])]
-    obligations: Annotated[list[Obligation], Told(list[Obligation])]
-    unknown: Annotated[list[UnknownFact], Told(list[UnknownFact])]
+    reasons: Annotated[list[Reason], StructSchema(list[Reason])]
+    remedies: Annotated[list[Remedy], StructSchema(list[Remedy])]
+    principal: Annotated[Principal, StructSchema(Principal)]
+    rates: Annotated[list[RateState], StructSchema(list[RateState])]
+    obligations: Annotated[list[Obligation], StructSchema(list[Obligation])]
+    unknown: Annotated[list[UnknownFact], StructSchema(list[UnknownFact])]
     explanation: Annotated[Walk | None, Field(description="with `options.explain`")] = None
 
 
@@ -356,7 +356,7 @@ MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Pr
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 
 
-def components(more: Sequence[type[BaseModel]] = ()) -> Free:
+def components(more: Sequence[type[BaseModel]] = ()) -> JsonObject:
     models: list[type[BaseModel]] = [*MODELS, *more]
     _, document = models_json_schema(
         [(model, "validation") for model in models], ref_template=REFERENCE.replace("name", "model")
@@ -365,12 +365,15 @@ def components(more: Sequence[type[BaseModel]] = ()) -> Free:
     return {**structs, **document["$defs"]}
 
 
-def content(model: type[BaseModel], examples: Free) -> Free:
+def content(model: type[BaseModel], examples: JsonObject) -> JsonObject:
     """One schema in both forms; examples are shown in the form that people can read."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     shown = {name: {"value": value} for name, value in examples.items()}
-    return {Form.JSON.value[0]: {"schema": schema, "examples": shown}, Form.MSGPACK.value[0]: {"schema": schema}}
+    return {
+        BodyFormat.JSON.value[0]: {"schema": schema, "examples": shown},
+        BodyFormat.MSGPACK.value[0]: {"schema": schema},
+    }
 
 
-def request_body(model: type[BaseModel], examples: Free) -> Free:
+def request_body(model: type[BaseModel], examples: JsonObject) -> JsonObject:
     return {"requestBody": {"required": True, "content": content(model, examples)}}

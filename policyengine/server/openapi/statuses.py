@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from policyengine.server.content_negotiation import PROBLEM_TYPES, Form
+from policyengine.server.content_negotiation import PROBLEM_TYPES, BodyFormat
 from policyengine.server.openapi import examples, schema
 from policyengine.server.openapi.limit_headers import limit_headers
 
-Free = dict[str, Any]
-Statuses = dict[int | str, Free]
-KEY: Free = {
+JsonObject = dict[str, Any]
+Statuses = dict[int | str, JsonObject]
+KEY_PARAMETER: JsonObject = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
@@ -23,7 +23,7 @@ KEY: Free = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"},
     "example": "8e03978e-40d5-43dd-bc93-6fae90b0db0d",
 }
-REPLAYED: Free = {
+REPLAYED: JsonObject = {
     "Idempotency-Replayed": {
         "description": "`true` where the decision was made before and is given again, by its `Idempotency-Key`.",
         "schema": {"type": "string"},
@@ -32,58 +32,62 @@ REPLAYED: Free = {
 }
 
 
-def problem(description: str, example: Free | None = None, headers: Free | None = None) -> Free:
-    shape: Free = {"schema": {"$ref": "#/components/schemas/Problem"}}
+def problem_response(
+    description: str, example: JsonObject | None = None, headers: JsonObject | None = None
+) -> JsonObject:
+    shape: JsonObject = {"schema": {"$ref": "#/components/schemas/Problem"}}
     shown = shape if example is None else {**shape, "example": example}
-    found: Free = {"description": description} | ({"headers": headers} if headers else {})
-    return {**found, "content": {PROBLEM_TYPES[Form.JSON]: shown, PROBLEM_TYPES[Form.MSGPACK]: shape}}
+    found: JsonObject = {"description": description} | ({"headers": headers} if headers else {})
+    return {**found, "content": {PROBLEM_TYPES[BodyFormat.JSON]: shown, PROBLEM_TYPES[BodyFormat.MSGPACK]: shape}}
 
 
-SOON = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
-BUSY = problem("Too many questions that take long wait for their turn: `code` is `busy`. Deny.", headers=SOON)
+RETRY_AFTER_HEADER = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
+BUSY_RESPONSE = problem_response(
+    "Too many questions that take long wait for their turn: `code` is `busy`. Deny.", headers=RETRY_AFTER_HEADER
+)
 
 
-def answered(model: type[BaseModel], example: Free, headers: Free | None = None) -> Statuses:
+def answer_statuses(model: type[BaseModel], example: JsonObject, headers: JsonObject | None = None) -> Statuses:
     """What every route that takes a body gives."""
-    found: Free = {"description": "An answer was found; deny is one too."}
+    found: JsonObject = {"description": "An answer was found; deny is one too."}
     found |= {"headers": headers} if headers else {}
     return {
         200: {**found, "content": schema.content(model, {"answer": example})},
-        400: problem("The question is malformed.", examples.BAD_MEMBER),
-        401: problem("No token, or a wrong one."),
-        408: problem("The body did not arrive in time."),
-        413: problem("The body is larger than 1 MiB."),
-        415: problem("The body is neither JSON nor MessagePack."),
-        500: problem("The server failed and gives no answer. Deny."),
-        503: BUSY,
+        400: problem_response("The question is malformed.", examples.BAD_MEMBER),
+        401: problem_response("No token, or a wrong one."),
+        408: problem_response("The body did not arrive in time."),
+        413: problem_response("The body is larger than 1 MiB."),
+        415: problem_response("The body is neither JSON nor MessagePack."),
+        500: problem_response("The server failed and gives no answer. Deny."),
+        503: BUSY_RESPONSE,
     }
 
 
-FOREIGN = problem("The `Host` is no name of this server, or a page of another site asks.")
-BY_KEY: Statuses = {
-    409: problem("The same question is being decided, by this key: ask again.", headers=SOON),
-    422: problem("The key came with another question before."),
+FOREIGN_RESPONSE = problem_response("The `Host` is no name of this server, or a page of another site asks.")
+KEY_STATUSES: Statuses = {
+    409: problem_response("The same question is being decided, by this key: ask again.", headers=RETRY_AFTER_HEADER),
+    422: problem_response("The key came with another question before."),
 }
 CONFIRM = examples.CONFIRM
-DECIDED: Statuses = answered(schema.Decision, CONFIRM, {**limit_headers(), **REPLAYED}) | BY_KEY
-EVALUATED: Statuses = answered(schema.Decision, CONFIRM, limit_headers())
-DECIDED_MANY: Statuses = answered(schema.Decisions, {"decisions": [CONFIRM]}) | BY_KEY
-EXPLAINED: Statuses = answered(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
-REPORTED: Statuses = answered(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
-    404: problem("Nothing waits for the outcome of this decision."),
-    409: problem("It was reported before: `code` is `outcome_reported`."),
-    503: problem("The store does not answer, or too much waits (`code` is `busy`); report it again."),
+DECIDED: Statuses = answer_statuses(schema.Decision, CONFIRM, {**limit_headers(), **REPLAYED}) | KEY_STATUSES
+EVALUATED: Statuses = answer_statuses(schema.Decision, CONFIRM, limit_headers())
+DECIDED_MANY: Statuses = answer_statuses(schema.Decisions, {"decisions": [CONFIRM]}) | KEY_STATUSES
+EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
+REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
+    404: problem_response("Nothing waits for the outcome of this decision."),
+    409: problem_response("It was reported before: `code` is `outcome_reported`."),
+    503: problem_response("The store does not answer, or too much waits (`code` is `busy`); report it again."),
 }
 ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {
     200: {"description": "It is.", "content": schema.content(schema.Readiness, {})},
-    503: problem("It is stopping, or the store that its policies need fails. Send questions elsewhere."),
+    503: problem_response("It is stopping, or the store that its policies need fails. Send questions elsewhere."),
 }
 MEASURED: Statuses = {
     200: {
         "description": "All metrics, as text: of Prometheus, or of OpenMetrics where `Accept` asks for that.",
         "content": {one: {"schema": {"type": "string"}} for one in ("text/plain", "application/openmetrics-text")},
     },
-    401: problem("No token, or a wrong one."),
-    501: problem("The package that writes them is not installed."),
+    401: problem_response("No token, or a wrong one."),
+    501: problem_response("The package that writes them is not installed."),
 }

@@ -20,51 +20,55 @@ import msgspec
 
 from policyengine.runtime.decision import Answer, Outcome
 
-Key: TypeAlias = tuple[str, ...]
-Count: TypeAlias = Callable[[Answer, int], None]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
-Turns: TypeAlias = Iterator[int]  # whether the next one is timed
-Values: TypeAlias = Iterator[int]  # what a cell holds next
-Counting: TypeAlias = tuple[int, Values, tuple[tuple[int, Values], ...]]  # a decision, and the rules in it
+CounterKey: TypeAlias = tuple[str, ...]
+CountFunction: TypeAlias = Callable[
+    [Answer, int], None
+]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
+TimingTurns: TypeAlias = Iterator[int]  # whether the next one is timed
+CellValues: TypeAlias = Iterator[int]  # what a cell holds next
+AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # a decision, and the rules in it
 Places = TypeVar("Places")
 
-WORD = 8  # bytes of a cell
-ROOM = 512 * 1024  # bytes of a region; what nobody wrote to takes no memory
-SPARE = 192 * 1024  # bytes of it that are for decisions alone: doors, outcomes and gates are few, and always have room
+CELL_BYTES = 8  # bytes of a cell
+REGION_BYTES = 512 * 1024  # bytes of a region; what nobody wrote to takes no memory
+RESERVED_BYTES = (
+    192 * 1024
+)  # bytes of it that are for decisions alone: doors, outcomes and gates are few, and always have room
 HEAD = 2  # cells before a key: its length in bytes, and how many cells are behind it
-SHORTEST = 10  # 2**10 nanoseconds are the first bound of latencies; each next one is twice the last
+MIN_LATENCY_BITS = 10  # 2**10 nanoseconds are the first bound of latencies; each next one is twice the last
 BOUNDS = 24  # that are told of
-SLOTS = 64 - SHORTEST  # for whatever a clock can say
+SLOTS = 64 - MIN_LATENCY_BITS  # for whatever a clock can say
 SUM = 1 + SLOTS  # behind how many there were and the slots: nanoseconds in all
-ONE_OF = 16  # is timed, where looking at the clock would cost as much as all else
-MOST_RULES = 200  # that are told apart
-MOST_KNOWN = 4_096  # answers whose cells are remembered
+TIMING_INTERVAL = 16  # is timed, where looking at the clock would cost as much as all else
+MAX_RULES = 200  # that are told apart
+MAX_CACHED_ANSWERS = 4_096  # answers whose cells are remembered
 OTHER = "other"
-TOLD_BY_ALL = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
+MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
 
-encode, decode = msgspec.json.encode, msgspec.json.Decoder(Key).decode
+encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).decode
 
 
-class Region:
+class CounterRegion:
     """Cells of 64 bits behind keys. One writes, many read: a key counts once it is complete."""
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self.numbers = memory, memory.cast("Q")
         self._places = {key: first for key, first, _ in self.entries()}
-        self._values: dict[int, Values] = {}
+        self._values: dict[int, CellValues] = {}
 
-    def cells(self, key: Key, many: int = 1) -> int | None:
+    def cells(self, key: CounterKey, many: int = 1) -> int | None:
         """Where the cells of the key begin; None where there is no room for a new one."""
         found = self._places.get(key)
         return self._begun(key, many) if found is None else found
 
-    def _begun(self, key: Key, many: int) -> int | None:
-        written = encode(key)
+    def _begun(self, key: CounterKey, many: int) -> int | None:
+        written = encode_key(key)
         start = self.numbers[0] or 1
-        first = start + HEAD + -(-len(written) // WORD)
-        if first + many > len(self.numbers) - (SPARE // WORD if many == 1 else 0):
+        first = start + HEAD + -(-len(written) // CELL_BYTES)
+        if first + many > len(self.numbers) - (RESERVED_BYTES // CELL_BYTES if many == 1 else 0):
             return None
         self.numbers[start], self.numbers[start + 1] = len(written), many
-        at = (start + HEAD) * WORD
+        at = (start + HEAD) * CELL_BYTES
         self._bytes[at : at + len(written)] = written
         for cell in range(first, first + many):
             self.numbers[cell] = 0  # one that was killed here may have left something
@@ -72,27 +76,27 @@ class Region:
         self._places[key] = first
         return first
 
-    def values(self, cell: int) -> Values:
+    def values(self, cell: int) -> CellValues:
         """What the cell is to hold next, and then: that is quicker than to read it and to add. For one that nothing
         else writes."""
         return self._values.setdefault(cell, counting(self.numbers[cell] + 1))
 
-    def entries(self) -> Iterator[tuple[Key, int, int]]:
+    def entries(self) -> Iterator[tuple[CounterKey, int, int]]:
         """Each key, where its cells begin and how many they are."""
         at, end = 1, self.numbers[0]
         while at < end:
             length, many = self.numbers[at], self.numbers[at + 1]
-            text = (at + HEAD) * WORD
-            first = at + HEAD + -(-length // WORD)
-            yield decode(self._bytes[text : text + length]), first, many
+            text = (at + HEAD) * CELL_BYTES
+            first = at + HEAD + -(-length // CELL_BYTES)
+            yield decode_key(self._bytes[text : text + length]), first, many
             at = first + many
 
-    def read(self) -> Iterator[tuple[Key, list[int]]]:
+    def read(self) -> Iterator[tuple[CounterKey, list[int]]]:
         for key, first, many in self.entries():
             yield key, self.numbers[first : first + many].tolist()
 
 
-class Known(Generic[Places]):
+class AnswerCellCache(Generic[Places]):
     """Where answers count, by their number. Kept, their number stays theirs."""
 
     def __init__(self) -> None:
@@ -100,7 +104,7 @@ class Known(Generic[Places]):
         self._kept: list[Answer] = []
 
     def keep(self, answer: Answer, places: Places) -> Places:
-        if len(self._kept) >= MOST_KNOWN:
+        if len(self._kept) >= MAX_CACHED_ANSWERS:
             self.clear()
         self.places[id(answer)] = places
         self._kept.append(answer)
@@ -111,16 +115,16 @@ class Known(Generic[Places]):
         self._kept.clear()
 
 
-def always() -> Turns:
+def time_always() -> TimingTurns:
     return repeat(1)
 
 
-def now_and_then() -> Turns:
+def time_sampled() -> TimingTurns:
     """The first, and then one of ONE_OF."""
-    return cycle((1,) + (0,) * (ONE_OF - 1))
+    return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
-class Tally:
+class ServerCounters:
     """The numbers of one worker of several, and the sum over all.
 
     `rules` are the names of rules that are told apart, the first MOST_RULES of them. Made before workers are forked;
@@ -129,12 +133,12 @@ class Tally:
 
     def __init__(self, workers: int = 1, rules: Iterable[str] = (), clock: Callable[[], int] = perf_counter_ns) -> None:
         self._clock = clock
-        memory = memoryview(mmap(-1, ROOM * 2 * workers))
-        self._parts = [memory[at : at + ROOM] for at in range(0, ROOM * 2 * workers, ROOM)]
+        memory = memoryview(mmap(-1, REGION_BYTES * 2 * workers))
+        self._parts = [memory[at : at + REGION_BYTES] for at in range(0, REGION_BYTES * 2 * workers, REGION_BYTES)]
         self._lock = Lock()
-        self._told: dict[Key, tuple[object, int]] = {}
-        self._known: list[Known[Counting]] = []
-        self._apart: dict[str, Known[tuple[int, tuple[int, ...]]]] = {}
+        self._told: dict[CounterKey, tuple[object, int]] = {}
+        self._known: list[AnswerCellCache[AnswerCells]] = []
+        self._apart: dict[str, AnswerCellCache[tuple[int, tuple[int, ...]]]] = {}
         self.rules: set[str] = set()
         self.engine: object = None  # whose rules are told apart
         self.began = time()
@@ -144,13 +148,13 @@ class Tally:
     def learn(self, rules: Iterable[str]) -> None:
         """Other policies have other rules; those that were told apart stay so."""
         for rule in rules:
-            if len(self.rules) < MOST_RULES:
+            if len(self.rules) < MAX_RULES:
                 self.rules.add(rule)
         self._forget()
 
     def take(self, place: int) -> None:
         """From now on this process writes what is for the worker at that place, and nobody else does."""
-        self.loop, self.threads = Region(self._parts[2 * place]), Region(self._parts[2 * place + 1])
+        self.loop, self.threads = CounterRegion(self._parts[2 * place]), CounterRegion(self._parts[2 * place + 1])
         self._told.clear()
         self._forget()
 
@@ -164,15 +168,15 @@ class Tally:
 
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
-    def counter(self, door: str) -> Count:
+    def counter(self, door: str) -> CountFunction:
         """Counts answers given at a door, from the event loop only. Every decision waits for it, and none is lost: what
         counts stands in the shared memory when this returns."""
         region, clock = self.loop, self._clock
-        known: Known[Counting] = Known()
+        known: AnswerCellCache[AnswerCells] = AnswerCellCache()
         self._known.append(known)
-        numbers, places, first_bits, total = region.numbers, known.places, SHORTEST, SUM
+        numbers, places, first_bits, total = region.numbers, known.places, MIN_LATENCY_BITS, SUM
 
-        def learn(answer: Answer) -> Counting:
+        def learn(answer: Answer) -> AnswerCells:
             base, rules = self._cells(region, door, answer)
             return known.keep(answer, (base, region.values(base), tuple((one, region.values(one)) for one in rules)))
 
@@ -192,9 +196,9 @@ class Tally:
 
         return count
 
-    def apart(self, door: str) -> Count:
+    def apart(self, door: str) -> CountFunction:
         """The same from any thread."""
-        lock, known = self._lock, self._apart.setdefault(door, Known())
+        lock, known = self._lock, self._apart.setdefault(door, AnswerCellCache())
 
         def count(answer: Answer, began: int) -> None:
             with lock:
@@ -203,20 +207,20 @@ class Tally:
                 region.numbers[base] += 1
                 if began:
                     took = self._clock() - began
-                    region.numbers[base + 1 + (took >> SHORTEST).bit_length()] += 1
+                    region.numbers[base + 1 + (took >> MIN_LATENCY_BITS).bit_length()] += 1
                     region.numbers[base + SUM] += took
                 for cell in rules:
                     region.numbers[cell] += 1
 
         return count
 
-    def _cells(self, region: Region, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
+    def _cells(self, region: CounterRegion, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
         """Where an answer counts, and its rules, as far as there is room."""
         key = ("decisions", door, answer.outcome.value, answer.gate.value if answer.gate else "")
         base = region.cells(key, SUM + 1)
         assert base is not None
         named = {(self.told(one.rule), one.outcome.value) for one in answer.reasons if one.rule is not None}
-        keys: list[Key] = [("rules", *one) for one in sorted(named)]
+        keys: list[CounterKey] = [("rules", *one) for one in sorted(named)]
         if answer.would_be not in (None, answer.outcome):
             keys.append(("would_be", str(answer.would_be)))
         found = [region.cells(one) for one in keys]
@@ -264,12 +268,12 @@ class Tally:
 
     # ── Adding up ─────────────────────────────────────────────────────────────────────────────
 
-    def total(self) -> dict[Key, Sequence[int]]:
+    def total(self) -> dict[CounterKey, Sequence[int]]:
         """By key, over all workers: the sum, or the most of what each of them tells of all."""
-        found: dict[Key, Sequence[int]] = {}
+        found: dict[CounterKey, Sequence[int]] = {}
         for part in self._parts:
-            for key, numbers in Region(part).read():
+            for key, numbers in CounterRegion(part).read():
                 known = found.get(key, [0] * len(numbers))
-                merge = max if key[0] in TOLD_BY_ALL else add
+                merge = max if key[0] in MAX_MERGED_KEYS else add
                 found[key] = list(map(merge, known, numbers))
         return found

@@ -16,12 +16,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from policyengine.server.telemetry.counters import BOUNDS, SHORTEST, SUM, Key, Tally
+from policyengine.server.telemetry.counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.server.telemetry.process_metrics import MICRO
 from policyengine.stores.circuit_breaker import READ, WRITE
 
 NANO = 1_000_000_000
-EVERY = 2  # bounds that are kept apart for one that is told
+BOUND_STEP = 2  # bounds that are kept apart for one that is told
 # Name, what it says, the names of its labels, and the first word of its keys.
 COUNTERS = (
     ("policyengine_once", "Questions by a key, by what came of it.", ("result",), "once"),
@@ -68,24 +68,24 @@ CLOCK_SKEW = (
     "policyengine_store_clock_skew_seconds",
     "How far the clock of the store is from that of the worker for which this is most.",
 )
-Total = dict[Key, Sequence[int]]
+CounterTotals = dict[CounterKey, Sequence[int]]
 
 
-def written(tally: Tally, accept: str) -> tuple[bytes, str]:
+def render_metrics(tally: ServerCounters, accept: str) -> tuple[bytes, str]:
     """The metrics in the form that an `Accept` asks for, and its media type."""
     encoder, media_type = choose_encoder(accept)
-    return encoder(Metrics(tally)), media_type
+    return encoder(MetricsCollector(tally)), media_type
 
 
-class Metrics(Collector):
-    def __init__(self, tally: Tally) -> None:
+class MetricsCollector(Collector):
+    def __init__(self, tally: ServerCounters) -> None:
         self._tally = tally
 
     def collect(self) -> Iterator[Metric]:
         total = self._tally.total()
-        yield from decisions(total)
-        yield from counters(total)
-        yield from policies(total)
+        yield from decision_metrics(total)
+        yield from counter_metrics(total)
+        yield from policy_metrics(total)
         for name, doc, key in GAUGES:
             if (key,) in total:
                 yield GaugeMetricFamily(name, doc, total[key,][0])
@@ -100,7 +100,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("process_start_time_seconds", "When it began.", self._tally.began)
 
 
-def decisions(total: Total) -> Iterator[Metric]:
+def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
         "policyengine_decisions", "Decisions that were given.", labels=("door", "outcome", "gate")
     )
@@ -113,20 +113,21 @@ def decisions(total: Total) -> Iterator[Metric]:
             outcomes.add_metric(labels, cells[0])
             doors[labels[0]] = [a + b for a, b in zip(doors.get(labels[0], [0] * len(cells)), cells, strict=True)]
     for door, cells in doors.items():
-        took.add_metric([door], buckets(cells[1:SUM]), cells[SUM] / NANO)
+        took.add_metric([door], latency_buckets(cells[1:SUM]), cells[SUM] / NANO)
     yield outcomes
     yield took
 
 
-def buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
+def latency_buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
     """Each with all that are shorter."""
     found = [
-        (repr((1 << SHORTEST + bound) / NANO), float(sum(cells[: bound + 1]))) for bound in range(0, BOUNDS, EVERY)
+        (repr((1 << MIN_LATENCY_BITS + bound) / NANO), float(sum(cells[: bound + 1])))
+        for bound in range(0, BOUNDS, BOUND_STEP)
     ]
     return [*found, ("+Inf", float(sum(cells)))]
 
 
-def counters(total: Total) -> Iterator[Metric]:
+def counter_metrics(total: CounterTotals) -> Iterator[Metric]:
     for name, doc, labels, kind in COUNTERS:
         family = CounterMetricFamily(name, doc, labels=labels)
         for (one, *values), cells in total.items():
@@ -144,7 +145,7 @@ def counters(total: Total) -> Iterator[Metric]:
         yield CounterMetricFamily("policyengine_reloads_widened", "Reloads that let more pass than before.", widened)
 
 
-def policies(total: Total) -> Iterator[Metric]:
+def policy_metrics(total: CounterTotals) -> Iterator[Metric]:
     """More than one revision only while workers take over another."""
     info = InfoMetricFamily("policyengine_policy", "Which policies decide.", labels=())
     workers = GaugeMetricFamily("policyengine_workers", "Workers that decide by a revision.", labels=("revision",))

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from policyengine.server.handlers import DecisionApi, on_problem
-from policyengine.server.middleware import Frame
-from policyengine.server.problems import Problem
+from policyengine.server.handlers import DecisionApi, handle_problem
+from policyengine.server.middleware import ExchangeMiddleware
+from policyengine.server.problems import ProblemError
 
 
 def status_app(api: DecisionApi) -> Starlette:
@@ -23,8 +23,8 @@ def status_app(api: DecisionApi) -> Starlette:
             Route("/healthz", api.healthz),
             Route("/readyz", api.readyz),
         ],
-        middleware=[Middleware(Frame, hosts=api.hosts)],
-        exception_handlers=dict.fromkeys((Problem, HTTPException), on_problem),
+        middleware=[Middleware(ExchangeMiddleware, hosts=api.hosts)],
+        exception_handlers=dict.fromkeys((ProblemError, HTTPException), handle_problem),
     )
     app.api = api  # type: ignore[attr-defined]  # as `on_problem` finds it
     return app

@@ -10,27 +10,27 @@ from pathlib import Path
 from time import process_time
 
 from policyengine.engine import Engine
-from policyengine.executor import in_thread
-from policyengine.reload import Reloading
-from policyengine.server.telemetry.counters import Tally
+from policyengine.executor import run_in_thread
+from policyengine.reload import ReloadableEngine
+from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import PAUSE
+from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.resilient_store import INSPECTS_EVERY, GuardedStore
+from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 
 PROC = Path("/proc/self")
 MICRO = 1_000_000
 
 
-def rules_of(engine: Engine) -> Iterator[str]:
+def rule_names(engine: Engine) -> Iterator[str]:
     """The names that reasons give: of guards and of limits, in the order of the policies."""
     yield from (one.name for one in (*engine.kernel.guards, *engine.kernel.limits))
 
 
-def publish(tally: Tally, reloading: Reloading) -> None:
+def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
     engine, reloads = reloading.current, reloading.reloads
     if tally.engine is not engine:
-        tally.learn(rules_of(engine))
+        tally.learn(rule_names(engine))
         tally.engine = engine
     tally.reached("failures", count=engine.failures, of=engine)
     tally.only("revision", engine.revision, ",".join(engine.packages))
@@ -42,12 +42,12 @@ def publish(tally: Tally, reloading: Reloading) -> None:
         for reason, count in reloads.reasons:
             tally.now("reload_refusals", reason, value=count)
     store, log, lookups = engine.store, engine.log, engine.directory.lookups
-    if isinstance(store, GuardedStore):
+    if isinstance(store, ResilientStore):
         tally.reached("store_failures", count=store.failures, of=store)
         for breaker in (store.reads, store.writes):
             tally.now("store_failing", breaker.operation.name, value=int(breaker.failing))
         tally.now("clock_skew", value=abs(store.skew.offset or 0))
-    if isinstance(store, GuardedStore | MemoryStore):
+    if isinstance(store, ResilientStore | MemoryStore):
         tally.now("clock_skew_exceeded", value=int(store.skew.exceeded))
     if isinstance(store, MemoryStore):
         tally.reached("store_full", count=store.fullness.refusals, of=store)
@@ -65,12 +65,14 @@ def publish(tally: Tally, reloading: Reloading) -> None:
 async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
     """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
     store = engine.store
-    if isinstance(store, GuardedStore) and engine.uses_store:
+    if isinstance(store, ResilientStore) and engine.uses_store:
         with suppress(StoreError):
-            await in_thread(store.inspect, 0 if at_once else PAUSE if store.failing else INSPECTS_EVERY)
+            await run_in_thread(
+                store.inspect, 0 if at_once else PAUSE_SECONDS if store.failing else INSPECTION_INTERVAL_SECONDS
+            )
 
 
-def publish_memory(tally: Tally) -> None:
+def publish_memory(tally: ServerCounters) -> None:
     """Where the system tells it."""
     with suppress(OSError, ValueError, IndexError):
         pages = int((PROC / "statm").read_text().split()[1])

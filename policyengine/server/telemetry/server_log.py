@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import TextIO
 
 LOGGERS = ("policyengine", "uvicorn")
-ALSO_IN_WORDS = frozenset({"reload", "reload_same", "reload_compared"})  # what is no trouble, and still worth a line
+INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # what is no trouble, and still worth a line
 # Members of a line that whoever logs may give, beside those that every line has.
-GIVEN = (
+EXTRA_MEMBERS = (
     "revision",
     "before",
     "why",
@@ -60,18 +60,18 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def moment(record: logging.LogRecord) -> str:
+def record_time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class InWords(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """As it always was: the message, and where an exception came from."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or getattr(record, "event", "") in ALSO_IN_WORDS
+        return record.levelno >= logging.WARNING or getattr(record, "event", "") in INFO_EVENTS
 
 
-class AsJson(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """`time`, `level`, `event` (stable; `log` for what has no name), `message`, `revision`, `request_id` …"""
 
     def __init__(self, revision: Revision) -> None:
@@ -80,7 +80,7 @@ class AsJson(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         found: dict[str, object] = {
-            "time": moment(record),
+            "time": record_time(record),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "log"),
             "message": record.getMessage(),
@@ -88,27 +88,27 @@ class AsJson(logging.Formatter):
         }
         if (label := REQUEST_ID.get()) is not None:
             found["request_id"] = label
-        found |= {name: given for name in GIVEN if (given := getattr(record, name, None)) is not None}
+        found |= {name: given for name in EXTRA_MEMBERS if (given := getattr(record, name, None)) is not None}
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)
         return json.dumps(found, ensure_ascii=False, default=str)
 
 
 @contextmanager
-def journal(form: LogFormat, revision: Revision, stream: TextIO | None = None) -> Iterator[None]:
+def server_logging(form: LogFormat, revision: Revision, stream: TextIO | None = None) -> Iterator[None]:
     """While it lasts, what is logged is written in this form."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     if form is LogFormat.JSON:
-        handler.setFormatter(AsJson(revision))
+        handler.setFormatter(JsonFormatter(revision))
     else:
-        words = InWords()
+        words = TextFormatter()
         handler.setFormatter(words)
         handler.addFilter(words.filter)
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(one.level, one.propagate) for one in loggers]
-    for one in loggers:
-        one.addHandler(handler)
-        one.propagate = False
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     loggers[0].setLevel(logging.INFO)
     try:
         yield

@@ -5,30 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from policyengine.engine.request_input import Question
-from policyengine.http.trace_context import Trace, current, trace_of, within
+from policyengine.engine.request_input import QuestionLike
+from policyengine.http.trace_context import TraceContext, current_trace, parse_trace_context, trace_scope
 from policyengine.runtime.decision import Decision
-from policyengine.server.telemetry.metered_engine import Decides
+from policyengine.server.telemetry.metered_engine import EngineInterface
 
-Pairs = Iterable[tuple[bytes, bytes]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
 LOGGER = logging.getLogger("policyengine")
 
 
-def trace_in(headers: Pairs) -> Trace | None:
+def parse_trace(headers: RawHeaders) -> TraceContext | None:
     """Names are in lower case."""
     found: dict[bytes, list[str]] = {b"traceparent": [], b"tracestate": []}
     for name, value in headers:
         if name in found:
             found[name].append(value.decode("latin-1"))
-    return trace_of(found[b"traceparent"], found[b"tracestate"])
+    return parse_trace_context(found[b"traceparent"], found[b"tracestate"])
 
 
-def decided_within(trace: Trace, engine: Decides, question: Question, *, at_once: bool) -> Decision:
-    with within(trace):
+def decide_in_trace(trace: TraceContext, engine: EngineInterface, question: QuestionLike, *, at_once: bool) -> Decision:
+    with trace_scope(trace):
         return engine.decide(question, at_once=at_once)
 
 
-def told(trace: Trace | None) -> tuple[tuple[bytes, bytes], ...]:
+def trace_response_headers(trace: TraceContext | None) -> tuple[tuple[bytes, bytes], ...]:
     """The headers of an answer."""
     if trace is None:
         return ()
@@ -36,13 +36,13 @@ def told(trace: Trace | None) -> tuple[tuple[bytes, bytes], ...]:
     return (b"traceparent", trace.parent.encode()), *state
 
 
-def with_trace(record: logging.LogRecord) -> bool:
+def add_trace_id(record: logging.LogRecord) -> bool:
     """Says behind the message to which trace it belongs, and as `trace_id` to whoever writes logs as data."""
-    trace = current()
+    trace = current_trace()
     record.trace_id = None if trace is None else trace.id
     if trace is not None:
         record.msg = f"{record.msg} (trace {trace.id})"
     return True
 
 
-LOGGER.addFilter(with_trace)
+LOGGER.addFilter(add_trace_id)

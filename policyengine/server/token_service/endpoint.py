@@ -8,50 +8,55 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl
 
-from policyengine.engine.authenticate import PASSING
+from policyengine.engine.authenticate import TRANSIENT_REFUSALS
 from policyengine.identity.audit_events import Operator
-from policyengine.identity.authenticator import Identity
-from policyengine.identity.challenges import challenge
-from policyengine.identity.config.model import IdentityError, seconds
-from policyengine.identity.issue.clients import Actor, Sent
-from policyengine.identity.issue.errors import NotIssued, TokenError, Unissued, tell
-from policyengine.identity.issue.issuer import Issuing
-from policyengine.identity.issue.request import GRANT, asked_of, one, sent_of
-from policyengine.identity.revocation import RETRY_AFTER, Ended, NotEnded, Revoking
-from policyengine.identity.revocation_names import NAMED, is_name, name_of, token_of
-from policyengine.identity.verified import Request
-from policyengine.runtime.credential_errors import Refused
+from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.identity.challenges import challenge_for_refusal
+from policyengine.identity.config.model import IdentityError, parse_duration
+from policyengine.identity.issue.clients import AuthenticatedClient, ClientCredentials
+from policyengine.identity.issue.errors import IssuanceRefusal, TokenErrorCode, TokenIssuanceError, report_refusal
+from policyengine.identity.issue.issuer import TokenIssuer
+from policyengine.identity.issue.request import (
+    TOKEN_EXCHANGE_GRANT,
+    get_single,
+    parse_client_credentials,
+    parse_token_exchange,
+)
+from policyengine.identity.revocation import RETRY_AFTER_SECONDS, RevocationError, RevocationResult, TokenRevoker
+from policyengine.identity.revocation_names import NAME_KINDS, check_token_text, is_name, revocation_name
+from policyengine.identity.verified import ProofContext
+from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-LARGEST_FORM = 131_072  # bytes
-MOST_FIELDS = 100
+MAX_FORM_BYTES = 131_072  # bytes
+MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
 JWKS_AGE = 60  # seconds, well within `ahead` of keys that rotate
-UNRECORDED = "it has ended, and that could not be put on record: the operator's log says why"
-STATUSES = {TokenError.INVALID_CLIENT: 401, TokenError.UNAVAILABLE: 503}
+ENDED_UNRECORDED = "it has ended, and that could not be put on record: the operator's log says why"
+STATUSES = {TokenErrorCode.INVALID_CLIENT: 401, TokenErrorCode.UNAVAILABLE: 503}
 
 NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and secrets of clients are not taken there"
-NOBODY = "neither an operator's token, of `--token-file`, nor what a client proves itself by was sent"
-NO_OPERATOR_ITSELF = "a client's key or certificate came along: operators send none"
-NOBODY_OF_THE_TASK = "neither an operator's token, of `--token-file`, nor that of an agent of the task was sent"
+NO_AUTHENTICATION = "neither an operator's token, of `--token-file`, nor what a client proves itself by was sent"
+MIXED_AUTHENTICATION = "a client's key or certificate came along: operators send none"
+NOT_OF_TASK = "neither an operator's token, of `--token-file`, nor that of an agent of the task was sent"
 
-Form: TypeAlias = Mapping[str, Sequence[str]]
+FormFields: TypeAlias = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class TokenServiceReply:
     status: int
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=lambda: NO_STORE)
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class FormSender:
     """Who sent a form. `operator`: with a token of ours, as gateways and operators have it; `authorization`: with one
     that is none of ours; `credentials`: what proves a key; `now` in seconds since 1970."""
 
@@ -65,23 +70,23 @@ class Sender:
         """The operator, unless a gateway hands on, beside its token, what a client sent: that is the client's wish."""
         return self.operator if self.credentials.empty else None
 
-    def operator_of(self, form: Form) -> Operator | None:
+    def operator_of(self, form: FormFields) -> Operator | None:
         """The same where a form came along: it has nothing of a client in it either. Raises NotIssued."""
-        return self.itself if sent_of(form, False) == Sent() else None
+        return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class TokenServiceContext:
     """Where what was issued ends. `issuing` None: no tokens of our own are issued, and operators alone are served.
     `issuers` are those of the policy, by name; `log` is where it goes on record."""
 
-    identity: Identity
+    identity: CredentialAuthenticator
     issuers: Collection[str]
-    issuing: Issuing | None
+    issuing: TokenIssuer | None
     log: DecisionLog | None = None
 
     @property
-    def here(self) -> Identity:
+    def here(self) -> CredentialAuthenticator:
         """Where what we issued is asked about and ended: for whichever of its audiences it is."""
         issuing, identity = self.issuing, self.identity
         if issuing is None:
@@ -89,189 +94,203 @@ class Desk:
         return identity.apart(identity.parts.tokens.taking(issuing.name, issuing.audiences))
 
 
-def form_of(body: bytes) -> dict[str, list[str]]:
+def parse_form(body: bytes) -> dict[str, list[str]]:
     """Raises NotIssued."""
-    if len(body) > LARGEST_FORM:
-        raise NotIssued(Unissued.PARAMETERS, f"the form is larger than {LARGEST_FORM:,} bytes")
+    if len(body) > MAX_FORM_BYTES:
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"the form is larger than {MAX_FORM_BYTES:,} bytes")
     try:
         text = body.decode("ascii")
         read = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MOST_FIELDS
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FORM_FIELDS
         )
     except ValueError:
-        raise NotIssued(Unissued.PARAMETERS, "the body is no form") from None
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "the body is no form") from None
     found: dict[str, list[str]] = {}
     for name, value in read:
         found.setdefault(name, []).append(value)
     return found
 
 
-def refusal(error: TokenError, why: str) -> Reply:
-    return Reply(STATUSES.get(error, 400), {"error": error.value, "error_description": told(why)})
+def oauth_error(error: TokenErrorCode, why: str) -> TokenServiceReply:
+    return TokenServiceReply(
+        STATUSES.get(error, 400), {"error": error.value, "error_description": error_description(why)}
+    )
 
 
-def told(why: str) -> str:
+def error_description(why: str) -> str:
     """In the characters that RFC 6749 has for descriptions."""
     return "".join(one if " " <= one <= "~" and one not in '"\\' else "'" for one in why)
 
 
-def not_issued(identity: Identity, why: NotIssued) -> Reply:
-    tell(identity, why)
-    return told_not_issued(identity, why)
+def log_not_issued(identity: CredentialAuthenticator, why: TokenIssuanceError) -> TokenServiceReply:
+    report_refusal(identity, why)
+    return not_issued_reply(identity, why)
 
 
-def told_not_issued(identity: Identity, why: NotIssued) -> Reply:
-    reply = refusal(why.error, why.why)
-    nonce = identity.nonce() if why.error is TokenError.USE_DPOP_NONCE else None
+def not_issued_reply(identity: CredentialAuthenticator, why: TokenIssuanceError) -> TokenServiceReply:
+    reply = oauth_error(why.error, why.why)
+    nonce = identity.nonce() if why.error is TokenErrorCode.USE_DPOP_NONCE else None
     return reply if nonce is None else replace(reply, headers={**NO_STORE, "DPoP-Nonce": nonce})
 
 
 # ── /token ────────────────────────────────────────────────────────────────────────────────────
 
 
-def token(issuing: Issuing, body: bytes, sender: Sender) -> Reply:
+def exchange_token(issuing: TokenIssuer, body: bytes, sender: FormSender) -> TokenServiceReply:
     try:
-        asked = asked_of(form_of(body), authorization=sender.authorization)
-    except NotIssued as why:
-        return not_issued(issuing.identity, why)
+        asked = parse_token_exchange(parse_form(body), authorization=sender.authorization)
+    except TokenIssuanceError as why:
+        return log_not_issued(issuing.identity, why)
     try:
-        issued = issuing.exchange(asked, sender.credentials, at(issuing, "token"), sender.now)
-    except NotIssued as why:
-        return told_not_issued(issuing.identity, why)
-    return Reply(200, issued.to_dict())
+        issued = issuing.exchange(asked, sender.credentials, endpoint_request(issuing, "token"), sender.now)
+    except TokenIssuanceError as why:
+        return not_issued_reply(issuing.identity, why)
+    return TokenServiceReply(200, issued.to_dict())
 
 
-def at(issuing: Issuing, endpoint: str) -> Request:
-    return Request("POST", f"{base(issuing)}/{endpoint}")
+def endpoint_request(issuing: TokenIssuer, endpoint: str) -> ProofContext:
+    return ProofContext("POST", f"{issuer_url(issuing)}/{endpoint}")
 
 
-def base(issuing: Issuing) -> str:
+def issuer_url(issuing: TokenIssuer) -> str:
     return str(issuing.us.url).rstrip("/")
 
 
 # ── /revoke, /introspect, /tasks/{id}/complete ────────────────────────────────────────────────
 
 
-def revoke(desk: Desk, body: bytes, sender: Sender) -> Reply:
+def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
     """A token, by a client that is in it, or anything by an operator."""
-    revoking = Revoking(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
+    revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
-        form = form_of(body)
-        by = sender.operator_of(form) or authenticated(desk, form, sender, "revoke")
-        what = [name for name in ("token", *NAMED) if one(form, name) is not None]
+        form = parse_form(body)
+        by = sender.operator_of(form) or authenticate_client(desk, form, sender, "revoke")
+        what = [name for name in ("token", *NAME_KINDS) if get_single(form, name) is not None]
         if len(what) != 1:
-            raise NotIssued(Unissued.PARAMETERS, f"name one of {', '.join(('token', *NAMED))}")
-        given = one(form, what[0]) or ""
+            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"name one of {', '.join(('token', *NAME_KINDS))}")
+        given = get_single(form, what[0]) or ""
         if what == ["token"]:
-            if one(form, "for") is not None:
-                raise NotIssued(Unissued.PARAMETERS, "a token is revoked for good: `for` goes with a name")
-            return ended({}, revoking.token(token_of(given), by, sender.now))
-        if isinstance(by, Actor):
-            return refusal(TokenError.UNAUTHORIZED_CLIENT, "operators revoke that")
-        name = name_of(what[0], given, desk.issuers, desk.identity.people)
-        return ended({}, revoking.named(what[0], given, name, lasting(form), by, sender.now))
-    except NotEnded as why:
-        return not_ended(why)
-    except NotIssued as why:
-        return not_issued(desk.identity, why)
+            if get_single(form, "for") is not None:
+                raise TokenIssuanceError(
+                    IssuanceRefusal.PARAMETERS, "a token is revoked for good: `for` goes with a name"
+                )
+            return ended_reply({}, revoking.token(check_token_text(given), by, sender.now))
+        if isinstance(by, AuthenticatedClient):
+            return oauth_error(TokenErrorCode.UNAUTHORIZED_CLIENT, "operators revoke that")
+        name = revocation_name(what[0], given, desk.issuers, desk.identity.people)
+        return ended_reply({}, revoking.named(what[0], given, name, parse_for_field(form), by, sender.now))
+    except RevocationError as why:
+        return not_ended_reply(why)
+    except TokenIssuanceError as why:
+        return log_not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(desk.identity, NotIssued(Unissued.STORE))
+        return log_not_issued(desk.identity, TokenIssuanceError(IssuanceRefusal.STORE))
 
 
-def ended(body: Mapping[str, object], came: Ended) -> Reply:
+def ended_reply(body: Mapping[str, object], came: RevocationResult) -> TokenServiceReply:
     """200 in any case: whoever reads something else takes it that the token holds still (RFC 7009, 2.2.1)."""
     known = {} if came.verified else {"verified": False}
-    return Reply(200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": UNRECORDED})})
+    return TokenServiceReply(
+        200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": ENDED_UNRECORDED})}
+    )
 
 
-def not_ended(why: NotEnded) -> Reply:
-    found = refusal(why.error, why.why)
-    return found if not why.later else replace(found, headers={**NO_STORE, "Retry-After": str(RETRY_AFTER)})
+def not_ended_reply(why: RevocationError) -> TokenServiceReply:
+    found = oauth_error(why.error, why.why)
+    return found if not why.later else replace(found, headers={**NO_STORE, "Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
-def lasting(form: Form) -> int | None:
-    given = one(form, "for")
+def parse_for_field(form: FormFields) -> int | None:
+    given = get_single(form, "for")
     if given is None:
         return None
     try:
-        found = seconds(given)
+        found = parse_duration(given)
     except ValueError as error:
-        raise NotIssued(Unissued.PARAMETERS, f"`for`: {error}") from None
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"`for`: {error}") from None
     if not isinstance(found, timedelta) or found < timedelta(seconds=1):
-        raise NotIssued(Unissued.PARAMETERS, "`for` is a second at least")
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`for` is a second at least")
     return int(found.total_seconds())
 
 
-def authenticated(desk: Desk, form: Form, sender: Sender, endpoint: str) -> Actor:
+def authenticate_client(
+    desk: TokenServiceContext, form: FormFields, sender: FormSender, endpoint: str
+) -> AuthenticatedClient:
     """Raises NotIssued."""
-    sent, issuing = sent_of(form, sender.authorization), desk.issuing
+    sent, issuing = parse_client_credentials(form, sender.authorization), desk.issuing
     if sender.authorization:
-        raise NotIssued(Unissued.CLIENT_METHOD, NO_OPERATOR)
+        raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, NO_OPERATOR)
     if issuing is None:
-        raise NotIssued(Unissued.NO_CLIENT, "an operator's token is needed, of `--token-file`")
-    if sent == Sent():
-        raise NotIssued(Unissued.NO_CLIENT, NOBODY if sender.operator is None else NO_OPERATOR_ITSELF)
-    return issuing.authenticated(sent, None, sender.credentials, at(issuing, endpoint), sender.now)
+        raise TokenIssuanceError(IssuanceRefusal.NO_CLIENT, "an operator's token is needed, of `--token-file`")
+    if sent == ClientCredentials():
+        raise TokenIssuanceError(
+            IssuanceRefusal.NO_CLIENT, NO_AUTHENTICATION if sender.operator is None else MIXED_AUTHENTICATION
+        )
+    return issuing.authenticated(sent, None, sender.credentials, endpoint_request(issuing, endpoint), sender.now)
 
 
-def introspect(desk: Desk, body: bytes, sender: Sender) -> Reply:
+def introspect(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
     """For gateways, operators and clients."""
     try:
-        form = form_of(body)
+        form = parse_form(body)
         if sender.operator_of(form) is None:
-            authenticated(desk, form, sender, "introspect")
-        raw = one(form, "token")
+            authenticate_client(desk, form, sender, "introspect")
+        raw = get_single(form, "token")
         if raw is None:
-            raise NotIssued(Unissued.PARAMETERS, "`token` is missing")
-        return Reply(200, Revoking(desk.here).introspected(raw, sender.now))
-    except NotIssued as why:
-        return not_issued(desk.identity, why)
+            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`token` is missing")
+        return TokenServiceReply(200, TokenRevoker(desk.here).introspected(raw, sender.now))
+    except TokenIssuanceError as why:
+        return log_not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(desk.identity, NotIssued(Unissued.STORE))
+        return log_not_issued(desk.identity, TokenIssuanceError(IssuanceRefusal.STORE))
 
 
-def complete(desk: Desk, task: str, sender: Sender) -> Reply:
+def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> TokenServiceReply:
     """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
     issuer and for the same user."""
-    revoking, completed = Revoking(desk.identity, log=desk.log), {"task": task, "state": "completed"}
+    revoking, completed = TokenRevoker(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
         if not is_name(task):
-            raise NotIssued(Unissued.PARAMETERS, "a task has a name as tokens have it, with no blank around it")
+            raise TokenIssuanceError(
+                IssuanceRefusal.PARAMETERS, "a task has a name as tokens have it, with no blank around it"
+            )
         if sender.itself is not None:
-            return ended(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
+            return ended_reply(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
         issuing = desk.issuing
         if sender.credentials.authorization is None or issuing is None:
-            raise NotIssued(Unissued.NO_CLIENT, NOBODY_OF_THE_TASK)
-        proved = desk.here.prove(sender.credentials, Request("POST", sender.credentials.url), sender.now)
-        return ended(completed, revoking.own_task(task, proved, sender.now))
-    except NotEnded as why:
-        return not_ended(why)
-    except Refused as refused:
-        return turned_away(desk.identity, refused)
-    except NotIssued as why:
-        return not_issued(desk.identity, why)
+            raise TokenIssuanceError(IssuanceRefusal.NO_CLIENT, NOT_OF_TASK)
+        proved = desk.here.prove(sender.credentials, ProofContext("POST", sender.credentials.url), sender.now)
+        return ended_reply(completed, revoking.own_task(task, proved, sender.now))
+    except RevocationError as why:
+        return not_ended_reply(why)
+    except CredentialError as refused:
+        return credential_refused_reply(desk.identity, refused)
+    except TokenIssuanceError as why:
+        return log_not_issued(desk.identity, why)
     except StoreError:
-        return not_issued(desk.identity, NotIssued(Unissued.STORE))
+        return log_not_issued(desk.identity, TokenIssuanceError(IssuanceRefusal.STORE))
 
 
-def turned_away(identity: Identity, refused: Refused) -> Reply:
+def credential_refused_reply(identity: CredentialAuthenticator, refused: CredentialError) -> TokenServiceReply:
     """Whose credential was refused: by a challenge, unless it may count in a moment."""
-    if refused.refusal.value in PASSING:
-        return refusal(TokenError.UNAVAILABLE, refused.why)
-    headers = {**NO_STORE, **dict(challenge(refused.refusal, identity))}
-    return Reply(401, {"error": refused.refusal.error.value, "error_description": told(refused.why)}, headers)
+    if refused.refusal.value in TRANSIENT_REFUSALS:
+        return oauth_error(TokenErrorCode.UNAVAILABLE, refused.why)
+    headers = {**NO_STORE, **dict(challenge_for_refusal(refused.refusal, identity))}
+    return TokenServiceReply(
+        401, {"error": refused.refusal.error.value, "error_description": error_description(refused.why)}, headers
+    )
 
 
 # ── /attestation/nonce ────────────────────────────────────────────────────────────────────────
 
 
-def nonce(desk: Desk, now: int) -> Reply:
+def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
     """One that an attestation is to answer, once and soon: anybody may ask, as it proves nothing by itself."""
     issue = desk.identity.attestation_nonces
     if issue is None:
-        return refusal(TokenError.UNAVAILABLE, "no attestations are verified here")
+        return oauth_error(TokenErrorCode.UNAVAILABLE, "no attestations are verified here")
     given, expires = issue(now)
-    return Reply(
+    return TokenServiceReply(
         200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}
     )
 
@@ -279,20 +298,20 @@ def nonce(desk: Desk, now: int) -> Reply:
 # ── What everybody may know ───────────────────────────────────────────────────────────────────
 
 
-def jwks(issuing: Issuing, now: int) -> Reply:
+def jwks_reply(issuing: TokenIssuer, now: int) -> TokenServiceReply:
     try:
         keys = issuing.keys.published(now)
     except IdentityError:
-        return not_issued(issuing.identity, NotIssued(Unissued.KEYS))
-    return Reply(200, {"keys": keys}, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
+        return log_not_issued(issuing.identity, TokenIssuanceError(IssuanceRefusal.KEYS))
+    return TokenServiceReply(200, {"keys": keys}, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
 
 
-def metadata(issuing: Issuing) -> Reply:
+def metadata_reply(issuing: TokenIssuer) -> TokenServiceReply:
     """RFC 8414."""
     try:
-        url, us = base(issuing), issuing.us
-    except NotIssued as why:
-        return not_issued(issuing.identity, why)
+        url, us = issuer_url(issuing), issuing.us
+    except TokenIssuanceError as why:
+        return log_not_issued(issuing.identity, why)
     algorithms = ["ES256", "ES384", "ES512", "EdDSA", "RS256", "PS256"]
     methods = ["private_key_jwt", "self_signed_tls_client_auth"]
     found: dict[str, object] = {
@@ -301,7 +320,7 @@ def metadata(issuing: Issuing) -> Reply:
         "jwks_uri": f"{url}/jwks",
         "revocation_endpoint": f"{url}/revoke",
         "introspection_endpoint": f"{url}/introspect",
-        "grant_types_supported": [GRANT],
+        "grant_types_supported": [TOKEN_EXCHANGE_GRANT],
         "response_types_supported": [],
         "scopes_supported": sorted(issuing.handing().endpoints),
         "dpop_signing_alg_values_supported": algorithms,
@@ -310,4 +329,4 @@ def metadata(issuing: Issuing) -> Reply:
     for endpoint in ("token", "revocation", "introspection"):
         found[f"{endpoint}_endpoint_auth_methods_supported"] = methods
         found[f"{endpoint}_endpoint_auth_signing_alg_values_supported"] = algorithms
-    return Reply(200, found, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
+    return TokenServiceReply(200, found, {"Cache-Control": f"public, max-age={JWKS_AGE}"})

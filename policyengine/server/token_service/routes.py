@@ -12,39 +12,39 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from policyengine.http.client_credentials import credentials_of
+from policyengine.http.client_credentials import read_client_credentials
 from policyengine.runtime.credentials import Credentials, read_credentials
-from policyengine.server.content_negotiation import read_body, unsupported
-from policyengine.server.problems import Problem
+from policyengine.server.content_negotiation import read_body, unsupported_media
+from policyengine.server.problems import ProblemError
 
 if TYPE_CHECKING:
-    from policyengine.entities.store import Directory
+    from policyengine.entities.store import EntityStore
     from policyengine.identity.audit_events import Operator
-    from policyengine.identity.issue.issuer import Issuing
+    from policyengine.identity.issue.issuer import TokenIssuer
     from policyengine.kernel import Kernel
     from policyengine.server.handlers import DecisionApi
-    from policyengine.server.token_service.endpoint import Desk, Reply, Sender
+    from policyengine.server.token_service.endpoint import FormSender, TokenServiceContext, TokenServiceReply
 
-TOLD = {
+ROUTE_DESCRIPTIONS = {
     "/revoke": "A token, an agent, a user, a chain or a key counts no more, from the next decision on (RFC 7009).",
     "/introspect": "Whether a token holds, and what it says (RFC 7662).",
 }
 JSON = msgspec.json.Encoder(decimal_format="number")  # as tokens had it
-MOST_AT_ONCE = 8  # threads of 40
-Answers = Callable[["Desk", bytes, "Sender"], "Reply"]
+MAX_CONCURRENT_CALLS = 8  # threads of 40
+EndpointFunction = Callable[["TokenServiceContext", bytes, "FormSender"], "TokenServiceReply"]
 
 
-def add_identity(app: FastAPI, api: DecisionApi) -> None:
+def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
     """Nothing, where no credentials are verified here."""
     identity = api.engine.identity
     if identity is None:
         return
     from policyengine.server.token_service import endpoint
 
-    routes = IdentityRoutes(api)
+    routes = TokenServiceRoutes(api)
     for path, answers in (("/revoke", endpoint.revoke), ("/introspect", endpoint.introspect)):
-        add(app, path, "POST", partial(routes.form, answers), answers.__name__, TOLD[path])
-    add(
+        add_route(app, path, "POST", partial(routes.form, answers), answers.__name__, ROUTE_DESCRIPTIONS[path])
+    add_route(
         app,
         "/tasks/{task:path}/complete",  # in a name there may be a slash
         "POST",
@@ -52,10 +52,10 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
         "complete",
         "A task is over, and so is every token for it.",
     )
-    add(app, "/attestation/nonce", "POST", routes.nonce, "nonce", "What the next attestation has to answer.")
+    add_route(app, "/attestation/nonce", "POST", routes.nonce, "nonce", "What the next attestation has to answer.")
     if identity.issuing is None:
         return
-    add(
+    add_route(
         app,
         "/token",
         "POST",
@@ -63,8 +63,8 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
         "token",
         "One of our own for another (RFC 8693), if the policy lets its user hand on so much.",
     )
-    add(app, "/jwks", "GET", routes.jwks, "jwks", "The keys of our own tokens.")
-    add(
+    add_route(app, "/jwks", "GET", routes.jwks, "jwks", "The keys of our own tokens.")
+    add_route(
         app,
         "/.well-known/oauth-authorization-server",
         "GET",
@@ -74,7 +74,7 @@ def add_identity(app: FastAPI, api: DecisionApi) -> None:
     )
 
 
-def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name: str, told: str) -> None:
+def add_route(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name: str, told: str) -> None:
     async def route(http: Request) -> Response:
         found: Response = await handler(http)
         return found
@@ -84,59 +84,59 @@ def add(app: FastAPI, path: str, method: str, handler: Callable[..., Any], name:
     )
 
 
-class IdentityRoutes:
+class TokenServiceRoutes:
     """They may wait for an issuer, a store, or whoever has the keys: in threads, so that nobody else does."""
 
     def __init__(self, api: DecisionApi) -> None:
-        from policyengine.identity.config.issuer_factory import Latest
+        from policyengine.identity.config.issuer_factory import PolicyMemo
 
         self.api = api
-        self._tokens, self._others = Semaphore(MOST_AT_ONCE), Semaphore(MOST_AT_ONCE)
-        self.handing = Latest(self._policies)
+        self._tokens, self._others = Semaphore(MAX_CONCURRENT_CALLS), Semaphore(MAX_CONCURRENT_CALLS)
+        self.handing = PolicyMemo(self._policies)
 
-    def _policies(self) -> tuple[Kernel, Directory]:
+    def _policies(self) -> tuple[Kernel, EntityStore]:
         """Of one engine, whichever decides when."""
         engine = self.api.engine
         return engine.kernel, engine.directory
 
     @property
-    def issuing(self) -> Issuing:
+    def issuing(self) -> TokenIssuer:
         """By the policies that decide now, whatever comes meanwhile. Raises Problem where these have none of it."""
-        from policyengine.identity.issue.issuer import Issuing
+        from policyengine.identity.issue.issuer import TokenIssuer
 
         engine = self.api.engine
         identity, handing = engine.identity, self.handing()
-        if identity is None or not isinstance(identity.issuing, Issuing):
-            raise Problem(503, "no tokens are issued by the policies that decide now")
+        if identity is None or not isinstance(identity.issuing, TokenIssuer):
+            raise ProblemError(503, "no tokens are issued by the policies that decide now")
         return replace(identity.issuing, handing=lambda: handing, log=engine.log)
 
     @property
-    def desk(self) -> Desk:
+    def desk(self) -> TokenServiceContext:
         """Raises Problem where the policies that decide now verify nothing."""
-        from policyengine.server.token_service.endpoint import Desk
+        from policyengine.server.token_service.endpoint import TokenServiceContext
 
         engine = self.api.engine
         if engine.identity is None:
-            raise Problem(503, "no credentials are verified by the policies that decide now")
+            raise ProblemError(503, "no credentials are verified by the policies that decide now")
         issuing = None if engine.identity.issuing is None else self.issuing
-        return Desk(engine.identity, engine.kernel.issuers.keys(), issuing, engine.log)
+        return TokenServiceContext(engine.identity, engine.kernel.issuers.keys(), issuing, engine.log)
 
-    async def form(self, answers: Answers, http: Request) -> Response:
+    async def form(self, answers: EndpointFunction, http: Request) -> Response:
         body, sender = await self._form(http), self.sender(http)
-        return written(await self._apart(self._others, answers, self.desk, body, sender))
+        return build_response(await self._apart(self._others, answers, self.desk, body, sender))
 
     async def token(self, http: Request) -> Response:
-        from policyengine.server.token_service.endpoint import token
+        from policyengine.server.token_service.endpoint import exchange_token
 
         body, sender = await self._form(http), self.sender(http)
-        return written(await self._apart(self._tokens, token, self.issuing, body, sender))
+        return build_response(await self._apart(self._tokens, exchange_token, self.issuing, body, sender))
 
     async def nonce(self, http: Request) -> Response:
-        from policyengine.server.token_service.endpoint import nonce
+        from policyengine.server.token_service.endpoint import issue_nonce
 
-        return written(await self._apart(self._others, nonce, self.desk, self.now()))
+        return build_response(await self._apart(self._others, issue_nonce, self.desk, self.now()))
 
-    async def _apart(self, places: Semaphore, work: Callable[..., Reply], *given: Any) -> Reply:
+    async def _apart(self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any) -> TokenServiceReply:
         """However slow an issuer or OpenBao is, threads are left to decisions, and places to who revokes: strangers can
         have a token looked at."""
         async with places:
@@ -147,32 +147,32 @@ class IdentityRoutes:
 
         given = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != FORM_TYPE:
-            raise unsupported("a form is wanted", f"send `Content-Type: {FORM_TYPE}`")
+            raise unsupported_media("a form is wanted", f"send `Content-Type: {FORM_TYPE}`")
         return await read_body(http, self.api.body_timeout)
 
     async def complete(self, http: Request) -> Response:
-        from policyengine.server.token_service.endpoint import complete
+        from policyengine.server.token_service.endpoint import complete_task
 
         task, sender = http.path_params["task"], self.sender(http, own=True)
-        return written(await self._apart(self._tokens, complete, self.desk, task, sender))
+        return build_response(await self._apart(self._tokens, complete_task, self.desk, task, sender))
 
     async def jwks(self, http: Request) -> Response:
-        from policyengine.server.token_service.endpoint import jwks
+        from policyengine.server.token_service.endpoint import jwks_reply
 
-        return written(await self._apart(self._others, jwks, self.issuing, self.now()))
+        return build_response(await self._apart(self._others, jwks_reply, self.issuing, self.now()))
 
     async def metadata(self, http: Request) -> Response:
-        from policyengine.server.token_service.endpoint import metadata
+        from policyengine.server.token_service.endpoint import metadata_reply
 
-        return written(metadata(self.issuing))
+        return build_response(metadata_reply(self.issuing))
 
     def now(self) -> int:
         return self.api.engine.seconds()
 
-    def sender(self, http: Request, *, own: bool = False) -> Sender:
+    def sender(self, http: Request, *, own: bool = False) -> FormSender:
         """A gateway with a token of ours says which certificate its client has, in the header that is configured;
         nobody else is believed that. `own`: whether `Authorization` may be an agent's token."""
-        from policyengine.server.token_service.endpoint import Sender, base
+        from policyengine.server.token_service.endpoint import FormSender, issuer_url
 
         sent = http.headers.getlist("authorization")
         operator = self.operator(sent)
@@ -182,10 +182,12 @@ class IdentityRoutes:
             given[name] = (*given.get(name, ()), value)
         issuing = self.desk.issuing
         path = http.scope["raw_path"].decode("latin-1")  # as the client wrote it, and signed
-        url = str(http.url) if issuing is None else f"{base(issuing)}{path}"
+        url = str(http.url) if issuing is None else f"{issuer_url(issuing)}{path}"
         certificate = self.api.gateway.client_certificate if trusted else None
-        raw = credentials_of(given, method=http.method, url=url, own=own and not trusted, certificate=certificate)
-        return Sender(
+        raw = read_client_credentials(
+            given, method=http.method, url=url, own=own and not trusted, certificate=certificate
+        )
+        return FormSender(
             read_credentials(raw) or Credentials(), operator, bool(sent) and not trusted and not own, self.now()
         )
 
@@ -199,7 +201,7 @@ class IdentityRoutes:
         return None if known is None else Operator(name if kind == "name" else None)
 
 
-def written(reply: Reply) -> Response:
+def build_response(reply: TokenServiceReply) -> Response:
     headers = {**reply.headers, "Content-Type": "application/json"}
     if reply.status == 401:
         headers.setdefault("www-authenticate", 'Bearer realm="policyengine"')

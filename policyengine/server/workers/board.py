@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from mmap import mmap
 
-WORD = 8  # bytes of a cell
+CELL_BYTES = 8  # bytes of a cell
 LOAD, QUIET, CLOSED = range(3)  # the cells of a worker
-CELLS = 3
+CELLS_PER_WORKER = 3
 
 
 class WorkerBoard:
@@ -17,11 +17,11 @@ class WorkerBoard:
 
     def __init__(self, workers: int = 1) -> None:
         self._workers = workers
-        self._cells = memoryview(mmap(-1, WORD * (1 + workers * CELLS))).cast("Q")
+        self._cells = memoryview(mmap(-1, CELL_BYTES * (1 + workers * CELLS_PER_WORKER))).cast("Q")
         self._mine = 1
 
     def take(self, place: int) -> None:
-        self._mine = 1 + place * CELLS
+        self._mine = 1 + place * CELLS_PER_WORKER
         self._cells[self._mine + LOAD] = self._cells[self._mine + QUIET] = self._cells[self._mine + CLOSED] = 0
 
     # ── Sharing connections ───────────────────────────────────────────────────────────────────
@@ -33,7 +33,7 @@ class WorkerBoard:
     def others_are_freer(self) -> bool:
         """Whether another worker that accepts connections has fewer, by more than the one that comes and goes."""
         mine = self._cells[self._mine + LOAD]
-        return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS])
+        return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
@@ -51,11 +51,11 @@ class WorkerBoard:
 
     @property
     def all_quiet(self) -> bool:
-        return all(self._cells[1 + QUIET :: CELLS])
+        return all(self._cells[1 + QUIET :: CELLS_PER_WORKER])
 
     def closed(self) -> None:
         """This worker accepts no connections any more."""
         self._cells[self._mine + LOAD], self._cells[self._mine + CLOSED] = 0, 1
 
     def has_closed(self, place: int) -> bool:
-        return bool(self._cells[1 + place * CELLS + CLOSED])
+        return bool(self._cells[1 + place * CELLS_PER_WORKER + CLOSED])

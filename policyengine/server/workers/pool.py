@@ -23,23 +23,23 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from policyengine.engine import Engine
-from policyengine.reload import Candidate, Reloading, Reloads
-from policyengine.reload.watch import Attempts
+from policyengine.reload import Candidate, ReloadableEngine, ReloadStatus
+from policyengine.reload.watch import ReloadScheduler
 from policyengine.server.listeners import ServeError
 from policyengine.server.workers.board import WorkerBoard
-from policyengine.server.workers.reload import Crew, Line
+from policyengine.server.workers.reload import ReloadCoordinator, WorkerChannel
 
-MOST_WORKERS = 64
-PAUSE = 0.5  # seconds before a worker is replaced
-LOOK = 0.05  # seconds between two looks whether workers have closed their listeners
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+MAX_WORKERS = 64
+RESTART_PAUSE_SECONDS = 0.5  # seconds before a worker is replaced
+POLL_SECONDS = 0.05  # seconds between two looks whether workers have closed their listeners
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOGGER = logging.getLogger("policyengine")
 
 
 def check_workers(engine: Engine, workers: int) -> None:
     """Raises ServeError."""
-    if not 1 <= workers <= MOST_WORKERS:
-        raise ServeError(f"{workers} workers are not possible", f"from 1 to {MOST_WORKERS}")
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ServeError(f"{workers} workers are not possible", f"from 1 to {MAX_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
         raise ServeError("there are no several workers on this system", "serve with one")
     if workers > 1 and engine.identity is not None and not engine.remote:
@@ -59,22 +59,22 @@ def check_workers(engine: Engine, workers: int) -> None:
 # ── The one that watches ──────────────────────────────────────────────────────────────────────
 
 
-class Work(Protocol):
+class WorkerTarget(Protocol):
     """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed. Over its
     `line` it is told by which policies to decide. `place` is which one it is, from 0: who replaces it has the same."""
 
-    def __call__(self, *, lifeline: int, line: Line, place: int) -> object: ...
+    def __call__(self, *, lifeline: int, line: WorkerChannel, place: int) -> object: ...
 
 
-class Calls:
+class SupervisorCalls:
     """What the one that watches is called for, besides workers that die. A handler of signals may `ask`."""
 
-    def __init__(self, attempts: Attempts | None) -> None:
+    def __init__(self, attempts: ReloadScheduler | None) -> None:
         self._attempts = attempts
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(self._writer, False)
-        self.told = Reloads()
+        self.told = ReloadStatus()
 
     def ask(self) -> None:
         with suppress(BlockingIOError):  # then it is full of calls
@@ -91,7 +91,7 @@ class Calls:
         return None if self._attempts is None else self._attempts.candidate()
 
 
-class Stopped(BaseException):
+class StopInterrupt(BaseException):
     """SIGTERM or SIGINT came: the workers are to end, whatever was being done."""
 
     def __init__(self, signal: int) -> None:
@@ -99,9 +99,9 @@ class Stopped(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerProcess:
     process: ForkProcess
-    line: Line
+    line: WorkerChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class StopPlan:
     listeners: Sequence[socket.socket]
     seconds: float
 
-    def close(self, crew: Sequence[Worker]) -> bool:
+    def close(self, crew: Sequence[WorkerProcess]) -> bool:
         """Whether nobody accepts connections any more."""
         closed = all(self.board.has_closed(place) or one.process.exitcode is not None for place, one in enumerate(crew))
         if closed:
@@ -123,7 +123,12 @@ class StopPlan:
 
 
 def supervise(
-    work: Work, workers: int, started: Callable[[], None], stopping: StopPlan, reloading: Reloading, calls: Calls
+    work: WorkerTarget,
+    workers: int,
+    started: Callable[[], None],
+    stopping: StopPlan,
+    reloading: ReloadableEngine,
+    calls: SupervisorCalls,
 ) -> int | None:
     """Let `workers` processes do the work and replace those that die, until SIGTERM or SIGINT.
 
@@ -134,17 +139,17 @@ def supervise(
         raise ServeError("workers cannot be forked from a process that has threads", "use `policyengine serve`")
     # Only this process holds `held`: when it is gone, however it ended, the workers read the end of `lifeline`.
     lifeline, held = os.pipe()
-    crew: list[Worker] = []
-    before = {one: signal.signal(one, stop) for one in STOPPING}
+    crew: list[WorkerProcess] = []
+    before = {one: signal.signal(one, raise_stop) for one in STOP_SIGNALS}
     try:
         for place in range(workers):
-            crew.append(begin(work, lifeline, held, place))
+            crew.append(start_worker(work, lifeline, held, place))
         started()
-        keep(crew, lambda place: begin(work, lifeline, held, place), reloading, calls)
-    except Stopped:
-        return end(crew, stopping)
+        watch_workers(crew, lambda place: start_worker(work, lifeline, held, place), reloading, calls)
+    except StopInterrupt:
+        return stop_workers(crew, stopping)
     finally:
-        end(crew, replace(stopping, seconds=0))  # where something else went wrong
+        stop_workers(crew, replace(stopping, seconds=0))  # where something else went wrong
         reloading.gate.close()
         os.close(lifeline)
         os.close(held)
@@ -152,75 +157,84 @@ def supervise(
             signal.signal(one, handler)
 
 
-def stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+def raise_stop(number: int, frame: FrameType | None) -> None:
+    raise StopInterrupt(number)
 
 
-def begin(work: Work, lifeline: int, held: int, place: int) -> Worker:
-    here, there = Line.pair()
-    process = get_context("fork").Process(target=live, args=(work, lifeline, held, here, there, place), daemon=True)
+def start_worker(work: WorkerTarget, lifeline: int, held: int, place: int) -> WorkerProcess:
+    here, there = WorkerChannel.pair()
+    process = get_context("fork").Process(
+        target=run_worker, args=(work, lifeline, held, here, there, place), daemon=True
+    )
     process.start()
     there.close()
-    return Worker(process, here)
+    return WorkerProcess(process, here)
 
 
-def live(work: Work, lifeline: int, held: int, elsewhere: Line, line: Line, place: int) -> None:
+def run_worker(
+    work: WorkerTarget, lifeline: int, held: int, elsewhere: WorkerChannel, line: WorkerChannel, place: int
+) -> None:
     os.close(held)
     elsewhere.close()
-    for one in STOPPING:
-        signal.signal(one, signal.SIG_DFL)
+    for signal_number in STOP_SIGNALS:
+        signal.signal(signal_number, signal.SIG_DFL)
     work(lifeline=lifeline, line=line, place=place)
 
 
-def keep(crew: list[Worker], another: Callable[[int], Worker], reloading: Reloading, calls: Calls) -> NoReturn:
+def watch_workers(
+    crew: list[WorkerProcess],
+    another: Callable[[int], WorkerProcess],
+    reloading: ReloadableEngine,
+    calls: SupervisorCalls,
+) -> NoReturn:
     """Replace whoever dies, one after the other and none at once: what kills them may well kill the next. And give all
     of them other policies when it is time."""
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
         for place, one in enumerate(crew):
             if one.process.exitcode is not None:
-                crew[place] = replaced(one, partial(another, place))
+                crew[place] = replace_worker(one, partial(another, place))
         candidate = calls.candidate()
-        together = Crew(reloading, [one.line for one in crew])
+        together = ReloadCoordinator(reloading, [one.line for one in crew])
         if candidate is not None:
             together.take(candidate)
         elif calls.told != reloading.reloads:
             together.drop()
         calls.told = reloading.reloads
-        for one in crew:
-            if one.line in together.lost and one.process.exitcode is None:
-                one.process.kill()
+        for worker in crew:
+            if worker.line in together.lost and worker.process.exitcode is None:
+                worker.process.kill()
 
 
-def replaced(worker: Worker, another: Callable[[], Worker]) -> Worker:
+def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) -> WorkerProcess:
     process = worker.process
     LOGGER.error(
         "worker %d ended with status %d; another takes its place", process.pid, process.exitcode,
         extra={"event": "worker_ended", "worker": process.pid, "status": process.exitcode},
     )  # fmt: skip
     worker.line.close()
-    time.sleep(PAUSE)
+    time.sleep(RESTART_PAUSE_SECONDS)
     return another()
 
 
-def end(crew: list[Worker], stopping: StopPlan) -> int | None:
+def stop_workers(crew: list[WorkerProcess], stopping: StopPlan) -> int | None:
     """Let all end, within that time. The signal that cut it short, if one came meanwhile."""
     hurried: list[int] = []
 
     def hurry(number: int, frame: FrameType | None) -> None:
         hurried.append(number)
-        for one in crew:
-            one.process.kill()
+        for member in crew:
+            member.process.kill()
 
-    for one in STOPPING:
-        signal.signal(one, hurry)
+    for signal_number in STOP_SIGNALS:
+        signal.signal(signal_number, hurry)
     stopping.board.stop()
     for worker in crew:
         worker.process.terminate()
     latest, closed = time.monotonic() + stopping.seconds, False
     while (left := latest - time.monotonic()) > 0 and (still := [one for one in crew if one.process.exitcode is None]):
         closed = closed or stopping.close(crew)
-        wait([one.process.sentinel for one in still], left if closed else min(left, LOOK))
+        wait([one.process.sentinel for one in still], left if closed else min(left, POLL_SECONDS))
     for process in [worker.process for worker in crew]:
         if process.exitcode is None:
             process.kill()

@@ -15,51 +15,51 @@ from time import monotonic
 from typing import TypeAlias, assert_never
 
 from policyengine.engine import Engine
-from policyengine.reload import Candidate, RefusalKind, Refused, Reloading, Reloads
+from policyengine.reload import Candidate, RefusalKind, ReloadableEngine, ReloadRefusedError, ReloadStatus
 from policyengine.reload.inventory import Inventory
 
-LONGEST = 60.0  # seconds until every worker has to be ready
-SIZE = struct.Struct("!Q")
+MAX_READY_SECONDS = 60.0  # seconds until every worker has to be ready
+LENGTH_PREFIX = struct.Struct("!Q")
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class PrepareReload:
     """Be ready for this."""
 
     candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
+class CommitReload:
     """Decide by it. `reloads` is how many there were by then."""
 
-    reloads: Reloads
+    reloads: ReloadStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class BeginHistory:
     """Nobody decides by the ones before."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class AbortReload:
     """It is refused, or another worker cannot take it."""
 
-    reloads: Reloads
+    reloads: ReloadStatus
 
 
-Order: TypeAlias = Take | Swap | Begin | Drop
+ReloadMessage: TypeAlias = PrepareReload | CommitReload | BeginHistory | AbortReload
 
 
-class Line:
+class WorkerChannel:
     """One end of a connection of two processes, which nobody waits at for long."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
 
     @classmethod
-    def pair(cls) -> tuple[Line, Line]:
+    def pair(cls) -> tuple[WorkerChannel, WorkerChannel]:
         one, other = socket.socketpair()
         return cls(one), cls(other)
 
@@ -67,12 +67,12 @@ class Line:
         """Raises OSError."""
         data = pickle.dumps(told)
         self._end.settimeout(longest)
-        self._end.sendall(SIZE.pack(len(data)) + data)
+        self._end.sendall(LENGTH_PREFIX.pack(len(data)) + data)
 
     def receive(self, longest: float | None = None) -> object:
         """Raises OSError, EOFError."""
         self._end.settimeout(longest)
-        (size,) = SIZE.unpack(self._read(SIZE.size))
+        (size,) = LENGTH_PREFIX.unpack(self._read(LENGTH_PREFIX.size))
         return pickle.loads(self._read(size))
 
     def _read(self, size: int) -> bytes:
@@ -91,10 +91,10 @@ class Line:
 # ── A worker ──────────────────────────────────────────────────────────────────────────────────
 
 
-class Listener:
+class ReloadParticipant:
     """Does what it is told over its line, in a thread of its own, and says what came of it."""
 
-    def __init__(self, reloading: Reloading, line: Line) -> None:
+    def __init__(self, reloading: ReloadableEngine, line: WorkerChannel) -> None:
         self._reloading, self._line = reloading, line
         self._next: Engine | None = None
         self._before: Engine | None = None
@@ -111,31 +111,31 @@ class Listener:
         except (OSError, EOFError):  # whoever started this is gone, and so is this process soon
             self._line.close()
 
-    def _done(self, order: object) -> Refused | None:
+    def _done(self, order: object) -> ReloadRefusedError | None:
         """Why not, if it could not be done."""
         try:
             self._do(order)  # type: ignore[arg-type]  # nobody else is at the other end
-        except Refused as refused:
+        except ReloadRefusedError as refused:
             return refused
         except Exception as error:
             _LOG.exception("reloading failed", extra={"event": "reload_failed"})
-            return Refused(f"a worker failed: {type(error).__name__}", reason=RefusalKind.FAILURE)
+            return ReloadRefusedError(f"a worker failed: {type(error).__name__}", reason=RefusalKind.FAILURE)
         return None
 
-    def _do(self, order: Order) -> None:
+    def _do(self, order: ReloadMessage) -> None:
         """Raises Refused."""
         match order:
-            case Take(candidate):
+            case PrepareReload(candidate):
                 self._next = self._reloading.engine_of(candidate)
-            case Swap(reloads):
+            case CommitReload(reloads):
                 assert self._next is not None, "nobody swaps before it is ready"
                 self._before, self._reloading.current = self._reloading.current, self._next
                 self._next, self._reloading.reloads = None, reloads
-            case Begin():
+            case BeginHistory():
                 assert self._before is not None, "nothing begins before it was swapped"
                 self._reloading.begin(self._before)
                 self._before = None
-            case Drop(reloads):
+            case AbortReload(reloads):
                 self._next, self._reloading.reloads = None, reloads
             case _:
                 assert_never(order)
@@ -145,13 +145,13 @@ class Listener:
 
 
 @dataclass(slots=True)
-class Crew:
+class ReloadCoordinator:
     """The lines to all workers. `lost` are those of workers that did not answer: nobody knows by what they decide."""
 
-    reloading: Reloading
-    lines: list[Line]
-    lost: list[Line] = field(default_factory=list)
-    longest: float = LONGEST
+    reloading: ReloadableEngine
+    lines: list[WorkerChannel]
+    lost: list[WorkerChannel] = field(default_factory=list)
+    longest: float = MAX_READY_SECONDS
 
     def take(self, candidate: Candidate) -> None:
         """Let all decide by it, or none, and know it where it was refused.
@@ -160,42 +160,46 @@ class Crew:
         """
         try:
             engine = self.reloading.engine_of(candidate)
-            for refused in self._told(Take(replace(candidate, inventory=Inventory()))):  # held against it here alone
+            for refused in self._told(
+                PrepareReload(replace(candidate, inventory=Inventory()))
+            ):  # held against it here alone
                 raise refused
-        except Refused as refused:
+        except ReloadRefusedError as refused:
             self.reloading.refuse(refused)
             self.drop()
             return
         before = self.reloading.swap(engine)
-        self._told(Swap(self.reloading.reloads))
+        self._told(CommitReload(self.reloading.reloads))
         self.reloading.begin(before)
-        self._told(Begin())
+        self._told(BeginHistory())
 
     def drop(self) -> None:
         """It was refused: all know so."""
-        self._told(Drop(self.reloading.reloads))
+        self._told(AbortReload(self.reloading.reloads))
 
-    def _told(self, order: Order) -> list[Refused]:
+    def _told(self, order: ReloadMessage) -> list[ReloadRefusedError]:
         """Why some could not do it. All are told before the first is listened to."""
         latest = monotonic() + self.longest
         here = [line for line in self.lines if line not in self.lost]
         heard = [line for line in here if self._sent(line, order, latest)]
         return [refused for line in heard if (refused := self._answer(line, latest)) is not None] + [
-            Refused("a worker does not answer", reason=RefusalKind.FAILURE) for line in here if line in self.lost
+            ReloadRefusedError("a worker does not answer", reason=RefusalKind.FAILURE)
+            for line in here
+            if line in self.lost
         ]
 
-    def _sent(self, line: Line, order: Order, latest: float) -> bool:
+    def _sent(self, line: WorkerChannel, order: ReloadMessage, latest: float) -> bool:
         try:
             line.send(order, max(0.1, latest - monotonic()))
         except OSError:
             self.lost.append(line)
         return line not in self.lost
 
-    def _answer(self, line: Line, latest: float) -> Refused | None:
+    def _answer(self, line: WorkerChannel, latest: float) -> ReloadRefusedError | None:
         try:
             found = line.receive(max(0.1, latest - monotonic()))
         except (OSError, EOFError):
             self.lost.append(line)
             return None
-        assert found is None or isinstance(found, Refused)
+        assert found is None or isinstance(found, ReloadRefusedError)
         return found

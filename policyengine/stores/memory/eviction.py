@@ -5,7 +5,7 @@ from __future__ import annotations
 REST = 10  # microseconds for each key that was looked through, which takes a fraction of that
 
 
-class Sweeps:
+class SweepSchedule:
     """To be new is cheap, to look through a million keys is not: whoever sends new names must not cause it each time.
 
     A store that stays full rests after it was looked through, 10 s where it has 1,000,000 keys; what has become free

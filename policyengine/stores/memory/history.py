@@ -10,25 +10,25 @@ from typing import Any
 
 from policyengine.runtime.history import (
     ALWAYS,
-    MOST_EVENTS,
-    Happening,
+    MAX_EVENTS_PER_KEY,
     History,
-    Listed,
-    Record,
-    Report,
-    Reported,
+    HistoryList,
+    HistoryRecord,
+    OutcomeReport,
+    PastEvent,
+    ReportStatus,
     WindowKey,
-    told,
+    reported_values,
 )
 from policyengine.runtime.values import Unknown, Value
-from policyengine.stores.memory.capacity import Fullness
-from policyengine.stores.memory.eviction import Sweeps
+from policyengine.stores.memory.capacity import CapacityAlarm
+from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.typesystem import EntityRef
 
 NEVER = 2**62  # nothing is recorded of a watch that nobody began
 
 
-class Line:
+class EventSeries:
     """The events of one watch and key, oldest first, and where those with one fact are: by its place and value.
 
     Events are numbered from `first` on, and keep their number when others are forgotten. An index is made when somebody
@@ -40,20 +40,20 @@ class Line:
     def __init__(self, complete_after: int, within: int) -> None:
         self.complete_after, self.within = complete_after, within
         self.version = self.first = 0
-        self.events: list[Happening] = []
+        self.events: list[PastEvent] = []
         self.places: dict[int, dict[Any, deque[int]]] = {}
 
     def matters(self, now: int) -> bool:
         return bool(self.events) and self.events[-1].at > now - self.within
 
-    def add(self, event: Happening) -> None:
+    def add(self, event: PastEvent) -> None:
         for place, found in self.places.items():
-            found.setdefault(indexed(event.facts[place]), deque()).append(self.first + len(self.events))
+            found.setdefault(index_key(event.facts[place]), deque()).append(self.first + len(self.events))
         self.events.append(event)
 
     def shorten(self, now: int) -> None:
         """Without what left the longest window, and without the oldest of too many."""
-        gone = max(0, len(self.events) - MOST_EVENTS)
+        gone = max(0, len(self.events) - MAX_EVENTS_PER_KEY)
         while self.events[gone].at <= now - self.within:
             gone += 1
         if not gone:
@@ -61,10 +61,10 @@ class Line:
         self.complete_after = max(self.complete_after, self.events[gone - 1].at)
         for event in self.events[:gone] if self.places else ():
             for place, found in self.places.items():
-                numbers = found[indexed(event.facts[place])]
+                numbers = found[index_key(event.facts[place])]
                 numbers.popleft()
                 if not numbers:
-                    del found[indexed(event.facts[place])]
+                    del found[index_key(event.facts[place])]
         del self.events[:gone]
         self.first += gone
 
@@ -74,17 +74,17 @@ class Line:
         if found is None:
             found = self.places[place] = {}
             for number, event in enumerate(self.events, self.first):
-                found.setdefault(indexed(event.facts[place]), deque()).append(number)
+                found.setdefault(index_key(event.facts[place]), deque()).append(number)
         return found
 
-    def among(self, place: int, wanted: Value) -> list[Happening]:
+    def among(self, place: int, wanted: Value) -> list[PastEvent]:
         found = self.index(place)
         surely, unsure = found.get(wanted, ()), found.get(None, ())
         numbers = sorted((*surely, *unsure)) if unsure else surely
         return [self.events[number - self.first] for number in numbers]
 
 
-def indexed(fact: Value) -> Any:
+def index_key(fact: Value) -> Any:
     """What an event is found by: only texts and entities are looked for."""
     return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
 
@@ -92,53 +92,53 @@ def indexed(fact: Value) -> Any:
 ANOTHER = object()
 
 
-class View:
+class EventSeriesView:
     """A line as it was when it was fetched: what came later is left out. What was reported or forgotten since, `commit`
     sees by the version."""
 
     __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
 
-    def __init__(self, line: Line, lock: Lock, now: int) -> None:
+    def __init__(self, line: EventSeries, lock: Lock, now: int) -> None:
         self._line, self._lock, self.now = line, lock, now
         self.complete_after, self.version = line.complete_after, line.version
         self._serial = line.events[-1].serial if line.events else 0
 
     @property
-    def events(self) -> Sequence[Happening]:
+    def events(self) -> Sequence[PastEvent]:
         with self._lock:
             return self._before(self._line.events.copy())
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         with self._lock:
             return self._before(self._line.among(place, wanted))
 
-    def _before(self, found: list[Happening]) -> list[Happening]:
+    def _before(self, found: list[PastEvent]) -> list[PastEvent]:
         while found and found[-1].serial > self._serial:
             found.pop()
         return found
 
 
 @dataclass(slots=True)
-class Awaited:
+class PendingOutcome:
     """A decision whose outcome is waited for: by which events, and until when."""
 
     until: int
-    records: tuple[Record, ...]
+    records: tuple[HistoryRecord, ...]
     reported: bool = False
 
 
-class Memories:
+class MemoryHistory:
     """Not safe for threads by itself: its store holds the lock, which is given for what is looked up later."""
 
-    def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: Fullness) -> None:
+    def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: CapacityAlarm) -> None:
         self._lock = lock
-        self._complete, self._most, self._sweeps = complete, most_keys, Sweeps()
+        self._complete, self._most, self._sweeps = complete, most_keys, SweepSchedule()
         self._fullness = fullness
         self._begun: dict[str, int] = {}
-        self._lines: dict[WindowKey, Line] = {}
+        self._lines: dict[WindowKey, EventSeries] = {}
         self._of_watch: Counter[str] = Counter()  # how many of the lines
-        self.line: Callable[[WindowKey], Line | None] = self._lines.get
-        self._awaited: dict[str, Awaited] = {}
+        self.line: Callable[[WindowKey], EventSeries | None] = self._lines.get
+        self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
 
     def begin(self, watches: Iterable[str], now: int) -> None:
@@ -167,7 +167,7 @@ class Memories:
         """Whether these histories are of these versions still."""
         return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
 
-    def make_room(self, records: tuple[Record, ...], now: int) -> None:
+    def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
         """Raises StoreFullError, and changes nothing, where there is none for all of them."""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
         if self._has_room(grown):
@@ -184,13 +184,13 @@ class Memories:
         free = self._most - len(self._lines) - len(grown)
         return not grown or all(self._of_watch[watch] <= free for watch in grown)
 
-    def keep(self, records: tuple[Record, ...], decision: str, now: int) -> None:
+    def keep(self, records: tuple[HistoryRecord, ...], decision: str, now: int) -> None:
         if not records:
             return
         self.changes += 1
         for record in records:
             line = self._line(record)
-            event = Happening(now, self.changes, decision, record.facts)
+            event = PastEvent(now, self.changes, decision, record.facts)
             line.version, line.within = self.changes, max(line.within, record.within)
             if record.latest:
                 line.events = [event]
@@ -198,9 +198,9 @@ class Memories:
                 line.add(event)
                 line.shorten(now)
         if awaiting := tuple(one for one in records if one.awaits):
-            self._awaited[decision] = Awaited(now + max(one.within for one in awaiting), awaiting)
+            self._awaited[decision] = PendingOutcome(now + max(one.within for one in awaiting), awaiting)
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         awaited = self._awaited.get(decision)
         if awaited is None or awaited.until <= now:
             return None
@@ -224,27 +224,27 @@ class Memories:
 
     # ── One line ──────────────────────────────────────────────────────────────────────────────
 
-    def _report_on(self, line: Line, record: Record, decision: str, report: Report) -> None:
+    def _report_on(self, line: EventSeries, record: HistoryRecord, decision: str, report: OutcomeReport) -> None:
         for place in reversed(range(len(line.events))):
             if line.events[place].decision == decision:
-                output = told(report.output, record.outputs)
+                output = reported_values(report.output, record.outputs)
                 line.events[place] = line.events[place]._replace(status=report.status, output=output)
                 line.version = self.changes
                 return
 
-    def _line(self, record: Record) -> Line:
+    def _line(self, record: HistoryRecord) -> EventSeries:
         key = (record.watch, record.key)
         found = self._lines.get(key)
         if found is None:
-            found = self._lines[key] = Line(self.since(record.watch), record.within)
+            found = self._lines[key] = EventSeries(self.since(record.watch), record.within)
             self._of_watch[record.watch] += 1
         return found
 
     def _history(self, key: WindowKey, now: int) -> History:
         line = self._lines.get(key)
         if line is None:
-            return Listed((), self.since(key[0]), now)
-        return View(line, self._lock, now)
+            return HistoryList((), self.since(key[0]), now)
+        return EventSeriesView(line, self._lock, now)
 
     def since(self, watch: str) -> int:
         """After which time nothing is missing of a key that nothing is known of."""

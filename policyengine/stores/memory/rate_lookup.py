@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from policyengine.runtime.limits import Key, Meter, Standing
+from policyengine.runtime.limits import CountKey, LimitState, SteadyRate
 
-States = dict[Key | str, Any]
+RateLevels = dict[CountKey | str, Any]
 
 
-def plainly(
-    charges: Sequence[tuple[Meter, Key | str]],
-    states: Callable[[Meter], States],
-    room: Callable[[Sequence[States]], object],
+def charge_steady_rates(
+    charges: Sequence[tuple[SteadyRate, CountKey | str]],
+    states: Callable[[SteadyRate], RateLevels],
+    room: Callable[[Sequence[RateLevels]], object],
     moment: int,
-) -> tuple[Standing, ...]:
+) -> tuple[LimitState, ...]:
     """How rates stand at a time (nanoseconds), each by whose count it is: one is taken of all, or nothing of any.
 
     `room` makes room for a new key in each. Whoever calls holds the lock of the store.
     """
-    levels: list[tuple[Meter, States, Key | str, int, int]] = []
+    levels: list[tuple[SteadyRate, RateLevels, CountKey | str, int, int]] = []
     admitted, grown = True, []
     for meter, key in charges:
         of = states(meter)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, TypeAlias
 
-from policyengine.runtime.limits import Meter
+from policyengine.runtime.limits import SteadyRate
 
 # A key, or one for each meter where there are several, and the time in nanoseconds → the levels then; None where one
 # of the rates has no room, and nothing was taken.
-Taken: TypeAlias = tuple[tuple[Meter, int], ...] | None
-Taking: TypeAlias = Callable[[Any, int], Taken]
+SteadyRateLevels: TypeAlias = tuple[tuple[SteadyRate, int], ...] | None
+SteadyRateCharger: TypeAlias = Callable[[Any, int], SteadyRateLevels]
 
-HEAD = """def take({keys}, moment):
+HEAD_TEMPLATE = """def take({keys}, moment):
     nonlocal {kept}
     {unpacked}
     acquire()
@@ -26,7 +26,7 @@ HEAD = """def take({keys}, moment):
         else: clock[0] = moment
 """
 # What is empty by now is the same until the next tick of the rate. No level that is kept is zero.
-LOOK = """        if moment >= next{0}:
+LEVEL_TEMPLATE = """        if moment >= next{0}:
             next{0} = moment // tick{0}
             empty{0} = next{0} * drain{0}
             next{0} = (next{0} + 1) * tick{0}
@@ -35,17 +35,17 @@ LOOK = """        if moment >= next{0}:
         level{0} = after{0} - empty{0}
         if level{0} > full{0}: return None
 """
-ROOM = """        if {new} and not room([{grown}]): return None
+ROOM_TEMPLATE = """        if {new} and not room([{grown}]): return None
 """
-TAKE = """        states{0}[key{0}] = after{0}
+UPDATE_TEMPLATE = """        states{0}[key{0}] = after{0}
 """
-END = """    finally:
+END_TEMPLATE = """    finally:
         release()
     return ({stood})
 """
 
 
-def text_of(meters: int) -> str:
+def render_charger(meters: int) -> str:
     numbers = range(meters)
     new = " or ".join(f"not was{number}" for number in numbers)
     grown = ", ".join(f"*(() if was{number} else (states{number},))" for number in numbers)
@@ -53,27 +53,27 @@ def text_of(meters: int) -> str:
     keys = ", ".join(f"key{number}" for number in numbers)
     head = {"keys": "key0", "unpacked": ""} if meters == 1 else {"keys": "keys", "unpacked": f"{keys} = keys"}
     return "".join((
-        HEAD.format(**head, kept=kept(meters)),
-        *(LOOK.format(number) for number in numbers),
-        ROOM.format(new=f"({new})", grown=grown),
-        *(TAKE.format(number) for number in numbers),
-        END.format(stood=stood),
+        HEAD_TEMPLATE.format(**head, kept=state_variables(meters)),
+        *(LEVEL_TEMPLATE.format(number) for number in numbers),
+        ROOM_TEMPLATE.format(new=f"({new})", grown=grown),
+        *(UPDATE_TEMPLATE.format(number) for number in numbers),
+        END_TEMPLATE.format(stood=stood),
     ))  # fmt: skip
 
 
-def kept(meters: int) -> str:
+def state_variables(meters: int) -> str:
     """The names of what is remembered from one call to the next."""
     return ", ".join(f"next{number}, empty{number}" for number in range(meters))
 
 
-def taking(
-    meters: Sequence[Meter],
+def compile_charger(
+    meters: Sequence[SteadyRate],
     states: Sequence[dict[Any, Any]],
     lock: Lock,
     clock: list[int],
     moved: Callable[[int], int],
     room: Callable[[Sequence[dict[Any, Any]]], bool],
-) -> Taking:
+) -> SteadyRateCharger:
     """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
 
     `clock` holds the latest time (nanoseconds), and `moved` says what it is where it is earlier now; `room` makes room
@@ -88,10 +88,10 @@ def taking(
             f"drain{number}": meter.drain, f"token{number}": meter.token, f"full{number}": meter.full,
         }  # fmt: skip
     names, zeros = ", ".join(space), ", ".join("0" for _ in range(2 * len(meters)))
-    text = f"def make({names}):\n    {kept(len(meters))} = {zeros}\n" + "".join(
-        f"    {line}\n" for line in text_of(len(meters)).splitlines()
+    text = f"def make({names}):\n    {state_variables(len(meters))} = {zeros}\n" + "".join(
+        f"    {line}\n" for line in render_charger(len(meters)).splitlines()
     )
     made: dict[str, Any] = {}
     exec(compile(f"{text}    return take\n", f"<policyengine taking of {len(meters)}>", "exec"), made)
-    take: Taking = made["make"](**space)
+    take: SteadyRateCharger = made["make"](**space)
     return take

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from policyengine.stores.transition import MOST_RECEIPTS
+from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
 
-MOST_IN_ALL = 100_000  # receipts; then one of those that opened first goes, and what it was for is taken again
+MAX_RECEIPTS = 100_000  # receipts; then one of those that opened first goes, and what it was for is taken again
 
 
-class Paid(NamedTuple):
+class PrepaidTokens(NamedTuple):
     tokens: int
     until: int
 
 
-class Receipts:
+class PrepaymentReceipts:
     """By the rate and key that paid, each for the confirms that it was paid for; oldest first. Not safe for threads by
     itself: its store holds the lock."""
 
     def __init__(self) -> None:
-        self._paid: dict[Any, dict[str, Paid]] = {}
+        self._paid: dict[Any, dict[str, PrepaidTokens]] = {}
         self._many = 0
 
     def __len__(self) -> int:
@@ -29,14 +29,14 @@ class Receipts:
         paid = self._paid.get(payer, {}).get(name)
         return paid.tokens if paid is not None and paid.until > now else 0
 
-    def put(self, payer: Any, name: str, paid: Paid) -> None:
+    def put(self, payer: Any, name: str, paid: PrepaidTokens) -> None:
         self.drop(payer, name)
         of_payer = self._paid.setdefault(payer, {})
         of_payer[name] = paid
         self._many += 1
-        if len(of_payer) > MOST_RECEIPTS:
+        if len(of_payer) > MAX_RECEIPTS_PER_RATE:
             self.drop(payer, next(iter(of_payer)))
-        elif self._many > MOST_IN_ALL:
+        elif self._many > MAX_RECEIPTS:
             first = next(iter(self._paid))
             self.drop(first, next(iter(self._paid[first])))
 

@@ -8,48 +8,48 @@ from threading import Lock
 from typing import Any, TypeAlias, assert_never
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found
+from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import (
-    Add,
-    Bucket,
+    BudgetCharge,
+    BudgetEntries,
     Charge,
-    Entries,
-    Held,
-    Hold,
-    Key,
-    Meter,
-    Settled,
-    Standing,
-    Take,
+    ChargeResult,
+    ConcurrencyCharge,
+    CountKey,
+    LimitState,
+    RateCharge,
+    SlotHolders,
+    SteadyRate,
+    TokenBucket,
 )
-from policyengine.stores.base import Asked, Committed, one_by_one
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
+from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.credential_marks import MemoryMarks
-from policyengine.stores.idempotency import Claims
-from policyengine.stores.memory.capacity import Fullness
-from policyengine.stores.memory.eviction import Sweeps
-from policyengine.stores.memory.history import Memories
-from policyengine.stores.memory.history_view import Recall
-from policyengine.stores.memory.rate_lookup import plainly
-from policyengine.stores.memory.rate_update import Taking, taking
-from policyengine.stores.memory.receipts import Paid, Receipts
-from policyengine.stores.transition import Step, lasting, name_of, step
+from policyengine.stores.idempotency import MemoryIdempotencyKeys
+from policyengine.stores.memory.capacity import CapacityAlarm
+from policyengine.stores.memory.eviction import SweepSchedule
+from policyengine.stores.memory.history import MemoryHistory
+from policyengine.stores.memory.history_view import HistoryLookup
+from policyengine.stores.memory.rate_lookup import charge_steady_rates
+from policyengine.stores.memory.rate_update import SteadyRateCharger, compile_charger
+from policyengine.stores.memory.receipts import PrepaidTokens, PrepaymentReceipts
+from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
-MOST_KEYS = 1_000_000  # of all rules together
+MAX_KEYS = 1_000_000  # of all rules together
 BETWEEN_THREADS = 1_000_000  # nanoseconds: who read the clock first may come last
-FEWEST = 10_000  # keys that are worth looking for those that may be forgotten
+MIN_KEYS_TO_SWEEP = 10_000  # keys that are worth looking for those that may be forgotten
 
 
-States: TypeAlias = dict[Key | str, Any]
+LimitStates: TypeAlias = dict[CountKey | str, Any]
 
 
 @dataclass(slots=True)
-class Counts:
+class RuleStates:
     """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
 
     like: Charge
-    states: States = field(default_factory=dict)
+    states: LimitStates = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -64,20 +64,24 @@ class MemoryStore:
     not asked any more until they meet again: windows that stand still would let through what is over.
     """
 
-    def __init__(self, *, most_keys: int = MOST_KEYS, history_complete: bool = False, max_skew: int = MAX_SKEW) -> None:
-        self.fullness = Fullness()
+    def __init__(
+        self, *, most_keys: int = MAX_KEYS, history_complete: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS
+    ) -> None:
+        self.fullness = CapacityAlarm()
         self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
         self.skew = ClockSkew(max_skew)
         self._spent: set[str] = set()
-        self._receipts = Receipts()
-        self._rules: dict[object, Counts] = {}
+        self._receipts = PrepaymentReceipts()
+        self._rules: dict[object, RuleStates] = {}
         # By decision, until when its outcome can be reported, and on what: on nothing where that was done.
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         self._clock, self._keys = [0], 0  # nanoseconds
-        self._most, self._sweep_at = most_keys, FEWEST
-        self._sweeps = Sweeps()
-        self._lock, self._claims = Lock(), Claims()
-        self._memories = Memories(self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness)
+        self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
+        self._sweeps = SweepSchedule()
+        self._lock, self._claims = Lock(), MemoryIdempotencyKeys()
+        self._memories = MemoryHistory(
+            self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness
+        )
 
     def check(self, now: int) -> None:
         with self._lock:
@@ -87,11 +91,11 @@ class MemoryStore:
         return frozenset(self._spent.intersection(approvals))
 
     @property
-    def recall(self) -> Recall:
+    def recall(self) -> HistoryLookup:
         """What `fetch` tells, without its words; see `recalling.py`."""
-        return Recall(self._memories, self._lock, self._clock, self._agreed)
+        return HistoryLookup(self._memories, self._lock, self._clock, self._agreed)
 
-    def note(self, records: tuple[Record, ...], decision: str, now: int, changes: int) -> bool:
+    def note(self, records: tuple[HistoryRecord, ...], decision: str, now: int, changes: int) -> bool:
         """What `commit` does for what is remembered alone; False where the histories have changed since there were so
         many `changes`, and nothing was done. Raises StoreError."""
         with self._lock:
@@ -104,7 +108,7 @@ class MemoryStore:
 
     def commit(
         self, effects: Effects, decision: str, now: int, *, peek: bool = False, changes: int | None = None
-    ) -> Settled | None:
+    ) -> ChargeResult | None:
         """`changes`: as for `note`."""
         with self._lock:
             now = self._peeked(now) if peek else self._agreed(now * 1_000) // 1_000
@@ -115,39 +119,39 @@ class MemoryStore:
             if effects.claim is not None and not self._claims.holds(effects.claim):
                 return None
             states = [self._state(one.charge) for one in effects.limits]
-            done = step(effects, states, self._paid(effects, now), now, decision)
+            done = apply_charges(effects, states, self._paid(effects, now), now, decision)
             if not peek:
                 self._done(effects, decision, now, done)
             if effects.claim is not None:
                 self._claims.keep(effects.claim, done.settled, now)
             return done.settled
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         with self._lock:
             return self._claims.claim(claim, self._moved(now))
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         with self._lock:
             self._claims.release(claim)
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
-        return one_by_one(self, asked, now)
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
+        return commit_individually(self, asked, now)
 
-    def taking(self, meters: tuple[Meter, ...]) -> Taking:
+    def taking(self, meters: tuple[SteadyRate, ...]) -> SteadyRateCharger:
         """What `commit` does for plain rates alone, without its words; see `taking.py`."""
         states = [self._plain(meter) for meter in meters]
-        return taking(meters, states, self._lock, self._clock, self._agreed, self._room_for)
+        return compile_charger(meters, states, self._lock, self._clock, self._agreed, self._room_for)
 
-    def plainly(self, charges: Sequence[tuple[Meter, Key | str]], moment: int) -> tuple[Standing, ...]:
+    def plainly(self, charges: Sequence[tuple[SteadyRate, CountKey | str]], moment: int) -> tuple[LimitState, ...]:
         """What `commit` answers to plain rates alone; see `plainly.py`."""
         with self._lock:
-            return plainly(charges, self._plain, self._counted_in, self._agreed(moment))
+            return charge_steady_rates(charges, self._plain, self._counted_in, self._agreed(moment))
 
-    def _counted_in(self, grown: Sequence[States]) -> None:
+    def _counted_in(self, grown: Sequence[LimitStates]) -> None:
         self._make_room(grown, self._clock[0] // 1_000)
         self._keys += len(grown)
 
-    def _plain(self, meter: Meter) -> States:
+    def _plain(self, meter: SteadyRate) -> LimitStates:
         """The states of a plain rate: the same object for good."""
         return self._counts(meter.limited.charge).states
 
@@ -170,20 +174,20 @@ class MemoryStore:
             self.skew.check()
         return latest
 
-    def _room_for(self, grown: Sequence[States]) -> bool:
+    def _room_for(self, grown: Sequence[LimitStates]) -> bool:
         """Room for one new key in each, which is counted then; False where there is none."""
         has_room = self._overfull(grown, self._clock[0] // 1_000) is None
         self._keys += len(grown) if has_room else 0
         return has_room
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         with self._lock:
             until, charges = self._made.get(decision, (0, ()))
             if until <= max(now, self._clock[0] // 1_000):
                 return None
             for charge in charges:
                 state = self._state(charge)
-                if isinstance(charge, Hold):
+                if isinstance(charge, ConcurrencyCharge):
                     self._keep(charge, tuple(one for one in state or () if one[0] != decision))
                 elif refund:
                     self._keep(charge, tuple(one for one in state or () if one.decision != decision))
@@ -202,7 +206,7 @@ class MemoryStore:
         with self._lock:
             return self._memories.fetch(keys, self._agreed(now * 1_000) // 1_000)
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         with self._lock:
             return self._memories.report(decision, report, self._moved(now))
 
@@ -210,23 +214,23 @@ class MemoryStore:
 
     def _paid(self, effects: Effects, now: int) -> list[int]:
         """What was taken of each limit for the confirms of the decision before."""
-        name = name_of(effects.confirms)
-        return [self._receipts.tokens(payer_of(one.charge), name, now) if name else 0 for one in effects.limits]
+        name = receipt_name(effects.confirms)
+        return [self._receipts.tokens(receipt_owner(one.charge), name, now) if name else 0 for one in effects.limits]
 
-    def _done(self, effects: Effects, decision: str, now: int, done: Step) -> None:
+    def _done(self, effects: Effects, decision: str, now: int, done: StoreTransition) -> None:
         """Room is made before anything is changed: a store that is full changes nothing."""
         kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
-        counted = ((self._counts(one.charge).states, key_of(one.charge)) for one in kept)
+        counted = ((self._counts(one.charge).states, compact_key(one.charge)) for one in kept)
         self._make_room([states for states, key in counted if key not in states], now)
         self._memories.make_room(records, now)
         self._memories.keep(records, decision, now)
-        for one in kept:
-            self._keep(one.charge, one.state)
-        self._receive(done, name_of(effects.confirms))
+        for update in kept:
+            self._keep(update.charge, update.state)
+        self._receive(done, receipt_name(effects.confirms))
         if spends and not effects.opens:
             self._spent.update(effects.spends)
-            until, lasts = lasting([one.charge for one in effects.limits], now)
+            until, lasts = reportable_until([one.charge for one in effects.limits], now)
             if lasts:
                 self._forget_made(now)
                 self._made[decision] = until, lasts
@@ -239,40 +243,40 @@ class MemoryStore:
             if first is not None and (self._made[first][0] <= now or len(self._made) >= self._most):
                 del self._made[first]
 
-    def _receive(self, done: Step, name: str) -> None:
+    def _receive(self, done: StoreTransition, name: str) -> None:
         for charge, tokens, until in done.receipts:
             if tokens:
-                self._receipts.put(payer_of(charge), name, Paid(tokens, until))
+                self._receipts.put(receipt_owner(charge), name, PrepaidTokens(tokens, until))
             else:
-                self._receipts.drop(payer_of(charge), name)
+                self._receipts.drop(receipt_owner(charge), name)
 
     def _state(self, charge: Charge) -> Any:
-        found = self._counts(charge).states.get(key_of(charge))
-        if isinstance(charge, Take) and charge.steady and found is not None:
+        found = self._counts(charge).states.get(compact_key(charge))
+        if isinstance(charge, RateCharge) and charge.steady and found is not None:
             at = self._clock[0] // 1_000 // charge.tick
-            return Bucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
+            return TokenBucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
         return found
 
-    def _keep(self, charge: Charge, state: Bucket | Entries | Held) -> None:
-        states, key = self._counts(charge).states, key_of(charge)
+    def _keep(self, charge: Charge, state: TokenBucket | BudgetEntries | SlotHolders) -> None:
+        states, key = self._counts(charge).states, compact_key(charge)
         if not state:
             self._keys -= states.pop(key, None) is not None
             return
         self._keys += key not in states
         # Of a pace that never changes one number says all: where the level would be zero, if nobody asks again.
-        steady = isinstance(charge, Take) and charge.steady and isinstance(state, Bucket)
+        steady = isinstance(charge, RateCharge) and charge.steady and isinstance(state, TokenBucket)
         states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
 
-    def _counts(self, charge: Charge) -> Counts:
-        name = counted_as(charge)
+    def _counts(self, charge: Charge) -> RuleStates:
+        name = rule_identity(charge)
         found = self._rules.get(name)
         if found is None:
-            found = self._rules[name] = Counts(charge)
+            found = self._rules[name] = RuleStates(charge)
         return found
 
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, grown: Sequence[States], now: int) -> None:
+    def _make_room(self, grown: Sequence[LimitStates], now: int) -> None:
         """For one key more in each. Raises StoreFullError, and changes nothing, where there is none for all of them."""
         crowded = self._overfull(grown, now)
         if crowded is not None:
@@ -280,17 +284,17 @@ class MemoryStore:
             held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
             raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
 
-    def _overfull(self, grown: Sequence[States], now: int) -> States | None:
+    def _overfull(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
         """The keys of a rule that may have no more of them, once what may be forgotten is."""
         if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
             return None
         if self._sweeps.due(now):
             self._forget(now)
             self._sweeps.done(now, self._keys)
-            self._sweep_at = max(FEWEST, 2 * self._keys)
+            self._sweep_at = max(MIN_KEYS_TO_SWEEP, 2 * self._keys)
         return self._crowded(grown)
 
-    def _crowded(self, grown: Sequence[States]) -> States | None:
+    def _crowded(self, grown: Sequence[LimitStates]) -> LimitStates | None:
         """The keys of a rule that may have no more of them."""
         free = self._most - self._keys - len(grown)
         return next((states for states in grown if len(states) > free), None)
@@ -301,37 +305,37 @@ class MemoryStore:
         self._made = {one: made for one, made in self._made.items() if made[0] > now}
         self._receipts.forget(now)
         for rule in self._rules.values():
-            for key in [key for key, state in rule.states.items() if not matters(state, rule.like, now)]:
+            for key in [key for key, state in rule.states.items() if not is_significant(state, rule.like, now)]:
                 del rule.states[key]
         self._keys = sum(len(rule.states) for rule in self._rules.values())
 
 
-def counted_as(charge: Charge) -> object:
+def rule_identity(charge: Charge) -> object:
     """What a rule is known by, from one policy to the next; of a rate its pace, too: states are counted in it."""
-    if not isinstance(charge, Take):
+    if not isinstance(charge, RateCharge):
         return charge.rule
     return charge.rule, charge.token, charge.tick, charge.flow.drain if charge.steady else None
 
 
-def payer_of(charge: Charge) -> object:
-    return counted_as(charge), key_of(charge)
+def receipt_owner(charge: Charge) -> object:
+    return rule_identity(charge), compact_key(charge)
 
 
-def key_of(charge: Charge) -> Key | str:
+def compact_key(charge: Charge) -> CountKey | str:
     """A key of one part is that part: millions of them are kept."""
     return charge.key[0] if len(charge.key) == 1 else charge.key
 
 
-def matters(state: Any, charge: Charge, now: int) -> bool:
+def is_significant(state: Any, charge: Charge, now: int) -> bool:
     """Whether it says anything that an empty one does not."""
     match charge:
-        case Take(steady=True):
+        case RateCharge(steady=True):
             return bool(state > now // charge.tick * charge.flow.drain)
-        case Take():
+        case RateCharge():
             return bool(state.full_at() > now // charge.tick)
-        case Add():
+        case BudgetCharge():
             return any(one.at > now - charge.within for one in state)
-        case Hold():
+        case ConcurrencyCharge():
             return any(until > now for _, until in state)
         case _:
             assert_never(charge)

@@ -13,47 +13,47 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found
-from policyengine.runtime.limits import Charge, Hold, Settled, Standing, Take, deduct
-from policyengine.stores.base import Asked, Committed, StoreError, StoreLossError, one_by_one
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
-from policyengine.stores.history_rows import watch_of
-from policyengine.stores.idempotency import settled_from, settled_to
+from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.limits import Charge, ChargeResult, ConcurrencyCharge, LimitState, RateCharge, deduct_prepaid
+from policyengine.stores.base import CommitRequest, CommitResult, StoreError, StoreLossError, commit_individually
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
+from policyengine.stores.history_rows import watch_key
+from policyengine.stores.idempotency import decode_charge_result, encode_charge_result
 from policyengine.stores.redis import cluster_history as slots
-from policyengine.stores.redis.connection import Script, answering, forgetting, probed
+from policyengine.stores.redis.connection import RedisScript, find_eviction_risk, probe_server_time, translate_errors
 from policyengine.stores.redis.credential_marks import RedisMarks
-from policyengine.stores.redis.history_cache import Following
-from policyengine.stores.redis.idempotency import Claims
+from policyengine.stores.redis.history_cache import HistoryCache
+from policyengine.stores.redis.idempotency import RedisIdempotencyKeys
 from policyengine.stores.redis.outcomes import BACK, finish
 from policyengine.stores.redis.store import (
     PREFIX,
     STEP,
-    Names,
+    RedisKeys,
     approval_key,
-    asking,
-    keys_of,
+    decode_limit_state,
+    effect_keys,
+    encode_step,
     receipts_key,
-    standing,
     state_key,
 )
-from policyengine.stores.transition import digest_of, lasting, name_of
+from policyengine.stores.transition import digest_parts, receipt_name, reportable_until
 
 
-class Part(NamedTuple):
+class SlotEffects(NamedTuple):
     """What of a decision is in one slot: `places` are those of its limits in the whole."""
 
     effects: Effects
     places: tuple[int, ...]
 
 
-class Told(NamedTuple):
+class SlotResult(NamedTuple):
     """What a slot answered: how its charges stand, how they would untouched, and what there was before and after."""
 
     now: int
     admitted: bool
-    stands: tuple[Standing, ...]
-    untouched: tuple[Standing, ...]
+    stands: tuple[LimitState, ...]
+    untouched: tuple[LimitState, ...]
     raw: tuple[SlotChange, ...]
 
 
@@ -76,35 +76,39 @@ class ClusterStore:
     what it had reserved.
     """
 
-    def __init__(self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW) -> None:
+    def __init__(
+        self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS
+    ) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self.skew = ClockSkew(max_skew)
-        self._claims = Claims(self._run, lambda draft, settled: settled_from(settled), virtual=virtual)
+        self._claims = RedisIdempotencyKeys(
+            self._run, lambda draft, settled: decode_charge_result(settled), virtual=virtual
+        )
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
         self._begun: frozenset[str] = frozenset()
-        self._following = Following()
+        self._following = HistoryCache()
 
     def ping(self) -> None:
         """Raises StoreError where one of the servers does not answer, or may forget what still counts."""
-        with answering():
+        with translate_errors():
             told: Any = self._client.info("memory", target_nodes=self._client.PRIMARIES)
         for memory in told.values() if "maxmemory" not in told else [told]:
-            if forgets := forgetting(memory):
+            if forgets := find_eviction_risk(memory):
                 raise StoreLossError(forgets)
 
     def probe(self) -> None:
         """At each server: those that it has keys of are the ones that decisions write to."""
-        keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SHARES)]
+        keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SLOT_COUNT)]
         client: Any = self._client  # which has no types for this
-        with answering():
+        with translate_errors():
             servers = {client.get_node_from_key(key).name: key for key in keys}
         for key in servers.values():
             before = self.skew.clock()
-            self._timed(before, probed(self._run, key))
+            self._timed(before, probe_server_time(self._run, key))
 
     def about(self) -> str:
         """Which servers they are (`Redis 7.4.1`). Raises StoreError."""
-        with answering():
+        with translate_errors():
             told: Any = self._client.info("server", target_nodes=self._client.PRIMARIES)
         one = told if "redis_version" in told else next(iter(told.values()))
         return f"Valkey {one['valkey_version']}" if "valkey_version" in one else f"Redis {one['redis_version']}"
@@ -112,7 +116,7 @@ class ClusterStore:
     def time(self, now: int) -> int:
         """By the clock of the server that is furthest from ours; it is measured. Raises StoreError."""
         before = self.skew.clock()
-        with answering():
+        with translate_errors():
             told: Any = self._client.time(target_nodes=self._client.PRIMARIES)
         times = [int(one[0]) * 1_000_000 + int(one[1]) for one in (told.values() if isinstance(told, dict) else [told])]
         furthest = max(times, key=lambda one: abs(one - before))
@@ -130,15 +134,15 @@ class ClusterStore:
         self.skew.check()
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
-        with answering():
+        with translate_errors():
             return frozenset(one for one in approvals if self._client.exists(approval_key(one)))
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         now = max(self._latest, now)
         self._latest = self._latest if peek else now
         if peek or not (effects.relied or effects.records):
             return self._taken(effects, decision, now, peek, None)
-        trying = slots.Try(self._run, effects, decision, self._given)
+        trying = slots.HistoryLock(self._run, effects, decision, self._given)
         try:
             if (effects.relied or len(trying.slots) > 1) and not trying.lock():
                 return None
@@ -147,13 +151,15 @@ class ClusterStore:
             with suppress(StoreError):  # what stays locked is free after a while
                 trying.free()
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
-        return one_by_one(self, asked, now)
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
+        return commit_individually(self, asked, now)
 
-    def _taken(self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.Try | None) -> Settled | None:
+    def _taken(
+        self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
+    ) -> ChargeResult | None:
         """Part by part; what happened is remembered last, as nobody can take that back."""
         parts = self._parts(effects)
-        done: list[tuple[Part, Told]] = []
+        done: list[tuple[SlotEffects, SlotResult]] = []
         try:
             refused = False
             for part in parts:
@@ -175,26 +181,26 @@ class ClusterStore:
         except StoreError:
             self._release(done, decision, now, peek or effects.denied)
             raise
-        settled = whole(effects, done, now)
+        settled = merge_slot_results(effects, done, now)
         taken = not (refused or peek or effects.denied or effects.opens)
         # Whether an answer was kept that nobody hears of is not known: then what it took stays taken.
-        if effects.claim is not None and not self._claims.keep(effects.claim, settled_to(settled), now):
+        if effects.claim is not None and not self._claims.keep(effects.claim, encode_charge_result(settled), now):
             self._give_back(() if refused or peek or effects.denied else done, decision, now, conflict=True)
             return None
         if taken:
             self._note(effects, decision, now)
         return settled
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         return self._claims.claim(claim, now)
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         self._claims.release(claim, now)
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         now = max(self._latest, now)
         lasts = (lambda until: until > now) if self._virtual else (lambda _: True)
-        return finish(self._client, self._run, made_key(decision), decision, lasts, refund=refund)
+        return finish(self._client, self._run, decision_key(decision), decision, lasts, refund=refund)
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
@@ -204,9 +210,9 @@ class ClusterStore:
     def end(self, watches: Iterable[str]) -> None:
         names = frozenset(watches)
         self._begun -= names
-        with answering():
-            for begun in slots.all_begun():
-                self._client.hdel(begun, *map(watch_of, names))
+        with translate_errors():
+            for begun in slots.begun_keys():
+                self._client.hdel(begun, *map(watch_key, names))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         self._latest, before = max(self._latest, now), self.skew.clock()
@@ -215,9 +221,9 @@ class ClusterStore:
             self._timed(before, told)
         return found
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         self._latest = max(self._latest, now)
-        told = [self._reported(Names(one), decision, report) for one in self._awaited(decision)]
+        told = [self._reported(RedisKeys(one), decision, report) for one in self._awaited(decision)]
         return "first" if "first" in told else "again" if "again" in told else None
 
     def close(self) -> None:
@@ -228,70 +234,74 @@ class ClusterStore:
         return self._latest if self._virtual else False
 
     def _awaited(self, decision: str) -> list[str]:
-        with answering():
-            raw: Any = self._client.get(slots.index_of(decision))
+        with translate_errors():
+            raw: Any = self._client.get(slots.outcome_index_key(decision))
         return [] if raw is None else msgpack.decode(raw, type=list[str])
 
-    def _reported(self, names: Names, decision: str, report: Report) -> Reported | None:
-        with answering():
+    def _reported(self, names: RedisKeys, decision: str, report: OutcomeReport) -> ReportStatus | None:
+        with translate_errors():
             raw: Any = self._client.get(names.awaited(decision))
         return None if raw is None else slots.report(self._run, names, raw, decision, report, self._given)
 
     def _note_awaited(self, effects: Effects, decision: str, now: int) -> None:
-        if (found := slots.index(effects, now)) is not None:
-            self._set(slots.index_of(decision), found[0], found[1] - now)
+        if (found := slots.encode_outcome_index(effects, now)) is not None:
+            self._set(slots.outcome_index_key(decision), found[0], found[1] - now)
 
     # ── Parts ─────────────────────────────────────────────────────────────────────────────────
 
-    def _parts(self, effects: Effects) -> list[Part]:
+    def _parts(self, effects: Effects) -> list[SlotEffects]:
         """Approvals come first: whoever is too late for one finds out before anything is taken."""
-        spends = [Part(Effects(spends=(one,)), ()) for one in effects.spends]
+        spends = [SlotEffects(Effects(spends=(one,)), ()) for one in effects.spends]
         asked = Effects(opens=effects.opens, confirms=effects.confirms)
         slots: dict[int, list[int]] = {}
         for place, one in enumerate(effects.limits):
             slots.setdefault(key_slot(state_key(one.charge).encode()), []).append(place)
         limits = [
-            Part(replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
+            SlotEffects(replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
             for _, places in sorted(slots.items())
         ]
         return spends + limits
 
-    def _ask(self, effects: Effects, decision: str, now: int, *, peek: bool) -> Told | None:
-        question = asking(effects, decision, now if self._virtual else None, peek=peek, clocked=False)
+    def _ask(self, effects: Effects, decision: str, now: int, *, peek: bool) -> SlotResult | None:
+        question = encode_step(effects, decision, now if self._virtual else None, peek=peek, clocked=False)
         before = self.skew.clock()
-        answer = self._run(STEP, keys_of(effects), question)
+        answer = self._run(STEP, effect_keys(effects), question)
         if answer is None:
             return None
         at, admitted, found = msgpack.decode(answer[0])
         self._timed(before, at)
         charges = [one.charge for one in effects.limits]
         rows = list(zip(charges, found, strict=True))
-        return Told(
+        return SlotResult(
             at,
             admitted,
-            tuple(standing(one, passed, numbers) for one, (passed, numbers, _, _) in rows),
-            tuple(standing(one, True, numbers) for one, (_, _, numbers, _) in rows),
+            tuple(decode_limit_state(one, passed, numbers) for one, (passed, numbers, _, _) in rows),
+            tuple(decode_limit_state(one, True, numbers) for one, (_, _, numbers, _) in rows),
             tuple(SlotChange._make((*answer[4 * at + 1 : 4 * at + 5], row[3])) for at, row in enumerate(found)),
         )
 
-    def _give_back(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, *, conflict: bool = False) -> None:
+    def _give_back(
+        self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
+    ) -> None:
         """What was reserved, but for rates that count denials: those keep it, unless it will be decided again."""
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
-                if change.after and (conflict or not (isinstance(one.charge, Take) and one.charge.counts)):
+                if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):
                     self._back(one.charge, decision, now, change)
                 if change.receipt != change.new_receipt:
-                    self._unreceive(one.charge, name_of(part.effects.confirms), now, change)
+                    self._unreceive(one.charge, receipt_name(part.effects.confirms), now, change)
             for approval in part.effects.spends:
-                with answering():
+                with translate_errors():
                     self._client.delete(approval_key(approval))
 
     def _back(self, charge: Charge, decision: str, now: int, change: SlotChange) -> None:
-        kind = "rate" if isinstance(charge, Take) else "place" if isinstance(charge, Hold) else "entry"
+        kind = (
+            "rate" if isinstance(charge, RateCharge) else "place" if isinstance(charge, ConcurrencyCharge) else "entry"
+        )
         # Of a pace that changes nobody knows how much of it ran out meanwhile.
         units, tick = (
-            (deduct(charge, change.paid).cost * charge.token, charge.tick)
-            if isinstance(charge, Take) and charge.steady
+            (deduct_prepaid(charge, change.paid).cost * charge.token, charge.tick)
+            if isinstance(charge, RateCharge) and charge.steady
             else (0, 1)
         )
         given = (now,) if self._virtual else ()
@@ -301,7 +311,7 @@ class ClusterStore:
         given = (now,) if self._virtual else ()
         self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 
-    def _release(self, done: Sequence[tuple[Part, Told]], decision: str, now: int, untaken: bool) -> None:
+    def _release(self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, untaken: bool) -> None:
         """As far as those servers answer: the rest stays taken."""
         if untaken or not all(told.admitted for _, told in done):
             return
@@ -313,17 +323,17 @@ class ClusterStore:
     # ── What is known beside the limits ───────────────────────────────────────────────────────
 
     def _note(self, effects: Effects, decision: str, now: int) -> None:
-        until, lasts = lasting([one.charge for one in effects.limits], now)
+        until, lasts = reportable_until([one.charge for one in effects.limits], now)
         if lasts:
-            held = [(state_key(one), isinstance(one, Hold)) for one in lasts]
-            self._set(made_key(decision), msgpack.encode((until, held)), until - now)
+            held = [(state_key(one), isinstance(one, ConcurrencyCharge)) for one in lasts]
+            self._set(decision_key(decision), msgpack.encode((until, held)), until - now)
 
     def _set(self, key: str, value: str | bytes, lasts: int) -> None:
-        with answering():
+        with translate_errors():
             self._client.set(key, value, px=None if self._virtual else max(1, -(-lasts // 1_000)))
 
-    def _run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
-        with answering():
+    def _run(self, script: RedisScript, keys: Sequence[str], *arguments: Any) -> Any:
+        with translate_errors():
             try:
                 return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except NoScriptError:
@@ -331,16 +341,16 @@ class ClusterStore:
                 return self._client.eval(script.text, len(keys), *keys, *arguments)
 
 
-def made_key(decision: str) -> str:
-    return f"{PREFIX}:made:{digest_of(decision)}"
+def decision_key(decision: str) -> str:
+    return f"{PREFIX}:made:{digest_parts(decision)}"
 
 
-def whole(effects: Effects, done: Sequence[tuple[Part, Told]], now: int) -> Settled:
+def merge_slot_results(effects: Effects, done: Sequence[tuple[SlotEffects, SlotResult]], now: int) -> ChargeResult:
     """The answers of all slots, in the order of the limits."""
     admitted = all(told.admitted for _, told in done)
-    stands: dict[int, Standing] = {}
+    stands: dict[int, LimitState] = {}
     for part, told in done:
         for place, stand, rest in zip(part.places, told.stands, told.untouched, strict=True):
             stands[place] = stand if admitted or not stand.admitted else rest
     latest = max((told.now for _, told in done), default=now)
-    return Settled(tuple(stands[place] for place in range(len(effects.limits))), latest)
+    return ChargeResult(tuple(stands[place] for place in range(len(effects.limits))), latest)

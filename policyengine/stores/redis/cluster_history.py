@@ -10,34 +10,34 @@ from typing import Literal as Word
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
-from policyengine.stores.history_rows import awaited_until, told_of, watch_of
-from policyengine.stores.redis.connection import Script
-from policyengine.stores.redis.history_cache import Following
-from policyengine.stores.redis.store import FETCH, PREFIX, REPORT, Names, fetched, key_of, recording
-from policyengine.stores.transition import digest_of
+from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
+from policyengine.stores.history_rows import encode_report, outcome_deadline, watch_key
+from policyengine.stores.redis.connection import RedisScript
+from policyengine.stores.redis.history_cache import HistoryCache
+from policyengine.stores.redis.store import FETCH, PREFIX, REPORT, RedisKeys, encode_record, fetch_histories, record_key
+from policyengine.stores.transition import digest_parts
 
-LINES = Script.of("past.lua", "lines.lua")
-SHARES = 64  # of all histories: so many slots, each of which knows since when it knows all
-Task: TypeAlias = Word["lock", "keep", "free", "once"]
-Run: TypeAlias = Callable[..., Any]
+LINES = RedisScript.of("past.lua", "lines.lua")
+SLOT_COUNT = 64  # of all histories: so many slots, each of which knows since when it knows all
+SlotTask: TypeAlias = Word["lock", "keep", "free", "once"]
+RunScript: TypeAlias = Callable[..., Any]
 
 
-class Slot(NamedTuple):
+class HistorySlot(NamedTuple):
     """What a decision relies on, and is remembered by, in one slot."""
 
-    names: Names
+    names: RedisKeys
     relied: tuple[tuple[WindowKey, int], ...]
-    records: tuple[Record, ...]
+    records: tuple[HistoryRecord, ...]
 
 
-class Try:
+class HistoryLock:
     """One attempt to decide: its slots are locked until it is known what becomes of it."""
 
-    def __init__(self, run: Run, effects: Effects, decision: str, given: int | bool) -> None:
-        self.slots = tuple(slots_of(effects))
+    def __init__(self, run: RunScript, effects: Effects, decision: str, given: int | bool) -> None:
+        self.slots = tuple(history_slots(effects))
         self._run, self._decision, self._given = run, decision, given
-        self._name, self._locked, self._serial = urandom(8).hex(), list[Slot](), 0
+        self._name, self._locked, self._serial = urandom(8).hex(), list[HistorySlot](), 0
 
     def lock(self) -> bool:
         """Whether all histories are as they were, and nobody else is about to change them."""
@@ -63,72 +63,76 @@ class Try:
         while self._locked:
             self._do("free", self._locked.pop(), False)
 
-    def _do(self, task: Task, slot: Slot, serial: int | bool) -> Any:
+    def _do(self, task: SlotTask, slot: HistorySlot, serial: int | bool) -> Any:
         names, relied, records = slot
-        lines = [names.line(key) for key in (*(key for key, _ in relied), *map(key_of, records))]
+        lines = [names.line(key) for key in (*(key for key, _ in relied), *map(record_key, records))]
         beside = names.awaited(self._decision), names.changes, names.begun, names.clock
         keys = [*lines, *(f"{line}:lock" for line in lines), *beside]
-        versions, recordings = [version for _, version in relied], [recording(one) for one in records]
+        versions, recordings = [version for _, version in relied], [encode_record(one) for one in records]
         asked = self._given, self._decision, task, self._name, versions, recordings, serial
         return self._run(LINES, keys, msgpack.encode(asked))
 
 
-def slots_of(effects: Effects) -> Iterator[Slot]:
-    relied = {names_of(key): () for key, _ in effects.relied} | {names_of(key_of(one)): () for one in effects.records}
+def history_slots(effects: Effects) -> Iterator[HistorySlot]:
+    relied = {keys_of_history(key): () for key, _ in effects.relied} | {
+        keys_of_history(record_key(one)): () for one in effects.records
+    }
     for names in sorted(relied):
-        yield Slot(
+        yield HistorySlot(
             names,
-            tuple(one for one in effects.relied if names_of(one[0]) == names),
-            tuple(one for one in effects.records if names_of(key_of(one)) == names),
+            tuple(one for one in effects.relied if keys_of_history(one[0]) == names),
+            tuple(one for one in effects.records if keys_of_history(record_key(one)) == names),
         )
 
 
-def names_of(key: WindowKey) -> Names:
-    return share(int(digest_of(key[1])[:8], 16) % SHARES)
+def keys_of_history(key: WindowKey) -> RedisKeys:
+    return slot_keys(int(digest_parts(key[1])[:8], 16) % SLOT_COUNT)
 
 
-def share(number: int) -> Names:
+def slot_keys(number: int) -> RedisKeys:
     """A name in braces says in which slot all of it is."""
-    return Names(f"{PREFIX}:{{h{number}}}")
+    return RedisKeys(f"{PREFIX}:{{h{number}}}")
 
 
-def index_of(decision: str) -> str:
-    return f"{PREFIX}:awaited:{digest_of(decision)}"
+def outcome_index_key(decision: str) -> str:
+    return f"{PREFIX}:awaited:{digest_parts(decision)}"
 
 
-def index(effects: Effects, now: int) -> tuple[bytes, int] | None:
+def encode_outcome_index(effects: Effects, now: int) -> tuple[bytes, int] | None:
     """Where the outcome of a decision is waited for, and until when; None where it is not."""
-    until = awaited_until(effects.records, now)
-    found = {names_of(key_of(one)).prefix for one in effects.records if one.awaits}
+    until = outcome_deadline(effects.records, now)
+    found = {keys_of_history(record_key(one)).prefix for one in effects.records if one.awaits}
     return (msgpack.encode(sorted(found)), until) if found else None
 
 
-def begin(run: Run, watches: Iterable[str], given: int | bool) -> None:
-    asked = msgpack.encode((given, [watch_of(one) for one in watches], (), ()))
-    for number in range(SHARES):
-        run(FETCH, [share(number).begun, share(number).clock], asked)
+def begin(run: RunScript, watches: Iterable[str], given: int | bool) -> None:
+    asked = msgpack.encode((given, [watch_key(one) for one in watches], (), ()))
+    for number in range(SLOT_COUNT):
+        run(FETCH, [slot_keys(number).begun, slot_keys(number).clock], asked)
 
 
-def all_begun() -> Iterator[str]:
+def begun_keys() -> Iterator[str]:
     """Where each slot has what was begun."""
-    return (share(number).begun for number in range(SHARES))
+    return (slot_keys(number).begun for number in range(SLOT_COUNT))
 
 
 def fetch(
-    run: Run, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: Following
+    run: RunScript, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: HistoryCache
 ) -> Mapping[WindowKey, History]:
     """Each slot by the clock of the server that has it."""
     found: dict[WindowKey, History] = {}
-    for names in sorted({names_of(key) for key in keys}):
-        here = [key for key in keys if names_of(key) == names]
-        found |= fetched(run, names, here, begun, given, following)
+    for names in sorted({keys_of_history(key) for key in keys}):
+        here = [key for key in keys if keys_of_history(key) == names]
+        found |= fetch_histories(run, names, here, begun, given, following)
     return found
 
 
-def report(run: Run, names: Names, raw: bytes, decision: str, report: Report, given: int | bool) -> Reported | None:
+def report(
+    run: RunScript, names: RedisKeys, raw: bytes, decision: str, report: OutcomeReport, given: int | bool
+) -> ReportStatus | None:
     """In one slot, where `raw` is waited for."""
     waiting = msgpack.decode(raw)[2]
-    reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
+    reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
     keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]
     told = run(REPORT, keys, msgpack.encode((given, decision, reports)))
     return None if told is None else "again" if told else "first"

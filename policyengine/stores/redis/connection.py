@@ -23,11 +23,11 @@ from redis.exceptions import (
 
 from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedError
 
-IDLE = 1.0  # seconds after which somebody may have closed a connection
-SAFE = "noeviction"
-PROBE_LASTS = 60_000  # milliseconds
+MAX_IDLE_SECONDS = 1.0  # seconds after which somebody may have closed a connection
+SAFE_EVICTION_POLICY = "noeviction"
+PROBE_TTL_MILLISECONDS = 60_000  # milliseconds
 # What a server answers to writes while it takes reads: it is full, a replica, cannot save, or has too few replicas.
-REFUSES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
+WRITE_REFUSAL_PREFIXES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
 def script_text(name: str) -> str:
@@ -35,71 +35,73 @@ def script_text(name: str) -> str:
     return files(__package__).joinpath("scripts", name).read_text(encoding="utf-8")
 
 
-class Script(NamedTuple):
+class RedisScript(NamedTuple):
     text: str
     sha: str
 
     @classmethod
-    def of(cls, *names: str) -> Script:
+    def of(cls, *names: str) -> RedisScript:
         return cls.saying("".join(map(script_text, names)))
 
     @classmethod
-    def saying(cls, text: str) -> Script:
+    def saying(cls, text: str) -> RedisScript:
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[str], *arguments: str | bytes | int) -> bytes:
         """As a server reads it."""
         words = [self.sha, str(len(keys)), *keys, *arguments]
-        return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(packed, words)))
+        return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(pack_argument, words)))
 
 
-def packed(word: str | bytes | int) -> bytes:
+def pack_argument(word: str | bytes | int) -> bytes:
     text = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
-PROBE = Script.of("probe.lua")
+PROBE = RedisScript.of("probe.lua")
 FAILURES = (RedisError, RedisClusterException, OSError)
 
 
-def failure(error: Exception) -> StoreError:
-    refuses = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(REFUSES)
+def to_store_error(error: Exception) -> StoreError:
+    refuses = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(WRITE_REFUSAL_PREFIXES)
     kind = WriteRefusedError if refuses else StoreError
     return kind(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
 @contextmanager
-def answering() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise failure(error) from error
+        raise to_store_error(error) from error
 
 
-def forgetting(memory: Any) -> str | None:
+def find_eviction_risk(memory: Any) -> str | None:
     """Why a server may forget what still counts: it makes room by throwing away what was used least."""
-    policy = memory.get("maxmemory_policy", SAFE)
-    if not memory.get("maxmemory") or policy == SAFE:
+    policy = memory.get("maxmemory_policy", SAFE_EVICTION_POLICY)
+    if not memory.get("maxmemory") or policy == SAFE_EVICTION_POLICY:
         return None
     return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
 
 
-def probed(run: Callable[..., Any], key: str) -> int:
+def probe_server_time(run: Callable[..., Any], key: str) -> int:
     """The time of the server that has the key (microseconds), which was written there. Raises StoreError, also where
     that may be forgotten."""
-    seconds, micros, most, rule = run(PROBE, [key], PROBE_LASTS)
-    if forgets := forgetting({"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE}):
+    seconds, micros, most, rule = run(PROBE, [key], PROBE_TTL_MILLISECONDS)
+    if forgets := find_eviction_risk(
+        {"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE_EVICTION_POLICY}
+    ):
         raise StoreLossError(forgets)
     return int(seconds) * 1_000_000 + int(micros)
 
 
-class Wires:
+class ConnectionPool:
     """As many connections as threads ask at once, each of a thread while it asks. What was sent is never sent again:
     nobody knows whether it was done. A server that is new, or was started anew, is asked by `ping` before it is told
     the `scripts`.
     """
 
-    def __init__(self, client: redis.Redis, scripts: Sequence[Script], ping: Callable[[], None]) -> None:
+    def __init__(self, client: redis.Redis, scripts: Sequence[RedisScript], ping: Callable[[], None]) -> None:
         self._pool: Any = client.connection_pool
         self._scripts, self._ping = scripts, ping
         self._free: deque[tuple[Any, float]] = deque()
@@ -118,12 +120,12 @@ class Wires:
                 self._drop(wire)
                 raise
         except FAILURES as error:
-            raise failure(error) from error
+            raise to_store_error(error) from error
         self._free.append((wire, monotonic()))
         if isinstance(answer, NoScriptError):
             (answer,) = self.ask_all([call])
         if isinstance(answer, Exception):
-            raise failure(answer) from answer
+            raise to_store_error(answer) from answer
         return answer
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
@@ -134,11 +136,11 @@ class Wires:
         sent: list[bytes] = []
 
         def sending() -> Iterator[bytes]:
-            for one in calls:
-                sent.append(one)
-                yield one
+            for call in calls:
+                sent.append(call)
+                yield call
 
-        with answering():
+        with translate_errors():
             wire = self._wire()
             answers = self._asked(wire, sending(), sent)
             lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
@@ -163,7 +165,7 @@ class Wires:
             wire, used = self._free.pop()
         except IndexError:
             return self._opened()
-        if monotonic() - used > IDLE and self._is_gone(wire):
+        if monotonic() - used > MAX_IDLE_SECONDS and self._is_gone(wire):
             self.close()
             return self._opened()
         return wire
@@ -200,7 +202,7 @@ class Wires:
 
     def _teach(self, wire: Any) -> None:
         self._ping()
-        loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + packed(one.text) for one in self._scripts]
+        loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + pack_argument(one.text) for one in self._scripts]
         for answer in self._asked(wire, loads, loads):
             if isinstance(answer, Exception):
                 raise answer

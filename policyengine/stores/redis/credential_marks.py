@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from policyengine.stores.credential_marks import LINGERS
-from policyengine.stores.redis.connection import Script
-from policyengine.stores.transition import digest_of
+from policyengine.stores.credential_marks import LINGER_SECONDS
+from policyengine.stores.redis.connection import RedisScript
+from policyengine.stores.transition import digest_parts
 
-MARK = Script.of("mark.lua")
+MARK = RedisScript.of("mark.lua")
 
 
 class RedisMarks:
@@ -34,14 +34,14 @@ class RedisMarks:
         return told
 
     def once(self, name: str, until: int, now: int) -> bool:
-        return bool(self._run("once", [marked_key(name)], now, until, lasts(until, now)))
+        return bool(self._run("once", [marked_key(name)], now, until, mark_ttl(until, now)))
 
     def marked(self, name: str, now: int) -> bool:
         return bool(self._run("marked", [marked_key(name)], now))
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         if names:
-            self._run("revoke", [revoked_key(one) for one in names], now, until, lasts(until, now))
+            self._run("revoke", [revoked_key(one) for one in names], now, until, mark_ttl(until, now))
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         asked = list(names)
@@ -51,14 +51,14 @@ class RedisMarks:
         return frozenset(asked[place - 1] for place in places)
 
 
-def lasts(until: int, now: int) -> int:
-    return (max(0, until - now) + LINGERS) * 1_000
+def mark_ttl(until: int, now: int) -> int:
+    return (max(0, until - now) + LINGER_SECONDS) * 1_000
 
 
 def marked_key(name: str) -> str:
-    return f"policyengine:marked:{digest_of(name)}"
+    return f"policyengine:marked:{digest_parts(name)}"
 
 
 def revoked_key(name: str) -> str:
     """In one slot, so that a Cluster answers for all names of a credential at once."""
-    return f"policyengine:{{revoked}}:{digest_of(name)}"
+    return f"policyengine:{{revoked}}:{digest_parts(name)}"

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from msgspec import msgpack
 
-from policyengine.runtime.history import Happening, History
-from policyengine.stores.history_rows import Recorded, Row
-from policyengine.stores.memory.history import Line
+from policyengine.runtime.history import History, PastEvent
+from policyengine.stores.history_rows import EventRow, StoredHistory
+from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
 
-FEWEST = 32  # events of a line that are worth it
-MOST = 100_000  # events that are kept here, of all lines
-ROW = msgpack.Decoder(Row)
+MIN_CACHED_EVENTS = 32  # events of a line that are worth it
+MAX_CACHED_EVENTS = 100_000  # events that are kept here, of all lines
+ROW_DECODER = msgpack.Decoder(EventRow)
 
 
-class Head(NamedTuple):
+class SeriesHead(NamedTuple):
     """What a server knows of a line (`past.lua`). `unread` is the version of the last report that it cannot tell of."""
 
     version: int
@@ -31,18 +31,18 @@ class Head(NamedTuple):
     reports: tuple[int, ...]
 
 
-HEAD = msgpack.Decoder(Head)
+HEAD_DECODER = msgpack.Decoder(SeriesHead)
 
 
-class Followed:
+class CachedSeries:
     """A line whose events are numbered from `start`. It only grows, so that nobody who looks at it is disturbed; when
     half of it is gone elsewhere, it is made anew."""
 
     __slots__ = ("born", "line", "start", "version")
 
-    def __init__(self, head: Head, events: Sequence[Happening]) -> None:
+    def __init__(self, head: SeriesHead, events: Sequence[PastEvent]) -> None:
         self.born, self.version, self.start = head.born, head.version, head.first
-        self.line = Line(0, 0)
+        self.line = EventSeries(0, 0)
         self.line.events += events
 
     @property
@@ -50,34 +50,34 @@ class Followed:
         return self.start + len(self.line.events)
 
 
-class Seen:
+class CachedHistory:
     """A history as it was when it was read: what came later is left out."""
 
     __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "now", "version")
 
-    def __init__(self, followed: Followed, lock: Lock, head: Head, end: int, after: int, now: int) -> None:
+    def __init__(self, followed: CachedSeries, lock: Lock, head: SeriesHead, end: int, after: int, now: int) -> None:
         self._followed, self._lock, self.now = followed, lock, now
         self._start, self._end = max(0, head.first - followed.start), end - followed.start
         self.complete_after, self.version = max(after, head.complete_after), head.version
 
     @property
-    def events(self) -> Sequence[Happening]:
+    def events(self) -> Sequence[PastEvent]:
         with self._lock:
             return self._followed.line.events[self._start : self._end]
 
-    def among(self, place: int, wanted: str | EntityRef) -> Sequence[Happening]:
+    def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         with self._lock:
             events = self._followed.line.events
             first, last = events[self._start].serial, events[self._end - 1].serial
             return [one for one in self._followed.line.among(place, wanted) if first <= one.serial <= last]
 
 
-class Following:
+class HistoryCache:
     """What a store in this process has read of long lines, by their names; the longest unread are forgotten."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._lines: OrderedDict[str, Followed] = OrderedDict()
+        self._lines: OrderedDict[str, CachedSeries] = OrderedDict()
         self._many = 0
 
     def known(self, name: str) -> tuple[int, int, int] | bool:
@@ -93,10 +93,10 @@ class Following:
         """What `fetch.lua` answered of a line; None where that is not enough, as others have forgotten it meanwhile."""
         after, raw, start, added, changed = answer
         if not raw:
-            return Recorded((), int(after), now, 0)
-        head, rows = HEAD.decode(raw), [ROW.decode(one) for one in added]
-        if start == head.first and len(rows) < FEWEST:
-            return Recorded(rows, max(int(after), head.complete_after), now, head.version)
+            return StoredHistory((), int(after), now, 0)
+        head, rows = HEAD_DECODER.decode(raw), [ROW_DECODER.decode(one) for one in added]
+        if start == head.first and len(rows) < MIN_CACHED_EVENTS:
+            return StoredHistory(rows, max(int(after), head.complete_after), now, head.version)
         with self._lock:
             found = self._lines.get(name)
             if start == head.first:
@@ -108,23 +108,23 @@ class Following:
                 gone = head.first - found.start
                 if gone > len(found.line.events) // 2:
                     found = self._anew(name, head, found.line.events[gone:])
-            return Seen(found, self._lock, head, start + len(rows), int(after), now)
+            return CachedHistory(found, self._lock, head, start + len(rows), int(after), now)
 
-    def _anew(self, name: str, head: Head, events: Sequence[Happening]) -> Followed:
-        made, known = Followed(head, events), self._lines.get(name)
+    def _anew(self, name: str, head: SeriesHead, events: Sequence[PastEvent]) -> CachedSeries:
+        made, known = CachedSeries(head, events), self._lines.get(name)
         if known is None or known.version <= head.version:
             self._drop(name)
             self._lines[name] = made
             self._many += len(events)
-            while self._many > MOST:
+            while self._many > MAX_CACHED_EVENTS:
                 self._drop(next(iter(self._lines)))
         return made
 
-    def _grow(self, found: Followed, head: Head, rows: Sequence[Row], changed: Sequence[Any]) -> None:
+    def _grow(self, found: CachedSeries, head: SeriesHead, rows: Sequence[EventRow], changed: Sequence[Any]) -> None:
         events = found.line.events
         for number, raw in zip(changed[::2], changed[1::2], strict=True) if found.version < head.version else ():
             if found.start <= number < found.next:
-                events[number - found.start] = ROW.decode(raw).happening
+                events[number - found.start] = ROW_DECODER.decode(raw).happening
         for row in rows:
             found.line.add(row.happening)
         self._many += len(rows)

@@ -9,30 +9,46 @@ import redis
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Record, Report, Reported, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found
-from policyengine.runtime.idempotent_decision import charges_of
-from policyengine.runtime.limits import MICRO, Add, Charge, Hold, Settled, Standing, Take
-from policyengine.stores.base import Asked, Committed, StoreLossError
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
-from policyengine.stores.history_rows import facts_of, line_of, told_of, watch_of
+from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotent_decision import draft_charges
+from policyengine.runtime.limits import (
+    MICRO,
+    BudgetCharge,
+    Charge,
+    ChargeResult,
+    ConcurrencyCharge,
+    LimitState,
+    RateCharge,
+)
+from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
+from policyengine.stores.history_rows import encode_record_facts, encode_report, history_key, watch_key
 from policyengine.stores.redis import rates
-from policyengine.stores.redis.connection import PROBE, Script, Wires, answering, failure, forgetting, probed
+from policyengine.stores.redis.connection import (
+    PROBE,
+    ConnectionPool,
+    RedisScript,
+    find_eviction_risk,
+    probe_server_time,
+    to_store_error,
+    translate_errors,
+)
 from policyengine.stores.redis.credential_marks import MARK, RedisMarks
-from policyengine.stores.redis.history_cache import Following
-from policyengine.stores.redis.idempotency import CLAIM, ONCE, Claims
+from policyengine.stores.redis.history_cache import HistoryCache
+from policyengine.stores.redis.idempotency import CLAIM, CLAIMED_STEP, RedisIdempotencyKeys
 from policyengine.stores.redis.outcomes import BACK, finish
-from policyengine.stores.redis.rates import AT_ONCE, MOST, RATES
-from policyengine.stores.transition import digest, digest_of, name_of, open_for
+from policyengine.stores.redis.rates import MAX_AMOUNT, MAX_DECISIONS_PER_CALL, RATES
+from policyengine.stores.transition import approval_lifetime, charge_digest, digest_parts, receipt_name
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
-STEP = Script.of("past.lua", "step.lua")
-FETCH, REPORT = Script.of("past.lua", "fetch.lua"), Script.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, ONCE, MARK, PROBE)
+STEP = RedisScript.of("past.lua", "step.lua")
+FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE)
 
 
-class Names(NamedTuple):
+class RedisKeys(NamedTuple):
     """What histories that are kept together are kept under."""
 
     prefix: str = PREFIX
@@ -51,13 +67,13 @@ class Names(NamedTuple):
         return f"{self.prefix}:clock"
 
     def line(self, key: WindowKey) -> str:
-        return f"{self.prefix}:line:{line_of(key)}"
+        return f"{self.prefix}:line:{history_key(key)}"
 
     def awaited(self, decision: str) -> str:
-        return f"{self.prefix}:awaited:{digest_of(decision)}"
+        return f"{self.prefix}:awaited:{digest_parts(decision)}"
 
 
-NAMES = Names()
+DEFAULT_KEYS = RedisKeys()
 
 
 class RedisStore:
@@ -67,29 +83,29 @@ class RedisStore:
     may take, and must not try again by itself: nobody knows whether what was sent was done.
     """
 
-    def __init__(self, client: redis.Redis, *, virtual: bool = False, max_skew: int = MAX_SKEW) -> None:
+    def __init__(self, client: redis.Redis, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
         self.skew = ClockSkew(max_skew)
         self._begun: frozenset[str] = frozenset()
-        self._following = Following()
-        self._wires = Wires(client, SCRIPTS, self.ping)
-        self._claims = Claims(self._run, stood, virtual=virtual)
+        self._following = HistoryCache()
+        self._wires = ConnectionPool(client, SCRIPTS, self.ping)
+        self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
 
     def ping(self) -> None:
         """Raises StoreError where it does not answer, and where it may forget what still counts."""
-        with answering():
-            forgets = forgetting(self._client.info("memory"))
+        with translate_errors():
+            forgets = find_eviction_risk(self._client.info("memory"))
         if forgets:
             raise StoreLossError(forgets)
 
     def probe(self) -> None:
         before = self.skew.clock()
-        self._timed(before, probed(self._run, f"{PREFIX}:probe"))
+        self._timed(before, probe_server_time(self._run, f"{PREFIX}:probe"))
 
     def about(self) -> str:
         """Which server it is (`Valkey 8.1.1`). Raises StoreError."""
-        with answering():
+        with translate_errors():
             told: Any = self._client.info("server")
         return f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
 
@@ -105,107 +121,114 @@ class RedisStore:
         names = list(approvals)
         if not names:
             return frozenset()
-        with answering():
+        with translate_errors():
             found: Any = self._client.mget([approval_key(one) for one in names])
         return frozenset(name for name, spent in zip(names, found, strict=True) if spent is not None)
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         claim, before = effects.claim, self.skew.clock()
-        if not peek and claim is None and rates.plain(effects):
-            asked = rates.Call((effects.limits,), self._moved(now))
+        if not peek and claim is None and rates.has_only_steady_rates(effects):
+            asked = rates.RateBatch((effects.limits,), self._moved(now))
             [settled] = asked.settled(self._wires.ask(asked.words))
             return self._measured(before, settled)
         if claim is None:
-            answer = self._wires.ask(self._step(Asked(effects, decision, peek), now))
+            answer = self._wires.ask(self._step(CommitRequest(effects, decision, peek), now))
         else:
-            answer = self._claims.step(*self._asking(Asked(effects, decision, peek), now), claim, now)
+            answer = self._claims.step(*self._asking(CommitRequest(effects, decision, peek), now), claim, now)
         if answer is None:
             return None
-        return self._measured(before, settled_of([one.charge for one in effects.limits], answer))
+        return self._measured(before, decode_charge_result([one.charge for one in effects.limits], answer))
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Committed]:
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
         """In one round trip. Plain rates that follow each other are one script."""
-        calls: list[rates.Call | Asked] = []
+        calls: list[rates.RateBatch | CommitRequest] = []
 
         def words() -> Iterator[bytes]:
-            for part in together(asked):
-                if isinstance(part, Asked):
+            for part in batch_requests(asked):
+                if isinstance(part, CommitRequest):
                     calls.append(part)
                     yield self._step(part, now)
                 else:
-                    call = rates.Call([one.effects.limits for one in part], self._moved(now))
+                    call = rates.RateBatch([one.effects.limits for one in part], self._moved(now))
                     calls.append(call)
                     yield call.words
 
         before = self.skew.clock()
         answers = self._wires.ask_all(words())
-        found = [one for call, answer in zip(calls, answers, strict=True) for one in told(call, answer)]
-        last = next((one for one in reversed(found) if isinstance(one, Settled)), None)
+        found = [one for call, answer in zip(calls, answers, strict=True) for one in parse_answer(call, answer)]
+        last = next((one for one in reversed(found) if isinstance(one, ChargeResult)), None)
         if last is not None:
             self._measured(before, last)
         return found
 
-    def _step(self, asked: Asked, now: int) -> bytes:
+    def _step(self, asked: CommitRequest, now: int) -> bytes:
         return STEP.call(*self._asking(asked, now))
 
-    def _asking(self, asked: Asked, now: int) -> tuple[list[str], bytes]:
+    def _asking(self, asked: CommitRequest, now: int) -> tuple[list[str], bytes]:
         """The keys of a step, and its question."""
         effects, decision, peek = asked
-        lines = [NAMES.line(key) for key in (*(key for key, _ in effects.relied), *map(key_of, effects.records))]
-        made = f"{PREFIX}:made:{digest_of(decision)}"
-        beside = made, NAMES.awaited(decision), NAMES.changes, NAMES.begun, NAMES.clock
+        lines = [
+            DEFAULT_KEYS.line(key) for key in (*(key for key, _ in effects.relied), *map(record_key, effects.records))
+        ]
+        made = f"{PREFIX}:made:{digest_parts(decision)}"
+        beside = made, DEFAULT_KEYS.awaited(decision), DEFAULT_KEYS.changes, DEFAULT_KEYS.begun, DEFAULT_KEYS.clock
         given = now if peek else self._moved(now)
-        question = asking(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
-        return [*keys_of(effects), *lines, *beside], question
+        question = encode_step(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
+        return [*effect_keys(effects), *lines, *beside], question
 
     def _moved(self, now: int) -> int | bool:
         """The time to be believed, if one is."""
         self._latest = max(self._latest, now)
         return self._given
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
-        key, lasts = f"{PREFIX}:made:{digest_of(decision)}", lambda until: until > self._now(now)
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
+        key, lasts = f"{PREFIX}:made:{digest_parts(decision)}", lambda until: until > self._now(now)
         return finish(self._client, self._run, key, decision, lasts, refund=refund)
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         return self._claims.claim(claim, now)
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         self._claims.release(claim, now)
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
-        self._fetching([watch_of(one) for one in self._begun], now)
+        self._fetching([watch_key(one) for one in self._begun], now)
 
     def _fetching(self, begins: Sequence[str], now: int) -> Any:
         before = self.skew.clock()
         asked = msgpack.encode((self._moved(now), begins, (), ()))
-        told = self._run(FETCH, [NAMES.begun, NAMES.clock], asked)
+        told = self._run(FETCH, [DEFAULT_KEYS.begun, DEFAULT_KEYS.clock], asked)
         self._timed(before, int(told[0]))
         return told
 
     def end(self, watches: Iterable[str]) -> None:
         names = frozenset(watches)
         self._begun -= names
-        with answering():
-            self._client.hdel(NAMES.begun, *map(watch_of, names))
+        with translate_errors():
+            self._client.hdel(DEFAULT_KEYS.begun, *map(watch_key, names))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         before = self.skew.clock()
-        found = fetched(self._run, NAMES, tuple(keys), self._begun, self._moved(now), self._following)
+        found = fetch_histories(self._run, DEFAULT_KEYS, tuple(keys), self._begun, self._moved(now), self._following)
         for history in found.values():
             self._timed(before, history.now)
             break
         return found
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
-        with answering():
-            raw: Any = self._client.get(NAMES.awaited(decision))
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
+        with translate_errors():
+            raw: Any = self._client.get(DEFAULT_KEYS.awaited(decision))
         waiting = [] if raw is None else msgpack.decode(raw)[2]
         if not waiting:
             return None
-        reports = [(number, told_of(report, outputs)) for _, number, outputs in waiting]
-        keys = [NAMES.awaited(decision), NAMES.changes, NAMES.clock, *(line for line, _, _ in waiting)]
+        reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
+        keys = [
+            DEFAULT_KEYS.awaited(decision),
+            DEFAULT_KEYS.changes,
+            DEFAULT_KEYS.clock,
+            *(line for line, _, _ in waiting),
+        ]
         told = self._run(REPORT, keys, msgpack.encode((self._moved(now), decision, reports)))
         return None if told is None else "again" if told else "first"
 
@@ -217,7 +240,7 @@ class RedisStore:
     def _given(self) -> int | bool:
         return self._latest if self._virtual else False
 
-    def _measured(self, before: int, settled: Settled) -> Settled:
+    def _measured(self, before: int, settled: ChargeResult) -> ChargeResult:
         self._timed(before, settled.now)
         return settled
 
@@ -228,29 +251,29 @@ class RedisStore:
 
     def _now(self, now: int) -> int:
         """By the clock of the server, unless a test has its own."""
-        with answering():
-            clock: Any = self._client.get(NAMES.clock)
+        with translate_errors():
+            clock: Any = self._client.get(DEFAULT_KEYS.clock)
         return max(now if self._virtual else 0, int(clock or 0))
 
-    def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+    def _run(self, script: RedisScript, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._wires.ask(script.call(keys, *arguments))
 
 
-def fetched(
+def fetch_histories(
     run: Callable[..., Any],
-    names: Names,
+    names: RedisKeys,
     keys: Sequence[WindowKey],
     begun: frozenset[str],
     given: int | bool,
-    following: Following,
+    following: HistoryCache,
 ) -> dict[WindowKey, History]:
     """By one script, if others do not forget meanwhile what was read before."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):
-        begins = [watch_of(one) for one in begun.intersection(watches)]
+        begins = [watch_key(one) for one in begun.intersection(watches)]
         known = [following.known(line) for line in lines]
-        asked = given, begins, [watch_of(one) for one in watches], known
+        asked = given, begins, [watch_key(one) for one in watches], known
         now, *answers = run(FETCH, [names.begun, names.clock, *lines], msgpack.encode(asked))
         for key, line, answer in zip(keys, lines, answers, strict=True):
             if (history := following.read(line, answer, int(now))) is not None:
@@ -258,35 +281,35 @@ def fetched(
     return found
 
 
-def together(asked: Sequence[Asked]) -> Iterator[Asked | list[Asked]]:
+def batch_requests(asked: Sequence[CommitRequest]) -> Iterator[CommitRequest | list[CommitRequest]]:
     """Plain rates that follow each other, and each of the others."""
-    plain: list[Asked] = []
-    for one in asked:
-        is_plain = not one.peek and rates.plain(one.effects)
-        if plain and (not is_plain or len(plain) == AT_ONCE):
+    plain: list[CommitRequest] = []
+    for request in asked:
+        is_plain = not request.peek and rates.has_only_steady_rates(request.effects)
+        if plain and (not is_plain or len(plain) == MAX_DECISIONS_PER_CALL):
             yield plain
             plain = []
         if is_plain:
-            plain.append(one)
+            plain.append(request)
         else:
-            yield one
+            yield request
     if plain:
         yield plain
 
 
-def told(call: rates.Call | Asked, answer: Any) -> Sequence[Committed]:
-    many = len(call) if isinstance(call, rates.Call) else 1
+def parse_answer(call: rates.RateBatch | CommitRequest, answer: Any) -> Sequence[CommitResult]:
+    many = len(call) if isinstance(call, rates.RateBatch) else 1
     if isinstance(answer, Exception):
-        return [failure(answer)] * many
-    if isinstance(call, rates.Call):
+        return [to_store_error(answer)] * many
+    if isinstance(call, rates.RateBatch):
         return call.settled(answer)
-    return [None if answer is None else settled_of([one.charge for one in call.effects.limits], answer)]
+    return [None if answer is None else decode_charge_result([one.charge for one in call.effects.limits], answer)]
 
 
 # ── What is asked ─────────────────────────────────────────────────────────────────────────────
 
 
-def keys_of(effects: Effects) -> list[str]:
+def effect_keys(effects: Effects) -> list[str]:
     return [
         *(state_key(one.charge) for one in effects.limits),
         *map(approval_key, effects.spends),
@@ -295,11 +318,11 @@ def keys_of(effects: Effects) -> list[str]:
 
 
 def state_key(charge: Charge) -> str:
-    return f"{PREFIX}:state:{digest(charge)}"
+    return f"{PREFIX}:state:{charge_digest(charge)}"
 
 
 def approval_key(approval: str) -> str:
-    return f"{PREFIX}:spent:{digest_of(approval)}"
+    return f"{PREFIX}:spent:{digest_parts(approval)}"
 
 
 def receipts_key(charge: Charge) -> str:
@@ -307,39 +330,39 @@ def receipts_key(charge: Charge) -> str:
     return f"{PREFIX}:receipts:{{{state_key(charge)}}}"
 
 
-def asking(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
+def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
     """The argument of `step.lua`."""
-    charges = [charge_of(one.charge) for one in effects.limits]
-    name = name_of(effects.confirms) or False
-    opens = open_for(effects.opens) if effects.opens else False
+    charges = [encode_charge(one.charge) for one in effects.limits]
+    name = receipt_name(effects.confirms) or False
+    opens = approval_lifetime(effects.opens) if effects.opens else False
     given = False if now is None else now
     versions = [version for _, version in effects.relied]
-    records = [recording(one) for one in effects.records]
+    records = [encode_record(one) for one in effects.records]
     how = given, decision, peek, effects.denied, clocked
     return msgpack.encode((*how, charges, len(effects.spends), name, opens, versions, records))
 
 
-def recording(record: Record) -> tuple[object, ...]:
+def encode_record(record: HistoryRecord) -> tuple[object, ...]:
     outputs = record.outputs if record.awaits else False
-    return watch_of(record.watch), record.within, record.latest, facts_of(record), outputs
+    return watch_key(record.watch), record.within, record.latest, encode_record_facts(record), outputs
 
 
-def key_of(record: Record) -> WindowKey:
+def record_key(record: HistoryRecord) -> WindowKey:
     return record.watch, record.key
 
 
-def charge_of(charge: Charge) -> tuple[object, ...]:
+def encode_charge(charge: Charge) -> tuple[object, ...]:
     match charge:
-        case Take():
-            need, cost = min(charge.cost * charge.token, MOST), min(charge.cost, MOST)
+        case RateCharge():
+            need, cost = min(charge.cost * charge.token, MAX_AMOUNT), min(charge.cost, MAX_AMOUNT)
             clamps = [(one.flow.most, one.flow.drain, one.acts, one.lasts) for one in charge.clamps]
             most, drain = charge.flow
             counted = charge.counts, charge.latching
             return RATE, need, cost, charge.token, most, drain, charge.tick, *counted, clamps
-        case Add():
+        case BudgetCharge():
             value = False if charge.value is None else charge.value
-            return BUDGET, charge.bound, charge.within, min(charge.amount, MOST), value
-        case Hold():
+            return BUDGET, charge.bound, charge.within, min(charge.amount, MAX_AMOUNT), value
+        case ConcurrencyCharge():
             return HOLD, charge.most, charge.lease
         case _:
             assert_never(charge)
@@ -348,36 +371,36 @@ def charge_of(charge: Charge) -> tuple[object, ...]:
 # ── What is answered ──────────────────────────────────────────────────────────────────────────
 
 
-def settled_of(charges: Sequence[Charge], answer: bytes) -> Settled:
+def decode_charge_result(charges: Sequence[Charge], answer: bytes) -> ChargeResult:
     now, admitted, found = msgpack.decode(answer)
     stands = [
-        standing(charge, passed, numbers if admitted or not passed else untouched)
+        decode_limit_state(charge, passed, numbers if admitted or not passed else untouched)
         for charge, (passed, numbers, untouched, _) in zip(charges, found, strict=True)
     ]
-    return Settled(tuple(stands), now)
+    return ChargeResult(tuple(stands), now)
 
 
-def stood(draft: bytes, answer: bytes) -> Settled:
+def decode_draft_result(draft: bytes, answer: bytes) -> ChargeResult:
     """The same, of a decision whose draft was kept."""
-    return settled_of(charges_of(draft), answer)
+    return decode_charge_result(draft_charges(draft), answer)
 
 
-def standing(charge: Charge, admitted: bool, numbers: Sequence[int]) -> Standing:
+def decode_limit_state(charge: Charge, admitted: bool, numbers: Sequence[int]) -> LimitState:
     match charge:
-        case Take():
+        case RateCharge():
             most, left, reset, retry, drain = numbers
             pace = drain / charge.flow.drain
-            return Standing(admitted, most, left, reset * charge.tick, ticks(retry, charge.tick), pace)
-        case Add():
+            return LimitState(admitted, most, left, reset * charge.tick, to_microseconds(retry, charge.tick), pace)
+        case BudgetCharge():
             total, reset, retry, _, _ = numbers
             left = max(0, charge.bound - total) // MICRO
-            return Standing(admitted, charge.bound // MICRO, left, reset, ticks(retry))
-        case Hold():
+            return LimitState(admitted, charge.bound // MICRO, left, reset, to_microseconds(retry))
+        case ConcurrencyCharge():
             left, reset, retry, _, _ = numbers
-            return Standing(admitted, charge.most, left, reset, retry)
+            return LimitState(admitted, charge.most, left, reset, retry)
         case _:
             assert_never(charge)
 
 
-def ticks(many: int, tick: int = 1) -> int | None:
+def to_microseconds(many: int, tick: int = 1) -> int | None:
     return None if many < 0 else many * tick

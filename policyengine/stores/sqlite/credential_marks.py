@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from policyengine.stores.base import StoreError
-from policyengine.stores.credential_marks import LINGERS
-from policyengine.stores.transition import digest_of
+from policyengine.stores.credential_marks import LINGER_SECONDS
+from policyengine.stores.transition import digest_parts
 
-FORGETS_AT_ONCE = 4  # rows by each that is new: nobody waits long for it
+EVICTION_BATCH_SIZE = 4  # rows by each that is new: nobody waits long for it
 TABLES = """
 CREATE TABLE IF NOT EXISTS marked (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS marked_until ON marked (until);
@@ -18,9 +18,9 @@ CREATE TABLE IF NOT EXISTS revoked (name TEXT PRIMARY KEY, until INTEGER NOT NUL
 CREATE INDEX IF NOT EXISTS revoked_until ON revoked (until);
 CREATE TABLE IF NOT EXISTS revocations (one INTEGER PRIMARY KEY CHECK (one = 1), many INTEGER NOT NULL);
 """
-ONCE = "INSERT INTO marked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?"
-REVOKED = "INSERT INTO revocations VALUES (1, 1) ON CONFLICT DO UPDATE SET many = many + 1"
-REVOKE = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)"
+INSERT_MARK = "INSERT INTO marked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?"
+INCREMENT_REVOCATIONS = "INSERT INTO revocations VALUES (1, 1) ON CONFLICT DO UPDATE SET many = many + 1"
+INSERT_REVOCATION = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)"
 
 
 class SqliteMarks:
@@ -49,30 +49,30 @@ class SqliteMarks:
     def once(self, name: str, until: int, now: int) -> bool:
         with self._step(True) as asked:
             self._looked(asked, now, True)
-            first = asked.execute(ONCE, (digest_of(name), until, now)).rowcount == 1
+            first = asked.execute(INSERT_MARK, (digest_parts(name), until, now)).rowcount == 1
             _forget(asked, "marked", 1, now)
             return first
 
     def marked(self, name: str, now: int) -> bool:
         with self._step(False) as asked:
             self._looked(asked, now, False)
-            row = asked.execute("SELECT until FROM marked WHERE name = ?", (digest_of(name),)).fetchone()
+            row = asked.execute("SELECT until FROM marked WHERE name = ?", (digest_parts(name),)).fetchone()
             return row is not None and row[0] > now
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._step(True) as asked:
             self._looked(asked, now, True)
-            asked.executemany(REVOKE, [(digest_of(name), until) for name in names])
-            asked.execute(REVOKED)
+            asked.executemany(INSERT_REVOCATION, [(digest_parts(name), until) for name in names])
+            asked.execute(INCREMENT_REVOCATIONS)
             _forget(asked, "revoked", len(names), now)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         known = "SELECT 1 FROM revoked WHERE name = ? AND until > ?"
         with self._step(False) as asked:
             self._looked(asked, now, False)
-            return frozenset(one for one in names if asked.execute(known, (digest_of(one), now)).fetchone())
+            return frozenset(one for one in names if asked.execute(known, (digest_parts(one), now)).fetchone())
 
 
 def _forget(asked: sqlite3.Connection, table: str, new: int, now: int) -> None:
     old = f"SELECT name FROM {table} WHERE until <= ? ORDER BY until LIMIT ?"
-    asked.execute(f"DELETE FROM {table} WHERE name IN ({old})", (now - LINGERS, new * FORGETS_AT_ONCE))
+    asked.execute(f"DELETE FROM {table} WHERE name IN ({old})", (now - LINGER_SECONDS, new * EVICTION_BATCH_SIZE))

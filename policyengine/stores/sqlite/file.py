@@ -35,7 +35,7 @@ class SqliteFile:
             with suppress(FileExistsError):
                 # One that is there is never opened beside SQLite: closing it would let go of its locks.
                 os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), OWNER_ONLY))
-            return cls(path, str(place), id_of(str(place)))
+            return cls(path, str(place), file_id(str(place)))
         except UntrustedPathError as error:
             raise StoreError(f"{error.message}: {error.hint}") from None
         except OSError as error:
@@ -51,7 +51,7 @@ class SqliteFile:
         if self.id is None:
             return
         try:
-            there = id_of(self.place)
+            there = file_id(self.place)
         except FileNotFoundError:
             raise StoreLossError(f"`{self.path}` was removed while it was used; {RESTART}") from None
         except OSError as error:
@@ -66,7 +66,7 @@ class SqliteFile:
             raise WriteRefusedError(f"`{self.path}` may not be written to by this user")
 
 
-def id_of(place: str) -> FileId:
+def file_id(place: str) -> FileId:
     """Raises OSError."""
     found = os.stat(place)
     return found.st_dev, found.st_ino

@@ -15,26 +15,42 @@ from typing import Any, assert_never
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, Report, Reported, WindowKey
-from policyengine.runtime.idempotency_key import Claim, Found
-from policyengine.runtime.limits import Add, Bucket, Charge, Entry, Hold, Settled, Take
-from policyengine.stores.base import Asked, StoreError, WriteRefusedError
-from policyengine.stores.clock_skew import MAX_SKEW, ClockSkew
-from policyengine.stores.idempotency import TABLE, ClaimsTable
+from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.limits import (
+    BudgetCharge,
+    BudgetEntry,
+    Charge,
+    ChargeResult,
+    ConcurrencyCharge,
+    RateCharge,
+    TokenBucket,
+)
+from policyengine.stores.base import CommitRequest, StoreError, WriteRefusedError
+from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
+from policyengine.stores.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite import credential_marks, history
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
-from policyengine.stores.transition import MOST_RECEIPTS, Kept, Receipt, digest, lasting, name_of, step
+from policyengine.stores.transition import (
+    MAX_RECEIPTS_PER_RATE,
+    Receipt,
+    StateUpdate,
+    apply_charges,
+    charge_digest,
+    receipt_name,
+    reportable_until,
+)
 
 PROBE = 8_192  # bytes: more than a page, so that the file must have room to grow
-REFUSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
+WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
 PATIENCE = 1.0  # seconds that a process waits while others write
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
-FORGETS_EVERY = 256  # commits of a process
-FORGETS_AT_ONCE = 1_024  # rows: nobody waits long for it
-SECOND = 1_000_000  # microseconds
-LAYOUT = 3  # of 1 there was no history, of 2 there were no receipts
+STEPS_BETWEEN_EVICTIONS = 256  # commits of a process
+EVICTION_BATCH_SIZE = 1_024  # rows: nobody waits long for it
+MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
+SCHEMA_VERSION = 3  # of 1 there was no history, of 2 there were no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
@@ -50,10 +66,10 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), now I
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
 PROBE_TABLE = "CREATE TABLE IF NOT EXISTS probe (process INTEGER PRIMARY KEY, room BLOB NOT NULL);\n"
-FORGOTTEN = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("awaited", "decision"))
+EXPIRING_TABLES = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("awaited", "decision"))
 
 
-class Closing(sqlite3.Connection):
+class AutoCloseConnection(sqlite3.Connection):
     """Closed when nobody holds it any more, by the process that opened it alone."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
@@ -74,11 +90,11 @@ class SqliteStore:
     no more: others would count in another one. Raises StoreError where the file cannot be used.
     """
 
-    def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW) -> None:
+    def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
         self.path, self._patience = str(path), patience
         self.skew = ClockSkew(max_skew)
         self._own = local()
-        self._commits, self._latest, self._claims = 0, 0, ClaimsTable()
+        self._commits, self._latest, self._claims = 0, 0, SqliteIdempotencyKeys()
         self._begun: set[str] = set()
         self._file = SqliteFile.of(self.path)
         self.ping()
@@ -120,43 +136,43 @@ class SqliteStore:
         if not names:
             return frozenset()
         with self._step(writes=False) as asked:
-            return frozenset(_spent(asked, names))
+            return frozenset(_spent_approvals(asked, names))
 
-    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> Settled | None:
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         with self._step(writes=not peek) as asking:
-            return self._commit(asking, Asked(effects, decision, peek), now)
+            return self._commit(asking, CommitRequest(effects, decision, peek), now)
 
-    def commit_many(self, asked: Sequence[Asked], now: int) -> list[Settled | None]:
+    def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[ChargeResult | None]:
         """In one transaction."""
         with self._step(writes=not all(one.peek for one in asked)) as asking:
             return [self._commit(asking, one, now) for one in asked]
 
-    def _commit(self, asking: sqlite3.Connection, asked: Asked, now: int) -> Settled | None:
+    def _commit(self, asking: sqlite3.Connection, asked: CommitRequest, now: int) -> ChargeResult | None:
         effects, decision, peek = asked
         charges = [one.charge for one in effects.limits]
-        now = _clock(asking, now, moves=False) if peek else self._moved(asking, now)
-        if _spent(asking, effects.spends) or (not peek and not history.are(asking, effects.relied)):
+        now = _read_clock(asking, now, moves=False) if peek else self._moved(asking, now)
+        if _spent_approvals(asking, effects.spends) or (not peek and not history.are_unchanged(asking, effects.relied)):
             return None
         if effects.claim is not None and not self._claims.holds(asking, effects.claim):
             return None
-        name = name_of(effects.confirms)
-        paid = [_paid(asking, one, name, now) if name else 0 for one in charges]
-        found = step(effects, [_state(asking, one) for one in charges], paid, now, decision)
+        name = receipt_name(effects.confirms)
+        paid = [_prepaid_tokens(asking, one, name, now) if name else 0 for one in charges]
+        found = apply_charges(effects, [_load_state(asking, one) for one in charges], paid, now, decision)
         if not peek:
-            _keep(asking, found.kept)
-            _receive(asking, found.receipts, name)
+            _save_updates(asking, found.kept)
+            _save_receipts(asking, found.receipts, name)
             if found.settled.admitted or effects.denied:
                 history.remember(asking, effects.records, decision, now)
             if found.settled.admitted and not effects.denied and not effects.opens:
-                _note(asking, effects, charges, decision, now)
+                _save_allow(asking, effects, charges, decision, now)
             self._forget_sometimes(asking, now)
         if effects.claim is not None:
             self._claims.keep(asking, effects.claim, found.settled, now)
         return found.settled
 
-    def finish(self, decision: str, now: int, *, refund: bool = False) -> Reported | None:
+    def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         with self._step() as asked:
-            now = _clock(asked, now, moves=False)
+            now = _read_clock(asked, now, moves=False)
             row = asked.execute("SELECT value FROM made WHERE decision = ? AND until > ?", (decision, now)).fetchone()
             if row is None:
                 return None
@@ -183,22 +199,22 @@ class SqliteStore:
         with self._step(writes=False) as asked:
             read = self._looked(asked, now)
             found = {key: history.fetch(asked, key, read) for key in wanted}
-            lost = self._begun.intersection(history.lost(asked, {watch for watch, _ in wanted}))
+            lost = self._begun.intersection(history.missing_watches(asked, {watch for watch, _ in wanted}))
         if not lost:
             return found
         # Somebody took the file away, and its time with it. What happens is recorded from now on.
         self.begin(lost, read)
         return self.fetch(wanted, now)
 
-    def report(self, decision: str, report: Report, now: int) -> Reported | None:
+    def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         with self._step() as asked:
             return history.report(asked, decision, report, self._moved(asked, now))
 
-    def claim(self, claim: Claim, now: int) -> Found | None:
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         with self._step() as asked:
             return self._claims.claim(asked, claim, self._moved(asked, now))
 
-    def release(self, claim: Claim, now: int) -> None:
+    def release(self, claim: IdempotencyClaim, now: int) -> None:
         with self._step() as asked:
             self._claims.release(asked, claim)
 
@@ -212,14 +228,18 @@ class SqliteStore:
 
     def _moved(self, asked: sqlite3.Connection, now: int) -> int:
         """The time by its own clock, which never runs back."""
-        return self._measured(now, _clock(asked, max(self._latest, now), moves=True))
+        return self._measured(now, _read_clock(asked, max(self._latest, now), moves=True))
 
     def _looked(self, asked: sqlite3.Connection, now: int) -> int:
         """The same for whoever only reads."""
-        return self._measured(now, _clock(asked, max(self._latest, now), moves=False))
+        return self._measured(now, _read_clock(asked, max(self._latest, now), moves=False))
 
     def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
-        self._measured(now * SECOND, _clock(asked, max(self._latest, now * SECOND), moves=moves), SECOND)
+        self._measured(
+            now * MICROSECONDS_PER_SECOND,
+            _read_clock(asked, max(self._latest, now * MICROSECONDS_PER_SECOND), moves=moves),
+            MICROSECONDS_PER_SECOND,
+        )
 
     def _measured(self, now: int, found: int, error: int = 0) -> int:
         self.skew.between(now, found, now + error)
@@ -245,7 +265,9 @@ class SqliteStore:
         try:
             yield
         except sqlite3.Error as error:
-            kind = WriteRefusedError if getattr(error, "sqlite_errorcode", 0) & 0xFF in REFUSES else StoreError
+            kind = (
+                WriteRefusedError if getattr(error, "sqlite_errorcode", 0) & 0xFF in WRITE_REFUSAL_CODES else StoreError
+            )
             raise kind(f"`{self.path}`: {error}") from error
 
     def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
@@ -282,17 +304,17 @@ class SqliteStore:
     def _opened(self) -> sqlite3.Connection:
         # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
         connection = sqlite3.connect(
-            self._file.uri, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=Closing,
+            self._file.uri, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=AutoCloseConnection,
             uri=self._file.id is not None,
         )  # fmt: skip
         self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout > LAYOUT:
+        if layout > SCHEMA_VERSION:
             raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
-        if layout < LAYOUT:
+        if layout < SCHEMA_VERSION:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {LAYOUT}; COMMIT;"
+                f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         connection.executescript(TABLE + credential_marks.TABLES + PROBE_TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
@@ -300,83 +322,85 @@ class SqliteStore:
 
     def _forget_sometimes(self, asked: sqlite3.Connection, now: int) -> None:
         self._commits += 1
-        if self._commits % FORGETS_EVERY == 0:
-            for table, key in FORGOTTEN:
-                old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {FORGETS_AT_ONCE}"
+        if self._commits % STEPS_BETWEEN_EVICTIONS == 0:
+            for table, key in EXPIRING_TABLES:
+                old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {EVICTION_BATCH_SIZE}"
                 asked.execute(f"DELETE FROM {table} WHERE {key} IN ({old})", (now,))
-            history.forget(asked, now, FORGETS_AT_ONCE)
+            history.forget(asked, now, EVICTION_BATCH_SIZE)
 
 
 # ── Inside of a transaction ───────────────────────────────────────────────────────────────────
 
 
-def _clock(asked: sqlite3.Connection, now: int, *, moves: bool) -> int:
+def _read_clock(asked: sqlite3.Connection, now: int, *, moves: bool) -> int:
     (latest,) = asked.execute("SELECT now FROM clock").fetchone()
     if moves and now > latest:
         asked.execute("UPDATE clock SET now = ?", (now,))
     return max(int(latest), now)
 
 
-def _spent(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
+def _spent_approvals(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
     return [one for one in approvals if asked.execute("SELECT 1 FROM spent WHERE id = ?", (one,)).fetchone()]
 
 
-def _paid(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
+def _prepaid_tokens(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
     """How many tokens were taken of it for the confirms of this name before."""
-    if not isinstance(charge, Take):
+    if not isinstance(charge, RateCharge):
         return 0
     known = "SELECT tokens FROM receipt WHERE key = ? AND name = ? AND until > ?"
-    (tokens,) = asked.execute(known, (digest(charge), name, now)).fetchone() or (0,)
+    (tokens,) = asked.execute(known, (charge_digest(charge), name, now)).fetchone() or (0,)
     return int(tokens)
 
 
-def _receive(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
+def _save_receipts(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
     """The oldest of too many for one key goes."""
-    for one in receipts:
-        key = digest(one.charge)
+    for receipt in receipts:
+        key = charge_digest(receipt.charge)
         asked.execute("DELETE FROM receipt WHERE key = ? AND name = ?", (key, name))
-        if one.tokens:
-            row = (key, name, one.tokens, one.until)
+        if receipt.tokens:
+            row = (key, name, receipt.tokens, receipt.until)
             asked.execute("INSERT INTO receipt (key, name, tokens, until) VALUES (?, ?, ?, ?)", row)
             (many,) = asked.execute("SELECT count(*) FROM receipt WHERE key = ?", (key,)).fetchone()
             oldest = "SELECT id FROM receipt WHERE key = ? ORDER BY id LIMIT ?"
-            asked.execute(f"DELETE FROM receipt WHERE id IN ({oldest})", (key, max(0, many - MOST_RECEIPTS)))
+            asked.execute(f"DELETE FROM receipt WHERE id IN ({oldest})", (key, max(0, many - MAX_RECEIPTS_PER_RATE)))
 
 
-def _state(asked: sqlite3.Connection, charge: Charge) -> Any:
-    row = asked.execute("SELECT value FROM state WHERE key = ?", (digest(charge),)).fetchone()
-    return None if row is None else _read(row[0], charge)
+def _load_state(asked: sqlite3.Connection, charge: Charge) -> Any:
+    row = asked.execute("SELECT value FROM state WHERE key = ?", (charge_digest(charge),)).fetchone()
+    return None if row is None else _decode_state(row[0], charge)
 
 
-def _read(value: bytes, charge: Charge) -> Any:
+def _decode_state(value: bytes, charge: Charge) -> Any:
     found = msgpack.decode(value)
     match charge:
-        case Take():
+        case RateCharge():
             level, at, drain, latches = found
-            return Bucket(level, at, drain, tuple(latches))
-        case Add():
-            return tuple(Entry(*one) for one in found)
-        case Hold():
+            return TokenBucket(level, at, drain, tuple(latches))
+        case BudgetCharge():
+            return tuple(BudgetEntry(*one) for one in found)
+        case ConcurrencyCharge():
             return tuple((name, until) for name, until in found)
         case _:
             assert_never(charge)
 
 
-def _keep(asked: sqlite3.Connection, kept: Sequence[Kept]) -> None:
-    for one in kept:
-        _put(asked, digest(one.charge), one.state, one.until)
+def _save_updates(asked: sqlite3.Connection, kept: Sequence[StateUpdate]) -> None:
+    for update in kept:
+        _save_state(asked, charge_digest(update.charge), update.state, update.until)
 
 
-def _put(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
+def _save_state(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
     asked.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (key, msgpack.encode(state), until))
 
 
-def _note(asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int) -> None:
+def _save_allow(
+    asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int
+) -> None:
     """What is known of an allow beside how its limits stand."""
     asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
-    until, lasts = lasting(charges, now)
+    until, lasts = reportable_until(charges, now)
     if lasts:
-        held = msgpack.encode([(digest(one), isinstance(one, Hold)) for one in lasts])
+        held = msgpack.encode([(charge_digest(one), isinstance(one, ConcurrencyCharge)) for one in lasts])
         asked.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (decision, held, until))
 
 
@@ -385,4 +409,4 @@ def _give_back(asked: sqlite3.Connection, key: str, held: bool, decision: str, r
     if row is None or not (held or refund):
         return
     left = [one for one in msgpack.decode(row[0]) if one[0 if held else 3] != decision]
-    _put(asked, key, left, row[1])
+    _save_state(asked, key, left, row[1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from policyengine.syntax.build.declarations import Declarations
-from policyengine.syntax.build.examples import Examples
-from policyengine.syntax.build.expressions import Expressions
-from policyengine.syntax.build.rules import Rules
+from policyengine.syntax.build.declarations import DeclarationBuilder
+from policyengine.syntax.build.examples import ExampleBuilder
+from policyengine.syntax.build.expressions import ExpressionBuilder
+from policyengine.syntax.build.rules import RuleBuilder
 
-__all__ = ["Builder"]
+__all__ = ["AstBuilder"]
 
 
-class Builder(Declarations, Rules, Examples, Expressions):
+class AstBuilder(DeclarationBuilder, RuleBuilder, ExampleBuilder, ExpressionBuilder):
     """Builds the AST of one source."""

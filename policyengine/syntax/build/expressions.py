@@ -7,18 +7,18 @@ from typing import Any
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build.tokens import Leaves, Part, unquote
+from policyengine.syntax.build.tokens import BuilderBase, Phrase, unquote
 from policyengine.syntax.tokens import Token
 
 
-class Expressions(Leaves):
+class ExpressionBuilder(BuilderBase):
     # ── Expressions ───────────────────────────────────────────────────────────────────────────
     def quantified(
         self, span: Span, quantifier: Any, variable: Token, domain: ast.Expr, condition: ast.Expr
-    ) -> ast.Quantified:
-        return ast.Quantified(quantifier.text, self._name(variable), domain, condition, span=span)
+    ) -> ast.Quantifier:
+        return ast.Quantifier(quantifier.text, self._name(variable), domain, condition, span=span)
 
-    def logic(self, span: Span, *parts: Part) -> ast.Logic:
+    def logic(self, span: Span, *parts: Phrase) -> ast.Logic:
         return ast.Logic(tuple(parts[1::2]), tuple(parts[::2]), span=span)
 
     def connective(self, span: Span, word: Token) -> str:
@@ -36,7 +36,7 @@ class Expressions(Leaves):
     def binary(self, span: Span, left: ast.Expr, operator: Any, right: ast.Expr) -> ast.Binary:
         return ast.Binary(operator.text, left, right, span=span, operator_span=operator.span)
 
-    def within(self, span: Span, operand: ast.Expr, other: Part) -> ast.Binary | ast.WithinWindow:
+    def within(self, span: Span, operand: ast.Expr, other: Phrase) -> ast.Binary | ast.WithinWindow:
         if isinstance(other, ast.Window):
             return ast.WithinWindow(operand, other, span=span)
         between = Span(self.source, operand.span.end, other.span.start)
@@ -53,8 +53,8 @@ class Expressions(Leaves):
     def has_row(self, span: Span, operand: ast.Expr) -> ast.HasRow:
         return ast.HasRow(operand, span=span)
 
-    def negative(self, span: Span, operand: ast.Expr) -> ast.Negative:
-        return ast.Negative(operand, span=span)
+    def negative(self, span: Span, operand: ast.Expr) -> ast.UnaryMinus:
+        return ast.UnaryMinus(operand, span=span)
 
     def else_(self, span: Span, operand: ast.Expr, fallback: ast.Expr) -> ast.Else:
         return ast.Else(operand, fallback, span=span)
@@ -116,33 +116,33 @@ class Expressions(Leaves):
         return ast.AbsoluteWindow(self._literal("date", start), self._literal("date", end), self._text(zone), span=span)
 
     # ── History ───────────────────────────────────────────────────────────────────────────────
-    def happened(self, span: Span, history: ast.History) -> ast.Happened:
-        return ast.Happened(history, negated=False, span=span)
+    def happened(self, span: Span, history: ast.HistoryQuery) -> ast.HistoryCondition:
+        return ast.HistoryCondition(history, negated=False, span=span)
 
-    def not_happened(self, span: Span, history: ast.History) -> ast.Happened:
-        return ast.Happened(history, negated=True, span=span)
+    def not_happened(self, span: Span, history: ast.HistoryQuery) -> ast.HistoryCondition:
+        return ast.HistoryCondition(history, negated=True, span=span)
 
-    def count(self, span: Span, history: ast.History) -> ast.Aggregate:
+    def count(self, span: Span, history: ast.HistoryQuery) -> ast.Aggregate:
         return ast.Aggregate("count", None, history, span=span)
 
-    def total(self, span: Span, field: Token, history: ast.History) -> ast.Aggregate:
+    def total(self, span: Span, field: Token, history: ast.HistoryQuery) -> ast.Aggregate:
         return ast.Aggregate("sum", self._name(field), history, span=span)
 
-    def distinct(self, span: Span, field: Token, history: ast.History) -> ast.Aggregate:
+    def distinct(self, span: Span, field: Token, history: ast.HistoryQuery) -> ast.Aggregate:
         return ast.Aggregate("distinct", self._name(field), history, span=span)
 
-    def history(self, span: Span, event: ast.Event, within: Token, *parts: Part) -> ast.History:
+    def history(self, span: Span, event: ast.EventPattern, within: Token, *parts: Phrase) -> ast.HistoryQuery:
         per = next((part for part in parts if isinstance(part, tuple)), ())
-        since = self._only(ast.Event, parts)
-        return ast.History(event, self._literal("duration", within), since, per, span=span)
+        since = self._only(ast.EventPattern, parts)
+        return ast.HistoryQuery(event, self._literal("duration", within), since, per, span=span)
 
-    def since(self, span: Span, event: ast.Event) -> ast.Event:
+    def since(self, span: Span, event: ast.EventPattern) -> ast.EventPattern:
         return event
 
-    def plain_event(self, span: Span, target: ast.Target) -> ast.Event:
-        return ast.Event(target, span=span)
+    def plain_event(self, span: Span, target: ast.Target) -> ast.EventPattern:
+        return ast.EventPattern(target, span=span)
 
-    def qualified_event(self, span: Span, *parts: Part) -> ast.Event:
+    def qualified_event(self, span: Span, *parts: Phrase) -> ast.EventPattern:
         denied, target, by_user, where = False, None, None, None
         for part in parts:
             match part:
@@ -150,11 +150,11 @@ class Expressions(Leaves):
                     denied = True
                 case ("by", whose):
                     by_user = whose
-                case ast.Matching():
+                case ast.PrincipalCondition():
                     where = part.condition
                 case _:
                     target = part
-        return ast.Event(target, denied, by_user, where, span=span)  # type: ignore[arg-type]
+        return ast.EventPattern(target, denied, by_user, where, span=span)  # type: ignore[arg-type]
 
     def denied(self, span: Span, word: Token) -> tuple[str]:
         return ("denied",)
@@ -165,5 +165,5 @@ class Expressions(Leaves):
     def whose(self, span: Span, word: Token) -> str:
         return word.text
 
-    def past(self, span: Span, condition: ast.Expr) -> ast.Matching:
-        return ast.Matching(condition, span=span)
+    def past(self, span: Span, condition: ast.Expr) -> ast.PrincipalCondition:
+        return ast.PrincipalCondition(condition, span=span)

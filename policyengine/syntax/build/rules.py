@@ -6,52 +6,52 @@ from typing import Any, get_args
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.build.tokens import Leaves, Part
+from policyengine.syntax.build.tokens import BuilderBase, Phrase
 from policyengine.syntax.tokens import Token
 
 
-class Rules(Leaves):
+class RuleBuilder(BuilderBase):
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
-    def unrestricted(self, span: Span) -> ast.UsersUnrestricted:
-        return ast.UsersUnrestricted(span=span)
+    def unrestricted(self, span: Span) -> ast.UnrestrictedUsers:
+        return ast.UnrestrictedUsers(span=span)
 
     def advisory(self, span: Span) -> ast.TasksAdvisory:
         return ast.TasksAdvisory(span=span)
 
-    def user(self, span: Span, head: Part, *items: Part) -> ast.UserDecl:
+    def user(self, span: Span, head: Phrase, *items: Phrase) -> ast.UserDecl:
         return ast.UserDecl(head, items, span=span)
 
     def anyone(self, span: Span, *items: ast.May) -> ast.AnyoneDecl:
         return ast.AnyoneDecl(items, span=span)
 
-    def agent(self, span: Span, head: Part, *items: Part) -> ast.AgentDecl:
+    def agent(self, span: Span, head: Phrase, *items: Phrase) -> ast.AgentDecl:
         return ast.AgentDecl(head, items, span=span)
 
-    def called(self, span: Span, name: Token) -> ast.Called:
-        return ast.Called(self._text(name), span=span)
+    def called(self, span: Span, name: Token) -> ast.PrincipalName:
+        return ast.PrincipalName(self._text(name), span=span)
 
     def in_group(self, span: Span, group: Token) -> ast.InGroup:
         return ast.InGroup(self._text(group), span=span)
 
-    def matching(self, span: Span, condition: ast.Expr) -> ast.Matching:
-        return ast.Matching(condition, span=span)
+    def matching(self, span: Span, condition: ast.Expr) -> ast.PrincipalCondition:
+        return ast.PrincipalCondition(condition, span=span)
 
-    def anybody(self, span: Span) -> ast.Anybody:
-        return ast.Anybody(span=span)
+    def anybody(self, span: Span) -> ast.AnyUser:
+        return ast.AnyUser(span=span)
 
     def issued_by(self, span: Span, issuers: tuple[ast.Name, ...]) -> ast.IssuedBy:
         return ast.IssuedBy(issuers, span=span)
 
-    def acts_alone(self, span: Span) -> ast.Acts:
-        return ast.Acts("alone", span=span)
+    def acts_alone(self, span: Span) -> ast.ActsClause:
+        return ast.ActsClause("alone", span=span)
 
-    def acts_any(self, span: Span) -> ast.Acts:
-        return ast.Acts("any", span=span)
+    def acts_any(self, span: Span) -> ast.ActsClause:
+        return ast.ActsClause("any", span=span)
 
-    def acts_where(self, span: Span, condition: ast.Expr) -> ast.Acts:
-        return ast.Acts("where", condition, span=span)
+    def acts_where(self, span: Span, condition: ast.Expr) -> ast.ActsClause:
+        return ast.ActsClause("where", condition, span=span)
 
-    def credential(self, span: Span, *items: Part) -> ast.CredentialDecl:
+    def credential(self, span: Span, *items: Phrase) -> ast.CredentialDecl:
         return ast.CredentialDecl(items, span=span)
 
     def credential_kinds(self, span: Span, kinds: ast.ListLiteral) -> ast.CredentialKinds:
@@ -63,8 +63,8 @@ class Rules(Leaves):
     def credential_age(self, span: Span, limit: Token) -> ast.CredentialLimit:
         return ast.CredentialLimit("age", self._literal("duration", limit), span=span)
 
-    def credential_bound(self, span: Span) -> ast.CredentialBound:
-        return ast.CredentialBound(span=span)
+    def credential_bound(self, span: Span) -> ast.ProofOfPossession:
+        return ast.ProofOfPossession(span=span)
 
     def attested_by(self, span: Span, attesters: tuple[ast.Name, ...]) -> ast.AttestedBy:
         return ast.AttestedBy(attesters, span=span)
@@ -72,16 +72,16 @@ class Rules(Leaves):
     def may(self, span: Span, targets: tuple[ast.Target, ...], when: ast.Expr | None = None) -> ast.May:
         return ast.May(targets, when, span=span)
 
-    def delegate(self, span: Span, scopes: tuple[ast.Name, ...], to: ast.AgentRef, *rest: Part) -> ast.MayDelegate:
+    def delegate(self, span: Span, scopes: tuple[ast.Name, ...], to: ast.AgentRef, *rest: Phrase) -> ast.MayDelegate:
         lifetime, when = self._duration_and_rest(rest)
         return ast.MayDelegate(scopes, to, lifetime, when, span=span)
 
-    def valid_until(self, span: Span, *dates: Token) -> ast.Valid:
+    def valid_until(self, span: Span, *dates: Token) -> ast.ValidityPeriod:
         start = self._literal("date", dates[0]) if len(dates) == 2 else None
-        return ast.Valid(start, self._literal("date", dates[-1]), span=span)
+        return ast.ValidityPeriod(start, self._literal("date", dates[-1]), span=span)
 
-    def valid_from(self, span: Span, date: Token) -> ast.Valid:
-        return ast.Valid(self._literal("date", date), None, span=span)
+    def valid_from(self, span: Span, date: Token) -> ast.ValidityPeriod:
+        return ast.ValidityPeriod(self._literal("date", date), None, span=span)
 
     def delegation(self, span: Span, *limits: ast.DelegationLimit) -> ast.DelegationDecl:
         return ast.DelegationDecl(limits, span=span)
@@ -96,29 +96,29 @@ class Rules(Leaves):
         return ast.DelegationLimit("no cycles", span=span)
 
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
-    def guard(self, span: Span, name: Token, *parts: Part) -> ast.GuardDecl:
+    def guard(self, span: Span, name: Token, *parts: Phrase) -> ast.GuardDecl:
         items = tuple(part for part in parts if not isinstance(part, ast.Place))
         return ast.GuardDecl(self._text(name), self._only(ast.Place, parts), items, span=span)
 
-    def when(self, span: Span, condition: ast.Expr) -> ast.Condition:
-        return ast.Condition("when", condition, span=span)
+    def when(self, span: Span, condition: ast.Expr) -> ast.WhenClause:
+        return ast.WhenClause("when", condition, span=span)
 
-    def unless(self, span: Span, condition: ast.Expr) -> ast.Condition:
-        return ast.Condition("unless", condition, span=span)
+    def unless(self, span: Span, condition: ast.Expr) -> ast.WhenClause:
+        return ast.WhenClause("unless", condition, span=span)
 
     def message(self, span: Span, text: Token) -> ast.Text:
         return self._text(text)
 
-    def deny(self, span: Span, *parts: Part) -> ast.Deny:
-        return ast.Deny(self._only(ast.Condition, parts), self._only(ast.Text, parts), span=span)
+    def deny(self, span: Span, *parts: Phrase) -> ast.Deny:
+        return ast.Deny(self._only(ast.WhenClause, parts), self._only(ast.Text, parts), span=span)
 
     def require(self, span: Span, condition: ast.Expr, message: ast.Text | None = None) -> ast.Require:
         return ast.Require(condition, message, span=span)
 
-    def confirm(self, span: Span, approver: ast.Approver, *parts: Part) -> ast.Confirm:
+    def confirm(self, span: Span, approver: ast.Approver, *parts: Phrase) -> ast.Confirm:
         within, _ = self._duration_and_rest(parts)
         bound = self._only(ast.BoundTo, parts)
-        condition, message = self._only(ast.Condition, parts), self._only(ast.Text, parts)
+        condition, message = self._only(ast.WhenClause, parts), self._only(ast.Text, parts)
         return ast.Confirm(approver, within, bound, condition, message, span=span)
 
     def bound_to(self, span: Span, *items: ast.BoundItem) -> ast.BoundTo:
@@ -145,7 +145,7 @@ class Rules(Leaves):
     def quorum(self, span: Span, count: Token, of: ast.ByRole | ast.ByFact | ast.ByEntity) -> ast.Quorum:
         return ast.Quorum(self._literal("number", count), of, span=span)
 
-    def _obligation(self, kind: str, span: Span, parts: tuple[Part, ...]) -> ast.Obligation:
+    def _obligation(self, kind: str, span: Span, parts: tuple[Phrase, ...]) -> ast.ObligationEffect:
         arguments: list[ast.Name | ast.Text] = []
         for part in parts:
             match part:
@@ -155,44 +155,44 @@ class Rules(Leaves):
                     arguments.append(self._text(part))
                 case tuple():
                     arguments += part
-        condition, message = self._only(ast.Condition, parts), self._only(ast.Text, parts)
-        return ast.Obligation(kind, tuple(arguments), condition, message, span=span)  # type: ignore[arg-type]
+        condition, message = self._only(ast.WhenClause, parts), self._only(ast.Text, parts)
+        return ast.ObligationEffect(kind, tuple(arguments), condition, message, span=span)  # type: ignore[arg-type]
 
-    def audit(self, span: Span, *parts: Part) -> ast.Obligation:
+    def audit(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("audit", span, parts)
 
-    def redact(self, span: Span, *parts: Part) -> ast.Obligation:
+    def redact(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("redact", span, parts)
 
-    def notify(self, span: Span, *parts: Part) -> ast.Obligation:
+    def notify(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("notify", span, parts)
 
-    def warn(self, span: Span, *parts: Part) -> ast.Obligation:
+    def warn(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("warn", span, parts)
 
-    def step_up(self, span: Span, *parts: Part) -> ast.Obligation:
+    def step_up(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("step_up", span, parts)
 
-    def header(self, span: Span, *parts: Part) -> ast.Obligation:
+    def header(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:
         return self._obligation("header", span, parts)
 
     # ── Rates, budgets, profiles, invariants ──────────────────────────────────────────────────
-    def _limits(self, name: Token, parts: tuple[Part, ...], items: tuple[type, ...]) -> tuple[Any, ...]:
+    def _limits(self, name: Token, parts: tuple[Phrase, ...], items: tuple[type, ...]) -> tuple[Any, ...]:
         """name, per, place, when, items: what a rate and a budget share."""
         place = self._only(ast.Place, parts)
         found = tuple(part for part in parts[1:] if isinstance(part, items))
         when = self._only(ast.Node, tuple(p for p in parts[1:] if p is not place and not isinstance(p, items)))
         return self._text(name), parts[0], place, when, found
 
-    def rate(self, span: Span, name: Token, *parts: Part) -> ast.RateDecl:
+    def rate(self, span: Span, name: Token, *parts: Phrase) -> ast.RateDecl:
         return ast.RateDecl(*self._limits(name, parts, get_args(ast.RateItem)), span=span)
 
     def rate_limit(self, span: Span, rate: Token, burst: Token | None = None) -> ast.RateLimit:
         return ast.RateLimit(rate.text, self._literal("number", burst) if burst else None, span=span)
 
-    def at_once(self, span: Span, count: Token, lease: Token | None = None) -> ast.AtOnce:
+    def at_once(self, span: Span, count: Token, lease: Token | None = None) -> ast.ConcurrencyLimit:
         lasts = self._literal("duration", lease) if lease else None
-        return ast.AtOnce(self._literal("number", count), lasts, span=span)
+        return ast.ConcurrencyLimit(self._literal("number", count), lasts, span=span)
 
     def cost(self, span: Span, fact: Token) -> ast.Cost:
         return ast.Cost(self._name(fact), span=span)
@@ -209,23 +209,23 @@ class Rules(Leaves):
     def raise_(self, span: Span, factor: Token, at_most: Token, when: ast.Expr) -> ast.Raise:
         return ast.Raise(factor.text, at_most.text, when, span=span)
 
-    def clamp(self, span: Span, rate: Token, *rest: Part) -> ast.Clamp:
+    def clamp(self, span: Span, rate: Token, *rest: Phrase) -> ast.Clamp:
         duration, when = self._duration_and_rest(rest)
         return ast.Clamp(rate.text, duration, when, span=span)
 
-    def budget(self, span: Span, name: Token, *parts: Part) -> ast.BudgetDecl:
+    def budget(self, span: Span, name: Token, *parts: Phrase) -> ast.BudgetDecl:
         return ast.BudgetDecl(*self._limits(name, parts, (ast.BudgetLimit, ast.StoreFailure)), span=span)
 
-    def budget_sum(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
+    def budget_sum(self, span: Span, fact: Token, bound: Phrase, within: Token) -> ast.BudgetLimit:
         return ast.BudgetLimit("sum", self._name(fact), bound, self._literal("duration", within), span=span)
 
-    def budget_count(self, span: Span, bound: Part, within: Token) -> ast.BudgetLimit:
+    def budget_count(self, span: Span, bound: Phrase, within: Token) -> ast.BudgetLimit:
         return ast.BudgetLimit("count", None, bound, self._literal("duration", within), span=span)
 
-    def budget_distinct(self, span: Span, fact: Token, bound: Part, within: Token) -> ast.BudgetLimit:
+    def budget_distinct(self, span: Span, fact: Token, bound: Phrase, within: Token) -> ast.BudgetLimit:
         return ast.BudgetLimit("distinct", self._name(fact), bound, self._literal("duration", within), span=span)
 
-    def per(self, span: Span, *keys: Part) -> tuple[ast.Reference | ast.Call, ...]:
+    def per(self, span: Span, *keys: Phrase) -> tuple[ast.Reference | ast.Call, ...]:
         """Without the parentheses around them."""
         return tuple(key for key in keys if isinstance(key, ast.Reference | ast.Call))
 
@@ -242,8 +242,10 @@ class Rules(Leaves):
     def step(self, span: Span, target: ast.Target, repeat: Any = None) -> ast.ProfileStep:
         return ast.ProfileStep(target, repeat.text if repeat else None, span=span)
 
-    def invariant(self, span: Span, name: Token, *claims: ast.Claim) -> ast.InvariantDecl:
+    def invariant(self, span: Span, name: Token, *claims: ast.InvariantClaim) -> ast.InvariantDecl:
         return ast.InvariantDecl(self._text(name), claims, span=span)
 
-    def claim(self, span: Span, modality: Any, effect: Any, targets: Any, when: ast.Expr | None = None) -> ast.Claim:
-        return ast.Claim(modality.text, effect.text, targets, when, span=span)
+    def claim(
+        self, span: Span, modality: Any, effect: Any, targets: Any, when: ast.Expr | None = None
+    ) -> ast.InvariantClaim:
+        return ast.InvariantClaim(modality.text, effect.text, targets, when, span=span)

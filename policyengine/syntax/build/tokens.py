@@ -10,7 +10,7 @@ from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.tokens import Token
 
-Part: TypeAlias = Any  # a Node, a Token, or a tuple of them
+Phrase: TypeAlias = Any  # a Node, a Token, or a tuple of them
 
 
 def unquote(token: Token) -> str:
@@ -28,7 +28,7 @@ def unquote(token: Token) -> str:
         return "".join(result)
 
 
-class Leaves:
+class BuilderBase:
     """What all builders share: the source that they build from."""
 
     def __init__(self, source: Source) -> None:
@@ -46,10 +46,10 @@ class Leaves:
     def _at(self, token: Token) -> Span:
         return Span(self.source, token.start, token.end)
 
-    def _only(self, kind: type, parts: tuple[Part, ...]) -> Any:
+    def _only(self, kind: type, parts: tuple[Phrase, ...]) -> Any:
         return next((part for part in parts if isinstance(part, kind)), None)
 
-    def _duration_and_rest(self, parts: tuple[Part, ...]) -> tuple[ast.Literal | None, Any]:
+    def _duration_and_rest(self, parts: tuple[Phrase, ...]) -> tuple[ast.Literal | None, Any]:
         """An optional duration, then an optional expression."""
         token = parts[0] if parts and isinstance(parts[0], Token) else None
         rest = parts[1:] if token else parts

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from policyengine.diagnostics.model import Diagnostic, Related
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.source import Source, Span
-from policyengine.syntax.errors.recovery import Stop, Tables
+from policyengine.syntax.errors.recovery import ErrorPosition, ParserTables
 
-FOUND = re.compile(
+UNEXPECTED_TEXT = re.compile(
     r'"(?:[^"\\\n]|\\.)*"|[^\W\d][\w.]*|\d[\w.]*|&&|\|\||==|!=|<=|>=|=>|->|\.\.|//|/\*|/[^\s,{}|]*|.', re.DOTALL
 )
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS ANY CONNECT TRACE".split())
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ErrorContext:
     """A stop with what a person would look at: the text found, the text before it, the brackets still open."""
 
     source: Source
-    stop: Stop
-    known: Tables
+    stop: ErrorPosition
+    known: ParserTables
     found: str
     opened: tuple[int, ...]
 
@@ -62,13 +62,13 @@ class Situation:
             return Span(self.source, before.end, before.end)
         return Span(self.source, self.at, self.at + len(self.found))
 
-    def report(self, code: str, message: str, hint: str | None = None, *related: Related) -> Diagnostic:
+    def report(self, code: str, message: str, hint: str | None = None, *related: RelatedLocation) -> Diagnostic:
         return Diagnostic(code, message, self.span(), hint, related)
 
 
-Explanation: TypeAlias = Callable[[Situation], Diagnostic | None]
+Explainer: TypeAlias = Callable[[ErrorContext], Diagnostic | None]
 
 
-def cut(text: str) -> str:
+def shorten_text(text: str) -> str:
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return shown if len(shown) <= 40 else shown[:39] + "…"

@@ -8,7 +8,7 @@ VALUES = frozenset("NUMBER STRING DURATION DATE CLOCK IP HASH true false NAME [ 
 OPERANDS = VALUES | frozenset("( count sum distinct".split())
 CONDITIONS = OPERANDS | frozenset("not after no".split())
 QUANTIFIED = CONDITIONS | frozenset("any all".split())
-GIVEN = VALUES | {"{"}
+FIXTURE_VALUES = VALUES | {"{"}
 COMPARISONS = frozenset("== != < <= > >= in not below has like matches overlaps subset within is".split())
 OPERATORS = COMPARISONS | frozenset("and or + - * else".split())
 HEADS = frozenset(
@@ -19,15 +19,15 @@ OUTCOMES = frozenset("allow deny throttle confirm not first".split())
 CLOSERS = ("}", ")", "]")
 END = "$END"
 
-GROUPS: tuple[tuple[frozenset[str], str], ...] = (
+TERMINAL_GROUPS: tuple[tuple[frozenset[str], str], ...] = (
     (QUANTIFIED, "a condition"),
     (CONDITIONS, "a condition"),
     (OPERANDS, "a value"),
-    (GIVEN, "a value"),
+    (FIXTURE_VALUES, "a value"),
     (HEADS, "a declaration (`agent`, `guard`, `scope`, …)"),
     (OUTCOMES, "an outcome (`allow`, `deny`, …)"),
 )
-DESCRIBED = {
+TERMINAL_NAMES = {
     "NAME": "a name",
     "METHOD": "a method",
     "PATH": "a path",
@@ -42,7 +42,7 @@ DESCRIBED = {
     "RATE": "a rate",
     "FACTOR": "a factor",
 }
-EXAMPLES = {
+TERMINAL_EXAMPLES = {
     "METHOD": "`GET`",
     "PATH": "`/v1/invoices/{id}`",
     "TOOLPAT": "`billing/refund`",
@@ -53,8 +53,8 @@ EXAMPLES = {
     "RATE": "`100/1m`",
     "FACTOR": "`x3`",
 }
-UNSAID = frozenset(["RESERVED", "OPTIONAL", "DATA_RATE"])
-SHOWN = 4
+UNMENTIONED_TERMINALS = frozenset(["RESERVED", "OPTIONAL", "DATA_RATE"])
+MAX_ALTERNATIVES = 4
 
 
 def continues_expression(accepted: frozenset[str]) -> bool:
@@ -62,43 +62,45 @@ def continues_expression(accepted: frozenset[str]) -> bool:
     return "*" in accepted or {"and", "or"} <= accepted
 
 
-def alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
+def describe_alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
     """What is accepted, in groups that a reader knows, at most four of them; `order` is that of the grammar."""
-    rest, groups = set(accepted - UNSAID), []
+    rest, groups = set(accepted - UNMENTIONED_TERMINALS), []
     if "PATH" in rest:
         rest.discard("|")  # a second method: right, and seldom what is missing
     if continues_expression(accepted):
         rest -= OPERATORS | {"[", "(", "STRING"}
         if not rest:
             return ["an operator"]
-    for members, phrase in GROUPS:
+    for members, phrase in TERMINAL_GROUPS:
         if members <= rest:
             groups.append(phrase)
             rest -= members
     if {"METHOD", "TOOL", "ACTION", "NAME"} <= rest:
         groups.append("a scope")
         rest.discard("NAME")
-    values = [DESCRIBED[name] for name in DESCRIBED if name in rest]
+    values = [TERMINAL_NAMES[name] for name in TERMINAL_NAMES if name in rest]
     words = [
-        f"`{word}`" for word in order if word in rest and word not in DESCRIBED and word not in CLOSERS and word != END
+        f"`{word}`"
+        for word in order
+        if word in rest and word not in TERMINAL_NAMES and word not in CLOSERS and word != END
     ]
     closers = [f"`{closer}`" for closer in CLOSERS if closer in rest]
     return _cut(groups + values + words, closers + (["the end of the file"] if END in rest and not groups else []))
 
 
 def _cut(choices: list[str], endings: list[str]) -> list[str]:
-    room = SHOWN - len(endings)
+    room = MAX_ALTERNATIVES - len(endings)
     return (choices if len(choices) <= room else [*choices[:room], "…"]) + endings
 
 
-def spoken(choices: list[str]) -> str:
+def join_alternatives(choices: list[str]) -> str:
     """`a method, a path or `TOOL``; an ellipsis needs no `or`."""
     if len(choices) < 2 or choices[-1] == "…":
         return ", ".join(choices)
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
-def example(accepted: frozenset[str]) -> str | None:
+def example_for(accepted: frozenset[str]) -> str | None:
     """How the one thing that fits looks like, when just one kind of thing does."""
-    kinds = accepted - UNSAID - ({"|"} if "PATH" in accepted else set())
-    return EXAMPLES.get(min(kinds)) if len(kinds) == 1 else None
+    kinds = accepted - UNMENTIONED_TERMINALS - ({"|"} if "PATH" in accepted else set())
+    return TERMINAL_EXAMPLES.get(min(kinds)) if len(kinds) == 1 else None

@@ -5,19 +5,32 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from policyengine.diagnostics.model import Diagnostic, Related, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.source import Source, Span
-from policyengine.syntax.errors.context import FOUND, METHODS, Explanation, Situation, cut
-from policyengine.syntax.errors.expected import COMPARISONS, HEADS, alternatives, continues_expression, spoken
-from policyengine.syntax.errors.foreign_syntax import clock_hint, hint, in_path, unbounded_raise, unzoned, weekdays
-from policyengine.syntax.errors.recovery import Stop, Tables
+from policyengine.syntax.errors.context import METHODS, UNEXPECTED_TEXT, ErrorContext, Explainer, shorten_text
+from policyengine.syntax.errors.expected import (
+    COMPARISONS,
+    HEADS,
+    continues_expression,
+    describe_alternatives,
+    join_alternatives,
+)
+from policyengine.syntax.errors.foreign_syntax import (
+    clock_hint,
+    explain_missing_zone,
+    explain_path,
+    explain_unbounded_raise,
+    explain_weekdays,
+    foreign_syntax_hint,
+)
+from policyengine.syntax.errors.recovery import ErrorPosition, ParserTables
 
 CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 NUMBERS = "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
-GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\b")
+NUMBER_WITH_COMMAS = re.compile(r"\d{1,3}(?:,\d{3})+\b")
 # What other languages say, and what to say here where it fits.
-FOREIGN = {
+FOREIGN_WORDS = {
     "all": "any",
     "allow": "may",
     "anyone": "any",
@@ -42,7 +55,7 @@ FOREIGN = {
     "when": "where",
     "where": "when",
 }
-BARE = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
+UNQUOTED_TEXT = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
 EVERYBODY = frozenset({"all", "any", "anybody", "anyone", "every", "everybody", "everyone"})
 ENDPOINTS = frozenset({*METHODS, "ACTION", "TOOL"})
 DELEGATES = re.compile(r"\bmay\s+delegate\s+(?:[\w.]+\s*,\s*)*\Z")
@@ -57,11 +70,11 @@ QUOTES = {
 }
 
 
-def explain(source: Source, stop: Stop, known: Tables) -> Diagnostic:
+def explain_error(source: Source, stop: ErrorPosition, known: ParserTables) -> Diagnostic:
     """The first explanation that fits."""
-    match = FOUND.match(source.text, stop.offset)
+    match = UNEXPECTED_TEXT.match(source.text, stop.offset)
     found = match[0] if match else ""
-    situation = Situation(source, stop, known, found, _open_brackets(source.text, stop.declaration, stop.offset))
+    situation = ErrorContext(source, stop, known, found, _open_brackets(source.text, stop.declaration, stop.offset))
     return next(d for explanation in EXPLANATIONS if (d := explanation(situation)) is not None)
 
 
@@ -78,7 +91,7 @@ def _open_brackets(text: str, start: int, end: int) -> tuple[int, ...]:
 # ── What other languages write ────────────────────────────────────────────────────────────────
 
 
-def quote(s: Situation) -> Diagnostic | None:
+def explain_quote(s: ErrorContext) -> Diagnostic | None:
     if s.found == '"':
         return s.report(
             "E105", "this text has no closing quote on its line", 'close it with `"`; a line break in a text is `\\n`'
@@ -88,7 +101,7 @@ def quote(s: Situation) -> Diagnostic | None:
     return None
 
 
-def comment(s: Situation) -> Diagnostic | None:
+def explain_comment(s: ErrorContext) -> Diagnostic | None:
     if s.found in ("//", "/*") or (s.found == "-" and s.source.text.startswith("--", s.at) and s.at_line_start):
         return s.report(
             "E107", f"a comment begins with `#`, not with `{s.source.text[s.at : s.at + 2]}`", "write `# …`"
@@ -96,7 +109,7 @@ def comment(s: Situation) -> Diagnostic | None:
     return None
 
 
-def equals(s: Situation) -> Diagnostic | None:
+def explain_equals(s: ErrorContext) -> Diagnostic | None:
     if s.found == "=" and "==" in s.accepted:
         return s.report("E108", "`=` does not compare", "write `==`")
     if (s.found == "==" and "=" in s.accepted) or (s.found == "=" and s.previous == "=" and s.adjoins):
@@ -104,7 +117,7 @@ def equals(s: Situation) -> Diagnostic | None:
     return None
 
 
-def symbols(s: Situation) -> Diagnostic | None:
+def explain_symbols(s: ErrorContext) -> Diagnostic | None:
     words = {"&&": "and", "||": "or", "&": "and", "!": "not", "|": "or"}
     word = words.get(s.found)
     if word is not None and word in s.accepted:
@@ -112,14 +125,14 @@ def symbols(s: Situation) -> Diagnostic | None:
     return None
 
 
-def chain(s: Situation) -> Diagnostic | None:
+def explain_chained_comparison(s: ErrorContext) -> Diagnostic | None:
     word = {"<>": "!="}.get(s.found, s.found)
     if word in COMPARISONS and "and" in s.accepted and "==" not in s.accepted:
         return s.report("E110", "comparisons do not chain", "write two, joined by `and`: `a < x and x < b`")
     return None
 
 
-def division(s: Situation) -> Diagnostic | None:
+def explain_division(s: ErrorContext) -> Diagnostic | None:
     if not continues_expression(s.accepted) or s.at_line_start:
         return None
     if s.found.startswith("/"):
@@ -131,7 +144,7 @@ def division(s: Situation) -> Diagnostic | None:
     return None
 
 
-def separator(s: Situation) -> Diagnostic | None:
+def explain_separator(s: ErrorContext) -> Diagnostic | None:
     if s.found == ";":
         return s.report("E112", "nothing is separated by `;`", "leave it out: every item begins with a word of its own")
     if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
@@ -140,7 +153,7 @@ def separator(s: Situation) -> Diagnostic | None:
         return s.report("E112", "no `,` belongs here", "leave it out: every item begins with a word of its own")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
         at = s.stop.previous.start if s.stop.previous is not None else s.at
-        fits = spoken(_choices(s))
+        fits = join_alternatives(_choices(s))
         return Diagnostic(
             "E112", f"after this `,` another one must follow: {fits}", Span(s.source, at, at + 1), "or leave it out"
         )
@@ -150,7 +163,7 @@ def separator(s: Situation) -> Diagnostic | None:
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
-def method(s: Situation) -> Diagnostic | None:
+def explain_method(s: ErrorContext) -> Diagnostic | None:
     if s.found.upper() in METHODS and s.found not in METHODS and "METHOD" in s.accepted:
         return s.report("E114", "methods are written in capitals", f"write `{s.found.upper()}`")
     if not s.found.startswith("/") or "PATH" in s.accepted:
@@ -170,7 +183,7 @@ def method(s: Situation) -> Diagnostic | None:
 # ── Brackets ──────────────────────────────────────────────────────────────────────────────────
 
 
-def bracket(s: Situation) -> Diagnostic | None:
+def explain_bracket(s: ErrorContext) -> Diagnostic | None:
     innermost = s.opened[-1] if s.opened else None
     if innermost is None:
         if s.found in CLOSING.values() and s.found not in s.accepted:
@@ -186,19 +199,21 @@ def bracket(s: Situation) -> Diagnostic | None:
     if not (s.found == "" or wrong_closer or new_declaration or new_line):
         return None
     at = Span(s.source, innermost, innermost + 1)
-    where = "before the end of the file" if s.found == "" else f"before this `{cut(s.found)}`"
-    return s.report("E103", f"`{closing}` is missing {where}", None, Related(f"this `{opening}` is still open", at))
+    where = "before the end of the file" if s.found == "" else f"before this `{shorten_text(s.found)}`"
+    return s.report(
+        "E103", f"`{closing}` is missing {where}", None, RelatedLocation(f"this `{opening}` is still open", at)
+    )
 
 
 # ── Names and words ───────────────────────────────────────────────────────────────────────────
 
 
-def number(s: Situation) -> Diagnostic | None:
+def explain_number(s: ErrorContext) -> Diagnostic | None:
     if s.found[:1].isdigit() and not re.fullmatch(r"\d[\d_]*(?:\.\d+)?|(?:\d+(?:ms|s|m|h|d|w))+", s.found):
-        message = f"`{cut(s.found)}` is neither a number nor a duration"
+        message = f"`{shorten_text(s.found)}` is neither a number nor a duration"
         return s.report("E119", message, clock_hint(s) or NUMBERS)
     if s.found == "," and "," not in s.accepted and s.stop.previous is not None:
-        grouped = GROUPED.match(s.source.text, s.stop.previous.start)
+        grouped = NUMBER_WITH_COMMAS.match(s.source.text, s.stop.previous.start)
         if grouped is not None and grouped.end() > s.at:
             span = Span(s.source, *grouped.span())
             return Diagnostic(
@@ -209,31 +224,31 @@ def number(s: Situation) -> Diagnostic | None:
     return None
 
 
-def export(s: Situation) -> Diagnostic | None:
+def explain_export(s: ErrorContext) -> Diagnostic | None:
     if s.previous == "export" and "enum" in s.accepted:
         fits = ", ".join(f"`{word}`" for word in s.known.written.values() if word in s.accepted)
         return s.report(
             "E129",
-            f"`{cut(s.found)}` cannot be exported",
+            f"`{shorten_text(s.found)}` cannot be exported",
             f"guards, rates and invariants apply everywhere; names can be: {fits}",
         )
     return None
 
 
-def unquoted(s: Situation) -> Diagnostic | None:
+def explain_missing_quotes(s: ErrorContext) -> Diagnostic | None:
     if not s.is_word or "STRING" not in s.accepted or "NAME" in s.accepted or continues_expression(s.accepted):
         return None
-    whole = BARE.match(s.source.text, s.at)
+    whole = UNQUOTED_TEXT.match(s.source.text, s.at)
     span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
     hint = f'write `"{span.text}"`'
     if span.text in EVERYBODY and s.previous == "agent":
         hint = f'write `"*"` for every agent: `"{span.text}"` is an agent of that name'
     if span.text in EVERYBODY and s.previous == "user":
         hint = f'write `user any` for every user: `"{span.text}"` is a user of that name'
-    return Diagnostic("E116", f"`{cut(span.text)}` needs quotes", span, hint)
+    return Diagnostic("E116", f"`{shorten_text(span.text)}` needs quotes", span, hint)
 
 
-def quoted(s: Situation) -> Diagnostic | None:
+def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
     if not s.found.startswith('"') or "NAME" not in s.accepted or continues_expression(s.accepted):
         return None
     inner = s.found[1:-1]
@@ -242,10 +257,10 @@ def quoted(s: Situation) -> Diagnostic | None:
         if NAME.fullmatch(inner)
         else "names are letters, digits, `_` and `.`, and begin with a lower-case letter"
     )
-    return s.report("E117", f"a name stands without quotes, not as `{cut(s.found)}`", hint)
+    return s.report("E117", f"a name stands without quotes, not as `{shorten_text(s.found)}`", hint)
 
 
-def spelling(s: Situation) -> Diagnostic | None:
+def explain_spelling(s: ErrorContext) -> Diagnostic | None:
     """A name that only looks like one: a capital first, a hyphen inside, a letter outside of ASCII."""
     if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
         hint = f"name a scope that holds it: `scope NAME {{ {s.found} … }}`, and `may delegate NAME to …`"
@@ -265,14 +280,14 @@ def spelling(s: Situation) -> Diagnostic | None:
     return Diagnostic("E127", f"`{whole[0]}` is not a name", span, "names are ASCII letters, digits, `_` and `.`")
 
 
-def character(s: Situation) -> Diagnostic | None:
+def explain_character(s: ErrorContext) -> Diagnostic | None:
     if s.found and not s.found.isascii() and s.found.isspace():
         name = f"U+{ord(s.found):04X} ({unicodedata.name(s.found, 'a control character').lower()})"
         return s.report("E118", f"this is no plain space but {name}", "write a plain space")
     if s.found and not s.found.isascii():
         return s.report(
             "E118",
-            f"`{cut(s.found)}` has a meaning only inside of quotes and comments",
+            f"`{shorten_text(s.found)}` has a meaning only inside of quotes and comments",
             "outside of them a policy is ASCII",
         )
     if s.found in ("@", "$", "\\", "~", "&", "!", "%", "^"):
@@ -281,14 +296,14 @@ def character(s: Situation) -> Diagnostic | None:
     return None
 
 
-def _words(s: Situation) -> list[str]:
+def _words(s: ErrorContext) -> list[str]:
     return [word for word in s.accepted if word[:1].islower()]
 
 
-def misspelled(s: Situation) -> Diagnostic | None:
+def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
     if not s.is_word or s.found in s.accepted or s.found == "unknown":  # which is the opposite of `known`
         return None
-    foreign = FOREIGN.get(s.found)
+    foreign = FOREIGN_WORDS.get(s.found)
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
     if meant is None:
         return None
@@ -297,7 +312,7 @@ def misspelled(s: Situation) -> Diagnostic | None:
     return s.report("E115", message, f"did you mean `{meant}`?")
 
 
-def head(s: Situation) -> Diagnostic | None:
+def explain_block_head(s: ErrorContext) -> Diagnostic | None:
     if s.found in ("language", "package", "import") and HEADS & s.accepted:
         return s.report(
             "E120",
@@ -307,53 +322,53 @@ def head(s: Situation) -> Diagnostic | None:
     return None
 
 
-def declaration(s: Situation) -> Diagnostic | None:
+def explain_declaration(s: ErrorContext) -> Diagnostic | None:
     if s.accepted >= HEADS and s.is_word and s.at_line_start:
         hint = "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …"
         if s.found in ("openapi", "swagger"):
             hint = "to make a policy of a specification: `policyengine init DIR --openapi FILE`"
-        return s.report("E102", f"`{cut(s.found)}` begins no declaration", hint)
+        return s.report("E102", f"`{shorten_text(s.found)}` begins no declaration", hint)
     return None
 
 
 # ── Everything else ───────────────────────────────────────────────────────────────────────────
 
 
-def _choices(s: Situation) -> list[str]:
-    choices = alternatives(s.accepted, s.known.written.values())
+def _choices(s: ErrorContext) -> list[str]:
+    choices = describe_alternatives(s.accepted, s.known.written.values())
     begins_value = s.is_word or s.found[:1].isdigit() or s.found.startswith(('"', "("))
     if begins_value and continues_expression(s.accepted) and not s.at_line_start and "an operator" not in choices:
         choices.insert(0, "an operator")
     return choices
 
 
-def unexpected(s: Situation) -> Diagnostic | None:
-    got = f"`{cut(s.found)}`" if s.found else "the end of the file"
-    return s.report("E101", f"expected {spoken(_choices(s))}, got {got}", hint(s))
+def explain_unexpected(s: ErrorContext) -> Diagnostic | None:
+    got = f"`{shorten_text(s.found)}`" if s.found else "the end of the file"
+    return s.report("E101", f"expected {join_alternatives(_choices(s))}, got {got}", foreign_syntax_hint(s))
 
 
-EXPLANATIONS: tuple[Explanation, ...] = (
-    quote,
-    comment,
-    in_path,
-    weekdays,
-    unbounded_raise,
-    number,
-    equals,
-    symbols,
-    chain,
-    division,
-    head,
-    export,
-    method,
-    unzoned,
-    bracket,
-    separator,
-    misspelled,
-    spelling,
-    unquoted,
-    quoted,
-    declaration,
-    character,
-    unexpected,
+EXPLANATIONS: tuple[Explainer, ...] = (
+    explain_quote,
+    explain_comment,
+    explain_path,
+    explain_weekdays,
+    explain_unbounded_raise,
+    explain_number,
+    explain_equals,
+    explain_symbols,
+    explain_chained_comparison,
+    explain_division,
+    explain_block_head,
+    explain_export,
+    explain_method,
+    explain_missing_zone,
+    explain_bracket,
+    explain_separator,
+    explain_misspelled_keyword,
+    explain_spelling,
+    explain_missing_quotes,
+    explain_needless_quotes,
+    explain_declaration,
+    explain_character,
+    explain_unexpected,
 )

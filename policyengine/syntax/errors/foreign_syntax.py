@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Span
-from policyengine.syntax.errors.context import METHODS, Situation, cut
-from policyengine.syntax.errors.expected import continues_expression, example
+from policyengine.syntax.errors.context import METHODS, ErrorContext, shorten_text
+from policyengine.syntax.errors.expected import continues_expression, example_for
 
 MEMBERSHIP = re.compile(r"\b(?:in|below)\s+\Z")
 DAY = "mon|tue|wed|thu|fri|sat|sun"
@@ -22,7 +22,7 @@ TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 # ── Explanations that know better what is wrong ───────────────────────────────────────────────
 
 
-def in_path(s: Situation) -> Diagnostic | None:
+def explain_path(s: ErrorContext) -> Diagnostic | None:
     """A path goes on with a sign that no path has."""
     before = s.stop.previous
     if not s.adjoins or before is None or before.type != "PATH" or s.found[:1] not in set('<{-?*#[("'):
@@ -34,10 +34,10 @@ def in_path(s: Situation) -> Diagnostic | None:
         "*": "`*` is a whole segment, `**` the whole rest",
         "-": "`*` is a whole segment, `**` the whole rest" if "*" in span.text else None,
     }.get(s.found[0], "what varies is written `{id}`, or `{id: invoice}` if it names an entity")
-    return Diagnostic("E101", f"`{cut(span.text)}` cannot stand in a path", span, hint)
+    return Diagnostic("E101", f"`{shorten_text(span.text)}` cannot stand in a path", span, hint)
 
 
-def weekdays(s: Situation) -> Diagnostic | None:
+def explain_weekdays(s: ErrorContext) -> Diagnostic | None:
     """`mon-fri` is a difference."""
     found = WEEKDAYS.search(s.source.text, s.stop.declaration, s.at) if s.found[:1].isdigit() else None
     if found is None:
@@ -46,7 +46,7 @@ def weekdays(s: Situation) -> Diagnostic | None:
     return Diagnostic("E101", f"`{span.text}` is no span of days", span, f"write `{found[1]}..{found[2]}`")
 
 
-def unzoned(s: Situation) -> Diagnostic | None:
+def explain_missing_zone(s: ErrorContext) -> Diagnostic | None:
     """A time window without its zone: the next thing, wherever it stands, is not what is wrong."""
     before = s.stop.previous
     if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
@@ -56,7 +56,7 @@ def unzoned(s: Situation) -> Diagnostic | None:
     return Diagnostic("E101", "a time window needs its time zone", span, hint)
 
 
-def unbounded_raise(s: Situation) -> Diagnostic | None:
+def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
     """`raise x2 when …`: how far it goes is left out."""
     before = s.stop.previous
     if before is None or before.type != "FACTOR" or s.found == "at":
@@ -69,29 +69,29 @@ def unbounded_raise(s: Situation) -> Diagnostic | None:
 # ── Hints for what was not expected ───────────────────────────────────────────────────────────
 
 
-def hint(s: Situation) -> str | None:
+def foreign_syntax_hint(s: ErrorContext) -> str | None:
     """The first hint that fits."""
     return next((found for one in HINTS if (found := one(s)) is not None), None)
 
 
-def clock_hint(s: Situation) -> str | None:
+def clock_hint(s: ErrorContext) -> str | None:
     found = HALF_DAY.match(s.found)
     if found is None or not 1 <= int(found[1]) <= 12:
         return None
     return f"times of day go to 24 hours: `{int(found[1]) % 12 + 12 * (found[2] == 'pm'):02}:00`"
 
 
-def _short_hour(s: Situation) -> str | None:
+def _half_day_hint(s: ErrorContext) -> str | None:
     single = "CLOCK" in s.accepted and len(s.found) == 1 and s.found.isdigit()
     return f"hours have two digits: `0{s.found}:00`" if single else None
 
 
-def _pace(s: Situation) -> str | None:
+def _rate_hint(s: ErrorContext) -> str | None:
     """`10/m`, `100 per minute`."""
     return "write how many in how long: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
 
 
-def _presence(s: Situation) -> str | None:
+def _presence_hint(s: ErrorContext) -> str | None:
     if "present" in s.accepted and s.previous == "is":
         if s.found in ("null", "nil", "none", "None", "undefined"):
             return "write `is absent`"
@@ -101,14 +101,14 @@ def _presence(s: Situation) -> str | None:
     return None
 
 
-def _entity(s: Situation) -> str | None:
+def _entity_hint(s: ErrorContext) -> str | None:
     before = s.source.text[s.stop.declaration : s.stop.previous.start] if s.stop.previous is not None else ""
     if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
         return f'an entity is written `{s.previous} "{s.found}"`'
     return None
 
 
-def _comma(s: Situation) -> str | None:
+def _list_hint(s: ErrorContext) -> str | None:
     """Two names where a list may stand."""
     if "," not in s.accepted or continues_expression(s.accepted) or s.at_line_start:
         return None
@@ -116,51 +116,51 @@ def _comma(s: Situation) -> str | None:
         return "write `,`"
     before = s.stop.previous
     beside = before is not None and before.type == "NAME" and s.is_word and s.found not in s.known.written.values()
-    return f"write `,` between them: `{s.previous}, {cut(s.found)}`" if beside else None
+    return f"write `,` between them: `{s.previous}, {shorten_text(s.found)}`" if beside else None
 
 
-def _scope_name(s: Situation) -> str | None:
+def _scope_name_hint(s: ErrorContext) -> str | None:
     if s.found == ":" and s.adjoins and "," in s.accepted and not continues_expression(s.accepted):
         return "scopes go by their own names here, not by those that credentials use"
     return None
 
 
-def _condition(s: Situation) -> str | None:
+def _condition_hint(s: ErrorContext) -> str | None:
     if not s.is_word and s.found != "(":
         return None
     if s.previous in ("deny", "confirm", "warn") and "when" in s.accepted:
-        return f"a condition begins with `when`: `{s.previous} when {cut(s.found)} …`"
+        return f"a condition begins with `when`: `{s.previous} when {shorten_text(s.found)} …`"
     glued = s.found.startswith(("deny", "confirm", "require"))
     if {"deny", "confirm", "require"} <= s.accepted and not continues_expression(s.accepted) and not glued:
-        return f"a condition follows `require`, or `deny when`: `require {cut(s.found)}`"
+        return f"a condition follows `require`, or `deny when`: `require {shorten_text(s.found)}`"
     return None
 
 
-def _approver(s: Situation) -> str | None:
+def _approver_hint(s: ErrorContext) -> str | None:
     if s.previous == "confirm" and s.accepted == {"by"}:
         return "say who approves: `confirm by role finance within 15m`"
     return None
 
 
-def _enum(s: Situation) -> str | None:
+def _enum_hint(s: ErrorContext) -> str | None:
     inside = s.source.text.startswith(("enum", "export enum"), s.stop.declaration)
     if inside and s.found in ("|", "{", ",", "[", "(", ":"):
         return "the values go up, from the least to the most: `enum plan = free < team`"
     return None
 
 
-def _type(s: Situation) -> str | None:
+def _type_hint(s: ErrorContext) -> str | None:
     before = s.source.text[s.stop.declaration : s.at]
     if s.found == "[" and (TYPE_BEFORE.search(before) or (s.adjoins and "?" in s.accepted)):
         return "several are a `set<string>`, or a `list<string>`"
     if s.accepted == {":"} and s.found == "?":
         return f"what may be absent has its `?` after the type: `{s.previous}: string?`"
     if s.accepted == {":"} and s.is_word:
-        return f"write `{s.previous}: {cut(s.found)}`"
+        return f"write `{s.previous}: {shorten_text(s.found)}`"
     return None
 
 
-def _path(s: Situation) -> str | None:
+def _path_hint(s: ErrorContext) -> str | None:
     if "PATH" not in s.accepted:
         return None
     if s.found.startswith('"/') and "STRING" not in s.accepted:
@@ -172,11 +172,11 @@ def _path(s: Situation) -> str | None:
     return None
 
 
-def _bound(s: Situation) -> str | None:
+def _bound_hint(s: ErrorContext) -> str | None:
     return "write `bound` alone" if s.found in (":", "=", "==") and s.previous == "bound" else None
 
 
-def _bound_to(s: Situation) -> str | None:
+def _bound_to_hint(s: ErrorContext) -> str | None:
     """Where `bound to (…)` of a confirm stands, and what it looks like."""
     example = "`bound to (body except body.request_id)`"
     before = s.source.text[s.stop.declaration : s.at]
@@ -191,21 +191,21 @@ def _bound_to(s: Situation) -> str | None:
     return None
 
 
-def _example(s: Situation) -> str | None:
-    shape = example(s.accepted)
+def _example_hint(s: ErrorContext) -> str | None:
+    shape = example_for(s.accepted)
     return f"for example {shape}" if shape else None
 
 
-def _by(s: Situation) -> str | None:
+def _by_rule_hint(s: ErrorContext) -> str | None:
     """`=> deny by guard "g"`, `=> deny by gate user`: what a test expects names the rule, or the gate, alone."""
     found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
     if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
         return None
     what = "a gate" if found[2] == "gate" else "the rule"
-    return f"{what} stands alone after `by`: `{found[1]} by {cut(s.found)}`"
+    return f"{what} stands alone after `by`: `{found[1]} by {shorten_text(s.found)}`"
 
 
-def _in_test(s: Situation) -> str | None:
+def _test_outcome_hint(s: ErrorContext) -> str | None:
     """What stands before and after the outcome of a test."""
     match s.previous:
         case "with" if s.accepted == {"{"}:
@@ -233,21 +233,21 @@ def _in_test(s: Situation) -> str | None:
     return None
 
 
-HINTS: tuple[Callable[[Situation], str | None], ...] = (
-    _bound,
-    _bound_to,
-    _presence,
-    _pace,
-    _short_hour,
-    _entity,
-    _comma,
-    _scope_name,
-    _condition,
-    _approver,
-    _enum,
-    _type,
-    _path,
-    _by,
-    _in_test,
-    _example,
+HINTS: tuple[Callable[[ErrorContext], str | None], ...] = (
+    _bound_hint,
+    _bound_to_hint,
+    _presence_hint,
+    _rate_hint,
+    _half_day_hint,
+    _entity_hint,
+    _list_hint,
+    _scope_name_hint,
+    _condition_hint,
+    _approver_hint,
+    _enum_hint,
+    _type_hint,
+    _path_hint,
+    _by_rule_hint,
+    _test_outcome_hint,
+    _example_hint,
 )

@@ -9,13 +9,13 @@ from functools import cache
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.parse_table import END, Table, parse_table
-from policyengine.syntax.parser import Machine, Unreadable
+from policyengine.syntax.parse_table import END, ParseTable, load_parse_table
+from policyengine.syntax.parser import LexError, LrParser
 from policyengine.syntax.tokens import Token
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class ErrorPosition:
     """A place where the text stops making sense. `accepted` holds what could have stood there: words and signs as they
     are written, `NAME`, `PATH`, … for the rest, END for the end of the file."""
 
@@ -26,10 +26,10 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class ParserTables:
     """What the parser knows: its table, and which states begin a declaration."""
 
-    table: Table
+    table: ParseTable
     written: Mapping[str, str]  # terminal → as it is written, or its own name
     heads: frozenset[str]  # the words that begin something at the left margin
     head_states: frozenset[int]
@@ -39,12 +39,12 @@ class Tables:
 
 
 @cache
-def tables() -> Tables:
-    table = parse_table()
+def parser_tables() -> ParserTables:
+    table = load_parse_table()
     written = table.written
     first = {name: target for name, target in table.actions[table.start].items() if target >= 0}
     heads = frozenset(written[name] for name in first if name in written)
-    return Tables(table, {**written, END: END}, heads, frozenset(first[n] for n in first if n in written))
+    return ParserTables(table, {**written, END: END}, heads, frozenset(first[n] for n in first if n in written))
 
 
 @cache
@@ -52,13 +52,13 @@ def _margin(heads: frozenset[str]) -> re.Pattern[str]:
     return re.compile(rf"^(?:{'|'.join(sorted(heads))})\b", re.MULTILINE)
 
 
-def accepted(known: Tables, stack: list[int]) -> frozenset[str]:
+def accepted_terminals(known: ParserTables, stack: list[int]) -> frozenset[str]:
     """What can stand next. The parser's own answer comes too late: it reduces before it finds a token impossible."""
     candidates = {name for name in known.actions(stack[-1]) if name in known.written}
     return frozenset(known.written[name] for name in candidates if _shifts(known, stack, name))
 
 
-def _shifts(known: Tables, stack: list[int], terminal: str) -> bool:
+def _shifts(known: ParserTables, stack: list[int], terminal: str) -> bool:
     stack = list(stack)
     while (action := known.actions(stack[-1]).get(terminal)) is not None:
         if action >= 0:
@@ -75,20 +75,20 @@ def _shifts(known: Tables, stack: list[int], terminal: str) -> bool:
     return False
 
 
-class Reader:
+class RecoveringParser:
     """Feeds the parser token by token; after a stop it forgets the declaration around it and goes on at the next."""
 
     def __init__(self, source: Source) -> None:
         self.text = source.text
-        self.known = tables()
-        self.machine = Machine(source)
+        self.known = parser_tables()
+        self.machine = LrParser(source)
         self.level = len(self.machine.states)  # how high the stack is outside of all declarations
         self.declaration = 0
         self.previous: Token | None = None
         self.restarted = -1
 
-    def read(self, limit: int) -> tuple[ast.Module | None, list[Stop]]:
-        stops: list[Stop] = []
+    def read(self, limit: int) -> tuple[ast.Module | None, list[ErrorPosition]]:
+        stops: list[ErrorPosition] = []
         while (stop := self._next_stop()) is not None:
             if stop.offset != self.restarted:
                 stops.append(stop)
@@ -96,7 +96,7 @@ class Reader:
                 break
         return self.machine.finish(), stops
 
-    def _next_stop(self) -> Stop | None:
+    def _next_stop(self) -> ErrorPosition | None:
         before = list(self.machine.states)
         try:
             for token in self.machine.tokens():
@@ -105,14 +105,14 @@ class Reader:
                     return self._stop(token.start, before)
                 self._remember(token)
                 before = list(self.machine.states)
-        except Unreadable as error:
+        except LexError as error:
             return self._stop(error.offset, before)
         if _shifts(self.known, before, END):
             return None
         return self._stop(len(self.text), before)
 
-    def _stop(self, offset: int, stack: list[int]) -> Stop:
-        return Stop(offset, accepted(self.known, stack), self.previous, self.declaration)
+    def _stop(self, offset: int, stack: list[int]) -> ErrorPosition:
+        return ErrorPosition(offset, accepted_terminals(self.known, stack), self.previous, self.declaration)
 
     def _remember(self, token: Token) -> None:
         stack = self.machine.states
@@ -123,7 +123,7 @@ class Reader:
     def _after_export(self) -> bool:
         return self.previous is not None and self.previous.type == "EXPORT"
 
-    def _go_on_after(self, stop: Stop) -> bool:
+    def _go_on_after(self, stop: ErrorPosition) -> bool:
         """Forget the declaration around the stop, unless it was whole, and move to the next word at the left margin."""
         begins_at = stop.offset if stop.offset > self.restarted else stop.offset + 1
         following = _margin(self.known.heads).search(self.text, begins_at)
@@ -136,6 +136,6 @@ class Reader:
         self.machine.position = following.start()
         return True
 
-    def _was_whole(self, stop: Stop) -> bool:
+    def _was_whole(self, stop: ErrorPosition) -> bool:
         at_margin = stop.offset == 0 or self.text[stop.offset - 1] == "\n"
         return "guard" in stop.accepted and ((stop.previous is not None and stop.previous.text == "}") or at_margin)

@@ -28,17 +28,17 @@ class Node:
     span: Span = field(compare=False, repr=False)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and said(self) == said(other)
+        return type(self) is type(other) and field_values(self) == field_values(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), said(self)))
+        return hash((type(self), field_values(self)))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{item.name}={getattr(self, item.name)!r}" for item in fields(self) if item.repr)
         return f"{type(self).__name__}({shown})"
 
 
-def said(node: Node) -> tuple[object, ...]:
+def field_values(node: Node) -> tuple[object, ...]:
     return tuple(getattr(node, item.name) for item in fields(node) if item.compare)
 
 
@@ -67,18 +67,18 @@ class Literal(Node):
     text: str
 
 
-PLAIN = frozenset({"Span", "str", "bool", "tuple[str, ...]"})  # annotations of fields that hold no node
+LEAF_ANNOTATIONS = frozenset({"Span", "str", "bool", "tuple[str, ...]"})  # annotations of fields that hold no node
 
 
 @cache
-def inner(kind: type[Node]) -> tuple[str, ...]:
+def child_fields(kind: type[Node]) -> tuple[str, ...]:
     """The fields that may hold nodes: found once, as a large policy has hundreds of thousands of nodes."""
-    return tuple(item.name for item in fields(kind) if item.type not in PLAIN)
+    return tuple(item.name for item in fields(kind) if item.type not in LEAF_ANNOTATIONS)
 
 
 def children(node: Node) -> Iterator[Node]:
     """The nodes directly inside a node, in the order of its fields."""
-    for name in inner(type(node)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+    for name in child_fields(type(node)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
         value = getattr(node, name)
         if isinstance(value, Node):
             yield value
@@ -92,7 +92,7 @@ def walk(node: Node) -> Iterator[Node]:
     while pending:
         current = pending.pop()
         yield current
-        for name in reversed(inner(type(current))):  # type: ignore[arg-type]
+        for name in reversed(child_fields(type(current))):  # type: ignore[arg-type]
             value = getattr(current, name)
             if isinstance(value, Node):
                 pending.append(value)

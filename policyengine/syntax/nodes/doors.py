@@ -11,7 +11,7 @@ from policyengine.syntax.nodes.expressions import Expr, ListLiteral
 
 
 @node()
-class Called(Node):
+class PrincipalName(Node):
     """The head of a block: `agent "x"`, `user "x"`."""
 
     name: Text
@@ -25,18 +25,18 @@ class InGroup(Node):
 
 
 @node()
-class Matching(Node):
+class PrincipalCondition(Node):
     """The head of a block: `agent where …`, `user where …`."""
 
     condition: Expr
 
 
 @node()
-class Anybody(Node):
+class AnyUser(Node):
     """The head of a block: `user any`."""
 
 
-AgentRef: TypeAlias = Called | InGroup
+AgentRef: TypeAlias = PrincipalName | InGroup
 
 
 @node()
@@ -45,7 +45,7 @@ class IssuedBy(Node):
 
 
 @node()
-class Acts(Node):
+class ActsClause(Node):
     """`acts alone`, `acts for any user`, `acts for users where …` (then with a condition)."""
 
     mode: Word["alone", "any", "where"]
@@ -66,13 +66,13 @@ class CredentialLimit(Node):
 
 
 @node()
-class CredentialBound(Node):
+class ProofOfPossession(Node):
     """`bound`: the credential proves possession of a key."""
 
 
 @node()
 class CredentialDecl(Node):
-    items: tuple[CredentialKinds | CredentialLimit | CredentialBound, ...]
+    items: tuple[CredentialKinds | CredentialLimit | ProofOfPossession, ...]
 
 
 @node()
@@ -95,21 +95,21 @@ class MayDelegate(Node):
 
 
 @node()
-class Valid(Node):
+class ValidityPeriod(Node):
     start: Literal | None
     end: Literal | None
 
 
 @node()
 class AgentDecl(Node):
-    head: Called | InGroup | Matching
-    items: tuple[IssuedBy | Acts | CredentialDecl | AttestedBy | May | MayDelegate | Valid, ...]
+    head: PrincipalName | InGroup | PrincipalCondition
+    items: tuple[IssuedBy | ActsClause | CredentialDecl | AttestedBy | May | MayDelegate | ValidityPeriod, ...]
 
 
 @node()
 class UserDecl(Node):
-    head: Called | Matching | Anybody
-    items: tuple[May | Valid, ...]
+    head: PrincipalName | PrincipalCondition | AnyUser
+    items: tuple[May | ValidityPeriod, ...]
 
 
 @node()
@@ -118,7 +118,7 @@ class AnyoneDecl(Node):
 
 
 @node()
-class UsersUnrestricted(Node):
+class UnrestrictedUsers(Node):
     pass
 
 

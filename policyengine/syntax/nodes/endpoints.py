@@ -10,7 +10,7 @@ from policyengine.syntax.nodes.base import Name, Node, node
 
 
 @node()
-class Http(Node):
+class HttpPattern(Node):
     """`GET|POST /v1/{id: invoice}`; no `methods` is a bare path after `on`: every method."""
 
     methods: tuple[str, ...]
@@ -19,12 +19,12 @@ class Http(Node):
 
 
 @node()
-class Tool(Node):
+class ToolPattern(Node):
     pattern: str
 
 
 @node()
-class Action(Node):
+class ActionPattern(Node):
     """`ACTION view invoice`."""
 
     verb: Name
@@ -32,13 +32,13 @@ class Action(Node):
 
 
 @node()
-class Reserved(Node):
+class ReservedWord(Node):
     """`INPUT`, `OUTPUT`, `RESULT`: words kept for later."""
 
     word: str
 
 
-Endpoint: TypeAlias = Http | Tool | Action | Reserved
+Endpoint: TypeAlias = HttpPattern | ToolPattern | ActionPattern | ReservedWord
 Target: TypeAlias = Endpoint | Name  # a Name is a scope
 
 

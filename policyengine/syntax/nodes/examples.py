@@ -6,7 +6,7 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
-from policyengine.syntax.nodes.endpoints import Action, Http, Reserved, Tool
+from policyengine.syntax.nodes.endpoints import ActionPattern, HttpPattern, ReservedWord, ToolPattern
 from policyengine.syntax.nodes.expressions import EntityLiteral, Expr, Reference
 
 OutcomeWord: TypeAlias = Word["allow", "deny", "throttle", "confirm"]
@@ -14,11 +14,11 @@ OutcomeWord: TypeAlias = Word["allow", "deny", "throttle", "confirm"]
 
 @node()
 class RecordLiteral(Node):
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RecordEntry, ...]
 
 
 @node()
-class Pair(Node):
+class RecordEntry(Node):
     """`body.amount: 90`, `args["content-type"]: "x"`, `"x-a": "b"` (a Text key)."""
 
     key: Reference | Text
@@ -46,7 +46,7 @@ Value: TypeAlias = Literal | Text | EntityLiteral | RecordLiteral | ValueList | 
 
 
 @node()
-class Use(Node):
+class UseFixtures(Node):
     fixtures: tuple[Name, ...]
 
 
@@ -82,7 +82,7 @@ class GivenFact(Node):
     value: Value
 
 
-Setup: TypeAlias = Use | GivenEntities | GivenAgent | GivenFact
+Setup: TypeAlias = UseFixtures | GivenEntities | GivenAgent | GivenFact
 
 
 @node()
@@ -102,7 +102,7 @@ class ActionOn(Node):
     id: Text
 
 
-TestRequest: TypeAlias = Http | Tool | Action | Reserved | RawHttp | ActionOn
+TestRequest: TypeAlias = HttpPattern | ToolPattern | ActionPattern | ReservedWord | RawHttp | ActionOn
 
 
 @node()
@@ -112,16 +112,16 @@ class Repeat(Node):
 
 
 @node()
-class After(Node):
+class AfterClause(Node):
     duration: Literal
 
 
 @node()
-class At(Node):
+class AtClause(Node):
     date: Literal
 
 
-Moment: TypeAlias = Repeat | After | At
+Moment: TypeAlias = Repeat | AfterClause | AtClause
 
 
 @node()
@@ -135,7 +135,7 @@ class ByGate(Node):
 
 
 @node()
-class Expected(Node):
+class ExpectationClause(Node):
     """`deny by "x" with { … }`, `not allow`, `first throttle at 21 by "x"`."""
 
     outcome: OutcomeWord
@@ -146,7 +146,7 @@ class Expected(Node):
 
 
 @node()
-class Responded(Node):
+class ResponseClause(Node):
     """`responded 201 { output.claim_id: 7 }`: what the gateway reports once the request was made."""
 
     status: Literal
@@ -160,54 +160,54 @@ class Shot(Node):
     moments: tuple[Moment, ...]
     request: TestRequest
     facts: RecordLiteral | None
-    expected: Expected
-    responded: Responded | None = None
+    expected: ExpectationClause
+    responded: ResponseClause | None = None
 
 
 @node()
-class Column(Node):
+class CaseTableColumn(Node):
     """A column of a table or an axis of a matrix: a fact or variable, or `request`."""
 
     fact: Reference | None
 
 
-Cell: TypeAlias = Value | TestRequest | Expected
+Cell: TypeAlias = Value | TestRequest | ExpectationClause
 
 
 @node()
-class Row(Node):
+class CaseTableRow(Node):
     cells: tuple[Cell, ...]
 
 
 @node()
-class Table(Node):
+class CaseTable(Node):
     """`cases { | a | b | => | … }`."""
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[CaseTableColumn, ...]
+    rows: tuple[CaseTableRow, ...]
 
 
 @node()
-class Axis(Node):
-    column: Column
+class CaseMatrixAxis(Node):
+    column: CaseTableColumn
     choices: tuple[Value | TestRequest, ...]
 
 
 @node()
-class Matrix(Node):
+class CaseMatrix(Node):
     """`cases for x in […], request in […] { … otherwise deny }`."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[CaseMatrixAxis, ...]
     setup: tuple[Setup, ...]
     shots: tuple[Shot, ...]
-    rows: tuple[Row, ...]
-    otherwise: Expected | None
+    rows: tuple[CaseTableRow, ...]
+    otherwise: ExpectationClause | None
 
 
 @node()
 class Forall(Node):
     where: Expr | None
-    expected: Expected
+    expected: ExpectationClause
 
 
 @node()
@@ -215,7 +215,7 @@ class Skip(Node):
     reason: Text
 
 
-TestItem: TypeAlias = Setup | Shot | Table | Matrix | Forall | Skip
+TestItem: TypeAlias = Setup | Shot | CaseTable | CaseMatrix | Forall | Skip
 
 
 @node()

@@ -44,7 +44,7 @@ class Not(Node):
 
 
 @node()
-class Negative(Node):
+class UnaryMinus(Node):
     operand: Expr
 
 
@@ -94,7 +94,7 @@ class Else(Node):
 
 
 @node()
-class Quantified(Node):
+class Quantifier(Node):
     """`any x in s: c`, `all x in s: c`."""
 
     quantifier: Word["any", "all"]
@@ -161,7 +161,7 @@ Window: TypeAlias = DailyWindow | WholeDaysWindow | WeeklyWindow | AbsoluteWindo
 
 
 @node()
-class Event(Node):
+class EventPattern(Node):
     """What to look for in the past: a target with its qualifiers."""
 
     target: Target
@@ -171,20 +171,20 @@ class Event(Node):
 
 
 @node()
-class History(Node):
+class HistoryQuery(Node):
     """`EV within D [since EV] [per (keys)]`."""
 
-    event: Event
+    event: EventPattern
     within: Literal
-    since: Event | None = None
+    since: EventPattern | None = None
     per: tuple[Reference | Call, ...] = ()
 
 
 @node()
-class Happened(Node):
+class HistoryCondition(Node):
     """`after …`; `no …` when `negated`."""
 
-    history: History
+    history: HistoryQuery
     negated: bool
 
 
@@ -194,7 +194,7 @@ class Aggregate(Node):
 
     function: Word["count", "sum", "distinct"]
     field: Name | None
-    history: History
+    history: HistoryQuery
 
 
 Expr: TypeAlias = (
@@ -205,14 +205,14 @@ Expr: TypeAlias = (
     | EntityLiteral
     | Call
     | Not
-    | Negative
+    | UnaryMinus
     | Logic
     | Binary
     | Presence
     | HasRow
     | Else
-    | Quantified
+    | Quantifier
     | WithinWindow
-    | Happened
+    | HistoryCondition
     | Aggregate
 )

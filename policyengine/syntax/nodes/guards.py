@@ -11,7 +11,7 @@ from policyengine.syntax.nodes.expressions import EntityLiteral, Expr, Reference
 
 
 @node()
-class Condition(Node):
+class WhenClause(Node):
     """`when c`, `unless c`."""
 
     word: Word["when", "unless"]
@@ -20,7 +20,7 @@ class Condition(Node):
 
 @node()
 class Deny(Node):
-    condition: Condition | None = None
+    condition: WhenClause | None = None
     message: Text | None = None
 
 
@@ -85,21 +85,21 @@ class Confirm(Node):
     approver: Approver
     within: Literal | None = None
     bound: BoundTo | None = None
-    condition: Condition | None = None
+    condition: WhenClause | None = None
     message: Text | None = None
 
 
 @node()
-class Obligation(Node):
+class ObligationEffect(Node):
     """`audit LEVEL`, `redact PATHS`, `notify "who"`, `warn`, `step_up LEVEL`, `header "N" "V"`."""
 
     kind: Word["audit", "redact", "notify", "warn", "step_up", "header"]
     arguments: tuple[Name | Text, ...] = ()
-    condition: Condition | None = None
+    condition: WhenClause | None = None
     message: Text | None = None
 
 
-GuardItem: TypeAlias = Deny | Require | Confirm | Obligation
+GuardItem: TypeAlias = Deny | Require | Confirm | ObligationEffect
 
 
 @node()

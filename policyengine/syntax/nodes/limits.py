@@ -21,7 +21,7 @@ class RateLimit(Node):
 
 
 @node()
-class AtOnce(Node):
+class ConcurrencyLimit(Node):
     """`at most 5 at once for 10m`: so many under way, each until its outcome is reported or its time is over."""
 
     count: Literal
@@ -66,7 +66,7 @@ class Clamp(Node):
     when: Expr
 
 
-RateItem: TypeAlias = RateLimit | AtOnce | Cost | RateFloor | CountingDenials | Raise | Clamp | StoreFailure
+RateItem: TypeAlias = RateLimit | ConcurrencyLimit | Cost | RateFloor | CountingDenials | Raise | Clamp | StoreFailure
 
 
 @node()
@@ -111,7 +111,7 @@ class ProfileDecl(Node):
 
 
 @node()
-class Claim(Node):
+class InvariantClaim(Node):
     """`never allow refunds.create when …`."""
 
     modality: Word["never", "always"]
@@ -123,4 +123,4 @@ class Claim(Node):
 @node()
 class InvariantDecl(Node):
     name: Text
-    claims: tuple[Claim, ...]
+    claims: tuple[InvariantClaim, ...]

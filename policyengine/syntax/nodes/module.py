@@ -11,8 +11,8 @@ from policyengine.syntax.nodes.doors import (
     AnyoneDecl,
     DelegationDecl,
     TasksAdvisory,
+    UnrestrictedUsers,
     UserDecl,
-    UsersUnrestricted,
 )
 from policyengine.syntax.nodes.endpoints import PathsIgnoreCase
 from policyengine.syntax.nodes.examples import FixtureDecl, TestDecl
@@ -43,7 +43,7 @@ Declaration: TypeAlias = (
     | UserDecl
     | AnyoneDecl
     | PathsIgnoreCase
-    | UsersUnrestricted
+    | UnrestrictedUsers
     | TasksAdvisory
     | DelegationDecl
     | GuardDecl

@@ -11,7 +11,7 @@ from policyengine.syntax.nodes.expressions import Expr, ListLiteral
 
 
 @node()
-class NamedType(Node):
+class NamedTypeExpr(Node):
     """`int`, `set<user or team>?`."""
 
     name: Name
@@ -20,12 +20,12 @@ class NamedType(Node):
 
 
 @node()
-class RecordType(Node):
+class RecordTypeExpr(Node):
     fields: tuple[FieldDecl, ...]
     optional: bool = False
 
 
-TypeExpr: TypeAlias = NamedType | RecordType
+TypeExpr: TypeAlias = NamedTypeExpr | RecordTypeExpr
 
 
 @node()
@@ -71,7 +71,7 @@ class DefineDecl(Node):
 
 
 @node()
-class Binding(Node):
+class FactAssignment(Node):
     """`resource = invoice(args.id)` after `with`."""
 
     fact: Name
@@ -86,7 +86,7 @@ class Include(Node):
 @node()
 class ScopeEndpoint(Node):
     endpoint: Endpoint
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[FactAssignment, ...] = ()
 
 
 @node()
@@ -100,7 +100,7 @@ class ScopeDecl(Node):
 
 
 @node()
-class Setting(Node):
+class TrustAnchorOption(Node):
     """A word and its value inside an issuer or attester: `url "…"`, `age <= 1h`, `records chains`, `scopes none`."""
 
     name: Word["url", "audience", "keys", "records chains", "scopes none", "age"]
@@ -116,7 +116,7 @@ class ClaimMap(Node):
 
 
 @node()
-class Claims(Node):
+class ClaimsClause(Node):
     maps: tuple[ClaimMap, ...]
 
 
@@ -141,13 +141,13 @@ class AttestedEnvironment(Node):
 @node()
 class IssuerDecl(Node):
     name: Name
-    items: tuple[Setting | UsersLike | Claims, ...]
+    items: tuple[TrustAnchorOption | UsersLike | ClaimsClause, ...]
 
 
 @node()
 class AttesterDecl(Node):
     name: Name
-    items: tuple[Setting | AttestedModel | AttestedEnvironment, ...]
+    items: tuple[TrustAnchorOption | AttestedModel | AttestedEnvironment, ...]
 
 
 # ── Other protocols ─────────────────────────────────────────────────────────────────────────────
@@ -170,7 +170,7 @@ class MapAction(Node):
     action: Text
     on: Text | None
     endpoint: Endpoint
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[FactAssignment, ...] = ()
 
 
 @node()

@@ -1,6 +1,15 @@
 """Coverage that means something: which rules, conditions, guards, requirements and endpoints the tests show."""
 
-from policyengine.testing.coverage.measure import CaseKey, Count, Coverage, measure, total
-from policyengine.testing.coverage.points import Kind, LeftOut, Point
+from policyengine.testing.coverage.measure import CaseKey, Coverage, CoverageCount, measure, merge_coverage
+from policyengine.testing.coverage.points import Point, PointKind, UnreachablePoint
 
-__all__ = ["CaseKey", "Count", "Coverage", "Kind", "LeftOut", "Point", "measure", "total"]
+__all__ = [
+    "CaseKey",
+    "Coverage",
+    "CoverageCount",
+    "Point",
+    "PointKind",
+    "UnreachablePoint",
+    "measure",
+    "merge_coverage",
+]

@@ -8,26 +8,26 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.solver.satisfiability import NEVER_UNKNOWN
-from policyengine.typesystem import Ref
+from policyengine.typesystem import RefType
 
-Path: TypeAlias = tuple[str, ...]
+FactPath: TypeAlias = tuple[str, ...]
 
 # Functions that answer whatever they are given; the others do not know some hosts, addresses or numbers.
-TOTAL = frozenset({"lower", "upper", "starts_with", "ends_with", "contains", "size", "address"})
-AGENT: frozenset[Path] = frozenset({("agent",), ("agent", "id")})
-USER: frozenset[Path] = frozenset({("user",), ("user", "id")})
+TOTAL_FUNCTIONS = frozenset({"lower", "upper", "starts_with", "ends_with", "contains", "size", "address"})
+AGENT_PATHS: frozenset[FactPath] = frozenset({("agent",), ("agent", "id")})
+USER_PATHS: frozenset[FactPath] = frozenset({("user",), ("user", "id")})
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFacts:
     """What a rule was reached by is known: its principal, its endpoint, and what the endpoint binds. `past` is what the
     endpoint of an earlier request bound."""
 
-    paths: frozenset[Path] = NEVER_UNKNOWN
-    past: frozenset[Path] = frozenset()
+    paths: frozenset[FactPath] = NEVER_UNKNOWN
+    past: frozenset[FactPath] = frozenset()
     variables: frozenset[str] = frozenset()
 
-    def and_(self, paths: Iterable[Path]) -> Known:
+    def and_(self, paths: Iterable[FactPath]) -> KnownFacts:
         return replace(self, paths=self.paths.union(paths))
 
     def certain(self, expression: k.Expr) -> bool:
@@ -39,34 +39,34 @@ class Known:
                 return path in self.paths
             case k.Variable(name):
                 return name in self.variables
-            case k.Attribute(base, "id") | k.Present(base) | k.Default(base):
+            case k.Attribute(base, "id") | k.IsPresent(base) | k.Default(base):
                 return self.certain(base)
             case k.Quantifier(_, variable, domain, condition):
                 inside = replace(self, variables=self.variables | {variable})
                 return self.certain(domain) and inside.certain(condition)
-            case k.Contains(deep=True) if isinstance(expression.item.type, Ref):
+            case k.Contains(deep=True) if isinstance(expression.item.type, RefType):
                 return False  # the directory may not know all of the way up
-            case k.Apply(function) if function not in TOTAL:
+            case k.Call(function) if function not in TOTAL_FUNCTIONS:
                 return False
-            case k.Attribute() | k.Member() | k.Below() | k.Arithmetic() | k.Negative():
+            case k.Attribute() | k.Member() | k.IsMember() | k.Arithmetic() | k.UnaryMinus():
                 return False
-            case k.Happened(event, _, since) | k.Aggregate("count", _, event, _, since):
+            case k.HistoryCondition(event, _, since) | k.Aggregate("count", _, event, _, since):
                 return self.remembered(event) and (since is None or self.remembered(since))
             case k.Aggregate():
                 return False
-            case k.Past(fact):
+            case k.PastFact(fact):
                 return isinstance(fact, k.Fact) and fact.path in self.past
             case _:
-                return all(self.certain(part) for part in k.parts(expression))
+                return all(self.certain(part) for part in k.children(expression))
 
-    def remembered(self, event: k.Event) -> bool:
+    def remembered(self, event: k.EventPattern) -> bool:
         """In a test all of the past is known; whose it is, and what was said or came of it, need not be. That a name in
         a path may be too long to be remembered, nobody has to show."""
-        then = replace(self, past=bound_at(event.place.patterns))
+        then = replace(self, past=facts_bound_at(event.place.patterns))
         return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())
 
 
-def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:
+def facts_bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[FactPath]:
     """The facts that every endpoint of a place has: its own, and the captures that all its patterns bind.
 
     No two patterns bind one differently: the checker refuses that (E321).
@@ -78,10 +78,10 @@ def bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[Path]:
     http = [pattern for pattern in patterns if isinstance(pattern, k.HttpPattern)]
     if len(http) < len(patterns):
         return frozenset()
-    common = frozenset.intersection(*map(captures, http))
+    common = frozenset.intersection(*map(capture_names, http))
     resource = [("resource",)] * all(any(segment.entity for segment in pattern.segments) for pattern in http)
     return frozenset({("request", "method"), ("request", "path"), *(("params", name) for name in common), *resource})
 
 
-def captures(pattern: k.HttpPattern) -> frozenset[str]:
+def capture_names(pattern: k.HttpPattern) -> frozenset[str]:
     return frozenset(segment.capture for segment in pattern.segments if segment.capture is not None)

@@ -12,7 +12,7 @@ from policyengine.testing.coverage.measure import Coverage
 from policyengine.testing.coverage.points import Point
 
 
-class State(StrEnum):
+class CoverageState(StrEnum):
     """What was seen of a part: everything there is to see, some of it, nothing."""
 
     COVERED = "covered"
@@ -21,7 +21,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SourcePiece:
     """A stretch of one line. `points` are none where there is nothing to see."""
 
     text: str
@@ -29,44 +29,44 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AnnotatedLine:
     """One line; `points` are those of the parts that begin on it, whole."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[SourcePiece, ...]
     points: tuple[Point, ...]
 
 
-def state_of(points: Sequence[Point], coverage: Coverage) -> State:
+def coverage_state(points: Sequence[Point], coverage: Coverage) -> CoverageState:
     count = coverage.counted(points)
     if count.seen == count.total:
-        return State.COVERED
-    return State.PARTLY if count.seen else State.UNCOVERED
+        return CoverageState.COVERED
+    return CoverageState.PARTLY if count.seen else CoverageState.UNCOVERED
 
 
-def lines_of(source: Source, points: Sequence[Point]) -> Iterator[Line]:
+def annotated_lines(source: Source, points: Sequence[Point]) -> Iterator[AnnotatedLine]:
     """All lines of a file."""
     starting: dict[int, list[Point]] = {}
     for point in points:
         starting.setdefault(point.span.line, []).append(point)
-    number, current = 1, list[Piece]()
-    for piece in pieces(source.text, points):
+    number, current = 1, list[SourcePiece]()
+    for piece in split_line(source.text, points):
         first, *others = piece.text.split("\n")
-        current.append(Piece(first, piece.points))
+        current.append(SourcePiece(first, piece.points))
         for text in others:
-            yield Line(number, trimmed(current), tuple(starting.get(number, ())))
-            number, current = number + 1, [Piece(text, piece.points)]
+            yield AnnotatedLine(number, without_empty(current), tuple(starting.get(number, ())))
+            number, current = number + 1, [SourcePiece(text, piece.points)]
     if any(piece.text for piece in current):
-        yield Line(number, trimmed(current), tuple(starting.get(number, ())))
+        yield AnnotatedLine(number, without_empty(current), tuple(starting.get(number, ())))
 
 
-def trimmed(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+def without_empty(pieces: Iterable[SourcePiece]) -> tuple[SourcePiece, ...]:
     """Without what is empty, such as the return before the end of a line."""
-    kept = (Piece(piece.text.replace("\r", ""), piece.points) for piece in pieces)
+    kept = (SourcePiece(piece.text.replace("\r", ""), piece.points) for piece in pieces)
     return tuple(piece for piece in kept if piece.text)
 
 
-def pieces(text: str, points: Sequence[Point]) -> Iterator[Piece]:
+def split_line(text: str, points: Sequence[Point]) -> Iterator[SourcePiece]:
     parts: dict[tuple[int, int], list[Point]] = {}
     for point in points:
         parts.setdefault((point.span.start, point.span.end), []).append(point)
@@ -77,4 +77,4 @@ def pieces(text: str, points: Sequence[Point]) -> Iterator[Piece]:
     for start, end in pairwise(sorted({0, len(text), *(place for part in parts for place in part)})):
         inside = [part for part in (*inside, *beginning.get(start, ())) if part[1] > start]
         innermost = min(inside, key=lambda part: part[1] - part[0], default=None)
-        yield Piece(text[start:end], () if innermost is None else tuple(parts[innermost]))
+        yield SourcePiece(text[start:end], () if innermost is None else tuple(parts[innermost]))

@@ -7,29 +7,37 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.kernel.fingerprint import canonical
+from policyengine.kernel.fingerprint import canonical_text
 from policyengine.runtime.values import Unknown, Value
-from policyengine.solver.answer_memo import Answers
+from policyengine.solver.answer_memo import SatisfiabilityCache
 from policyengine.solver.symbolic import Truth
 from policyengine.source import Span
-from policyengine.spec.evaluate import value
+from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.kleene import conjunction, disjunction, lift, negation
-from policyengine.testing.coverage.always_known import Known
-from policyengine.testing.coverage.points import NAMES, TRUTHS, Kind, LeftOut, Point, digest, quoted
+from policyengine.spec.kleene import conjunction, disjunction, lift, negate
+from policyengine.testing.coverage.always_known import KnownFacts
+from policyengine.testing.coverage.points import (
+    TRUTH_NAMES,
+    TRUTHS,
+    Point,
+    PointKind,
+    UnreachablePoint,
+    digest,
+    quote_span,
+)
 from policyengine.typesystem import Scalar
 
-Place: TypeAlias = tuple[str, int, int]
+SourcePlace: TypeAlias = tuple[str, int, int]
 
 # What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
-CONDITIONS = (
-    k.Named | k.Not | k.And | k.Or | k.Compare | k.Contains | k.Below | k.InNetwork | k.InWindow | k.Like | k.Matches
-    | k.Overlaps | k.Subset | k.Present | k.HasRow | k.Quantifier | k.Happened
+CONDITION_NODES = (
+    k.DefinitionRef | k.Not | k.And | k.Or | k.Compare | k.Contains | k.IsMember | k.InNetwork | k.InWindow | k.Like | k.Matches
+    | k.Overlaps | k.Subset | k.IsPresent | k.HasRow | k.Quantifier | k.HistoryCondition
 )  # fmt: skip
 
 
 @dataclass(slots=True)
-class Owner:
+class PartOwner:
     """What the parts of a condition belong to: a rule, by its name, or a definition, by its name and its meanings.
 
     A definition may mean something else at each place where it is used; its parts are still one.
@@ -44,10 +52,10 @@ class Owner:
 
 
 @dataclass(slots=True)
-class Part:
+class ConditionPart:
     """One part that can be true, false or unknown: `truths` are those that some request can show."""
 
-    owner: Owner
+    owner: PartOwner
     path: str
     span: Span
     truths: set[Truth] = field(default_factory=set)
@@ -58,100 +66,109 @@ class Part:
         name = f"{self.owner.key} {self.path}"
         self.points = {
             truth: Point(
-                Kind.CONDITIONS, name, NAMES[truth], self.span, f"{quoted(self.span)} was never {NAMES[truth]}"
+                PointKind.CONDITIONS,
+                name,
+                TRUTH_NAMES[truth],
+                self.span,
+                f"{quote_span(self.span)} was never {TRUTH_NAMES[truth]}",
             )
             for truth in TRUTHS
             if truth in self.truths
         }
 
-    def left_out(self) -> Iterator[LeftOut]:
+    def left_out(self) -> Iterator[UnreachablePoint]:
         for truth in TRUTHS:
             if truth not in self.truths:
-                yield LeftOut(self.span, NAMES[truth], f"{quoted(self.span)} can never be {NAMES[truth]}")
+                yield UnreachablePoint(
+                    self.span, TRUTH_NAMES[truth], f"{quote_span(self.span)} can never be {TRUTH_NAMES[truth]}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class CoveredCondition:
     """An expression with the parts inside it. `part` is None where its truth follows from the one inside: `not c`."""
 
     expression: k.Expr
-    part: Part | None
-    inside: tuple[Condition, ...]
+    part: ConditionPart | None
+    inside: tuple[CoveredCondition, ...]
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────
 
 
-class Reader:
+class ConditionPointReader:
     """Reads all conditions of a policy. Their points come last, as a definition has one set for all its uses."""
 
     def __init__(self) -> None:
-        self.answers = Answers()
-        self.parts: list[Part] = []
-        self.definitions: dict[Place, tuple[Owner, dict[str, Part]]] = {}
+        self.answers = SatisfiabilityCache()
+        self.parts: list[ConditionPart] = []
+        self.definitions: dict[SourcePlace, tuple[PartOwner, dict[str, ConditionPart]]] = {}
 
-    def read(self, expression: k.Expr, owner: str, known: Known) -> Condition:
-        return self._read(expression, "0", Owner(owner), {}, known)
+    def read(self, expression: k.Expr, owner: str, known: KnownFacts) -> CoveredCondition:
+        return self._read(expression, "0", PartOwner(owner), {}, known)
 
-    def settle(self) -> tuple[list[Point], list[LeftOut]]:
+    def settle(self) -> tuple[list[Point], list[UnreachablePoint]]:
         for part in self.parts:
             part.settle()
         points = [point for part in self.parts for point in part.points.values()]
         return points, [left for part in self.parts for left in part.left_out()]
 
-    def _read(self, expression: k.Expr, path: str, owner: Owner, parts: dict[str, Part], known: Known) -> Condition:
+    def _read(
+        self, expression: k.Expr, path: str, owner: PartOwner, parts: dict[str, ConditionPart], known: KnownFacts
+    ) -> CoveredCondition:
         part = None
-        if not isinstance(expression, k.Not | k.Constant) or is_no(expression):
+        if not isinstance(expression, k.Not | k.Constant) or is_absence(expression):
             if path not in parts:
-                parts[path] = Part(owner, path, expression.span)
+                parts[path] = ConditionPart(owner, path, expression.span)
                 self.parts.append(parts[path])
             part = parts[path]
             part.truths |= self._truths(expression, known)
-        if isinstance(expression, k.Named):
-            return Condition(expression, part, (self._definition(expression, known),))
+        if isinstance(expression, k.DefinitionRef):
+            return CoveredCondition(expression, part, (self._definition(expression, known),))
         within = known
         if isinstance(expression, k.Quantifier) and known.certain(expression.domain):
             within = replace(known, variables=known.variables | {expression.variable})
         inside = (
-            self._read(one, f"{path}.{number}", owner, parts, within) for number, one in enumerate(parts_of(expression))
+            self._read(one, f"{path}.{number}", owner, parts, within)
+            for number, one in enumerate(boolean_parts(expression))
         )
-        return Condition(expression, part, tuple(inside))
+        return CoveredCondition(expression, part, tuple(inside))
 
-    def _definition(self, used: k.Named, known: Known) -> Condition:
+    def _definition(self, used: k.DefinitionRef, known: KnownFacts) -> CoveredCondition:
         span = used.expression.span
         name = used.name.rpartition(".")[2]
         owner, parts = self.definitions.setdefault(
-            (span.source.name, span.start, span.end), (Owner(f"define {name}"), {})
+            (span.source.name, span.start, span.end), (PartOwner(f"define {name}"), {})
         )
-        owner.meanings.add(canonical(used.expression))
+        owner.meanings.add(canonical_text(used.expression))
         return self._read(used.expression, "0", owner, parts, known)
 
-    def _truths(self, expression: k.Expr, known: Known) -> frozenset[Truth]:
+    def _truths(self, expression: k.Expr, known: KnownFacts) -> frozenset[Truth]:
         """What the checker says is possible, but for what is always known where this stands."""
         found = self.answers.possible(expression)
         return found - {None} if None in found and known.certain(expression) else found
 
 
-def parts_of(expression: k.Expr) -> tuple[k.Expr, ...]:
+def boolean_parts(expression: k.Expr) -> tuple[k.Expr, ...]:
     """The parts directly inside that are true, false or unknown themselves."""
     match expression:
         case k.Not(operand):
-            return () if is_no(expression) else (operand,)
+            return () if is_absence(expression) else (operand,)
         case k.And(items) | k.Or(items):
             return items
         case k.Quantifier():
             return (expression.condition,)
         case k.Compare(_, left, right) if left.type is Scalar.BOOL:
-            return tuple(side for side in (left, right) if isinstance(side, CONDITIONS))
+            return tuple(side for side in (left, right) if isinstance(side, CONDITION_NODES))
         case _:
             return ()
 
 
-def is_no(expression: k.Expr) -> bool:
+def is_absence(expression: k.Expr) -> bool:
     """`no EV within D`: in the kernel it is the opposite of `after`, and as it is written a condition of its own."""
     return (
         isinstance(expression, k.Not)
-        and isinstance(expression.operand, k.Happened)
+        and isinstance(expression.operand, k.HistoryCondition)
         and expression.span.text.startswith("no")
     )
 
@@ -159,55 +176,55 @@ def is_no(expression: k.Expr) -> bool:
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────
 
 
-def observe(condition: Condition, facts: Facts, found: set[Point]) -> Value:
+def observe_condition(condition: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
     """The value of a condition as the specification has it; what it and its parts were is added to `found`."""
-    one = evaluated(condition, facts, found)
+    one = evaluate_parts(condition, facts, found)
     if condition.part is not None:
-        mark(condition.part, one, found)
+        mark_part(condition.part, one, found)
     return one
 
 
-def mark(part: Part, one: Value, found: set[Point]) -> None:
+def mark_part(part: ConditionPart, one: Value, found: set[Point]) -> None:
     point = part.points.get(None if isinstance(one, Unknown) else one is True)
     if point is not None:
         found.add(point)
 
 
-def mark_unknown(condition: Condition, one: Unknown, found: set[Point]) -> None:
+def mark_unknown(condition: CoveredCondition, one: Unknown, found: set[Point]) -> None:
     """Of `not c` it is c that has the points."""
     if condition.part is not None:
-        mark(condition.part, one, found)
+        mark_part(condition.part, one, found)
     elif condition.inside:
         mark_unknown(condition.inside[0], one, found)
 
 
-def evaluated(condition: Condition, facts: Facts, found: set[Point]) -> Value:
+def evaluate_parts(condition: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
     inside = condition.inside
     match condition.expression:
-        case k.Named():
-            return observe(inside[0], facts, found)
+        case k.DefinitionRef():
+            return observe_condition(inside[0], facts, found)
         case k.Not() if inside:
-            return negation(observe(inside[0], facts, found))
+            return negate(observe_condition(inside[0], facts, found))
         case k.And():
-            return conjunction([observe(one, facts, found) for one in inside])
+            return conjunction([observe_condition(one, facts, found) for one in inside])
         case k.Or():
-            return disjunction([observe(one, facts, found) for one in inside])
+            return disjunction([observe_condition(one, facts, found) for one in inside])
         case k.Quantifier() as quantifier:
-            return over_elements(quantifier, inside[0], facts, found)
+            return evaluate_quantifier(quantifier, inside[0], facts, found)
         case expression:
-            for one in inside:
-                observe(one, facts, found)
-            return value(expression, facts)
+            for child in inside:
+                observe_condition(child, facts, found)
+            return evaluate(expression, facts)
 
 
-def over_elements(quantifier: k.Quantifier, body: Condition, facts: Facts, found: set[Point]) -> Value:
+def evaluate_quantifier(quantifier: k.Quantifier, body: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
     """The body is asked of each element; of one that is unknown it is unknown."""
 
     def asked(element: Value) -> Value:
         if isinstance(element, Unknown):
             mark_unknown(body, element, found)
             return element
-        return observe(body, facts.bind({("", quantifier.variable): element}), found)
+        return observe_condition(body, facts.bind({("", quantifier.variable): element}), found)
 
     fold = disjunction if quantifier.word == "any" else conjunction
-    return lift(lambda items: fold([asked(one) for one in items]), value(quantifier.domain, facts))
+    return lift(lambda items: fold([asked(one) for one in items]), evaluate(quantifier.domain, facts))

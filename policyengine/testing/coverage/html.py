@@ -12,16 +12,22 @@ from itertools import pairwise
 from pathlib import Path
 
 from policyengine.source import Source
-from policyengine.testing.coverage.annotated_source import Line, Piece, State, lines_of, state_of
-from policyengine.testing.coverage.measure import Count, Coverage
+from policyengine.testing.coverage.annotated_source import (
+    AnnotatedLine,
+    CoverageState,
+    SourcePiece,
+    annotated_lines,
+    coverage_state,
+)
+from policyengine.testing.coverage.measure import Coverage, CoverageCount
 from policyengine.testing.coverage.points import Point
 from policyengine.testing.coverage.style import STYLE
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 INDEX = "index.html"
-UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
-LONGEST_NAME = 80
-CODE = re.compile(r"`([^`]+)`")
+UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
+MAX_FILE_NAME_LENGTH = 80
+CODE_PATTERN = re.compile(r"`([^`]+)`")
 
 
 def render_html(coverage: Coverage, directory: Path) -> Path:
@@ -29,12 +35,12 @@ def render_html(coverage: Coverage, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     names = page_names(coverage.files)
     for source, points in coverage.files.items():
-        write(directory / names[source], file_page(source, points, coverage))
-    write(directory / INDEX, index_page(coverage, names))
+        write_page(directory / names[source], file_page(source, points, coverage))
+    write_page(directory / INDEX, index_page(coverage, names))
     return directory / INDEX
 
 
-def write(path: Path, lines: Iterable[str]) -> None:
+def write_page(path: Path, lines: Iterable[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -42,7 +48,7 @@ def page_names(sources: Iterable[Source]) -> dict[Source, str]:
     """A name for each file that every system takes, and no two that only differ by case."""
     taken, found = {INDEX}, {}
     for source in sources:
-        plain = UNFIT.sub("_", source.name).strip("._")[-LONGEST_NAME:] or "policy"
+        plain = UNSAFE_CHARACTERS.sub("_", source.name).strip("._")[-MAX_FILE_NAME_LENGTH:] or "policy"
         name, number = f"{plain}.html", 1
         while name.lower() in taken:
             number += 1
@@ -52,7 +58,7 @@ def page_names(sources: Iterable[Source]) -> dict[Source, str]:
     return found
 
 
-def shown(text: str) -> str:
+def escape_html(text: str) -> str:
     """Text that cannot be markup. What has no shape is told by its number: it may turn the order of letters around."""
     return "".join(
         escape(char) if char.isprintable() or char == "\t" else f'<span class="odd">U+{ord(char):04X}</span>'
@@ -60,21 +66,21 @@ def shown(text: str) -> str:
     )
 
 
-def plain(text: str) -> str:
+def escape_title(text: str) -> str:
     """For titles, where there is no markup."""
     return escape("".join(char if char.isprintable() else f"U+{ord(char):04X}" for char in text))
 
 
-def words(point: Point) -> str:
+def point_html(point: Point) -> str:
     """Its words, with what stands in backticks as code."""
-    return CODE.sub(r"<code>\1</code>", shown(point.words))
+    return CODE_PATTERN.sub(r"<code>\1</code>", escape_html(point.words))
 
 
-def page(title: str, body: Iterable[str]) -> Iterator[str]:
+def page_lines(title: str, body: Iterable[str]) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{plain(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>"
+    yield f"<title>{escape_title(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>"
     yield from body
     yield "</body>\n</html>"
 
@@ -83,48 +89,48 @@ def page(title: str, body: Iterable[str]) -> Iterator[str]:
 
 
 def index_page(coverage: Coverage, names: Mapping[Source, str]) -> Iterator[str]:
-    return page("Coverage of the tests", index_body(coverage, names))
+    return page_lines("Coverage of the tests", index_body(coverage, names))
 
 
 def index_body(coverage: Coverage, names: Mapping[Source, str]) -> Iterator[str]:
-    yield f"<main>\n<h1>Coverage of the tests: {share(coverage.count)}</h1>"
-    yield f'<p class="dim">{summary(coverage.count)}</p>'
-    yield from table("kind", ((str(kind), count) for kind, count in coverage.kinds.items() if count.total))
+    yield f"<main>\n<h1>Coverage of the tests: {percent_html(coverage.count)}</h1>"
+    yield f'<p class="dim">{summary_text(coverage.count)}</p>'
+    yield from count_table("kind", ((str(kind), count) for kind, count in coverage.kinds.items() if count.total))
     yield "<h2>Files</h2>"
     files = [
-        (f'<a href="{names[source]}">{shown(source.name)}</a>', coverage.counted(points))
+        (f'<a href="{names[source]}">{escape_html(source.name)}</a>', coverage.counted(points))
         for source, points in coverage.files.items()
     ]
-    yield from table("file", files)
+    yield from count_table("file", files)
     for source, points in coverage.files.items():
-        if missing := missing_of(points, coverage):
-            yield f"<h2>Missing in {shown(source.name)}</h2>"
+        if missing := missing_points(points, coverage):
+            yield f"<h2>Missing in {escape_html(source.name)}</h2>"
             yield from missing_list(missing, names[source])
     yield "</main>"
 
 
-def summary(count: Count) -> str:
+def summary_text(count: CoverageCount) -> str:
     missing = count.total - count.seen
     return f"{count.seen:,} of {count.total:,} seen; " + (f"{missing:,} missing" if missing else "nothing is missing")
 
 
-def share(count: Count) -> str:
+def percent_html(count: CoverageCount) -> str:
     """`88.1 %`, which no line ends within."""
     return count.percent.replace(" ", "&nbsp;")
 
 
-def table(what: str, rows: Iterable[tuple[str, Count]]) -> Iterator[str]:
+def count_table(what: str, rows: Iterable[tuple[str, CoverageCount]]) -> Iterator[str]:
     """`rows` begin with markup."""
     yield f'<table>\n<thead><tr><th scope="col">{what}</th><th scope="col" class="number">seen</th>'
     yield '<th scope="col" class="number">share</th><td></td></tr></thead>\n<tbody>'
     for name, count in rows:
         bar = f'<span class="bar" aria-hidden="true"><span style="width:{count.fraction:.1%}"></span></span>'
         yield f'<tr><th scope="row">{name}</th><td class="number">{count.seen:,}/{count.total:,}</td>'
-        yield f'<td class="number">{share(count)}</td><td>{bar}</td></tr>'
+        yield f'<td class="number">{percent_html(count)}</td><td>{bar}</td></tr>'
     yield "</tbody>\n</table>"
 
 
-def missing_of(points: Sequence[Point], coverage: Coverage) -> dict[Point, str]:
+def missing_points(points: Sequence[Point], coverage: Coverage) -> dict[Point, str]:
     """What is missing in a file, and the name of its place on the page."""
     missing = [point for point in points if point not in coverage.hits]
     return {point: f"m{number}" for number, point in enumerate(missing, 1)}
@@ -133,7 +139,7 @@ def missing_of(points: Sequence[Point], coverage: Coverage) -> dict[Point, str]:
 def missing_list(missing: Mapping[Point, str], where: str = "") -> Iterator[str]:
     yield '<ul class="missing">'
     for point, anchor in missing.items():
-        yield f'<li><a href="{where}#{anchor}"><b>{point.span.line}</b>{words(point)}</a></li>'
+        yield f'<li><a href="{where}#{anchor}"><b>{point.span.line}</b>{point_html(point)}</a></li>'
     yield "</ul>"
 
 
@@ -141,32 +147,32 @@ def missing_list(missing: Mapping[Point, str], where: str = "") -> Iterator[str]
 
 
 def file_page(source: Source, points: Sequence[Point], coverage: Coverage) -> Iterator[str]:
-    return page(f"Coverage of {source.name}", file_body(source, points, coverage))
+    return page_lines(f"Coverage of {source.name}", file_body(source, points, coverage))
 
 
 def file_body(source: Source, points: Sequence[Point], coverage: Coverage) -> Iterator[str]:
-    count, missing = coverage.counted(points), missing_of(points, coverage)
+    count, missing = coverage.counted(points), missing_points(points, coverage)
     yield '<a class="skip" href="#source">To the source</a>'
-    yield f'<header>\n<p><a href="{INDEX}">All files</a></p>\n<h1>{shown(source.name)}: {share(count)}</h1>'
-    yield f'<p class="dim">{summary(count)}</p>'
-    yield f'<p class="key">{KEY}</p>\n</header>\n<div class="file">\n<main id="source" class="source">'
+    yield f'<header>\n<p><a href="{INDEX}">All files</a></p>\n<h1>{escape_html(source.name)}: {percent_html(count)}</h1>'
+    yield f'<p class="dim">{summary_text(count)}</p>'
+    yield f'<p class="key">{LEGEND}</p>\n</header>\n<div class="file">\n<main id="source" class="source">'
     anchors = list(missing.values())
     after = dict(pairwise(anchors))
-    for line in lines_of(source, points):
-        yield one_line(line, coverage)
+    for line in annotated_lines(source, points):
+        yield line_html(line, coverage)
         for point in line.points:
             if point in missing:
-                yield note(point, missing[point], after.get(missing[point]))
+                yield note_html(point, missing[point], after.get(missing[point]))
     yield '</main>\n<aside aria-label="What is missing">\n<h2>Missing</h2>'
     yield from missing_list(missing) if missing else ["<p>Nothing: the tests show all there is to see.</p>"]
     yield "</aside>\n</div>"
 
 
-KEY = "".join(f'<span class="{state}">{state}</span>' for state in State)
+LEGEND = "".join(f'<span class="{state}">{state}</span>' for state in CoverageState)
 
 
-def one_line(line: Line, coverage: Coverage) -> str:
-    code = "".join(piece_of(piece, coverage) for piece in line.pieces)
+def line_html(line: AnnotatedLine, coverage: Coverage) -> str:
+    code = "".join(piece_html(piece, coverage) for piece in line.pieces)
     count = coverage.counted(line.points)
     seen = (
         f'<small title="{count.seen} of {count.total} seen">{count.seen}/{count.total}</small>' if count.total else ""
@@ -175,16 +181,16 @@ def one_line(line: Line, coverage: Coverage) -> str:
     return f'<div class="line" id="L{line.number}">{number}<code>{code}</code>{seen}</div>'
 
 
-def piece_of(piece: Piece, coverage: Coverage) -> str:
+def piece_html(piece: SourcePiece, coverage: Coverage) -> str:
     if not piece.points or not piece.text.strip():
-        return shown(piece.text)
-    state = state_of(piece.points, coverage)
+        return escape_html(piece.text)
+    state = coverage_state(piece.points, coverage)
     missing = "; ".join(point.words for point in piece.points if point not in coverage.hits)
-    title = f' title="{plain(missing)}"' if missing else ""
-    tag = "span" if state is State.COVERED else "mark"
-    return f'<{tag} class="{state}"{title}>{shown(piece.text)}</{tag}>'
+    title = f' title="{escape_title(missing)}"' if missing else ""
+    tag = "span" if state is CoverageState.COVERED else "mark"
+    return f'<{tag} class="{state}"{title}>{escape_html(piece.text)}</{tag}>'
 
 
-def note(point: Point, anchor: str, after: str | None) -> str:
+def note_html(point: Point, anchor: str, after: str | None) -> str:
     further = f' <a href="#{after}">next ↓</a>' if after is not None else ""
-    return f'<div class="note" id="{anchor}">{words(point)}{further}</div>'
+    return f'<div class="note" id="{anchor}">{point_html(point)}{further}</div>'

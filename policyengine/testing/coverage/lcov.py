@@ -14,17 +14,19 @@ from policyengine.testing.coverage.points import Point
 def render_lcov(coverage: Coverage) -> str:
     """A line is hit as often as there are cases that showed something on it. The text ends with a line break."""
     return "".join(
-        f"{line}\n" for source, points in coverage.files.items() for line in of_file(source, points, coverage)
+        f"{line}\n" for source, points in coverage.files.items() for line in file_records(source, points, coverage)
     )
 
 
-def of_file(source: Source, points: Sequence[Point], coverage: Coverage) -> Iterator[str]:
+def file_records(source: Source, points: Sequence[Point], coverage: Coverage) -> Iterator[str]:
     ordered = sorted(points, key=lambda point: point.span.line)
     by_line = {number: list(some) for number, some in groupby(ordered, key=lambda point: point.span.line)}
-    hits = {number: shown_by(some, coverage) for number, some in by_line.items()}
+    hits = {number: hit_count(some, coverage) for number, some in by_line.items()}
     yield "TN:"
     yield f"SF:{one_line(source.name)}"
-    yield from (line for number, some in by_line.items() for line in branches(number, some, hits[number], coverage))
+    yield from (
+        line for number, some in by_line.items() for line in branch_records(number, some, hits[number], coverage)
+    )
     yield f"BRF:{len(points)}"
     yield f"BRH:{coverage.counted(points).seen}"
     yield from (f"DA:{number},{times}" for number, times in hits.items())
@@ -33,12 +35,12 @@ def of_file(source: Source, points: Sequence[Point], coverage: Coverage) -> Iter
     yield "end_of_record"
 
 
-def shown_by(points: Sequence[Point], coverage: Coverage) -> int:
+def hit_count(points: Sequence[Point], coverage: Coverage) -> int:
     wanted = frozenset(points)
     return sum(times for shown, times in coverage.groups.items() if not wanted.isdisjoint(shown))
 
 
-def branches(line: int, points: Sequence[Point], hits: int, coverage: Coverage) -> Iterator[str]:
+def branch_records(line: int, points: Sequence[Point], hits: int, coverage: Coverage) -> Iterator[str]:
     """A block for each part, a branch for each thing to see of it; `-` where nothing of the line was reached."""
     blocks: dict[tuple[str, str], int] = {}
     counted: dict[int, int] = {}

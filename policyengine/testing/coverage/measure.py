@@ -9,20 +9,20 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from policyengine import kernel as k
-from policyengine.diagnostics.model import location
+from policyengine.diagnostics.model import location_data
 from policyengine.runtime.request import RequestError
 from policyengine.source import Source, Span
 from policyengine.testcases import Case
-from policyengine.testing.coverage.points import Kind, LeftOut, Point, in_text_order
-from policyengine.testing.coverage.policy_points import sights_of
-from policyengine.testing.coverage.recorder import Watcher
-from policyengine.testing.runner import CannotAsk, Runner
+from policyengine.testing.coverage.points import Point, PointKind, UnreachablePoint, sort_points
+from policyengine.testing.coverage.policy_points import find_points
+from policyengine.testing.coverage.recorder import CoverageRecorder
+from policyengine.testing.runner import CaseRunner, CaseSetupError
 
 CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CoverageCount:
     seen: int
     total: int
 
@@ -47,7 +47,7 @@ class Coverage:
 
     points: tuple[Point, ...]
     by_case: Mapping[CaseKey, frozenset[Point]]
-    left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
+    left_out: tuple[UnreachablePoint, ...] = field(default=(), repr=False)
 
     @cached_property
     def groups(self) -> Counter[frozenset[Point]]:
@@ -68,16 +68,16 @@ class Coverage:
         return tuple(point for point in self.points if point not in self.hits)
 
     @property
-    def count(self) -> Count:
-        return Count(len(self.points) - len(self.missing), len(self.points))
+    def count(self) -> CoverageCount:
+        return CoverageCount(len(self.points) - len(self.missing), len(self.points))
 
     @property
     def fraction(self) -> float:
         return self.count.fraction
 
     @cached_property
-    def kinds(self) -> dict[Kind, Count]:
-        return {kind: self.counted(point for point in self.points if point.kind is kind) for kind in Kind}
+    def kinds(self) -> dict[PointKind, CoverageCount]:
+        return {kind: self.counted(point for point in self.points if point.kind is kind) for kind in PointKind}
 
     @cached_property
     def files(self) -> dict[Source, tuple[Point, ...]]:
@@ -87,13 +87,13 @@ class Coverage:
             found.setdefault(point.span.source, []).append(point)
         return {source: tuple(points) for source, points in found.items()}
 
-    def counted(self, points: Iterable[Point]) -> Count:
+    def counted(self, points: Iterable[Point]) -> CoverageCount:
         points = list(points)
-        return Count(sum(1 for point in points if point in self.hits), len(points))
+        return CoverageCount(sum(1 for point in points if point in self.hits), len(points))
 
     def cases_of(self, span: Span) -> frozenset[CaseKey]:
         """The cases that showed something that stands within a stretch of text, or around it."""
-        there = {point for point in self.points if meets(point.span, span)}
+        there = {point for point in self.points if spans_overlap(point.span, span)}
         return frozenset(case for case, shown in self.by_case.items() if not there.isdisjoint(shown))
 
     def together(self, other: Coverage) -> Coverage:
@@ -103,56 +103,56 @@ class Coverage:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; lines and columns are counted from 1, an end lies behind the last character."""
         return {
-            **as_data(self.count),
-            "kinds": {str(kind): as_data(count) for kind, count in self.kinds.items()},
-            "files": {source.name: as_data(self.counted(points)) for source, points in self.files.items()},
+            **count_data(self.count),
+            "kinds": {str(kind): count_data(count) for kind, count in self.kinds.items()},
+            "files": {source.name: count_data(self.counted(points)) for source, points in self.files.items()},
             "missing": [
-                {"kind": str(one.kind), "seen": one.seen, "words": one.words, **location(one.span)}
+                {"kind": str(one.kind), "seen": one.seen, "words": one.words, **location_data(one.span)}
                 for one in self.missing
             ],
         }
 
 
-def as_data(count: Count) -> dict[str, Any]:
+def count_data(count: CoverageCount) -> dict[str, Any]:
     return {"fraction": count.fraction, "seen": count.seen, "total": count.total}
 
 
-def meets(point: Span, span: Span) -> bool:
+def spans_overlap(point: Span, span: Span) -> bool:
     return point.source == span.source and point.start < span.end and span.start < point.end
 
 
 def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
     """Asks the cases in their order, by the specification, which sees every rule. Those that are skipped or cannot be
     asked show nothing."""
-    sights = sights_of(kernel)
-    watcher, runner = Watcher(sights), Runner.of(kernel)
+    sights = find_points(kernel)
+    watcher, runner = CoverageRecorder(sights), CaseRunner.of(kernel)
     known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show what another one did
     by_case: dict[CaseKey, frozenset[Point]] = {}
     for case in cases:
-        shown = shown_by(case, runner, watcher)
+        shown = points_shown(case, runner, watcher)
         by_case[case.package, case.test, case.number] = known.setdefault(shown, shown)
     return Coverage(sights.points, by_case, sights.left_out)
 
 
-def shown_by(case: Case, runner: Runner, watcher: Watcher) -> frozenset[Point]:
+def points_shown(case: Case, runner: CaseRunner, watcher: CoverageRecorder) -> frozenset[Point]:
     if case.skip is not None:
         return frozenset()
     try:
         if case.repeated is None:
             return watcher.shown(runner.specified(case))
         return frozenset().union(*(watcher.shown(runner.specified(one)) for one in case.requests))
-    except (CannotAsk, RequestError):
+    except (CaseSetupError, RequestError):
         return frozenset()
 
 
-def total(coverages: Iterable[Coverage]) -> Coverage:
+def merge_coverage(coverages: Iterable[Coverage]) -> Coverage:
     """Of policies that are checked apart, as one. What they share counts once; what only looks alike stays apart."""
     every = list(coverages)
     points: list[Point] = []
     by_case: dict[CaseKey, frozenset[Point]] = {}
-    for one in every:
-        named = {point: replace(point, part=f"{point.span.source.name} {point.part}") for point in one.points}
+    for coverage in every:
+        named = {point: replace(point, part=f"{point.span.source.name} {point.part}") for point in coverage.points}
         points += named.values()
-        for case, shown in one.by_case.items():
+        for case, shown in coverage.by_case.items():
             by_case[case] = by_case.get(case, frozenset()).union(named[point] for point in shown)
-    return Coverage(in_text_order(points), by_case, tuple(left for one in every for left in one.left_out))
+    return Coverage(sort_points(points), by_case, tuple(left for one in every for left in one.left_out))

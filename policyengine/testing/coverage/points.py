@@ -10,12 +10,12 @@ from typing import Final
 from policyengine.solver.symbolic import Truth
 from policyengine.source import Span
 
-LONGEST_QUOTE = 80
+MAX_QUOTE_LENGTH = 80
 TRUTHS: Final[tuple[Truth, ...]] = (True, False, None)
-NAMES: Final[dict[Truth, str]] = {True: "true", False: "false", None: "unknown"}
+TRUTH_NAMES: Final[dict[Truth, str]] = {True: "true", False: "false", None: "unknown"}
 
 
-class Kind(StrEnum):
+class PointKind(StrEnum):
     RULES = "rules"
     CONDITIONS = "conditions"
     GUARDS = "guards"
@@ -31,7 +31,7 @@ class Point:
     Two points are equal when they mean the same, wherever it is written; `words` say that it was not seen.
     """
 
-    kind: Kind
+    kind: PointKind
     part: str
     seen: str
     span: Span = field(compare=False, repr=False)
@@ -39,7 +39,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class UnreachablePoint:
     """What no test could ever show of a part, and so is not counted."""
 
     span: Span
@@ -51,13 +51,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def quoted(span: Span) -> str:
+def quote_span(span: Span) -> str:
     """The text of a span on one line, in backticks, cut where it is long."""
     text = " ".join(span.text.split())
-    return f"`{text}`" if len(text) <= LONGEST_QUOTE else f"`{text[: LONGEST_QUOTE - 1]}…`"
+    return f"`{text}`" if len(text) <= MAX_QUOTE_LENGTH else f"`{text[: MAX_QUOTE_LENGTH - 1]}…`"
 
 
-def in_text_order(points: list[Point]) -> tuple[Point, ...]:
+def sort_points(points: list[Point]) -> tuple[Point, ...]:
     """Each point once, where it is first written."""
     ordered = sorted(points, key=lambda point: (point.span.source.name, point.span.start, -point.span.end, point.kind))
     return tuple(dict.fromkeys(ordered))

@@ -8,20 +8,20 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers
-from policyengine.kernel.fingerprint import canonical
+from policyengine.kernel.fingerprint import canonical_text
 from policyengine.source import Span
-from policyengine.spec.facts import MOST_HOPS
+from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.trace import Block
-from policyengine.testing.coverage.always_known import AGENT, USER, Known, bound_at
-from policyengine.testing.coverage.conditions import Condition, Reader
-from policyengine.testing.coverage.points import Kind, LeftOut, Point, digest, in_text_order, quoted
-from policyengine.testing.coverage.source_spans import COUNTING, Written
+from policyengine.testing.coverage.always_known import AGENT_PATHS, USER_PATHS, KnownFacts, facts_bound_at
+from policyengine.testing.coverage.conditions import ConditionPointReader, CoveredCondition
+from policyengine.testing.coverage.points import Point, PointKind, UnreachablePoint, digest, quote_span, sort_points
+from policyengine.testing.coverage.source_spans import COUNTING, DeclarationSpans
 
 NONE: frozenset[tuple[str, ...]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class RequirementPoints:
     """A requirement seen holding, and seen failing. `valid` fails in two ways: too early and too late."""
 
     holding: Point
@@ -31,37 +31,37 @@ class Both:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RulePoints:
     """A `may`, a `may delegate` or a line of a guard: that it acted, its condition, and how long it lasts."""
 
     acted: Point | None
-    when: Condition | None
-    lasting: Both | None = None
+    when: CoveredCondition | None
+    lasting: RequirementPoints | None = None
     approved: Point | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class OfBlock:
+class BlockPoints:
     """`about` is the condition of its `where`; `asks` are its requirements, `served` the condition of `acts for`."""
 
-    about: Condition | None
-    asks: dict[int, Both]
-    served: dict[int, Condition]
-    grants: tuple[Rule, ...]
-    delegates: tuple[Rule, ...]
+    about: CoveredCondition | None
+    asks: dict[int, RequirementPoints]
+    served: dict[int, CoveredCondition]
+    grants: tuple[RulePoints, ...]
+    delegates: tuple[RulePoints, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class OfGuard:
+class GuardPoints:
     """`stopping` and `passing` are applying and not applying where a guard has nothing but obligations."""
 
     stopping: Point | None
     passing: Point | None
-    effects: tuple[Rule, ...]
+    effects: tuple[RulePoints, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class OfLimit:
+class LimitPoints:
     """A rate or budget. `names` are those that a store knows its parts by; `full` these parts, where there are several;
     `moves` its raises and clamps, in the order in which a walk sees them."""
 
@@ -69,84 +69,88 @@ class OfLimit:
     passing: Point
     stopping: Point
     full: dict[str, Point]
-    when: Condition | None
-    moves: tuple[Rule, ...]
+    when: CoveredCondition | None
+    moves: tuple[RulePoints, ...]
     counting: Point | None
 
 
-Aspect: TypeAlias = tuple[k.Attester, Both]
+AttesterAspect: TypeAlias = tuple[k.Attester, RequirementPoints]
 
 
 @dataclass(slots=True)
-class Sights:
+class PolicyPoints:
     """Everything to see, by the part of the kernel that it is of. `limits` are those of delegation, `limited` are rates
     and budgets; `at` are patterns with the place they are of."""
 
-    blocks: dict[int, OfBlock] = field(default_factory=dict)
-    guards: dict[int, OfGuard] = field(default_factory=dict)
-    attesters: dict[str, list[Aspect]] = field(default_factory=dict)
-    limits: dict[tuple[int, str], Both] = field(default_factory=dict)
-    limited: dict[int, OfLimit] = field(default_factory=dict)
+    blocks: dict[int, BlockPoints] = field(default_factory=dict)
+    guards: dict[int, GuardPoints] = field(default_factory=dict)
+    attesters: dict[str, list[AttesterAspect]] = field(default_factory=dict)
+    limits: dict[tuple[int, str], RequirementPoints] = field(default_factory=dict)
+    limited: dict[int, LimitPoints] = field(default_factory=dict)
     at: list[tuple[k.Pattern, k.Place | None, Point]] = field(default_factory=list)
     points: tuple[Point, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[UnreachablePoint, ...] = ()
 
 
-def sights_of(kernel: k.Kernel) -> Sights:
-    return Finder(kernel).found()
+def find_points(kernel: k.Kernel) -> PolicyPoints:
+    return PointFinder(kernel).found()
 
 
-class Finder:
+class PointFinder:
     def __init__(self, kernel: k.Kernel) -> None:
         self.kernel = kernel
-        self.reader = Reader()
-        self.written = Written()
+        self.reader = ConditionPointReader()
+        self.written = DeclarationSpans()
         self.points: list[Point] = []
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[UnreachablePoint] = []
 
-    def found(self) -> Sights:
-        sights, kernel = Sights(), self.kernel
+    def found(self) -> PolicyPoints:
+        sights, kernel = PolicyPoints(), self.kernel
         every: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
         sights.blocks = {id(block): self.block(block) for block in every}
         sights.guards = {id(guard): self.guard(guard) for guard in kernel.guards}
-        sights.attesters = {name: list(self.attester(kernel.attesters[name])) for name in sorted(asked(kernel.agents))}
+        sights.attesters = {
+            name: list(self.attester(kernel.attesters[name])) for name in sorted(required_attesters(kernel.agents))
+        }
         sights.limits = {key: both for limits in kernel.delegation for key, both in self.delegation(limits)}
         sights.limited = {id(limit): self.limit(limit) for limit in kernel.limits}
         placed = [found for rule in (*kernel.guards, *kernel.limits) for found in self.places(rule)]
         sights.at = [*self.doors(every), *placed]
         points, left_out = self.reader.settle()
-        sights.points = in_text_order([*self.points, *points])
+        sights.points = sort_points([*self.points, *points])
         sights.left_out = (*self.left_out, *left_out)
         return sights
 
-    def point(self, kind: Kind, part: str, seen: str, span: Span, words: str) -> Point:
+    def point(self, kind: PointKind, part: str, seen: str, span: Span, words: str) -> Point:
         found = Point(kind, part, seen, span, words)
         self.points.append(found)
         return found
 
-    def both(self, part: str, span: Span) -> Both:
-        return Both(self.requirement(part, span, "holding"), self.requirement(part, span, "failing"))
+    def both(self, part: str, span: Span) -> RequirementPoints:
+        return RequirementPoints(self.requirement(part, span, "holding"), self.requirement(part, span, "failing"))
 
     def requirement(self, part: str, span: Span, seen: str) -> Point:
-        return self.point(Kind.REQUIREMENTS, part, seen, span, f"{quoted(span)} was never seen {seen}")
+        return self.point(PointKind.REQUIREMENTS, part, seen, span, f"{quote_span(span)} was never seen {seen}")
 
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
-    def block(self, block: Block) -> OfBlock:
-        name = name_of(block)
-        about_it = AGENT if isinstance(block, k.AgentBlock) else USER if isinstance(block, k.UserBlock) else NONE
-        known = Known().and_(about_it)
+    def block(self, block: Block) -> BlockPoints:
+        name = block_key(block)
+        about_it = (
+            AGENT_PATHS if isinstance(block, k.AgentBlock) else USER_PATHS if isinstance(block, k.UserBlock) else NONE
+        )
+        known = KnownFacts().and_(about_it)
         about = None
-        if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.Where):
+        if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.PrincipalCondition):
             about = self.reader.read(block.who.condition, f"{name} where", known)
         requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
         served = {
-            id(one): self.reader.read(one.condition, f"{name} acts", known.and_(USER))
+            id(one): self.reader.read(one.condition, f"{name} acts", known.and_(USER_PATHS))
             for one in requirements
             if isinstance(one, k.ActsFor) and one.condition is not None
         }
         delegates = block.delegates if isinstance(block, k.AgentBlock) else ()
-        return OfBlock(
+        return BlockPoints(
             about,
             {id(one): self.asks(one, name) for one in requirements},
             served,
@@ -154,44 +158,44 @@ class Finder:
             tuple(self.delegate(delegate, name, known) for delegate in delegates),
         )
 
-    def asks(self, requirement: k.Requirement, name: str) -> Both:
-        part = f"{name} {digest(canonical(requirement))}"
-        if not isinstance(requirement, k.Valid) or requirement.start is None or requirement.end is None:
+    def asks(self, requirement: k.Requirement, name: str) -> RequirementPoints:
+        part = f"{name} {digest(canonical_text(requirement))}"
+        if not isinstance(requirement, k.ValidityPeriod) or requirement.start is None or requirement.end is None:
             return self.both(part, requirement.span)
         early = self.valid(part, requirement, "early", "from")
         late = self.valid(part, requirement, "late", "until")
-        return Both(self.requirement(part, requirement.span, "holding"), None, early, late)
+        return RequirementPoints(self.requirement(part, requirement.span, "holding"), None, early, late)
 
-    def valid(self, part: str, requirement: k.Valid, seen: str, word: str) -> Point:
+    def valid(self, part: str, requirement: k.ValidityPeriod, seen: str, word: str) -> Point:
         span = self.written.at(requirement, word)
-        words = f"{quoted(requirement.span)} was never seen failing because it is too {seen}"
-        return self.point(Kind.REQUIREMENTS, part, seen, span, words)
+        words = f"{quote_span(requirement.span)} was never seen failing because it is too {seen}"
+        return self.point(PointKind.REQUIREMENTS, part, seen, span, words)
 
-    def grant(self, grant: k.Grant, name: str, known: Known) -> Rule:
-        part = f"{name} may {digest(canonical(grant))}"
-        here = known.and_(bound_at(tuple(one.pattern for one in grant.openings)))
+    def grant(self, grant: k.Grant, name: str, known: KnownFacts) -> RulePoints:
+        part = f"{name} may {digest(canonical_text(grant))}"
+        here = known.and_(facts_bound_at(tuple(one.pattern for one in grant.openings)))
         when = None if grant.when is None else self.reader.read(grant.when, f"{part} when", here)
-        words = f"{quoted(grant.span)} never opened a door"
-        return Rule(self.point(Kind.RULES, part, "acted", grant.span, words), when)
+        words = f"{quote_span(grant.span)} never opened a door"
+        return RulePoints(self.point(PointKind.RULES, part, "acted", grant.span, words), when)
 
-    def delegate(self, delegate: k.Delegate, name: str, known: Known) -> Rule:
-        part = f"{name} may delegate {digest(canonical(delegate))}"
-        here = known.and_(bound_at(delegate.patterns))
+    def delegate(self, delegate: k.DelegationGrant, name: str, known: KnownFacts) -> RulePoints:
+        part = f"{name} may delegate {digest(canonical_text(delegate))}"
+        here = known.and_(facts_bound_at(delegate.patterns))
         when = None if delegate.when is None else self.reader.read(delegate.when, f"{part} when", here)
         acted = self.point(
-            Kind.RULES, part, "acted", delegate.span, f"{quoted(delegate.span)} never handed anything on"
+            PointKind.RULES, part, "acted", delegate.span, f"{quote_span(delegate.span)} never handed anything on"
         )
         if delegate.lifetime is None:
-            return Rule(acted, when)
+            return RulePoints(acted, when)
         span = self.written.at(delegate, "for")
-        of = f"the limit {quoted(span)} of a `may delegate`"
+        of = f"the limit {quote_span(span)} of a `may delegate`"
         holding, failing = (
-            self.point(Kind.REQUIREMENTS, f"{part} for", seen, span, f"{of} was never seen {seen}")
+            self.point(PointKind.REQUIREMENTS, f"{part} for", seen, span, f"{of} was never seen {seen}")
             for seen in ("holding", "failing")
         )
-        return Rule(acted, when, Both(holding, failing))
+        return RulePoints(acted, when, RequirementPoints(holding, failing))
 
-    def attester(self, attester: k.Attester) -> Iterator[Aspect]:
+    def attester(self, attester: k.Attester) -> Iterator[AttesterAspect]:
         """What an attester vouches for, each part by itself: the attester with nothing but that part."""
         bare = replace(attester, age=None, models=(), environments=())
         aspects = {"age": attester.age, "models": attester.models, "environments": attester.environments}
@@ -200,8 +204,8 @@ class Finder:
                 span = self.written.at(attester, word)
                 yield replace(bare, **{word: limit}), self.both(f"attester {attester.name} {word}", span)  # type: ignore[arg-type]
 
-    def delegation(self, limits: k.DelegationLimits) -> Iterator[tuple[tuple[int, str], Both]]:
-        part = f"delegation {digest(canonical(limits))}"
+    def delegation(self, limits: k.DelegationLimits) -> Iterator[tuple[tuple[int, str], RequirementPoints]]:
+        part = f"delegation {digest(canonical_text(limits))}"
         if limits.depth is not None:
             span = self.written.at(limits, "depth")
             yield (id(limits), "depth"), self.depth(f"{part} depth", span, limits.depth)
@@ -210,41 +214,41 @@ class Finder:
         if limits.no_cycles:
             yield (id(limits), "no"), self.both(f"{part} no cycles", self.written.at(limits, "no cycles"))
 
-    def depth(self, part: str, span: Span, limit: int) -> Both:
+    def depth(self, part: str, span: Span, limit: int) -> RequirementPoints:
         """A longer chain than the engine reads is refused before its depth is asked for."""
-        if limit < MOST_HOPS:
+        if limit < MAX_HOPS:
             return self.both(part, span)
-        words = f"{quoted(span)} can never be seen failing: no chain of more than {MOST_HOPS} hops is read"
-        self.left_out.append(LeftOut(span, "failing", words))
-        return Both(self.requirement(part, span, "holding"), None)
+        words = f"{quote_span(span)} can never be seen failing: no chain of more than {MAX_HOPS} hops is read"
+        self.left_out.append(UnreachablePoint(span, "failing", words))
+        return RequirementPoints(self.requirement(part, span, "holding"), None)
 
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
 
-    def guard(self, guard: k.Guard) -> OfGuard:
+    def guard(self, guard: k.Guard) -> GuardPoints:
         part = f"guard {guard.package} {guard.name}"
-        known = Known().and_(bound_at(guard.place.patterns))
+        known = KnownFacts().and_(facts_bound_at(guard.place.patterns))
         effects = tuple(self.effect(effect, f"{part} {number}", known) for number, effect in enumerate(guard.effects))
-        stops = [effect for effect in guard.effects if not isinstance(effect, k.Oblige)]
+        stops = [effect for effect in guard.effects if not isinstance(effect, k.ObligationEffect)]
         if not guard.effects:
-            return OfGuard(None, None, ())
+            return GuardPoints(None, None, ())
         seen, unseen = ("stopping", "passing") if stops else ("applying", "not applying")
         what, nothing = ("a request", "a request pass") if stops else ("", "")
         acts = self.of_guard(guard, part, seen, f"seen {seen} {what}".rstrip())
         if self.always_acts(guard):
             words = f"guard `{guard.name}` can never be seen {unseen}: it always {'stops' if stops else 'applies'}"
-            self.left_out.append(LeftOut(guard.span, unseen, words))
-            return OfGuard(acts, None, effects)
+            self.left_out.append(UnreachablePoint(guard.span, unseen, words))
+            return GuardPoints(acts, None, effects)
         passes = self.of_guard(guard, part, unseen, f"seen letting {nothing}" if stops else f"seen {unseen}")
-        return OfGuard(acts, passes, effects)
+        return GuardPoints(acts, passes, effects)
 
     def of_guard(self, guard: k.Guard, part: str, seen: str, words: str) -> Point:
-        return self.point(Kind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` was never {words}")
+        return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` was never {words}")
 
     def always_acts(self, guard: k.Guard) -> bool:
         """A confirm is lifted by its approval: a guard always stops when one of its denies always does."""
         denies = [effect for effect in guard.effects if isinstance(effect, k.Deny)]
-        duties = [effect for effect in guard.effects if isinstance(effect, k.Oblige)]
-        deciding: list[k.Deny] | list[k.Oblige] = duties if len(duties) == len(guard.effects) else denies
+        duties = [effect for effect in guard.effects if isinstance(effect, k.ObligationEffect)]
+        deciding: list[k.Deny] | list[k.ObligationEffect] = duties if len(duties) == len(guard.effects) else denies
         conditions = [effect.condition for effect in deciding if effect.condition is not None]
         if len(conditions) < len(deciding):
             return True
@@ -252,28 +256,28 @@ class Finder:
             conditions[0] if len(conditions) == 1 else k.Or(tuple(conditions), span=guard.span)
         )
 
-    def effect(self, effect: k.Effect, part: str, known: Known) -> Rule:
+    def effect(self, effect: k.Effect, part: str, known: KnownFacts) -> RulePoints:
         when = None if effect.condition is None else self.reader.read(effect.condition, f"{part} when", known)
-        words = f"{quoted(effect.span)} {NEVER_ACTED[type(effect)]}"
-        acted = self.point(Kind.RULES, part, "acted", effect.span, words)
+        words = f"{quote_span(effect.span)} {NEVER_ACTED[type(effect)]}"
+        acted = self.point(PointKind.RULES, part, "acted", effect.span, words)
         if not isinstance(effect, k.Confirm):
-            return Rule(acted, when)
-        words = f"{quoted(effect.span)} was never lifted by an approval"
-        return Rule(acted, when, approved=self.point(Kind.RULES, part, "approved", effect.span, words))
+            return RulePoints(acted, when)
+        words = f"{quote_span(effect.span)} was never lifted by an approval"
+        return RulePoints(acted, when, approved=self.point(PointKind.RULES, part, "approved", effect.span, words))
 
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 
-    def limit(self, limit: k.Limit) -> OfLimit:
-        kind = kind_of(limit)
+    def limit(self, limit: k.Limit) -> LimitPoints:
+        kind = rule_kind(limit)
         part, name = f"{kind} {limit.package} {limit.name}", f"{kind} `{limit.name}`"
-        known = Known().and_(bound_at(limit.place.patterns))
+        known = KnownFacts().and_(facts_bound_at(limit.place.patterns))
         passing, stopping = (
-            self.point(Kind.LIMITS, part, seen, limit.span, f"{name} was never seen {seen} a request{more}")
+            self.point(PointKind.LIMITS, part, seen, limit.span, f"{name} was never seen {seen} a request{more}")
             for seen, more in (("letting", " pass"), ("stopping", ""))
         )
-        parts = tuple(parts_of(limit))
+        parts = tuple(limit_parts(limit))
         full = {
-            key: self.point(Kind.LIMITS, f"{part} {key}", "full", span, f"{quoted(span)} was never seen full")
+            key: self.point(PointKind.LIMITS, f"{part} {key}", "full", span, f"{quote_span(span)} was never seen full")
             for key, span in (parts if len(parts) > 1 else ())
         }
         when = None if limit.when is None else self.reader.read(limit.when, f"{part} when", known)
@@ -281,15 +285,15 @@ class Finder:
         counting = None
         if isinstance(limit, k.Rate) and limit.counting_denials:
             words = f"{name} was never seen counting a request that is denied"
-            counting = self.point(Kind.RULES, part, "counting", self.written.at(limit, COUNTING), words)
+            counting = self.point(PointKind.RULES, part, "counting", self.written.at(limit, COUNTING), words)
         moved = tuple(self.move(one, part, known) for one in moves)
-        return OfLimit(frozenset(key for key, _ in parts), passing, stopping, full, when, moved, counting)
+        return LimitPoints(frozenset(key for key, _ in parts), passing, stopping, full, when, moved, counting)
 
-    def move(self, one: k.Raise | k.Clamp, part: str, known: Known) -> Rule:
-        key = f"{part} {digest(canonical(one))}"
-        words = f"{quoted(one.span)} never {'raised' if isinstance(one, k.Raise) else 'slowed'} anything"
-        acted = self.point(Kind.RULES, key, "acted", one.span, words)
-        return Rule(acted, self.reader.read(one.when, f"{key} when", known))
+    def move(self, one: k.Raise | k.Clamp, part: str, known: KnownFacts) -> RulePoints:
+        key = f"{part} {digest(canonical_text(one))}"
+        words = f"{quote_span(one.span)} never {'raised' if isinstance(one, k.Raise) else 'slowed'} anything"
+        acted = self.point(PointKind.RULES, key, "acted", one.span, words)
+        return RulePoints(acted, self.reader.read(one.when, f"{key} when", known))
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
@@ -297,32 +301,32 @@ class Finder:
         """Each pattern that some door opens, once: where it is written is where its scope is."""
         patterns = {opening.pattern: opening for block in blocks for one in block.grants for opening in one.openings}
         for pattern in patterns:
-            part = f"door {digest(canonical(pattern))}"
-            words = f"{quoted(pattern.span)} was never decided"
-            yield pattern, None, self.point(Kind.ENDPOINTS, part, "decided", pattern.span, words)
+            part = f"door {digest(canonical_text(pattern))}"
+            words = f"{quote_span(pattern.span)} was never decided"
+            yield pattern, None, self.point(PointKind.ENDPOINTS, part, "decided", pattern.span, words)
 
     def places(self, rule: k.Guard | k.Limit) -> Iterator[tuple[k.Pattern, k.Place | None, Point]]:
-        kind = kind_of(rule)
+        kind = rule_kind(rule)
         part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
         for pattern in dict.fromkeys(rule.place.patterns or ()):
             if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # as both are written
-                words = f"{quoted(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
-                self.left_out.append(LeftOut(pattern.span, "decided", words))
+                words = f"{quote_span(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
+                self.left_out.append(UnreachablePoint(pattern.span, "decided", words))
                 continue
-            words = f"{quoted(pattern.span)} was never decided by {kind} `{rule.name}`"
-            key = f"{part} {digest(canonical(pattern))}"
-            yield pattern, rule.place, self.point(Kind.ENDPOINTS, key, "decided", pattern.span, words)
+            words = f"{quote_span(pattern.span)} was never decided by {kind} `{rule.name}`"
+            key = f"{part} {digest(canonical_text(pattern))}"
+            yield pattern, rule.place, self.point(PointKind.ENDPOINTS, key, "decided", pattern.span, words)
         for pattern in dict.fromkeys(outside):
-            words = f"{quoted(pattern.span)} was never asked for: what {kind} `{rule.name}` leaves out is not shown"
-            key = f"{part} {digest(canonical(pattern))}"
-            yield pattern, None, self.point(Kind.ENDPOINTS, key, "left out", pattern.span, words)
+            words = f"{quote_span(pattern.span)} was never asked for: what {kind} `{rule.name}` leaves out is not shown"
+            key = f"{part} {digest(canonical_text(pattern))}"
+            yield pattern, None, self.point(PointKind.ENDPOINTS, key, "left out", pattern.span, words)
 
 
-def kind_of(rule: k.Guard | k.Limit) -> str:
+def rule_kind(rule: k.Guard | k.Limit) -> str:
     return {k.Guard: "guard", k.Rate: "rate", k.Budget: "budget"}[type(rule)]
 
 
-def parts_of(limit: k.Limit) -> Iterator[tuple[str, Span]]:
+def limit_parts(limit: k.Limit) -> Iterator[tuple[str, Span]]:
     """What can be full of it: the pace and how many at once, or each quota; by name as in `spending.charges`."""
     name = f"{limit.package}/{limit.name}"
     if isinstance(limit, k.Budget):
@@ -337,17 +341,17 @@ def parts_of(limit: k.Limit) -> Iterator[tuple[str, Span]]:
 NEVER_ACTED: dict[type[k.Effect], str] = {
     k.Deny: "never denied a request",
     k.Confirm: "never asked for a confirmation",
-    k.Oblige: "never applied",
+    k.ObligationEffect: "never applied",
 }
 
 
-def name_of(block: Block) -> str:
+def block_key(block: Block) -> str:
     """A block by what it means. Its label quotes the text, and is left out."""
     kind = {k.AgentBlock: "agent", k.UserBlock: "user", k.AnyoneBlock: "anyone"}[type(block)]
-    return f"{kind} {digest(canonical(replace(block, label='')))}"
+    return f"{kind} {digest(canonical_text(replace(block, label='')))}"
 
 
-def asked(agents: Iterable[k.AgentBlock]) -> set[str]:
+def required_attesters(agents: Iterable[k.AgentBlock]) -> set[str]:
     """The attesters whose word some block asks for."""
     return {
         name

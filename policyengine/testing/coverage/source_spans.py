@@ -10,46 +10,46 @@ from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.parse import parse
 
-Words: TypeAlias = dict[str, Span]
+WordSpans: TypeAlias = dict[str, Span]
 COUNTING = "counting denials"
 
 
-class Written:
+class DeclarationSpans:
     """The words of declarations by the place where these begin. Texts are read again only where that is asked for."""
 
     def __init__(self) -> None:
-        self._read: dict[Source, dict[int, Words]] = {}
+        self._read: dict[Source, dict[int, WordSpans]] = {}
 
-    def at(self, part: k.Part, word: str) -> Span:
+    def at(self, part: k.Node, word: str) -> Span:
         """The place of a word inside a part, such as `age` in an attester; the part's own where it has none."""
         source = part.span.source
         if source not in self._read:
-            self._read[source] = dict(declarations(source))
+            self._read[source] = dict(declared_spans(source))
         return self._read[source].get(part.span.start, {}).get(word, part.span)
 
 
-def declarations(source: Source) -> Iterator[tuple[int, Words]]:
+def declared_spans(source: Source) -> Iterator[tuple[int, WordSpans]]:
     module, _ = parse(source)
-    for one in module.declarations if module is not None else ():
-        declared = one.declaration if isinstance(one, ast.Export) else one
+    for item in module.declarations if module is not None else ():
+        declared = item.declaration if isinstance(item, ast.Export) else item
         match declared:
             case ast.AttesterDecl(name, items):
-                yield name.span.start, joined(attested(items))
+                yield name.span.start, merge_spans(attester_spans(items))
             case ast.DelegationDecl(limits):
                 yield declared.span.start, {limit.name: limit.span for limit in limits}
             case ast.RateDecl(items=items):
                 counting = ((COUNTING, one.span) for one in items if isinstance(one, ast.CountingDenials))
-                yield declared.span.start, joined(counting)
+                yield declared.span.start, merge_spans(counting)
             case ast.AgentDecl() | ast.UserDecl():
-                yield from of_block(declared.items)
+                yield from block_spans(declared.items)
             case _:
                 pass
 
 
-def of_block(items: Iterable[ast.Node]) -> Iterator[tuple[int, Words]]:
+def block_spans(items: Iterable[ast.Node]) -> Iterator[tuple[int, WordSpans]]:
     for item in items:
         match item:
-            case ast.Valid(start, end):
+            case ast.ValidityPeriod(start, end):
                 yield item.span.start, {word: at.span for word, at in (("from", start), ("until", end)) if at}
             case ast.MayDelegate(lifetime=ast.Literal() as lifetime):
                 yield item.span.start, {"for": lifetime.span}
@@ -57,10 +57,10 @@ def of_block(items: Iterable[ast.Node]) -> Iterator[tuple[int, Words]]:
                 pass
 
 
-def attested(items: Iterable[ast.Node]) -> Iterator[tuple[str, Span]]:
+def attester_spans(items: Iterable[ast.Node]) -> Iterator[tuple[str, Span]]:
     for item in items:
         match item:
-            case ast.Setting("age"):
+            case ast.TrustAnchorOption("age"):
                 yield "age", item.span
             case ast.AttestedModel():
                 yield "models", item.span
@@ -70,9 +70,9 @@ def attested(items: Iterable[ast.Node]) -> Iterator[tuple[str, Span]]:
                 pass
 
 
-def joined(found: Iterable[tuple[str, Span]]) -> Words:
+def merge_spans(found: Iterable[tuple[str, Span]]) -> WordSpans:
     """One place for several `model` after each other."""
-    words: Words = {}
+    words: WordSpans = {}
     for word, span in found:
         words[word] = words[word].to(span) if word in words else span
     return words

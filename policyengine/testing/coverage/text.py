@@ -7,28 +7,28 @@ from itertools import groupby
 from typing import TypeAlias
 
 from policyengine.source import Source
-from policyengine.testing.coverage.measure import Count, Coverage
+from policyengine.testing.coverage.measure import Coverage, CoverageCount
 from policyengine.testing.coverage.points import Point
 
-BOLD, RED, GREEN, YELLOW, DIM, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+BOLD, RED, GREEN, YELLOW, DIM, RESET = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 Paint: TypeAlias = Callable[[str, str], str]
 
-WIDEST = 160  # characters of a line that are shown
+MAX_LINE_WIDTH = 160  # characters of a line that are shown
 
 
 def render_text(coverage: Coverage, colour: bool = False) -> str:
     """Two tables and the annotated lines. Nothing from a policy has power over the terminal."""
-    paint = painted if colour else plain
-    parts = [headline(coverage, paint), "\n".join(table(coverage, paint))]
-    parts += [annotated(source, missing, paint) for source, missing in lacking(coverage)]
+    paint = apply_style if colour else ignore_style
+    parts = [headline(coverage, paint), "\n".join(count_lines(coverage, paint))]
+    parts += [annotate_file(source, missing, paint) for source, missing in files_with_missing(coverage)]
     return "\n\n".join(parts)
 
 
-def painted(text: str, style: str) -> str:
-    return f"{style}{text}{PLAIN}"
+def apply_style(text: str, style: str) -> str:
+    return f"{style}{text}{RESET}"
 
 
-def plain(text: str, style: str) -> str:
+def ignore_style(text: str, style: str) -> str:
     return text
 
 
@@ -39,17 +39,17 @@ def headline(coverage: Coverage, paint: Paint) -> str:
     return paint(words, BOLD + (YELLOW if coverage.missing else GREEN))
 
 
-def table(coverage: Coverage, paint: Paint) -> Iterator[str]:
+def count_lines(coverage: Coverage, paint: Paint) -> Iterator[str]:
     kinds = [(str(kind), count) for kind, count in coverage.kinds.items() if count.total]
     files = [(printable(source.name), coverage.counted(points)) for source, points in coverage.files.items()]
     width = max((len(name) for name, _ in (*kinds, *files)), default=0)
-    yield from rows(kinds, width, paint)
+    yield from count_rows(kinds, width, paint)
     if kinds:
         yield ""
-    yield from rows(files, width, paint)
+    yield from count_rows(files, width, paint)
 
 
-def rows(counted: Iterable[tuple[str, Count]], width: int, paint: Paint) -> Iterator[str]:
+def count_rows(counted: Iterable[tuple[str, CoverageCount]], width: int, paint: Paint) -> Iterator[str]:
     for name, count in counted:
         seen = f"{count.seen:,}/{count.total:,}"
         yield f"  {name.ljust(width)}  {seen:>11}  " + paint(
@@ -60,22 +60,22 @@ def rows(counted: Iterable[tuple[str, Count]], width: int, paint: Paint) -> Iter
 # ── The lines ─────────────────────────────────────────────────────────────────────────────────
 
 
-def lacking(coverage: Coverage) -> Iterator[tuple[Source, list[Point]]]:
+def files_with_missing(coverage: Coverage) -> Iterator[tuple[Source, list[Point]]]:
     for source, points in coverage.files.items():
         if missing := [point for point in points if point not in coverage.hits]:
             yield source, missing
 
 
-def annotated(source: Source, missing: Sequence[Point], paint: Paint) -> str:
+def annotate_file(source: Source, missing: Sequence[Point], paint: Paint) -> str:
     """Each line with something missing, underlined, and beneath it what is."""
     lines = [paint(f"{printable(source.name)}: {len(missing):,} missing", BOLD)]
     gutter = len(str(missing[-1].span.line))
     for number, points in groupby(missing, key=lambda point: point.span.line):
         text = source.line(number)
-        lines.append(f"  {paint(str(number).rjust(gutter), DIM)} | {printable(text[:WIDEST])}")
+        lines.append(f"  {paint(str(number).rjust(gutter), DIM)} | {printable(text[:MAX_LINE_WIDTH])}")
         for span, same in groupby(points, key=lambda point: point.span):
-            start = min(span.column - 1, WIDEST)
-            width = max(1, min(span.end - span.start, len(text) - start, WIDEST - start))
+            start = min(span.column - 1, MAX_LINE_WIDTH)
+            width = max(1, min(span.end - span.start, len(text) - start, MAX_LINE_WIDTH - start))
             lines.append(f"  {' ' * gutter} | {' ' * start}{paint('^' * width, RED)}")
             lines += [f"  {' ' * gutter} |   {paint(printable(point.words), YELLOW)}" for point in same]
     return "\n".join(lines)

@@ -14,12 +14,12 @@ from policyengine.checker.names.symbols import Program
 from policyengine.control_characters import one_line, printable
 from policyengine.source import Span
 
-BEGINNING = re.compile(r"#\s*survives:\s*(?P<text>.*\S)\s*$")
+COMMENT_PATTERN = re.compile(r"#\s*survives:\s*(?P<text>.*\S)\s*$")
 BECAUSE = " because "
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class SurvivorExplanation:
     """`readings` are the name and the reason, for each place at which the one may end and the other begin."""
 
     span: Span
@@ -27,15 +27,15 @@ class Explanation:
 
     @property
     def readings(self) -> Iterator[tuple[str, str]]:
-        for found in re.finditer(BECAUSE, self.text):
-            yield self.text[: found.start()].strip(), self.text[found.end() :].strip()
+        for separator in re.finditer(BECAUSE, self.text):
+            yield self.text[: separator.start()].strip(), self.text[separator.end() :].strip()
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class StaleExplanation:
     """An explanation that explains nothing, and why."""
 
-    explanation: Explanation
+    explanation: SurvivorExplanation
     why: str
 
     def render(self) -> str:
@@ -48,40 +48,40 @@ class Stale:
         return {"file": at.source.name, "line": at.line, "text": at.text, "why": self.why}
 
 
-def explanations_in(program: Program) -> Iterator[Explanation]:
+def explanations_in(program: Program) -> Iterator[SurvivorExplanation]:
     for package in program.packages.values():
         for module in package.modules:
             for comment in module.comments:
-                found = BEGINNING.fullmatch(comment.text)
-                if found is not None and stands_alone(comment.span):
-                    yield Explanation(comment.span, " ".join(found["text"].split()))
+                found = COMMENT_PATTERN.fullmatch(comment.text)
+                if found is not None and is_whole_line(comment.span):
+                    yield SurvivorExplanation(comment.span, " ".join(found["text"].split()))
 
 
-def stands_alone(span: Span) -> bool:
+def is_whole_line(span: Span) -> bool:
     line = span.source.line(span.line)
     return line.strip() == span.text.strip()
 
 
-def reasons(
-    explanations: Iterable[Explanation], survivors: Iterable[str], names: Iterable[str], asked: Iterable[str]
-) -> tuple[dict[str, str], list[Stale]]:
+def match_explanations(
+    explanations: Iterable[SurvivorExplanation], survivors: Iterable[str], names: Iterable[str], asked: Iterable[str]
+) -> tuple[dict[str, str], list[StaleExplanation]]:
     """The reasons by survivor, and what is stale; of mutants that are there and were not asked nothing is known."""
     alive, known, tried = set(survivors), set(names), set(asked)
     found: dict[str, str] = {}
-    stale: list[Stale] = []
-    for one in explanations:
-        readings = [(name, reason) for name, reason in one.readings if name in known and reason]
+    stale: list[StaleExplanation] = []
+    for explanation in explanations:
+        readings = [(name, reason) for name, reason in explanation.readings if name in known and reason]
         name, reason = readings[0] if readings else ("", "")
         if name in found:
-            stale.append(Stale(one, "it is explained already"))
+            stale.append(StaleExplanation(explanation, "it is explained already"))
         elif name in alive:
             found[name] = reason
         elif not readings:
-            stale.append(Stale(one, no_mutant(one)))
+            stale.append(StaleExplanation(explanation, stale_reason(explanation)))
         elif name in tried:
-            stale.append(Stale(one, "a test notices it now"))
+            stale.append(StaleExplanation(explanation, "a test notices it now"))
     return found, stale
 
 
-def no_mutant(one: Explanation) -> str:
+def stale_reason(one: SurvivorExplanation) -> str:
     return "no mutant is called so" if any(one.readings) else "it gives no reason: end it with `because …`"

@@ -11,40 +11,40 @@ from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.edits import put
-from policyengine.testing.mutation.faults import Change
+from policyengine.testing.mutation.edits import replace_span
+from policyengine.testing.mutation.faults import FaultChange
 from policyengine.vocabulary import DAYS
 
-MOVE = "move a bound"
-SMALLER = {"w": (7, "d"), "d": (24, "h"), "h": (60, "m"), "m": (60, "s"), "s": (1000, "ms")}
+MOVE_BOUND = "move a bound"
+SMALLER_UNITS = {"w": (7, "d"), "d": (24, "h"), "h": (60, "m"), "m": (60, "s"), "s": (1000, "ms")}
 LAST_PART = re.compile(r"(?P<before>.*?)(?P<count>\d+)(?P<unit>ms|[smhdw])")
-A_DAY = 24 * 60  # minutes
+MINUTES_PER_DAY = 24 * 60  # minutes
 
 
-def literal_faults(node: ast.Node) -> Iterator[Change]:
+def literal_faults(node: ast.Node) -> Iterator[FaultChange]:
     match node:
         case ast.Literal("bool", text):
-            yield from literal("flip a constant", node, ["false" if text == "true" else "true"])
+            yield from literal_changes("flip a constant", node, ["false" if text == "true" else "true"])
         case ast.Literal("hash", text):
-            yield from literal("change a text", node, [text[:-1] + ("0" if text[-1] != "0" else "1")])
+            yield from literal_changes("change a text", node, [text[:-1] + ("0" if text[-1] != "0" else "1")])
         case ast.Literal("number", text):
-            yield from literal(MOVE, node, numbers_beside(text))
+            yield from literal_changes(MOVE_BOUND, node, adjacent_numbers(text))
         case ast.Literal("duration", text):
-            yield from literal(MOVE, node, durations_beside(text))
+            yield from literal_changes(MOVE_BOUND, node, adjacent_durations(text))
         case ast.Literal("date", text):
-            yield from literal(MOVE, node, times_beside(text))
+            yield from literal_changes(MOVE_BOUND, node, adjacent_times(text))
         case ast.Literal("clock", text):
-            yield from literal(MOVE, node, clocks_beside(text))
+            yield from literal_changes(MOVE_BOUND, node, adjacent_clocks(text))
         case ast.Literal("ip", text):
-            yield from literal(MOVE, node, addresses_beside(text))
+            yield from literal_changes(MOVE_BOUND, node, adjacent_addresses(text))
 
 
-def literal(operator: str, node: ast.Literal, texts: Sequence[str]) -> Iterator[Change]:
+def literal_changes(operator: str, node: ast.Literal, texts: Sequence[str]) -> Iterator[FaultChange]:
     for text in texts:
-        yield Change.at(operator, node, put(node.span, text), text=text)
+        yield FaultChange.at(operator, node, replace_span(node.span, text), text=text)
 
 
-def numbers_beside(text: str) -> list[str]:
+def adjacent_numbers(text: str) -> list[str]:
     """One up and one down, in the last digit that is written."""
     number, places = Decimal(text.replace("_", "")), len(text.partition(".")[2].replace("_", ""))
     step = Decimal(1).scaleb(-places)
@@ -52,18 +52,18 @@ def numbers_beside(text: str) -> list[str]:
     return [one.replace(",", "_" if "_" in text else "") for one in found]
 
 
-def durations_beside(text: str) -> list[str]:
+def adjacent_durations(text: str) -> list[str]:
     """One of the unit that is written last; of the next smaller one, where that would leave nothing."""
     found = LAST_PART.fullmatch(text)
     if found is None:
         return []
     before, count, unit = found["before"], int(found["count"]), found["unit"]
-    if count == 1 and not before and unit in SMALLER:
-        count, unit = SMALLER[unit]
+    if count == 1 and not before and unit in SMALLER_UNITS:
+        count, unit = SMALLER_UNITS[unit]
     return [f"{before}{moved}{unit}" for moved in (count - 1, count + 1) if moved > 0 or before]
 
 
-def times_beside(text: str) -> list[str]:
+def adjacent_times(text: str) -> list[str]:
     """A day, or of a time the smallest part that is written; nothing where a calendar ends."""
     try:
         if "T" not in text:
@@ -79,13 +79,13 @@ def times_beside(text: str) -> list[str]:
     return [one.replace("+00:00", "Z") if text.endswith("Z") else one for one in found]
 
 
-def clocks_beside(text: str) -> list[str]:
+def adjacent_clocks(text: str) -> list[str]:
     hours, minutes = map(int, text.split(":"))
     found = (hours * 60 + minutes - 1, hours * 60 + minutes + 1)
-    return [f"{moved // 60:02}:{moved % 60:02}" for moved in found if 0 <= moved <= A_DAY]
+    return [f"{moved // 60:02}:{moved % 60:02}" for moved in found if 0 <= moved <= MINUTES_PER_DAY]
 
 
-def addresses_beside(text: str) -> list[str]:
+def adjacent_addresses(text: str) -> list[str]:
     """A network twice and half as large; the addresses beside an address."""
     address, slash, length = text.partition("/")
     try:
@@ -100,12 +100,12 @@ def addresses_beside(text: str) -> list[str]:
 # ── Texts, values of enums, windows of time ───────────────────────────────────────────────────
 
 
-def text_faults(node: ast.Node) -> Iterator[Change]:
+def text_faults(node: ast.Node) -> Iterator[FaultChange]:
     """Texts that are compared. Those that people read are left as they are: no decision rests on them."""
     for text in compared_texts(node):
         changed = f"{text.value}x"
         quoted = json.dumps(changed, ensure_ascii=False)
-        yield Change.at("change a text", text, put(text.span, quoted), value=changed)
+        yield FaultChange.at("change a text", text, replace_span(text.span, quoted), value=changed)
 
 
 def compared_texts(node: ast.Node) -> list[ast.Text]:
@@ -123,7 +123,7 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
             held = arguments
         case ast.Reference(_, keys):
             held = keys
-        case ast.LetDecl(_, value) | ast.Binding(_, value):
+        case ast.LetDecl(_, value) | ast.FactAssignment(_, value):
             held = (value,)
         case ast.AttestedModel(name):
             held = (name,)
@@ -132,14 +132,14 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
     return [one for one in held if isinstance(one, ast.Text)]
 
 
-def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[Change]:
+def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[FaultChange]:
     """A value of an enum becomes the one before or after it; `enums` are such neighbours by value."""
     if isinstance(node, ast.Reference) and not node.keys:
         for value in enums.get(node.name, ()):
-            yield Change.at(MOVE, node, put(node.span, value), name=value)
+            yield FaultChange.at(MOVE_BOUND, node, replace_span(node.span, value), name=value)
 
 
-def neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+def enum_neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for values in enums:
         for one, other in pairwise(values):
@@ -148,7 +148,7 @@ def neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     return found
 
 
-def window_faults(node: ast.Node) -> Iterator[Change]:
+def window_faults(node: ast.Node) -> Iterator[FaultChange]:
     """A day earlier or later, another zone; the literals of a window are found by themselves."""
     match node:
         case ast.DailyWindow(first, last) | ast.WholeDaysWindow(first, last):
@@ -160,13 +160,13 @@ def window_faults(node: ast.Node) -> Iterator[Change]:
         case _:
             return
     for day in days:
-        for other in days_beside(day.text):
-            yield Change.at(MOVE, day, put(day.span, other), text=other)
+        for other in adjacent_days(day.text):
+            yield FaultChange.at(MOVE_BOUND, day, replace_span(day.span, other), text=other)
     zone = "UTC" if node.zone.value != "UTC" else "Asia/Tokyo"
-    yield Change.at("change a text", node.zone, put(node.zone.span, f'"{zone}"'), value=zone)
+    yield FaultChange.at("change a text", node.zone, replace_span(node.zone.span, f'"{zone}"'), value=zone)
 
 
-def days_beside(day: str) -> list[str]:
+def adjacent_days(day: str) -> list[str]:
     if day not in DAYS:
         return []
     names = list(DAYS)

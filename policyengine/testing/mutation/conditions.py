@@ -6,87 +6,87 @@ from collections.abc import Iterator
 
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.edits import Edit, cut_item, put, word_in
-from policyengine.testing.mutation.faults import Change, without
+from policyengine.testing.mutation.edits import MutationEdit, cut_item, find_word, replace_span
+from policyengine.testing.mutation.faults import FaultChange, omit_item
 
-FLIPPED = {
+FLIPPED_OPERATORS = {
     "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "in": "not in", "not in": "in",
     "below": "in", "overlaps": "subset of", "subset of": "overlaps", "+": "-", "-": "+",
 }  # fmt: skip
-OTHERWISE = {"and": "or", "or": "and"}
+FLIPPED_CONNECTIVES = {"and": "or", "or": "and"}
 
 
-def condition_faults(node: ast.Node) -> Iterator[Change]:
+def condition_faults(node: ast.Node) -> Iterator[FaultChange]:
     match node:
-        case ast.Binary(operator) if operator in FLIPPED:
-            flipped = FLIPPED[operator]
-            yield Change.at("flip a comparison", node, put(node.operator_span, flipped), operator=flipped)
+        case ast.Binary(operator) if operator in FLIPPED_OPERATORS:
+            flipped = FLIPPED_OPERATORS[operator]
+            yield FaultChange.at("flip a comparison", node, replace_span(node.operator_span, flipped), operator=flipped)
         case ast.Presence():
-            yield from presence(node)
+            yield from presence_faults(node)
         case ast.Logic():
-            yield from logic(node)
-        case ast.Quantified():
-            yield from quantifier(node)
+            yield from connective_faults(node)
+        case ast.Quantifier():
+            yield from quantifier_faults(node)
         case ast.ListLiteral(items) if len(items) > 1:
             spans = [item.span for item in items]
             for number in range(len(items)):
                 edit = cut_item(spans, number)
-                yield Change.at("drop an item of a list", node, edit, items=without(items, number))
-    for condition in conditions_of(node):
-        yield from negated(condition)
+                yield FaultChange.at("drop an item of a list", node, edit, items=omit_item(items, number))
+    for condition in rule_conditions(node):
+        yield from negation_faults(condition)
 
 
-def presence(node: ast.Presence) -> Iterator[Change]:
+def presence_faults(node: ast.Presence) -> Iterator[FaultChange]:
     old, new = ("present", "absent") if node.present else ("absent", "present")
-    word = word_in(node.span.source, node.operand.span.end, node.span.end, old)
+    word = find_word(node.span.source, node.operand.span.end, node.span.end, old)
     if word is not None:
-        yield Change.at("flip a comparison", node, put(word, new), present=not node.present)
+        yield FaultChange.at("flip a comparison", node, replace_span(word, new), present=not node.present)
 
 
-def logic(node: ast.Logic) -> Iterator[Change]:
+def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
     """One connective is in all places the same: the checker asks for parentheses where they differ."""
     gaps = zip(node.items, node.items[1:], strict=False)
-    words = [word_in(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
+    words = [find_word(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
     if None not in words:
-        edits = tuple(put(word, OTHERWISE[word.text]) for word in words if word is not None)
-        operators = tuple(OTHERWISE[word] for word in node.operators)
+        edits = tuple(replace_span(word, FLIPPED_CONNECTIVES[word.text]) for word in words if word is not None)
+        operators = tuple(FLIPPED_CONNECTIVES[word] for word in node.operators)
         new = ast.Logic(operators, node.items, span=node.span)
-        yield Change("swap and/or", node, new, edits)
+        yield FaultChange("swap and/or", node, new, edits)
     for number, item in enumerate(node.items):
-        kept = without(node.items, number)
+        kept = omit_item(node.items, number)
         remaining = kept[0] if len(kept) == 1 else ast.Logic(node.operators[1:], kept, span=node.span)  # type: ignore[arg-type]
-        yield Change(f"drop a part of {node.operators[0]}", node, remaining, (without_item(node, number, item),))
+        yield FaultChange(f"drop a part of {node.operators[0]}", node, remaining, (remove_item(node, number, item),))
 
 
-def without_item(node: ast.Logic, number: int, item: ast.Expr) -> Edit:
+def remove_item(node: ast.Logic, number: int, item: ast.Expr) -> MutationEdit:
     """The item goes with the connective after it, the last one with the one before it."""
     items = node.items
     if number + 1 < len(items):
-        return Edit(item.span.start, items[number + 1].span.start, "")
-    return Edit(items[number - 1].span.end, item.span.end, "")
+        return MutationEdit(item.span.start, items[number + 1].span.start, "")
+    return MutationEdit(items[number - 1].span.end, item.span.end, "")
 
 
-def quantifier(node: ast.Quantified) -> Iterator[Change]:
+def quantifier_faults(node: ast.Quantifier) -> Iterator[FaultChange]:
     other = "all" if node.quantifier == "any" else "any"
-    word = word_in(node.span.source, node.span.start, node.variable.span.start, node.quantifier)
+    word = find_word(node.span.source, node.span.start, node.variable.span.start, node.quantifier)
     if word is not None:
-        yield Change.at("swap any/all", node, put(word, other), quantifier=other)
+        yield FaultChange.at("swap any/all", node, replace_span(word, other), quantifier=other)
 
 
-def conditions_of(node: ast.Node) -> tuple[ast.Expr, ...]:
+def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
     """What a rule asks: its whole condition, and each part of it that `and` or `or` joins."""
     match node:
-        case ast.Condition(_, condition) | ast.Require(condition) | ast.Matching(condition):
+        case ast.WhenClause(_, condition) | ast.Require(condition) | ast.PrincipalCondition(condition):
             return (condition,)
-        case ast.May(_, when) | ast.MayDelegate(when=when) | ast.Acts(_, when):
+        case ast.May(_, when) | ast.MayDelegate(when=when) | ast.ActsClause(_, when):
             return () if when is None else (when,)
         case ast.RateDecl(when=ast.Node() as when) | ast.BudgetDecl(when=ast.Node() as when):
             return (when,)
         case ast.Raise(when=when) | ast.Clamp(when=when):
             return (when,)
-        case ast.Event(where=ast.Node() as where):
+        case ast.EventPattern(where=ast.Node() as where):
             return (where,)
-        case ast.DefineDecl(_, condition) | ast.Quantified(_, _, _, condition):
+        case ast.DefineDecl(_, condition) | ast.Quantifier(_, _, _, condition):
             return (condition,)
         case ast.Logic(_, items):
             return items
@@ -94,24 +94,24 @@ def conditions_of(node: ast.Node) -> tuple[ast.Expr, ...]:
             return ()
 
 
-def negated(condition: ast.Expr) -> Iterator[Change]:
+def negation_faults(condition: ast.Expr) -> Iterator[FaultChange]:
     """Not where a flip says the same already, and not around what is joined: its parts are turned round instead."""
     match condition:
         case ast.Binary("==" | "!=" | "in" | "not in") | ast.Presence() | ast.Logic() | ast.Literal():
             return
         case ast.Not(operand):
-            edit = without_not(condition.span.source, condition, operand)
-            found = None if edit is None else Change("negate a condition", condition, operand, (edit,))
+            edit = remove_not(condition.span.source, condition, operand)
+            found = None if edit is None else FaultChange("negate a condition", condition, operand, (edit,))
         case _:
             text = f"not ({condition.span.text})"
             negation = ast.Not(condition, span=condition.span)
-            found = Change("negate a condition", condition, negation, (put(condition.span, text),))
+            found = FaultChange("negate a condition", condition, negation, (replace_span(condition.span, text),))
     if found is not None:
         yield found
 
 
-def without_not(source: Source, node: ast.Not, operand: ast.Expr) -> Edit | None:
-    word = word_in(source, node.span.start, operand.span.start, "not")
+def remove_not(source: Source, node: ast.Not, operand: ast.Expr) -> MutationEdit | None:
+    word = find_word(source, node.span.start, operand.span.start, "not")
     if word is None:
         return None
     end = (
@@ -119,4 +119,4 @@ def without_not(source: Source, node: ast.Not, operand: ast.Expr) -> Edit | None
         + len(source.text[word.end : operand.span.start])
         - len(source.text[word.end : operand.span.start].lstrip(" \t"))
     )
-    return put(Span(source, word.start, end), "")
+    return replace_span(Span(source, word.start, end), "")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from policyengine.control_characters import one_line
 from policyengine.source import Source, Span
 
-CONTEXT = 2  # lines around a change in a diff
+CONTEXT_LINES = 2  # lines around a change in a diff
 # What stands between phrases and is none of them; a text in quotes may hold anything.
-SKIPPED = r'#[^\n]*|"(?:[^"\\\n]|\\.)*"'
+COMMENT_OR_STRING = r'#[^\n]*|"(?:[^"\\\n]|\\.)*"'
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class MutationEdit:
     """Characters `start` to `end` (excluded) become `text`."""
 
     start: int
@@ -23,57 +23,57 @@ class Edit:
     text: str
 
 
-def put(span: Span, text: str) -> Edit:
-    return Edit(span.start, span.end, text)
+def replace_span(span: Span, text: str) -> MutationEdit:
+    return MutationEdit(span.start, span.end, text)
 
 
-def insert(at: int, text: str) -> Edit:
-    return Edit(at, at, text)
+def insert_text(at: int, text: str) -> MutationEdit:
+    return MutationEdit(at, at, text)
 
 
-def cut(source: Source, start: int, end: int) -> Edit:
+def cut_range(source: Source, start: int, end: int) -> MutationEdit:
     """Takes a phrase out: with its lines and the comment behind it when nothing else stands there."""
     text = source.text
     line_start = text.rfind("\n", 0, start) + 1
     line_end = text.find("\n", end) if "\n" in text[end:] else len(text)
     before, after = text[line_start:start], text[end:line_end]
     if not before.strip() and (not after.strip() or after.lstrip().startswith("#")):
-        return Edit(line_start, min(line_end + 1, len(text)), "")
+        return MutationEdit(line_start, min(line_end + 1, len(text)), "")
     if not before.strip():
-        return Edit(start, end + len(after) - len(after.lstrip(" \t")), "")
+        return MutationEdit(start, end + len(after) - len(after.lstrip(" \t")), "")
     left = start - (len(before) - len(before.rstrip(" \t")))
-    return Edit(left, end, "" if not after or after[0].isspace() else " ")
+    return MutationEdit(left, end, "" if not after or after[0].isspace() else " ")
 
 
-def cut_span(span: Span) -> Edit:
-    return cut(span.source, span.start, span.end)
+def cut_span(span: Span) -> MutationEdit:
+    return cut_range(span.source, span.start, span.end)
 
 
-def cut_item(spans: Sequence[Span], number: int) -> Edit:
+def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
     """Takes one of several items out of a list, and the comma with it."""
     if number + 1 < len(spans):
-        return Edit(spans[number].start, spans[number + 1].start, "")
+        return MutationEdit(spans[number].start, spans[number + 1].start, "")
     if number:
-        return Edit(spans[number - 1].end, spans[number].end, "")
+        return MutationEdit(spans[number - 1].end, spans[number].end, "")
     return cut_span(spans[number])
 
 
-def word_in(source: Source, start: int, end: int, words: str) -> Span | None:
+def find_word(source: Source, start: int, end: int, words: str) -> Span | None:
     """The first of the words (`and|or`) between two places, comments and texts in quotes left out."""
-    for found in re.compile(rf"{SKIPPED}|\b(?P<word>{words})\b").finditer(source.text, start, end):
-        if found["word"] is not None:
-            return Span(source, found.start("word"), found.end("word"))
+    for match in re.compile(rf"{COMMENT_OR_STRING}|\b(?P<word>{words})\b").finditer(source.text, start, end):
+        if match["word"] is not None:
+            return Span(source, match.start("word"), match.end("word"))
     return None
 
 
-def edited(text: str, edits: Iterable[Edit]) -> str:
+def apply_edits(text: str, edits: Iterable[MutationEdit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class ChangedLines:
     """The lines that edits change: `first` counts from 1; `before` and `after` hold no line breaks."""
 
     first: int
@@ -81,21 +81,21 @@ class Lines:
     after: tuple[str, ...]
 
     @classmethod
-    def of(cls, source: Source, edits: Sequence[Edit]) -> Lines:
+    def of(cls, source: Source, edits: Sequence[MutationEdit]) -> ChangedLines:
         text = source.text
         start = text.rfind("\n", 0, min(edit.start for edit in edits)) + 1
         last = max(edit.end for edit in edits)
         ends_a_line = last > start and text[last - 1] == "\n" and all(edit.text == "" for edit in edits)
         end = last if ends_a_line else (text.find("\n", last) + 1 or len(text))
-        moved = [Edit(edit.start - start, edit.end - start, edit.text) for edit in edits]
-        before, after = text[start:end], edited(text[start:end], moved)
+        moved = [MutationEdit(edit.start - start, edit.end - start, edit.text) for edit in edits]
+        before, after = text[start:end], apply_edits(text[start:end], moved)
         return cls(source.position(start)[0], tuple(before.splitlines()), tuple(after.splitlines()))
 
     def diff(self, source: Source) -> str:
         """A unified diff of the one change."""
-        above = [source.line(number) for number in range(max(1, self.first - CONTEXT), self.first)]
+        above = [source.line(number) for number in range(max(1, self.first - CONTEXT_LINES), self.first)]
         next_line, lines = self.first + len(self.before), source.text.count("\n") + 1
-        below = [source.line(number) for number in range(next_line, min(next_line + CONTEXT, lines + 1))]
+        below = [source.line(number) for number in range(next_line, min(next_line + CONTEXT_LINES, lines + 1))]
         below = below[:-1] if below and next_line + len(below) > lines and not below[-1] else below
         start, around = self.first - len(above), len(above) + len(below)
         head = f"@@ -{start},{around + len(self.before)} +{start},{around + len(self.after)} @@"
@@ -115,6 +115,6 @@ class Lines:
 
 def without_comment(line: str) -> str:
     """The line up to what a comment says of it; a line that is nothing else is itself."""
-    found = (one for one in re.finditer(SKIPPED, line) if one[0].startswith("#"))
+    found = (one for one in re.finditer(COMMENT_OR_STRING, line) if one[0].startswith("#"))
     comment = next(found, None)
     return line if comment is None else line[: comment.start()].rstrip() or line

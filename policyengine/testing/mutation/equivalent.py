@@ -8,13 +8,13 @@ from itertools import zip_longest
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers, place_covers
-from policyengine.kernel.fingerprint import canonical
+from policyengine.kernel.fingerprint import canonical_text
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, ACTS_UNLESS_FALSE, implies
 from policyengine.solver.symbolic import Truth
-from policyengine.testing.mutation.lowering_cache import Mutant, Rule
+from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
-def decides_the_same(mutant: Mutant) -> bool:
+def is_equivalent(mutant: Mutant) -> bool:
     """False means only that it was not shown."""
     whole = all(
         name == "watches" or same_meaning(value, getattr(mutant.base, name))  # watches follow from the rules
@@ -27,13 +27,13 @@ def decides_the_same(mutant: Mutant) -> bool:
 
 
 def same_meaning(one: object, other: object) -> bool:
-    return canonical(one) == canonical(other)
+    return canonical_text(one) == canonical_text(other)
 
 
-def same_rule(old: Rule, new: Rule) -> bool:
+def same_rule(old: KernelRule, new: KernelRule) -> bool:
     match old, new:
         case k.Guard(), k.Guard():
-            return same_place(old.place, new.place) and all_the_same(old.effects, new.effects)
+            return same_place(old.place, new.place) and same_effects(old.effects, new.effects)
         case k.Rate(), k.Rate():
             return same_limit(old, new)
         case k.Budget(), k.Budget():
@@ -41,10 +41,10 @@ def same_rule(old: Rule, new: Rule) -> bool:
         case k.AgentBlock(), k.AgentBlock():
             return same_agents(old, new)
         case k.UserBlock(), k.UserBlock():
-            who = same_who(old.who, new.who) and same_meaning(old.requirements, new.requirements)
-            return who and same_doors(old.grants, new.grants)
+            who = same_principal(old.who, new.who) and same_meaning(old.requirements, new.requirements)
+            return who and same_grants(old.grants, new.grants)
         case k.AnyoneBlock(), k.AnyoneBlock():
-            return same_doors(old.grants, new.grants)
+            return same_grants(old.grants, new.grants)
         case _:
             return False
 
@@ -56,47 +56,50 @@ def same_agents(old: k.AgentBlock, new: k.AgentBlock) -> bool:
     asked = zip_longest(old.requirements, new.requirements)
     handed = zip_longest(old.delegates, new.delegates)
     return (
-        same_who(old.who, new.who)
+        same_principal(old.who, new.who)
         and all(same_requirement(*pair) for pair in asked)
         and all(same_delegate(*pair) for pair in handed)
-        and same_doors(old.grants, new.grants)
+        and same_grants(old.grants, new.grants)
     )
 
 
-def same_who(old: object, new: object) -> bool:
-    if isinstance(old, k.Where) and isinstance(new, k.Where):
-        return equivalent(old.condition, new.condition, ACTS_ON_TRUE)
+def same_principal(old: object, new: object) -> bool:
+    if isinstance(old, k.PrincipalCondition) and isinstance(new, k.PrincipalCondition):
+        return same_condition(old.condition, new.condition, ACTS_ON_TRUE)
     return same_meaning(old, new)
 
 
 def same_requirement(old: k.Requirement | None, new: k.Requirement | None) -> bool:
     if isinstance(old, k.ActsFor) and isinstance(new, k.ActsFor):
-        return equivalent(old.condition, new.condition, ACTS_ON_TRUE)
+        return same_condition(old.condition, new.condition, ACTS_ON_TRUE)
     return same_meaning(old, new)
 
 
-def same_delegate(old: k.Delegate | None, new: k.Delegate | None) -> bool:
+def same_delegate(old: k.DelegationGrant | None, new: k.DelegationGrant | None) -> bool:
     if old is None or new is None:
         return False
-    return same_meaning(replace(old, when=None), replace(new, when=None)) and equivalent(
+    return same_meaning(replace(old, when=None), replace(new, when=None)) and same_condition(
         old.when, new.when, ACTS_ON_TRUE
     )
 
 
-def same_doors(old: Sequence[k.Grant], new: Sequence[k.Grant]) -> bool:
+def same_grants(old: Sequence[k.Grant], new: Sequence[k.Grant]) -> bool:
     """Whoever comes through a door of the one comes through a door of the other."""
-    return opens_all(old, new) and opens_all(new, old)
+    return grants_cover(old, new) and grants_cover(new, old)
 
 
-def opens_all(wider: Sequence[k.Grant], narrower: Sequence[k.Grant]) -> bool:
-    return all(any(opens(one, opening, when) for one in openings_of(wider)) for opening, when in openings_of(narrower))
+def grants_cover(wider: Sequence[k.Grant], narrower: Sequence[k.Grant]) -> bool:
+    return all(
+        any(opening_covers(one, opening, when) for one in conditional_openings(wider))
+        for opening, when in conditional_openings(narrower)
+    )
 
 
-def openings_of(grants: Iterable[k.Grant]) -> Iterator[tuple[k.Opening, k.Expr | None]]:
+def conditional_openings(grants: Iterable[k.Grant]) -> Iterator[tuple[k.GrantTarget, k.Expr | None]]:
     return ((opening, grant.when) for grant in grants for opening in grant.openings)
 
 
-def opens(wider: tuple[k.Opening, k.Expr | None], narrower: k.Opening, when: k.Expr | None) -> bool:
+def opening_covers(wider: tuple[k.GrantTarget, k.Expr | None], narrower: k.GrantTarget, when: k.Expr | None) -> bool:
     opening, condition = wider
     carried = set(narrower.carriers) <= set(opening.carriers) and bool(narrower.carriers) == bool(opening.carriers)
     if not carried or not covers(opening.pattern, narrower.pattern):
@@ -113,7 +116,7 @@ def same_limit(old: k.Limit, new: k.Limit) -> bool:
     return (
         same_place(old.place, new.place)
         and same_meaning(old, here)
-        and equivalent(old.when, new.when, ACTS_UNLESS_FALSE)
+        and same_condition(old.when, new.when, ACTS_UNLESS_FALSE)
     )
 
 
@@ -121,7 +124,7 @@ def same_place(old: k.Place, new: k.Place) -> bool:
     return same_meaning(old, new) or (place_covers(old, new) and place_covers(new, old))
 
 
-def all_the_same(old: Sequence[k.Effect], new: Sequence[k.Effect]) -> bool:
+def same_effects(old: Sequence[k.Effect], new: Sequence[k.Effect]) -> bool:
     return all(same_effect(*pair) for pair in zip_longest(old, new))
 
 
@@ -132,10 +135,10 @@ def same_effect(old: k.Effect | None, new: k.Effect | None) -> bool:
     if isinstance(old, k.Confirm) or isinstance(new, k.Confirm):
         return same_meaning(old, new)
     rest = same_meaning(replace(old, condition=None), replace(new, condition=None))
-    return rest and equivalent(old.condition, new.condition, ACTS_UNLESS_FALSE)
+    return rest and same_condition(old.condition, new.condition, ACTS_UNLESS_FALSE)
 
 
-def equivalent(old: k.Expr | None, new: k.Expr | None, acting: frozenset[Truth]) -> bool:
+def same_condition(old: k.Expr | None, new: k.Expr | None, acting: frozenset[Truth]) -> bool:
     if old is None or new is None:
         return old is new
     return same_meaning(old, new) or (implies(old, new, acting) and implies(new, old, acting))

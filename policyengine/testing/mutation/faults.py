@@ -8,20 +8,20 @@ from typing import Any
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.edits import Edit, Lines, edited
+from policyengine.testing.mutation.edits import ChangedLines, MutationEdit, apply_edits
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FaultChange:
     """`old` becomes `new` wherever it stands in a declaration; the declaration itself goes when `new` is None."""
 
     operator: str
     old: ast.Node
     new: ast.Node | None
-    edits: tuple[Edit, ...]
+    edits: tuple[MutationEdit, ...]
 
     @classmethod
-    def at(cls, operator: str, old: ast.Node, edit: Edit, /, **members: Any) -> Change:
+    def at(cls, operator: str, old: ast.Node, edit: MutationEdit, /, **members: Any) -> FaultChange:
         """The same node with other members."""
         return cls(operator, old, replace(old, **members), (edit,))
 
@@ -34,8 +34,8 @@ class Fault:
     name: str
     package: str
     declaration: ast.Declaration
-    change: Change
-    lines: Lines
+    change: FaultChange
+    lines: ChangedLines
 
     @property
     def source(self) -> Source:
@@ -49,7 +49,7 @@ class Fault:
     @property
     def text(self) -> str:
         """The whole file, with the fault in it."""
-        return edited(self.source.text, self.change.edits)
+        return apply_edits(self.source.text, self.change.edits)
 
     @property
     def before(self) -> str:
@@ -57,8 +57,8 @@ class Fault:
 
     @property
     def after(self) -> str:
-        moved = [Edit(e.start - self.start, e.end - self.start, e.text) for e in self.change.edits]
-        return edited(self.before, moved)
+        moved = [MutationEdit(e.start - self.start, e.end - self.start, e.text) for e in self.change.edits]
+        return apply_edits(self.before, moved)
 
     @property
     def start(self) -> int:
@@ -73,37 +73,37 @@ class Fault:
         """The declaration with the fault in it; None when the fault is that it is missing."""
         if self.change.new is None:
             return None
-        found: ast.Declaration = rebuilt(self.declaration, self.change.old, self.change.new)
+        found: ast.Declaration = replace_node(self.declaration, self.change.old, self.change.new)
         return found
 
 
-def rebuilt(node: Any, old: ast.Node, new: ast.Node) -> Any:
+def replace_node(node: Any, old: ast.Node, new: ast.Node) -> Any:
     """The tree with another node in the place of one: the same one, not one that is equal."""
     if node is old:
         return new
     if isinstance(node, tuple):
-        parts = tuple(rebuilt(part, old, new) for part in node)
+        parts = tuple(replace_node(part, old, new) for part in node)
         return parts if any(a is not b for a, b in zip(parts, node, strict=True)) else node
-    if not isinstance(node, ast.Node) or not within(old, node):
+    if not isinstance(node, ast.Node) or not is_within(old, node):
         return node
-    members = {item.name: rebuilt(getattr(node, item.name), old, new) for item in fields(node)}
+    members = {item.name: replace_node(getattr(node, item.name), old, new) for item in fields(node)}
     changed = {name: value for name, value in members.items() if value is not getattr(node, name)}
     return replace(node, **changed) if changed else node
 
 
-def within(inner: ast.Node, outer: ast.Node) -> bool:
+def is_within(inner: ast.Node, outer: ast.Node) -> bool:
     return outer.span.start <= inner.span.start and inner.span.end <= outer.span.end
 
 
-def without(items: Sequence[ast.Node], number: int) -> tuple[ast.Node, ...]:
+def omit_item(items: Sequence[ast.Node], number: int) -> tuple[ast.Node, ...]:
     return tuple(item for i, item in enumerate(items) if i != number)
 
 
-def with_item(items: Sequence[ast.Node], number: int, item: ast.Node) -> tuple[ast.Node, ...]:
+def replace_item(items: Sequence[ast.Node], number: int, item: ast.Node) -> tuple[ast.Node, ...]:
     return tuple(item if i == number else one for i, one in enumerate(items))
 
 
-def counted(names: Iterator[str]) -> Iterator[str]:
+def number_duplicates(names: Iterator[str]) -> Iterator[str]:
     """The names, told apart where several are the same: the second one ends in `[2]`."""
     seen: dict[str, int] = {}
     for name in names:

@@ -10,11 +10,11 @@ from policyengine import kernel as k
 from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
 from policyengine.spec.match import match_pattern, place_covers
 from policyengine.spec.trace import Block
-from policyengine.testing.mutation.baseline import Question
-from policyengine.testing.mutation.lowering_cache import Mutant, Rule
+from policyengine.testing.mutation.baseline import BaselineCase
+from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 # What leaves all facts as they are when it changes; of `binders` this must be seen at each endpoint.
-NO_FACTS = frozenset({"attesters", "delegation", "watches"})
+FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches"})
 
 
 # For one mutant: whether a block opens otherwise at an endpoint (by its id), or anything is bound otherwise there.
@@ -22,24 +22,24 @@ Memo: TypeAlias = dict[tuple[int, Endpoint], bool]
 BINDERS = 0
 
 
-def touches(mutant: Mutant, question: Question, memo: Memo) -> bool:
+def can_affect(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
     """`memo` is of the mutant: many cases share their endpoint."""
     if isinstance(question.request.endpoint, MalformedEndpoint):
         return False
     return any(
-        TOUCHES[name](getattr(mutant.base, name)[number], rule, number, question, memo)
+        RULE_CHANGE_CHECKS[name](getattr(mutant.base, name)[number], rule, number, question, memo)
         for (name, number), rule in mutant.rules.items()
         if (name, number) in question.rules or (name, number) in mutant.moved
-    ) or any(touched_by(name, value, mutant.base, question, memo) for name, value in mutant.whole.items())
+    ) or any(member_change_affects(name, value, mutant.base, question, memo) for name, value in mutant.whole.items())
 
 
-def leaves_facts(mutant: Mutant, question: Question, memo: Memo) -> bool:
+def keeps_facts(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
     """Whether each fact of the case is what it is without the fault."""
-    for name in mutant.whole.keys() - NO_FACTS:
+    for name in mutant.whole.keys() - FACTLESS_MEMBERS:
         match name:
-            case "binders" if not binds_otherwise(mutant.whole["binders"], question, memo):
+            case "binders" if not binds_differently(mutant.whole["binders"], question, memo):
                 continue
-            case "issuers" if only_of_scopes(mutant.base.issuers, mutant.whole["issuers"]):
+            case "issuers" if differs_only_in_scopes(mutant.base.issuers, mutant.whole["issuers"]):
                 continue
             case _:
                 return False
@@ -49,7 +49,9 @@ def leaves_facts(mutant: Mutant, question: Question, memo: Memo) -> bool:
 # ── Rules ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def touches_agent(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+def agent_change_affects(
+    old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
+) -> bool:
     """By its doors where only these are others, by what it hands on where there are hops, else all it is about."""
     assert isinstance(old, k.AgentBlock)
     if not isinstance(new, k.AgentBlock) or old.who != new.who:
@@ -57,28 +59,34 @@ def touches_agent(old: Rule, new: Rule | None, number: int, question: Question, 
     if ("agents", number) not in question.rules:
         return False
     endpoint = question.request.endpoint
-    handed = bool(question.seen.hops) and handed_at(old, endpoint) != handed_at(new, endpoint)
-    return old.requirements != new.requirements or handed or opens_otherwise(old, new, endpoint, memo)
+    handed = bool(question.seen.hops) and delegation_conditions(old, endpoint) != delegation_conditions(new, endpoint)
+    return old.requirements != new.requirements or handed or opens_differently(old, new, endpoint, memo)
 
 
-def touches_user(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+def user_change_affects(
+    old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
+) -> bool:
     assert isinstance(old, k.UserBlock)
     if not isinstance(new, k.UserBlock) or old.who != new.who:
         return True
     if ("users", number) not in question.rules:
         return False
     endpoint = question.request.endpoint
-    return old.requirements != new.requirements or opens_otherwise(old, new, endpoint, memo)
+    return old.requirements != new.requirements or opens_differently(old, new, endpoint, memo)
 
 
-def touches_anyone(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+def anyone_change_affects(
+    old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
+) -> bool:
     assert isinstance(old, k.AnyoneBlock)
     assert isinstance(new, k.AnyoneBlock)  # what it opens may be missing, but never the block
     endpoint = question.request.endpoint
-    return opens_otherwise(old, new, endpoint, memo)
+    return opens_differently(old, new, endpoint, memo)
 
 
-def touches_guard(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+def guard_change_affects(
+    old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
+) -> bool:
     assert isinstance(old, k.Guard)
     before = ("guards", number) in question.rules
     if not isinstance(new, k.Guard):
@@ -87,7 +95,9 @@ def touches_guard(old: Rule, new: Rule | None, number: int, question: Question, 
     return before != after if old.effects == new.effects else before or after
 
 
-def touches_limit(old: Rule, new: Rule | None, number: int, question: Question, memo: Memo) -> bool:
+def limit_change_affects(
+    old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
+) -> bool:
     assert isinstance(old, k.Limit)
     before = ("limits", number) in question.rules
     if not isinstance(new, k.Limit):
@@ -96,20 +106,20 @@ def touches_limit(old: Rule, new: Rule | None, number: int, question: Question, 
     return before != after if old == replace(new, place=old.place) else before or after
 
 
-TOUCHES: dict[str, Callable[[Rule, Rule | None, int, Question, Memo], bool]] = {
-    "agents": touches_agent, "users": touches_user, "anyones": touches_anyone, "guards": touches_guard,
-    "limits": touches_limit,
+RULE_CHANGE_CHECKS: dict[str, Callable[[KernelRule, KernelRule | None, int, BaselineCase, Memo], bool]] = {
+    "agents": agent_change_affects, "users": user_change_affects, "anyones": anyone_change_affects, "guards": guard_change_affects,
+    "limits": limit_change_affects,
 }  # fmt: skip
 
 
-def opens_otherwise(old: Block, new: Block, endpoint: Endpoint, memo: Memo) -> bool:
+def opens_differently(old: Block, new: Block, endpoint: Endpoint, memo: Memo) -> bool:
     key = (id(old), endpoint)
     if key not in memo:
-        memo[key] = old.grants != new.grants and opened_at(old, endpoint) != opened_at(new, endpoint)
+        memo[key] = old.grants != new.grants and opening_conditions(old, endpoint) != opening_conditions(new, endpoint)
     return memo[key]
 
 
-def opened_at(block: Block, endpoint: Endpoint) -> list[Hashable]:
+def opening_conditions(block: Block, endpoint: Endpoint) -> list[Hashable]:
     """All that the doors of a block ask at an endpoint."""
     return [
         (opening.carriers, grant.when)
@@ -119,25 +129,25 @@ def opened_at(block: Block, endpoint: Endpoint) -> list[Hashable]:
     ]
 
 
-def handed_at(block: k.AgentBlock, endpoint: Endpoint) -> list[Hashable]:
-    return [(one.to, one.lifetime, one.when) for one in block.delegates if matches(one.patterns, endpoint)]
+def delegation_conditions(block: k.AgentBlock, endpoint: Endpoint) -> list[Hashable]:
+    return [(one.to, one.lifetime, one.when) for one in block.delegates if any_pattern_matches(one.patterns, endpoint)]
 
 
-def matches(patterns: Iterable[k.Pattern], endpoint: Endpoint) -> bool:
+def any_pattern_matches(patterns: Iterable[k.Pattern], endpoint: Endpoint) -> bool:
     return any(match_pattern(pattern, endpoint) is not None for pattern in patterns)
 
 
 # ── The rest of a policy ──────────────────────────────────────────────────────────────────────
 
 
-def touched_by(name: str, new: object, base: k.Kernel, question: Question, memo: Memo) -> bool:
+def member_change_affects(name: str, new: object, base: k.Kernel, question: BaselineCase, memo: Memo) -> bool:
     match name:
         case "issuers":
-            return touched_by_issuers(base.issuers, new, question)
+            return issuer_change_affects(base.issuers, new, question)
         case "attesters":
-            return bool(attested(question, base, changed_names(base.attesters, new)))
+            return bool(blocks_trusting(question, base, changed_names(base.attesters, new)))
         case "binders":
-            return binds_otherwise(new, question, memo)
+            return binds_differently(new, question, memo)
         case "delegation":
             return question.by_agent
         case "watches":
@@ -146,16 +156,16 @@ def touched_by(name: str, new: object, base: k.Kernel, question: Question, memo:
             return True
 
 
-def binds_otherwise(new: object, question: Question, memo: Memo) -> bool:
+def binds_differently(new: object, question: BaselineCase, memo: Memo) -> bool:
     assert isinstance(new, tuple)
     endpoint = question.request.endpoint
     key = (BINDERS, endpoint)
     if key not in memo:
-        memo[key] = bound_at(new, endpoint) != bound_at(question.binders, endpoint)
+        memo[key] = bindings_at(new, endpoint) != bindings_at(question.binders, endpoint)
     return memo[key]
 
 
-def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
+def bindings_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
     """For doors, which read what is bound by the letter, and for all that closes."""
     found = (
         (match_pattern(one.pattern, endpoint, folding), folding, one) for one in binders for folding in (None, "full")
@@ -165,7 +175,7 @@ def bound_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
     }
 
 
-def touched_by_issuers(old: Mapping[str, k.Issuer], new: object, question: Question) -> bool:
+def issuer_change_affects(old: Mapping[str, k.Issuer], new: object, question: BaselineCase) -> bool:
     """A claim matters where the credential makes it."""
     assert isinstance(new, Mapping)
     names = question.issuers & changed_names(old, new)
@@ -177,7 +187,7 @@ def touched_by_issuers(old: Mapping[str, k.Issuer], new: object, question: Quest
     )
 
 
-def only_of_scopes(old: Mapping[str, k.Issuer], new: object) -> bool:
+def differs_only_in_scopes(old: Mapping[str, k.Issuer], new: object) -> bool:
     """Whether nothing is another but that an issuer uses scopes, or uses none."""
     assert isinstance(new, Mapping)
     return all(
@@ -191,17 +201,17 @@ def changed_names(old: object, new: object) -> set[str]:
     return {name for name in {*old, *new} if old.get(name) != new.get(name)}
 
 
-def attested(question: Question, base: k.Kernel, attesters: set[str]) -> list[int]:
+def blocks_trusting(question: BaselineCase, base: k.Kernel, attesters: set[str]) -> list[int]:
     """The blocks about the caller that take the word of one of them."""
     about = [number for name, number in question.rules if name == "agents"]
-    return [number for number in about if not attesters.isdisjoint(attesters_of(base.agents[number]))]
+    return [number for number in about if not attesters.isdisjoint(required_attesters(base.agents[number]))]
 
 
-def attesters_of(block: k.AgentBlock) -> Iterable[str]:
+def required_attesters(block: k.AgentBlock) -> Iterable[str]:
     return (name for one in block.requirements if isinstance(one, k.AttestedBy) for name in one.attesters)
 
 
-def changed_for(mutant: Mutant, question: Question) -> dict[tuple[str, int], Rule | None]:
+def changed_rules_for(mutant: Mutant, question: BaselineCase) -> dict[tuple[str, int], KernelRule | None]:
     """The rules that are others: their own words, or the anchors whose word they take."""
     rules = dict(mutant.rules)
     if "issuers" in mutant.whole:
@@ -209,6 +219,6 @@ def changed_for(mutant: Mutant, question: Question) -> dict[tuple[str, int], Rul
         rules = {(name, number): getattr(mutant.base, name)[number] for name, number in doors} | rules
     if "attesters" in mutant.whole:
         names = changed_names(mutant.base.attesters, mutant.whole["attesters"])
-        for number in attested(question, mutant.base, names):
+        for number in blocks_trusting(question, mutant.base, names):
             rules.setdefault(("agents", number), mutant.base.agents[number])
     return rules

@@ -14,42 +14,44 @@ from typing import Any, TypeVar
 from policyengine import kernel as k
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import histories
-from policyengine.spec.reference import conclude, walk
-from policyengine.spec.trace import BlockSeen, GuardSeen, LimitedSeen, Walk
-from policyengine.testing.mutation.baseline import Answer, Key, Question, only, recalled
+from policyengine.spec.history_records import history_conditions
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.trace import BlockTrace, DecisionTrace, GuardTrace, LimitTrace
+from policyengine.testing.mutation.baseline import BaselineCase, CaseAnswer, RuleKey, restrict_kernel, with_history
 from policyengine.testing.mutation.lowering_cache import Mutant
-from policyengine.testing.mutation.outcome_key import comes_to
-from policyengine.testing.sequence import Sequence
+from policyengine.testing.mutation.outcome_key import outcome_key
+from policyengine.testing.sequence import CaseSequence
 
-Seen = TypeVar("Seen", BlockSeen, GuardSeen, LimitedSeen)
+RuleTrace = TypeVar("RuleTrace", BlockTrace, GuardTrace, LimitTrace)
 
 
-def answered_anew(question: Question, changed: Mapping[Key, object], mutant: Mutant, sequence: Sequence) -> Answer:
+def answer_incrementally(
+    question: BaselineCase, changed: Mapping[RuleKey, object], mutant: Mutant, sequence: CaseSequence
+) -> CaseAnswer:
     """`changed` are those rules of the mutant that are here; what it changes beside rules leaves the facts as they are:
     attesters, limits of delegation, what is remembered."""
     made_from = id(question.facts.kernel), tuple(changed)
     if made_from not in mutant.parts:
-        mutant.parts[made_from] = part_of(mutant, question, changed)
+        mutant.parts[made_from] = partial_kernel(mutant, question, changed)
     facts = question.facts
     if mutant.base.watches:
-        asked = list(histories(tuple(changed.values())))
-        facts = recalled(facts, asked, sequence, frozenset(facts.history))
+        asked = list(history_conditions(tuple(changed.values())))
+        facts = with_history(facts, asked, sequence, frozenset(facts.history))
     anew = replace(facts.looked_at_anew, kernel=mutant.parts[made_from])
-    seen = spliced(question, changed, walk(anew, Snapshot(facts.entities, question.spent)))
-    if comes_to(seen) == question.comes_to and "watches" not in mutant.whole:
+    seen = splice_walk(question, changed, trace_request(anew, Snapshot(facts.entities, question.spent)))
+    if outcome_key(seen) == question.comes_to and "watches" not in mutant.whole:
         return question.answer
     if any(name == "limits" for name, _ in changed):
         limits = tuple(one.limit for one in seen.limited)
         facts = replace(facts, kernel=replace(facts.kernel, limits=limits))
-    return Answer.of(*conclude(with_watches(facts, mutant.whole), seen))
+    return CaseAnswer.of(*conclude(with_watches(facts, mutant.whole), seen))
 
 
-def remembered_anew(question: Question, whole: Mapping[str, object]) -> Answer:
+def record_with_watches(question: BaselineCase, whole: Mapping[str, object]) -> CaseAnswer:
     """What came of a case that no other rule has a say in, and what a policy with other watches remembers of it."""
     if "watches" not in whole:
         return question.answer
-    return Answer.of(*conclude(with_watches(question.facts, whole), question.seen))
+    return CaseAnswer.of(*conclude(with_watches(question.facts, whole), question.seen))
 
 
 def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
@@ -59,17 +61,17 @@ def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
     return replace(facts, kernel=replace(facts.kernel, watches=whole["watches"]))  # type: ignore[arg-type]
 
 
-def part_of(mutant: Mutant, question: Question, changed: Mapping[Key, object]) -> k.Kernel:
+def partial_kernel(mutant: Mutant, question: BaselineCase, changed: Mapping[RuleKey, object]) -> k.Kernel:
     """With nothing but the changed rules; a block that differs in its doors alone does not ask again what it asked,
     unless of hops: those are asked only by blocks that may be about them."""
     kernel = question.facts.kernel
     old = {key: getattr(kernel, key[0])[place] for key, place in question.rules.items() if key in changed}
     whole = mutant.whole or bool(question.seen.hops)
-    rules = changed if whole else {key: unasked(old.get(key), new) for key, new in changed.items()}
-    return only(kernel, rules, mutant.whole)
+    rules = changed if whole else {key: without_requirements(old.get(key), new) for key, new in changed.items()}
+    return restrict_kernel(kernel, rules, mutant.whole)
 
 
-def unasked(old: object, new: object) -> object:
+def without_requirements(old: object, new: object) -> object:
     """A block that differs in its doors alone, without what it asks of the caller: that is known of the old one."""
     match old, new:
         case k.AgentBlock(), k.AgentBlock():
@@ -81,21 +83,21 @@ def unasked(old: object, new: object) -> object:
     return replace(new, requirements=()) if same else new
 
 
-def asked_before(old: object, new: object, rule: object) -> object:
+def with_known_requirements(old: object, new: object, rule: object) -> object:
     """What was seen of a block that was `unasked`, with what it asks."""
-    if not isinstance(new, BlockSeen) or new.block is rule:
+    if not isinstance(new, BlockTrace) or new.block is rule:
         return new
-    assert isinstance(old, BlockSeen)
+    assert isinstance(old, BlockTrace)
     assert isinstance(rule, k.AgentBlock | k.UserBlock)
-    return BlockSeen(rule, new.applies, old.requirements, new.grants, new.delegates)
+    return BlockTrace(rule, new.applies, old.requirements, new.grants, new.delegates)
 
 
-def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Walk:
+def splice_walk(question: BaselineCase, changed: Mapping[RuleKey, object], anew: DecisionTrace) -> DecisionTrace:
     """What was seen before, with what is seen now of the rules that are others."""
     before = question.seen
 
-    def with_new(name: str, old: tuple[Seen, ...], new: tuple[Seen, ...]) -> tuple[Seen, ...]:
-        return tuple(merged(name, old, new, question.rules, changed))
+    def with_new(name: str, old: tuple[RuleTrace, ...], new: tuple[RuleTrace, ...]) -> tuple[RuleTrace, ...]:
+        return tuple(merge_traces(name, old, new, question.rules, changed))
 
     return replace(
         before,
@@ -112,9 +114,13 @@ def spliced(question: Question, changed: Mapping[Key, object], anew: Walk) -> Wa
     )
 
 
-def merged(
-    name: str, old: tuple[Seen, ...], new: tuple[Seen, ...], rules: Mapping[Key, int], changed: Mapping[Key, object]
-) -> Iterator[Seen]:
+def merge_traces(
+    name: str,
+    old: tuple[RuleTrace, ...],
+    new: tuple[RuleTrace, ...],
+    rules: Mapping[RuleKey, int],
+    changed: Mapping[RuleKey, object],
+) -> Iterator[RuleTrace]:
     """The rules of one list, the changed ones in their places."""
     others = {number: rule for (where, number), rule in changed.items() if where == name}
     if not others:
@@ -125,5 +131,5 @@ def merged(
     }
     for number, seen in zip((one for one in sorted(others) if others[one] is not None), new, strict=True):
         place = rules.get((name, number))
-        found[number] = seen if place is None else asked_before(old[place], seen, others[number])
+        found[number] = seen if place is None else with_known_requirements(old[place], seen, others[number])
     yield from (found[number] for number in sorted(found))

@@ -7,119 +7,123 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TypeAlias
 
-from policyengine.runtime.format_values import duration
+from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.literals import parse_duration
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.bounds import MOVE, durations_beside, numbers_beside
-from policyengine.testing.mutation.edits import Edit, cut, cut_span, put, word_in
-from policyengine.testing.mutation.faults import Change, without
-from policyengine.testing.mutation.places import fewer
-from policyengine.testing.mutation.rules import NO_CONDITION
+from policyengine.testing.mutation.bounds import MOVE_BOUND, adjacent_durations, adjacent_numbers
+from policyengine.testing.mutation.edits import MutationEdit, cut_range, cut_span, find_word, replace_span
+from policyengine.testing.mutation.faults import FaultChange, omit_item
+from policyengine.testing.mutation.places import drop_each
+from policyengine.testing.mutation.rules import DROP_CONDITION
 
-HALVED = "halve a window"
-Limit: TypeAlias = ast.RateDecl | ast.BudgetDecl
+HALVE_WINDOW = "halve a window"
+LimitDecl: TypeAlias = ast.RateDecl | ast.BudgetDecl
 
 # What a rate can be without. Its `floor` is for clusters, and no test can make a store fail.
-DROPPED: dict[type[ast.Node], str] = {
+DROP_OPERATORS: dict[type[ast.Node], str] = {
     ast.Raise: "drop a raise",
     ast.Clamp: "drop a clamp",
     ast.CountingDenials: "drop counting denials",
     ast.Cost: "drop a cost",
-    ast.AtOnce: "drop at once",
+    ast.ConcurrencyLimit: "drop at once",
     ast.RateLimit: "drop a limit",
     ast.BudgetLimit: "drop a limit",
 }
 
 
-def limit_faults(node: ast.Node) -> Iterator[Change]:
+def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
     match node:
         case ast.RateDecl() | ast.BudgetDecl():
-            yield from fewer_items(node)
-            yield from fewer("drop a key", node, "per", node.per)
-            yield from other_keys(node)
-            yield from without_condition(node)
+            yield from item_faults(node)
+            yield from drop_each("drop a key", node, "per", node.per)
+            yield from key_faults(node)
+            yield from drop_condition(node)
         case ast.RateLimit(rate):
-            yield from paces(node, "rate", rate)
+            yield from pace_faults(node, "rate", rate)
             if node.burst is not None:
-                gone = cut(node.span.source, node.span.start + len(rate), node.burst.span.end)
-                yield Change.at("drop a burst", node, gone, burst=None)
+                gone = cut_range(node.span.source, node.span.start + len(rate), node.burst.span.end)
+                yield FaultChange.at("drop a burst", node, gone, burst=None)
         case ast.Raise(factor, at_most):
-            yield from factors(node, factor)
-            yield from paces(node, "at_most", at_most)
+            yield from factor_faults(node, factor)
+            yield from pace_faults(node, "at_most", at_most)
         case ast.Clamp(rate):
-            yield from paces(node, "rate", rate)
-            yield from no_lasting(node)
+            yield from pace_faults(node, "rate", rate)
+            yield from drop_duration(node)
         case ast.BudgetLimit():
-            half = halved(node.within.text)
+            half = half_window(node.within.text)
             if half is not None:
-                yield Change.at(HALVED, node.within, put(node.within.span, half), text=half)
+                yield FaultChange.at(HALVE_WINDOW, node.within, replace_span(node.within.span, half), text=half)
 
 
-def fewer_items(node: Limit) -> Iterator[Change]:
+def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
     """Something to count must stay."""
     for number, item in enumerate(node.items):
-        kept = without(node.items, number)
-        if type(item) in DROPPED and any(isinstance(one, ast.RateLimit | ast.AtOnce | ast.BudgetLimit) for one in kept):
-            yield Change.at(DROPPED[type(item)], node, cut_span(item.span), items=kept)
+        kept = omit_item(node.items, number)
+        if type(item) in DROP_OPERATORS and any(
+            isinstance(one, ast.RateLimit | ast.ConcurrencyLimit | ast.BudgetLimit) for one in kept
+        ):
+            yield FaultChange.at(DROP_OPERATORS[type(item)], node, cut_span(item.span), items=kept)
 
 
-def other_keys(node: Limit) -> Iterator[Change]:
+def key_faults(node: LimitDecl) -> Iterator[FaultChange]:
     """Counted for another: the user in place of the agent, the agent in place of anything else."""
     written = {" ".join(key.span.text.split()) for key in node.per}
     for number, key in enumerate(node.per):
         other = "user.id" if key.span.text == "agent.id" else "agent.id"
         if other not in written:
             keys = (*node.per[:number], ast.Reference(other, span=key.span), *node.per[number + 1 :])
-            yield Change.at("change a key", node, put(key.span, other), per=keys)
+            yield FaultChange.at("change a key", node, replace_span(key.span, other), per=keys)
 
 
-def without_condition(node: Limit) -> Iterator[Change]:
+def drop_condition(node: LimitDecl) -> Iterator[FaultChange]:
     if node.when is None:
         return
     before = node.place.span.end if node.place is not None else node.per[-1].span.end
-    word = word_in(node.span.source, before, node.when.span.start, "when")
+    word = find_word(node.span.source, before, node.when.span.start, "when")
     if word is not None:
-        yield Change.at(NO_CONDITION, node, cut(node.span.source, word.start, node.when.span.end), when=None)
+        yield FaultChange.at(
+            DROP_CONDITION, node, cut_range(node.span.source, word.start, node.when.span.end), when=None
+        )
 
 
-def no_lasting(node: ast.Clamp) -> Iterator[Change]:
+def drop_duration(node: ast.Clamp) -> Iterator[FaultChange]:
     if node.duration is not None:
-        word = word_in(node.span.source, node.span.start, node.duration.span.start, "for")
+        word = find_word(node.span.source, node.span.start, node.duration.span.start, "for")
         if word is not None:
-            gone = cut(node.span.source, word.start, node.duration.span.end)
-            yield Change.at("drop a limit of time", node, gone, duration=None)
+            gone = cut_range(node.span.source, word.start, node.duration.span.end)
+            yield FaultChange.at("drop a limit of time", node, gone, duration=None)
 
 
 # ── Paces ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def paces(node: ast.RateLimit | ast.Raise | ast.Clamp, member: str, rate: str) -> Iterator[Change]:
+def pace_faults(node: ast.RateLimit | ast.Raise | ast.Clamp, member: str, rate: str) -> Iterator[FaultChange]:
     """`100/1m`: another count, another window; of what a fact says only the window."""
-    found = word_in(node.span.source, node.span.start, node.span.end, re.escape(rate))
+    found = find_word(node.span.source, node.span.start, node.span.end, re.escape(rate))
     if found is None:
         return
     count, _, within = rate.rpartition("/")
-    counts = numbers_beside(count) if count[0].isdigit() else []
+    counts = adjacent_numbers(count) if count[0].isdigit() else []
     moved = [f"{one}/{within}" for one in counts if Decimal(one.replace("_", ""))]
-    moved += [f"{count}/{one}" for one in durations_beside(within)]
-    half = halved(within)
-    faults = [(MOVE, one) for one in moved] + ([(HALVED, f"{count}/{half}")] if half is not None else [])
+    moved += [f"{count}/{one}" for one in adjacent_durations(within)]
+    half = half_window(within)
+    faults = [(MOVE_BOUND, one) for one in moved] + ([(HALVE_WINDOW, f"{count}/{half}")] if half is not None else [])
     for operator, text in faults:
-        yield Change.at(operator, node, put(found, text), **{member: text})
+        yield FaultChange.at(operator, node, replace_span(found, text), **{member: text})
 
 
-def factors(node: ast.Raise, factor: str) -> Iterator[Change]:
-    found = word_in(node.span.source, node.span.start, node.span.end, re.escape(factor))
-    for text in numbers_beside(factor[1:]) if found is not None else ():
+def factor_faults(node: ast.Raise, factor: str) -> Iterator[FaultChange]:
+    found = find_word(node.span.source, node.span.start, node.span.end, re.escape(factor))
+    for text in adjacent_numbers(factor[1:]) if found is not None else ():
         if Decimal(text) > 1:
             assert found is not None
-            yield Change.at(MOVE, node, Edit(found.start + 1, found.end, text), factor=f"x{text}")
+            yield FaultChange.at(MOVE_BOUND, node, MutationEdit(found.start + 1, found.end, text), factor=f"x{text}")
 
 
-def halved(window: str) -> str | None:
+def half_window(window: str) -> str | None:
     """In one unit, as a pace has it."""
     length = parse_duration(window)
-    text = duration(length / 2) if length else ""
+    text = format_duration(length / 2) if length else ""
     if re.fullmatch(r"\d+[a-z]+", text):
         return text
     whole = round(length.total_seconds() * 500) if length else 0

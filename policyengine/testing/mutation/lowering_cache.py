@@ -13,40 +13,49 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.check import Checked, has_error
+from policyengine.check import CheckResult, has_error
 from policyengine.checker.lower import grants, guards, limits
-from policyengine.checker.lower.context import Draft
+from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.expressions import check_definitions
-from policyengine.checker.lower.policy import lower
+from policyengine.checker.lower.policy import lower_policy
 from policyengine.checker.names.symbols import Program, Reporter
 from policyengine.checker.names.symbols import declarations as declared_in
 from policyengine.checker.patterns import binders
-from policyengine.checker.patterns.places import Places
+from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint import dead_rules, unbound_resource
 from policyengine.source import is_test_file
-from policyengine.spec.history_records import histories, remembering
+from policyengine.spec.history_records import history_conditions, with_retention
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testing.mutation.faults import Fault
 
-Rule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit
+KernelRule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit
 
 # The rules of a kernel, by the kind of declaration that says them: one for each, in the same order. Budgets
 # come after rates.
-LISTS: dict[type[ast.Node], str] = {
+KERNEL_LISTS: dict[type[ast.Node], str] = {
     ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
     ast.RateDecl: "limits", ast.BudgetDecl: "limits",
 }  # fmt: skip
-RULES = tuple(dict.fromkeys(LISTS.values()))
-AT_DOORS = frozenset({"guards", "limits"})
-ANYWHERE = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
+RULE_LISTS = tuple(dict.fromkeys(KERNEL_LISTS.values()))
+PLACED_LISTS = frozenset({"guards", "limits"})
+PLACED_DECLARATIONS = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
 # What rules know by its name only.
-BY_NAME = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
+NAMED_DECLARATIONS = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
 # What faults can change beside rules.
-WHOLE = ("entities", "issuers", "attesters", "binders", "unrestricted", "advisory", "delegation", "watches")
+OTHER_KERNEL_MEMBERS = (
+    "entities",
+    "issuers",
+    "attesters",
+    "binders",
+    "unrestricted",
+    "advisory",
+    "delegation",
+    "watches",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class Mutant:
 
     fault: Fault
     base: k.Kernel
-    rules: dict[tuple[str, int], Rule | None]
+    rules: dict[tuple[str, int], KernelRule | None]
     whole: dict[str, object]
     moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may be about other requests now
     parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by what is in them
@@ -75,16 +84,16 @@ class Mutant:
         return replace(self.base, **changed)  # type: ignore[arg-type]  # by the names of its members
 
 
-def with_new_rules(mutant: Mutant) -> k.Kernel:
+def kernel_of_new_rules(mutant: Mutant) -> k.Kernel:
     """The kernel of which only those guards and limits are left that are new, where no other is at other doors now."""
-    if mutant.whole or any(name not in AT_DOORS for name, _ in mutant.rules):
+    if mutant.whole or any(name not in PLACED_LISTS for name, _ in mutant.rules):
         return mutant.kernel
     new = [one for one in mutant.rules.values() if one is not None]
     guards_ = tuple(one for one in new if isinstance(one, k.Guard))
     return replace(mutant.base, guards=guards_, limits=tuple(one for one in new if isinstance(one, k.Limit)))
 
 
-def same_reach(old: Rule, new: Rule | None) -> bool:
+def same_reach(old: KernelRule, new: KernelRule | None) -> bool:
     """Whether it has a say only where the old rule has one."""
     match old, new:
         case (k.AgentBlock(), k.AgentBlock()) | (k.UserBlock(), k.UserBlock()):
@@ -98,31 +107,35 @@ def same_reach(old: Rule, new: Rule | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class LoweringCache:
     """A policy, lowered in the order of its text, and all that lowering one of its rules again takes."""
 
     modules: tuple[ast.Module, ...]
     package: str
-    draft: Draft
+    draft: LoweringContext
     kernel: k.Kernel
 
     @classmethod
-    def of(cls, checked: Checked) -> Workshop:
+    def of(cls, checked: CheckResult) -> LoweringCache:
         """Of a policy without errors."""
         assert checked.kernel is not None
-        modules = tuple(rules_only(m) for p in checked.program.packages.values() for m in p.modules)
+        modules = tuple(without_tests(m) for p in checked.program.packages.values() for m in p.modules)
         modules = tuple(m for m in modules if not is_test_file(m.span.source.name))
-        draft, bound = drafted(modules)
-        kernel = lower(draft, bound, checked.kernel.package, advice=False)
+        draft, bound = draft_modules(modules)
+        kernel = lower_policy(draft, bound, checked.kernel.package, advice=False)
         return cls(modules, checked.kernel.package, draft, kernel)
 
     def mutant(self, fault: Fault) -> Mutant | None:
         """What the policy means with the fault; None when it does not check then."""
         mutated = fault.mutated
         kind = type(fault.declaration)
-        one = kind in LISTS and bindings_of(fault.declaration) == bindings_of(mutated)
+        one = kind in KERNEL_LISTS and binding_endpoints(fault.declaration) == binding_endpoints(mutated)
         found = self._one_rule(fault, mutated) if one else self._all(fault, mutated)
-        return None if found is None or has_error(unbound_resource.mistakes(with_new_rules(found))) else found
+        return (
+            None
+            if found is None or has_error(unbound_resource.unbound_resource_errors(kernel_of_new_rules(found)))
+            else found
+        )
 
     # ── One rule ──────────────────────────────────────────────────────────────────────────────
 
@@ -130,7 +143,7 @@ class Workshop:
         kind = type(fault.declaration)
         declared = list(self.draft.by_kind[kind])
         number = next(i for i, (_, one) in enumerate(declared) if one is fault.declaration)
-        rule: Rule | None = None
+        rule: KernelRule | None = None
         if mutated is not None:
             declared[number] = fault.package, mutated
             draft = replace(self.draft, by_kind={**self.draft.by_kind, kind: declared})
@@ -142,48 +155,51 @@ class Workshop:
 
     def _remembering(self, mutant: Mutant) -> Mutant:
         """With what has to be remembered for its rules, where that is another."""
-        asked = ((histories(getattr(self.kernel, name)[i]), histories(new)) for (name, i), new in mutant.rules.items())
+        asked = (
+            (history_conditions(getattr(self.kernel, name)[i]), history_conditions(new))
+            for (name, i), new in mutant.rules.items()
+        )
         if all(list(old) == list(new) for old, new in asked):
             return mutant
-        watches = remembering(mutant.kernel).watches
+        watches = with_retention(mutant.kernel).watches
         return mutant if watches == self.kernel.watches else replace(mutant, whole={"watches": watches})
 
     def _key(self, kind: type[ast.Node], number: int) -> tuple[str, int]:
         before = len(self.draft.by_kind.get(ast.RateDecl, ())) if kind is ast.BudgetDecl else 0
-        return LISTS[kind], before + number
+        return KERNEL_LISTS[kind], before + number
 
-    def _rules(self, kind: type[ast.Node]) -> tuple[Rule, ...]:
+    def _rules(self, kind: type[ast.Node]) -> tuple[KernelRule, ...]:
         """Those of the kernel that declarations of this kind say."""
         _, first = self._key(kind, 0)
-        rules: tuple[Rule, ...] = getattr(self.kernel, LISTS[kind])
+        rules: tuple[KernelRule, ...] = getattr(self.kernel, KERNEL_LISTS[kind])
         return rules[first : first + len(self.draft.by_kind.get(kind, ()))]
 
-    def _lowered(self, declared: ast.Declaration, package: str, draft: Draft) -> Rule | None:
+    def _lowered(self, declared: ast.Declaration, package: str, draft: LoweringContext) -> KernelRule | None:
         draft.report.found.clear()
-        rule: Rule | None
+        rule: KernelRule | None
         match declared:
             case ast.AgentDecl():
-                rule = grants.agent_block(declared, package, draft, self.kernel.issuers)
+                rule = grants.lower_agent_block(declared, package, draft, self.kernel.issuers)
             case ast.UserDecl():
-                rule = grants.user_block(declared, package, draft)
+                rule = grants.lower_user_block(declared, package, draft)
             case ast.AnyoneDecl():
-                rule = grants.anyone_block(declared, package, draft)
+                rule = grants.lower_anyone_block(declared, package, draft)
             case ast.GuardDecl():
-                rule = guards.guard(declared, package, draft)
+                rule = guards.lower_guard(declared, package, draft)
             case ast.RateDecl():
-                rule = limits.rate(declared, package, draft)
+                rule = limits.lower_rate(declared, package, draft)
             case ast.BudgetDecl():
-                rule = limits.budget(declared, package, draft)
+                rule = limits.lower_budget(declared, package, draft)
             case _:
                 raise AssertionError("only rules are lowered one by one")
         if rule is None or has_error(draft.report.diagnostics) or has_error(self.mistakes([rule])):
             return None
         return rule
 
-    def mistakes(self, rules: Iterable[Rule]) -> Iterator[Diagnostic]:
+    def mistakes(self, rules: Iterable[KernelRule]) -> Iterator[Diagnostic]:
         """Conditions that can never do what they say are errors, too."""
         some = tuple(rules)
-        yield from dead_rules.mistakes(
+        yield from dead_rules.dead_rule_errors(
             replace(
                 self.kernel,
                 agents=tuple(rule for rule in some if isinstance(rule, k.AgentBlock)),
@@ -198,44 +214,51 @@ class Workshop:
 
     def _all(self, fault: Fault, mutated: ast.Declaration | None) -> Mutant | None:
         modules = tuple(
-            with_declaration(m, fault.declaration, mutated) if m.span.source is fault.source else m
+            replace_declaration(m, fault.declaration, mutated) if m.span.source is fault.source else m
             for m in self.modules
         )
-        kernel = self._kernel(fault, drafted(modules))
+        kernel = self._kernel(fault, draft_modules(modules))
         if kernel is None:
             return None
-        gone = self._number(fault) if mutated is None and type(fault.declaration) in LISTS else None
+        gone = self._number(fault) if mutated is None and type(fault.declaration) in KERNEL_LISTS else None
         rules = dict(changed_rules(self.kernel, kernel, gone))
         if has_error(self.mistakes(rule for rule in rules.values() if rule is not None)):
             return None
-        whole = {name: getattr(kernel, name) for name in WHOLE if getattr(kernel, name) != getattr(self.kernel, name)}
+        whole = {
+            name: getattr(kernel, name)
+            for name in OTHER_KERNEL_MEMBERS
+            if getattr(kernel, name) != getattr(self.kernel, name)
+        }
         return Mutant(fault, self.kernel, rules, whole)
 
-    def _kernel(self, fault: Fault, made: Made) -> k.Kernel | None:
+    def _kernel(self, fault: Fault, made: DraftAndBinders) -> k.Kernel | None:
         """The kernel of a draft with a fault in it; rules that the fault cannot reach are what they were."""
         draft, bound = made
         known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
-        kernel = lower(replace(draft, known=known), bound, self.package, advice=False)
-        kernel = remembering(kernel) if self.kernel.watches else kernel  # also for rules that were not read again
+        kernel = lower_policy(replace(draft, known=known), bound, self.package, advice=False)
+        kernel = with_retention(kernel) if self.kernel.watches else kernel  # also for rules that were not read again
         return None if has_error(draft.report.diagnostics) else kernel
 
-    def _beyond(self, fault: Fault, draft: Draft) -> dict[int, Rule]:
+    def _beyond(self, fault: Fault, draft: LoweringContext) -> dict[int, KernelRule]:
         """The rules that do not mention what the fault is in, by their declarations: directly, or through what does."""
-        if not isinstance(fault.declaration, (*BY_NAME, ast.DelegationDecl)):
+        if not isinstance(fault.declaration, (*NAMED_DECLARATIONS, ast.DelegationDecl)):
             return {}
-        others = [one for _, one in draft.program.declarations() if type(one) not in LISTS]
-        before, reached = set[str](), names_of(fault.declaration)
+        others = [one for _, one in draft.program.declarations() if type(one) not in KERNEL_LISTS]
+        before, reached = set[str](), declared_names(fault.declaration)
         while before != reached:
             before = reached
-            reached = before.union(*(names_of(one) for one in others if not before.isdisjoint(mentioned(one))))
-        if any(isinstance(one, ast.FactsDecl) and not reached.isdisjoint(mentioned(one)) for one in others):
+            reached = before.union(
+                *(declared_names(one) for one in others if not before.isdisjoint(names_mentioned(one)))
+            )
+        if any(isinstance(one, ast.FactsDecl) and not reached.isdisjoint(names_mentioned(one)) for one in others):
             return {}  # which facts there are at a place is for each rule there to ask
         return {
             id(declared): rule
-            for kind in LISTS
-            if kind in ANYWHERE or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
+            for kind in KERNEL_LISTS
+            if kind in PLACED_DECLARATIONS
+            or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
             for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), self._rules(kind), strict=True)
-            if reached.isdisjoint(mentioned(declared))
+            if reached.isdisjoint(names_mentioned(declared))
         }
 
     def _number(self, fault: Fault) -> tuple[str, int]:
@@ -244,28 +267,28 @@ class Workshop:
         return self._key(kind, next(i for i, (_, one) in enumerate(declared) if one is fault.declaration))
 
 
-Made: TypeAlias = tuple[Draft, tuple[k.Binder, ...]]
+DraftAndBinders: TypeAlias = tuple[LoweringContext, tuple[k.Binder, ...]]
 
 
-@uncollected()
-def drafted(modules: Sequence[ast.Module]) -> Made:
+@gc_paused()
+def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
     """All that is known before the rules are read, and what places bind; what is wrong is in the draft's report."""
     program = Program.of(modules, Reporter())
-    places = Places(program)
+    places = PlaceResolver(program)
     schema = Schema.of(program, places)
     places.check_scopes()
-    bound = binders.collect(program, places, schema)
+    bound = binders.collect_binders(program, places, schema)
     check_definitions(program, schema)
-    return Draft.of(program, schema, places), bound
+    return LoweringContext.of(program, schema, places), bound
 
 
-def mentioned(declaration: ast.Declaration) -> frozenset[str]:
+def names_mentioned(declaration: ast.Declaration) -> frozenset[str]:
     """Every name that stands in it, and every part of a dotted one that may be the name it is declared by."""
-    return mentioned_in(declaration.span.text)
+    return names_in_text(declaration.span.text)
 
 
 @lru_cache(maxsize=4_096)
-def mentioned_in(text: str) -> frozenset[str]:
+def names_in_text(text: str) -> frozenset[str]:
     found: set[str] = set()
     for name in NAME.findall(text):
         parts = name.split(".")
@@ -273,17 +296,17 @@ def mentioned_in(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def names_of(declaration: ast.Declaration) -> set[str]:
+def declared_names(declaration: ast.Declaration) -> set[str]:
     """What others mention it by, if they do."""
-    return {declaration.name.text} if isinstance(declaration, BY_NAME) else set()
+    return {declaration.name.text} if isinstance(declaration, NAMED_DECLARATIONS) else set()
 
 
-def rules_only(module: ast.Module) -> ast.Module:
+def without_tests(module: ast.Module) -> ast.Module:
     shown = (ast.TestDecl, ast.FixtureDecl)
     return replace(module, declarations=tuple(one for one in module.declarations if not isinstance(one, shown)))
 
 
-def with_declaration(module: ast.Module, old: ast.Declaration, new: ast.Declaration | None) -> ast.Module:
+def replace_declaration(module: ast.Module, old: ast.Declaration, new: ast.Declaration | None) -> ast.Module:
     found: list[ast.Declaration | ast.Export] = []
     for item, (declaration, _) in zip(module.declarations, declared_in(module), strict=True):
         if declaration is not old:
@@ -295,8 +318,8 @@ def with_declaration(module: ast.Module, old: ast.Declaration, new: ast.Declarat
 
 def changed_rules(
     before: k.Kernel, after: k.Kernel, gone: tuple[str, int] | None
-) -> Iterator[tuple[tuple[str, int], Rule | None]]:
-    for name in RULES:
+) -> Iterator[tuple[tuple[str, int], KernelRule | None]]:
+    for name in RULE_LISTS:
         new = list(getattr(after, name))
         if gone is not None and gone[0] == name:
             new.insert(gone[1], None)
@@ -305,7 +328,7 @@ def changed_rules(
                 yield (name, number), rule
 
 
-def bindings_of(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
+def binding_endpoints(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
     """The endpoints of a rule that bind something: another one may change what every rule there reads."""
     found = binders.endpoints_of(declaration) if declaration is not None else ()
-    return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.Http) or "{" in endpoint.path]
+    return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.HttpPattern) or "{" in endpoint.path]

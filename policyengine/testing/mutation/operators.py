@@ -7,34 +7,42 @@ from dataclasses import dataclass
 
 from policyengine.checker.names.symbols import Program
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.bounds import enum_faults, literal_faults, neighbours, text_faults, window_faults
+from policyengine.testing.mutation.bounds import (
+    enum_faults,
+    enum_neighbours,
+    literal_faults,
+    text_faults,
+    window_faults,
+)
 from policyengine.testing.mutation.conditions import condition_faults
-from policyengine.testing.mutation.edits import Lines
-from policyengine.testing.mutation.faults import Change, Fault, counted
+from policyengine.testing.mutation.edits import ChangedLines
+from policyengine.testing.mutation.faults import Fault, FaultChange, number_duplicates
 from policyengine.testing.mutation.history import history_faults
 from policyengine.testing.mutation.limits import limit_faults
 from policyengine.testing.mutation.places import place_faults
-from policyengine.testing.mutation.rules import Known, rule_faults, whole_faults
+from policyengine.testing.mutation.rules import ReplacementNames, declaration_faults, rule_faults
 
 # What decides. Types, facts and what the policy shows of itself stay as they are.
-MUTATED = (
+MUTABLE_DECLARATIONS = (
     ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
-    ast.AnyoneDecl, ast.PathsIgnoreCase, ast.UsersUnrestricted, ast.TasksAdvisory, ast.DelegationDecl, ast.GuardDecl,
+    ast.AnyoneDecl, ast.PathsIgnoreCase, ast.UnrestrictedUsers, ast.TasksAdvisory, ast.DelegationDecl, ast.GuardDecl,
     ast.RateDecl, ast.BudgetDecl,
 )  # fmt: skip
 
 
-def faults_of(program: Program) -> tuple[Fault, ...]:
+def find_faults(program: Program) -> tuple[Fault, ...]:
     """Every fault, each with a name of its own."""
-    vocabulary = Vocabulary.of(program)
+    vocabulary = FaultVocabulary.of(program)
     found = [
-        (package, declaration, change, Lines.of(declaration.span.source, change.edits))
+        (package, declaration, change, ChangedLines.of(declaration.span.source, change.edits))
         for package, declaration in program.declarations()
-        if isinstance(declaration, MUTATED)
-        for change in changes_of(declaration, vocabulary)
+        if isinstance(declaration, MUTABLE_DECLARATIONS)
+        for change in declaration_changes(declaration, vocabulary)
     ]
     found.sort(key=lambda one: (one[1].span.source.name, min(edit.start for edit in one[2].edits)))
-    names = counted(f"{change.operator} in {head_of(where)}: {lines.telling}" for _, where, change, lines in found)
+    names = number_duplicates(
+        f"{change.operator} in {declaration_head(where)}: {lines.telling}" for _, where, change, lines in found
+    )
     return tuple(
         Fault(change.operator, name, package, declaration, change, lines)
         for name, (package, declaration, change, lines) in zip(names, found, strict=True)
@@ -42,28 +50,28 @@ def faults_of(program: Program) -> tuple[Fault, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class FaultVocabulary:
     """What a policy names, that a fault may name in another place."""
 
-    known: Known
+    known: ReplacementNames
     enums: dict[str, list[str]]
 
     @classmethod
-    def of(cls, program: Program) -> Vocabulary:
+    def of(cls, program: Program) -> FaultVocabulary:
         declared = [declaration for _, declaration in program.declarations()]
         guards = [one for one in declared if isinstance(one, ast.GuardDecl)]
         roles = [node.role.text for guard in guards for node in ast.walk(guard) if isinstance(node, ast.ByRole)]
-        known = Known(
+        known = ReplacementNames(
             tuple(one.name.text for one in declared if isinstance(one, ast.IssuerDecl)),
             tuple(one.name.text for one in declared if isinstance(one, ast.AttesterDecl)),
             tuple(dict.fromkeys(roles)),
-            including([one for one in declared if isinstance(one, ast.ScopeDecl)]),
+            including_scopes([one for one in declared if isinstance(one, ast.ScopeDecl)]),
         )
         values = [[value.text for value in one.values] for one in declared if isinstance(one, ast.EnumDecl)]
-        return cls(known, neighbours(values))
+        return cls(known, enum_neighbours(values))
 
 
-def including(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
+def including_scopes(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
     """Of each scope those that include it."""
     found: dict[str, tuple[str, ...]] = {}
     for scope in scopes:
@@ -72,8 +80,8 @@ def including(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator[Change]:
-    yield from whole_faults(declaration)
+def declaration_changes(declaration: ast.Declaration, vocabulary: FaultVocabulary) -> Iterator[FaultChange]:
+    yield from declaration_faults(declaration)
     for node in ast.walk(declaration):
         yield from rule_faults(node, vocabulary.known)
         yield from place_faults(node)
@@ -86,7 +94,7 @@ def changes_of(declaration: ast.Declaration, vocabulary: Vocabulary) -> Iterator
         yield from window_faults(node)
 
 
-def head_of(declaration: ast.Declaration) -> str:
+def declaration_head(declaration: ast.Declaration) -> str:
     """`guard "large refunds"`, `agent "planner"`, `scope refunds.create`: how a fault says where it is."""
     match declaration:
         case ast.GuardDecl(name=name):

@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any
 
 from policyengine.control_characters import one_line, printable
-from policyengine.testing.mutation.accepted_survivors import Stale
+from policyengine.testing.mutation.accepted_survivors import StaleExplanation
 
-MOST_TESTS = 3  # that are named of those a survivor was asked
-NOT_ASKED = "no test asks this"
+MAX_TESTS_SHOWN = 3  # that are named of those a survivor was asked
+NO_TEST_TEXT = "no test asks this"
 
 
-class Fate(StrEnum):
+class MutantStatus(StrEnum):
     """SAME: provably the same policy; UNFIT: it does not check with the fault in it. Both are left out of the score."""
 
     KILLED = "killed"
@@ -26,7 +26,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class RequestReference:
     """One request of a test, as reports name it."""
 
     test: str
@@ -38,7 +38,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MutantResult:
     """What came of one mutant. `asked` are the requests it was asked, of which `killer` failed; `reason` explains a
     survivor that is meant to be."""
 
@@ -47,9 +47,9 @@ class Outcome:
     file: str
     line: int
     diff: str
-    fate: Fate
-    asked: tuple[Shown, ...] = ()
-    killer: Shown | None = None
+    fate: MutantStatus
+    asked: tuple[RequestReference, ...] = ()
+    killer: RequestReference | None = None
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,25 +57,25 @@ class Outcome:
             "name": self.name, "operator": self.operator, "file": self.file, "line": self.line,
             "fate": str(self.fate), "asked": len(self.asked),
         }  # fmt: skip
-        if self.fate is Fate.KILLED and self.killer is not None:
+        if self.fate is MutantStatus.KILLED and self.killer is not None:
             found["killed_by"] = self.killer.to_dict()
-        if self.fate in (Fate.SURVIVED, Fate.EXPLAINED):
-            found |= {"tests": tests_of(self), "diff": self.diff}
+        if self.fate in (MutantStatus.SURVIVED, MutantStatus.EXPLAINED):
+            found |= {"tests": test_names(self), "diff": self.diff}
         return found if self.reason is None else {**found, "because": self.reason}
 
     def render(self) -> str:
         """A survivor: where, which fault, the diff, what was asked, and the comment that would explain it."""
-        tests = tests_of(self)
-        more = f" and {len(tests) - MOST_TESTS} more" if len(tests) > MOST_TESTS else ""
-        named = ", ".join(f"`{test}`" for test in tests[:MOST_TESTS])
+        tests = test_names(self)
+        more = f" and {len(tests) - MAX_TESTS_SHOWN} more" if len(tests) > MAX_TESTS_SHOWN else ""
+        named = ", ".join(f"`{test}`" for test in tests[:MAX_TESTS_SHOWN])
         requests = f"{len(self.asked):,} request{'s' if len(self.asked) > 1 else ''}"
-        asked = f"asked {requests} of {named}{more}: nothing fails" if self.asked else NOT_ASKED
+        asked = f"asked {requests} of {named}{more}: nothing fails" if self.asked else NO_TEST_TEXT
         head = one_line(f"{self.file}:{self.line}: survived: {self.operator}")
         lines = [head, *map(printable, indented(self.diff)), one_line(f"  {asked}")]
         return "\n".join([*lines, one_line(f"  to accept it: # survives: {self.name} because …")])
 
 
-def tests_of(outcome: Outcome) -> list[str]:
+def test_names(outcome: MutantResult) -> list[str]:
     return list(dict.fromkeys(shown.test for shown in outcome.asked))
 
 
@@ -87,68 +87,71 @@ def indented(text: str) -> Iterator[str]:
 class MutationReport:
     """`outcomes` in the order of the text; `made` is how many faults there are, of which so many were tried."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[MutantResult, ...]
     made: int
-    stale: tuple[Stale, ...] = ()
+    stale: tuple[StaleExplanation, ...] = ()
     seed: int = 0
 
     @cached_property
-    def counts(self) -> dict[Fate, int]:
+    def counts(self) -> dict[MutantStatus, int]:
         every = [outcome.fate for outcome in self.outcomes]
-        return {fate: every.count(fate) for fate in Fate}
+        return {fate: every.count(fate) for fate in MutantStatus}
 
     @property
     def score(self) -> float:
         """How many of a hundred mutants a test notices, those that are explained left out; 100 where there are none."""
-        killed, survived = self.counts[Fate.KILLED], self.counts[Fate.SURVIVED]
+        killed, survived = self.counts[MutantStatus.KILLED], self.counts[MutantStatus.SURVIVED]
         return 100.0 if not survived else 100 * killed / (killed + survived)
 
     @property
     def ok(self) -> bool:
         """Every mutant is noticed or explained, and every explanation explains one."""
-        return not self.counts[Fate.SURVIVED] and not self.stale
+        return not self.counts[MutantStatus.SURVIVED] and not self.stale
 
     @property
-    def survivors(self) -> tuple[Outcome, ...]:
-        return tuple(outcome for outcome in self.outcomes if outcome.fate is Fate.SURVIVED)
+    def survivors(self) -> tuple[MutantResult, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.fate is MutantStatus.SURVIVED)
 
     @property
     def operators(self) -> dict[str, dict[str, int]]:
         """By operator, in alphabetical order, how many came to which fate."""
         found: dict[str, dict[str, int]] = {}
         for outcome in sorted(self.outcomes, key=lambda outcome: outcome.operator):
-            counts = found.setdefault(outcome.operator, {str(fate): 0 for fate in Fate})
+            counts = found.setdefault(outcome.operator, {str(fate): 0 for fate in MutantStatus})
             counts[str(outcome.fate)] += 1
         return found
 
     @property
     def summary(self) -> str:
         """`175 mutants: 160 killed, 3 survived, 2 explained; left out: 6 provably the same, 4 that do not check`."""
-        tried = [f"{self.counts[fate]:,} {fate}" for fate in (Fate.KILLED, Fate.SURVIVED, Fate.EXPLAINED)]
+        tried = [
+            f"{self.counts[fate]:,} {fate}"
+            for fate in (MutantStatus.KILLED, MutantStatus.SURVIVED, MutantStatus.EXPLAINED)
+        ]
         tried = [one for one in tried if not one.startswith("0 ")] or ["none to ask"]
-        same, unfit = self.counts[Fate.SAME], self.counts[Fate.UNFIT]
+        same, unfit = self.counts[MutantStatus.SAME], self.counts[MutantStatus.UNFIT]
         left = [
             *([f"{same:,} provably the same"] if same else []),
             *([f"{unfit:,} that do not check"] if unfit else []),
         ]
         sample = f" of {self.made:,} (seed {self.seed})" if len(self.outcomes) < self.made else ""
         text = f"{len(self.outcomes):,} mutants{sample}: {', '.join(tried)}"
-        return f"{text}{'; left out: ' if left else ''}{', '.join(left)}; score {rounded(self.score)} %"
+        return f"{text}{'; left out: ' if left else ''}{', '.join(left)}; score {format_score(self.score)} %"
 
     def render(self, colour: bool = False) -> str:
         """Plain text, or with the colours of a terminal: the survivors, stale explanations, operators, the summary."""
-        blocks = [painted(outcome.render()) if colour else outcome.render() for outcome in self.survivors]
+        blocks = [colour_lines(outcome.render()) if colour else outcome.render() for outcome in self.survivors]
         blocks += [stale.render() for stale in self.stale]
         table = "\n".join(self._table())
         return "\n\n".join([*blocks, *([table] if self.survivors else []), self.summary])
 
     def _table(self) -> Iterator[str]:
         """Where the holes are."""
-        holes = {name: counts for name, counts in self.operators.items() if counts[Fate.SURVIVED]}
+        holes = {name: counts for name, counts in self.operators.items() if counts[MutantStatus.SURVIVED]}
         width = max(map(len, holes), default=0)
         for name, counts in holes.items():
-            asked = counts[Fate.KILLED] + counts[Fate.SURVIVED] + counts[Fate.EXPLAINED]
-            yield f"  {name:<{width}}  {counts[Fate.SURVIVED]:,} of {asked:,} survived"
+            asked = counts[MutantStatus.KILLED] + counts[MutantStatus.SURVIVED] + counts[MutantStatus.EXPLAINED]
+            yield f"  {name:<{width}}  {counts[MutantStatus.SURVIVED]:,} of {asked:,} survived"
 
     def to_dict(self) -> dict[str, Any]:
         counts = {str(fate): count for fate, count in self.counts.items()}
@@ -164,19 +167,19 @@ class MutationReport:
         }
 
 
-def rounded(score: float) -> str:
+def format_score(score: float) -> str:
     """Never up to 100 while one survives."""
     return "100" if score == 100 else f"{min(score, 99.9):.1f}"
 
 
-PAINTS = (("    -", "31"), ("    +", "32"), ("    @@", "36"), ("  to accept", "2"))
+LINE_COLOURS = (("    -", "31"), ("    +", "32"), ("    @@", "36"), ("  to accept", "2"))
 
 
-def painted(text: str) -> str:
+def colour_lines(text: str) -> str:
     lines = text.split("\n")
-    return "\n".join([f"\033[1m{lines[0]}\033[0m", *map(painted_line, lines[1:])])
+    return "\n".join([f"\033[1m{lines[0]}\033[0m", *map(colour_line, lines[1:])])
 
 
-def painted_line(line: str) -> str:
-    paint = next((code for start, code in PAINTS if line.startswith(start)), None)
+def colour_line(line: str) -> str:
+    paint = next((code for start, code in LINE_COLOURS if line.startswith(start)), None)
     return line if paint is None else f"\033[{paint}m{line}\033[0m"

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.edits import Edit, cut_item, cut_span, insert, put
-from policyengine.testing.mutation.faults import Change, without
-from policyengine.testing.mutation.places import fewer
+from policyengine.testing.mutation.edits import MutationEdit, cut_item, cut_span, insert_text, replace_span
+from policyengine.testing.mutation.faults import FaultChange, omit_item
+from policyengine.testing.mutation.places import drop_each
 
-GONE, LESS, MORE = "drop a requirement", "widen a requirement", "narrow a requirement"
-NO_CONDITION, NO_LIMIT, APPROVER = "drop a condition", "drop a limit of time", "change who approves"
-BOUND = "change what is approved"
+DROP_REQUIREMENT, WIDEN_REQUIREMENT, NARROW_REQUIREMENT = (
+    "drop a requirement",
+    "widen a requirement",
+    "narrow a requirement",
+)
+DROP_CONDITION, DROP_TIME_LIMIT, CHANGE_APPROVER = "drop a condition", "drop a limit of time", "change who approves"
+CHANGE_BINDING = "change what is approved"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ReplacementNames:
     """What a fault may name instead: issuers, attesters and the roles of approvers that the policy speaks of, and of
     each scope those that include it."""
 
@@ -28,54 +32,56 @@ class Known:
     wider: Mapping[str, tuple[str, ...]]
 
 
-def rule_faults(node: ast.Node, known: Known) -> Iterator[Change]:
+def rule_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChange]:
     match node:
         case ast.AgentDecl() | ast.UserDecl() | ast.AnyoneDecl():
-            yield from fewer_lines(node)
+            yield from block_line_faults(node)
         case ast.CredentialDecl(items):
-            yield from fewer_of_credential(node, items)
+            yield from credential_faults(node, items)
         case ast.IssuedBy(issuers):
-            yield from fewer(MORE, node, "issuers", issuers)
-            yield from one_more(node, "issuers", issuers, known.issuers)
+            yield from drop_each(NARROW_REQUIREMENT, node, "issuers", issuers)
+            yield from added_name_fault(node, "issuers", issuers, known.issuers)
         case ast.AttestedBy(attesters):
-            yield from fewer(MORE, node, "attesters", attesters)
-            yield from one_more(node, "attesters", attesters, known.attesters)
-        case ast.Acts():
-            yield from acts(node)
+            yield from drop_each(NARROW_REQUIREMENT, node, "attesters", attesters)
+            yield from added_name_fault(node, "attesters", attesters, known.attesters)
+        case ast.ActsClause():
+            yield from acts_faults(node)
         case ast.May():
             if node.when is not None:
-                yield Change.at(NO_CONDITION, node, Edit(node.targets[-1].span.end, node.when.span.end, ""), when=None)
-            yield from wider_scopes(node, known.wider)
+                yield FaultChange.at(
+                    DROP_CONDITION, node, MutationEdit(node.targets[-1].span.end, node.when.span.end, ""), when=None
+                )
+            yield from scope_faults(node, known.wider)
         case ast.MayDelegate():
-            yield from delegate(node)
+            yield from delegate_faults(node)
         case ast.DelegationDecl(limits):
             for number, limit in enumerate(limits):
-                yield Change.at(
-                    "drop a limit of delegation", node, cut_span(limit.span), limits=without(limits, number)
+                yield FaultChange.at(
+                    "drop a limit of delegation", node, cut_span(limit.span), limits=omit_item(limits, number)
                 )
-        case ast.GuardDecl() | ast.Deny() | ast.Confirm() | ast.Obligation() | ast.Quorum() | ast.ByRole():
+        case ast.GuardDecl() | ast.Deny() | ast.Confirm() | ast.ObligationEffect() | ast.Quorum() | ast.ByRole():
             yield from guard_faults(node, known)
         case ast.IssuerDecl() | ast.AttesterDecl() | ast.AttestedModel():
             yield from anchor_faults(node)
-    yield from heads(node)
+    yield from head_faults(node)
 
 
-def whole_faults(declaration: ast.Declaration) -> Iterator[Change]:
+def declaration_faults(declaration: ast.Declaration) -> Iterator[FaultChange]:
     """Declarations that can be missing as a whole; a block without its doors is found line by line."""
     match declaration:
         case ast.GuardDecl():
-            yield Change("drop a guard", declaration, None, (cut_span(declaration.span),))
+            yield FaultChange("drop a guard", declaration, None, (cut_span(declaration.span),))
         case ast.RateDecl() | ast.BudgetDecl():
             word = "rate" if isinstance(declaration, ast.RateDecl) else "budget"
-            yield Change(f"drop a {word}", declaration, None, (cut_span(declaration.span),))
-        case ast.UsersUnrestricted() | ast.PathsIgnoreCase() | ast.TasksAdvisory():
-            yield Change("drop a line", declaration, None, (cut_span(declaration.span),))
+            yield FaultChange(f"drop a {word}", declaration, None, (cut_span(declaration.span),))
+        case ast.UnrestrictedUsers() | ast.PathsIgnoreCase() | ast.TasksAdvisory():
+            yield FaultChange("drop a line", declaration, None, (cut_span(declaration.span),))
 
 
 # ── Doors ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def fewer_lines(node: ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl) -> Iterator[Change]:
+def block_line_faults(node: ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl) -> Iterator[FaultChange]:
     """Without `issued by` and `acts` a block does not check: those are widened instead."""
     for number, item in enumerate(node.items):
         match item:
@@ -83,53 +89,59 @@ def fewer_lines(node: ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl) -> Iterator
                 operator = "drop a may"
             case ast.MayDelegate():
                 operator = "drop a may delegate"
-            case ast.AttestedBy() | ast.Valid():
-                operator = GONE
+            case ast.AttestedBy() | ast.ValidityPeriod():
+                operator = DROP_REQUIREMENT
             case _:
                 continue
-        yield Change.at(operator, node, cut_span(item.span), items=without(node.items, number))
+        yield FaultChange.at(operator, node, cut_span(item.span), items=omit_item(node.items, number))
 
 
-def fewer_of_credential(node: ast.CredentialDecl, items: tuple[ast.Node, ...]) -> Iterator[Change]:
+def credential_faults(node: ast.CredentialDecl, items: tuple[ast.Node, ...]) -> Iterator[FaultChange]:
     spans = [item.span for item in items]
     for number in range(len(items)):
-        yield Change.at(GONE, node, cut_item(spans, number), items=without(items, number))
+        yield FaultChange.at(DROP_REQUIREMENT, node, cut_item(spans, number), items=omit_item(items, number))
 
 
-def one_more(node: ast.Node, member: str, names: tuple[ast.Name, ...], known: tuple[str, ...]) -> Iterator[Change]:
+def added_name_fault(
+    node: ast.Node, member: str, names: tuple[ast.Name, ...], known: tuple[str, ...]
+) -> Iterator[FaultChange]:
     other = next((name for name in known if name not in {one.text for one in names}), None)
     if other is not None:
         end = names[-1].span.end
         more = (*names, ast.Name(other, span=names[-1].span))
-        yield Change.at(LESS, node, insert(end, f", {other}"), **{member: more})
+        yield FaultChange.at(WIDEN_REQUIREMENT, node, insert_text(end, f", {other}"), **{member: more})
 
 
-def acts(node: ast.Acts) -> Iterator[Change]:
+def acts_faults(node: ast.ActsClause) -> Iterator[FaultChange]:
     if node.mode != "any":
-        yield Change.at(LESS, node, put(node.span, "acts for any user"), mode="any", condition=None)
+        yield FaultChange.at(
+            WIDEN_REQUIREMENT, node, replace_span(node.span, "acts for any user"), mode="any", condition=None
+        )
     else:
-        yield Change.at(MORE, node, put(node.span, "acts alone"), mode="alone")
+        yield FaultChange.at(NARROW_REQUIREMENT, node, replace_span(node.span, "acts alone"), mode="alone")
 
 
-def wider_scopes(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[Change]:
+def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[FaultChange]:
     """For each scope one that includes it, if there is any that is not granted already."""
     granted = {one.text for one in node.targets if isinstance(one, ast.Name)}
     for scope in (one for one in node.targets if isinstance(one, ast.Name)):
         other = next((name for name in wider.get(scope.text, ()) if name not in granted), None)
         if other is not None:
-            yield Change.at("widen a may", scope, put(scope.span, other), text=other)
+            yield FaultChange.at("widen a may", scope, replace_span(scope.span, other), text=other)
 
 
-def heads(node: ast.Node) -> Iterator[Change]:
+def head_faults(node: ast.Node) -> Iterator[FaultChange]:
     """`user where …` becomes `user any`, `agent where …` every agent."""
     match node:
-        case ast.UserDecl(head=ast.Matching() as head):
-            yield Change(NO_CONDITION, head, ast.Anybody(span=head.span), (put(head.span, "any"),))
-        case ast.AgentDecl(head=ast.Called(name=name)) if (glob := wider_glob(name.value)) is not None:
-            yield Change.at("widen a name", name, put(name.span, json.dumps(glob, ensure_ascii=False)), value=glob)
-        case ast.AgentDecl(head=ast.Matching() as head):
-            everybody = ast.Called(ast.Text("*", span=head.span), span=head.span)
-            yield Change(NO_CONDITION, head, everybody, (put(head.span, '"*"'),))
+        case ast.UserDecl(head=ast.PrincipalCondition() as head):
+            yield FaultChange(DROP_CONDITION, head, ast.AnyUser(span=head.span), (replace_span(head.span, "any"),))
+        case ast.AgentDecl(head=ast.PrincipalName(name=name)) if (glob := wider_glob(name.value)) is not None:
+            yield FaultChange.at(
+                "widen a name", name, replace_span(name.span, json.dumps(glob, ensure_ascii=False)), value=glob
+            )
+        case ast.AgentDecl(head=ast.PrincipalCondition() as head):
+            everybody = ast.PrincipalName(ast.Text("*", span=head.span), span=head.span)
+            yield FaultChange(DROP_CONDITION, head, everybody, (replace_span(head.span, '"*"'),))
 
 
 def wider_glob(name: str) -> str | None:
@@ -140,89 +152,96 @@ def wider_glob(name: str) -> str | None:
     return f"{before[:-1]}*{behind}" if before else f"*{behind[1:]}"
 
 
-def delegate(node: ast.MayDelegate) -> Iterator[Change]:
+def delegate_faults(node: ast.MayDelegate) -> Iterator[FaultChange]:
     last = node.to if node.lifetime is None else node.lifetime
     if node.when is not None:
-        yield Change.at(NO_CONDITION, node, Edit(last.span.end, node.when.span.end, ""), when=None)
+        yield FaultChange.at(DROP_CONDITION, node, MutationEdit(last.span.end, node.when.span.end, ""), when=None)
     if node.lifetime is not None:
-        gone = Edit(node.to.span.end, node.lifetime.span.end, "")
-        yield Change.at(NO_LIMIT, node, gone, lifetime=None)
-    if not (isinstance(node.to, ast.Called) and node.to.name.value == "*"):
-        everybody = ast.Called(ast.Text("*", span=node.to.span), span=node.to.span)
-        yield Change.at("widen a may delegate", node, put(node.to.span, 'agent "*"'), to=everybody)
+        gone = MutationEdit(node.to.span.end, node.lifetime.span.end, "")
+        yield FaultChange.at(DROP_TIME_LIMIT, node, gone, lifetime=None)
+    if not (isinstance(node.to, ast.PrincipalName) and node.to.name.value == "*"):
+        everybody = ast.PrincipalName(ast.Text("*", span=node.to.span), span=node.to.span)
+        yield FaultChange.at("widen a may delegate", node, replace_span(node.to.span, 'agent "*"'), to=everybody)
 
 
 # ── Guards ────────────────────────────────────────────────────────────────────────────────────
 
 
-def guard_faults(node: ast.Node, known: Known) -> Iterator[Change]:
+def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChange]:
     match node:
         case ast.GuardDecl(items=items):
             for number, item in enumerate(items):
-                operator = "drop an obligation" if isinstance(item, ast.Obligation) else "drop a line of a guard"
-                yield Change.at(operator, node, cut_span(item.span), items=without(items, number))
-        case ast.Deny(condition=ast.Condition() as condition) | ast.Obligation(condition=ast.Condition() as condition):
-            yield Change.at(NO_CONDITION, node, cut_span(condition.span), condition=None)
+                operator = "drop an obligation" if isinstance(item, ast.ObligationEffect) else "drop a line of a guard"
+                yield FaultChange.at(operator, node, cut_span(item.span), items=omit_item(items, number))
+        case (
+            ast.Deny(condition=ast.WhenClause() as condition)
+            | ast.ObligationEffect(condition=ast.WhenClause() as condition)
+        ):
+            yield FaultChange.at(DROP_CONDITION, node, cut_span(condition.span), condition=None)
         case ast.Confirm(approver, within, bound, condition):
             if bound is not None:
-                yield Change.at(BOUND, node, cut_span(bound.span), bound=None)
+                yield FaultChange.at(CHANGE_BINDING, node, cut_span(bound.span), bound=None)
                 yield from bound_faults(bound)
             if condition is not None:
-                yield Change.at(NO_CONDITION, node, cut_span(condition.span), condition=None)
+                yield FaultChange.at(DROP_CONDITION, node, cut_span(condition.span), condition=None)
             if within is not None:
-                yield Change.at(NO_LIMIT, node, Edit(approver.span.end, within.span.end, ""), within=None)
+                yield FaultChange.at(
+                    DROP_TIME_LIMIT, node, MutationEdit(approver.span.end, within.span.end, ""), within=None
+                )
             if not isinstance(approver, ast.ByUser):
                 user = ast.ByUser(span=approver.span)
-                yield Change.at(APPROVER, node, put(approver.span, "user"), approver=user)
+                yield FaultChange.at(CHANGE_APPROVER, node, replace_span(approver.span, "user"), approver=user)
         case ast.Quorum(of=of):
-            yield Change(APPROVER, node, of, (put(node.span, of.span.text),))
+            yield FaultChange(CHANGE_APPROVER, node, of, (replace_span(node.span, of.span.text),))
         case ast.ByRole(role):
             other = next((name for name in known.roles if name != role.text), f"{role.text}_other")
-            yield Change.at(APPROVER, role, put(role.span, other), text=other)
+            yield FaultChange.at(CHANGE_APPROVER, role, replace_span(role.span, other), text=other)
 
 
-def bound_faults(bound: ast.BoundTo) -> Iterator[Change]:
+def bound_faults(bound: ast.BoundTo) -> Iterator[FaultChange]:
     """An approval of one request passes another, or no longer does."""
     spans = [item.span for item in bound.items]
     for number, item in enumerate(bound.items):
         if len(spans) > 1:
-            yield Change.at(BOUND, bound, cut_item(spans, number), items=without(bound.items, number))
+            yield FaultChange.at(CHANGE_BINDING, bound, cut_item(spans, number), items=omit_item(bound.items, number))
         if item.excepts:
-            yield Change.at(BOUND, item, Edit(item.of.span.end, item.span.end, ""), excepts=())
+            yield FaultChange.at(CHANGE_BINDING, item, MutationEdit(item.of.span.end, item.span.end, ""), excepts=())
 
 
 # ── Trust anchors ─────────────────────────────────────────────────────────────────────────────
 
 
-def anchor_faults(node: ast.Node) -> Iterator[Change]:
+def anchor_faults(node: ast.Node) -> Iterator[FaultChange]:
     match node:
         case ast.IssuerDecl():
-            yield from issuer(node)
+            yield from issuer_faults(node)
         case ast.AttesterDecl(items=items):
             for number, item in enumerate(items):
-                decides = not (isinstance(item, ast.Setting) and item.name != "age")
+                decides = not (isinstance(item, ast.TrustAnchorOption) and item.name != "age")
                 if decides:
-                    yield Change.at(LESS, node, cut_span(item.span), items=without(items, number))
+                    yield FaultChange.at(WIDEN_REQUIREMENT, node, cut_span(item.span), items=omit_item(items, number))
         case ast.AttestedModel(name, hash=ast.Literal() as digest):
-            yield Change.at(LESS, node, Edit(name.span.end, digest.span.end, ""), hash=None)
+            yield FaultChange.at(WIDEN_REQUIREMENT, node, MutationEdit(name.span.end, digest.span.end, ""), hash=None)
 
 
-def issuer(node: ast.IssuerDecl) -> Iterator[Change]:
+def issuer_faults(node: ast.IssuerDecl) -> Iterator[FaultChange]:
     """`records chains`, `scopes none` and `users like` are there or not; claims are what a credential vouches for. No
     decision rests on `url` and `audience`: by them tokens are verified before anything is asked."""
-    said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.Setting)}
+    said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.TrustAnchorOption)}
     closing = Span(node.span.source, node.span.end - 1, node.span.end)
     for word in ("records chains", "scopes none"):
         if word in said:
             gone = cut_span(node.items[said[word]].span)
-            yield Change.at(f"toggle {word}", node, gone, items=without(node.items, said[word]))
+            yield FaultChange.at(f"toggle {word}", node, gone, items=omit_item(node.items, said[word]))
         else:
-            more = ast.Setting(word, span=closing)
-            yield Change.at(f"toggle {word}", node, insert(closing.start, f"{word} "), items=(*node.items, more))
+            more = ast.TrustAnchorOption(word, span=closing)
+            yield FaultChange.at(
+                f"toggle {word}", node, insert_text(closing.start, f"{word} "), items=(*node.items, more)
+            )
     for number, item in enumerate(node.items):
         if isinstance(item, ast.UsersLike):
-            yield Change.at(LESS, node, cut_span(item.span), items=without(node.items, number))
+            yield FaultChange.at(WIDEN_REQUIREMENT, node, cut_span(item.span), items=omit_item(node.items, number))
     for item in node.items:
-        for number, claim in enumerate(item.maps if isinstance(item, ast.Claims) else ()):
-            kept = without(item.maps, number)  # type: ignore[union-attr]  # only claims have maps
-            yield Change.at("drop a claim", item, cut_span(claim.span), maps=kept)
+        for number, claim in enumerate(item.maps if isinstance(item, ast.ClaimsClause) else ()):
+            kept = omit_item(item.maps, number)  # type: ignore[union-attr]  # only claims have maps
+            yield FaultChange.at("drop a claim", item, cut_span(claim.span), maps=kept)

@@ -11,77 +11,77 @@ from multiprocessing import cpu_count, get_context
 from random import Random
 from typing import TypeAlias
 
-from policyengine.check import Checked, check
-from policyengine.child_processes import safe_spawning
+from policyengine.check import CheckResult, check
+from policyengine.child_processes import safe_multiprocessing
 from policyengine.source import Source
-from policyengine.syntax.gc_pause import uncollected
+from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
 from policyengine.testcases import Case
-from policyengine.testing.mutation.accepted_survivors import explanations_in, reasons
-from policyengine.testing.mutation.equivalent import decides_the_same
+from policyengine.testing.mutation.accepted_survivors import explanations_in, match_explanations
+from policyengine.testing.mutation.equivalent import is_equivalent
 from policyengine.testing.mutation.faults import Fault
-from policyengine.testing.mutation.lowering_cache import Mutant, Workshop
-from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.report import Fate, MutationReport, Outcome, Shown
-from policyengine.testing.mutation.run_mutants import Examiner
+from policyengine.testing.mutation.lowering_cache import LoweringCache, Mutant
+from policyengine.testing.mutation.operators import find_faults
+from policyengine.testing.mutation.report import MutantResult, MutantStatus, MutationReport, RequestReference
+from policyengine.testing.mutation.run_mutants import MutantRunner
 
 CHUNK = 16  # mutants that are worth a message to another process
-FEWEST = 200  # mutants that are worth other processes: each reads the policy first
-COLLECTED = 256  # mutants between two garbage collections
+MIN_PARALLEL_FAULTS = 200  # mutants that are worth other processes: each reads the policy first
+MUTANTS_PER_COLLECTION = 256  # mutants between two garbage collections
 
 Progress: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class MutationRun:
     """A policy with all its faults, its kernel taken apart, and the cases to ask."""
 
     faults: tuple[Fault, ...]
-    workshop: Workshop
-    examiner: Examiner
+    workshop: LoweringCache
+    examiner: MutantRunner
 
     @classmethod
-    def of(cls, checked: Checked, keeps: Callable[[Case], bool]) -> Bench:
-        workshop = Workshop.of(checked)
-        examiner = Examiner.of(filter(keeps, checked.cases), workshop.kernel)
-        return cls(faults_of(checked.program), workshop, examiner)
+    def of(cls, checked: CheckResult, keeps: Callable[[Case], bool]) -> MutationRun:
+        workshop = LoweringCache.of(checked)
+        examiner = MutantRunner.of(filter(keeps, checked.cases), workshop.kernel)
+        return cls(find_faults(checked.program), workshop, examiner)
 
-    def outcome(self, number: int) -> Outcome:
+    def outcome(self, number: int) -> MutantResult:
         fault = self.faults[number]
         mutant = self.workshop.mutant(fault)
-        if mutant is None or decides_the_same(mutant):
-            return told(fault, Fate.UNFIT if mutant is None else Fate.SAME)
+        if mutant is None or is_equivalent(mutant):
+            return make_result(fault, MutantStatus.UNFIT if mutant is None else MutantStatus.SAME)
         asked = self.examiner.examine(mutant)
-        killer = None if asked.killer is None else shown(asked.killer)
-        fate = Fate.SURVIVED if killer is None else Fate.KILLED
-        return replace(told(fault, fate), asked=tuple(map(shown, asked.cases)), killer=killer)
+        killer = None if asked.killer is None else request_reference(asked.killer)
+        fate = MutantStatus.SURVIVED if killer is None else MutantStatus.KILLED
+        return replace(make_result(fault, fate), asked=tuple(map(request_reference, asked.cases)), killer=killer)
 
 
-def told(fault: Fault, fate: Fate) -> Outcome:
-    return Outcome(fault.name, fault.operator, fault.source.name, fault.line, fault.lines.diff(fault.source), fate)
+def make_result(fault: Fault, fate: MutantStatus) -> MutantResult:
+    return MutantResult(fault.name, fault.operator, fault.source.name, fault.line, fault.lines.diff(fault.source), fate)
 
 
-def shown(case: Case) -> Shown:
-    return Shown(case.test, case.request, f"{case.span.source.name}:{case.span.line}")
+def request_reference(case: Case) -> RequestReference:
+    return RequestReference(case.test, case.request, f"{case.span.source.name}:{case.span.line}")
 
 
-def mutants(checked: Checked) -> Iterator[Mutant]:
+def mutants(checked: CheckResult) -> Iterator[Mutant]:
     """Every mutant that checks, in the order of the text, each with its kernel."""
-    workshop = Workshop.of(checked)
-    made = (workshop.mutant(fault) for fault in faults_of(checked.program))
+    workshop = LoweringCache.of(checked)
+    made = (workshop.mutant(fault) for fault in find_faults(checked.program))
     return (mutant for mutant in made if mutant is not None)
 
 
-def sample(checked: Checked, seed: int = 0, limit: int | None = None) -> tuple[int, ...]:
+def sample(checked: CheckResult, seed: int = 0, limit: int | None = None) -> tuple[int, ...]:
     """The numbers of the faults to try: all of them, or as many as `limit` says by the chance of a seed."""
-    made = len(faults_of(checked.program))
+    made = len(find_faults(checked.program))
     if limit is None or limit >= made:
         return tuple(range(made))
     return tuple(sorted(Random(seed).sample(range(made), limit)))
 
 
 def mutate(
-    checked: Checked,
+    checked: CheckResult,
     *,
     tests: frozenset[tuple[str, str]] | None = None,
     seed: int = 0,
@@ -95,34 +95,37 @@ def mutate(
     that is done. Raises TestsFail when a test does not pass as it is, CannotAsk and RequestError as a run of them does.
     """
     keeps = partial(is_chosen, tests)
-    with uncollected():
-        bench = Bench.of(checked, keeps)
+    with gc_paused():
+        bench = MutationRun.of(checked, keeps)
     numbers = sample(checked, seed, limit)
     jobs = jobs or cpu_count()
-    if jobs == 1 or len(numbers) < FEWEST:
-        outcomes = _here(bench, numbers, progress)
+    if jobs == 1 or len(numbers) < MIN_PARALLEL_FAULTS:
+        outcomes = _run_here(bench, numbers, progress)
     else:
-        outcomes = _in_processes(checked, tests, numbers, jobs, progress)
-    return _report(checked, bench, outcomes, seed)
+        outcomes = _run_in_processes(checked, tests, numbers, jobs, progress)
+    return _make_report(checked, bench, outcomes, seed)
 
 
 def is_chosen(tests: frozenset[tuple[str, str]] | None, case: Case) -> bool:
     return tests is None or (case.package, case.test) in tests
 
 
-def _report(checked: Checked, bench: Bench, outcomes: Sequence[Outcome], seed: int) -> MutationReport:
-    survivors = [outcome.name for outcome in outcomes if outcome.fate is Fate.SURVIVED]
+def _make_report(
+    checked: CheckResult, bench: MutationRun, outcomes: Sequence[MutantResult], seed: int
+) -> MutationReport:
+    survivors = [outcome.name for outcome in outcomes if outcome.fate is MutantStatus.SURVIVED]
     names = (fault.name for fault in bench.faults)
     tried = (outcome.name for outcome in outcomes)
-    found, stale = reasons(explanations_in(checked.program), survivors, names, tried)
+    found, stale = match_explanations(explanations_in(checked.program), survivors, names, tried)
     told_why = tuple(
-        replace(one, fate=Fate.EXPLAINED, reason=found[one.name]) if one.name in found else one for one in outcomes
+        replace(one, fate=MutantStatus.EXPLAINED, reason=found[one.name]) if one.name in found else one
+        for one in outcomes
     )
     return MutationReport(told_why, len(bench.faults), tuple(stale), seed)
 
 
-@uncollected()
-def _here(bench: Bench, numbers: Sequence[int], progress: Progress) -> list[Outcome]:
+@gc_paused()
+def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) -> list[MutantResult]:
     """What a policy is made of stays, and nearly nothing of a mutant does: a collection is worth it now and then only,
     and walks no more than what came since."""
     gc.freeze()
@@ -131,7 +134,7 @@ def _here(bench: Bench, numbers: Sequence[int], progress: Progress) -> list[Outc
         for number in numbers:
             found.append(bench.outcome(number))
             progress()
-            if len(found) % COLLECTED == 0:
+            if len(found) % MUTANTS_PER_COLLECTION == 0:
                 gc.collect()
         return found
     finally:
@@ -140,20 +143,24 @@ def _here(bench: Bench, numbers: Sequence[int], progress: Progress) -> list[Outc
 
 # ── Several processes: each reads the policy once, and is told numbers only ───────────────────
 
-_bench: Bench  # of a worker, once it has begun
+_worker_run: MutationRun  # of a worker, once it has begun
 
 
-def _in_processes(
-    checked: Checked, tests: frozenset[tuple[str, str]] | None, numbers: Sequence[int], jobs: int, progress: Progress
-) -> list[Outcome]:
-    told_once = written(sources_of(checked)), tests
+def _run_in_processes(
+    checked: CheckResult,
+    tests: frozenset[tuple[str, str]] | None,
+    numbers: Sequence[int],
+    jobs: int,
+    progress: Progress,
+) -> list[MutantResult]:
+    told_once = source_data(ordered_sources(checked)), tests
     context = get_context("spawn")  # a process with threads is not safe to fork
-    with safe_spawning():
-        executor = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=told_once)
+    with safe_multiprocessing():
+        executor = ProcessPoolExecutor(jobs, context, initializer=_init_worker, initargs=told_once)
     try:
         chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
-        with safe_spawning():
-            waiting = [executor.submit(_outcomes, tuple(chunk)) for chunk in chunks]
+        with safe_multiprocessing():
+            waiting = [executor.submit(_run_chunk, tuple(chunk)) for chunk in chunks]
         for done in as_completed(waiting):
             for _ in done.result():
                 progress()
@@ -162,23 +169,23 @@ def _in_processes(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def sources_of(checked: Checked) -> list[Source]:
+def ordered_sources(checked: CheckResult) -> list[Source]:
     """The package that was asked for first: it is the one of the first file."""
     packages = checked.program.packages
     first = checked.kernel.package if checked.kernel is not None else None
     return [m.span.source for name in sorted(packages, key=lambda name: name != first) for m in packages[name].modules]
 
 
-def written(sources: Sequence[Source]) -> tuple[tuple[str, str, str], ...]:
+def source_data(sources: Sequence[Source]) -> tuple[tuple[str, str, str], ...]:
     return tuple((source.name, source.text, source.label) for source in sources)
 
 
-def _begin(sources: Sequence[tuple[str, str, str]], tests: frozenset[tuple[str, str]] | None) -> None:
-    global _bench
+def _init_worker(sources: Sequence[tuple[str, str, str]], tests: frozenset[tuple[str, str]] | None) -> None:
+    global _worker_run
     parsed = [parse(Source(*source)) for source in sources]
     checked = check([module for module, _ in parsed if module is not None])
-    _bench = Bench.of(checked, partial(is_chosen, tests))
+    _worker_run = MutationRun.of(checked, partial(is_chosen, tests))
 
 
-def _outcomes(numbers: Sequence[int]) -> list[Outcome]:
-    return _here(_bench, numbers, lambda: None)
+def _run_chunk(numbers: Sequence[int]) -> list[MutantResult]:
+    return _run_here(_worker_run, numbers, lambda: None)

@@ -12,64 +12,64 @@ from dataclasses import dataclass, replace
 from policyengine import kernel as k
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.approvals import approval_facts
-from policyengine.spec.evaluate import facts_of, value
+from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import windows
-from policyengine.spec.reference import conclude, walk
-from policyengine.spec.trace import ApprovalSeen, Walk
+from policyengine.spec.history_records import history_windows
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.trace import ApprovalTrace, DecisionTrace
 from policyengine.testcases import Case, Property
-from policyengine.testing.expectations import meets
-from policyengine.testing.properties.draft_request import Sketch
+from policyengine.testing.expectations import meets_expectation
+from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.render_test import request_text
-from policyengine.testing.runner import CannotAsk, approved, holder
-from policyengine.testing.sequence import Sequence, alone
+from policyengine.testing.runner import CaseSetupError, given_approvals, root_entity
+from policyengine.testing.sequence import CaseSequence, settle_alone
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class ClaimChecker:
     """Asks sketches of one property."""
 
     prop: Property
     evaluator: Evaluator
 
     @classmethod
-    def of(cls, prop: Property, kernel: k.Kernel, tree: Tree) -> Judge:
-        return cls(prop, Evaluator(kernel, Directory(), tree=tree))
+    def of(cls, prop: Property, kernel: k.Kernel, tree: Tree) -> ClaimChecker:
+        return cls(prop, Evaluator(kernel, EntityStore(), tree=tree))
 
-    def decided(self, sketch: Sketch) -> Decision | None:
+    def decided(self, sketch: DraftRequest) -> Decision | None:
         """What comes of it; None where the claim says nothing about it, or it is no request at all."""
-        case = case_of(sketch, self.prop)
+        case = draft_case(sketch, self.prop)
         try:
             request = Request.from_mapping(case.question)
             kernel = self.evaluator.slices.of(request)
-            snapshot = Snapshot(directory(case, kernel, request))
-        except (RequestError, CannotAsk):
+            snapshot = Snapshot(case_directory(case, kernel, request))
+        except (RequestError, CaseSetupError):
             return None
-        facts = facts_of(kernel, request, snapshot, case.now)
+        facts = build_facts(kernel, request, snapshot, case.now)
         if asked := self.evaluator.slices.histories_in(kernel):  # nothing happened before
-            snapshot = replace(snapshot, history=Sequence().fetched(windows(asked, facts), case.now))
+            snapshot = replace(snapshot, history=CaseSequence().fetched(history_windows(asked, facts), case.now))
             facts = replace(facts, history=snapshot.history)
         if not case.approvals and not self.concerns(facts):
             return None
-        seen = walk(facts, snapshot)
-        if approvals := tuple(approved(case, seen, facts, snapshot)):
-            facts = facts_of(kernel, replace(request, approvals=approvals), snapshot, case.now)
-            seen = walk(facts, snapshot)
-        if case.approvals and not self.concerns(facts.bind(approval_facts(seen_approvals(seen), case.now))):
+        seen = trace_request(facts, snapshot)
+        if approvals := tuple(given_approvals(case, seen, facts, snapshot)):
+            facts = build_facts(kernel, replace(request, approvals=approvals), snapshot, case.now)
+            seen = trace_request(facts, snapshot)
+        if case.approvals and not self.concerns(facts.bind(approval_facts(approval_traces(seen), case.now))):
             return None
-        return alone(*conclude(facts, seen), case)
+        return settle_alone(*conclude(facts, seen), case)
 
     def concerns(self, facts: Facts) -> bool:
         """Whether the claim speaks of such a request."""
-        return self.prop.where is None or value(self.prop.where, facts.looked_at_anew) is True
+        return self.prop.where is None or evaluate(self.prop.where, facts.looked_at_anew) is True
 
-    def breaks(self, sketch: Sketch, like: Decision | None = None) -> bool:
+    def breaks(self, sketch: DraftRequest, like: Decision | None = None) -> bool:
         """Whether it shows that the claim is wrong, at the gate that `like` came to."""
         found = self.decided(sketch)
         if found is None or not self.is_broken_by(found):
@@ -77,28 +77,28 @@ class Judge:
         return like is None or (found.outcome, found.gate) == (like.outcome, like.gate)
 
     def is_broken_by(self, decision: Decision) -> bool:
-        return not meets(self.prop.expected, decision)
+        return not meets_expectation(self.prop.expected, decision)
 
 
-def seen_approvals(seen: Walk) -> Iterator[ApprovalSeen]:
+def approval_traces(seen: DecisionTrace) -> Iterator[ApprovalTrace]:
     for guard in seen.guards:
         yield from (effect.approval for effect in guard.effects if effect.approval is not None)
 
 
-def directory(case: Case, kernel: k.Kernel, request: Request) -> Directory:
+def case_directory(case: Case, kernel: k.Kernel, request: Request) -> EntityStore:
     """The rows, with attributes of whoever the user, or whatever the resource, is in this request."""
-    plain = Directory(case.rows.values())
+    plain = EntityStore(case.rows.values())
     if not case.attributes:
         return plain
-    facts, rows = facts_of(kernel, request, Snapshot(plain), case.now), dict(case.rows)
+    facts, rows = build_facts(kernel, request, Snapshot(plain), case.now), dict(case.rows)
     for (root, name), raw in case.attributes.items():
-        ref = holder(root, name, facts)
+        ref = root_entity(root, name, facts)
         row = rows.get(ref, EntityData(ref, {}))
         rows[ref] = replace(row, attributes={**row.attributes, name: raw})
-    return Directory(rows.values())
+    return EntityStore(rows.values())
 
 
-def case_of(sketch: Sketch, prop: Property) -> Case:
+def draft_case(sketch: DraftRequest, prop: Property) -> Case:
     """The sketch as one request of a test, as it is when its text is read again."""
     question: Mapping[str, object] = sketch.question()
     return Case(

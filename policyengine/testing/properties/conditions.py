@@ -6,22 +6,29 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from policyengine import kernel as k
-from policyengine.entities.store import Directory
-from policyengine.runtime.paths import Canonical, canonical
+from policyengine.entities.store import EntityStore
+from policyengine.runtime.paths import CanonicalPath, canonical_path
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec.evaluate import facts_of, value
+from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.testcases import Property
-from policyengine.testing.properties.endpoints import ANY_RUN, STRANGE_METHODS, Http, Site, Spot, blocks_of
-from policyengine.testing.properties.value_pools import compared
+from policyengine.testing.properties.endpoints import (
+    METHODS_TO_TRY,
+    WILDCARD_TEXT,
+    ConcreteEndpoint,
+    ConcreteHttp,
+    EndpointContext,
+    policy_blocks,
+)
+from policyengine.testing.properties.value_pools import compared_constants
 
 ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def conditions_of(kernel: k.Kernel) -> Iterator[k.Expr]:
-    for block in blocks_of(kernel):
+def policy_conditions(kernel: k.Kernel) -> Iterator[k.Expr]:
+    for block in policy_blocks(kernel):
         if not isinstance(block, k.AnyoneBlock):
-            yield from [block.who.condition] if isinstance(block.who, k.Where) else []
+            yield from [block.who.condition] if isinstance(block.who, k.PrincipalCondition) else []
             yield from (one.condition for one in block.requirements if isinstance(one, k.ActsFor) and one.condition)
         yield from (grant.when for grant in block.grants if grant.when is not None)
         delegates = block.delegates if isinstance(block, k.AgentBlock) else ()
@@ -30,29 +37,31 @@ def conditions_of(kernel: k.Kernel) -> Iterator[k.Expr]:
         yield from (effect.condition for effect in guard.effects if effect.condition is not None)
 
 
-def fitting(sites: Sequence[Site], prop: Property, kernel: k.Kernel) -> tuple[Site, ...]:
+def relevant_endpoints(
+    sites: Sequence[EndpointContext], prop: Property, kernel: k.Kernel
+) -> tuple[EndpointContext, ...]:
     """Those that a claim can speak of, as far as its parts are about endpoints; all where none seems to be."""
     claims = [] if prop.where is None else list(conjuncts(prop.where))
-    every = dict.fromkeys((*named(claims), *(site.spot for site in sites)))
+    every = dict.fromkeys((*named_endpoints(claims), *(site.spot for site in sites)))
     known = {site.spot: site for site in sites}
-    here = (known.get(spot) or Site(spot, kernel) for spot in every)
+    here = (known.get(spot) or EndpointContext(spot, kernel) for spot in every)
     return tuple(site for site in here if all(can_hold(claim, site) for claim in claims)) or tuple(sites)
 
 
-def named(claims: Sequence[k.Expr]) -> Iterator[Spot]:
+def named_endpoints(claims: Sequence[k.Expr]) -> Iterator[ConcreteEndpoint]:
     """The endpoints that a claim names itself; where any text will do there is one."""
     for node in (inner for claim in claims for inner in k.walk(claim)):
-        for leaf, held in compared(node):
+        for leaf, held in compared_constants(node):
             if isinstance(leaf, k.Fact) and leaf.path == ("request", "path") and isinstance(held, str):
-                yield from at_path(held)
+                yield from endpoints_at_path(held)
         if isinstance(node, k.Like) and isinstance(node.operand, k.Fact) and node.operand.path == ("request", "path"):
-            yield from at_path(node.pattern.replace("*", ANY_RUN))
+            yield from endpoints_at_path(node.pattern.replace("*", WILDCARD_TEXT))
 
 
-def at_path(text: str) -> Iterator[Spot]:
-    found = canonical(text)
-    if isinstance(found, Canonical) and found.path == text:
-        yield from (Http(method, found.segments) for method in STRANGE_METHODS)
+def endpoints_at_path(text: str) -> Iterator[ConcreteEndpoint]:
+    found = canonical_path(text)
+    if isinstance(found, CanonicalPath) and found.path == text:
+        yield from (ConcreteHttp(method, found.segments) for method in METHODS_TO_TRY)
 
 
 def conjuncts(node: k.Expr) -> Iterator[k.Expr]:
@@ -61,7 +70,7 @@ def conjuncts(node: k.Expr) -> Iterator[k.Expr]:
         case k.And(items):
             for item in items:
                 yield from conjuncts(item)
-        case k.Named(_, inner) | k.Not(k.Not(inner)):
+        case k.DefinitionRef(_, inner) | k.Not(k.Not(inner)):
             yield from conjuncts(inner)
         case k.Not(k.Or(items)):
             for item in items:
@@ -70,13 +79,13 @@ def conjuncts(node: k.Expr) -> Iterator[k.Expr]:
             yield node
 
 
-def can_hold(claim: k.Expr, site: Site) -> bool:
+def can_hold(claim: k.Expr, site: EndpointContext) -> bool:
     read = [node for node in k.walk(claim) if isinstance(node, k.Fact)]
     if read and all(is_of_endpoint(fact) for fact in read):
         request = Request.from_mapping(site.spot.members)
-        facts = facts_of(site.kernel, request, Snapshot(Directory()), ANY_TIME)
-        return value(claim, facts) is True
-    return all(is_there(node, site) for node in k.walk(claim)) or speaks_of_absence(claim)
+        facts = build_facts(site.kernel, request, Snapshot(EntityStore()), ANY_TIME)
+        return evaluate(claim, facts) is True
+    return all(is_available(node, site) for node in k.walk(claim)) or mentions_absence(claim)
 
 
 def is_of_endpoint(fact: k.Fact) -> bool:
@@ -87,7 +96,7 @@ def is_of_endpoint(fact: k.Fact) -> bool:
             return False
 
 
-def is_there(node: k.Expr, site: Site) -> bool:
+def is_available(node: k.Expr, site: EndpointContext) -> bool:
     """Whether a part of the claim can be known there: resource is bound, captures are in the path."""
     match node:
         case k.Fact(("resource",)):
@@ -108,5 +117,5 @@ def is_there(node: k.Expr, site: Site) -> bool:
             return True
 
 
-def speaks_of_absence(claim: k.Expr) -> bool:
-    return any(isinstance(node, k.Present | k.Default) for node in k.walk(claim))
+def mentions_absence(claim: k.Expr) -> bool:
+    return any(isinstance(node, k.IsPresent | k.Default) for node in k.walk(claim))

@@ -12,40 +12,46 @@ from policyengine import kernel as k
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.testcases.requests import with_chain, with_issuer
-from policyengine.testcases.scenario import BEGINNING, GivenApproval, World
-from policyengine.testing.properties.endpoints import Action, Http, Site, Spot, with_capture
-from policyengine.typesystem import EntityRef, Ref, Scalar
+from policyengine.testcases.scenario import DEFAULT_TIME, GivenApproval, Scenario
+from policyengine.testing.properties.endpoints import (
+    ConcreteAction,
+    ConcreteEndpoint,
+    ConcreteHttp,
+    EndpointContext,
+    with_capture,
+)
+from policyengine.typesystem import EntityRef, RefType, Scalar
 
-Path: TypeAlias = tuple[str, ...]
-Tree: TypeAlias = dict[str, Any]
+FactPath: TypeAlias = tuple[str, ...]
+FactTree: TypeAlias = dict[str, Any]
 
 ROOTS = ("user", "agent", "tool")
 
 
 @dataclass(slots=True)
-class Row:
+class DraftRow:
     attributes: dict[str, object]
     parents: list[EntityRef]
 
 
 @dataclass(slots=True)
-class Sketch:
+class DraftRequest:
     """`facts` are as the wire has them, but for the endpoint's own. `variables` are those of quantifiers around."""
 
-    world: World
-    site: Site
-    spot: Spot
-    facts: Tree
-    rows: dict[EntityRef, Row]
+    world: Scenario
+    site: EndpointContext
+    spot: ConcreteEndpoint
+    facts: FactTree
+    rows: dict[EntityRef, DraftRow]
     attributes: dict[tuple[str, str], object]
     approvals: list[GivenApproval]
     now: datetime
 
     @classmethod
-    def of(cls, world: World, site: Site) -> Sketch:
-        rows = {ref: Row(dict(row.attributes), list(row.parents)) for ref, row in world.rows.items()}
+    def of(cls, world: Scenario, site: EndpointContext) -> DraftRequest:
+        rows = {ref: DraftRow(dict(row.attributes), list(row.parents)) for ref, row in world.rows.items()}
         attributes, approvals = dict(world.attributes), list(world.approvals)
-        sketch = cls(world, site, site.spot, copied(world.facts), rows, attributes, approvals, world.now)
+        sketch = cls(world, site, site.spot, copy_tree(world.facts), rows, attributes, approvals, world.now)
         sketch.vouch()
         return sketch
 
@@ -66,7 +72,7 @@ class Sketch:
 
     # ── What is given ─────────────────────────────────────────────────────────────────────────
 
-    def is_given(self, path: Path) -> bool:
+    def is_given(self, path: FactPath) -> bool:
         """Whether the property's world says what is there, be it that nothing is."""
         inside: object = self.world.facts
         for name in path:
@@ -78,7 +84,7 @@ class Sketch:
         return not isinstance(inside, Mapping)
 
     def has_time(self) -> bool:
-        return self.world.now != BEGINNING
+        return self.world.now != DEFAULT_TIME
 
     def is_given_row(self, ref: EntityRef, name: str) -> bool:
         held = any(self.holder(root) == ref for root, given in self.world.attributes if given == name)
@@ -86,7 +92,7 @@ class Sketch:
 
     # ── Reading ───────────────────────────────────────────────────────────────────────────────
 
-    def raw(self, path: Path) -> object:
+    def raw(self, path: FactPath) -> object:
         found: object = self.facts
         for name in path:
             found = found.get(name) if isinstance(found, Mapping) else None
@@ -102,7 +108,7 @@ class Sketch:
         return found
 
     def resource(self) -> EntityRef | None:
-        if isinstance(self.spot, Action):
+        if isinstance(self.spot, ConcreteAction):
             return EntityRef(self.spot.type, self.spot.id)
         for binder in self.site.binders:
             if binder.resource is not None:
@@ -115,7 +121,7 @@ class Sketch:
         return None
 
     def capture(self, name: str) -> str | None:
-        if not isinstance(self.spot, Http):
+        if not isinstance(self.spot, ConcreteHttp):
             return None
         for binder in self.site.binders:
             segments = binder.pattern.segments if isinstance(binder.pattern, k.HttpPattern) else ()
@@ -124,7 +130,7 @@ class Sketch:
                     return text.removeprefix(segment.prefix).removesuffix(segment.suffix)
         return None
 
-    def bound(self, path: Path) -> k.Expr | None:
+    def bound(self, path: FactPath) -> k.Expr | None:
         return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
 
     def known(self, node: k.Expr, variables: Mapping[str, object] | None = None) -> object:
@@ -134,7 +140,7 @@ class Sketch:
                 return value
             case k.Variable(name):
                 return (variables or {}).get(name)
-            case k.Named(_, inner):
+            case k.DefinitionRef(_, inner):
                 return self.known(inner, variables)
             case k.Default(operand, fallback):
                 found = self.known(operand, variables)
@@ -145,18 +151,18 @@ class Sketch:
                 return self._attribute(self.known(base, variables), name, type_)
             case k.Member(base, name, type_):
                 record = self.known(base, variables)
-                return value_of(record.get(name), type_) if isinstance(record, Mapping) else None
+                return typed_value(record.get(name), type_) if isinstance(record, Mapping) else None
             case k.Collection(items):
                 return tuple(self.known(item, variables) for item in items)
             case k.Arithmetic(operator, left, right):
-                return computed(operator, self.known(left, variables), self.known(right, variables))
-            case k.Apply(_, (argument,), Ref(entities)) if len(entities) == 1:
+                return compute(operator, self.known(left, variables), self.known(right, variables))
+            case k.Call(_, (argument,), RefType(entities)) if len(entities) == 1:
                 id_ = self.known(argument, variables)
                 return EntityRef(next(iter(entities)), id_) if isinstance(id_, str) and id_ else None
             case _:
                 return None
 
-    def _fact(self, path: Path, type_: object) -> object:
+    def _fact(self, path: FactPath, type_: object) -> object:
         match path:
             case ("time",):
                 return self.now
@@ -164,11 +170,11 @@ class Sketch:
                 return self.holder(path[0])
             case ("params", name):
                 text = self.capture(name)
-                return value_of(text, type_) if isinstance(type_, Ref) else text
+                return typed_value(text, type_) if isinstance(type_, RefType) else text
             case _ if (node := self.bound(path)) is not None:
                 return self.known(node)
             case _:
-                return value_of(self.raw(path), type_)
+                return typed_value(self.raw(path), type_)
 
     def _attribute(self, holder: object, name: str, type_: object) -> object:
         if not isinstance(holder, EntityRef):
@@ -177,17 +183,17 @@ class Sketch:
             return holder.id
         for root, given in self.attributes:
             if given == name and self.holder(root) == holder:
-                return value_of(self.attributes[root, given], type_)
+                return typed_value(self.attributes[root, given], type_)
         row = self.rows.get(holder)
-        return None if row is None else value_of(row.attributes.get(name), type_)
+        return None if row is None else typed_value(row.attributes.get(name), type_)
 
     # ── Changing ──────────────────────────────────────────────────────────────────────────────
 
-    def put(self, path: Path, value: object) -> bool:
+    def put(self, path: FactPath, value: object) -> bool:
         """Whether the fact could be put there: not where the property's world says something."""
         if self.is_given(path):
             return False
-        tree: Tree = self.facts
+        tree: FactTree = self.facts
         for name in path[:-1]:
             inner = tree.setdefault(name, {})
             if not isinstance(inner, dict):
@@ -198,10 +204,10 @@ class Sketch:
             self.vouch()
         return True
 
-    def remove(self, path: Path) -> bool:
+    def remove(self, path: FactPath) -> bool:
         if self.is_given(path) or self.raw(path) is None:
             return False
-        tree: Tree = self.facts
+        tree: FactTree = self.facts
         for name in path[:-1]:
             tree = tree[name]
         if path[0] == "attestation" and len(path) == 2:
@@ -215,7 +221,7 @@ class Sketch:
     def assign(self, node: k.Expr, value: object, variables: Mapping[str, object] | None = None) -> bool:
         """Makes an operand have a value, wherever it comes from. False where it cannot be made so."""
         match node:
-            case k.Named(_, inner) | k.Default(inner):
+            case k.DefinitionRef(_, inner) | k.Default(inner):
                 return self.assign(inner, value, variables)
             case k.Fact(path):
                 return self._assign_fact(path, value)
@@ -226,15 +232,15 @@ class Sketch:
                 changed = {**(record if isinstance(record, Mapping) else {}), name: value}
                 return self.assign(base, changed, variables)
             case k.Arithmetic(operator, left, right):
-                back = computed("-" if operator == "+" else "+", value, self.known(right, variables))
+                back = compute("-" if operator == "+" else "+", value, self.known(right, variables))
                 return operator != "*" and back is not None and self.assign(left, back, variables)
-            case k.Apply(_, (first, *_), type_):
+            case k.Call(_, (first, *_), type_):
                 text = value.id if isinstance(value, EntityRef) else value
-                return (isinstance(type_, Ref) or isinstance(value, str)) and self.assign(first, text, variables)
+                return (isinstance(type_, RefType) or isinstance(value, str)) and self.assign(first, text, variables)
             case _:
                 return False
 
-    def _assign_fact(self, path: Path, value: object) -> bool:
+    def _assign_fact(self, path: FactPath, value: object) -> bool:
         match path:
             case ("time",):
                 if isinstance(value, datetime) and not self.has_time():
@@ -257,7 +263,7 @@ class Sketch:
 
     def be_about(self, ref: EntityRef) -> bool:
         """Makes the resource of the request that one, where the endpoint can name it."""
-        if isinstance(self.spot, Action):
+        if isinstance(self.spot, ConcreteAction):
             self.spot = replace(self.spot, id=ref.id)
             return ref.type == self.spot.type
         for binder in self.site.binders:
@@ -267,14 +273,16 @@ class Sketch:
         return node is not None and self.assign(node, ref)
 
     def _fill(self, name: str, text: str) -> bool:
-        filled = with_capture(self.spot, self.site.binders, name, text) if isinstance(self.spot, Http) else None
+        filled = with_capture(self.spot, self.site.binders, name, text) if isinstance(self.spot, ConcreteHttp) else None
         self.spot = filled or self.spot
         return filled is not None
 
     def _assign_attribute(self, base: k.Expr, name: str, value: object, variables: Mapping[str, object] | None) -> bool:
         holder = self.known(base, variables)
         if name == "id":
-            types = base.type.entities if isinstance(base, k.Fact | k.Attribute) and isinstance(base.type, Ref) else ()
+            types = (
+                base.type.entities if isinstance(base, k.Fact | k.Attribute) and isinstance(base.type, RefType) else ()
+            )
             refs = [EntityRef(one, value) for one in types if isinstance(value, str)]
             return any(self.assign(base, ref, variables) for ref in refs[:1])
         if not isinstance(holder, EntityRef) or self.is_given_row(holder, name):
@@ -285,8 +293,8 @@ class Sketch:
         self.row(holder).attributes[name] = value
         return True
 
-    def row(self, ref: EntityRef) -> Row:
-        return self.rows.setdefault(ref, Row({}, []))
+    def row(self, ref: EntityRef) -> DraftRow:
+        return self.rows.setdefault(ref, DraftRow({}, []))
 
     def forget(self, ref: EntityRef) -> None:
         """Leaves an entity without a row; one that the property's world gives stays."""
@@ -300,7 +308,7 @@ class Sketch:
 
     def question(self) -> dict[str, object]:
         """The request as it would come over the wire."""
-        facts = with_chain(with_issuer(copied(self.facts)), self.now)
+        facts = with_chain(with_issuer(copy_tree(self.facts)), self.now)
         for root, members in self.spot.members.items():
             given = facts.get(root)
             facts[root] = {**(given if isinstance(given, Mapping) and root == "request" else {}), **members}
@@ -309,40 +317,40 @@ class Sketch:
     def data(self) -> dict[EntityRef, EntityData]:
         return {ref: EntityData(ref, dict(row.attributes), tuple(row.parents)) for ref, row in self.rows.items()}
 
-    def copy(self) -> Sketch:
-        rows = {ref: Row(dict(row.attributes), list(row.parents)) for ref, row in self.rows.items()}
+    def copy(self) -> DraftRequest:
+        rows = {ref: DraftRow(dict(row.attributes), list(row.parents)) for ref, row in self.rows.items()}
         return replace(
             self,
-            facts=copied(self.facts),
+            facts=copy_tree(self.facts),
             rows=rows,
             attributes=dict(self.attributes),
             approvals=list(self.approvals),
         )
 
-    def leaves(self) -> Iterator[Path]:
+    def leaves(self) -> Iterator[FactPath]:
         """Every fact that is there and that the property's world does not give."""
-        yield from (path for path in leaves(self.facts) if not self.is_given(path))
+        yield from (path for path in leaf_paths(self.facts) if not self.is_given(path))
 
 
-def leaves(tree: Mapping[str, object], above: Path = ()) -> Iterator[Path]:
+def leaf_paths(tree: Mapping[str, object], above: FactPath = ()) -> Iterator[FactPath]:
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, (*above, name))
+            yield from leaf_paths(value, (*above, name))
         else:
             yield (*above, name)
 
 
-def copied(tree: Mapping[str, object]) -> Tree:
-    return {name: copied(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+def copy_tree(tree: Mapping[str, object]) -> FactTree:
+    return {name: copy_tree(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
 
 
-def value_of(raw: object, type_: Any) -> object:
+def typed_value(raw: object, type_: Any) -> object:
     """The value of a raw fact, None where it is unknown."""
     found = coerce(raw, type_, "")
     return None if isinstance(found, Unknown) else found
 
 
-def computed(operator: str, left: object, right: object) -> object:
+def compute(operator: str, left: object, right: object) -> object:
     numbers = (int, Decimal, timedelta, datetime)
     if not isinstance(left, numbers) or not isinstance(right, numbers):
         return None

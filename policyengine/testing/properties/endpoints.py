@@ -11,16 +11,16 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.spec.match import match_pattern, place_covers
-from policyengine.testing.properties.random_source import Chooser
+from policyengine.testing.properties.random_source import RandomSource
 
-STRANGE_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
-ANY_RUN = "x"
+METHODS_TO_TRY = ("GET", "POST", "DELETE", "PUT", "PATCH")
+WILDCARD_TEXT = "x"
 FIRST_ID = "1"
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 @dataclass(frozen=True, slots=True)
-class Http:
+class ConcreteHttp:
     method: str
     segments: tuple[str, ...]
 
@@ -38,7 +38,7 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class ConcreteTool:
     qualified: str
 
     @property
@@ -53,7 +53,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class ConcreteAction:
     verb: str
     type: str
     id: str
@@ -67,11 +67,11 @@ class Action:
         return {"action": {"name": self.verb}, "resource": {"type": self.type, "id": self.id}}
 
 
-Spot: TypeAlias = Http | Tool | Action
+ConcreteEndpoint: TypeAlias = ConcreteHttp | ConcreteTool | ConcreteAction
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class CoveringGrant:
     """A `may` that covers an endpoint, and the scopes any of which carries it."""
 
     block: Block
@@ -80,23 +80,23 @@ class Door:
 
 
 @dataclass(frozen=True)
-class Site:
+class EndpointContext:
     """One endpoint of a pattern, with everything the policy has to say about it."""
 
-    spot: Spot
+    spot: ConcreteEndpoint
     kernel: k.Kernel
 
     @cached_property
-    def doors(self) -> tuple[Door, ...]:
+    def doors(self) -> tuple[CoveringGrant, ...]:
         """Of agents, and of users and anybody who come without one."""
-        return tuple(door for block in blocks_of(self.kernel) for door in self._doors(block))
+        return tuple(door for block in policy_blocks(self.kernel) for door in self._doors(block))
 
     @cached_property
-    def for_users(self) -> tuple[Door, ...]:
+    def for_users(self) -> tuple[CoveringGrant, ...]:
         return tuple(door for door in self.doors if isinstance(door.block, k.UserBlock))
 
     @cached_property
-    def hops(self) -> tuple[tuple[Door, k.Delegate], ...]:
+    def hops(self) -> tuple[tuple[CoveringGrant, k.DelegationGrant], ...]:
         """Agents that may hand on what they may do here."""
         return tuple(
             (door, delegate)
@@ -116,37 +116,37 @@ class Site:
 
     @cached_property
     def resource_type(self) -> str | None:
-        if isinstance(self.spot, Action):
+        if isinstance(self.spot, ConcreteAction):
             return self.spot.type
         bound = [binder.resource[0] for binder in self.binders if binder.resource is not None]
         made = [node.type for binder in self.binders for path, node in binder.facts
-                if path == ("resource",) and isinstance(node, k.Apply)]  # fmt: skip
+                if path == ("resource",) and isinstance(node, k.Call)]  # fmt: skip
         return next(iter([*bound, *(name for type_ in made for name in getattr(type_, "entities", ()))]), None)
 
     def is_at(self, pattern: k.Pattern) -> bool:
         return match_pattern(pattern, self.spot.endpoint) is not None
 
-    def _doors(self, block: Block) -> Iterator[Door]:
+    def _doors(self, block: Block) -> Iterator[CoveringGrant]:
         for grant in block.grants:
             covering = [opening for opening in grant.openings if self.is_at(opening.pattern)]
             if covering:
-                yield Door(block, grant, tuple(dict.fromkeys(s for one in covering for s in one.carriers)))
+                yield CoveringGrant(block, grant, tuple(dict.fromkeys(s for one in covering for s in one.carriers)))
 
 
-def blocks_of(kernel: k.Kernel) -> Iterator[Block]:
+def policy_blocks(kernel: k.Kernel) -> Iterator[Block]:
     yield from kernel.agents
     yield from kernel.users
     yield from kernel.anyones
 
 
-def sites_of(kernel: k.Kernel) -> tuple[Site, ...]:
+def endpoint_contexts(kernel: k.Kernel) -> tuple[EndpointContext, ...]:
     """One for every pattern and method, in the order in which a policy is read."""
-    spots = dict.fromkeys(spot for pattern in patterns_of(kernel) for spot in spots_of(pattern))
-    return tuple(Site(spot, kernel) for spot in spots)
+    spots = dict.fromkeys(spot for pattern in policy_patterns(kernel) for spot in concrete_endpoints(pattern))
+    return tuple(EndpointContext(spot, kernel) for spot in spots)
 
 
-def patterns_of(kernel: k.Kernel) -> Iterator[k.Pattern]:
-    for block in blocks_of(kernel):
+def policy_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:
+    for block in policy_blocks(kernel):
         yield from (opening.pattern for grant in block.grants for opening in grant.openings)
         delegates = block.delegates if isinstance(block, k.AgentBlock) else ()
         yield from (pattern for delegate in delegates for pattern in delegate.patterns)
@@ -155,34 +155,41 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.Pattern]:
     yield from (binder.pattern for binder in kernel.binders)
 
 
-def spots_of(pattern: k.Pattern) -> Iterator[Spot]:
+def concrete_endpoints(pattern: k.Pattern) -> Iterator[ConcreteEndpoint]:
     match pattern:
         case k.HttpPattern(methods, segments, rest):
             inside = tuple(s.prefix + FIRST_ID + s.suffix if s.wild else s.prefix for s in segments)
-            for method in methods or STRANGE_METHODS:
-                yield Http(method, inside)
-                yield from [Http(method, (*inside, ANY_RUN))] if rest else []
+            for method in methods or METHODS_TO_TRY:
+                yield ConcreteHttp(method, inside)
+                yield from [ConcreteHttp(method, (*inside, WILDCARD_TEXT))] if rest else []
         case k.ToolPattern(glob):
-            yield Tool(glob.replace("*", ANY_RUN))
+            yield ConcreteTool(glob.replace("*", WILDCARD_TEXT))
         case k.ActionPattern(verb, type_):
-            yield Action(verb, type_, FIRST_ID)
+            yield ConcreteAction(verb, type_, FIRST_ID)
 
 
-def near(spot: Spot, choose: Chooser) -> Spot:
+def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> ConcreteEndpoint:
     """A neighbour that a pattern may have been meant to cover, or not to cover."""
     match spot:
-        case Http(method, segments):
-            shorter = Http(method, segments[:-1]) if len(segments) > 1 else spot
-            respelled = Http(method, tuple(one.swapcase() if choose.chance(2) else one for one in segments))
-            method = choose.of([one for one in STRANGE_METHODS if one != method])
-            return choose.of([Http(method, segments), Http(spot.method, (*segments, ANY_RUN)), shorter, respelled])
-        case Tool(name):
-            return Tool(f"{name}_{ANY_RUN}")
-        case Action():
-            return replace(spot, verb=f"{spot.verb}_{ANY_RUN}")
+        case ConcreteHttp(method, segments):
+            shorter = ConcreteHttp(method, segments[:-1]) if len(segments) > 1 else spot
+            respelled = ConcreteHttp(method, tuple(one.swapcase() if choose.chance(2) else one for one in segments))
+            method = choose.of([one for one in METHODS_TO_TRY if one != method])
+            return choose.of(
+                [
+                    ConcreteHttp(method, segments),
+                    ConcreteHttp(spot.method, (*segments, WILDCARD_TEXT)),
+                    shorter,
+                    respelled,
+                ]
+            )
+        case ConcreteTool(name):
+            return ConcreteTool(f"{name}_{WILDCARD_TEXT}")
+        case ConcreteAction():
+            return replace(spot, verb=f"{spot.verb}_{WILDCARD_TEXT}")
 
 
-def with_capture(spot: Http, binders: Iterable[k.Binder], name: str, text: str) -> Http | None:
+def with_capture(spot: ConcreteHttp, binders: Iterable[k.Binder], name: str, text: str) -> ConcreteHttp | None:
     """The endpoint with another text where a pattern captures it; None where none does, or no path can hold it."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_@-]*", text):
         return None

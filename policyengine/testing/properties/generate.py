@@ -8,37 +8,42 @@ from datetime import timedelta
 
 from policyengine import kernel as k
 from policyengine.testcases import GivenApproval, Property
-from policyengine.testing.properties.draft_request import Sketch
-from policyengine.testing.properties.endpoints import Door, Site, Tool, near
-from policyengine.testing.properties.random_source import Chooser
-from policyengine.testing.properties.solver import Aim
-from policyengine.testing.properties.value_pools import SECOND, Leaf, Pools, wrong
+from policyengine.testing.properties.draft_request import DraftRequest
+from policyengine.testing.properties.endpoints import (
+    ConcreteTool,
+    CoveringGrant,
+    EndpointContext,
+    neighbouring_endpoint,
+)
+from policyengine.testing.properties.random_source import RandomSource
+from policyengine.testing.properties.solver import ConditionSolver
+from policyengine.testing.properties.value_pools import SECOND, Leaf, ValuePools, wrong_type_value
 from policyengine.typesystem import EntityRef
 
 STRANGER, PERSON = "stranger", "alice"
 APPROVERS = ("ann", "ben", "cleo", "dan")
-NOW, LITTLE = timedelta(0), timedelta(minutes=1)
+NO_TIME, SHORT_TIME = timedelta(0), timedelta(minutes=1)
 
 
 @dataclass(slots=True)
-class Drawing:
+class RequestGenerator:
     """One request while it is drawn. Later steps overrule earlier ones, and `where` comes last.
 
     `hurdles` are conditions of the doors that are meant to open, and whether each must be true or false.
     """
 
     prop: Property
-    sketch: Sketch
-    site: Site
-    pools: Pools
-    choose: Chooser
+    sketch: DraftRequest
+    site: EndpointContext
+    pools: ValuePools
+    choose: RandomSource
     hurdles: list[tuple[k.Expr | None, bool]] = field(default_factory=list)
 
     @property
-    def aim(self) -> Aim:
-        return Aim(self.sketch, self.pools, self.choose)
+    def aim(self) -> ConditionSolver:
+        return ConditionSolver(self.sketch, self.pools, self.choose)
 
-    def draw(self) -> Sketch:
+    def draw(self) -> DraftRequest:
         """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
         self.subject()
         self.caller()
@@ -49,7 +54,7 @@ class Drawing:
             self.aim.at(node, wanted)
         for _ in range(self.choose.of((0, 0, 0, 1, 1, 2))):
             self.spoil()
-        Aim(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
+        ConditionSolver(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
         self.approve()
         return self.sketch
 
@@ -78,13 +83,13 @@ class Drawing:
                 if self.choose.chance(2):
                     self.stranger()
 
-    def is_open_to_given(self, door: Door) -> bool:
+    def is_open_to_given(self, door: CoveringGrant) -> bool:
         """Whether whom the property's world names can be one whom the block is about."""
         given, block = self.prop.world.facts, door.block
         agent = given.get("agent")
         if isinstance(agent, dict) and isinstance(agent.get("id"), str):
             fits = isinstance(block, k.AgentBlock) and (
-                not isinstance(block.who, k.Called) or block.who.name == agent["id"]
+                not isinstance(block.who, k.ExactName) or block.who.name == agent["id"]
             )
             return fits or isinstance(block, k.AnyoneBlock)
         return not ("agent" in given and agent is None and isinstance(block, k.AgentBlock))
@@ -97,7 +102,7 @@ class Drawing:
         self.sketch.put(("agent", "issuer"), self.choose.of([*self.site.kernel.issuers, "elsewhere"]))
         self.sketch.put(("user", "id"), PERSON)
 
-    def agent(self, block: k.AgentBlock, door: Door) -> None:
+    def agent(self, block: k.AgentBlock, door: CoveringGrant) -> None:
         self.named(block.who, ("agent", "id"))
         acts_alone = any(isinstance(one, k.ActsAlone) for one in block.requirements)
         if not acts_alone or self.choose.chance(16):
@@ -122,7 +127,7 @@ class Drawing:
             self.person()
 
     def user(self, block: k.UserBlock) -> None:
-        if isinstance(block.who, k.Called):
+        if isinstance(block.who, k.ExactName):
             self.sketch.put(("user", "id"), block.who.name)
         else:
             self.person()
@@ -133,11 +138,13 @@ class Drawing:
         known = [ref.id for ref in self.sketch.rows if ref.type == "user"]
         self.sketch.put(("user", "id"), self.choose.of([*known[:8], PERSON] if known else [PERSON]))
 
-    def named(self, who: k.Called | k.CalledLike | k.InGroup | k.Where | k.Everybody, path: tuple[str, str]) -> None:
+    def named(
+        self, who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition | k.AnyUser, path: tuple[str, str]
+    ) -> None:
         match who:
-            case k.Called(name):
+            case k.ExactName(name):
                 self.sketch.put(path, name)
-            case k.CalledLike(glob):
+            case k.NamePattern(glob):
                 self.sketch.put(path, glob.replace("*", "x"))
             case k.InGroup(group):
                 self.sketch.put(path, STRANGER)
@@ -145,7 +152,7 @@ class Drawing:
             case _:
                 self.sketch.put(path, STRANGER)
 
-    def credential(self, door: Door) -> None:
+    def credential(self, door: CoveringGrant) -> None:
         """What a block asks of it, at the edge of what is enough as often as not."""
         requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
         issuers = next((one.issuers for one in requirements if isinstance(one, k.IssuedBy)), ())
@@ -155,35 +162,35 @@ class Drawing:
         known = self.site.kernel.issuers.get(issuer)
         if door.carriers and not (known is not None and known.scopes_none):
             self.sketch.put(("credential", "scopes"), (self.choose.of(door.carriers),))
-        for one in requirements:
-            match one:
-                case k.CredentialKind(kinds):
+        for requirement in requirements:
+            match requirement:
+                case k.CredentialKinds(kinds):
                     self.sketch.put(("credential", "kind"), self.choose.of(kinds))
                 case k.CredentialLifetime(limit):
                     self.sketch.put(("credential", "lifetime"), self.within(limit))
                 case k.CredentialAge(limit):
                     self.sketch.put(("credential", "age"), self.within(limit))
-                case k.CredentialBound():
+                case k.ProofOfPossession():
                     self.sketch.put(("credential", "bound"), True)
                 case k.AttestedBy(attesters):
                     self.attestation(self.site.kernel.attesters[self.choose.of(attesters)])
                 case _:
                     pass
-        self.valid(one for one in requirements if isinstance(one, k.Valid))
+        self.valid(one for one in requirements if isinstance(one, k.ValidityPeriod))
 
     def within(self, limit: timedelta) -> timedelta:
         """Little, just enough, or just too much."""
-        return self.choose.of((min(LITTLE, limit), limit, min(LITTLE, limit), limit + SECOND))
+        return self.choose.of((min(SHORT_TIME, limit), limit, min(SHORT_TIME, limit), limit + SECOND))
 
     def attestation(self, attester: k.Attester) -> None:
         model, digest = self.choose.of(attester.models) if attester.models else (None, None)
         facts = {"verified": True, "by": attester.name, "model": model, "model_hash": digest}
         facts["environment"] = self.choose.of(attester.environments) if attester.environments else None
-        facts["age"] = LITTLE if attester.age is None else self.within(attester.age)
+        facts["age"] = SHORT_TIME if attester.age is None else self.within(attester.age)
         for name, value in facts.items():
             self.sketch.put(("attestation", name), value)
 
-    def valid(self, spans: Iterable[k.Valid]) -> None:
+    def valid(self, spans: Iterable[k.ValidityPeriod]) -> None:
         """Within its time; now and then at its end."""
         for span in spans:
             if self.sketch.has_time():
@@ -200,7 +207,7 @@ class Drawing:
         hops = [self.hop(*self.choose.of(self.site.hops)) for _ in range(self.choose.of((1, 1, 1, 2, 4)))]
         self.sketch.put(("chain", "hops"), tuple(hops))
 
-    def hop(self, door: Door, delegate: k.Delegate) -> dict[str, object]:
+    def hop(self, door: CoveringGrant, delegate: k.DelegationGrant) -> dict[str, object]:
         self.hurdles_of(door)
         block = door.block
         assert isinstance(block, k.AgentBlock)  # others hand nothing on
@@ -214,7 +221,7 @@ class Drawing:
             found["groups"] = (block.who.group,)
         if delegate.lifetime is not None and self.choose.chance(2):
             found["age"] = self.within(delegate.lifetime)
-        if isinstance(delegate.to, k.Called) and not self.choose.chance(8):
+        if isinstance(delegate.to, k.ExactName) and not self.choose.chance(8):
             self.sketch.put(("agent", "id"), delegate.to.name)
         return found
 
@@ -223,20 +230,20 @@ class Drawing:
         if self.choose.chance(6):
             block = self.choose.of(self.site.kernel.agents)
         match block.who:
-            case k.Called(name):
+            case k.ExactName(name):
                 return name
-            case k.CalledLike(glob):
+            case k.NamePattern(glob):
                 return glob.replace("*", "x")
             case _:
                 return STRANGER
 
     # ── What must hold ────────────────────────────────────────────────────────────────────────
 
-    def hurdles_of(self, door: Door) -> None:
+    def hurdles_of(self, door: CoveringGrant) -> None:
         """What a block asks of its caller, and a `may` of the request."""
         block = door.block
         if not isinstance(block, k.AnyoneBlock):
-            if isinstance(block.who, k.Where):
+            if isinstance(block.who, k.PrincipalCondition):
                 self.hurdles.append((block.who.condition, True))
             self.hurdles += [(one.condition, True) for one in block.requirements if isinstance(one, k.ActsFor)]
         self.hurdles.append((door.grant.when, True))
@@ -256,7 +263,7 @@ class Drawing:
     def facts(self) -> None:
         """Whatever the policy and the property read here, unless it stays away."""
         conditions = [*(node for node, _ in self.hurdles), self.prop.where]
-        for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in read_by(node)):
+        for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in facts_read(node)):
             if not self.choose.chance(10):
                 self.aim.settled(leaf)
 
@@ -267,7 +274,7 @@ class Drawing:
             return
         for guard, confirm in confirms:
             at_the_edge = () if confirm.within is None else (confirm.within, confirm.within + SECOND)
-            age = self.choose.of((NOW, NOW, NOW, NOW, *at_the_edge))
+            age = self.choose.of((NO_TIME, NO_TIME, NO_TIME, NO_TIME, *at_the_edge))
             for name in self.approvers(confirm):
                 number = str(len(self.sketch.approvals))
                 self.sketch.approvals.append(GivenApproval(number, guard.name, name, age))
@@ -277,10 +284,10 @@ class Drawing:
         for name in APPROVERS[: confirm.approvers.count]:
             person = EntityRef("user", name)
             match of:
-                case k.UserServed():
+                case k.ServedUser():
                     user = sketch.holder("user")
                     yield user.id if user is not None else name
-                case k.RoleOf(role):
+                case k.RoleHolder(role):
                     if person not in sketch.world.rows and "user" in sketch.kernel.entities:
                         sketch.row(person).attributes["roles"] = (role,)
                     yield name
@@ -306,7 +313,7 @@ class Drawing:
         """One fact goes away, or becomes another one or one of a wrong type; or the request goes next door."""
         paths = list(self.sketch.leaves())
         if not paths or self.choose.chance(8):
-            self.sketch.spot = near(self.sketch.spot, self.choose)
+            self.sketch.spot = neighbouring_endpoint(self.sketch.spot, self.choose)
         elif self.choose.chance(10):
             self.bound()
         elif self.choose.chance(3):
@@ -316,11 +323,11 @@ class Drawing:
             if self.choose.chance(2):
                 self.sketch.remove(path)
             elif path != ("chain", "hops"):
-                self.sketch.put(path, wrong(self.sketch.raw(path)))
+                self.sketch.put(path, wrong_type_value(self.sketch.raw(path)))
 
     def bound(self) -> None:
         """A task that holds nothing, which bounds tools and what is about a thing."""
-        if isinstance(self.sketch.spot, Tool):
+        if isinstance(self.sketch.spot, ConcreteTool):
             self.sketch.put(("task", "tools"), ())
         elif self.site.resource_type is not None:
             self.sketch.put(("task", "entities"), ())
@@ -341,17 +348,17 @@ class Drawing:
         name = self.choose.of(names)
         value = self.sketch.rows[holder].attributes.pop(name)
         if self.choose.chance(2):
-            self.sketch.attributes[root, name] = wrong(value)
+            self.sketch.attributes[root, name] = wrong_type_value(value)
 
 
-def read_by(node: k.Expr) -> Iterator[Leaf]:
+def facts_read(node: k.Expr) -> Iterator[Leaf]:
     """The facts that a condition reads by themselves: not what belongs to the variable of a quantifier."""
     for inner in k.walk(node):
-        if isinstance(inner, k.Fact) or (isinstance(inner, k.Attribute | k.Member) and is_rooted(inner)):
+        if isinstance(inner, k.Fact) or (isinstance(inner, k.Attribute | k.Member) and is_fact_path(inner)):
             yield inner
 
 
-def is_rooted(node: k.Expr) -> bool:
+def is_fact_path(node: k.Expr) -> bool:
     while isinstance(node, k.Attribute | k.Member):
         node = node.base
     return isinstance(node, k.Fact)

@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 # Hypothesis now and then draws a number that stands in some module that happens to be loaded, but none below 100. With
 # fewer choices than that at a time, the same seed draws the same requests in every process.
-MOST_CHOICES = 64
+MAX_CHOICES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Chooser:
+class RandomSource:
     """`below(n)` gives a number from 0 to n - 1; the first of several things is what is likeliest to do."""
 
     below: Callable[[int], int]
 
     def of(self, things: Sequence[T]) -> T:
         """One of the things; there is at least one."""
-        if len(things) <= MOST_CHOICES:
+        if len(things) <= MAX_CHOICES:
             return things[self.below(len(things))]
-        size = -(-len(things) // MOST_CHOICES)
+        size = -(-len(things) // MAX_CHOICES)
         parts = [things[start : start + size] for start in range(0, len(things), size)]
         return self.of(parts[self.below(len(parts))])
 

@@ -11,25 +11,25 @@ from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import MAIN
-from policyengine.policy_files import head_of
-from policyengine.runtime.format_values import duration
+from policyengine.checker.names.symbols import MAIN_PACKAGE
+from policyengine.policy_files import parse_head
+from policyengine.runtime.format_values import format_duration
 from policyengine.testcases import GivenApproval, Property
-from policyengine.testcases.scenario import BEGINNING
-from policyengine.testing.properties.draft_request import Path, Sketch
-from policyengine.testing.properties.endpoints import Action, Http, Tool
+from policyengine.testcases.scenario import DEFAULT_TIME
+from policyengine.testing.properties.draft_request import DraftRequest, FactPath
+from policyengine.testing.properties.endpoints import ConcreteAction, ConcreteHttp, ConcreteTool
 from policyengine.typesystem import EntityRef
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-PLAIN_PATH = re.compile(r"(?:/(?:[A-Za-z0-9_][A-Za-z0-9._~@-]*))+")
-PLAIN_TOOL = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
-GROUPS = ("credential", "attestation", "task", "request")
-BROUGHT = ("body", "args", "context")
+BARE_PATH = re.compile(r"(?:/(?:[A-Za-z0-9_][A-Za-z0-9._~@-]*))+")
+BARE_TOOL_NAME = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
+GIVEN_ROOTS = ("credential", "attestation", "task", "request")
+REQUEST_ROOTS = ("body", "args", "context")
 IMPORT = re.compile(r"\bimport\s+(\S+)(?:\s+as\s+(\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class TestNameWriter:
     """How the package of a property writes the names of other packages."""
 
     package: str
@@ -37,22 +37,22 @@ class Spelling:
     kernel: k.Kernel
 
     @classmethod
-    def of(cls, prop: Property, sketch: Sketch) -> Spelling:
+    def of(cls, prop: Property, sketch: DraftRequest) -> TestNameWriter:
         aliases = {package: alias or package for package, alias in IMPORT.findall(prop.span.source.text)}
         return cls(prop.package, aliases, sketch.kernel)
 
     def entity(self, name: str) -> str:
         return self.name(name, self.kernel.entities.get(name))
 
-    def name(self, name: str, declared: k.Entity | k.Issuer | None) -> str:
-        package = None if declared is None else head_of(declared.span.source)[0] or MAIN
+    def name(self, name: str, declared: k.EntityType | k.Issuer | None) -> str:
+        package = None if declared is None else parse_head(declared.span.source)[0] or MAIN_PACKAGE
         if package in (None, self.package):
             return name
         alias = self.aliases.get(str(package))
         return name if alias is None else f"{alias}.{name}"
 
     def ref(self, ref: EntityRef) -> str:
-        return f"{self.entity(ref.type)} {text(ref.id)}"
+        return f"{self.entity(ref.type)} {quote_string(ref.id)}"
 
     def value(self, value: object) -> str:
         """A raw fact as a test gives it."""
@@ -64,11 +64,11 @@ class Spelling:
             case int() | Decimal():
                 return format(value, "f") if isinstance(value, Decimal) else str(value)
             case str():
-                return text(value)
+                return quote_string(value)
             case timedelta():
-                return duration(value)
+                return format_duration(value)
             case datetime():
-                return moment(value)
+                return time_text(value)
             case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
                 return str(value)
             case EntityRef():
@@ -81,65 +81,65 @@ class Spelling:
                 raise TypeError(f"no test can give {type(value).__name__}")
 
     def record(self, members: Mapping[str, object]) -> str:
-        inside = ", ".join(f"{key(name)}: {self.value(value)}" for name, value in members.items())
+        inside = ", ".join(f"{key_text(name)}: {self.value(value)}" for name, value in members.items())
         return f"{{ {inside} }}" if inside else "{ }"
 
 
-def text(value: str) -> str:
+def quote_string(value: str) -> str:
     return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
-def moment(value: datetime) -> str:
+def time_text(value: datetime) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def key(name: str) -> str:
-    return name if NAME.fullmatch(name) and name[0].islower() else text(name)
+def key_text(name: str) -> str:
+    return name if NAME.fullmatch(name) and name[0].islower() else quote_string(name)
 
 
-def path_text(path: Path) -> str:
+def path_text(path: FactPath) -> str:
     """`body.amount`, `args["content-type"]`: what follows a name in brackets stands in brackets, too."""
     found, bracketed = path[0], False
     for name in path[1:]:
         bracketed = bracketed or not NAME.fullmatch(name)
-        found += f"[{text(name)}]" if bracketed else f".{name}"
+        found += f"[{quote_string(name)}]" if bracketed else f".{name}"
     return found
 
 
 # ── Requests ──────────────────────────────────────────────────────────────────────────────────
 
 
-def request_text(sketch: Sketch, spelling: Spelling | None = None) -> str:
+def request_text(sketch: DraftRequest, spelling: TestNameWriter | None = None) -> str:
     match sketch.spot:
-        case Http(method, _) as spot:
-            return f"{method} {spot.path if PLAIN_PATH.fullmatch(spot.path) else text(spot.path)}"
-        case Tool(name):
-            return f"TOOL {name if PLAIN_TOOL.fullmatch(name) else text(name)}"
-        case Action(verb, type_, id_):
-            return f"ACTION {verb} {spelling.entity(type_) if spelling else type_} {text(id_)}"
+        case ConcreteHttp(method, _) as spot:
+            return f"{method} {spot.path if BARE_PATH.fullmatch(spot.path) else quote_string(spot.path)}"
+        case ConcreteTool(name):
+            return f"TOOL {name if BARE_TOOL_NAME.fullmatch(name) else quote_string(name)}"
+        case ConcreteAction(verb, type_, id_):
+            return f"ACTION {verb} {spelling.entity(type_) if spelling else type_} {quote_string(id_)}"
 
 
-def test_text(sketch: Sketch, prop: Property) -> str:
+def test_text(sketch: DraftRequest, prop: Property) -> str:
     """A whole test, of a name that its file is unlikely to have."""
-    spelling = Spelling.of(prop, sketch)
-    lines = [*givens(sketch, spelling), shot(sketch, prop, spelling)]
-    name = text(f"{prop.test}: counterexample to {prop.number}")
+    spelling = TestNameWriter.of(prop, sketch)
+    lines = [*given_lines(sketch, spelling), request_line(sketch, prop, spelling)]
+    name = quote_string(f"{prop.test}: counterexample to {prop.number}")
     return "\n".join([f"test {name} {{", *(f"  {line}" for line in lines), "}"])
 
 
 test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: this is none of ours
 
 
-def shot(sketch: Sketch, prop: Property, spelling: Spelling) -> str:
-    brought = [(path, value) for path, value in facts(sketch) if path[0] in BROUGHT]
+def request_line(sketch: DraftRequest, prop: Property, spelling: TestNameWriter) -> str:
+    brought = [(path, value) for path, value in leaf_facts(sketch) if path[0] in REQUEST_ROOTS]
     pairs = [f"{path_text(path)}: {spelling.value(value)}" for path, value in brought]
     pairs += [f"{root}.{name}: {spelling.value(value)}" for (root, name), value in sketch.attributes.items()]
     inside = f" {{ {', '.join(pairs)} }}" if pairs else ""
     return f"{request_text(sketch, spelling)}{inside} => {prop.expected.text}"
 
 
-def facts(sketch: Sketch) -> Iterator[tuple[Path, object]]:
-    def inside(tree: Mapping[str, object], above: Path) -> Iterator[tuple[Path, object]]:
+def leaf_facts(sketch: DraftRequest) -> Iterator[tuple[FactPath, object]]:
+    def inside(tree: Mapping[str, object], above: FactPath) -> Iterator[tuple[FactPath, object]]:
         for name, value in tree.items():
             if isinstance(value, Mapping) and value:
                 yield from inside(value, (*above, name))
@@ -149,19 +149,19 @@ def facts(sketch: Sketch) -> Iterator[tuple[Path, object]]:
     yield from inside(sketch.facts, ())
 
 
-def givens(sketch: Sketch, spelling: Spelling) -> Iterator[str]:
-    if sketch.now != BEGINNING:
-        yield f"given time {moment(sketch.now)}"
-    yield from entities(sketch, spelling)
-    yield from who(sketch.facts, spelling)
-    for root in GROUPS:
+def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]:
+    if sketch.now != DEFAULT_TIME:
+        yield f"given time {time_text(sketch.now)}"
+    yield from entity_lines(sketch, spelling)
+    yield from principal_lines(sketch.facts, spelling)
+    for root in GIVEN_ROOTS:
         if root in sketch.facts:
             yield f"given {root} {spelling.value(sketch.facts[root])}"
-    yield from chain(sketch, spelling)
-    yield from approvals(sketch.approvals)
+    yield from chain_lines(sketch, spelling)
+    yield from approval_lines(sketch.approvals)
 
 
-def who(facts: Mapping[str, object], spelling: Spelling) -> Iterator[str]:
+def principal_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
     """The agent and the user, in the short form where that says everything."""
     agent, user = facts.get("agent"), facts.get("user")
     served = user["id"] if isinstance(user, Mapping) and list(user) == ["id"] and isinstance(user["id"], str) else None
@@ -169,18 +169,18 @@ def who(facts: Mapping[str, object], spelling: Spelling) -> Iterator[str]:
     short = issuer is not None and isinstance(agent, Mapping) and isinstance(agent.get("id"), str)
     if short and issuer is not None and isinstance(agent, Mapping):
         rest = {name: value for name, value in agent.items() if name not in ("id", "issuer")}
-        words = [f"given agent {text(agent['id'])} from {spelling.name(issuer.name, issuer)}"]
-        words += [f"for user {text(served)}"] if served is not None else []
+        words = [f"given agent {quote_string(agent['id'])} from {spelling.name(issuer.name, issuer)}"]
+        words += [f"for user {quote_string(served)}"] if served is not None else []
         yield " ".join([*words, *([spelling.record(rest)] if rest else [])])
     elif isinstance(agent, Mapping):
         yield from (f"given agent.{name} {spelling.value(value)}" for name, value in agent.items())
     if served is not None and not short:
-        yield f"given user {text(served)}"
+        yield f"given user {quote_string(served)}"
     elif "user" in facts and served is None:
         yield f"given user {spelling.value(user)}"
 
 
-def entities(sketch: Sketch, spelling: Spelling) -> Iterator[str]:
+def entity_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]:
     if not sketch.rows:
         return
     yield "given entities {"
@@ -191,7 +191,7 @@ def entities(sketch: Sketch, spelling: Spelling) -> Iterator[str]:
     yield "}"
 
 
-def chain(sketch: Sketch, spelling: Spelling) -> Iterator[str]:
+def chain_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]:
     given = sketch.facts.get("chain")
     if given is None and "chain" not in sketch.facts:
         return
@@ -199,7 +199,10 @@ def chain(sketch: Sketch, spelling: Spelling) -> Iterator[str]:
     yield f"given chain {spelling.value(hops)}"
 
 
-def approvals(given: list[GivenApproval]) -> Iterator[str]:
-    every = [f"{{ rule: {text(one.rule)}, by: {text(one.by)}, age: {duration(one.age)} }}" for one in given]
+def approval_lines(given: list[GivenApproval]) -> Iterator[str]:
+    every = [
+        f"{{ rule: {quote_string(one.rule)}, by: {quote_string(one.by)}, age: {format_duration(one.age)} }}"
+        for one in given
+    ]
     if every:
         yield f"given approval {every[0] if len(every) == 1 else '[' + ', '.join(every) + ']'}"

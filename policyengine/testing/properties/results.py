@@ -8,14 +8,14 @@ from enum import StrEnum
 from typing import Any
 
 from policyengine.control_characters import one_line
-from policyengine.diagnostics.model import place, underlined
+from policyengine.diagnostics.model import format_location, source_excerpt
 from policyengine.explain.explanation import headline
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 from policyengine.testcases import Case, Property
-from policyengine.testing.report import Result, Status, reasons
+from policyengine.testing.report import CaseResult, ResultStatus, reason_lines
 
 
-class Verdict(StrEnum):
+class ClaimVerdict(StrEnum):
     """UNDECIDED: `where` was true of too few of the requests that were drawn for them to show anything."""
 
     PASSED = "passed"
@@ -33,13 +33,13 @@ class PropertyResult:
     """
 
     prop: Property
-    verdict: Verdict
+    verdict: ClaimVerdict
     examples: int = 0
     drawn: int = 0
     wanted: int = 0
     counterexample: Case | None = None
     text: str | None = None
-    result: Result | None = None
+    result: CaseResult | None = None
     seconds: float = 0.0  # that trying took
 
     @property
@@ -47,8 +47,8 @@ class PropertyResult:
         return self.prop
 
     @property
-    def status(self) -> Status:
-        return Status(self.verdict)
+    def status(self) -> ResultStatus:
+        return ResultStatus(self.verdict)
 
     @property
     def asks(self) -> str:
@@ -57,7 +57,7 @@ class PropertyResult:
 
     @property
     def ok(self) -> bool:
-        return self.verdict in (Verdict.PASSED, Verdict.SKIPPED)
+        return self.verdict in (ClaimVerdict.PASSED, ClaimVerdict.SKIPPED)
 
     @property
     def claim(self) -> str:
@@ -67,7 +67,7 @@ class PropertyResult:
     @property
     def in_short(self) -> str:
         """In one line, what went wrong."""
-        if self.verdict is Verdict.UNDECIDED:
+        if self.verdict is ClaimVerdict.UNDECIDED:
             return self._undecided
         decision = self.result.decision if self.result is not None else None
         came = "" if decision is None else f", and {self._request} came to {headline(decision)}"
@@ -85,11 +85,11 @@ class PropertyResult:
     def render(self) -> str:
         """All about a claim that does not hold: where, what, and a test that shows it."""
         span = self.prop.span
-        lines = [f"{place(span)}: {self.verdict} test {shown(self.prop.test)}", *underlined(span)]
+        lines = [f"{format_location(span)}: {self.verdict} test {format_value(self.prop.test)}", *source_excerpt(span)]
         return "\n".join(map(one_line, [*lines, *self._details()]))
 
     def _details(self) -> Iterator[str]:
-        if self.verdict is Verdict.UNDECIDED:
+        if self.verdict is ClaimVerdict.UNDECIDED:
             yield f"  problem:  {self._undecided}"
             yield "  hint:     give more of the world they come from: who asks, for whom, of what (`given …`, `use …`)"
             return
@@ -99,7 +99,7 @@ class PropertyResult:
         yield f"  request:  {self._request}"
         yield f"  expected: {self.prop.expected.text}"
         yield f"  actual:   {headline(self.result.decision)}"
-        yield from (f"            {reason}" for reason in reasons(self.result.decision))
+        yield from (f"            {reason}" for reason in reason_lines(self.result.decision))
         yield "  as a test, to keep:"
         yield from (f"    {line}" for line in (self.text or "").splitlines())
         if self.result.walk is not None:
@@ -122,7 +122,7 @@ class PropertyResult:
             "drawn": self.drawn,
         }
         found |= {} if prop.skip is None else {"reason": prop.skip}
-        found |= {"problem": self._undecided} if self.verdict is Verdict.UNDECIDED else {}
+        found |= {"problem": self._undecided} if self.verdict is ClaimVerdict.UNDECIDED else {}
         if self.result is not None:
             found |= {"counterexample": self.text, "result": self.result.to_dict()}
         return found

@@ -11,47 +11,47 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.extras import install_command
 from policyengine.testcases import Property
-from policyengine.testing.properties.check import Judge, case_of
-from policyengine.testing.properties.conditions import conditions_of, fitting
-from policyengine.testing.properties.draft_request import Sketch
-from policyengine.testing.properties.endpoints import Site, sites_of
-from policyengine.testing.properties.generate import Drawing
-from policyengine.testing.properties.random_source import Chooser
+from policyengine.testing.properties.check import ClaimChecker, draft_case
+from policyengine.testing.properties.conditions import policy_conditions, relevant_endpoints
+from policyengine.testing.properties.draft_request import DraftRequest
+from policyengine.testing.properties.endpoints import EndpointContext, endpoint_contexts
+from policyengine.testing.properties.generate import RequestGenerator
+from policyengine.testing.properties.random_source import RandomSource
 from policyengine.testing.properties.render_test import test_text
-from policyengine.testing.properties.results import PropertyResult, Verdict
-from policyengine.testing.properties.shrink import smallest
-from policyengine.testing.properties.value_pools import Pools
-from policyengine.testing.report import Status
-from policyengine.testing.runner import Runner
+from policyengine.testing.properties.results import ClaimVerdict, PropertyResult
+from policyengine.testing.properties.shrink import shrink
+from policyengine.testing.properties.value_pools import ValuePools
+from policyengine.testing.report import ResultStatus
+from policyengine.testing.runner import CaseRunner
 
-EXAMPLES = 200
-FEWEST = 20  # that a claim must be held against before it counts as tried
-SECOND_THOUGHTS = 6
-INSTALL = install_command("testing")
+DEFAULT_EXAMPLES = 200
+MIN_EXAMPLES = 20  # that a claim must be held against before it counts as tried
+ENDPOINT_RETRIES = 6
+INSTALL_HINT = install_command("testing")
 
 
-class NoHypothesis(Exception):
+class HypothesisMissingError(Exception):
     """The library that chooses is not installed. `hint` says how to install it."""
 
     def __init__(self) -> None:
         super().__init__("`forall` is tried with the library hypothesis, which is not installed")
-        self.hint = INSTALL
+        self.hint = INSTALL_HINT
 
 
 def try_properties(
-    properties: Iterable[Property], kernel: k.Kernel, seed: int = 0, examples: int = EXAMPLES
+    properties: Iterable[Property], kernel: k.Kernel, seed: int = 0, examples: int = DEFAULT_EXAMPLES
 ) -> tuple[PropertyResult, ...]:
     """Each claim held against `examples` requests, in the order given; the same `seed` tries the same ones.
 
     Raises NoHypothesis where there is a claim to be tried and hypothesis is not installed.
     """
-    trial: Trial | None = None
+    trial: PropertyRun | None = None
     results = []
     for prop in properties:
         if prop.skip is not None:
-            results.append(PropertyResult(prop, Verdict.SKIPPED))
+            results.append(PropertyResult(prop, ClaimVerdict.SKIPPED))
             continue
-        trial = trial or Trial.of(kernel)
+        trial = trial or PropertyRun.of(kernel)
         begun = perf_counter()
         result = trial.tried(prop, seed, examples)
         results.append(replace(result, seconds=perf_counter() - begun))
@@ -59,80 +59,80 @@ def try_properties(
 
 
 @dataclass(slots=True)
-class Trial:
+class PropertyRun:
     """What all claims about one policy share."""
 
     kernel: k.Kernel
-    runner: Runner
-    sites: tuple[Site, ...]
+    runner: CaseRunner
+    sites: tuple[EndpointContext, ...]
     conditions: tuple[k.Expr, ...]
 
     @classmethod
-    def of(cls, kernel: k.Kernel) -> Trial:
+    def of(cls, kernel: k.Kernel) -> PropertyRun:
         require_hypothesis()
-        return cls(kernel, Runner.of(kernel), sites_of(kernel), tuple(conditions_of(kernel)))
+        return cls(kernel, CaseRunner.of(kernel), endpoint_contexts(kernel), tuple(policy_conditions(kernel)))
 
     def tried(self, prop: Property, seed: int, examples: int) -> PropertyResult:
-        judge = Judge.of(prop, self.kernel, self.runner.tree)
-        search = Search.of(prop, self, judge)
-        chosen(search.one, f"{seed} {prop.package} {prop.test} {prop.number}", examples)
-        wanted = min(FEWEST, examples)
+        judge = ClaimChecker.of(prop, self.kernel, self.runner.tree)
+        search = CounterexampleSearch.of(prop, self, judge)
+        run_hypothesis(search.one, f"{seed} {prop.package} {prop.test} {prop.number}", examples)
+        wanted = min(MIN_EXAMPLES, examples)
         if search.broken is None:
-            verdict = Verdict.PASSED if search.met >= wanted else Verdict.UNDECIDED
+            verdict = ClaimVerdict.PASSED if search.met >= wanted else ClaimVerdict.UNDECIDED
             return PropertyResult(prop, verdict, search.met, search.drawn, wanted)
-        sketch = smallest(search.broken, judge)
-        case = case_of(sketch, prop)
-        result = Runner.of(self.kernel).result(case)
-        if result.status is not Status.FAILED:
+        sketch = shrink(search.broken, judge)
+        case = draft_case(sketch, prop)
+        result = CaseRunner.of(self.kernel).result(case)
+        if result.status is not ResultStatus.FAILED:
             raise RuntimeError(f"evaluator and specification differ about {case.request}: please report this")
         text = test_text(sketch, prop)
-        return PropertyResult(prop, Verdict.FAILED, search.met, search.drawn, wanted, case, text, result)
+        return PropertyResult(prop, ClaimVerdict.FAILED, search.met, search.drawn, wanted, case, text, result)
 
 
 @dataclass(slots=True)
-class Search:
+class CounterexampleSearch:
     """Draws one request after another, and keeps the first that breaks the claim."""
 
     prop: Property
-    judge: Judge
-    sites: tuple[Site, ...]
-    pools: Pools
+    judge: ClaimChecker
+    sites: tuple[EndpointContext, ...]
+    pools: ValuePools
     met: int = 0
     drawn: int = 0
-    broken: Sketch | None = None
+    broken: DraftRequest | None = None
 
     @classmethod
-    def of(cls, prop: Property, trial: Trial, judge: Judge) -> Search:
+    def of(cls, prop: Property, trial: PropertyRun, judge: ClaimChecker) -> CounterexampleSearch:
         own = () if prop.where is None else (prop.where,)
-        pools = Pools.of((*own, *trial.conditions))
-        return cls(prop, judge, fitting(trial.sites, prop, trial.kernel), pools)
+        pools = ValuePools.of((*own, *trial.conditions))
+        return cls(prop, judge, relevant_endpoints(trial.sites, prop, trial.kernel), pools)
 
-    def one(self, choose: Chooser) -> bool:
+    def one(self, choose: RandomSource) -> bool:
         """Draws one; whether the claim speaks of it."""
         if not self.sites:
             return False
         site = self.site(choose)
-        sketch = Drawing(self.prop, Sketch.of(self.prop.world, site), site, self.pools, choose).draw()
+        sketch = RequestGenerator(self.prop, DraftRequest.of(self.prop.world, site), site, self.pools, choose).draw()
         decision = self.judge.decided(sketch)
         if self.broken is None:  # hypothesis has the last one drawn again, to be sure
             self.drawn += 1
             self.met += decision is not None
         if decision is not None and self.judge.is_broken_by(decision):
             self.broken = sketch
-            raise Broken
+            raise ClaimBrokenError
         return decision is not None
 
-    def site(self, choose: Chooser) -> Site:
+    def site(self, choose: RandomSource) -> EndpointContext:
         """Rather one that somebody may reach: most claims hold of the others anyway."""
         site = choose.of(self.sites)
-        for _ in range(SECOND_THOUGHTS):
-            if site.doors or choose.chance(SECOND_THOUGHTS):
+        for _ in range(ENDPOINT_RETRIES):
+            if site.doors or choose.chance(ENDPOINT_RETRIES):
                 break
             site = choose.of(self.sites)
         return site
 
 
-class Broken(Exception):
+class ClaimBrokenError(Exception):
     """Tells hypothesis that this is enough."""
 
 
@@ -143,10 +143,10 @@ def require_hypothesis() -> None:
     try:
         import hypothesis  # noqa: F401
     except ImportError:
-        raise NoHypothesis from None
+        raise HypothesisMissingError from None
 
 
-def chosen(one: Callable[[Chooser], bool], seed: str, examples: int) -> None:
+def run_hypothesis(one: Callable[[RandomSource], bool], seed: str, examples: int) -> None:
     """Lets hypothesis choose for `one` until it speaks of so many examples, or until it has had enough.
 
     It neither reads nor writes a database of examples, and it does not shrink: that is done on requests, where it is
@@ -162,7 +162,7 @@ def chosen(one: Callable[[Chooser], bool], seed: str, examples: int) -> None:
 
     @strategies.composite
     def drawn(draw: Any) -> bool:
-        return one(Chooser(lambda number: 0 if number == 1 else int(draw(below(number)))))
+        return one(RandomSource(lambda number: 0 if number == 1 else int(draw(below(number)))))
 
     def attempt(speaks: bool) -> None:
         hypothesis.assume(speaks)
@@ -181,5 +181,5 @@ def chosen(one: Callable[[Chooser], bool], seed: str, examples: int) -> None:
     )
     try:
         hypothesis.seed(seed)(settings(hypothesis.given(drawn())(attempt)))()
-    except (Broken, Unsatisfiable):
+    except (ClaimBrokenError, Unsatisfiable):
         return

@@ -12,15 +12,22 @@ from typing import Any, TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime import windows
-from policyengine.runtime.format_values import shown
+from policyengine.runtime.format_values import format_value
 from policyengine.runtime.patterns import Glob, compile_regex
-from policyengine.testing.properties.draft_request import Sketch, value_of
-from policyengine.testing.properties.random_source import Chooser
-from policyengine.testing.properties.value_pools import OUTSIDE, SECOND, Leaf, Pools, beside, leaf_of
-from policyengine.typesystem import EntityRef, Enum
+from policyengine.testing.properties.draft_request import DraftRequest, typed_value
+from policyengine.testing.properties.random_source import RandomSource
+from policyengine.testing.properties.value_pools import (
+    OUTSIDE_ADDRESS,
+    SECOND,
+    Leaf,
+    ValuePools,
+    adjacent_values,
+    underlying_fact,
+)
+from policyengine.typesystem import EntityRef, EnumType
 
 Variables: TypeAlias = Mapping[str, object]
-COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+COMPARATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge,
 }  # fmt: skip
 OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
@@ -28,19 +35,19 @@ MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 HALF_AN_HOUR = timedelta(minutes=30)
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 # No calendar ends within a week of these.
-DRAWN_FROM, DRAWN_UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+MIN_DRAWN_TIME, MAX_DRAWN_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class ConditionSolver:
     """Changes a sketch until a condition holds, or does not; what the property gives is out of reach.
 
     `gently`: what is seen to be so already stays as it is.
     """
 
-    sketch: Sketch
-    pools: Pools
-    choose: Chooser
+    sketch: DraftRequest
+    pools: ValuePools
+    choose: RandomSource
     variables: Variables = field(default_factory=dict)
     gently: bool = False
 
@@ -50,7 +57,7 @@ class Aim:
         match node:
             case None | k.Constant():
                 return
-            case k.Named(_, inner):
+            case k.DefinitionRef(_, inner):
                 self.at(inner, wanted)
             case k.Not(inner):
                 self.at(inner, not wanted)
@@ -59,7 +66,7 @@ class Aim:
                     self.at(item, wanted)
             case k.Fact() | k.Attribute() | k.Member() | k.Default():
                 self.sketch.assign(node, wanted, self.variables)
-            case k.Present(operand) if not isinstance(operand, k.Past):
+            case k.IsPresent(operand) if not isinstance(operand, k.PastFact):
                 self.present(operand, wanted)
             case k.Quantifier():
                 self.each(node, wanted)
@@ -72,15 +79,15 @@ class Aim:
                 self.compare(operator if wanted else OPPOSITE[operator], left, right)
             case k.Contains(collection, item):
                 self.contains(collection, item, wanted)
-            case k.Below(item, ancestor, strict, direct):
+            case k.IsMember(item, ancestor, strict, direct):
                 self.below(item, ancestor, wanted, strict or direct)
             case k.HasRow(entity):
                 self.row(self.settled(entity), wanted)
             case k.InNetwork(address, networks):
-                self.put_one(address, list(addresses(self.known(networks), wanted)))
+                self.put_one(address, list(sample_addresses(self.known(networks), wanted)))
             case k.InWindow(instant, window):
-                week = self.choose.of(weeks_beside(self.known(instant)))
-                self.put_one(instant, list(moments(window, week)[0 if wanted else 1]))
+                week = self.choose.of(candidate_mondays(self.known(instant)))
+                self.put_one(instant, list(window_times(window, week)[0 if wanted else 1]))
             case k.Like(operand, pattern):
                 glob = Glob(pattern)
                 self.text(operand, (pattern.replace("*", "x"), pattern.replace("*", "")), glob.matches, wanted)
@@ -88,7 +95,7 @@ class Aim:
                 self.text(operand, (), compile_regex(pattern).matches, wanted)
             case k.Overlaps(left, right) | k.Subset(left, right):
                 self.sets(left, right, wanted, overlaps=isinstance(node, k.Overlaps))
-            case k.Apply(_, (first, second)):
+            case k.Call(_, (first, second)):
                 other = self.known(second)
                 self.sketch.assign(first, other if wanted else "x", self.variables)
             case _:
@@ -110,7 +117,7 @@ class Aim:
 
     def settled(self, node: k.Expr) -> object:
         """The value of an operand, given one first where it has none."""
-        found, leaf = self.known(node), leaf_of(node)
+        found, leaf = self.known(node), underlying_fact(node)
         if found is None and leaf is not None:
             base = leaf.base if isinstance(leaf, k.Attribute | k.Member) else None
             if base is not None and self.known(base) is None:
@@ -127,29 +134,31 @@ class Aim:
         if self.choose.chance(4):
             sides.reverse()
         for side, other, relation in sides:
-            leaf, value = leaf_of(side), self.settled(other)
+            leaf, value = underlying_fact(side), self.settled(other)
             if leaf is None or value is None:
                 continue
             self.settled(leaf)
-            fitting = [one for one in self.candidates(leaf, value) if related(one, relation, value, leaf)]
+            fitting = [one for one in self.candidates(leaf, value) if relation_holds(one, relation, value, leaf)]
             if fitting and self.put(side, self.choose.of(fitting)):
                 return
 
     def candidates(self, leaf: Leaf, value: object) -> list[object]:
         """What the side may become: what lies beside the other side first, then all that is known of its type."""
         every = [
-            one for one in (value, *beside(value), *self.pools.values(leaf)) if value_of(one, leaf.type) is not None
+            one
+            for one in (value, *adjacent_values(value), *self.pools.values(leaf))
+            if typed_value(one, leaf.type) is not None
         ]
-        return list({shown(one): one for one in reversed(every)}.values())[::-1]
+        return list({format_value(one): one for one in reversed(every)}.values())[::-1]
 
     def contains(self, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
-        one, leaf = self.settled(item), leaf_of(collection)
+        one, leaf = self.settled(item), underlying_fact(collection)
         if leaf is not None:
             held = self.known(collection)
             others = tuple(x for x in held if x != one) if isinstance(held, tuple) else ()
             if one is not None and self.put(collection, (*others, one) if wanted else others):
                 return
-        held, leaf = self.settled(collection), leaf_of(item)
+        held, leaf = self.settled(collection), underlying_fact(item)
         if leaf is None or not isinstance(held, tuple):
             return
         others = tuple(value for value in self.pools.values(leaf) if value not in held)
@@ -180,15 +189,15 @@ class Aim:
             self.sketch.forget(ref)
 
     def text(self, operand: k.Expr, likely: tuple[str, ...], matches: Callable[[str], bool], wanted: bool) -> None:
-        leaf = leaf_of(operand)
+        leaf = underlying_fact(operand)
         pool = self.pools.values(leaf) if leaf is not None else ()
         self.put_one(operand, [one for one in (*likely, *pool) if isinstance(one, str) and matches(one) == wanted])
 
     def sets(self, left: k.Expr, right: k.Expr, wanted: bool, overlaps: bool) -> None:
-        held, leaf = self.settled(right), leaf_of(left)
+        held, leaf = self.settled(right), underlying_fact(left)
         side = left
         if leaf is None:
-            held, leaf, side = self.settled(left), leaf_of(right), right
+            held, leaf, side = self.settled(left), underlying_fact(right), right
         if leaf is None or not isinstance(held, tuple):
             return
         items = [one for value in self.pools.values(leaf) if isinstance(value, tuple) for one in value]
@@ -200,11 +209,11 @@ class Aim:
         if wanted:
             self.settled(operand)
         else:
-            take_away(operand, self)
+            make_absent(operand, self)
 
     def each(self, node: k.Quantifier, wanted: bool) -> None:
         if self.settled(node.domain) == () and wanted == (node.word == "any"):
-            leaf = leaf_of(node.domain)
+            leaf = underlying_fact(node.domain)
             filled = [one for one in self.pools.values(leaf) if one] if leaf is not None else []
             self.put_one(node.domain, filled)
         found = self.known(node.domain)
@@ -218,7 +227,7 @@ class Aim:
     def holds(self, node: k.Expr) -> bool | None:
         """Whether a condition is true or false, None where that is too involved to be seen here."""
         match node:
-            case k.Named(_, inner):
+            case k.DefinitionRef(_, inner):
                 return self.holds(inner)
             case k.Not(inner):
                 inside = self.holds(inner)
@@ -227,15 +236,17 @@ class Aim:
                 every, settling = [self.holds(item) for item in items], isinstance(node, k.Or)
                 return settling if settling in every else None if None in every else not settling
             case k.Compare(operator, left, right):
-                one, other, leaf = self.known(left), self.known(right), leaf_of(left) or leaf_of(right)
-                return None if one is None or other is None or leaf is None else related(one, operator, other, leaf)
+                one, other, leaf = self.known(left), self.known(right), underlying_fact(left) or underlying_fact(right)
+                return (
+                    None if one is None or other is None or leaf is None else relation_holds(one, operator, other, leaf)
+                )
             case k.Contains(collection, item):
                 held, one = self.known(collection), self.known(item)
                 return one in held if isinstance(held, tuple) and one is not None else None
             case k.HasRow(entity):
                 ref = self.known(entity)
                 return self.sketch.knows(ref) if isinstance(ref, EntityRef) else None
-            case k.Present(operand):
+            case k.IsPresent(operand):
                 return True if self.known(operand) is not None else None
             case k.Fact() | k.Attribute() | k.Member():
                 found = self.known(node)
@@ -244,17 +255,17 @@ class Aim:
                 return None
 
 
-def related(one: object, operator: str, other: object, leaf: Leaf) -> bool:
-    if operator not in ("==", "!=") and isinstance(leaf.type, Enum):
+def relation_holds(one: object, operator: str, other: object, leaf: Leaf) -> bool:
+    if operator not in ("==", "!=") and isinstance(leaf.type, EnumType):
         ranks = leaf.type.values
-        return one in ranks and other in ranks and COMPARE[operator](ranks.index(str(one)), ranks.index(str(other)))
+        return one in ranks and other in ranks and COMPARATORS[operator](ranks.index(str(one)), ranks.index(str(other)))
     try:
-        return COMPARE[operator](one, other)
+        return COMPARATORS[operator](one, other)
     except TypeError:
         return False
 
 
-def take_away(leaf: Leaf, aim: Aim) -> bool:
+def make_absent(leaf: Leaf, aim: ConditionSolver) -> bool:
     """Makes a fact absent."""
     sketch = aim.sketch
     match leaf:
@@ -275,7 +286,7 @@ def take_away(leaf: Leaf, aim: Aim) -> bool:
             return False
 
 
-def addresses(networks: object, inside: bool) -> Iterator[object]:
+def sample_addresses(networks: object, inside: bool) -> Iterator[object]:
     """Addresses within networks, or the nearest ones that are not."""
     every = networks if isinstance(networks, tuple) else (networks,)
     known = [one for one in every if isinstance(one, IPv4Network | IPv6Network)]
@@ -283,17 +294,17 @@ def addresses(networks: object, inside: bool) -> Iterator[object]:
         yield from (address for one in known for address in (one.network_address, one.broadcast_address))
         yield from (one for one in every if one is not None and one not in known)
         return
-    yield OUTSIDE
+    yield OUTSIDE_ADDRESS
     last = [one.broadcast_address + 1 for one in known if int(one.broadcast_address) + 1 < 1 << one.max_prefixlen]
     yield from (
         address for address in last if not any(address in one for one in known if one.version == address.version)
     )
 
 
-def weeks_beside(moment: object) -> tuple[datetime, ...]:
+def candidate_mondays(moment: object) -> tuple[datetime, ...]:
     """Mondays: of the week of a time that is known, which something else may ask for; and of a week in winter and one
     in summer of years to come."""
-    known = (monday_of(moment),) if isinstance(moment, datetime) and DRAWN_FROM <= moment < DRAWN_UNTIL else ()
+    known = (monday_of(moment),) if isinstance(moment, datetime) and MIN_DRAWN_TIME <= moment < MAX_DRAWN_TIME else ()
     return (*known, MONDAY, *(MONDAY + timedelta(weeks=weeks) for weeks in (26, 160)))
 
 
@@ -303,7 +314,7 @@ def monday_of(moment: datetime) -> datetime:
 
 
 @lru_cache(maxsize=256)
-def moments(window: windows.Window, monday: datetime) -> tuple[tuple[object, ...], tuple[object, ...]]:
+def window_times(window: windows.Window, monday: datetime) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Times of one week inside a window and outside of it, those at its edges first."""
     if isinstance(window, windows.Absolute):
         start, end = (moment.astimezone(UTC) for moment in (window.start, window.end))

@@ -9,20 +9,20 @@ from functools import cached_property
 from pathlib import Path
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import Question
+from policyengine.engine.request_input import QuestionLike
 from policyengine.runtime.decision import Decision
-from policyengine.testcases.scenario import BEGINNING
-from policyengine.testing.report import reasons
+from policyengine.testcases.scenario import DEFAULT_TIME
+from policyengine.testing.report import reason_lines
 
-NAMED = ("agent", "user")  # whom a text names by its id
+PRINCIPAL_ROOTS = ("agent", "user")  # whom a text names by its id
 
 
-class NoPolicies(Exception):
+class NoPoliciesError(Exception):
     """The fixture does not know whom to ask."""
 
 
 @dataclass(frozen=True)
-class Allowed:
+class AllowResult:
     """Whether something is allowed. In a failed `assert` it shows what was decided instead, and why."""
 
     decision: Decision
@@ -31,7 +31,7 @@ class Allowed:
         return self.decision.allowed
 
     def __repr__(self) -> str:
-        return "\n".join([str(self.decision.outcome), *(f"  {reason}" for reason in reasons(self.decision))])
+        return "\n".join([str(self.decision.outcome), *(f"  {reason}" for reason in reason_lines(self.decision))])
 
 
 class Policy:
@@ -43,7 +43,7 @@ class Policy:
     """
 
     def __init__(
-        self, *paths: Path | str, entities: Path | str | None = None, now: datetime = BEGINNING, base: Path = Path()
+        self, *paths: Path | str, entities: Path | str | None = None, now: datetime = DEFAULT_TIME, base: Path = Path()
     ) -> None:
         self.paths = tuple(base / path for path in paths)
         self.entities = None if entities is None else base / entities
@@ -59,39 +59,39 @@ class Policy:
     @cached_property
     def engine(self) -> Engine:
         if not self.paths:
-            raise NoPolicies('which policies? call `policy("payments/")`, mark the test, or set `policy_paths`')
+            raise NoPoliciesError('which policies? call `policy("payments/")`, mark the test, or set `policy_paths`')
         first, *others = self.paths
         if first.suffix == ".policybundle" and not others:
             return Engine.from_bundle(first, entities=self.entities, clock=lambda: self.now)
         return Engine.load(*self.paths, entities=self.entities, clock=lambda: self.now)
 
-    def decide(self, asked: Question | None = None, /, **facts: object) -> Decision:
+    def decide(self, asked: QuestionLike | None = None, /, **facts: object) -> Decision:
         """What is decided, and spent. `asked` is a question as Engine.decide takes it, or an endpoint as tests write
         it: `GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`; `facts` are the rest of it. An agent
         and a user may be named by their ids. Raises RequestError when it is no question."""
         if isinstance(asked, str) and not asked.lstrip().startswith("{"):
-            return self.engine.decide({**endpoint(asked), **facts_of(facts, endpoint(asked))})
+            return self.engine.decide({**parse_endpoint(asked), **merge_facts(facts, parse_endpoint(asked))})
         if isinstance(asked, Mapping) or asked is None:
-            return self.engine.decide({**(asked or {}), **facts_of(facts, asked or {})})
+            return self.engine.decide({**(asked or {}), **merge_facts(facts, asked or {})})
         return self.engine.decide(asked)
 
-    def allows(self, asked: Question | None = None, /, **facts: object) -> Allowed:
+    def allows(self, asked: QuestionLike | None = None, /, **facts: object) -> AllowResult:
         """Whether it is allowed: `assert policy.allows("GET /health")`, `assert not policy.allows(…)`."""
-        return Allowed(self.decide(asked, **facts))
+        return AllowResult(self.decide(asked, **facts))
 
 
-def facts_of(facts: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
+def merge_facts(facts: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
     """Facts beside an endpoint: those of a root that the endpoint is of, too, come together."""
     found: dict[str, object] = {}
     for root, value in facts.items():
-        known = {"id": value} if root in NAMED and isinstance(value, str) else value
+        known = {"id": value} if root in PRINCIPAL_ROOTS and isinstance(value, str) else value
         of_endpoint = asked.get(root)
         both = isinstance(known, Mapping) and isinstance(of_endpoint, Mapping)
         found[root] = {**known, **of_endpoint} if both else known  # type: ignore[dict-item]  # both are mappings
     return found
 
 
-def endpoint(text: str) -> dict[str, Mapping[str, object]]:
+def parse_endpoint(text: str) -> dict[str, Mapping[str, object]]:
     """`GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`, as the wire has it."""
     word, _, rest = text.strip().partition(" ")
     if word == "TOOL":

@@ -9,38 +9,45 @@ from datetime import datetime, timedelta
 from unicodedata import is_normalized
 
 from policyengine import kernel as k
-from policyengine.audit import Again, Record
-from policyengine.audit.encoder import raw_of
-from policyengine.check import Checked
+from policyengine.audit import DecisionRecord, ReplayResult
+from policyengine.audit.encoder import to_raw_request
+from policyengine.check import CheckResult
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.format_values import duration
+from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.values import Invalid
 from policyengine.source import Source, Span
-from policyengine.spec.history_records import histories
-from policyengine.testcases.catalogue import Attribute, Catalogue, Fact, Group
+from policyengine.spec.history_records import history_conditions
+from policyengine.testcases.catalogue import CatalogueAttribute, CatalogueFact, FactCatalogue, FactGroup
 from policyengine.testcases.fixtures import has_type
-from policyengine.testing.adhoc import Scratch
-from policyengine.testing.properties.render_test import PLAIN_PATH, PLAIN_TOOL, Spelling, moment, path_text, text
-from policyengine.typesystem import EntityRef, List, Set, Type
-from policyengine.typesystem import Record as RecordType
+from policyengine.testing.adhoc import AdhocTestReader
+from policyengine.testing.properties.render_test import (
+    BARE_PATH,
+    BARE_TOOL_NAME,
+    TestNameWriter,
+    path_text,
+    quote_string,
+    time_text,
+)
+from policyengine.typesystem import EntityRef, ListType, SetType, Type
+from policyengine.typesystem import RecordType as RecordType
 
 NOWHERE = Span(Source("record", ""), 0, 0)
 METHOD = re.compile(r"[A-Z]+")
-NO_METHODS = frozenset({"ACTION", "ANY", "INPUT", "OUTPUT", "RESULT", "TOOL"})  # words of the language
+RESERVED_WORDS = frozenset({"ACTION", "ANY", "INPUT", "OUTPUT", "RESULT", "TOOL"})  # words of the language
 VERB = re.compile(r"[a-z_][A-Za-z0-9_]*")
-FREE = ("request", "body", "args", "context", "task")
+OPTIONAL_ROOTS = ("request", "body", "args", "context", "task")
 NOT_FACTS = ("tool", "action", "resource", "chain", "approvals", "entities", "pending", "options")
-OF_AN_ATTESTER = ("model", "model_hash", "environment")
+ATTESTER_MEMBERS = ("model", "model_hash", "environment")
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 
 
-class CannotSay(Exception):
+class InexpressibleError(Exception):
     """The language of tests has no words for something that the decision depended on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecordedCase:
     """A request of a test. `facts` are names and values as they are written; `unsaid` are facts without words."""
 
     at: datetime
@@ -59,37 +66,37 @@ class Said:
     @property
     def clock(self) -> str:
         finer = self.at - self.at.replace(microsecond=0)
-        return f"at {moment(self.at)}" + (f" after {duration(finer)}" if finer else "")
+        return f"at {time_text(self.at)}" + (f" after {format_duration(finer)}" if finer else "")
 
 
 @dataclass(frozen=True, slots=True)
-class Sayer:
+class CaseWriter:
     """Says records in the words of one policy. `read` are the facts that some rule of it asks about, `asked` is what it
     asks of the past."""
 
     kernel: k.Kernel
-    scratch: Scratch
-    spelling: Spelling
+    scratch: AdhocTestReader
+    spelling: TestNameWriter
     read: frozenset[tuple[str, ...]]
-    asked: tuple[k.Happened | k.Aggregate, ...] = ()
+    asked: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
 
     @classmethod
-    def of(cls, checked: Checked) -> Sayer:
+    def of(cls, checked: CheckResult) -> CaseWriter:
         kernel = checked.kernel
         assert kernel is not None
-        scratch = Scratch.of(checked, kernel.package)
+        scratch = AdhocTestReader.of(checked, kernel.package)
         aliases = {one.package: one.alias for one in scratch.package.imports.values()}
-        read = frozenset(fact.path for fact in facts_in(kernel))
+        read = frozenset(fact.path for fact in facts_read(kernel))
         rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
-        asked = tuple(histories(rules)) if kernel.watches else ()
-        return cls(kernel, scratch, Spelling(kernel.package, aliases, kernel), read, asked)
+        asked = tuple(history_conditions(rules)) if kernel.watches else ()
+        return cls(kernel, scratch, TestNameWriter(kernel.package, aliases, kernel), read, asked)
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> FactCatalogue:
         """What tests can name."""
         return self.scratch.catalogue
 
-    def says(self, again: Again) -> Iterator[Said]:
+    def says(self, again: ReplayResult) -> Iterator[RecordedCase]:
         """Ways to say it, the shortest first: later ones leave nothing to what tests take for granted."""
         record = again.record
         second = record.time.replace(microsecond=0)
@@ -100,19 +107,19 @@ class Sayer:
             yield self._said(again, millisecond, lean=False)
             yield self._said(again, millisecond + MILLISECOND, lean=False)
 
-    def _said(self, again: Again, at: datetime, *, lean: bool) -> Said:
-        raw, unsaid = raw_of(again.record.question), list[str]()
+    def _said(self, again: ReplayResult, at: datetime, *, lean: bool) -> RecordedCase:
+        raw, unsaid = to_raw_request(again.record.question), list[str]()
         facts = [pair for root in raw if root not in NOT_FACTS for pair in self._facts(root, raw[root], unsaid, lean)]
         if not lean:
-            facts += for_granted(raw)
+            facts += implied_facts(raw)
         chain = raw.get("chain")
         if isinstance(chain, Mapping) and chain.get("hops") is not None:
-            facts.append(("chain", self._value(hops_of(chain["hops"]), "chain.hops", unsaid) or "[]"))
-        facts += approvals_of(again, at, unsaid)
+            facts.append(("chain", self._value(explicit_hops(chain["hops"]), "chain.hops", unsaid) or "[]"))
+        facts += approval_facts(again, at, unsaid)
         unsaid += ["pending facts"] if "pending" in raw else []
         unsaid += ["a body that was not read"] if isinstance(raw.get("body"), Invalid) else []
         unsaid += ["obligations_supported"] if again.record.question.options.obligations_supported is not None else []
-        return Said(
+        return RecordedCase(
             at,
             self._request(raw),
             tuple(facts),
@@ -134,17 +141,17 @@ class Sayer:
 
     def _fact(self, path: tuple[str, ...], value: object, unsaid: list[str], lean: bool) -> Iterator[tuple[str, str]]:
         known, name = self.catalogue.find(path, NOWHERE), path_text(path)
-        if lean and path[0] in FREE and not self._is_read(path):
+        if lean and path[0] in OPTIONAL_ROOTS and not self._is_read(path):
             return
         match known:
-            case Group() if isinstance(value, Mapping):
+            case FactGroup() if isinstance(value, Mapping):
                 for inner, one in value.items():
                     yield from self._fact((*path, inner), one, unsaid, lean) if one is not None else ()
-            case Fact(type_):
-                written = self._value(pruned(value, type_), name, unsaid)
+            case CatalogueFact(type_):
+                written = self._value(prune_value(value, type_), name, unsaid)
                 if written is not None:
                     yield name, written
-            case None | Attribute() | Group():
+            case None | CatalogueAttribute() | FactGroup():
                 unsaid.append(name)
 
     def _is_read(self, path: tuple[str, ...]) -> bool:
@@ -152,7 +159,7 @@ class Sayer:
         return any(path == one[: len(path)] or one == path[: len(one)] for one in self.read)
 
     def _value(self, value: object, name: str, unsaid: list[str]) -> str | None:
-        if has_hazard(value):
+        if is_inexpressible(value):
             unsaid.append(name)
             return None
         return self.spelling.value(value)
@@ -164,27 +171,27 @@ class Sayer:
         match raw:
             case {"tool": Mapping() as tool}:
                 name = str(tool["name"]) if tool.get("server") is None else f"{tool['server']}/{tool['name']}"
-                return f"TOOL {name if PLAIN_TOOL.fullmatch(name) else text(name)}"
+                return f"TOOL {name if BARE_TOOL_NAME.fullmatch(name) else quote_string(name)}"
             case {"action": Mapping() as action, "resource": Mapping() as resource}:
                 return self._action(str(action["name"]), resource)
             case {"request": {"method": str() as method, "path": str() as path}}:
-                if not METHOD.fullmatch(method) or method in NO_METHODS:
-                    raise CannotSay(f"no test asks with the method `{method}`")
-                return f"{method} {path if PLAIN_PATH.fullmatch(path) else text(path)}"
+                if not METHOD.fullmatch(method) or method in RESERVED_WORDS:
+                    raise InexpressibleError(f"no test asks with the method `{method}`")
+                return f"{method} {path if BARE_PATH.fullmatch(path) else quote_string(path)}"
             case _:
-                raise CannotSay("its path is no text")
+                raise InexpressibleError("its path is no text")
 
     def _action(self, verb: str, resource: Mapping[str, object]) -> str:
         type_, id_ = str(resource["type"]), resource.get("id")
         if not VERB.fullmatch(verb):
-            raise CannotSay(f"no test can name the action `{verb}`")
+            raise InexpressibleError(f"no test can name the action `{verb}`")
         if type_ not in self.kernel.entities:
-            raise CannotSay(f"the policy knows no entity `{type_}`")
+            raise InexpressibleError(f"the policy knows no entity `{type_}`")
         if id_ is not None and not isinstance(id_, str):
-            raise CannotSay("the id of its resource is no text")
-        return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {text(id_)}" if id_ is not None else "")
+            raise InexpressibleError("the id of its resource is no text")
+        return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {quote_string(id_)}" if id_ is not None else "")
 
-    def expected(self, record: Record) -> str:
+    def expected(self, record: DecisionRecord) -> str:
         """`deny by "tenants are islands"`: the outcome, and the first rule or gate that is a reason for just it."""
         outcome = str(record.outcome)
         reasons = [one for one in record.decision.get("reasons", ()) if one["outcome"] == outcome]
@@ -192,12 +199,12 @@ class Sayer:
         if outcome == "allow":
             return outcome
         if rules:
-            return f"{outcome} by {text(rules[0])}"
+            return f"{outcome} by {quote_string(rules[0])}"
         return f"{outcome} by {reasons[0]['gate']}" if reasons and reasons[0]["gate"] in tuple(Gate) else outcome
 
     # ── The directory ─────────────────────────────────────────────────────────────────────────
 
-    def _rows(self, again: Again, unsaid: list[str]) -> Iterator[tuple[EntityRef, str]]:
+    def _rows(self, again: ReplayResult, unsaid: list[str]) -> Iterator[tuple[EntityRef, str]]:
         """The rows that were looked up: no other one can matter."""
         directory = again.record.directory
         assert directory is not None
@@ -207,14 +214,14 @@ class Sayer:
             if row is not None and declared is not None:
                 yield ref, self._row(row, declared, unsaid)
 
-    def _row(self, row: EntityData, declared: k.Entity, unsaid: list[str]) -> str:
+    def _row(self, row: EntityData, declared: k.EntityType, unsaid: list[str]) -> str:
         kept: dict[str, object] = {}
         types = {one.name: one.type for one in declared.fields}
         for name, value in row.attributes.items():
             if value is None or name not in types:
                 continue  # no rule can ask for it
-            value = pruned(value, types[name])
-            if has_hazard(value) or not has_type(value, types[name], f"{row.ref.type}.{name}"):
+            value = prune_value(value, types[name])
+            if is_inexpressible(value) or not has_type(value, types[name], f"{row.ref.type}.{name}"):
                 unsaid.append(f"{row.ref.type}.{name}")
             else:
                 kept[name] = value
@@ -229,23 +236,23 @@ class Sayer:
 # ── What tests take for granted ───────────────────────────────────────────────────────────────
 
 
-def for_granted(raw: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def implied_facts(raw: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """A test gives a credential the issuer of its agent, and an attestation what its attester vouches for."""
     agent, credential, attestation = (raw.get(name) for name in ("agent", "credential", "attestation"))
     issued = isinstance(credential, Mapping) and credential.get("issuer") is not None
     if isinstance(agent, Mapping) and agent.get("issuer") is not None and not issued:
         yield "credential.issuer", "absent"
     if isinstance(attestation, Mapping) and attestation.get("by") is not None:
-        yield from ((f"attestation.{one}", "absent") for one in OF_AN_ATTESTER if attestation.get(one) is None)
+        yield from ((f"attestation.{one}", "absent") for one in ATTESTER_MEMBERS if attestation.get(one) is None)
 
 
-def hops_of(hops: object) -> object:
+def explicit_hops(hops: object) -> object:
     """Hops that say all of themselves: a test would give them the issuer of the presenter, issued just now."""
     given = hops if isinstance(hops, tuple) else ()
     return tuple({"issuer": None, "issued_at": None, **hop} if isinstance(hop, Mapping) else hop for hop in given)
 
 
-def approvals_of(again: Again, at: datetime, unsaid: list[str]) -> Iterator[tuple[str, str]]:
+def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iterator[tuple[str, str]]:
     """The approvals that fit what was asked, by the rule that they are bound to."""
     rules = {
         effect.approval.binding: guard.guard.name
@@ -254,16 +261,18 @@ def approvals_of(again: Again, at: datetime, unsaid: list[str]) -> Iterator[tupl
         if effect.approval is not None
     }
     found = []
-    for one in again.record.question.approvals:
-        rule = rules.get(one.binding or "")
-        if rule is None or one.id in again.record.spent:
+    for approval in again.record.question.approvals:
+        rule = rules.get(approval.binding or "")
+        if rule is None or approval.id in again.record.spent:
             continue  # it approves something else, or nothing any more
-        if one.granted_at is None or one.granted_at > at:
-            unsaid.append(f"an approval by {one.by} that was granted at no time before")
+        if approval.granted_at is None or approval.granted_at > at:
+            unsaid.append(f"an approval by {approval.by} that was granted at no time before")
             continue
         if sum(name == rule for name in rules.values()) > 1:  # one of a test is for all of them
-            unsaid.append(f"which confirmation of {text(rule)} an approval is for")
-        found.append(f"{{ rule: {text(rule)}, by: {text(one.by)}, age: {duration(at - one.granted_at)} }}")
+            unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
+        found.append(
+            f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {format_duration(at - approval.granted_at)} }}"
+        )
     if found:
         yield "approval", found[0] if len(found) == 1 else f"[{', '.join(found)}]"
 
@@ -271,13 +280,13 @@ def approvals_of(again: Again, at: datetime, unsaid: list[str]) -> Iterator[tupl
 # ── Values ────────────────────────────────────────────────────────────────────────────────────
 
 
-def has_hazard(value: object) -> bool:
+def is_inexpressible(value: object) -> bool:
     """Whether no value of a test is this one."""
     match value:
         case Mapping():
-            return any(map(has_hazard, (*value, *value.values())))
+            return any(map(is_inexpressible, (*value, *value.values())))
         case tuple() | list():
-            return any(map(has_hazard, value))
+            return any(map(is_inexpressible, value))
         case str():
             return not is_normalized("NFC", value)
         case datetime():
@@ -288,30 +297,30 @@ def has_hazard(value: object) -> bool:
             return isinstance(value, Invalid)
 
 
-def pruned(value: object, type_: Type | None) -> object:
+def prune_value(value: object, type_: Type | None) -> object:
     """The value without members that its declared record has not: no rule can ask for them."""
     match value, type_:
         case Mapping(), RecordType():
             types = {one.name: one.type for one in type_.fields}
-            return {name: pruned(one, types[name]) for name, one in value.items() if name in types}
-        case ((tuple() | list()), (Set() | List())):
-            return tuple(pruned(one, type_.element) for one in value)
+            return {name: prune_value(one, types[name]) for name, one in value.items() if name in types}
+        case ((tuple() | list()), (SetType() | ListType())):
+            return tuple(prune_value(one, type_.element) for one in value)
         case _:
             return value
 
 
-def facts_in(part: object) -> Iterator[k.Fact]:
+def facts_read(part: object) -> Iterator[k.Fact]:
     """Every fact that a part of the kernel asks about."""
     match part:
         case k.Fact():
             yield part
         case tuple() | frozenset():
-            for one in part:
-                yield from facts_in(one)
+            for item in part:
+                yield from facts_read(item)
         case Mapping():
-            yield from facts_in(tuple(part.values()))
+            yield from facts_read(tuple(part.values()))
         case _ if is_dataclass(part) and not isinstance(part, type):
-            for one in fields(part):
-                yield from facts_in(getattr(part, one.name))
+            for member in fields(part):
+                yield from facts_read(getattr(part, member.name))
         case _:
             return

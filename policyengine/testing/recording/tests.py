@@ -12,37 +12,37 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from policyengine import kernel as k
-from policyengine.audit import Again, CannotRepeat, Record, decided_again
-from policyengine.check import Checked
-from policyengine.checker.names.symbols import MAIN
-from policyengine.entities.store import Directory
+from policyengine.audit import DecisionRecord, ReplayError, ReplayResult, replay_decision
+from policyengine.check import CheckResult
+from policyengine.checker.names.symbols import MAIN_PACKAGE
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.history_records import windows
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.history_records import history_windows
 from policyengine.spec.match import match_pattern
-from policyengine.spec.reference import conclude, walk
+from policyengine.spec.reference import conclude, trace_request
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testcases import Case
-from policyengine.testing.properties.render_test import text
-from policyengine.testing.recording.cases import CannotSay, Said, Sayer
-from policyengine.testing.runner import approved
-from policyengine.testing.sequence import Sequence as Begun
-from policyengine.testing.sequence import alone
+from policyengine.testing.properties.render_test import quote_string
+from policyengine.testing.recording.cases import CaseWriter, InexpressibleError, RecordedCase
+from policyengine.testing.runner import given_approvals
+from policyengine.testing.sequence import CaseSequence as Begun
+from policyengine.testing.sequence import settle_alone
 from policyengine.typesystem import EntityRef
 
-WRITTEN_BY = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."
-FIXTURE = "recorded"
+HEADER = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."
+FIXTURE_NAME = "recorded"
 ROOTS_GIVEN_TOGETHER = ("credential", "attestation", "task", "request", "body", "args", "context")
 
 Pair: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedDecision:
     """A decision that no case was made of, and why."""
 
     id: str
@@ -53,7 +53,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordingResult:
     """A file of tests, empty where there are none.
 
     `merged` decisions were the same as others; `changed` come to something else by the policies; `over` cases were
@@ -67,15 +67,15 @@ class Recorded:
     merged: int
     over: int
     changed: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedDecision, ...]
     unsaid: tuple[str, ...]
 
     @property
     def reasons(self) -> dict[str, list[str]]:
         """Why decisions were left out, and which."""
         found: dict[str, list[str]] = defaultdict(list)
-        for one in self.left_out:
-            found[one.why].append(one.id)
+        for decision in self.left_out:
+            found[decision.why].append(decision.id)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,32 +92,32 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class DecisionCase:
     """A decision in words, who asked it and where."""
 
-    record: Record
-    said: Said
+    record: DecisionRecord
+    said: RecordedCase
     who: str
     where: str
     world: tuple[int, tuple[str, ...]]  # the directory, and rows that came along
 
 
-def recorded(
-    records: Iterable[Record], checked: Checked, *, only: Collection[Outcome] = (), limit: int | None = None
-) -> Recorded:
+def convert_log(
+    records: Iterable[DecisionRecord], checked: CheckResult, *, only: Collection[Outcome] = (), limit: int | None = None
+) -> RecordingResult:
     """The tests of a policy without errors that the records come to, in an order that depends on nothing else.
 
     `only` keeps decisions with these outcomes; `limit` is how many cases there are at most.
     """
-    return Recording(checked, limit).of(one for one in records if not only or one.outcome in only)
+    return DecisionLogConverter(checked, limit).of(one for one in records if not only or one.outcome in only)
 
 
 @dataclass(slots=True)
-class Recording:
-    checked: Checked
+class DecisionLogConverter:
+    checked: CheckResult
     limit: int | None = None
-    kept: dict[object, Kept] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    kept: dict[object, DecisionCase] = field(default_factory=dict)
+    left_out: list[SkippedDecision] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     unsaid: set[str] = field(default_factory=set)
     decisions: int = 0
@@ -129,17 +129,17 @@ class Recording:
         assert self.checked.kernel is not None
         return self.checked.kernel
 
-    def of(self, records: Iterable[Record]) -> Recorded:
-        sayer = Sayer.of(self.checked)
+    def of(self, records: Iterable[DecisionRecord]) -> RecordingResult:
+        sayer = CaseWriter.of(self.checked)
         for record in records:
             self.decisions += 1
             try:
-                again = decided_again(record, self.kernel)
-                self.keep(again, said_truly(again, sayer))
-            except (CannotRepeat, CannotSay) as problem:
-                self.left_out.append(LeftOut(record.id, str(problem)))
+                again = replay_decision(record, self.kernel)
+                self.keep(again, faithful_case(again, sayer))
+            except (ReplayError, InexpressibleError) as problem:
+                self.left_out.append(SkippedDecision(record.id, str(problem)))
         tests = self.tests()
-        return Recorded(
+        return RecordingResult(
             self.file(tests),
             sum(one.startswith("test ") for one in tests),
             len(self.kept),
@@ -151,9 +151,9 @@ class Recording:
             tuple(sorted(self.unsaid)),
         )
 
-    def keep(self, again: Again, said: Said) -> None:
+    def keep(self, again: ReplayResult, said: RecordedCase) -> None:
         record = again.record
-        who, where = who_of(again), where_of(again, self.kernel)
+        who, where = caller_text(again), endpoint_text(again, self.kernel)
         inline = tuple(sorted(str(one.ref) for one in record.question.entities))
         rows = tuple(row for ref, row in said.rows if str(ref) in inline)
         same = (who, said.request, frozenset(said.facts), said.expected, said.rows)
@@ -163,7 +163,7 @@ class Recording:
         if self.limit is not None and len(self.kept) >= self.limit:
             self.over += 1
             return
-        self.kept[same] = Kept(record, said, who, where, (id(record.directory), rows))
+        self.kept[same] = DecisionCase(record, said, who, where, (id(record.directory), rows))
         self.unsaid.update(said.unsaid)
         if not again.same:
             self.changed.append(record.id)
@@ -173,24 +173,24 @@ class Recording:
     def tests(self) -> list[str]:
         """Fixtures, and one test for each caller and endpoint, its requests in the order of time. Where something is
         counted or remembered each has a test of its own: not all that was decided then is there to be counted."""
-        groups: dict[tuple[str, str, tuple[int, tuple[str, ...]], int], list[Kept]] = defaultdict(list)
+        groups: dict[tuple[str, str, tuple[int, tuple[str, ...]], int], list[DecisionCase]] = defaultdict(list)
         for number, one in enumerate(self.kept.values()):
             apart = number if self.kernel.limits or self.kernel.watches else 0
             groups[one.who, one.where, one.world, apart].append(one)
-        names = Names(self.taken("fixture"), self.taken("test"))
+        names = RecordedTestNames(self.taken("fixture"), self.taken("test"))
         fixtures = {world: names.fixture() if rows else None for world, rows in self.worlds().items()}
-        texts = [fixture(name, self.worlds()[world]) for world, name in fixtures.items() if name]
+        texts = [fixture_text(name, self.worlds()[world]) for world, name in fixtures.items() if name]
         for (who, where, world, _), several in sorted(groups.items(), key=lambda group: group[0][:2]):
             ordered = sorted(several, key=lambda one: (one.said.at, one.record.id))
             name = names.test(f"recorded: {who}, {where}")
-            texts.append(test(name, fixtures[world], ordered, self.issuers))
+            texts.append(test_text(name, fixtures[world], ordered, self.issuers))
         return texts
 
     def worlds(self) -> dict[tuple[int, tuple[str, ...]], dict[EntityRef, str]]:
         """The rows of each directory that a decision looked up."""
         found: dict[tuple[int, tuple[str, ...]], dict[EntityRef, str]] = defaultdict(dict)
-        for one in self.kept.values():
-            found[one.world].update(one.said.rows)
+        for case in self.kept.values():
+            found[case.world].update(case.said.rows)
         return found
 
     @property
@@ -211,18 +211,18 @@ class Recording:
 
     def file(self, tests: Sequence[str]) -> str:
         """Empty where there is no test."""
-        package = "" if self.kernel.package == MAIN else f"package {self.kernel.package}\n"
-        whole = "\n\n".join([f"{WRITTEN_BY}\nlanguage 1\n{package}".rstrip(), *tests]) + "\n"
+        package = "" if self.kernel.package == MAIN_PACKAGE else f"package {self.kernel.package}\n"
+        whole = "\n\n".join([f"{HEADER}\nlanguage 1\n{package}".rstrip(), *tests]) + "\n"
         return format_module(Source("recorded_test.policy", whole)) if tests else ""
 
 
 @dataclass(slots=True)
-class Names:
+class RecordedTestNames:
     fixtures: set[str]
     tests: set[str]
 
     def fixture(self) -> str:
-        return self._fresh(FIXTURE, "_", self.fixtures)
+        return self._fresh(FIXTURE_NAME, "_", self.fixtures)
 
     def test(self, name: str) -> str:
         return self._fresh(name, " ", self.tests)
@@ -240,14 +240,14 @@ class Names:
 # ── Who and where ─────────────────────────────────────────────────────────────────────────────
 
 
-def who_of(again: Again) -> str:
+def caller_text(again: ReplayResult) -> str:
     principal = again.record.decision.get("principal") or {}
     if principal.get("agent"):
         return str(principal["agent"])
     return f"user {principal['user']}" if principal.get("user") else "nobody"
 
 
-def where_of(again: Again, kernel: k.Kernel) -> str:
+def endpoint_text(again: ReplayResult, kernel: k.Kernel) -> str:
     """The endpoint as the policy opens it, or as it was asked for where nothing does."""
     endpoint = again.record.question.endpoint
     grants = (
@@ -258,10 +258,12 @@ def where_of(again: Again, kernel: k.Kernel) -> str:
     method = getattr(endpoint, "method", "")
     if not fitting:
         return again.explanation.endpoint
-    return min((words(one, method) for one in fitting), key=lambda name: (name.count("{"), name.count("*"), name))
+    return min(
+        (pattern_text(one, method) for one in fitting), key=lambda name: (name.count("{"), name.count("*"), name)
+    )
 
 
-def words(pattern: k.Pattern, method: str) -> str:
+def pattern_text(pattern: k.Pattern, method: str) -> str:
     match pattern:
         case k.HttpPattern(_, segments, rest):
             parts = [
@@ -277,26 +279,26 @@ def words(pattern: k.Pattern, method: str) -> str:
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def fixture(name: str, rows: Mapping[EntityRef, str]) -> str:
+def fixture_text(name: str, rows: Mapping[EntityRef, str]) -> str:
     lines = [f"    {row}" for _, row in sorted(rows.items(), key=lambda one: str(one[0]))]
     return "\n".join([f"fixture {name} {{", "  given entities {", *lines, "  }", "}"])
 
 
-def test(name: str, used: str | None, several: Sequence[Kept], issuers: frozenset[str]) -> str:
+def test_text(name: str, used: str | None, several: Sequence[DecisionCase], issuers: frozenset[str]) -> str:
     """What all of its requests bring along is given before them."""
     every = [frozenset(one.said.facts) for one in several]
     shared = frozenset.intersection(*every) - {pair for pair in several[0].said.facts if "[" in pair[0]}
     shared -= {pair for pair in shared if pair[0] == "approval"}
     lines = [f"use {used}"] if used else []
-    lines += givens([pair for pair in several[0].said.facts if pair in shared], issuers)
+    lines += given_lines([pair for pair in several[0].said.facts if pair in shared], issuers)
     lines += [one.said.shot(shared) for one in several]
-    return "\n".join([f"test {text(name)} {{", *(f"  {line}" for line in lines), "}"])
+    return "\n".join([f"test {quote_string(name)} {{", *(f"  {line}" for line in lines), "}"])
 
 
-test.__test__ = False  # type: ignore[attr-defined]  # pytest: this is none of ours
+test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: this is none of ours
 
 
-def givens(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str]:
+def given_lines(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str]:
     facts = dict(shared)
     agent, issuer, user = facts.get("agent.id"), facts.get("agent.issuer"), facts.get("user.id")
     if agent is not None and agent.startswith('"') and issuer is not None and issuer[1:-1] in issuers:
@@ -315,26 +317,26 @@ def givens(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str]:
 # ── Whether the words are true ────────────────────────────────────────────────────────────────
 
 
-def said_truly(again: Again, sayer: Sayer) -> Said:
+def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
     """The record in words by which the same comes of it. Raises CannotSay."""
     if not again.same and again.record.revision == sayer.kernel.revision:
-        raise CannotSay(why_not_the_same(again))
+        raise InexpressibleError(replay_difference(again))
     unsaid: dict[str, None] = {}
     for said in sayer.says(again):
-        case, mistake = case_of(said, sayer)
-        comes_to = None if case is None else decision_of(case, sayer)
-        if comes_to is not None and essence(comes_to) == essence(again.decision):
+        case, mistake = parse_case(said, sayer)
+        comes_to = None if case is None else decide_case(case, sayer)
+        if comes_to is not None and comparable_outcome(comes_to) == comparable_outcome(again.decision):
             return said
         unsaid |= dict.fromkeys([mistake] if mistake else [f"`{one}`" for one in said.unsaid])
     happened = any(past.events for past in again.record.history.values())
     if again.decision.outcome is Outcome.THROTTLE or happened:
-        raise CannotSay("it rests on requests that were made before it")
+        raise InexpressibleError("it rests on requests that were made before it")
     if unsaid:
-        raise CannotSay(f"no test can say {', '.join(unsaid)}")
-    raise CannotSay("asked by a test it comes to something else")
+        raise InexpressibleError(f"no test can say {', '.join(unsaid)}")
+    raise InexpressibleError("asked by a test it comes to something else")
 
 
-def why_not_the_same(again: Again) -> str:
+def replay_difference(again: ReplayResult) -> str:
     if again.record.redacted:
         return "a secret that is not in the log mattered"
     if again.record.decision.get("gate") == "failure":
@@ -342,7 +344,7 @@ def why_not_the_same(again: Again) -> str:
     return "made again by the same policies it comes to something else"
 
 
-def case_of(said: Said, sayer: Sayer) -> tuple[Case | None, str | None]:
+def parse_case(said: RecordedCase, sayer: CaseWriter) -> tuple[Case | None, str | None]:
     """The request as a test asks it, or why it asks nothing."""
     rows = f"given entities {{ {' '.join(row for _, row in said.rows)} }}" if said.rows else ""
     cases, mistakes = sayer.scratch.cases(Source("record", f'test "record" {{ {rows}\n{said.shot()} }}'))
@@ -351,24 +353,24 @@ def case_of(said: Said, sayer: Sayer) -> tuple[Case | None, str | None]:
     return cases[0], None
 
 
-def decision_of(case: Case, sayer: Sayer) -> Decision | None:
+def decide_case(case: Case, sayer: CaseWriter) -> Decision | None:
     """What comes of a request without attributes, before which nothing happened; None where it is none."""
     try:
         request = Request.from_mapping(case.question)
     except RequestError:
         return None
-    snapshot = Snapshot(Directory(case.rows.values()))
-    facts = facts_of(sayer.kernel, request, snapshot, case.now)
+    snapshot = Snapshot(EntityStore(case.rows.values()))
+    facts = build_facts(sayer.kernel, request, snapshot, case.now)
     if sayer.asked:
-        snapshot = replace(snapshot, history=Begun().fetched(windows(sayer.asked, facts), case.now))
+        snapshot = replace(snapshot, history=Begun().fetched(history_windows(sayer.asked, facts), case.now))
         facts = replace(facts, history=snapshot.history)
-    seen = walk(facts, snapshot)
-    if given := tuple(approved(case, seen, facts, snapshot)):
-        facts = facts_of(sayer.kernel, replace(request, approvals=given), snapshot, case.now)
-        seen = walk(facts, snapshot)
-    return alone(*conclude(facts, seen), case)
+    seen = trace_request(facts, snapshot)
+    if given := tuple(given_approvals(case, seen, facts, snapshot)):
+        facts = build_facts(sayer.kernel, replace(request, approvals=given), snapshot, case.now)
+        seen = trace_request(facts, snapshot)
+    return settle_alone(*conclude(facts, seen), case)
 
 
-def essence(decision: Decision) -> tuple[object, ...]:
+def comparable_outcome(decision: Decision) -> tuple[object, ...]:
     """What tests speak of."""
     return decision.outcome, frozenset((one.gate, one.rule, one.outcome) for one in decision.reasons)

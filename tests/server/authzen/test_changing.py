@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 from policyengine.kernel import Kernel
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from tests.server.authzen.asking import ALLOWED, MANY, ONE, REFUSED, Free, caller, decision, decisions
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -38,7 +38,7 @@ def test_the_maps_are_those_of_the_policy_that_decides() -> None:
     """What translates is kept from one question to the next, and not beyond the policy that it is of."""
     question: Free = {**ALLOWED, "action": {"name": "new"}}
     old, new = Engine(mapping("old")), Engine(mapping("new"))
-    reloading = Reloading(old)
+    reloading = ReloadableEngine(old)
     call, found = caller(reloading), []
     for engine in (old, new, old):
         reloading.swap(engine)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from policyengine.compiler.bundle.file import write_bundle
 from policyengine.engine import Engine
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
-from policyengine.server.authzen.adapter import Asked, Authzen, read
-from policyengine.server.authzen.questions import Translator, Unmapped
+from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, read_evaluation
+from policyengine.server.authzen.questions import QuestionTranslator, UnmappedError
 from policyengine.typesystem import EntityRef
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import Free, example
@@ -38,7 +38,7 @@ anyone {
 
 
 def translated(text: str, question: Mapping[str, object]) -> Free:
-    return Translator(Engine.from_text(DOORS + text).kernel).question(read(question))
+    return QuestionTranslator(Engine.from_text(DOORS + text).kernel).question(read_evaluation(question))
 
 
 def asked(
@@ -178,12 +178,12 @@ def test_the_agent_of_a_context_is_the_agent() -> None:
     ],
 )
 def test_actors_that_are_none_make_no_question(act: object, context: Free) -> None:
-    with pytest.raises(Unmapped, match="act"):
+    with pytest.raises(UnmappedError, match="act"):
         through(act, context=context)
 
 
 def test_nobody_acts_for_an_agent() -> None:
-    with pytest.raises(Unmapped, match="an agent for which another agent acts"):
+    with pytest.raises(UnmappedError, match="an agent for which another agent acts"):
         translated("", asked(subject={"type": "agent", "id": "bot", "properties": {"act": {"sub": "other"}}}))
 
 
@@ -248,7 +248,7 @@ def test_an_action_asks_for_what_the_map_says(question: Free, expected: Free) ->
     ],
 )
 def test_what_the_map_does_not_say_is_no_question(question: Free, why: str) -> None:
-    with pytest.raises(Unmapped, match=f"^{why}$".replace("*", r"\*")):
+    with pytest.raises(UnmappedError, match=f"^{why}$".replace("*", r"\*")):
         translated(MAP, question)
 
 
@@ -256,14 +256,14 @@ def test_an_action_on_any_resource_is_one_on_that_entity_only() -> None:
     text = 'map authzen { action "see" => ACTION read todo   action "look" on "page" => ACTION read todo }'
     assert translated(text, asked("see"))["resource"] == {"type": "todo", "id": "7"}
     assert translated(text, asked("look", "page"))["resource"] == {"type": "todo", "id": "7"}
-    with pytest.raises(Unmapped, match="`user` is no `todo`"):
+    with pytest.raises(UnmappedError, match="`user` is no `todo`"):
         translated(text, asked("see", "user"))
 
 
 @pytest.mark.parametrize("id_", [7, None, True, ["7"]])
 def test_a_path_without_its_text_is_no_question(id_: object) -> None:
     text = 'map authzen { action "see" => GET /todos/{context.id} }'
-    with pytest.raises(Unmapped, match=r"`context\.id` is no text"):
+    with pytest.raises(UnmappedError, match=r"`context\.id` is no text"):
         translated(text, asked("see", context={"id": id_}))
 
 
@@ -360,13 +360,13 @@ def test_a_map_makes_known_what_it_maps_and_nothing_else(
     rows: list[dict[str, object]], properties: dict[str, object], opened: set[str]
 ) -> None:
     """It makes nothing known to be there, either: that is for the directory to say."""
-    directory = Directory(EntityData(EntityRef("todo", "7"), row) for row in rows)
-    authzen = Authzen(Engine.from_text(CLAIMED, directory=directory))
+    directory = EntityStore(EntityData(EntityRef("todo", "7"), row) for row in rows)
+    authzen = AuthzenAdapter(Engine.from_text(CLAIMED, directory=directory))
     subject = {"type": "user", "id": "alice"}
 
     def ask(verb: str) -> bool:
         question = asked(verb, subject=subject, resource={"properties": properties})
-        return authzen.decided(read(question)).decision.allowed
+        return authzen.decided(read_evaluation(question)).decision.allowed
 
     assert {verb for verb in ("read", "show", "join", "find", "make") if ask(verb)} == opened
 
@@ -377,7 +377,7 @@ def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:
     subject = {"type": "user", "id": "alice", "properties": {"level": 7}}
 
     def decided(action: str) -> bool:
-        return Authzen(engine).decided(read(asked(action, "team", "x", subject))).decision.allowed
+        return AuthzenAdapter(engine).decided(read_evaluation(asked(action, "team", "x", subject))).decision.allowed
 
     assert (decided("write"), decided("read")) == (True, False)
 
@@ -461,42 +461,42 @@ each_engine = pytest.mark.parametrize("name", ENGINES)
 @settings(max_examples=50)
 @given(question=QUESTIONS)
 def test_an_evaluation_is_what_the_engine_says_of_the_question_it_becomes(name: str, question: Free) -> None:
-    engine, authzen = ENGINES[name], Authzen(ENGINES[name])
+    engine, authzen = ENGINES[name], AuthzenAdapter(ENGINES[name])
     try:
-        evaluation = read(question)
+        evaluation = read_evaluation(question)
     except RequestError:
         return
     found, code, _ = authzen.decided(evaluation)
     try:
         expected = engine.evaluate(Request.from_mapping(authzen.translator.question(evaluation)))
-    except (Unmapped, RequestError):
+    except (UnmappedError, RequestError):
         assert (found.allowed, code in ("unmapped", "invalid")) == (False, True)
         return
     assert (found.answer, found.principal) == (expected.answer, expected.principal)
 
 
-def answered(authzen: Authzen, question: Free) -> Any:
-    return json.loads(asyncio.run(authzen.one(Asked(question), None)).body)
+def answered(authzen: AuthzenAdapter, question: Free) -> Any:
+    return json.loads(asyncio.run(authzen.one(AuthzenRequest(question), None)).body)
 
 
 @each_engine
 @settings(max_examples=15)
 @given(questions=st.lists(QUESTIONS, min_size=1, max_size=4))
 def test_many_are_answered_as_one_by_one_and_again_in_the_same_way(name: str, questions: list[Free]) -> None:
-    authzen = Authzen(ENGINES[name])
-    many = asyncio.run(authzen.many(Asked({}, tuple(questions)), None)).body
+    authzen = AuthzenAdapter(ENGINES[name])
+    many = asyncio.run(authzen.many(AuthzenRequest({}, tuple(questions)), None)).body
     for question, item in zip(questions, json.loads(many)["evaluations"], strict=True):
         try:
             assert answered(authzen, question) == item
         except RequestError:
             assert (item["decision"], item["context"]["reason"]) == (False, "invalid")
-    assert asyncio.run(authzen.many(Asked({}, tuple(questions)), None)).body == many
+    assert asyncio.run(authzen.many(AuthzenRequest({}, tuple(questions)), None)).body == many
 
 
 @given(tree=TREES)
 def test_whatever_a_question_is_it_is_read_or_refused_by_name(tree: object) -> None:
     with suppress(RequestError):
-        assert read({"subject": tree, "action": {"name": "read"}, "resource": tree}).action.name == "read"
+        assert read_evaluation({"subject": tree, "action": {"name": "read"}, "resource": tree}).action.name == "read"
 
 
 def test_the_examples_of_other_protocols_are_all_of_them() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.authzen.denials import PAUSE, Refusals
-from policyengine.server.telemetry.counters import Tally
+from policyengine.server.authzen.denials import LOG_INTERVAL_SECONDS, DenialReporter
+from policyengine.server.telemetry.counters import ServerCounters
 from tests.server.authzen.asking import ALICE, MANY, ONE, caller
 from tests.server.test_metrics import of, samples
 
@@ -55,10 +55,10 @@ def test_a_bad_body_is_a_problem_and_no_decision(engine: Engine) -> None:
 
 def test_a_line_is_written_now_and_then_and_says_how_many_there_were(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    refused = Refusals(Tally(), lambda: now)
+    refused = DenialReporter(ServerCounters(), lambda: now)
     for number in range(3):
         refused("unmapped", f"of {number}")
-    now = PAUSE
+    now = LOG_INTERVAL_SECONDS
     refused("unmapped", "it is so")
     assert caplog.messages == [
         "a question of AuthZEN was denied as `unmapped`, the last because of 0",

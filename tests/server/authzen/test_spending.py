@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server import TokenError, serve
+from policyengine.server import BearerTokenError, serve
 from policyengine.stores.memory.store import MemoryStore
 from tests.server.authzen.asking import MANY, ONE, TOKEN, Call, Free, caller, decision, decisions
 
@@ -143,7 +143,7 @@ def test_a_question_that_only_looks_spends_nothing_whatever_the_settings_say() -
 @pytest.mark.parametrize(("names", "missing"), [(["edge", "edgy"], "edgy"), (["other"], "other")])
 def test_a_caller_that_there_is_none_of_is_told_at_start(names: list[str], missing: str) -> None:
     engine = Engine.from_text(POLICY)
-    with pytest.raises(TokenError, match=f"names the caller `{missing}`"):
+    with pytest.raises(BearerTokenError, match=f"names the caller `{missing}`"):
         serve(engine, port=0, token=TOKENS[:1], authzen_consume=names)
 
 

@@ -1,6 +1,6 @@
 """A small policy, and what tests show of it."""
 
-from policyengine.check import Checked
+from policyengine.check import CheckResult
 from policyengine.testing.coverage import Coverage, measure
 from tests.testing.running import checked
 
@@ -30,7 +30,7 @@ def policy(rules: str, inside: str) -> str:
     return f'{BASE}{rules}\ntest "t" {{ use office {inside} }}'
 
 
-def coverage_of(found: Checked) -> Coverage:
+def coverage_of(found: CheckResult) -> Coverage:
     assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
     return measure(found.cases, found.kernel)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.testing.coverage import Kind
+from policyengine.testing.coverage import PointKind
 from tests.testing.coverage.seeing import DOORS, coverage, guarded, left_out, missing, written
 
 
@@ -11,7 +11,7 @@ def seen_of(condition: str, *requests: str) -> dict[str, set[str]]:
     found = coverage(guarded(condition), "".join(requests))
     parts: dict[str, set[str]] = {}
     for point in found.points:
-        if point.kind is Kind.CONDITIONS:
+        if point.kind is PointKind.CONDITIONS:
             parts.setdefault(point.span.text, set()).update([point.seen] if point in found.hits else [])
     return parts
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.source import Source, Span
-from policyengine.testing.coverage import Coverage, Kind, Point
-from policyengine.testing.coverage.annotated_source import lines_of
+from policyengine.testing.coverage import Coverage, Point, PointKind
+from policyengine.testing.coverage.annotated_source import annotated_lines
 from policyengine.testing.coverage.html import page_names, render_html
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
 from tests.testing.running import checked
@@ -127,7 +127,7 @@ def quoted(text: str) -> str:
 def test_letters_without_a_shape_are_told_by_their_number(tmp_path: Path) -> None:
     """The checker refuses those that turn the order of letters around; the names of files it does not see."""
     span = Span(Source("a\u202e.policy", "x\u202e\x1b y"), 0, 3)
-    render_html(Coverage((Point(Kind.RULES, "x", "acted", span, "`x\u202e` never acted"),), {}), tmp_path)
+    render_html(Coverage((Point(PointKind.RULES, "x", "acted", span, "`x\u202e` never acted"),), {}), tmp_path)
     for path in tmp_path.iterdir():
         page = path.read_text(encoding="utf-8")
         assert "\u202e" not in page
@@ -148,8 +148,8 @@ def test_the_page_holds_the_text_as_it_is(tmp_path: Path) -> None:
 def test_pieces_come_to_the_text_whatever_the_parts(text: str, places: list[tuple[int, int]]) -> None:
     source = Source("x", text)
     spans = [Span(source, min(a, b), max(a, b)) for a, b in places if max(a, b) <= len(text)]
-    points = [Point(Kind.RULES, str(number), "acted", span, "") for number, span in enumerate(spans)]
-    lines = list(lines_of(source, points))
+    points = [Point(PointKind.RULES, str(number), "acted", span, "") for number, span in enumerate(spans)]
+    lines = list(annotated_lines(source, points))
     told = "\n".join("".join(piece.text for piece in line.pieces) for line in lines)
     assert told.rstrip("\n") == text.replace("\r", "").rstrip("\n")
     assert [line.number for line in lines] == list(range(1, len(lines) + 1))

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.entities.store import Directory
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown, Value
 from policyengine.source import Source
 from policyengine.spec import trace as w
-from policyengine.spec.evaluate import facts_of
-from policyengine.spec.reference import conclude, walk
+from policyengine.spec.evaluate import build_facts
+from policyengine.spec.reference import conclude, trace_request
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
-from policyengine.testing.coverage import Coverage, Point, conditions, recorder, total
-from policyengine.testing.coverage.conditions import Condition, Part
-from policyengine.testing.coverage.policy_points import sights_of
-from policyengine.testing.coverage.recorder import Watcher
-from policyengine.testing.runner import Asked
+from policyengine.testing.coverage import Coverage, Point, conditions, merge_coverage, recorder
+from policyengine.testing.coverage.conditions import ConditionPart, CoveredCondition
+from policyengine.testing.coverage.policy_points import find_points
+from policyengine.testing.coverage.recorder import CoverageRecorder
+from policyengine.testing.runner import CaseTrace
 from tests.generate import Case, cases, directory
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
 from tests.testing.running import PAYMENTS, checked
@@ -115,13 +115,13 @@ def test_what_means_something_else_is_another_point(old: str, new: str) -> None:
 # ── By chance ─────────────────────────────────────────────────────────────────────────────────
 
 
-def asked(case: Case) -> Asked:
+def asked(case: Case) -> CaseTrace:
     """As a test asks: there is a directory, and its rows say all."""
-    snapshot = Snapshot(Directory(whole(directory(case.rows))))
+    snapshot = Snapshot(EntityStore(whole(directory(case.rows))))
     request = replace(case.request, entities=tuple(whole(case.request.entities)))
-    facts = facts_of(case.kernel, request, snapshot, case.now)
-    seen = walk(facts, snapshot)
-    return Asked(facts, seen, conclude(facts, seen)[0])
+    facts = build_facts(case.kernel, request, snapshot, case.now)
+    seen = trace_request(facts, snapshot)
+    return CaseTrace(facts, seen, conclude(facts, seen)[0])
 
 
 def whole(rows: Iterable[EntityData]) -> list[EntityData]:
@@ -132,16 +132,16 @@ def whole(rows: Iterable[EntityData]) -> list[EntityData]:
 def test_what_is_left_out_is_never_seen(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, object]] = []
 
-    def mark(part: Part, one: Value, found: set[Point]) -> None:
+    def mark(part: ConditionPart, one: Value, found: set[Point]) -> None:
         truth = None if isinstance(one, Unknown) else one is True
         if truth not in part.truths:
             seen.append((part.span.text, truth))
         found.update([part.points[truth]] if truth in part.points else [])
 
-    monkeypatch.setattr(conditions, "mark", mark)
+    monkeypatch.setattr(conditions, "mark_part", mark)
     for seed in seeds:
         every = list(cases(seed))
-        watcher = Watcher(sights_of(every[0].kernel))
+        watcher = CoverageRecorder(find_points(every[0].kernel))
         assert watcher.sights.points
         for case in every:
             assert watcher.shown(asked(case)) <= set(watcher.sights.points)
@@ -151,18 +151,18 @@ def test_what_is_left_out_is_never_seen(seeds: range, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 40, 10)], ids=str)
 def test_a_condition_is_observed_as_the_specification_saw_it(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     observed: dict[int, object] = {}
-    observe = conditions.observe
+    observe = conditions.observe_condition
 
-    def remembering(condition: Condition, facts: object, found: set[Point]) -> Value:
+    def remembering(condition: CoveredCondition, facts: object, found: set[Point]) -> Value:
         one = observe(condition, facts, found)  # type: ignore[arg-type]
         observed[id(condition)] = one
         return one
 
-    monkeypatch.setattr(recorder, "observe", remembering)
+    monkeypatch.setattr(recorder, "observe_condition", remembering)
     compared = 0
     for seed in seeds:
         every = list(cases(seed))
-        watcher = Watcher(sights_of(every[0].kernel))
+        watcher = CoverageRecorder(find_points(every[0].kernel))
         for case in every:
             observed.clear()
             one = asked(case)
@@ -174,7 +174,7 @@ def test_a_condition_is_observed_as_the_specification_saw_it(seeds: range, monke
     assert compared > 10
 
 
-def conditions_seen(seen: w.Walk, watcher: Watcher) -> list[tuple[Value, Condition]]:
+def conditions_seen(seen: w.DecisionTrace, watcher: CoverageRecorder) -> list[tuple[Value, CoveredCondition]]:
     """What the walk has of guards, and of blocks but for hops, where several may ask one condition."""
     found = []
     for guard in (one for one in seen.guards if one.covers):
@@ -205,16 +205,16 @@ def test_the_total_of_policies_keeps_apart_what_only_looks_alike() -> None:
     one, other = (
         coverage_of(checked(*(["let a = 1", text] if number else [text]))) for number, text in enumerate(texts)
     )  # the second is in a file of another name
-    assert total([one, other]).count.total == one.count.total + other.count.total
-    assert total([one, other]).count.seen == one.count.seen + other.count.seen
+    assert merge_coverage([one, other]).count.total == one.count.total + other.count.total
+    assert merge_coverage([one, other]).count.seen == one.count.seen + other.count.seen
 
 
 def test_the_total_counts_once_what_policies_share() -> None:
     one, other = coverage(DOORS, "GET /docs/1 => allow"), coverage(DOORS, "POST /docs/1 => allow")
-    assert total([one, other]).count.total == one.count.total
-    assert total([one, other]).count.seen > max(one.count.seen, other.count.seen)
+    assert merge_coverage([one, other]).count.total == one.count.total
+    assert merge_coverage([one, other]).count.seen > max(one.count.seen, other.count.seen)
 
 
 def test_all_of_nothing_is_covered() -> None:
-    nothing = total([])
+    nothing = merge_coverage([])
     assert (nothing.fraction, nothing.count.percent, nothing.missing) == (1, "100 %", ())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.testing.coverage import Kind, measure
+from policyengine.testing.coverage import PointKind, measure
 from tests.testing.coverage.seeing import BASE, DOORS, coverage, left_out, missing
 from tests.testing.running import checked
 
@@ -14,12 +14,12 @@ SMALL = "POST /docs/1 { body.n: 1 } => not throttle\n"
 def test_there_is_to_see_what_the_kernel_says_before_anything_runs() -> None:
     found = coverage(DOORS + 'guard "g" on write { deny when body.n > 5 }', "GET /docs/1 => allow")
     assert {kind: count.total for kind, count in found.kinds.items()} == {
-        Kind.RULES: 3,  # two `may`, one `deny`
-        Kind.CONDITIONS: 3,
-        Kind.GUARDS: 2,
-        Kind.LIMITS: 0,
-        Kind.REQUIREMENTS: 4,  # `issued by` and `acts for`, each holding and failing
-        Kind.ENDPOINTS: 3,  # two of the scopes, one of the guard
+        PointKind.RULES: 3,  # two `may`, one `deny`
+        PointKind.CONDITIONS: 3,
+        PointKind.GUARDS: 2,
+        PointKind.LIMITS: 0,
+        PointKind.REQUIREMENTS: 4,  # `issued by` and `acts for`, each holding and failing
+        PointKind.ENDPOINTS: 3,  # two of the scopes, one of the guard
     }
     kernel = checked(BASE + DOORS).kernel
     assert kernel is not None
@@ -285,7 +285,7 @@ guard "g" on /docs/{{id}}, TOOL mail/* except TOOL mail/draft {{ audit full }}""
 )
 def test_an_endpoint_is_seen_when_a_request_for_it_was_decided(request_: str, decided: set[str]) -> None:
     found = coverage(PLACES, request_)
-    assert {p.span.text for p in found.points if p.kind is Kind.ENDPOINTS and p in found.hits} == decided
+    assert {p.span.text for p in found.points if p.kind is PointKind.ENDPOINTS and p in found.hits} == decided
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_an_endpoint_is_seen_when_a_request_for_it_was_decided(request_: str, de
 def test_a_place_is_seen_in_any_case_and_what_it_takes_out_as_written(request_: str, decided: set[str]) -> None:
     rules = 'anyone { may GET /** }\nguard "g" on /Docs/** except /docs/open/* { audit full }'
     found = coverage(rules, request_)
-    assert {p.span.text for p in found.points if p.kind is Kind.ENDPOINTS and p in found.hits} == decided
+    assert {p.span.text for p in found.points if p.kind is PointKind.ENDPOINTS and p in found.hits} == decided
 
 
 def test_a_place_that_its_own_exceptions_cover_is_left_out() -> None:
@@ -311,7 +311,9 @@ def test_a_place_that_its_own_exceptions_cover_is_left_out() -> None:
 
 def test_a_pattern_that_several_doors_open_counts_once() -> None:
     found = coverage(f'{DOORS}user where user.tenant == "b" {{ may read }}')
-    assert [point.span.text for point in found.points if point.kind is Kind.ENDPOINTS].count("GET /docs/{id: doc}") == 1
+    assert [point.span.text for point in found.points if point.kind is PointKind.ENDPOINTS].count(
+        "GET /docs/{id: doc}"
+    ) == 1
 
 
 # ── Cases that show nothing ───────────────────────────────────────────────────────────────────

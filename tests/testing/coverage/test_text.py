@@ -5,7 +5,7 @@ import json
 import pytest
 
 from policyengine.source import Source, Span
-from policyengine.testing.coverage import Count, Coverage, Kind, Point, total
+from policyengine.testing.coverage import Coverage, CoverageCount, Point, PointKind, merge_coverage
 from policyengine.testing.coverage.text import render_text
 from tests.testing.coverage.seeing import BASE, DOORS, coverage, coverage_of, guarded, written
 from tests.testing.running import checked
@@ -44,7 +44,7 @@ def test_without_anything_missing_there_are_no_lines() -> None:
     found = coverage("anyone { may GET /health }", "GET /health => allow")
     assert render_text(found).startswith("coverage 100 %: 2 of 2 seen\n")
     assert "|" not in render_text(found)
-    assert render_text(total([])) == "coverage 100 %: 0 of 0 seen\n\n"
+    assert render_text(merge_coverage([])) == "coverage 100 %: 0 of 0 seen\n\n"
 
 
 def test_colour_adds_nothing_but_colour() -> None:
@@ -58,7 +58,7 @@ def test_colour_adds_nothing_but_colour() -> None:
 
 def test_neither_a_policy_nor_its_name_has_power_over_the_terminal() -> None:
     span = Span(Source("a\x1b[31m\u202e.policy", "x\u202e\x1b[2J y"), 0, 6)
-    shown = render_text(Coverage((Point(Kind.RULES, "x", "acted", span, "`x\x1b[2J` never acted"),), {}))
+    shown = render_text(Coverage((Point(PointKind.RULES, "x", "acted", span, "`x\x1b[2J` never acted"),), {}))
     assert all(char.isprintable() or char == "\n" for char in shown)
 
 
@@ -67,7 +67,7 @@ def test_neither_a_policy_nor_its_name_has_power_over_the_terminal() -> None:
     [(0, 0, "100 %"), (0, 3, "0.0 %"), (2, 3, "66.6 %"), (9999, 10000, "99.9 %"), (3, 3, "100 %")],
 )
 def test_a_share_is_never_rounded_up(seen: int, total_: int, percent: str) -> None:
-    assert Count(seen, total_).percent == percent
+    assert CoverageCount(seen, total_).percent == percent
 
 
 def test_as_data_it_has_counts_and_every_missing_point_with_its_place() -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from policyengine.testing.mutation import Fate, mutate
+from policyengine.testing.mutation import MutantStatus, mutate
 from tests.pages import CHECKOUT
 from tests.testing.mutation.faulty import checked
 
@@ -22,4 +22,4 @@ def test_the_explained_survivor_is_accepted() -> None:
     [policy] = re.findall(r"^```policy\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     found = mutate(checked(policy))
     assert found.stale == ()
-    assert found.counts[Fate.EXPLAINED] == 1
+    assert found.counts[MutantStatus.EXPLAINED] == 1

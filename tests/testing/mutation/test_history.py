@@ -7,11 +7,11 @@ from random import Random
 import pytest
 
 from policyengine.testing import run
-from policyengine.testing.mutation import Fate, mutate
-from policyengine.testing.mutation.equivalent import decides_the_same
-from policyengine.testing.mutation.lowering_cache import Workshop
-from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.run_mutants import Examiner
+from policyengine.testing.mutation import MutantStatus, mutate
+from policyengine.testing.mutation.equivalent import is_equivalent
+from policyengine.testing.mutation.lowering_cache import LoweringCache
+from policyengine.testing.mutation.operators import find_faults
+from policyengine.testing.mutation.run_mutants import MutantRunner
 from tests.testing.mutation.faulty import checked, lines_with
 
 WORLD = """
@@ -107,11 +107,11 @@ def test_an_operator_makes_these_faults(condition: str, operator: str, lines: li
 
 def test_a_mutant_is_killed_where_a_run_of_the_tests_fails() -> None:
     policy = checked(WORLD + GUARDS + TESTS)
-    workshop = Workshop.of(policy)
+    workshop = LoweringCache.of(policy)
     for test in ("reviews", "secrets"):
         cases = [case for case in policy.cases if case.test == test]
-        examiner = Examiner.of(cases, workshop.kernel)
-        for fault in Random(test).sample(faults_of(policy.program), 6):
+        examiner = MutantRunner.of(cases, workshop.kernel)
+        for fault in Random(test).sample(find_faults(policy.program), 6):
             mutant = workshop.mutant(fault)
             if mutant is not None:
                 killed = examiner.examine(mutant).killer is not None
@@ -126,7 +126,7 @@ def test_what_a_request_leaves_behind_is_asked_for_later() -> None:
         GET /secret => not throttle
         POST /out => allow }}"""
     dropped = next(one for one in mutate(checked(policy)).outcomes if one.name.startswith('drop a guard in guard "g"'))
-    assert dropped.fate is Fate.KILLED
+    assert dropped.fate is MutantStatus.KILLED
     assert dropped.killer is not None
     assert dropped.killer.request == "POST /out"
 
@@ -140,14 +140,14 @@ def test_a_survivor_is_told_with_the_line_that_is_another() -> None:
 
 def test_what_counting_whole_numbers_proves_to_be_the_same_is_left_out() -> None:
     policy = checked(guard("deny when count of POST /out within 1h >= 3 or count of POST /out within 1h > 5"))
-    workshop = Workshop.of(policy)
-    made = [workshop.mutant(one) for one in faults_of(policy.program) if one.operator == "drop a part of or"]
-    assert [decides_the_same(one) for one in made if one] == [False, True]
+    workshop = LoweringCache.of(policy)
+    made = [workshop.mutant(one) for one in find_faults(policy.program) if one.operator == "drop a part of or"]
+    assert [is_equivalent(one) for one in made if one] == [False, True]
 
 
 def test_what_is_remembered_for_no_rule_any_more_is_forgotten() -> None:
     policy = checked(guard("require after POST /out within 1h"))
-    workshop = Workshop.of(policy)
-    (gone,) = (workshop.mutant(one) for one in faults_of(policy.program) if one.operator == "drop a guard")
+    workshop = LoweringCache.of(policy)
+    (gone,) = (workshop.mutant(one) for one in find_faults(policy.program) if one.operator == "drop a guard")
     assert gone is not None
     assert gone.kernel.watches == ()

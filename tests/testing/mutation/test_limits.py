@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.testing.mutation import Fate, mutate
-from policyengine.testing.mutation.limits import halved
+from policyengine.testing.mutation import MutantStatus, mutate
+from policyengine.testing.mutation.limits import half_window
 from tests.testing.mutation.faulty import checked, faults, lines_with
 
 WORLD = """
@@ -84,7 +84,7 @@ def test_the_place_of_a_limit_becomes_wider() -> None:
     [("1m", "30s"), ("1h", "30m"), ("24h", "12h"), ("3s", "1500ms"), ("1h30m", "45m"), ("1d", "12h"), ("5m", "150s")],
 )
 def test_half_a_window_is_written_in_one_unit(window: str, half: str) -> None:
-    assert halved(window) == half
+    assert half_window(window) == half
 
 
 def test_sequences_are_asked_as_a_whole() -> None:
@@ -97,10 +97,10 @@ def test_sequences_are_asked_as_a_whole() -> None:
         POST /a {{ body.amount: 1 }} => allow }}"""
     outcomes = {one.operator: one for one in mutate(checked(policy)).outcomes}
     dropped = outcomes["drop a guard"]
-    assert dropped.fate is Fate.KILLED
+    assert dropped.fate is MutantStatus.KILLED
     assert dropped.killer is not None
     assert dropped.killer.request == "POST /a { body.amount: 1 }"
-    assert outcomes["drop a rate"].fate is Fate.SURVIVED
+    assert outcomes["drop a rate"].fate is MutantStatus.SURVIVED
 
 
 def test_a_survivor_is_told_with_the_line_that_is_another() -> None:

@@ -9,26 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.check import Checked
+from policyengine.check import CheckResult
 from policyengine.runtime.request import Request
-from policyengine.testing.mutation.baseline import Answer, ask
-from policyengine.testing.mutation.equivalent import decides_the_same
+from policyengine.testing.mutation.baseline import CaseAnswer, decide_case
+from policyengine.testing.mutation.equivalent import is_equivalent
 from policyengine.testing.mutation.faults import Fault
-from policyengine.testing.mutation.impact import touches
-from policyengine.testing.mutation.lowering_cache import Workshop
-from policyengine.testing.mutation.operators import faults_of
-from policyengine.testing.mutation.run_mutants import Examiner
-from policyengine.testing.runner import CannotAsk, run
-from policyengine.testing.sequence import Sequence
+from policyengine.testing.mutation.impact import can_affect
+from policyengine.testing.mutation.lowering_cache import LoweringCache
+from policyengine.testing.mutation.operators import find_faults
+from policyengine.testing.mutation.run_mutants import MutantRunner
+from policyengine.testing.runner import CaseSetupError, run
+from policyengine.testing.sequence import CaseSequence
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
 MOST = 24  # faults of one policy that chance wrote
 
 
-def differing(policy: Checked, faults: list[Fault]) -> list[str]:
+def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
     """The faults whose text does not mean what their mutant means."""
-    workshop = Workshop.of(policy)
+    workshop = LoweringCache.of(policy)
     return [
         fault.name
         for fault in faults
@@ -39,7 +39,7 @@ def differing(policy: Checked, faults: list[Fault]) -> list[str]:
 @pytest.mark.parametrize("name", EXAMPLE_NAMES)
 def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
     policy = example(name)
-    every = list(faults_of(policy.program))
+    every = list(find_faults(policy.program))
     assert len(every) > 10
     assert differing(policy, Random(name).sample(every, min(MOST, len(every)))) == []
 
@@ -47,7 +47,7 @@ def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
 def so_in_a_policy(seed: int) -> None:
     random = Random(seed)
     policy = checked(*checked_policy(random).texts)
-    every = faults_of(policy.program)
+    every = find_faults(policy.program)
     assert differing(policy, random.sample(every, min(MOST, len(every)))) == []
 
 
@@ -64,15 +64,15 @@ def test_so_it_is_in_hundreds_of_policies(seed: int) -> None:
     so_in_a_policy(seed)
 
 
-def answered(ask_it: Callable[..., Answer], *arguments: object) -> Answer | None:
+def answered(ask_it: Callable[..., CaseAnswer], *arguments: object) -> CaseAnswer | None:
     """None where the case cannot be asked any more, such as one that gives `resource.tenant` and finds no resource."""
     try:
         return ask_it(*arguments)
-    except CannotAsk:
+    except CaseSetupError:
         return None
 
 
-def told(answer: Answer | None) -> tuple[object, ...]:
+def told(answer: CaseAnswer | None) -> tuple[object, ...]:
     """All that a test may claim of a decision, and what it spends."""
     if answer is None:
         return (None,)
@@ -86,20 +86,20 @@ def told(answer: Answer | None) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant", "plans", "spending-caps"])
 def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
     policy = example(name)
-    workshop = Workshop.of(policy)
-    examiner = Examiner.of(policy.cases, workshop.kernel)
+    workshop = LoweringCache.of(policy)
+    examiner = MutantRunner.of(policy.cases, workshop.kernel)
     questions = [question for group in examiner.groups for question in group]
-    for fault in Random(name).sample(faults_of(policy.program), 8):
+    for fault in Random(name).sample(find_faults(policy.program), 8):
         mutant = workshop.mutant(fault)
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
         for question in questions if mutant is not None else ():
             kernel, case = mutant.kernel, question.case
-            begun = Sequence(question.spent)
-            whole = answered(ask, case, Request.from_mapping(case.question), question.plain, kernel, begun)
-            asked = id(question) in candidates and touches(mutant, question, {})
+            begun = CaseSequence(question.spent)
+            whole = answered(decide_case, case, Request.from_mapping(case.question), question.plain, kernel, begun)
+            asked = id(question) in candidates and can_affect(mutant, question, {})
             found = answered(examiner.answer, question, mutant, begun, {}) if asked else question.answer
             assert told(found) == told(whole), (fault.name, case.request)
-            assert not decides_the_same(mutant) or told(whole)[0] == told(question.answer)[0], (
+            assert not is_equivalent(mutant) or told(whole)[0] == told(question.answer)[0], (
                 fault.name,
                 case.request,
             )
@@ -108,12 +108,12 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
 @pytest.mark.parametrize("name", ["approve-then-pay", "plans", "secret-then-silent", "spending-caps"])
 def test_where_requests_are_counted_a_mutant_is_killed_where_a_run_of_the_tests_fails(name: str) -> None:
     policy = example(name)
-    workshop = Workshop.of(policy)
+    workshop = LoweringCache.of(policy)
     tests = sorted({case.test for case in policy.cases})
     for test in Random(name).sample(tests, min(4, len(tests))):
         cases = [case for case in policy.cases if case.test == test]
-        examiner = Examiner.of(cases, workshop.kernel)
-        for fault in Random(f"{name} {test}").sample(faults_of(policy.program), 2):
+        examiner = MutantRunner.of(cases, workshop.kernel)
+        for fault in Random(f"{name} {test}").sample(find_faults(policy.program), 2):
             mutant = workshop.mutant(fault)
             if mutant is not None:
                 killed = examiner.examine(mutant).killer is not None
@@ -139,13 +139,13 @@ guard "g" on /a {{ {inside} }}
 )  # fmt: skip
 def test_what_logic_proves_to_be_the_same_is_left_out(inside: str, left_out: list[str]) -> None:
     policy = checked(POLICY.format(inside=inside))
-    workshop = Workshop.of(policy)
-    made = [(fault.operator, workshop.mutant(fault)) for fault in faults_of(policy.program)]
-    assert sorted(name for name, mutant in made if mutant and decides_the_same(mutant)) == left_out
+    workshop = LoweringCache.of(policy)
+    made = [(fault.operator, workshop.mutant(fault)) for fault in find_faults(policy.program)]
+    assert sorted(name for name, mutant in made if mutant and is_equivalent(mutant)) == left_out
 
 
 def test_a_door_that_another_one_opens_as_well_may_be_missing() -> None:
     policy = checked("user any { may GET /a/**\n may GET /a/b }")
-    workshop = Workshop.of(policy)
-    gone = [(one, workshop.mutant(one)) for one in faults_of(policy.program) if one.operator == "drop a may"]
-    assert [fault.before.strip() for fault, mutant in gone if mutant and decides_the_same(mutant)] == ["may GET /a/b"]
+    workshop = LoweringCache.of(policy)
+    gone = [(one, workshop.mutant(one)) for one in find_faults(policy.program) if one.operator == "drop a may"]
+    assert [fault.before.strip() for fault, mutant in gone if mutant and is_equivalent(mutant)] == ["may GET /a/b"]

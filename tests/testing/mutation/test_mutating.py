@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from policyengine.testing.mutation import Fate, MutationReport, TestsFail, mutants, mutate, run
+from policyengine.testing.mutation import FailingTestError, MutantStatus, MutationReport, mutants, mutate, run
 from tests.testing.mutation.faulty import checked, example
 
 POLICY = """
@@ -39,14 +39,14 @@ def report(*more: str, limit: int | None = None, seed: int = 0) -> MutationRepor
     return mutate(checked(POLICY + HALF + "\n".join(more)), limit=limit, seed=seed)
 
 
-def fate(found: MutationReport, name: str) -> Fate:
+def fate(found: MutationReport, name: str) -> MutantStatus:
     [outcome] = [one for one in found.outcomes if one.name == name]
     return outcome.fate
 
 
 def test_a_mutant_that_a_test_notices_is_killed_by_it() -> None:
     [outcome] = [one for one in report().outcomes if one.name == MOVED]
-    assert outcome.fate is Fate.KILLED
+    assert outcome.fate is MutantStatus.KILLED
     assert outcome.killer is not None
     assert (outcome.killer.test, outcome.killer.request) == ("amounts", "POST /a { body.amount: 501 }")
     assert outcome.killer == outcome.asked[-1]
@@ -54,8 +54,8 @@ def test_a_mutant_that_a_test_notices_is_killed_by_it() -> None:
 
 def test_a_mutant_that_no_test_notices_survives_until_one_does() -> None:
     dropped = 'drop a line of a guard in guard "large": confirm by user when body.amount > 100'
-    assert fate(report(), dropped) is Fate.SURVIVED
-    assert fate(report(CONFIRMS), dropped) is Fate.KILLED
+    assert fate(report(), dropped) is MutantStatus.SURVIVED
+    assert fate(report(CONFIRMS), dropped) is MutantStatus.KILLED
 
 
 def test_only_the_tests_that_are_chosen_are_asked() -> None:
@@ -107,7 +107,7 @@ def test_what_earlier_requests_spend_is_spent_for_mutants_too() -> None:
     }"""
     found = mutate(checked(POLICY + approved))
     bounds = [one for one in found.outcomes if one.operator == "move a bound" and "within" in one.name]
-    assert [one.fate for one in bounds] == [Fate.KILLED, Fate.KILLED]
+    assert [one.fate for one in bounds] == [MutantStatus.KILLED, MutantStatus.KILLED]
 
 
 BOUND = """guard "asks" on GET /a { confirm by role boss within 5m bound to (body except body.id, request.host) }
@@ -135,11 +135,11 @@ def test_what_may_change_after_an_approval_is_noticed_by_approvals_of_other_requ
     found = mutate(checked(POLICY + BOUND.replace("OTHERS", "  ".join(shown))))
     bound = [one for one in found.outcomes if one.operator == "change what is approved"]
     assert len(bound) == 4
-    assert [one.fate for one in bound].count(Fate.KILLED) == killed
+    assert [one.fate for one in bound].count(MutantStatus.KILLED) == killed
 
 
 def test_a_policy_whose_tests_fail_teaches_nothing() -> None:
-    with pytest.raises(TestsFail, match="test `wrong` does not pass as it is"):
+    with pytest.raises(FailingTestError, match="test `wrong` does not pass as it is"):
         report('test "wrong" { GET /a => deny }')
 
 
@@ -164,7 +164,7 @@ def explained(text: str, *more: str) -> MutationReport:
 def test_an_explained_survivor_is_accepted_and_no_other_one() -> None:
     before, after = report(), explained(f"{SURVIVOR} because nobody counts so closely")
     assert {one.name for one in before.survivors} - {one.name for one in after.survivors} == {SURVIVOR}
-    [outcome] = [one for one in after.outcomes if one.fate is Fate.EXPLAINED]
+    [outcome] = [one for one in after.outcomes if one.fate is MutantStatus.EXPLAINED]
     assert outcome.reason == "nobody counts so closely"
     assert after.stale == ()
 
@@ -202,7 +202,7 @@ def test_a_comment_behind_something_explains_nothing() -> None:
 
 def test_the_score_counts_what_could_be_noticed() -> None:
     found = report()
-    killed, survived = found.counts[Fate.KILLED], found.counts[Fate.SURVIVED]
+    killed, survived = found.counts[MutantStatus.KILLED], found.counts[MutantStatus.SURVIVED]
     assert 0 < found.score < 100
     assert found.score == 100 * killed / (killed + survived)
     assert not found.ok
@@ -240,7 +240,7 @@ def test_an_explanation_of_what_was_not_tried_is_not_stale() -> None:
 def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, done = example("delegation"), []
     alone = mutate(policy)
-    monkeypatch.setattr(run, "FEWEST", 1)
+    monkeypatch.setattr(run, "MIN_PARALLEL_FAULTS", 1)
     together = mutate(policy, jobs=2, progress=lambda: done.append(1))
     assert together.to_dict() == alone.to_dict()
     assert len(done) == len(alone.outcomes)

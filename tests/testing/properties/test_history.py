@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyengine.testing.properties import Verdict
+from policyengine.testing.properties import ClaimVerdict
 from tests.testing.properties.trials import tried
 
 POLICY = """package claims
@@ -22,12 +22,12 @@ CLAIM = 'forall request where request.path like "/claims/*/payments"'
 @pytest.mark.parametrize(
     ("guard", "claim", "verdict"),
     [
-        (APPROVED, f"{CLAIM} => deny", Verdict.PASSED),
-        (OFTEN, f"{CLAIM} => deny", Verdict.FAILED),
-        ("", f"{CLAIM} => deny", Verdict.FAILED),
+        (APPROVED, f"{CLAIM} => deny", ClaimVerdict.PASSED),
+        (OFTEN, f"{CLAIM} => deny", ClaimVerdict.FAILED),
+        ("", f"{CLAIM} => deny", ClaimVerdict.FAILED),
     ],
 )
-def test_nothing_happened_before_a_request_that_is_drawn(guard: str, claim: str, verdict: Verdict) -> None:
+def test_nothing_happened_before_a_request_that_is_drawn(guard: str, claim: str, verdict: ClaimVerdict) -> None:
     test = f'package claims\ntest "t" {{ given agent "bot" from acme for user "ann"   {claim} }}'
     (result,) = tried((POLICY + guard,), test, examples=60)
     assert result.verdict is verdict

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policyengine.testcases import Case
-from policyengine.testing import Status, collect, run
-from policyengine.testing.properties import Verdict
+from policyengine.testing import ResultStatus, collect, run
+from policyengine.testing.properties import ClaimVerdict
 from tests.testing.properties.trials import (
     OF_PAYMENTS,
     OF_PROJECTS,
@@ -78,13 +78,13 @@ def test_a_hole_is_found_and_what_is_printed_fails_in_the_same_way(
 ) -> None:
     broken = with_hole(texts, sound, hole)
     [result] = tried(broken, claim)
-    assert result.verdict is Verdict.FAILED
+    assert result.verdict is ClaimVerdict.FAILED
     assert result.text is not None
     assert result.result is not None
     pasted = checked(*broken, claim, f"{claim.partition('test ')[0]}{result.text}")
     assert pasted.kernel is not None
     [again] = run(collect(pasted), pasted.kernel).results
-    assert again.status is Status.FAILED
+    assert again.status is ResultStatus.FAILED
     assert result.result.decision is not None
     assert again.decision is not None
     assert again.decision.answer == result.result.decision.answer
@@ -102,6 +102,6 @@ def asked(case: Case) -> tuple[object, ...]:
 def test_nothing_is_found_where_there_is_no_hole(texts: Texts, claim: str) -> None:
     [result] = tried(texts, claim, examples=40)
     if claim.endswith(f"{HANDED_ON} }}"):
-        assert result.verdict in (Verdict.PASSED, Verdict.UNDECIDED)  # there is no such chain
+        assert result.verdict in (ClaimVerdict.PASSED, ClaimVerdict.UNDECIDED)  # there is no such chain
     else:
-        assert result.verdict is Verdict.PASSED, result.render()
+        assert result.verdict is ClaimVerdict.PASSED, result.render()

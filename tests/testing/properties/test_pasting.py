@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from policyengine.testcases import Case
-from policyengine.testing import Status, collect, run
+from policyengine.testing import ResultStatus, collect, run
 from tests.generate import checked_policy
 from tests.testing.properties.trials import checked, tried
 
@@ -32,7 +32,7 @@ def test_a_counterexample_reads_as_it_was_drawn_and_fails_again(seed: int) -> No
     pasted = checked(*texts, head + "\n".join(str(one.text) for one in broken))
     assert pasted.kernel is not None
     again = run(collect(pasted), pasted.kernel).results
-    assert [one.status for one in again] == [Status.FAILED] * len(broken)
+    assert [one.status for one in again] == [ResultStatus.FAILED] * len(broken)
     for one, result in zip(broken, again, strict=True):
         assert one.counterexample is not None
         assert asked(result.case) == asked(one.counterexample)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.diagnostics.model import place
+from policyengine.diagnostics.model import format_location
 from policyengine.testcases import Case
-from policyengine.testing import Status, collect, run
-from policyengine.testing.properties import NoHypothesis, PropertyResult, Verdict, try_properties
+from policyengine.testing import ResultStatus, collect, run
+from policyengine.testing.properties import ClaimVerdict, HypothesisMissingError, PropertyResult, try_properties
 from tests.testing.properties.trials import OF_PAYMENTS, PAYMENTS, checked, tried, with_hole
 
 BROKEN = with_hole((PAYMENTS,), "  require same_tenant\n", "  audit full\n")
@@ -48,13 +48,13 @@ def counterexample(result: PropertyResult) -> Case:
 
 def test_a_claim_that_holds_passes_after_as_many_examples_as_were_asked_for() -> None:
     result = one(ISLANDS, examples=70)
-    assert (result.verdict, result.examples) == (Verdict.PASSED, 70)
+    assert (result.verdict, result.examples) == (ClaimVerdict.PASSED, 70)
     assert result.drawn >= 70
 
 
 def test_a_claim_about_requests_that_there_are_not_is_undecided_and_does_not_pass() -> None:
     result = one("forall request where request.size > 5 and request.size < 3 => deny", examples=50)
-    assert (result.verdict, result.ok, result.examples) == (Verdict.UNDECIDED, False, 0)
+    assert (result.verdict, result.ok, result.examples) == (ClaimVerdict.UNDECIDED, False, 0)
     assert result.drawn > 0
     assert "0 of the" in result.in_short
     assert "20 are wanted" in result.render()
@@ -62,7 +62,7 @@ def test_a_claim_about_requests_that_there_are_not_is_undecided_and_does_not_pas
 
 def test_a_skipped_claim_is_not_tried() -> None:
     result = one(f'skip "later" {ISLANDS}', *BROKEN)
-    assert (result.verdict, result.ok, result.examples) == (Verdict.SKIPPED, True, 0)
+    assert (result.verdict, result.ok, result.examples) == (ClaimVerdict.SKIPPED, True, 0)
 
 
 def test_the_same_seed_tries_the_same_requests() -> None:
@@ -79,23 +79,23 @@ def test_claims_of_one_test_are_tried_one_by_one() -> None:
     results = tried(
         BROKEN, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} forall request where user.id is absent => not confirm }}'
     )
-    assert [(r.prop.number, r.verdict) for r in results] == [(1, Verdict.FAILED), (2, Verdict.PASSED)]
+    assert [(r.prop.number, r.verdict) for r in results] == [(1, ClaimVerdict.FAILED), (2, ClaimVerdict.PASSED)]
 
 
 @pytest.mark.parametrize(
     ("claim", "verdict"),
     [
-        ('where user.tenant != resource.tenant => deny by "tenants are islands"', Verdict.FAILED),
+        ('where user.tenant != resource.tenant => deny by "tenants are islands"', ClaimVerdict.FAILED),
         ('where user.tenant != resource.tenant and request.path == "/v1/invoices/66" => deny',
-         Verdict.PASSED),
-        ('where request.path == "/health" => allow', Verdict.FAILED),  # of other methods, or one segment further
-        ('where request.path == "/health" and request.method == "GET" => allow', Verdict.PASSED),
-        ("=> not throttle", Verdict.PASSED),
+         ClaimVerdict.PASSED),
+        ('where request.path == "/health" => allow', ClaimVerdict.FAILED),  # of other methods, or one segment further
+        ('where request.path == "/health" and request.method == "GET" => allow', ClaimVerdict.PASSED),
+        ("=> not throttle", ClaimVerdict.PASSED),
         ("where time >= 2036-01-01 and agent.id == \"invoice-bot\" and request.path like \"/v1/*\" => not allow",
-         Verdict.PASSED),
+         ClaimVerdict.PASSED),
     ],
 )  # fmt: skip
-def test_any_expectation_can_be_claimed(claim: str, verdict: Verdict) -> None:
+def test_any_expectation_can_be_claimed(claim: str, verdict: ClaimVerdict) -> None:
     result = one(f"forall request {claim}")
     assert result.verdict is verdict, result.render()
 
@@ -117,7 +117,7 @@ def test_what_the_world_gives_stays_as_given() -> None:
 
 def test_a_fact_that_is_given_absent_is_never_there() -> None:
     result = one("use office given request.size absent forall request where request.size > 0 => deny", examples=40)
-    assert (result.verdict, result.examples) == (Verdict.UNDECIDED, 0)
+    assert (result.verdict, result.examples) == (ClaimVerdict.UNDECIDED, 0)
 
 
 def test_given_rows_that_decide_nothing_are_left_out_of_what_is_printed() -> None:
@@ -144,7 +144,7 @@ def test_no_line_and_no_fact_of_a_counterexample_can_go() -> None:
         less = "\n".join(line for number, line in enumerate(lines) if number != index)
         pasted = checked(*BROKEN, OF_PAYMENTS + less)
         assert pasted.kernel is not None
-        assert run(collect(pasted), pasted.kernel).results[0].status is Status.PASSED, lines[index]
+        assert run(collect(pasted), pasted.kernel).results[0].status is ResultStatus.PASSED, lines[index]
 
 
 def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
@@ -162,7 +162,7 @@ def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
 def test_a_failure_is_told_with_its_place_the_request_what_came_and_a_test() -> None:
     result = one(ISLANDS, *BROKEN)
     told = result.render().splitlines()
-    assert told[0] == f'{place(result.prop.span)}: failed test "c"'
+    assert told[0] == f'{format_location(result.prop.span)}: failed test "c"'
     assert told[1].strip().startswith("test")
     assert "^" * len(ISLANDS) in told[2]
     assert f"  request:  {counterexample(result).request}" in told
@@ -187,7 +187,7 @@ def test_without_hypothesis_it_is_said_how_to_install_it(monkeypatch: pytest.Mon
     found = checked(PAYMENTS, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} }}')
     assert found.kernel is not None
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(NoHypothesis, match="hypothesis, which is not installed") as caught:
+    with pytest.raises(HypothesisMissingError, match="hypothesis, which is not installed") as caught:
         try_properties(found.properties, found.kernel)
     assert caught.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[testing]'`"
 
@@ -205,7 +205,7 @@ def test_the_page_shows_what_is_printed() -> None:
     [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     found = checked(policy)
     assert found.kernel is not None
-    assert [one.verdict for one in try_properties(found.properties, found.kernel)] == [Verdict.PASSED] * 2
+    assert [one.verdict for one in try_properties(found.properties, found.kernel)] == [ClaimVerdict.PASSED] * 2
     [guard] = re.findall(r"^guard .*?^}$", policy, re.DOTALL | re.MULTILINE)
     without = checked(policy.replace(guard, ""))
     assert without.kernel is not None
@@ -225,7 +225,7 @@ HANDED_ON = """test "t" { forall request where chain.root == "planner" => not al
 
 def test_one_hands_on_to_the_agent_of_another_issuer() -> None:
     (result,) = tried((TWO_HOUSES,), HANDED_ON)
-    assert result.verdict is Verdict.FAILED
+    assert result.verdict is ClaimVerdict.FAILED
 
 
 IN_YEARS = """anyone { may POST /notes when time > 2031-01-01 and time within sat..sun "Europe/Berlin" }
@@ -236,4 +236,4 @@ NEVER = """test "t" { forall request where request.method == "POST" => not allow
 
 def test_a_weekend_in_some_years_is_found() -> None:
     (result,) = tried((IN_YEARS,), NEVER)
-    assert result.verdict is Verdict.FAILED
+    assert result.verdict is ClaimVerdict.FAILED

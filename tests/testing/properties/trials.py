@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.check import Checked, check
+from policyengine.check import CheckResult, check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testing.properties import PropertyResult, try_properties
@@ -96,7 +96,7 @@ OF_PROJECTS = "package cloud.projects\nimport tenancy\n"
 Texts = tuple[str, ...]
 
 
-def checked(*texts: str) -> Checked:
+def checked(*texts: str) -> CheckResult:
     parsed = [parse(Source(name_of(number, text), text)) for number, text in enumerate(texts)]
     found = check([module for module, _ in parsed if module], [finding for _, some in parsed for finding in some])
     assert found.kernel is not None, [one.render() for one in found.diagnostics if one.is_error]
