@@ -12,8 +12,14 @@ from bench.trial import format_number
 from bench.workload import workload
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Answer
-from policyengine.server.telemetry.counters import CountFunction, ServerCounters, TimingTurns, time_always, time_sampled
 from policyengine.server.telemetry.process_metrics import rule_names
+from policyengine.server.telemetry.shared_counters import (
+    CountFunction,
+    ServerCounters,
+    TimingTurns,
+    time_always,
+    time_sampled,
+)
 
 RULES = 1_000
 ROUNDS = 25

@@ -25,7 +25,7 @@ from bench.report import Section, Target
 from bench.trial import format_number
 from policyengine import Engine
 from policyengine.stores.credential_marks import CredentialMarks
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 
 CALLS, ROUNDS = 1_000, 15
 BATCH = 1_000

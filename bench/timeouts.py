@@ -22,7 +22,7 @@ from bench.machine import cores
 from bench.report import Section, Target
 from bench.stores import answers, start_redis
 from policyengine import Engine
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 
 Say = Callable[[str], None]
 DECISIONS, THREADS, KEYS = 4_000, 16, 500

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from policyengine import vocabulary
 from policyengine.cli.app import COMMANDS
-from policyengine.cli.settings.table import SETTINGS, SettingSpec
+from policyengine.cli.settings.registry import SETTINGS, SettingSpec
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
-from policyengine.identity.config.docs import setting_docs as of_identity
+from policyengine.identity.config.setting_docs import setting_docs as of_identity
 from policyengine.identity.issue.errors import ISSUANCE_REFUSAL_INFO as UNISSUED
 from policyengine.lint.dead_rules import DECIDED_EXAMPLES
 from policyengine.runtime.credential_errors import REFUSAL_INFO

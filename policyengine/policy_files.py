@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.file_mark import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
+from policyengine.file_version import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
 from policyengine.source import Source, Span, is_test_file
 from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 

@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from policyengine import __version__
 from policyengine.cli.app import COMMANDS, build_application
-from policyengine.cli.settings.table import BY_OPTION
+from policyengine.cli.settings.registry import BY_OPTION
 from tests.pages import ran
 from tests.stores import servers
 

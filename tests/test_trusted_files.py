@@ -18,7 +18,7 @@ from policyengine.compiler.bundle.signature import KeyFileError, _read_key_file
 from policyengine.identity.config.model import IdentityError, read_identity_config
 from policyengine.identity.keys.agent_directories import read_directory_file
 from policyengine.identity.proof.spiffe import read_bundle
-from policyengine.identity.secrets import read_private
+from policyengine.identity.secret_reader import read_private
 from policyengine.identity.verify.api_keys import read_key_lines
 from policyengine.server.bearer_tokens import BearerTokenError, read_token_file
 from policyengine.stores.base import StoreError

@@ -6,7 +6,7 @@ from policyengine.audit.log import DecisionLog, LogError, OnFailure
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
 from policyengine.audit.replay import ReplayError, ReplayResult, replay_decision
 from policyengine.audit.rotation import Rotation
-from policyengine.audit.tokens import TokenEvent, TokenEventKind
+from policyengine.audit.token_events import TokenEvent, TokenEventKind
 
 __all__ = [
     "DecisionLog",

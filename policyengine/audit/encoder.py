@@ -19,7 +19,7 @@ import msgspec
 from policyengine import kernel as k
 from policyengine.audit.history_fields import encode_histories as told_past
 from policyengine.audit.redaction import RedactedFact, Redaction
-from policyengine.audit.tokens import TokenEventKind, format_times
+from policyengine.audit.token_events import TokenEventKind, format_times
 from policyengine.entities.store import RowResult, UnknownRow
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.decode import MAX_DEPTH, TOO_DEEP, clean_scalar

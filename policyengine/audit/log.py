@@ -21,7 +21,7 @@ from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
-from policyengine.audit.tokens import TokenEventKind
+from policyengine.audit.token_events import TokenEventKind
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision

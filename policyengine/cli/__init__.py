@@ -40,7 +40,7 @@ def _run(arguments: list[str]) -> int:
         print(f"policyengine {__version__}", flush=True)
         return 0
     if arguments[:1] in (["serve"], ["mcp-gateway"]):
-        from policyengine.early_signals import record_hangups
+        from policyengine.hangup_signal import record_hangups
 
         record_hangups()
     from policyengine.cli.app import run

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from policyengine.http.completeness import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.kernel import Kernel
-from policyengine.lint.absence import Absence, absences_over_http
+from policyengine.lint.presence_checks import Absence, absences_over_http
 
 MAX_LISTED_CONDITIONS = 6
 HTTP_ADAPTERS = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)

@@ -147,7 +147,7 @@ def apply_settings(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
     from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
-    from policyengine.cli.settings.table import BY_OPTION
+    from policyengine.cli.settings.registry import BY_OPTION
 
     def tell_unread(found: ProjectSettings) -> None:
         if found.unread is not None and found.file is None:

@@ -128,7 +128,7 @@ def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
     from policyengine.compiler.bundle.file import decode_bundle
     from policyengine.reload import ReloadRefusedError, ReloadSource
     from policyengine.reload.candidate import MAX_LISTED_FINDINGS
-    from policyengine.reload.subprocess import prepare_in_subprocess
+    from policyengine.reload.prepare_process import prepare_in_subprocess
 
     origin = ReloadSource(tuple(paths))
     if origin.bundle is not None:
@@ -159,7 +159,7 @@ def entities_error(error: EntitiesError) -> CommandError:
 
 
 def _store(url: str) -> Store:
-    from policyengine.stores.open import StoreUrlError, open_store
+    from policyengine.stores.url import StoreUrlError, open_store
 
     try:
         return open_store(url)

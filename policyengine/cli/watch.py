@@ -7,7 +7,7 @@ from pathlib import Path
 
 from policyengine.cli.errors import CommandError, report_error
 from policyengine.cli.output.terminal import Screen
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 SUFFIXES = (".policy", ".json", ".toml")
 POLL_MILLISECONDS = 200  # milliseconds

@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from policyengine.client.socket import encode_question
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.runtime.decision import (
     Decision,
     Gate,

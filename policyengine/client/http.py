@@ -33,7 +33,7 @@ from policyengine.client.base import (
     to_no_decision_error,
     with_consume,
 )
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.runtime.decision import Decision
 
 try:

@@ -15,7 +15,7 @@ from policyengine import kernel as k
 from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.tree import Node, Numbers, Tree
 from policyengine.runtime.letter_case import fold_case
-from policyengine.spec.match import least_folding
+from policyengine.spec.match_endpoint import least_folding
 
 # Segments that are canonical as they stand; all others are looked at with care.
 PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch

@@ -20,12 +20,12 @@ from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
-from policyengine.runtime.extent import is_large, measure_extent
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.limits import SteadyRate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
+from policyengine.runtime.value_size import is_large, measure_extent
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.history_records import history_windows

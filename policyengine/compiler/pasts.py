@@ -20,10 +20,10 @@ from policyengine.compiler.reads import named
 from policyengine.runtime.history import HistoryRecord, bounded_value
 from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import Unknown, Value
-from policyengine.spec.count_keys import host_network, is_address
 from policyengine.spec.history import conjuncts, join_key, reads_past
 from policyengine.spec.history_records import awaits_outcome
 from policyengine.spec.kleene import describe
+from policyengine.spec.limit_keys import host_network, is_address
 from policyengine.spec.path_texts import is_path_text
 from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Scalar

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.runtime.extent import measure_extent
 from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.solver.worst_case import (
     ANY_SIZE,

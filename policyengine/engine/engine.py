@@ -31,7 +31,7 @@ from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.entities.store import EntityStore
 from policyengine.executor import run_in_thread, run_in_turn
 from policyengine.explain.explanation import Explanation, endpoint_words, explain
-from policyengine.identity.setup import IdentitySource, create_authenticator
+from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
 from policyengine.runtime.caller import SEPARATOR, outcome_key

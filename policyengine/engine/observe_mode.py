@@ -20,7 +20,7 @@ from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.observe import apply_observe_mode, may_pass
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 

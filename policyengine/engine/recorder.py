@@ -43,11 +43,11 @@ from policyengine.runtime.apply_limits import apply_limits, deny_unanswered
 from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.credential_errors import RefusalCode
 from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, PrincipalTuple, Reason
-from policyengine.runtime.extent import is_large, measure_extent
 from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charge
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.value_size import is_large, measure_extent
 from policyengine.source import Source
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import NumberedRows, RowCollector, RowOrigin
-from policyengine.file_mark import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
+from policyengine.file_version import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
 from policyengine.runtime import decode
 from policyengine.runtime.entities import EntityData, read_entity_row
 from policyengine.runtime.structure_checks import RequestError, check_members, get_object

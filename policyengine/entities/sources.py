@@ -18,7 +18,7 @@ from policyengine.entities.database_config import DatabaseConfig, check_declared
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import RowCollector
 from policyengine.entities.store import EntityStore
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 SourceLocation: TypeAlias = Path | str
 SourcesStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]

@@ -21,7 +21,7 @@ from policyengine.entities.columns import CellError, EntityDeclarations, make_ce
 from policyengine.entities.database_config import DatabaseConfig, EntityTableConfig, JoinTable
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import NumberedRows
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import MAX_INT, Invalid, Unknown, coerce_id

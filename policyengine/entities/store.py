@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.extent import measure_extent
 from policyengine.runtime.snapshot import NO_ROW, PARTIAL_ROW
+from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import ABSENT, MAX_ELEMENTS, Invalid
 from policyengine.typesystem import EntityRef
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.control_characters import one_line
-from policyengine.explain.approval_digest import approval_line
+from policyengine.explain.approvals import approval_line
 from policyengine.explain.effect_words import is_requirement
 from policyengine.explain.limits import limits_line
 from policyengine.explain.lines import ExplanationLine, Mark, expression_line, fact_line, mark_of, note_of, source_text
@@ -19,7 +19,7 @@ from policyengine.runtime.format_values import format_value
 from policyengine.spec import trace as w
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, has_agent, hop_facts, presenter_of
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 
 OTHER_CASE = (
     "not about this endpoint: letters of its path are in another case (`paths ignore case` takes them for the same)"

@@ -13,12 +13,12 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from policyengine.extras import install_command
 from policyengine.identity.config.model import IdentityError, to_seconds
 from policyengine.identity.config.secret_references import OpenBaoReference
 from policyengine.identity.http_fetch import check_url, create_tls_context
-from policyengine.identity.secrets import Secret, SecretReader, parse_secret
+from policyengine.identity.secret_reader import Secret, SecretReader, parse_secret
 from policyengine.identity.single_flight import SingleFlight, SingleFlightError, SingleFlightTimeoutError
+from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
     import hvac

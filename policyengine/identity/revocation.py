@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from policyengine.audit.tokens import TokenEventKind
+from policyengine.audit.token_events import TokenEventKind
 from policyengine.identity.audit_events import (
     EventActor,
     Operator,

@@ -4,12 +4,12 @@
 `project` puts beside what the author has, without ever changing a line of theirs.
 """
 
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.manifest import previous_server
 from policyengine.importers.mcp_tools import read_tools
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind
 from policyengine.importers.openapi import read_openapi
-from policyengine.importers.problems import ApiImportError
-from policyengine.importers.project import ImportResult, import_policies
+from policyengine.importers.write_project import ImportResult, import_policies
 
 __all__ = [
     "Api",

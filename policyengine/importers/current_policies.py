@@ -10,7 +10,7 @@ from pathlib import Path
 
 from policyengine.check import compile_sources
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.importers.problems import ApiImportError
+from policyengine.importers.errors import ApiImportError
 from policyengine.policy_files import load_sources
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from policyengine.extras import install_command
-from policyengine.importers.problems import ApiImportError
+from policyengine.importers.errors import ApiImportError
+from policyengine.install_hints import install_command
 
 Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
 

@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from policyengine.importers.problems import ApiImportError
+from policyengine.importers.errors import ApiImportError
 
 MAX_BYTES = 32 * 1024 * 1024
 TIMEOUT_SECONDS = 20.0

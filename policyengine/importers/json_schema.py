@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from policyengine.importers.document_nodes import DocumentNode
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import OperationFact
-from policyengine.importers.nodes import DocumentNode
-from policyengine.importers.problems import ApiImportError
 from policyengine.importers.sanitize import is_inner_member, is_member
 
 MAX_FACTS = 48

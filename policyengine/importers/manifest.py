@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind
-from policyengine.importers.problems import ApiImportError
 from policyengine.syntax import nodes as ast
 
 MANIFEST_FILE = "imported.json"

@@ -6,10 +6,10 @@ import asyncio
 import shlex
 from typing import Any
 
-from policyengine.extras import install_command
 from policyengine.importers.documents import Value
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import is_url
-from policyengine.importers.problems import ApiImportError
+from policyengine.install_hints import install_command
 
 INSTALL_HINT = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
 TIMEOUT_SECONDS = 30.0

@@ -12,14 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from policyengine.checker.confusable_text import is_invisible
+from policyengine.importers.document_nodes import DocumentNode
 from policyengine.importers.documents import Document, read_document
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import base_of, is_url, read_base
 from policyengine.importers.json_schema import facts_of
 from policyengine.importers.mcp_client import list_tools
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, ServerTool
-from policyengine.importers.nodes import DocumentNode
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
-from policyengine.importers.problems import ApiImportError
 from policyengine.importers.sanitize import quoted_comment, safe_name
 from policyengine.runtime.paths import HAZARDS
 

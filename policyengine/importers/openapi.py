@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from policyengine.importers.document_nodes import DocumentLibrary, DocumentNode
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import base_of
 from policyengine.importers.json_schema import facts_of
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, HttpTemplate, OperationFact, PathSegment
-from policyengine.importers.nodes import DocumentLibrary, DocumentNode
 from policyengine.importers.path_patterns import parse_path
-from policyengine.importers.problems import ApiImportError
 from policyengine.importers.sanitize import is_oauth_scope, quoted_comment, safe_name
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")

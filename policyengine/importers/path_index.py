@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import HttpTemplate, PathSegment
 from policyengine.importers.path_patterns import segments_overlap
-from policyengine.importers.problems import ApiImportError
 
 MAX_PAIRS = 50_000  # of paths that one request may match
 MAX_STEPS = 1_000_000  # from segment to segment, while such pairs are looked for

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.engine import Engine
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, read_endpoint
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 
 EndpointPredicate: TypeAlias = Callable[[Endpoint], bool]
 GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from policyengine.engine import Engine
+from policyengine.identity.factory import INSTALL
 from policyengine.identity.facts import hop_facts
-from policyengine.identity.setup import INSTALL
 from policyengine.identity.verified import VerifiedToken
 from policyengine.identity.verify.task_claim import parse_task_claim
 from policyengine.integrations.enforcement_point import Facts

@@ -8,7 +8,7 @@ from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.dead_rules import check_grant_condition, contradicting_parts, describe_always, sort_by_place
 from policyengine.lint.dead_rules import parts_that_decide_nothing as idle_parts
-from policyengine.solver.answer_memo import SatisfiabilityCache
+from policyengine.solver.cache import SatisfiabilityCache
 from policyengine.solver.satisfiability import UNKNOWN
 
 

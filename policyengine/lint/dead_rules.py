@@ -14,7 +14,7 @@ from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers, place_covers
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.explain.effect_words import effect_word, is_requirement
-from policyengine.solver.answer_memo import SatisfiabilityCache
+from policyengine.solver.cache import SatisfiabilityCache
 from policyengine.solver.satisfiability import (
     ACTS_ON_TRUE,
     ACTS_UNLESS_FALSE,

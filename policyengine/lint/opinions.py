@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.dead_rules import in_source_order
-from policyengine.lint.rules.absences import unseen_absences
 from policyengine.lint.rules.caller_texts import any_scheme, parent_folders
 from policyengine.lint.rules.confusable_names import confusable_names
 from policyengine.lint.rules.credentials import long_lived, static_keys
@@ -20,6 +19,7 @@ from policyengine.lint.rules.limits import caller_chosen_keys, open_failures
 from policyengine.lint.rules.secrets import pasted_secrets
 from policyengine.lint.rules.shared_agents import agents_of_two_issuers
 from policyengine.lint.rules.test_gaps import repeated_requests, untested_endpoints
+from policyengine.lint.rules.unseen_absences import unseen_absences
 from policyengine.lint.rules.unused_facts import unread_facts, unused_anchors
 from policyengine.lint.rules.user_grants import grants_of_any_issuer
 from policyengine.lint.rules.wide_grants import any_agent, missing_user_grants, uncarried_scopes, wide_grants

@@ -1,9 +1,9 @@
 """Other policies while it decides: checked, tested, then swapped at once; a bad one is refused, the last good kept."""
 
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
-from policyengine.reload.origin import ReloadSource
-from policyengine.reload.reloader import ReloadableEngine, ReloadStatus
+from policyengine.reload.reloadable_engine import ReloadableEngine, ReloadStatus
 from policyengine.reload.rules import ReloadRuleError, ReloadRules
+from policyengine.reload.source import ReloadSource
 
 __all__ = [
     "Candidate",

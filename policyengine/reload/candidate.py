@@ -19,7 +19,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
 from policyengine.reload.inventory import Inventory
-from policyengine.reload.origin import ReloadSource
+from policyengine.reload.source import ReloadSource
 from policyengine.source import Source, is_test_file
 from policyengine.syntax.parse import parse
 

@@ -7,7 +7,7 @@ import logging
 from policyengine.engine.request_input import parse_request
 from policyengine.explain.explanation import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
-from policyengine.reload.reloader import ReloadableEngine
+from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
 

@@ -10,10 +10,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
-from policyengine.early_signals import take_hangup
+from policyengine.hangup_signal import take_hangup
 from policyengine.reload.candidate import RefusalKind, ReloadRefusedError
-from policyengine.reload.reloader import ReloadableEngine
-from policyengine.reload.watch import ReloadScheduler
+from policyengine.reload.reloadable_engine import ReloadableEngine
+from policyengine.reload.scheduler import ReloadScheduler
 
 MAX_JOIN_SECONDS = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
 _LOG = logging.getLogger("policyengine")

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.runtime.regex_linearity import is_provably_linear
 from policyengine.runtime.structure_checks import quote_input
 

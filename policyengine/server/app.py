@@ -30,14 +30,14 @@ from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.content_negotiation import MAX_BODY_SECONDS
 from policyengine.server.fast_path import FastPathApp
 from policyengine.server.handlers import DecisionApi, handle_problem
-from policyengine.server.host_check import HostCheck
+from policyengine.server.host_guard import HostCheck
 from policyengine.server.middleware import ExchangeMiddleware
 from policyengine.server.openapi import schema, statuses
 from policyengine.server.problems import ProblemError
 from policyengine.server.routes import add_routes
 from policyengine.server.shutdown import Drain
-from policyengine.server.telemetry.counters import ServerCounters
 from policyengine.server.telemetry.process_metrics import rule_names
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.token_service.routes import add_token_routes
 
 

@@ -36,7 +36,7 @@ from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.content_negotiation import LONG_BODY_BYTES, MAX_BODY_BYTES, BodyFormat, read_body
 from policyengine.server.middleware import LABEL
 from policyengine.server.problems import ProblemError
-from policyengine.server.telemetry.counters import CountFunction, TimingTurns, time_sampled
+from policyengine.server.telemetry.shared_counters import CountFunction, TimingTurns, time_sampled
 from policyengine.server.telemetry.trace_headers import decide_in_trace, parse_trace, trace_response_headers
 
 LABEL_BYTES = re.compile(LABEL.pattern.encode())

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
-from policyengine.extras import install_command
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.completeness import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
@@ -46,14 +46,14 @@ from policyengine.server.decide_requests import (
     run_off_loop,
 )
 from policyengine.server.events import parse_event, record_outcome
-from policyengine.server.host_check import HostCheck
+from policyengine.server.host_guard import HostCheck
 from policyengine.server.idempotency import key_problem, read_key_header
 from policyengine.server.openapi.page import CONTENT_SECURITY_POLICY, render_page
 from policyengine.server.problems import ProblemError
 from policyengine.server.shutdown import Drain
-from policyengine.server.telemetry.counters import ServerCounters, time_sampled
 from policyengine.server.telemetry.metered_engine import MeteredEngine, MeteredEngineProvider
 from policyengine.server.telemetry.process_metrics import publish_metrics
+from policyengine.server.telemetry.shared_counters import ServerCounters, time_sampled
 
 MILLISECOND = timedelta(milliseconds=1)
 INSTALL_METRICS = install_command("metrics")

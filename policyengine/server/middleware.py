@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.http.trace_context import TraceContext, enter_trace
 from policyengine.server.content_negotiation import build_problem_answer
-from policyengine.server.host_check import HostCheck
+from policyengine.server.host_guard import HostCheck
 from policyengine.server.problems import DENY_HINT, NO_ANSWER, ProblemError
 from policyengine.server.telemetry.server_log import REQUEST_ID
 from policyengine.server.telemetry.trace_headers import parse_trace, trace_response_headers

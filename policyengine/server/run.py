@@ -18,17 +18,22 @@ from typing import Any, Protocol
 from policyengine.engine import Engine
 from policyengine.entities.watch import EntityWatcher
 from policyengine.executor import SWITCH_SECONDS
-from policyengine.extras import install_command
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts
+from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
+from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
-from policyengine.reload.watch import ReloadScheduler
 from policyengine.server.app import DecisionApp, build_app
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers
+from policyengine.server.connections.bounded_server import (
+    TICKS_PER_SECOND,
+    BoundedServer,
+    ProtocolFactory,
+    uvicorn_config,
+)
+from policyengine.server.connections.connection_table import ConnectionTable
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.connections.server import TICKS_PER_SECOND, BoundedServer, ProtocolFactory, uvicorn_config
-from policyengine.server.connections.table import ConnectionTable
 from policyengine.server.handlers import INSTALL_METRICS
 from policyengine.server.listeners import (
     ServeError,
@@ -40,10 +45,10 @@ from policyengine.server.listeners import (
 )
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket_protocol import FramedProtocol
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.status_app import status_app
 from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
-from policyengine.server.telemetry.metrics_app import status_app
 from policyengine.server.telemetry.process_metrics import inspect_store, publish_metrics, rule_names
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_workers, supervise
 from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel

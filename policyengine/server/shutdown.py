@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from time import monotonic
 
-from policyengine.server.connections.table import ClientConnection, CloseReason, ConnectionStage
+from policyengine.server.connections.connection_table import ClientConnection, CloseReason, ConnectionStage
 
 DRAIN_SECONDS = 10.0  # seconds, unless somebody says otherwise
 MAX_DRAIN_SECONDS = 3_600.0

@@ -27,7 +27,12 @@ from policyengine.runtime.caller import caller_scope
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request, RequestError
-from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable, has_unread_bytes
+from policyengine.server.connections.connection_table import (
+    CloseReason,
+    ConnectionStage,
+    ConnectionTable,
+    has_unread_bytes,
+)
 from policyengine.server.content_negotiation import LONG_BODY_BYTES
 from policyengine.server.decide_requests import decide_question, error_answer, parse_items
 from policyengine.server.events import OutcomeEvent, event_from_tree, record_outcome

@@ -1,9 +1,9 @@
 """Traffic played against a policy under a virtual clock: what its rates and budgets make of it, counted and drawn."""
 
-from policyengine.simulation.callers import Callers, NoOtherCallerError
+from policyengine.simulation.caller_variation import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult
 from policyengine.simulation.run import VirtualClock, simulate
-from policyengine.simulation.series import Series, TooManySlotsError
+from policyengine.simulation.time_slots import Series, TooManySlotsError
 from policyengine.simulation.traffic import TrafficError, TrafficEvent, TrafficTrace
 from policyengine.simulation.workflows import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
 

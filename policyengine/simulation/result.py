@@ -9,7 +9,7 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.runtime.decision import Principal, PrincipalTuple
 from policyengine.runtime.format_values import format_duration
-from policyengine.simulation.series import LimitCounts, Series, TimeSlot
+from policyengine.simulation.time_slots import LimitCounts, Series, TimeSlot
 from policyengine.simulation.time_units import MICROSECOND, format_timestamp
 from policyengine.spec.limits import format_pace
 

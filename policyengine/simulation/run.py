@@ -8,7 +8,7 @@ from itertools import islice
 
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
-from policyengine.simulation.series import Series
+from policyengine.simulation.time_slots import Series
 from policyengine.simulation.time_units import to_datetime
 from policyengine.simulation.traffic import TrafficError, TrafficEvent
 

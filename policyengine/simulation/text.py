@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from policyengine.runtime.format_values import format_duration
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
-from policyengine.simulation.series import LimitCounts, sum_slots
+from policyengine.simulation.time_slots import LimitCounts, sum_slots
 from policyengine.simulation.time_units import MICROSECOND, format_time
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -10,7 +10,7 @@ from math import cos, tau
 from random import Random
 from typing import TypeAlias
 
-from policyengine.simulation.callers import Callers
+from policyengine.simulation.caller_variation import Callers
 from policyengine.simulation.time_units import DAY_US
 from policyengine.simulation.traffic import SECOND_US, TrafficEvent
 

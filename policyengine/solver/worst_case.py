@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime.extent import CHARACTERS_PER_STEP
+from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.reason_texts import PROOFS
 from policyengine.spec.work import count_elements, event_weight, is_fixed, weight

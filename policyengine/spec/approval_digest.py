@@ -18,7 +18,7 @@ from policyengine.spec import trace as w
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, ReadFact, has_agent, hops_of, presenter_of
 from policyengine.spec.kleene import describe, elements
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import FACTS
 

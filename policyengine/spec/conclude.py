@@ -34,7 +34,7 @@ from policyengine.spec.approvals import approval_facts
 from policyengine.spec.evaluate import evaluate, render_message
 from policyengine.spec.facts import Facts, has_agent, hops_of, presenter_of
 from policyengine.spec.kleene import elements
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reason_texts import (
     FOR_THE_GATEWAY,
     NO_BLOCK,

@@ -10,12 +10,12 @@ from typing import assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import arithmetic, functions, windows
-from policyengine.runtime.extent import name_lookup_steps
 from policyengine.runtime.format_values import format_bare_value, format_value
 from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request, get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
+from policyengine.runtime.value_size import name_lookup_steps
 from policyengine.runtime.values import Invalid, Known, Unknown, Value, coerce
 from policyengine.spec import history
 from policyengine.spec.facts import (
@@ -30,7 +30,7 @@ from policyengine.spec.facts import (
 )
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
-from policyengine.spec.match import Captures, match_pattern
+from policyengine.spec.match_endpoint import Captures, match_pattern
 from policyengine.spec.work import STEPS_EXCEEDED, count_elements, is_fixed, reading_steps, weight
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES

@@ -22,7 +22,7 @@ from policyengine.spec.approvals import approval_facts, trace_approval
 from policyengine.spec.evaluate import evaluate, is_element
 from policyengine.spec.facts import NOT_RECORDED, Facts, has_agent, hop_facts, hops_of, presenter_of, records_chains
 from policyengine.spec.kleene import conjunction, disjunction, is_absent, lift
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.spec.work import head_steps, hop_steps
 from policyengine.typesystem import Scalar
 

@@ -18,9 +18,9 @@ from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.history import History, PastEvent, unread_reason
 from policyengine.runtime.value_keys import value_key as hash_key
 from policyengine.runtime.values import Unknown, Value, coerce
-from policyengine.spec.count_keys import count_key
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.kleene import conjunction, describe, disjunction, is_absent, lift, negate
+from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import epoch_microseconds, to_microseconds
 from policyengine.spec.work import event_weight
 from policyengine.typesystem import EntityRef

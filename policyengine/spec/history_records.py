@@ -13,7 +13,7 @@ from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.history import history_key
 from policyengine.spec.kleene import describe
-from policyengine.spec.match import place_covers
+from policyengine.spec.match_endpoint import place_covers
 from policyengine.spec.rate_units import to_microseconds
 
 

@@ -25,10 +25,10 @@ from policyengine.runtime.limits import (
 )
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec import trace as w
-from policyengine.spec.count_keys import count_key
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.match import place_covers
+from policyengine.spec.limit_keys import count_key
+from policyengine.spec.match_endpoint import place_covers
 from policyengine.spec.rate_units import to_microseconds, unit_of_rate
 from policyengine.typesystem import EntityRef
 

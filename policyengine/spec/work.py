@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from policyengine import kernel as k
 from policyengine.kernel.base import Node
-from policyengine.runtime.extent import CHARACTERS_PER_STEP
 from policyengine.runtime.value_sets import ValueSet
+from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import Unknown, Value
 
 MAX_STEPS = 200_000

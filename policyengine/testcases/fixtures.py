@@ -14,16 +14,7 @@ from policyengine.runtime.values import Unknown, coerce
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.catalogue import CatalogueAttribute, CatalogueFact, FactGroup, FactPath
-from policyengine.testcases.scenario import (
-    GivenApproval,
-    PutApprovals,
-    PutAttribute,
-    PutFact,
-    PutRow,
-    PutTime,
-    ScenarioStep,
-)
-from policyengine.testcases.values import (
+from policyengine.testcases.raw_values import (
     ABSENT,
     ValueContext,
     check_members_unique,
@@ -32,6 +23,15 @@ from policyengine.testcases.values import (
     raw_value,
     reference_path,
     report_twice,
+)
+from policyengine.testcases.scenario import (
+    GivenApproval,
+    PutApprovals,
+    PutAttribute,
+    PutFact,
+    PutRow,
+    PutTime,
+    ScenarioStep,
 )
 from policyengine.typesystem import EntityRef, FieldType, RecordType, Type
 

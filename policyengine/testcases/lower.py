@@ -18,7 +18,8 @@ from policyengine.testcases import fixtures as givens
 from policyengine.testcases.catalogue import FactCatalogue
 from policyengine.testcases.expectations import read_expectation
 from policyengine.testcases.properties import read_claim, read_condition
-from policyengine.testcases.repeats import RequestExtras, read_extras, repeat_clauses
+from policyengine.testcases.raw_values import ValueContext
+from policyengine.testcases.request_extras import RequestExtras, read_extras, repeat_clauses
 from policyengine.testcases.requests import CaseEndpoint, build_question, read_endpoints
 from policyengine.testcases.scenario import (
     Case,
@@ -31,7 +32,6 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
-from policyengine.testcases.values import ValueContext
 
 NO_EXTRAS = RequestExtras()
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own

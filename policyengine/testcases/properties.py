@@ -8,8 +8,8 @@ from policyengine.checker.type_names import quote_source
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.all_facts import all_facts_context, check_capture
 from policyengine.testcases.expectations import read_expectation
+from policyengine.testcases.raw_values import ValueContext
 from policyengine.testcases.scenario import ExpectedOutcome
-from policyengine.testcases.values import ValueContext
 from policyengine.typesystem import UnresolvedType
 
 

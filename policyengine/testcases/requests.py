@@ -14,8 +14,8 @@ from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.catalogue import FactCatalogue
+from policyengine.testcases.raw_values import ValueContext
 from policyengine.testcases.scenario import Scenario
-from policyengine.testcases.values import ValueContext
 from policyengine.typesystem import EntityRef
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")

@@ -14,8 +14,8 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.reserved_words import RESERVED_WORDS
 from policyengine.testcases import fixtures
 from policyengine.testcases.expectations import read_expectation
+from policyengine.testcases.raw_values import ValueContext, raw_value, reference_path
 from policyengine.testcases.scenario import ExpectedOutcome, ScenarioStep
-from policyengine.testcases.values import ValueContext, raw_value, reference_path
 from policyengine.vocabulary import FACT_ROOT_NAMES
 
 MAX_CELLS = 10_000

@@ -31,9 +31,9 @@ from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import DecisionTrace
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testcases import Case, GivenApproval
+from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.expectations import detail_differences, meets_expectation
 from policyengine.testing.report import CaseResult, ResultStatus, RunReport
-from policyengine.testing.sequence import CaseSequence
 from policyengine.typesystem import EntityRef, RefType
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from policyengine import kernel as k
 from policyengine.check import CheckResult
 from policyengine.runtime.request import Request, RequestError
-from policyengine.spec.match import place_covers
+from policyengine.spec.match_endpoint import place_covers
 from policyengine.testcases import Case, Property
 
 TestName: TypeAlias = tuple[str, str]  # package and test

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.analysis.diff.bound_parts import binds_no_less
+from policyengine.analysis.diff.approval_binding import binds_no_less
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from policyengine.analysis.diff.endpoint_classes import endpoint_classes, withou
 from policyengine.analysis.diff.specialize import NOWHERE
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 
 texts = st.sampled_from(["a", "b", "ab", "a.b", "x", "pre-x", "x-post", "pre-post", "pre-x-post", "aa"])
 spelled = texts | st.sampled_from(

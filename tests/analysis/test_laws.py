@@ -12,7 +12,7 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.diff.answers import AnswerKey, answer_of
+from policyengine.analysis.diff.answer_key import AnswerKey, answer_of
 from policyengine.analysis.diff.endpoint_classes import endpoint_classes, patterns_of
 from policyengine.analysis.diff.oracle import pending_duties
 from policyengine.entities.store import EntityStore
@@ -20,7 +20,7 @@ from policyengine.runtime.decision import Gate, Reason
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.evaluate import build_facts
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import conclude, decide, trace_request
 from tests.analysis.mutating import mutated
 from tests.generate import kernel_of

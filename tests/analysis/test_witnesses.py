@@ -10,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
 from policyengine.analysis.diff.oracle import PolicyOracle
 from policyengine.analysis.diff.render import render_text
-from policyengine.analysis.diff.texts import sample_text
+from policyengine.analysis.diff.witness_texts import sample_text
 from policyengine.engine import Engine
 from policyengine.source import Source, Span
 from policyengine.typesystem import Scalar

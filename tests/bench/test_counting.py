@@ -2,7 +2,7 @@
 
 from bench.counting import ROUNDS, cost
 from policyengine.runtime.decision import Answer, Outcome
-from policyengine.server.telemetry.counters import SUM, ServerCounters, time_always
+from policyengine.server.telemetry.shared_counters import SUM, ServerCounters, time_always
 
 
 def test_every_round_counts_every_answer() -> None:

@@ -10,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers, place_overlaps
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.source import Source, Span
-from policyengine.spec import match
+from policyengine.spec import match_endpoint
 
 SPAN = Span(Source("test", ""), 0, 0)
 METHODS = ("GET", "POST", "OTHER")
@@ -42,12 +42,14 @@ places = st.builds(
 
 
 def matched(pattern):
-    return {e for e in ENDPOINTS if match.match_pattern(pattern, e) is not None}
+    return {e for e in ENDPOINTS if match_endpoint.match_pattern(pattern, e) is not None}
 
 
 def segment_texts(segment):
     pattern = k.HttpPattern(None, (segment,), span=SPAN)
-    return {t for t in SEGMENTS if match.match_pattern(pattern, HttpEndpoint("GET", "/" + t, (t,))) is not None}
+    return {
+        t for t in SEGMENTS if match_endpoint.match_pattern(pattern, HttpEndpoint("GET", "/" + t, (t,))) is not None
+    }
 
 
 @given(segments, segments)
@@ -73,7 +75,7 @@ def test_paths_of_plain_segments_cover_and_overlap_exactly(one, two, one_methods
     a = k.HttpPattern(one_methods, one, one_rest, span=SPAN)
     b = k.HttpPattern(two_methods, two, two_rest, span=SPAN)
     longer = [HttpEndpoint(m, "", path) for m in METHODS for size in range(5) for path in product("abz", repeat=size)]
-    in_a, in_b = ({e for e in longer if match.match_pattern(p, e) is not None} for p in (a, b))
+    in_a, in_b = ({e for e in longer if match_endpoint.match_pattern(p, e) is not None} for p in (a, b))
     assert covers(a, b) == (in_b <= in_a)
     assert overlaps(a, b) == bool(in_a & in_b)
 
@@ -82,7 +84,7 @@ LONG_TEXTS = ["".join(chars) for size in range(7) for chars in product("abz", re
 
 
 def globbed(pattern):
-    return {t for t in LONG_TEXTS if match.match_pattern(pattern, ToolEndpoint(None, t)) is not None}
+    return {t for t in LONG_TEXTS if match_endpoint.match_pattern(pattern, ToolEndpoint(None, t)) is not None}
 
 
 @given(st.text("ab*", min_size=1, max_size=3), st.text("ab*", min_size=1, max_size=3))
@@ -102,12 +104,12 @@ def test_patterns_of_different_kinds_never_meet(a, b):
 @given(places, places)
 def test_a_place_that_covers_applies_wherever_the_other_does(outer, inner):
     if place_covers(outer, inner):
-        assert all(match.place_covers(outer, e) for e in ENDPOINTS if match.place_covers(inner, e))
+        assert all(match_endpoint.place_covers(outer, e) for e in ENDPOINTS if match_endpoint.place_covers(inner, e))
 
 
 @given(places, patterns)
 def test_a_place_overlaps_every_pattern_with_an_endpoint_in_it(place, pattern):
-    if any(match.place_covers(place, e) for e in matched(pattern)):
+    if any(match_endpoint.place_covers(place, e) for e in matched(pattern)):
         assert place_overlaps(place, pattern)
 
 

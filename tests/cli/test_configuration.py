@@ -12,7 +12,7 @@ from policyengine.cli.settings.file import (
     TestSettings,
     load_settings,
 )
-from policyengine.cli.settings.table import SECTIONS
+from policyengine.cli.settings.registry import SECTIONS
 from policyengine.http.gateway_headers import GatewayHeaders
 
 PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"

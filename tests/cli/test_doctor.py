@@ -17,9 +17,9 @@ from joserfc.jwk import ECKey
 
 from policyengine.cli.doctor import checks as checkups
 from policyengine.cli.doctor.checks import EXTRAS, MIN_OPEN_FILES
-from policyengine.cli.doctor.findings import DoctorPlan, DoctorStatus
-from policyengine.extras import install_command
+from policyengine.cli.doctor.model import DoctorPlan, DoctorStatus
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
+from policyengine.install_hints import install_command
 from policyengine.stores import clock_skew
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.servers import running

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.options.reload_rules import reload_rules, settings_file
+from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.reload import ReloadRefusedError
 
 REVISION = "sha256:" + "a" * 64

@@ -17,7 +17,7 @@ from policyengine.check import check
 from policyengine.cli.commands import repl
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing.session import ReplSession, StatementError, is_complete
+from policyengine.testing.repl_session import ReplSession, StatementError, is_complete
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 POLICY = """package shop

@@ -14,7 +14,7 @@ from policyengine.cli import app
 from policyengine.cli.app import COMMANDS
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import ProjectSettings, load_settings
-from policyengine.cli.settings.table import BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
+from policyengine.cli.settings.registry import BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
 from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 POLICY = 'anyone { may GET /health }\ntest "health is open" {\n  GET /health => OUTCOME\n}\n'
 LONGEST = 30.0  # seconds that a line may take to come

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
 from policyengine.compiler.bundle.signature import DOMAIN, BundleSigningKey, KeyFileError, TrustedKey, key_id
 from policyengine.engine import Engine
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 KERNEL = Engine.from_text("anyone { may GET /health }").kernel
 

@@ -16,7 +16,7 @@ from policyengine.kernel import InGroup, Kernel
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_value
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from tests.generate.cases import cases
 
 EXAMPLES = Path(__file__).parent.parent.parent / "policies" / "examples"

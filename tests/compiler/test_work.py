@@ -10,7 +10,7 @@ import pytest
 from policyengine.compiler.sizes import SizeLimit
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
-from policyengine.runtime.extent import measure_extent
+from policyengine.runtime.value_size import measure_extent
 from policyengine.solver.worst_case import UnlimitedSizes, evaluate_steps, steps_of_part
 from policyengine.spec import work
 from tests.compiler import equality

@@ -14,7 +14,7 @@ from typing import Any
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.identity import bound_world, issuing
 from tests.identity.issuing import ACME, AUDIENCE, BOT, USER, WORKLOAD
 

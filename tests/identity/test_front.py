@@ -25,9 +25,9 @@ from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import Request as Question
 from policyengine.stores.base import Store
 from policyengine.stores.credential_marks import MemoryMarks
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.stores.url import open_store
 from tests.identity import issuing
 from tests.stores.servers import Server, running
 

@@ -31,7 +31,7 @@ from policyengine.identity.keys.signing_keys import (
     write_ring,
 )
 from policyengine.identity.openbao import OpenBaoClient
-from policyengine.identity.secrets import SecretReader
+from policyengine.identity.secret_reader import SecretReader
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")

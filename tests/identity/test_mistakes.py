@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.docs import SETTING_TEXTS, setting_docs
 from policyengine.identity.config.model import IdentityError, parse_identity_config
 from policyengine.identity.config.preflight import find_unknown_agents
+from policyengine.identity.config.setting_docs import SETTING_TEXTS, setting_docs
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
 
 POLICY = """

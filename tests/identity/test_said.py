@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.token_debug import describe_token
+from policyengine.identity.token_report import describe_token
 from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
 
 HERE = "here it is 2027-01-15T08:00:00Z"

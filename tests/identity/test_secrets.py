@@ -20,7 +20,7 @@ import pytest
 from policyengine.identity.config.model import IdentityError, OpenBaoSettings, parse_identity_config
 from policyengine.identity.config.secret_references import parse_secret_reference
 from policyengine.identity.openbao import RETRY_SECONDS, OpenBaoClient
-from policyengine.identity.secrets import MAX_SECRET_BYTES, Secret, SecretReader
+from policyengine.identity.secret_reader import MAX_SECRET_BYTES, Secret, SecretReader
 from tests.identity.openbao import ROOT_TOKEN, OpenBao
 from tests.identity.providing import Faulty, drips_body, faulty
 from tests.identity.test_fetching import over_tls

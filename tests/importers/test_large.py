@@ -7,9 +7,9 @@ from itertools import product
 import pytest
 
 from policyengine.importers.documents import read_document
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import HttpTemplate
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.problems import ApiImportError
 
 
 def steps_of(paths: list[str]) -> int:

@@ -14,7 +14,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown
 from policyengine.spec.evaluate import build_facts, evaluate
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from tests.generate.asking import complete, setting
 from tests.generate.requests import NOW, PATHS
 

@@ -12,7 +12,7 @@ import sys
 
 from policyengine.engine import Engine
 from policyengine.runtime.idempotency_key import KeyInProgressError
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.once.shop import POLICY, once, report
 
 KEYS = 12

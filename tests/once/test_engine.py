@@ -35,9 +35,9 @@ from policyengine.runtime.limits import ChargeResult
 from policyengine.runtime.request import RequestError
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.stores.url import open_store
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
 

@@ -13,7 +13,7 @@ from policyengine.compiler.bundle.signature import BundleSigningKey
 from policyengine.engine import Engine
 from policyengine.entities.sources import EntitySources
 from policyengine.reload import Candidate, ReloadRefusedError, ReloadSource, prepare_candidate
-from policyengine.reload.subprocess import prepare_in_subprocess
+from policyengine.reload.prepare_process import prepare_in_subprocess
 from tests.reload.conftest import OPEN, SHUT, TEST
 
 
@@ -159,7 +159,7 @@ def test_what_takes_too_long_is_refused(folder: Path) -> None:
 
 
 def test_a_process_that_dies_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.reload.subprocess.COMMAND", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("policyengine.reload.prepare_process.COMMAND", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(ReloadRefusedError, match="ended with status -9"):
         prepare_in_subprocess(ReloadSource((folder,)))
 

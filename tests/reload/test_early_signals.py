@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from policyengine.early_signals import record_hangups, take_hangup
 from policyengine.engine import Engine
+from policyengine.hangup_signal import record_hangups, take_hangup
 from policyengine.reload import ReloadableEngine
 from policyengine.reload.thread import handle_sighup
 

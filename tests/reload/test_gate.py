@@ -22,7 +22,7 @@ from policyengine.reload import (
 )
 from policyengine.reload.comparison import PolicyComparison, WideningChange, compare_bundles
 from policyengine.reload.rules import RULE_WORDS
-from policyengine.reload.watch import ReloadScheduler
+from policyengine.reload.scheduler import ReloadScheduler
 from tests.reload.conftest import ASK, OPEN, QUIET, SHUT
 
 ROWS = '{"entities": [{"type": "user", "id": "alice"}]}'

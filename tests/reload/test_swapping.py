@@ -183,7 +183,7 @@ def test_history_goes_on_over_a_reload() -> None:
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:///{}/store.db"])
 def test_what_was_not_recorded_for_a_while_is_unknown_and_not_nothing(tmp_path: Path, store: str) -> None:
-    from policyengine.stores.open import open_store
+    from policyengine.stores.url import open_store
 
     clock = Clock()
     held = ReloadableEngine(Engine.from_text(ONCE, clock=clock, store=open_store(store.format(tmp_path))))

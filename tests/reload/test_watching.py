@@ -11,7 +11,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.entities.sources import EntitySources
 from policyengine.reload import Candidate, ReloadableEngine, ReloadRefusedError, ReloadSource, prepare_candidate
-from policyengine.reload.watch import LOOK_SECONDS, MAX_TRIES, PolicyFileWatcher, ReloadScheduler
+from policyengine.reload.scheduler import LOOK_SECONDS, MAX_TRIES, PolicyFileWatcher, ReloadScheduler
 from tests.reload.conftest import OPEN, QUIET, SHUT
 
 

@@ -15,7 +15,7 @@ from policyengine.engine.request_input import QuestionLike
 from policyengine.explain.explanation import Explanation
 from policyengine.runtime.decision import Decision
 from policyengine.server import create_app
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 
 TOKEN = "a-token-of-the-gateway"
 OPEN = {"request": {"method": "GET", "path": "/health"}}

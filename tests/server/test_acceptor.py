@@ -11,10 +11,10 @@ from contextlib import closing
 import pytest
 
 from policyengine.server.connections.acceptor import Acceptor
+from policyengine.server.connections.connection_table import ConnectionTable
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.connections.table import ConnectionTable
 from policyengine.server.listeners import bind_listener
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
 

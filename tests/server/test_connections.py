@@ -19,11 +19,16 @@ import pytest
 
 from policyengine.client.socket import FRAME_HEADER, SocketClient
 from policyengine.server import ServeError
+from policyengine.server.connections.connection_table import (
+    SPARE_CONNECTIONS,
+    CloseReason,
+    ConnectionStage,
+    ConnectionTable,
+)
 from policyengine.server.connections.http1 import MAX_PIPELINED_REQUESTS
 from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits, open_file_limit
-from policyengine.server.connections.table import SPARE_CONNECTIONS, CloseReason, ConnectionStage, ConnectionTable
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 from tests.server.conftest import OPEN
 from tests.server.processes import started

@@ -19,10 +19,10 @@ from policyengine.client.socket import FRAME_HEADER
 from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine
 from policyengine.server import ServeError
-from policyengine.server.connections.table import CloseReason
+from policyengine.server.connections.connection_table import CloseReason
 from policyengine.server.socket_protocol import FramedProtocol
 from policyengine.server.workers.pool import check_workers
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.identity import bound_world, issuing
 from tests.identity.providing import Faulty, faulty, hangs
 from tests.identity.proving import POLICY, Doors, asking, proof, token, url, written

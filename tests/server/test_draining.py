@@ -20,7 +20,7 @@ import pytest
 
 from bench.serving.connections import POLICY, RunningServer, measure_stop
 from policyengine.client.socket import SocketClient
-from policyengine.server.connections.table import ConnectionStage
+from policyengine.server.connections.connection_table import ConnectionStage
 from policyengine.server.shutdown import QUIET_SECONDS, SETTLE_SECONDS, SILENT_SECONDS, Drain
 from tests.gateways.servers import free_port
 from tests.server.conftest import OPEN

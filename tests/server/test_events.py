@@ -16,8 +16,8 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.url import open_store
 from tests.history.plainly import HEAD
 from tests.server.conftest import TOKEN, client_of
 from tests.spec.deciding import bot, question

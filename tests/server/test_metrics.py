@@ -25,11 +25,11 @@ from policyengine.engine.observe_mode import Observe
 from policyengine.reload import ReloadableEngine, ReloadRules
 from policyengine.runtime.decision import Answer, Gate, Outcome, Reason
 from policyengine.server import ServeError, serve
-from policyengine.server.telemetry.counters import MAX_RULES, REGION_BYTES, CounterRegion, ServerCounters
 from policyengine.server.telemetry.metrics import MetricsCollector, render_metrics
 from policyengine.server.telemetry.process_metrics import publish_metrics
+from policyengine.server.telemetry.shared_counters import MAX_RULES, REGION_BYTES, CounterRegion, ServerCounters
 from policyengine.stores.base import StoreError
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.pages import CHECKOUT, blocks
 from tests.server.conftest import OPEN, ORDER, POLICY, SHUT, TOKEN, client_of
 from tests.server.processes import started

@@ -42,7 +42,7 @@ import sys
 from pathlib import Path
 from policyengine.engine.engine import Engine
 from policyengine.server import serve
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 serve(Engine.from_text({POLICY!r}, store=open_store(sys.argv[1])), port=0, path=Path(sys.argv[2]),
       token={TOKEN!r}, workers=int(sys.argv[3]), listening=lambda url: print(url, flush=True))
 """

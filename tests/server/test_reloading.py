@@ -20,7 +20,7 @@ from policyengine.audit import read_records
 from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine, prepare_candidate
-from policyengine.reload.origin import ReloadSource
+from policyengine.reload.source import ReloadSource
 from policyengine.server.workers.reload import ReloadCoordinator, ReloadParticipant, WorkerChannel
 from tests.reload.conftest import ASK, OPEN, SHUT
 from tests.server.processes import started

@@ -20,7 +20,7 @@ from policyengine.runtime.caller import SEPARATOR, caller_scope, outcome_key
 from policyengine.runtime.ids import ulid
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.stores.base import Store
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.gateways.servers import free_port
 from tests.server.conftest import client_of
 from tests.server.processes import started
@@ -182,7 +182,7 @@ from pathlib import Path
 from policyengine.engine.engine import Engine
 from policyengine.reload import Reloading
 from policyengine.server import serve
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 engine = Engine.from_text({POLICY!r}, store=open_store(sys.argv[2]))
 serve(engine, port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, flush=True))
 """

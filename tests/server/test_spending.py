@@ -15,7 +15,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.server import create_app
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.server.conftest import ORDER
 
 Call = Callable[..., httpx.Response]

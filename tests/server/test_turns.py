@@ -21,7 +21,7 @@ from policyengine.fair_queue import FairQueue, WorkRefusedError
 from policyengine.server import socket_protocol
 from policyengine.server.adapters import responses
 from policyengine.server.decide_requests import MAX_ITEMS_PER_COMMIT, decide_together
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.server.conftest import client_of
 
 LONG_THREAD = "policyengine-long"

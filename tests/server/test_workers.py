@@ -17,7 +17,7 @@ from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
 from policyengine.server import ServeError, serve
 from policyengine.server.workers.pool import check_workers
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 

@@ -8,7 +8,7 @@ from itertools import count
 
 from policyengine.engine import Engine
 from policyengine.engine.request_input import new_id
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 
 POLICY = """
 language 1

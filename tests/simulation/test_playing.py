@@ -6,7 +6,7 @@ import pytest
 
 from policyengine.compiler.reads import nanoseconds
 from policyengine.simulation import Series, TooManySlotsError, TrafficError, TrafficEvent, VirtualClock, simulate
-from policyengine.simulation.series import MAX_SLOTS, SLOT_WIDTHS_US
+from policyengine.simulation.time_slots import MAX_SLOTS, SLOT_WIDTHS_US
 from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, START, engine, flow, plan, played
 
 

@@ -19,7 +19,7 @@ from policyengine.lint import dead_rules
 from policyengine.lint.dead_rules import UNKNOWN, implies, possible_truths
 from policyengine.runtime import values
 from policyengine.solver import satisfiability
-from policyengine.solver.answer_memo import SatisfiabilityCache
+from policyengine.solver.cache import SatisfiabilityCache
 from policyengine.source import Source, Span
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts

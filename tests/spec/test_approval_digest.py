@@ -16,7 +16,7 @@ from policyengine.runtime import canonical_form
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_ANSWERED, Snapshot
 from policyengine.runtime.values import Invalid
-from policyengine.spec import match, reference
+from policyengine.spec import match_endpoint, reference
 from policyengine.spec.approval_digest import exclusions_of
 from policyengine.spec.evaluate import build_facts
 from tests.spec.deciding import NOW, ago, bot, chain, codes, decide, hop, kernel, question, verdict
@@ -427,7 +427,7 @@ def test_what_is_below_a_part_that_is_left_out_says_nothing_more(excepts: tuple[
     assert canonical_form.OMIT_NOTHING == {}
 
 
-@pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match.NOTHING, reads.NOTHING])
+@pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match_endpoint.NOTHING, reads.NOTHING])
 def test_nothing_is_written_into_an_empty_object_that_all_share(shared: Any) -> None:
     with pytest.raises(TypeError):
         shared["id"] = {}

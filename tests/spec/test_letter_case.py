@@ -12,7 +12,7 @@ from policyengine.check import check_text
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.source import Source, Span
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from tests.spec.deciding import codes, decide, kernel, question, spending, unknown, verdict
 
 SPAN = Span(Source("test", ""), 0, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from itertools import count
 
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.stores.charges import START, asks, budget, rate
 
 DAY = 86_400_000_000

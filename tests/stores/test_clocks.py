@@ -19,9 +19,9 @@ from policyengine.stores.base import Store
 from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew, ClockSkewError
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.stores.url import open_store
 from tests.stores.charges import SECOND, START, asks, budget, rate
 from tests.stores.servers import Server
 from tests.stores.test_failing import Time

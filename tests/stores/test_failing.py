@@ -22,14 +22,14 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS, CircuitBreaker
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import (
+from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.url import (
     CLUSTER_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
     _connection_options,
     open_store,
     parse_store_url,
 )
-from policyengine.stores.resilient_store import ResilientStore
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.servers import Server, running, wait_for
 

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.stores.open import TIMEOUT_SECONDS, open_store
+from policyengine.stores.url import TIMEOUT_SECONDS, open_store
 from tests.stores.servers import Server, cluster, running, wait_for
 from tests.stores.test_failing import SLOWEST
 

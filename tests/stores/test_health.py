@@ -22,8 +22,8 @@ from policyengine.server import create_app
 from policyengine.stores.base import CommitRequest, CommitResult, StoreError, StoreLossError, WriteRefusedError
 from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
+from policyengine.stores.url import open_store
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, cluster, running, wait_for
 from tests.stores.test_failing import POLICY, Time, ask, decided

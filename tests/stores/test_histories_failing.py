@@ -14,10 +14,10 @@ from policyengine.engine import Engine
 from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.history_rows import SLACK_MICROSECONDS, watch_key
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.history import forget
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.stores.url import open_store
 from tests.stores.charges import SECOND, START
 from tests.stores.servers import Server, running, wait_for
 from tests.stores.test_failing import Broken, Time

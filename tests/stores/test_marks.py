@@ -17,10 +17,10 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks, MemoryMarks
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import TIMEOUT_SECONDS, open_store
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.stores.url import TIMEOUT_SECONDS, open_store
 from tests.stores import paying
 from tests.stores.servers import Server, running, wait_for
 

@@ -17,7 +17,7 @@ from policyengine.engine import Engine
 from policyengine.server import create_app
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.server.processes import started
 from tests.stores.servers import Server
 
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from policyengine.engine.engine import Engine
 from policyengine.server import serve
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 serve(Engine.from_text({POLICY!r}, store=open_store(sys.argv[1])), port=0, path=Path(sys.argv[2]), workers=2,
       listening=lambda url: print(url, flush=True))
 """

@@ -19,7 +19,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.server.socket_protocol import answer_frame
 from policyengine.stores.base import CommitRequest, StoreError
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import open_store
+from policyengine.stores.url import open_store
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.conftest import Fresh
 from tests.stores.servers import Server, running

@@ -9,8 +9,8 @@ import pytest
 
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.open import StoreUrlError, open_store
 from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.url import StoreUrlError, open_store
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, free_port, running
 

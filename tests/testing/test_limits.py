@@ -5,8 +5,8 @@ import pytest
 from policyengine.testing import RunReport, collect, run
 from policyengine.testing.parallel import chunk_cases
 from policyengine.testing.properties import try_properties
+from policyengine.testing.repl_session import ReplSession
 from policyengine.testing.report import ResultStatus
-from policyengine.testing.session import ReplSession
 from tests.testing.running import checked
 
 POLICY = """

@@ -25,7 +25,7 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 from policyengine.testing import RunReport, run
-from policyengine.testing.recording.tests import RecordingResult, convert_log
+from policyengine.testing.recording.convert import RecordingResult, convert_log
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 

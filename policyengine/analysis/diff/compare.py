@@ -9,7 +9,13 @@ from random import Random
 from time import monotonic
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import Direction, answer_direction, answer_of, full_answer_of, without_reasons
+from policyengine.analysis.diff.answer_key import (
+    Direction,
+    answer_direction,
+    answer_of,
+    full_answer_of,
+    without_reasons,
+)
 from policyengine.analysis.diff.callers import CallerKind, caller_kinds
 from policyengine.analysis.diff.declarations import changed_rules, changed_trust_and_bindings
 from policyengine.analysis.diff.delegation_chains import DelegatorSummary

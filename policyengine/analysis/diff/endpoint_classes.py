@@ -13,7 +13,7 @@ from policyengine.runtime import paths
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob
-from policyengine.spec.match import least_folding
+from policyengine.spec.match_endpoint import least_folding
 from policyengine.spec.trace import Block
 
 MAX_CLASSES = 50_000

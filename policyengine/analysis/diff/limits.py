@@ -8,14 +8,14 @@ from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import Direction
+from policyengine.analysis.diff.answer_key import Direction
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.model import LimitChange, RuleExcerpt, UnprovedRegion
 from policyengine.checker.patterns.overlap import place_covers
 from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.runtime.format_values import format_value
 from policyengine.spec.limits import format_pace
-from policyengine.spec.match import place_covers as place_covers_endpoint
+from policyengine.spec.match_endpoint import place_covers as place_covers_endpoint
 
 STRICTEST_FIRST = ("deny", "local", "allow")
 

@@ -35,7 +35,7 @@ from policyengine.compiler.tree import tree_of
 from policyengine.entities.store import EntityStore
 from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.source import Span
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 
 EFFECT_KINDS = ("confirm", "oblige")
 # Roots of facts that are not the same for every caller, at every endpoint.

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff.answers import AnswerKey
+from policyengine.analysis.diff.answer_key import AnswerKey
 from policyengine.analysis.diff.policy_view import AnswerConditions
 from policyengine.analysis.diff.specialize import RESOURCE
 from policyengine.analysis.diff.units import Key

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import AnswerKey, without_reasons
+from policyengine.analysis.diff.answer_key import AnswerKey, without_reasons
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import MAX_DIAGRAM_NODES, DiagramTooLargeError, StatePath
 from policyengine.analysis.diff.delegation_chains import DelegatorSummary, sample_hops

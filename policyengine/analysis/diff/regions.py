@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answers import CONFIRM, OBLIGE, AnswerKey, without_reasons
+from policyengine.analysis.diff.answer_key import CONFIRM, OBLIGE, AnswerKey, without_reasons
 from policyengine.analysis.diff.correlated_conditions import CorrelatedConditions, find_correlated, states_by_member
 from policyengine.analysis.diff.decision_diagrams import Diagram, DiagramBuilder, DiagramTooLargeError, StatePath
 from policyengine.analysis.diff.policy_view import AnswerConditions

@@ -12,7 +12,7 @@ from policyengine.analysis.diff.endpoint_classes import EndpointClass, fully_fol
 from policyengine.analysis.diff.units import history_places
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.kernel.fingerprint import CanonicalWriters
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.trace import Block
 
 

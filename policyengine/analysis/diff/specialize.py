@@ -20,7 +20,7 @@ from policyengine.solver.value_partition import SpecialValue
 from policyengine.source import Source, Span
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.typesystem import EntityRef, Scalar
 
 FactPath: TypeAlias = tuple[str, ...]

@@ -13,7 +13,7 @@ from policyengine.analysis.diff.specialize import CallerAssumption
 from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.patterns import Glob
 from policyengine.spec.approval_digest import VOLATILE, bound_objects, describe_bound
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 
 Key: TypeAlias = tuple[str, ...]
 

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff import memberships, texts
+from policyengine.analysis.diff import witness_memberships
+from policyengine.analysis.diff import witness_texts as texts
 from policyengine.analysis.diff import witness_values as values
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption
@@ -68,12 +69,12 @@ class WitnessBuilder:
 
     def fill(self, wanted: Mapping[Subject, AbstractValue]) -> None:
         """Facts first, then what is said of entities and sets, then what compares two facts: equal ones first."""
-        self.refused = memberships.forbidden_items(wanted)
+        self.refused = witness_memberships.forbidden_items(wanted)
         ordered = sorted(wanted.items(), key=lambda item: (fill_rank(item[0]), must_differ(*item)))
         for subject, state in ordered:
             self.want(subject, state)
-        for quantifiers in memberships.quantifiers_by_domain(wanted):
-            memberships.fill_quantifiers(self, quantifiers)
+        for quantifiers in witness_memberships.quantifiers_by_domain(wanted):
+            witness_memberships.fill_quantifiers(self, quantifiers)
         for operand, asked in texts.questions_by_operand(wanted).items():
             self.spell(operand, asked)
         for subject, state in wanted.items():
@@ -323,19 +324,19 @@ class WitnessBuilder:
     def decide(self, subject: k.Expr, wanted: bool) -> None:
         match subject:
             case k.Contains(collection, item):
-                memberships.fill_contains(self, collection, item, wanted)
+                witness_memberships.fill_contains(self, collection, item, wanted)
             case k.HasRow(entity):
                 self.row(self.entity(entity))  # which `fill` takes away at the end where there is to be none
             case k.IsMember(item, ancestor):
-                memberships.fill_membership(self, self.entity(item), self.entity(ancestor), wanted)
+                witness_memberships.fill_membership(self, self.entity(item), self.entity(ancestor), wanted)
             case k.InNetwork(address, networks):
                 self.give(address, sample_address(self.held(networks), wanted))
             case k.InWindow(_, window):
                 self.windows.append((window, wanted))
             case k.Overlaps(left, right):
-                memberships.fill_overlap(self, left, right, wanted)
+                witness_memberships.fill_overlap(self, left, right, wanted)
             case k.Subset(left, right):
-                memberships.fill_subset(self, left, right, wanted)
+                witness_memberships.fill_subset(self, left, right, wanted)
             case _:
                 self.give(subject, wanted)
 

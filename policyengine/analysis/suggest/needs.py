@@ -23,7 +23,7 @@ from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_value
 from policyengine.spec.facts import presenter_of
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.typesystem import Scalar
 
 BARE_TOOL_NAME = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")

@@ -23,7 +23,7 @@ from policyengine.analysis.suggest.needs import (
     quote_string,
     target_text,
 )
-from policyengine.analysis.suggest.text import SuggestedGrant, policy_lines
+from policyengine.analysis.suggest.render import SuggestedGrant, policy_lines
 from policyengine.audit import DecisionRecord, ReplayError, read_records, replay_decision
 from policyengine.check import CheckResult, check
 from policyengine.checker.names.symbols import MAIN_PACKAGE

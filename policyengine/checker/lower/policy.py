@@ -5,7 +5,7 @@ from __future__ import annotations
 from policyengine import kernel as k
 from policyengine.checker.lower import grants, guards, limits, maps, trust
 from policyengine.checker.lower.context import LoweringContext
-from policyengine.checker.unsupported import check_unsupported
+from policyengine.checker.lower.unsupported import check_unsupported
 from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
 from policyengine.spec.history_records import with_retention
 from policyengine.syntax import nodes as ast

@@ -7,7 +7,7 @@ from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.type_names import describe_type, join_words, quote_source
 from policyengine.checker.types.compatibility import NUMBERS, is_assignable
 from policyengine.checker.types.constants import entity_constant, lower_id
-from policyengine.checker.types.hosts import check_hosts
+from policyengine.checker.types.host_comparison import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED
 from policyengine.diagnostics.model import suggest
 from policyengine.syntax import nodes as ast

@@ -11,7 +11,7 @@ from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import ADDRESSES, are_comparable
 from policyengine.checker.types.entity_hierarchy import can_be_in, is_direct_parent
 from policyengine.checker.types.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
-from policyengine.checker.types.hosts import check_hosts
+from policyengine.checker.types.host_comparison import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED, Schema
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.syntax import nodes as ast

@@ -16,7 +16,7 @@ from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
-from policyengine.cli.settings.table import SETTINGS, SettingSpec
+from policyengine.cli.settings.registry import SETTINGS, SettingSpec
 from policyengine.cli.settings.types import ERROR_KIND
 
 URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")

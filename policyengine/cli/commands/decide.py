@@ -130,7 +130,7 @@ def print_token_claims(screen: Screen, engine: Engine, decision: Decision, quest
     """What a token says that was refused: whoever asks here holds it."""
     if all(reason.code is None for reason in decision.reasons):
         return
-    from policyengine.identity.token_debug import describe_token
+    from policyengine.identity.token_report import describe_token
 
     for line in describe_token(question, engine.kernel, engine.seconds()):
         screen.line(f"  {line}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from policyengine.cli.doctor.checks import run_checks
-from policyengine.cli.doctor.findings import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
 from policyengine.cli.options.common import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.options.serve import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json

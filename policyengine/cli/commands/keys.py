@@ -13,7 +13,7 @@ import typer
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
     from policyengine.identity.keys.signing_keys import KeyRing

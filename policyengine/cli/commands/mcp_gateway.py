@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import build_entity_watcher, entity_sources, load_engine, require_passing_tests
+from policyengine.cli.name_checks import check_names
 from policyengine.cli.options.common import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
 from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
 from policyengine.cli.options.mcp_gateway import (
@@ -28,9 +29,7 @@ from policyengine.cli.options.mcp_gateway import (
     UpstreamServer,
     UpstreamToken,
 )
-from policyengine.cli.options.mcp_gateway_names import check_names
 from policyengine.cli.options.observe import ObserveOptions, start_observing
-from policyengine.cli.options.reload_rules import reload_rules, settings_file
 from policyengine.cli.options.serve import (
     AllowedHost,
     LogCompress,
@@ -53,8 +52,9 @@ from policyengine.cli.options.serve import (
     TestFirst,
     WatchFiles,
 )
+from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.settings.file import load_settings
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
     from policyengine.entities.watch import EntityWatcher
@@ -217,8 +217,8 @@ def require_sdk() -> None:
 @contextmanager
 def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatcher | None) -> Iterator[None]:
     """While it lasts policies are read anew, entities are followed, and what happens is told on stderr."""
+    from policyengine.reload.scheduler import ReloadScheduler
     from policyengine.reload.thread import reload_on_request
-    from policyengine.reload.watch import ReloadScheduler
     from policyengine.server.telemetry.server_log import LogFormat, server_logging
 
     with (
@@ -262,12 +262,12 @@ def serve_http(gateway: Any, front: GatewayOptions) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
     from policyengine.server import ServeError
+    from policyengine.server.connections.bounded_server import BoundedServer, uvicorn_config
+    from policyengine.server.connections.connection_table import ConnectionTable
     from policyengine.server.connections.limits import ConnectionLimits
-    from policyengine.server.connections.server import BoundedServer, uvicorn_config
-    from policyengine.server.connections.table import ConnectionTable
     from policyengine.server.listeners import bind_listener, listener_url, resolve_address
     from policyengine.server.shutdown import Drain
-    from policyengine.server.telemetry.counters import ServerCounters
+    from policyengine.server.telemetry.shared_counters import ServerCounters
     from policyengine.server.workers.board import WorkerBoard
 
     try:

@@ -19,7 +19,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
-    from policyengine.testing.recording.tests import RecordingResult
+    from policyengine.testing.recording.convert import RecordingResult
 
 STDOUT = "-"
 MAX_LISTED_IDS = 5
@@ -63,7 +63,7 @@ def record(
       policyengine record payments/ --log decisions.jsonl --only deny --limit 100
     """
     from policyengine.runtime.decision import Outcome
-    from policyengine.testing.recording.tests import convert_log
+    from policyengine.testing.recording.convert import convert_log
 
     target = None if output == STDOUT else Path(output)
     if target is not None:
@@ -112,7 +112,7 @@ def _refuse_to_replace(target: Path) -> None:
     """A file that somebody wrote by hand would be lost, and a policy is no file of tests."""
     from policyengine.bounded_files import begins_with
     from policyengine.source import is_test_file
-    from policyengine.testing.recording.tests import HEADER
+    from policyengine.testing.recording.convert import HEADER
 
     facts = (("file", str(target)),)
     if not is_test_file(target.name):

@@ -19,7 +19,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
-    from policyengine.testing.session import ReplSession, SessionAnswer
+    from policyengine.testing.repl_session import ReplSession, SessionAnswer
 
 PROMPT, CONTINUATION_PROMPT = "policy> ", "      … "
 HISTORY_VARIABLE = "POLICYENGINE_HISTORY"  # names the file; empty for none
@@ -59,7 +59,7 @@ def repl(paths: Policies, format: TextOrJson = OutputFormat.TEXT) -> int:
       policyengine repl payments/
       echo 'GET /health => allow' | policyengine repl payments/
     """
-    from policyengine.testing.session import ReplSession
+    from policyengine.testing.repl_session import ReplSession
 
     checked = _check_policies(paths)
     loop = ReplLoop(
@@ -100,7 +100,7 @@ class ReplLoop:
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """What was typed, each whole: an open bracket goes on on the next line."""
-        from policyengine.testing.session import is_complete
+        from policyengine.testing.repl_session import is_complete
 
         number, text = 0, ""
         while True:
@@ -133,7 +133,7 @@ class ReplLoop:
             raise
 
     def do(self, line: str, number: int) -> None:
-        from policyengine.testing.session import StatementError, UndecidableRequestError
+        from policyengine.testing.repl_session import StatementError, UndecidableRequestError
 
         if not line or line.startswith("#"):
             return
@@ -219,7 +219,7 @@ class ReplLoop:
         self.session.reset()
 
     def load(self, rest: str, number: int) -> None:
-        from policyengine.testing.session import ReplSession, StatementError
+        from policyengine.testing.repl_session import ReplSession, StatementError
 
         paths = [Path(rest)] if rest else self.paths
         checked = _check_policies(paths)

@@ -25,7 +25,6 @@ from policyengine.cli.options.common import (
 )
 from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
 from policyengine.cli.options.observe import ObserveOptions, start_observing
-from policyengine.cli.options.reload_rules import reload_rules, settings_file
 from policyengine.cli.options.serve import (
     AllowedHost,
     DrainDelay,
@@ -67,6 +66,7 @@ from policyengine.cli.options.serve import (
     Workers,
 )
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.settings.file import load_settings
 from policyengine.http.completeness import GatewayAdapter
 

@@ -28,7 +28,7 @@ from policyengine.cli.options.simulate import (
 )
 from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text, show_progress
 from policyengine.cli.request_input import MAX_REQUEST_BYTES, STDIN, describe_place
-from policyengine.cli.simulate_run import SimulateCommand, WorkflowTraffic
+from policyengine.cli.run_simulation import SimulateCommand, WorkflowTraffic
 from policyengine.control_characters import one_line
 
 if TYPE_CHECKING:

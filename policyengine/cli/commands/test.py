@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from policyengine.cli.options.common import Policies
-from policyengine.cli.test_run import PolicyTestRun, ReportFormat
+from policyengine.cli.run_tests import PolicyTestRun, ReportFormat
 
 Wish = TypeVar("Wish")
 
@@ -95,8 +95,8 @@ def run_tests(
       policyengine test payments/ --coverage --fail-under 90 --mutate
       policyengine test payments/ --format junit -o results.xml
     """
+    from policyengine.cli.measure_tests import MeasureOptions
     from policyengine.cli.settings.file import load_settings
-    from policyengine.cli.test_measures import MeasureOptions
     from policyengine.testing import Selection
 
     wishes = load_settings(paths)

@@ -24,11 +24,11 @@ from policyengine.cli.doctor.file_modes import (
     identity_files,
     store_files,
 )
-from policyengine.cli.doctor.findings import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
 from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.settings.file import load_settings
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.trusted_files import OTHERS_WRITE
 
 if TYPE_CHECKING:
@@ -276,8 +276,8 @@ def check_log(path: Path) -> DoctorResult:
 def check_store(url: str) -> DoctorResult:
     from policyengine.stores.base import StoreError
     from policyengine.stores.clock_skew import ClockSkewError, system_time
-    from policyengine.stores.open import StoreUrlError, open_store
     from policyengine.stores.resilient_store import ResilientStore
+    from policyengine.stores.url import StoreUrlError, open_store
 
     try:
         absent = check_missing_store_file(url)
@@ -309,7 +309,7 @@ def chmod_command(path: Path) -> str:
 
 def check_missing_store_file(url: str) -> DoctorResult | None:
     """Of a file of SQLite that is not there: a look makes none."""
-    from policyengine.stores.open import parse_store_url, sqlite_path
+    from policyengine.stores.url import parse_store_url, sqlite_path
 
     path = Path(sqlite_path(parse_store_url(url))) if url.startswith("sqlite:") else None
     if path is None or path.exists():

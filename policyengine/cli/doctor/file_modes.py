@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from policyengine.cli.doctor.findings import DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.trusted_files import OTHERS_WRITE, UntrustedPathError, trusted_path, write_problem
 
 PRIVATE_MASK = 0o077  # what nobody but the owner is to do with files that we write
@@ -71,7 +71,7 @@ def chown_command(place: Path) -> str:
 
 def store_files(url: str) -> Iterator[FileModeRule]:
     """A file of SQLite, and those that it keeps beside it."""
-    from policyengine.stores.open import StoreUrlError, parse_store_url, sqlite_path
+    from policyengine.stores.url import StoreUrlError, parse_store_url, sqlite_path
 
     try:
         path = sqlite_path(parse_store_url(url)) if url.startswith("sqlite:") else ""

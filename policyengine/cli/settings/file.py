@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.settings.table import (
+from policyengine.cli.settings.registry import (
     BY_NAME,
     BY_VARIABLE,
     SECTIONS,

@@ -151,7 +151,7 @@ def choice(*words: str) -> SettingParser:
 
 def store(at: SettingOrigin, section: str, key: str, value: object) -> str:
     """Nobody is asked there yet. The password of a URL is in no message."""
-    from policyengine.stores.open import StoreUrlError, parse_store_url
+    from policyengine.stores.url import StoreUrlError, parse_store_url
 
     found = text(at, section, key, value)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.trusted_files import read_trusted
 
 if TYPE_CHECKING:

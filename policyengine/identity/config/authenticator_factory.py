@@ -22,7 +22,7 @@ from policyengine.identity.keys.jwks import KeySource
 from policyengine.identity.keys.signing_keys import TokenSigner
 from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.proof.key_confirmation import ProofVerifiers, create_proof_verifiers
-from policyengine.identity.secrets import SecretReader
+from policyengine.identity.secret_reader import SecretReader
 from policyengine.identity.verify.api_keys import MIN_KEY_LENGTH
 from policyengine.identity.verify.chains import create_chain_reader
 from policyengine.identity.verify.introspection import IntrospectionRouter, create_endpoints

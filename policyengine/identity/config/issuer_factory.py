@@ -18,7 +18,7 @@ from policyengine.identity.keys.jwks import JwkSet, VerifyingKey, parse_jwks
 from policyengine.identity.keys.openbao_signer import OpenBaoSigner
 from policyengine.identity.keys.signing_keys import KeyRingFile, TokenSigner
 from policyengine.identity.openbao import OpenBaoClient
-from policyengine.identity.secrets import SecretReader
+from policyengine.identity.secret_reader import SecretReader
 from policyengine.kernel import Kernel
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.structure_checks import did_you_mean

@@ -16,7 +16,7 @@ from policyengine.identity.facts import revocable_key_names
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import MAX_KEYS, PublicJwk, UnusableKeyError, parse_public_jwk
-from policyengine.identity.secrets import ChangingFile
+from policyengine.identity.secret_reader import ChangingFile
 from policyengine.identity.verified import ConfirmedKey, TokenPrincipal, VerifiedToken
 from policyengine.identity.verify.jws import Jws, is_signed_by, read_jws
 from policyengine.runtime.credential_errors import CredentialError

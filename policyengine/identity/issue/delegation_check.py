@@ -24,7 +24,7 @@ from policyengine.runtime.values import PENDING, Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Path
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
 
 ANY_NAME = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one

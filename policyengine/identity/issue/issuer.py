@@ -15,7 +15,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from policyengine.audit.tokens import TokenEventKind
+from policyengine.audit.token_events import TokenEventKind
 from policyengine.identity.audit_events import issued_token_fields, refused_token_fields
 from policyengine.identity.authenticator import CredentialAuthenticator, digest_text
 from policyengine.identity.config.model import IdentityError, to_seconds

@@ -26,7 +26,7 @@ from joserfc.jws import JWSRegistry
 from policyengine.audit.rotation import rotation_lock
 from policyengine.identity.base64url import encode_base64url
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.secrets import ChangingFile, read_private
+from policyengine.identity.secret_reader import ChangingFile, read_private
 
 PrivateKey = ECKey | OKPKey
 ALGORITHMS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.enforcement_point import (

@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from policyengine.extras import install_command
 from policyengine.http.host_check import AllowedHosts
+from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import (
     Facts,
     Identify,

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 

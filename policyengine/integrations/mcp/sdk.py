@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from starlette.requests import HTTPConnection
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.enforcement_point import (

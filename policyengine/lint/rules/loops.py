@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.runtime.extent import CHARACTERS_PER_STEP
+from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.solver.worst_case import (
     ANY_SIZE,

@@ -14,9 +14,9 @@ from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_headers
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.extent import is_large
 from policyengine.runtime.observe import needs_challenge
 from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.value_size import is_large
 from policyengine.server.decide_requests import run_off_loop
 from policyengine.server.problems import STATUS_TITLES, ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface

@@ -27,13 +27,13 @@ from policyengine.kernel import Kernel
 from policyengine.runtime import decode
 from policyengine.runtime.caller import current_caller
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
-from policyengine.runtime.extent import is_large, measure_extent
 from policyengine.runtime.idempotency_key import IdempotencyKey
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
+from policyengine.runtime.value_size import is_large, measure_extent
 from policyengine.server.adapters.responses import WOULD_BE_HEADER
 from policyengine.server.authzen.denials import ignore_denial
-from policyengine.server.authzen.questions import (
+from policyengine.server.authzen.translator import (
     CONSUME,
     MEMBERS,
     OBLIGATIONS,

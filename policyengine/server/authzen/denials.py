@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines of one kind
 ADAPTER_NAME = "authzen"

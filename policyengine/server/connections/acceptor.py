@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from policyengine.server.connections.connection_table import CloseReason, ConnectionTable
 from policyengine.server.connections.http_connection import peer_address
-from policyengine.server.connections.table import CloseReason, ConnectionTable
 from policyengine.server.listeners import MAX_LISTEN_QUEUE, ServeError, remove_socket
 from policyengine.server.workers.board import WorkerBoard
 

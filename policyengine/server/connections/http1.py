@@ -18,9 +18,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from policyengine.server.connections.http1_fallback import H11Connection
+from policyengine.server.connections.connection_table import CloseReason, ConnectionStage, ConnectionTable
+from policyengine.server.connections.h11_protocol import H11Connection
 from policyengine.server.connections.http_connection import NO_ROOM_DETAIL, HttpConnection, busy_response
-from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable
 from policyengine.server.content_negotiation import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 64 * 1024

@@ -10,7 +10,12 @@ import asyncio
 from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
-from policyengine.server.connections.table import CloseReason, ConnectionStage, ConnectionTable, has_unread_bytes
+from policyengine.server.connections.connection_table import (
+    CloseReason,
+    ConnectionStage,
+    ConnectionTable,
+    has_unread_bytes,
+)
 
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 16 * 1024 * 1024

@@ -11,7 +11,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency_key import IdempotencyKey, KeyInProgressError, KeyReuseError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
 from policyengine.runtime.request import RequestError
-from policyengine.server.telemetry.counters import CountFunction, ServerCounters, TimingTurns, time_always
+from policyengine.server.telemetry.shared_counters import CountFunction, ServerCounters, TimingTurns, time_always
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine

@@ -16,8 +16,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from policyengine.server.telemetry.counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.server.telemetry.process_metrics import MICRO
+from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.stores.circuit_breaker import READ, WRITE
 
 NANO = 1_000_000_000

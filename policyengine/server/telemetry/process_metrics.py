@@ -12,7 +12,7 @@ from time import process_time
 from policyengine.engine import Engine
 from policyengine.executor import run_in_thread
 from policyengine.reload import ReloadableEngine
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.stores.base import StoreError
 from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore

@@ -24,7 +24,7 @@ from typing import NoReturn, Protocol
 
 from policyengine.engine import Engine
 from policyengine.reload import Candidate, ReloadableEngine, ReloadStatus
-from policyengine.reload.watch import ReloadScheduler
+from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.server.listeners import ServeError
 from policyengine.server.workers.board import WorkerBoard
 from policyengine.server.workers.reload import ReloadCoordinator, WorkerChannel

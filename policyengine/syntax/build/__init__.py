@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from policyengine.syntax.build.declarations import DeclarationBuilder
-from policyengine.syntax.build.examples import ExampleBuilder
 from policyengine.syntax.build.expressions import ExpressionBuilder
 from policyengine.syntax.build.rules import RuleBuilder
+from policyengine.syntax.build.tests import ExampleBuilder
 
 __all__ = ["AstBuilder"]
 

@@ -6,10 +6,10 @@ from typing import Literal as Word
 from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, Text, node
-from policyengine.syntax.nodes.doors import AgentRef
 from policyengine.syntax.nodes.endpoints import Place, Target
-from policyengine.syntax.nodes.examples import OutcomeWord
 from policyengine.syntax.nodes.expressions import Call, Expr, Reference
+from policyengine.syntax.nodes.grants import AgentRef
+from policyengine.syntax.nodes.tests import OutcomeWord
 
 
 @node()

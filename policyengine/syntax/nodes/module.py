@@ -6,7 +6,8 @@ from dataclasses import field
 from typing import TypeAlias
 
 from policyengine.syntax.nodes.base import Literal, Name, Node, node
-from policyengine.syntax.nodes.doors import (
+from policyengine.syntax.nodes.endpoints import PathsIgnoreCase
+from policyengine.syntax.nodes.grants import (
     AgentDecl,
     AnyoneDecl,
     DelegationDecl,
@@ -14,10 +15,9 @@ from policyengine.syntax.nodes.doors import (
     UnrestrictedUsers,
     UserDecl,
 )
-from policyengine.syntax.nodes.endpoints import PathsIgnoreCase
-from policyengine.syntax.nodes.examples import FixtureDecl, TestDecl
 from policyengine.syntax.nodes.guards import GuardDecl
 from policyengine.syntax.nodes.limits import BudgetDecl, InvariantDecl, ProfileDecl, RateDecl
+from policyengine.syntax.nodes.tests import FixtureDecl, TestDecl
 from policyengine.syntax.nodes.vocabulary import (
     AttesterDecl,
     DefineDecl,

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.runtime.values import Unknown, Value
-from policyengine.solver.answer_memo import SatisfiabilityCache
+from policyengine.solver.cache import SatisfiabilityCache
 from policyengine.solver.symbolic import Truth
 from policyengine.source import Span
 from policyengine.spec.evaluate import evaluate

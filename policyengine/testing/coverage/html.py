@@ -19,9 +19,9 @@ from policyengine.testing.coverage.annotated_source import (
     annotated_lines,
     coverage_state,
 )
+from policyengine.testing.coverage.html_style import STYLE
 from policyengine.testing.coverage.measure import Coverage, CoverageCount
 from policyengine.testing.coverage.points import Point
-from policyengine.testing.coverage.style import STYLE
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 INDEX = "index.html"

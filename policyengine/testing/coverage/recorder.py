@@ -13,7 +13,7 @@ from policyengine.spec import trace as w
 from policyengine.spec.approvals import approval_facts
 from policyengine.spec.facts import Facts, hop_facts
 from policyengine.spec.gates import is_attested_by
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.spec.reason_texts import OPERATOR_OBLIGATIONS
 from policyengine.testing.coverage.conditions import observe_condition
 from policyengine.testing.coverage.points import Point

@@ -22,10 +22,10 @@ from policyengine.spec.history_records import history_conditions, history_window
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
 from policyengine.testcases import Case
+from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 from policyengine.testing.mutation.outcome_key import outcome_key
 from policyengine.testing.runner import given_approvals, root_entity
-from policyengine.testing.sequence import CaseSequence
 
 RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
 HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # of the past

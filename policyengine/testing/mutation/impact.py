@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.spec.trace import Block
 from policyengine.testing.mutation.baseline import BaselineCase
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant

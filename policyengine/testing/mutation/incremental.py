@@ -17,10 +17,10 @@ from policyengine.spec.facts import Facts
 from policyengine.spec.history_records import history_conditions
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace, GuardTrace, LimitTrace
+from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.mutation.baseline import BaselineCase, CaseAnswer, RuleKey, restrict_kernel, with_history
 from policyengine.testing.mutation.lowering_cache import Mutant
 from policyengine.testing.mutation.outcome_key import outcome_key
-from policyengine.testing.sequence import CaseSequence
 
 RuleTrace = TypeVar("RuleTrace", BlockTrace, GuardTrace, LimitTrace)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from policyengine import kernel as k
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
-from policyengine.spec.match import place_covers
+from policyengine.spec.match_endpoint import place_covers
 from policyengine.testcases import Case
+from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.mutation.baseline import (
     DELEGATION_KEY,
@@ -26,7 +27,6 @@ from policyengine.testing.mutation.baseline import (
 from policyengine.testing.mutation.impact import Memo, binds_differently, can_affect, changed_rules_for, keeps_facts
 from policyengine.testing.mutation.incremental import answer_incrementally, record_with_watches
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
-from policyengine.testing.sequence import CaseSequence
 
 
 class FailingTestError(Exception):

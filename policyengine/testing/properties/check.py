@@ -24,11 +24,11 @@ from policyengine.spec.history_records import history_windows
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import ApprovalTrace, DecisionTrace
 from policyengine.testcases import Case, Property
+from policyengine.testing.case_sequence import CaseSequence, settle_alone
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.render_test import request_text
 from policyengine.testing.runner import CaseSetupError, given_approvals, root_entity
-from policyengine.testing.sequence import CaseSequence, settle_alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
-from policyengine.spec.match import match_pattern, place_covers
+from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.testing.properties.random_source import RandomSource
 
 METHODS_TO_TRY = ("GET", "POST", "DELETE", "PUT", "PATCH")

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.testcases import Property
 from policyengine.testing.properties.check import ClaimChecker, draft_case
 from policyengine.testing.properties.conditions import policy_conditions, relevant_endpoints

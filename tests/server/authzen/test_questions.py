@@ -19,7 +19,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, read_evaluation
-from policyengine.server.authzen.questions import QuestionTranslator, UnmappedError
+from policyengine.server.authzen.translator import QuestionTranslator, UnmappedError
 from policyengine.typesystem import EntityRef
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import Free, example

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from policyengine.importers.documents import Document, Value, read_document
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import DocumentBase, read_base, resolve_reference
-from policyengine.importers.problems import ApiImportError
 
 MAX_DOCUMENTS = 100
 MAX_REFERENCE_HOPS = 32

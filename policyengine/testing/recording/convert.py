@@ -22,16 +22,16 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.history_records import history_windows
-from policyengine.spec.match import match_pattern
+from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testcases import Case
+from policyengine.testing.case_sequence import CaseSequence as Begun
+from policyengine.testing.case_sequence import settle_alone
 from policyengine.testing.properties.render_test import quote_string
-from policyengine.testing.recording.cases import CaseWriter, InexpressibleError, RecordedCase
+from policyengine.testing.recording.case_writer import CaseWriter, InexpressibleError, RecordedCase
 from policyengine.testing.runner import given_approvals
-from policyengine.testing.sequence import CaseSequence as Begun
-from policyengine.testing.sequence import settle_alone
 from policyengine.typesystem import EntityRef
 
 HEADER = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."

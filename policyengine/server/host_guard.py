@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from policyengine.http.host_check import AllowedHosts, HostRefusal, gateway_refusal
 from policyengine.server.problems import ProblemError
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines about one header
 # At these doors a gateway asks with the headers of its client: an `Origin` there is none of ours.

@@ -22,6 +22,7 @@ from policyengine.importers.current_policies import (
     premature_guards,
     read_current_policies,
 )
+from policyengine.importers.errors import ApiImportError
 from policyengine.importers.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -35,7 +36,6 @@ from policyengine.importers.manifest import (
 )
 from policyengine.importers.model import Api, ApiOperation, HttpTemplate
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.problems import ApiImportError
 from policyengine.importers.reconcile import reconcile, without_types
 from policyengine.importers.sanitize import NameAllocator
 from policyengine.importers.scope_groups import ImportPlan, plan_scopes

@@ -10,10 +10,10 @@ import sys
 
 from policyengine.child_processes import child_environment, python_command
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
-from policyengine.reload.origin import ReloadSource
+from policyengine.reload.source import ReloadSource
 
 MAX_PREPARE_SECONDS = 120.0  # seconds that checking and testing may take
-COMMAND = "from policyengine.reload.subprocess import main; main()"
+COMMAND = "from policyengine.reload.prepare_process import main; main()"
 
 
 def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SECONDS) -> Candidate:

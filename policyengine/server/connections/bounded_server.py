@@ -20,8 +20,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from policyengine.server.connections.acceptor import Acceptor
+from policyengine.server.connections.connection_table import ConnectionTable
 from policyengine.server.connections.http_connection import HttpConnection
-from policyengine.server.connections.table import ConnectionTable
 from policyengine.server.shutdown import Drain
 from policyengine.server.workers.board import WorkerBoard
 
@@ -29,7 +29,7 @@ HTTP: type[HttpConnection]
 try:
     from policyengine.server.connections.http1 import Http1Protocol as HTTP
 except ImportError:  # where httptools is not to be had
-    from policyengine.server.connections.http1_fallback import H11Connection as HTTP
+    from policyengine.server.connections.h11_protocol import H11Connection as HTTP
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICKS_PER_SECOND = 10

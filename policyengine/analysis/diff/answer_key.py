@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
-from policyengine.analysis.diff.bound_parts import binds_no_less
+from policyengine.analysis.diff.approval_binding import binds_no_less
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.literals import parse_duration
 from policyengine.spec.approval_digest import ACTION_OBJECTS, HTTP_OBJECTS, TOOL_OBJECTS, describe_object

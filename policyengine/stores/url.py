@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from policyengine.extras import install_command
+from policyengine.install_hints import install_command
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS
 from policyengine.stores.memory.store import MemoryStore

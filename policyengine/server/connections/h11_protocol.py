@@ -5,8 +5,8 @@ from __future__ import annotations
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from policyengine.server.connections.connection_table import ConnectionStage
 from policyengine.server.connections.http_connection import HttpConnection
-from policyengine.server.connections.table import ConnectionStage
 
 
 class H11Connection(HttpConnection, H11Protocol):

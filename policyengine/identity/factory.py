@@ -7,9 +7,9 @@ from pathlib import Path
 from time import time
 from typing import TypeAlias
 
-from policyengine.extras import install_command
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import IdentityConfig, IdentityError, read_identity_config
+from policyengine.install_hints import install_command
 from policyengine.kernel import Kernel
 from policyengine.stores.base import Store
 

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.telemetry.counters import ServerCounters
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
 SPARE_CONNECTIONS = 8  # connections beyond the bound, which are only told whether the server is well

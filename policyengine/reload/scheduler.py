@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from policyengine.reload.candidate import Candidate, ReloadRefusedError
-from policyengine.reload.origin import FileStates, ReloadSource
-from policyengine.reload.reloader import ReloadableEngine
-from policyengine.reload.subprocess import prepare_in_subprocess
+from policyengine.reload.prepare_process import prepare_in_subprocess
+from policyengine.reload.reloadable_engine import ReloadableEngine
+from policyengine.reload.source import FileStates, ReloadSource
 
 LOOK_SECONDS = 0.5  # seconds between two looks
 MAX_TRIES = 20  # while somebody writes

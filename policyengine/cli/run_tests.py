@@ -17,7 +17,7 @@ from policyengine.cli.output.terminal import Screen, json_text, show_progress
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
-    from policyengine.cli.test_measures import MeasureOptions, MeasureResult
+    from policyengine.cli.measure_tests import MeasureOptions, MeasureResult
     from policyengine.testing import RunReport, Selection
     from policyengine.testing.report import ExampleResult
 

@@ -18,11 +18,11 @@ from policyengine.engine.observe_mode import ObserveError
 from policyengine.engine.request_input import Clock, new_id, utc_now
 from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.identity.config.model import IdentityError
-from policyengine.identity.setup import IdentitySource
+from policyengine.identity.factory import IdentitySource
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.gate import ReloadGate
-from policyengine.reload.origin import ReloadSource
 from policyengine.reload.rules import ReloadRules
+from policyengine.reload.source import ReloadSource
 from policyengine.stores.base import Store, StoreError
 
 if TYPE_CHECKING:
