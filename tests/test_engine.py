@@ -16,8 +16,8 @@ import pytest
 from policyengine.compiler import evaluator
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.engine import engine as module
-from policyengine.engine.request_input import new_id
+from policyengine.engine import decider as module
+from policyengine.engine.question import new_id
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
@@ -156,7 +156,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
         raise error
 
     if part == "quick":
-        monkeypatch.setattr(shop, "_world", replace(shop._world, **{"quick" if way == "decide" else "peeking": broken}))
+        monkeypatch.setattr(shop.decider, "compiled", replace(shop.decider.compiled, **{way: broken}))
     else:
         monkeypatch.setattr(evaluator, "decide", broken)
     with caplog.at_level(logging.ERROR, logger="policyengine"):
@@ -196,7 +196,7 @@ def test_a_clock_without_a_zone_is_a_failure():
 
 
 def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
-    monkeypatch.setattr(shop, "_world", replace(shop._world, quick=lambda *_: 1 / 0))
+    monkeypatch.setattr(shop.decider, "compiled", replace(shop.decider.compiled, decide=lambda *_: 1 / 0))
     logging.getLogger("policyengine").setLevel(logging.CRITICAL + 1)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -249,7 +249,7 @@ def test_an_approval_is_spent_exactly_once_by_eight_threads(shop):
 
 def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatch):
     ask = approved(shop, pay())
-    known = shop._store.spent_among
+    known = shop.store.spent_among
     spent: list[Decision] = []
 
     def slow(ids: Iterable[str]) -> frozenset[str]:
@@ -260,7 +260,7 @@ def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatc
             spent.append(shop.decide(ask))
         return found
 
-    monkeypatch.setattr(shop._store, "spent_among", slow)
+    monkeypatch.setattr(shop.store, "spent_among", slow)
     assert shop.decide(ask).outcome is Outcome.CONFIRM
     assert spent[1].allowed
 

@@ -217,7 +217,7 @@ def test_a_failure_is_a_deny(observing: Engine, monkeypatch: pytest.MonkeyPatch,
     def fails(*given: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(observing, "_world", replace(observing._world, quick=fails))
+    monkeypatch.setattr(observing.decider, "compiled", replace(observing.decider.compiled, decide=fails))
     decision = observing.decide(asked("/v1/x"))
     assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
 

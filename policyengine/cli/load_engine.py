@@ -17,8 +17,8 @@ from policyengine.cli.settings.file import load_settings
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
+    from policyengine.clock import Clock
     from policyengine.engine import Engine
-    from policyengine.engine.request_input import Clock
     from policyengine.entities.errors import EntitiesError
     from policyengine.entities.sources import EntitySources, SourcesStamp
     from policyengine.entities.store import EntityStore
@@ -41,9 +41,9 @@ def load_engine(
     identity: Path | None = None,
 ) -> Engine:
     """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
+    from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
-    from policyengine.engine.request_input import utc_now
     from policyengine.entities.errors import EntitiesError
     from policyengine.identity.config.model import IdentityError
     from policyengine.stores.base import StoreError

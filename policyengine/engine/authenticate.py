@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from policyengine.engine.request_input import AuthenticatedQuestion, QuestionLike, normalize_facts, parse_request
+from policyengine.engine.failures import FailureCounter
+from policyengine.engine.question import Question, normalize_facts, parse_request
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.verified import PRINCIPAL_ROOTS, PROVABLE_ROOTS, CredentialRefusal, VerifiedCredential
 from policyengine.identity.verified import ProofContext as Presented
@@ -18,25 +19,28 @@ from policyengine.runtime.request import Request, RequestError, pending_outside
 from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.stores.base import StoreError
 
+_LOG = logging.getLogger("policyengine")
 TRANSIENT_REFUSALS = frozenset(
     {RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value}
 )  # it may be otherwise later
 REPLACED_MEMBERS = frozenset({*PRINCIPAL_ROOTS, "credentials"})
 
 
-def authenticate(identity: CredentialAuthenticator, question: QuestionLike, now: int) -> QuestionLike:
-    """The same question with facts that were proved in place of its credentials, and of what it says itself of who
-    asks. A credential that was refused is the fact `credential.refused`. Raises RequestError.
+def authenticate(identity: CredentialAuthenticator, question: Question, now: int) -> Question:
+    """The same question with proved facts in place of its credentials, and of what it claims about its principal. A
+    refused credential is the fact `credential.refused`. Raises RequestError.
 
-    `now` in seconds since 1970. It may wait for an issuer: what was proved before, `Identity.at_once` knows.
+    `now` in seconds since 1970. It may wait for an issuer, where `CredentialAuthenticator.at_once` would not.
     """
-    if isinstance(question, Mapping):
-        raw = question.get("credentials")
+    members = question.members
+    if members is not None:
+        raw = members.get("credentials")
         if raw is None and not identity.only_proved:
             return question
         if isinstance(raw, VerifiedCredential | CredentialRefusal):
-            return question_with_facts(identity, question, recheck_proof(identity, raw, now))
-    return authenticate_request(identity, parse_request(question), now)
+            facts = recheck_proof(identity, raw, now)
+            return Question(question_with_facts(identity, members, facts), is_authenticated=True)
+    return Question(authenticate_request(identity, question.request, now), is_authenticated=True)
 
 
 def question_with_facts(
@@ -81,38 +85,30 @@ def prove_credentials(
         return CredentialRefusal(why.refusal)
 
 
-def needs_issuer(identity: CredentialAuthenticator, question: QuestionLike, now: int) -> bool:
-    """Whether nobody knows yet what the credentials prove that it brings."""
-    match question:
-        case AuthenticatedQuestion():
-            return False
-        case Request():
-            found = question.credentials
-            return found is not None and identity.known_of(found, now) is None
-        case Mapping():
-            raw = question.get("credentials")
-            return (
-                raw is not None
-                and not isinstance(raw, VerifiedCredential | CredentialRefusal)
-                and identity.known(raw, now) is None
-            )
-        case _:
-            return True
+def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int) -> bool:
+    """Whether an issuer may have to be asked what its credentials prove. Raises RequestError."""
+    if question.is_authenticated:
+        return False
+    members = question.members
+    if members is None:
+        credentials = question.request.credentials
+        return credentials is not None and identity.known_of(credentials, now) is None
+    raw = members.get("credentials")
+    if raw is None or isinstance(raw, VerifiedCredential | CredentialRefusal):
+        return False
+    return identity.known(raw, now) is None
 
 
-def with_cached_facts(identity: CredentialAuthenticator, question: QuestionLike, now: int) -> QuestionLike:
-    """The question with the facts that its credentials are known to prove, to see how large it is: nothing is decided
-    by them, and nothing is counted. Raises RequestError."""
-    match question:
-        case Request() if question.credentials is not None:
-            known = identity.known_of(question.credentials, now)
-            return question if known is None else request_with_facts(question, normalize_facts(known.facts))
-        case Mapping():
-            raw = question.get("credentials")
-            known = raw if isinstance(raw, VerifiedCredential) else None if raw is None else identity.known(raw, now)
-            return question if known is None else question_with_facts(identity, question, known.facts)
-        case _:
-            return question
+def with_cached_facts(identity: CredentialAuthenticator, question: Question, now: int) -> Request:
+    """The request with the facts that its credentials are known to prove, to measure it: nothing is decided by them,
+    and nothing is counted. Raises RequestError."""
+    members = question.members
+    raw = None if members is None else members.get("credentials")
+    if members is not None and isinstance(raw, VerifiedCredential | CredentialRefusal):
+        return question_with_facts(identity, members, raw.facts if isinstance(raw, VerifiedCredential) else {})
+    request = question.request
+    known = None if request.credentials is None else identity.known_of(request.credentials, now)
+    return request if known is None else request_with_facts(request, normalize_facts(known.facts))
 
 
 def authenticate_request(identity: CredentialAuthenticator, request: Request, now: int) -> Request:
@@ -219,3 +215,53 @@ def reject_raw_credentials(request: Request) -> Request:
         return request
     hint = "set up `--identity` (docs/identity.md), or send what is known of it as `credential`"
     raise RequestError("credentials", "raw credentials are not verified here", hint)
+
+
+class Authenticator:
+    """Replaces the credentials of questions by what they prove. Fails closed: whatever goes wrong is a refusal."""
+
+    def __init__(
+        self, identity: CredentialAuthenticator, nanoseconds: Callable[[], int], failures: FailureCounter
+    ) -> None:
+        self.identity, self._nanoseconds, self._failures = identity, nanoseconds, failures
+
+    @property
+    def seconds(self) -> int:
+        return self._nanoseconds() // 1_000_000_000
+
+    def authenticate_cached(self, members: dict[str, object]) -> dict[str, object] | None:
+        """The members with what their credentials proved before; None where that takes a longer look."""
+        return self.identity.at_once(members, self._nanoseconds() // 1_000_000_000)
+
+    def authenticate(self, question: Question) -> Question:
+        """It may wait for an issuer. Raises RequestError."""
+        if question.is_authenticated:
+            return question
+        try:
+            members = question.members
+            known = None if members is None else self.authenticate_cached(members)
+            if known is not None:
+                return Question(known, is_authenticated=True)
+            return authenticate(self.identity, question, self.seconds)
+        except RequestError:
+            raise
+        except Exception:
+            self._failures.add()
+            self.identity.count(RefusalCode.FAILURE.value)
+            _LOG.exception("a credential could not be verified, and was refused")
+            return Question(with_refusal(question.request, RefusalCode.FAILURE), is_authenticated=True)
+
+    def prove(self, facts: Mapping[str, object]) -> Mapping[str, object]:
+        """Facts about a request with what their raw credentials prove in their place, for several questions about that
+        request in this process. Raises RequestError."""
+        if facts.get("credentials") is None:
+            return facts
+        return {**facts, "credentials": prove_credentials(self.identity, facts, self.seconds)}
+
+    def needs_issuer(self, question: Question) -> bool:
+        """Whether an issuer may have to be asked, which takes as long as that issuer takes. Raises RequestError."""
+        return needs_issuer(self.identity, question, self.seconds)
+
+    def with_cached_facts(self, question: Question) -> Request:
+        """The request with what is known of its credentials, to measure it. Raises RequestError."""
+        return with_cached_facts(self.identity, question, self.seconds)

@@ -1,146 +1,173 @@
-"""Many decisions at once: what a shared store has to say of all of them is asked for together."""
+"""Batches: many questions in their order; a store outside of this process is asked for many of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from policyengine.compiler.reads import nanoseconds
+from policyengine.clock import epoch_nanoseconds
+from policyengine.compiler.quick import Charge
 from policyengine.engine.authenticate import reject_raw_credentials
-from policyengine.engine.decider import Deciding, with_consume_obligation
-from policyengine.engine.recorder import World, apply_settlement
-from policyengine.engine.request_input import (
-    AuthenticatedQuestion,
-    QuestionLike,
-    microseconds,
-    new_id,
-    parse_request,
-    plain_question,
-)
+from policyengine.engine.charges import apply_charges
+from policyengine.engine.compiled import CompiledPolicies
+from policyengine.engine.decider import with_consume_obligation
+from policyengine.engine.question import Question, new_id
 from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charge
+from policyengine.runtime.limits import RateCharge, to_limit_charge
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.base import CommitRequest, CommitResult, StoreError
 
+if TYPE_CHECKING:
+    from policyengine.engine.engine import Engine
+
 MAX_PENDING_DECISIONS = 1_024  # decisions that a store is asked for at once
-NOTHING_TO_SETTLE = ChargeResult((), 0)
 
 
-class Waiting(NamedTuple):
-    """A decision that is made but for what its store will say: the place of its question among others, and when."""
+class UnchargedDecision(NamedTuple):
+    """An allow of the fast path, and what it takes of limits once the store is asked."""
 
-    place: int
-    question: dict[str, object] | Request
-    asked: CommitRequest
     decision: Decision
-    moment: int | None
+    charges: tuple[Any, ...]
+
+
+class PendingDecision(NamedTuple):
+    """A decision that is made but for what its store will answer."""
+
+    position: int  # of its question in the batch
+    question: dict[str, object] | Request
+    commit: CommitRequest
+    decision: Decision
+    moment: int | None  # nanoseconds; None for one of the fast path, which bears it
     call: bytes
-    world: World
+    compiled: CompiledPolicies
+
+    @property
+    def asks_store(self) -> bool:
+        return bool(self.commit.effects.limits or (self.commit.effects and not self.commit.peek))
 
 
-class Batching(Deciding):
-    """Decides many questions in their order."""
+class BatchDecider:
+    """Decides many questions by one engine."""
 
-    _gathers: tuple[World, Callable[[dict[str, object]], Decision | None]] | None = None
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._uncharged: tuple[CompiledPolicies, Callable[[dict[str, object]], Any]] | None = None
 
-    def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Each as `decide` says, in their order, also where they count together: a shared store is asked for many at
-        once. What is no question is answered by its error."""
+    def decide(self, questions: Sequence[Question | RequestError]) -> list[Decision | RequestError]:
+        """Each as `Engine.decide` does, in their order, also where they count together."""
+        engine = self._engine
         answers: list[Decision | RequestError] = []
-        waiting: list[Waiting] = []
-        for place, question in enumerate(questions):
+        pending: list[PendingDecision] = []
+        for position, question in enumerate(questions):
             try:
-                question = self.identified(plain_question(question))
-                found = self._prepared(place, question) if self.shares else None
-                if found is None:  # what came before may matter
-                    self._settle(waiting, answers)
-                    answers.append(self.decide(question))
+                if isinstance(question, RequestError):
+                    raise question
+                authenticated = engine.authenticate(question)
+                prepared = self._prepare(position, authenticated) if engine.shares_state else None
+                if prepared is None:  # what came before may matter
+                    self._settle(pending, answers)
+                    answers.append(engine.decide(authenticated))
                 else:
-                    waiting.append(found)
-                    answers.append(found.decision)
+                    pending.append(prepared)
+                    answers.append(prepared.decision)
             except RequestError as error:
                 answers.append(error)
-            if len(waiting) == MAX_PENDING_DECISIONS:
-                self._settle(waiting, answers)
-        self._settle(waiting, answers)
+            if len(pending) == MAX_PENDING_DECISIONS:
+                self._settle(pending, answers)
+        self._settle(pending, answers)
         return answers
 
-    def _gathering(self, world: World) -> Callable[[dict[str, object]], Decision | None]:
-        """The quick way by this directory, on which nobody is asked; made when it is first needed."""
-        known = self._gathers
-        if known is None or known[0] is not world:
-            known = self._gathers = world, world.evaluator.charging(self._gather).__call__
-        return known[1]
-
-    def _gather(self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
-        """An allow on the quick way, before anybody asked the store."""
-        self._gathered.charges = charges
-        return Decision(answer, asker, stamp)
-
-    def _prepared(self, place: int, question: QuestionLike) -> Waiting | None:
-        """The decision with what it waits for; None where it rests on what the store knows. Raises RequestError."""
-        world = self._world
-        if isinstance(question, AuthenticatedQuestion):
-            question = question.question
+    def _prepare(self, position: int, question: Question) -> PendingDecision | None:
+        """None where the decision rests on what the store knows. Raises RequestError."""
+        compiled = self._engine.decider.compiled
         try:
-            quick = self._quickly(place, question, world) if type(question) is dict else None
-            return quick or self._carefully(place, reject_raw_credentials(parse_request(question)), world)
+            members = question.members
+            fast = None if members is None else self._prepare_fast(position, members, compiled)
+            return fast or self._prepare_request(position, reject_raw_credentials(question.request), compiled)
         except RequestError:
             raise
         except Exception:
-            return None  # to fail once more, where it is told
+            return None  # `Engine.decide` will fail again, and say so
 
-    def _quickly(self, place: int, question: dict[str, object], world: World) -> Waiting | None:
-        if self._ids is not new_id:
+    def _prepare_fast(
+        self, position: int, members: dict[str, object], compiled: CompiledPolicies
+    ) -> PendingDecision | None:
+        if self._engine.decider.ids is not new_id:
             return None
-        self._gathered.charges = ()
-        quick = self._gathering(world)(question)
-        if quick is None:
+        found = self._fast_path(compiled)(members)
+        if found is None:
             return None
-        limits = tuple(map(to_limit_charge, self._gathered.charges))
-        holds = any(type(one.charge) is not RateCharge for one in limits)
-        asked = CommitRequest(Effects(limits=limits), outcome_key(quick.id) if holds else "")
-        return Waiting(place, question, asked, quick, None, b"decide", world)
+        decision, charges = found if isinstance(found, UnchargedDecision) else (found, ())
+        limits = tuple(map(to_limit_charge, charges))
+        gives_back = any(type(limit.charge) is not RateCharge for limit in limits)
+        commit = CommitRequest(Effects(limits=limits), outcome_key(decision.id) if gives_back else "")
+        return PendingDecision(position, members, commit, decision, None, b"decide", compiled)
 
-    def _carefully(self, place: int, request: Request, world: World) -> Waiting | None:
-        spends, now = request.options.consume, self._clock()
-        if world.directory.lookups is not None:
+    def _fast_path(self, compiled: CompiledPolicies) -> Callable[[dict[str, object]], Any]:
+        """The fast path that asks no store; made when it is first needed."""
+        known = self._uncharged
+        if known is None or known[0] is not compiled:
+            known = self._uncharged = compiled, compiled.evaluator.charging(cast(Charge, leave_uncharged)).__call__
+        return known[1]
+
+    def _prepare_request(self, position: int, request: Request, compiled: CompiledPolicies) -> PendingDecision | None:
+        decider = self._engine.decider
+        spends, now = request.options.consume, decider.clock()
+        if compiled.entities.lookups is not None:
             return None
-        planned = world.evaluator.plan(request, now)
+        planned = compiled.evaluator.plan(request, now)
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
-        decision = planned[0].with_id(self._ids(now))
-        if planned[1].excess:
-            self._exceeded(decision, planned[1].excess)
-        asked = CommitRequest(planned[1], outcome_key(decision.id), not spends)
-        return Waiting(place, request, asked, decision, nanoseconds(now), b"decide" if spends else b"evaluate", world)
+        decision, effects = planned
+        decision = decision.with_id(decider.ids(now))
+        if effects.excess:
+            self._engine.recorder.count_excess(decision, effects.excess)
+        commit = CommitRequest(effects, outcome_key(decision.id), not spends)
+        call = b"decide" if spends else b"evaluate"
+        return PendingDecision(position, request, commit, decision, epoch_nanoseconds(now), call, compiled)
 
-    def _settle(self, waiting: list[Waiting], answers: list[Decision | RequestError]) -> None:
-        """The answers to those that wait, by what the store says of all of them."""
-        asking = [one for one in waiting if one.asked.effects.limits or (one.asked.effects and not one.asked.peek)]
-        told: list[CommitResult] = []
+    def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
+        """Puts the answers of those that are pending in place, by what the store says of all of them."""
+        asking = [one for one in pending if one.asks_store]
+        decider = self._engine.decider
+        results: list[CommitResult] = []
         try:
-            told += (
-                self._store.commit_many([one.asked for one in asking], microseconds(self._clock())) if asking else ()
-            )
+            if asking:
+                results += decider.store.commit_many([one.commit for one in asking], decider.now())
         except StoreError as error:
-            told += [error] * len(asking)
-        settling = {one.place: answer for one, answer in zip(asking, told, strict=True)}
-        for pending in waiting:
-            answers[pending.place] = self._settled(pending, settling.get(pending.place, NOTHING_TO_SETTLE))
-        waiting.clear()
+            results += [error] * len(asking)
+        settled = {one.position: result for one, result in zip(asking, results, strict=True)}
+        for one in pending:
+            if one.position in settled:
+                answers[one.position] = self._answer(one, settled[one.position])
+            else:
+                answers[one.position] = self._record(one, one.decision)
+        pending.clear()
 
-    def _settled(self, one: Waiting, answer: CommitResult) -> Decision:
-        question, (effects, _, peek), decision, call = one.question, one.asked, one.decision, one.call
-        if answer is None:  # another was quicker
-            return self.decide(question if self.identity is None else AuthenticatedQuestion(question))
-        if isinstance(answer, StoreError):
-            return self._kept(question, self._unanswered(answer), call, one.world.mark)
-        decision = decision if answer is NOTHING_TO_SETTLE else apply_settlement(decision, effects, answer)
-        if isinstance(question, dict):
-            return decision if self._as_it_is else self._finished(question, decision, call, one.world)
-        made = with_consume_obligation(decision, effects) if peek else decision
-        return self._kept(question, made, call, one.world.mark, one.moment)
+    def _answer(self, pending: PendingDecision, result: CommitResult) -> Decision:
+        if result is None:  # another decision changed what it rests on
+            return self._engine.decide(Question(pending.question, is_authenticated=True))
+        if isinstance(result, StoreError):
+            denied = self._engine.recorder.deny_unavailable(result)
+            mark = pending.compiled.entities_mark
+            return self._engine.recorder.record(pending.question, denied, pending.call, mark)
+        return self._record(pending, apply_charges(pending.decision, pending.commit.effects, result))
+
+    def _record(self, pending: PendingDecision, decision: Decision) -> Decision:
+        engine = self._engine
+        if isinstance(pending.question, dict):
+            return engine.finish_fast(pending.question, decision, pending.call, pending.compiled)
+        if pending.commit.peek:
+            decision = with_consume_obligation(decision, pending.commit.effects)
+        mark = pending.compiled.entities_mark
+        return engine.recorder.record(pending.question, decision, pending.call, mark, pending.moment)
+
+
+def leave_uncharged(
+    answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
+) -> UnchargedDecision:
+    """In place of a store: an allow with what it would take."""
+    return UnchargedDecision(Decision(answer, principal, stamp), charges)

@@ -1,317 +1,254 @@
-"""One decision: the quick way where it is plain, with care where it is not; what it spends, on record."""
+"""The decider: one question to its decision, committed in one step of the store; the fast path first."""
 
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec.json import encode
 from msgspec.structs import replace
 
+from policyengine.clock import EPOCH, Clock, epoch_microseconds, epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.compiler.reads import nanoseconds
-from policyengine.engine.authenticate import (
-    TRANSIENT_REFUSALS,
-    refusal_code,
-    reject_raw_credentials,
-    with_recorded_facts,
-    without_credentials,
-)
-from policyengine.engine.recorder import Keeping, World, apply_settlement
-from policyengine.engine.request_input import (
-    EPOCH,
-    AuthenticatedQuestion,
-    QuestionLike,
-    microseconds,
-    new_id,
-    parse_request,
-    plain_question,
-    reject_chosen_time,
-)
+from policyengine.compiler.tree import Tree
+from policyengine.engine.charges import StoreCharger, apply_charges
+from policyengine.engine.compiled import CompiledPolicies
+from policyengine.engine.recorder import DecisionRecorder
 from policyengine.entities.lookup import LookupEntityStore
+from policyengine.entities.store import EntityStore
+from policyengine.explain.explanation import Explanation, explain
 from policyengine.identity.verified import PROVABLE_ROOTS
+from policyengine.kernel import Kernel
 from policyengine.runtime.caller import outcome_key
-from policyengine.runtime.decision import Decision, Effects, Gate, Obligation
+from policyengine.runtime.decision import Decision, Effects, Obligation
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.idempotency_key import (
     IdempotencyClaim,
-    IdempotencyKey,
-    IdempotencyKeyError,
     IdempotencyRecord,
     KeyInProgressError,
     KeyReuseError,
 )
-from policyengine.runtime.idempotent_decision import (
-    IdempotentDecision,
-    decode_draft,
-    encode_draft,
-    encode_facts,
-    restore_decision,
-)
+from policyengine.runtime.idempotent_decision import decode_draft, encode_draft, encode_facts, restore_decision
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.evaluate import build_facts
-from policyengine.stores.base import StoreError
+from policyengine.spec.reference import conclude, trace_request
+from policyengine.stores.base import Store
+from policyengine.stores.memory.store import MemoryStore
 
-MAX_COMMIT_TRIES = 100  # to decide again where another decision was quicker
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
+
+MAX_COMMIT_TRIES = 100  # how often a decision is made again because another one changed what it rests on
 
 
 class WouldBlockError(Exception):
     """Nothing was decided: an event loop should not wait for it."""
 
 
-class Made(NamedTuple):
-    """A decision and what it depended on: the clock, and which of its approvals were spent before."""
+class DecisionBasis(NamedTuple):
+    """A decision and what it rests on, as the log records it."""
 
     decision: Decision
-    now: datetime
-    spent: frozenset[str]
+    moment: datetime
+    spent: frozenset[str]  # approvals of the request that were used before
     spends: tuple[str, ...] = ()
-    past: bytes = b""  # as the log has it
-    mark: bytes = b""  # of the directory
+    history: bytes = b""  # members of its record
+    entities_mark: bytes = b""
 
 
-class Deciding(Keeping):
-    """Decides one question by a kernel. Threads may share it."""
+class Decider:
+    """Decides by a kernel and an entity store, and commits what a decision spends. Threads may share it.
 
-    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
-        """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
+    Exceptions of deciding leave it: `Engine` turns them into denies.
+    """
 
-        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend; TakesLong
-        where it is wanted `at_once` and may take long.
-        """
-        if type(question) is not dict:
-            question = plain_question(question)
-        if self.identity is not None:
-            question = self._identified(self.identity, question)
-        if type(question) is dict:  # the way that most questions go: each call on it counts
-            world = self._world
-            try:
-                quick = (world.at_once if at_once else world.quick)(question)
-            except StoreError as error:  # nobody knows whether it was spent: it is not asked again
-                return self._kept(question, self._unanswered(error), b"decide", world.mark)
-            except Exception:
-                return self._kept(question, self._failed(), b"decide", world.mark)
-            if quick is not None:
-                return quick if self._as_it_is else self._finished(question, quick, b"decide", world)
-        request = reject_raw_credentials(parse_request(question))
-        if at_once and self.takes_long(request):
-            raise WouldBlockError("it may take long")
-        if not request.options.consume:
-            return self._evaluate(request)
-        reject_chosen_time(request)
-        return self._guarded(request, b"decide", self._spent)
+    def __init__(
+        self,
+        kernel: Kernel,
+        tree: Tree,
+        entities: EntityStore,
+        store: Store,
+        recorder: DecisionRecorder,
+        *,
+        clock: Clock,
+        ids: Callable[[datetime], str],
+        keeps_proofs: bool = False,
+    ) -> None:
+        self.kernel, self._tree, self.store = kernel, tree, store
+        self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
+        self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions hold proved facts
+        self._recorder, self._charger = recorder, StoreCharger(store, clock, ids)
+        self.compiled = self._compile(entities)
 
-    def decide_once(self, question: QuestionLike, once: IdempotencyKey) -> IdempotentDecision:
-        """As `decide`, but accounted once, however often it is asked by this key: `again` gives the same decision.
+    @property
+    def _log(self) -> DecisionLog | None:
+        return self._recorder.log
 
-        A failure is not kept. Where the store cannot say whether it was asked before, it is decided as without a key;
-        where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
-        decided.
-        """
-        request = parse_request(question)
-        asked: QuestionLike = AuthenticatedQuestion(request) if isinstance(question, AuthenticatedQuestion) else request
-        if not request.options.consume:
-            return IdempotentDecision(self.evaluate(asked), False)
-        reject_chosen_time(request)
-        if self.identity is None:
-            reject_raw_credentials(request)
-        claim = once.claim(self.revision, secrets.token_hex(8))
-        try:
-            found = self._store.claim(claim, microseconds(self._clock()))
-        except StoreError:  # whoever guards the store tells the operator
-            return IdempotentDecision(self._guarded(self._proved(asked), b"decide", self._spent), False)
-        except Exception:
-            return IdempotentDecision(
-                self._kept(without_credentials(request), self._failed(), b"decide", self._world.mark), False
-            )
-        if found is not None:  # nobody looks at its credentials again: a proof counts once
-            before = with_recorded_facts(request, found)
-            return IdempotentDecision(self._guarded(before, b"decide", partial(self._again, claim, found)), True)
-        return IdempotentDecision(self._first(asked, claim), False)
-
-    def _first(self, asked: QuestionLike, claim: IdempotencyClaim) -> Decision:
-        """By a key that nobody asked by before. What failed is not kept, nor is that somebody could not be asked."""
-        request = None
-        try:
-            request = self._proved(asked)
-            keeps = refusal_code(request) not in TRANSIENT_REFUSALS
-            decision = self._guarded(request, b"decide", partial(self._spent, claim=claim if keeps else None))
-            keeps = keeps and decision.gate is not Gate.FAILURE
-        finally:
-            if request is None or not keeps:
-                with suppress(StoreError):
-                    self._store.release(claim, microseconds(self._clock()))
-        return decision
-
-    def _proved(self, asked: QuestionLike) -> Request:
-        """Raises RequestError."""
-        return reject_raw_credentials(
-            parse_request(asked if self.identity is None else self._identified(self.identity, asked))
+    def _compile(self, entities: EntityStore) -> CompiledPolicies:
+        own = self.store if isinstance(self.store, MemoryStore) else None
+        # A log has to say on which histories a decision rests: then all of these take the slow path.
+        recalls = own is not None and bool(self.kernel.watches) and self._log is None
+        evaluator = Evaluator(
+            self.kernel,
+            entities,
+            tree=self._tree,
+            now=self.nanoseconds,
+            taking=None if own is None else own.taking,
+            recall=own.recall if own is not None and recalls else None,
+        )
+        mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
+        charger = self._charger
+        return CompiledPolicies(
+            entities,
+            evaluator,
+            evaluator.charging(charger.charge, charger.note).__call__,  # bound once
+            evaluator.quick.__call__,
+            evaluator.charging(charger.charge, charger.note, at_once=True).__call__,
+            mark,
         )
 
-    def evaluate(self, question: QuestionLike) -> Decision:
-        """Decide without spending anything: asked again, the answer is the same. Raises RequestError.
+    def replace_entities(self, entities: EntityStore) -> None:
+        """Raises LogError where there is a log that they cannot be written to; then the old ones stay."""
+        self.compiled = self._compile(entities)
 
-        An allow that would spend bears the obligation `consume`: ask again by `decide` before acting on it.
-        """
-        question = plain_question(question)
-        if self.identity is not None:
-            question = self._identified(self.identity, question)
-        if type(question) is dict:
-            world = self._world
-            try:
-                quick = world.peeking(question)
-            except StoreError:  # nothing is spent: with care it is told what is missing
-                quick = None
-            except Exception:
-                return self._kept(question, self._failed(), b"evaluate", world.mark)
-            if quick is not None:
-                return quick if self._as_it_is else self._finished(question, quick, b"evaluate", world)
-        return self._evaluate(reject_raw_credentials(parse_request(question)))
+    def now(self) -> int:
+        """In microseconds since 1970, as stores count."""
+        return epoch_microseconds(self.clock())
 
-    def _finished(self, question: dict[str, object], quick: Decision, call: bytes, world: World) -> Decision:
-        """What the quick way answered, under the id that it is to have, and on record."""
-        stamp = quick.stamp
-        if self._ids is not new_id:
-            try:
-                named, name = getattr(self._gathered, "named", (None, ""))
-                quick = quick.with_id(name if named is stamp else self._ids(self._clock()))
-            except Exception:
-                return self._kept(question, self._failed(), call, world.mark)
-        return self._kept(question, quick, call, world.mark, None if isinstance(stamp, str) else stamp[0])
+    # ── One decision ──────────────────────────────────────────────────────────────────────────
 
-    def _evaluate(self, request: Request) -> Decision:
-        return self._guarded(request, b"evaluate", self._unspent)
-
-    def _unspent(self, request: Request) -> Made:
-        now = self._now(request)
-        spent = self._store.spent_among(approval.id for approval in request.approvals)
-        world = self._world
-        decision, effects, past = self._answer(world, request, now, spent)
-        return Made(self._peeked(decision, effects, now), now, spent, past=past, mark=world.mark)
-
-    def _spent(self, request: Request, claim: IdempotencyClaim | None = None) -> Made:
+    def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
+        """Decide and commit what the decision spends; by a claim, what was decided by its key in the meantime. Raises
+        StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
-            now = self._clock()
-            spent = self._store.spent_among(approval.id for approval in request.approvals)
-            world = self._world
-            decision, effects, past = self._answer(world, request, now, spent)
+            now = self.clock()
+            spent = self._spent_approvals(request)
+            compiled = self.compiled
+            decision, effects, history = self._resolve(compiled, request, now, spent)
             if claim is not None:
-                draft = encode_draft(decision, effects, spent, past, nanoseconds(now), self._proved_of(request))
+                proved = self._encode_proved(request)
+                draft = encode_draft(decision, effects, spent, history, epoch_nanoseconds(now), proved)
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
+            basis = DecisionBasis(decision, now, spent, (), history, compiled.entities_mark)
             if not effects:
-                return Made(decision, now, spent, past=past, mark=world.mark)
-            if (answer := self._store.commit(effects, outcome_key(decision.id), microseconds(now))) is not None:
-                return Made(apply_settlement(decision, effects, answer), now, spent, effects.spends, past, world.mark)
-            if claim is not None and (found := self._store.claim(claim, microseconds(now))) is not None:
-                return self._again(claim, found, request)  # somebody else was quicker
+                return basis
+            result = self.store.commit(effects, outcome_key(decision.id), epoch_microseconds(now))
+            if result is not None:
+                return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
+            if claim is not None and (record := self.store.claim(claim, epoch_microseconds(now))) is not None:
+                return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"what it rests on was changed {MAX_COMMIT_TRIES} times while it was decided")
 
-    def _proved_of(self, request: Request) -> bytes:
-        if self.identity is None:
-            return b""
-        return encode_facts({root: one for root, one in request.facts.items() if root in PROVABLE_ROOTS})
+    def evaluate(self, request: Request) -> DecisionBasis:
+        """Decide without spending anything. Raises StoreError."""
+        now = self._moment(request)
+        spent = self._spent_approvals(request)
+        compiled = self.compiled
+        decision, effects, history = self._resolve(compiled, request, now, spent)
+        decision = self._peek_limits(decision, effects, now)
+        return DecisionBasis(decision, now, spent, (), history, compiled.entities_mark)
 
-    def _again(self, claim: IdempotencyClaim, found: IdempotencyRecord, request: Request) -> Made:
-        """What was decided by the same key. Raises KeyUsed, KeyUnderWay."""
-        if found.digest != claim.digest:
+    def explain(self, request: Request) -> Explanation:
+        """The decision of `evaluate` with its whole trace. Raises StoreError."""
+        spent = self._spent_approvals(request)
+        now = self._moment(request)
+        compiled = self.compiled
+        lookup = compiled.entities.looking()
+        needs_state = self.kernel.watches or lookup is not None
+        planned = self._plan(compiled, request, now, lookup) if needs_state else None
+        history = self._fetch_history(planned) if isinstance(planned, Needs) else {}
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
+        facts = build_facts(self.kernel, request, snapshot, now)
+        trace = trace_request(facts, snapshot)
+        while lookup is not None and lookup.lacking:  # it visits every rule, and needs more rows than a decision does
+            lookup.fetch()
+            facts = build_facts(self.kernel, request, snapshot, now)
+            trace = trace_request(facts, snapshot)
+        decision, effects = conclude(facts, trace)
+        return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, now), facts, trace)
+
+    def restore(self, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
+        """What was decided by the same key. Raises KeyReuseError and KeyInProgressError."""
+        if record.digest != claim.digest:
             raise KeyReuseError("the key came with another question before")
-        if found.draft is None or found.settled is None:
+        if record.draft is None or record.settled is None:
             raise KeyInProgressError("the same question is being decided")
-        draft = decode_draft(found.draft)
-        made = EPOCH + timedelta(microseconds=draft.moment // 1_000)
-        return Made(
-            restore_decision(draft, found.settled),
-            made,
-            frozenset(draft.spent),
-            draft.spends,
-            draft.past,
-            self._world.mark,
-        )
+        draft = decode_draft(record.draft)
+        moment = EPOCH + timedelta(microseconds=draft.moment // 1_000)
+        decision = restore_decision(draft, record.settled)
+        mark = self.compiled.entities_mark
+        return DecisionBasis(decision, moment, frozenset(draft.spent), draft.spends, draft.past, mark)
 
-    def _answer(
-        self, world: World, request: Request, now: datetime, spent: frozenset[str]
+    # ── Steps ─────────────────────────────────────────────────────────────────────────────────
+
+    def _resolve(
+        self, compiled: CompiledPolicies, request: Request, now: datetime, spent: frozenset[str]
     ) -> tuple[Decision, Effects, bytes]:
-        """The decision, its effects, and what the log says of the past and of the rows that it rests on."""
-        looking, evaluator = world.directory.looking(), world.evaluator
-        planned, told = self._planned(world, request, now, looking), b""
+        """The decision, its effects, and the log's members for the history and the rows that it rests on."""
+        lookup, evaluator = compiled.entities.looking(), compiled.evaluator
+        planned, members = self._plan(compiled, request, now, lookup), b""
         if isinstance(planned, Needs):
-            history = self._fetched(planned)
-            snapshot = Snapshot(world.directory if looking is None else looking, spent, history)
+            history = self._fetch_history(planned)
+            snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
             decision, effects = evaluator.resume(planned, snapshot, now)
-            while looking is not None and looking.lacking:
-                looking.fetch()
+            while lookup is not None and lookup.lacking:
+                lookup.fetch()
                 decision, effects = evaluator.resume(planned, snapshot, now)
-            told = self._past(evaluator, request, snapshot, now) if history and self.log is not None else b""
-            relied = tuple((key, one.version) for key, one in history.items())
+            members = self._encode_history(evaluator, request, snapshot, now) if history else b""
+            relied = tuple((key, window.version) for key, window in history.items())
             planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
         decision, effects = planned
-        if looking is not None and looking.found and self.log is not None:
-            told += self.log.looked_up(looking.found, looking.types)
-        decision = decision.with_id(self._ids(now))
+        if lookup is not None and lookup.found and self._log is not None:
+            members += self._log.looked_up(lookup.found, lookup.types)
+        decision = decision.with_id(self.ids(now))
         if effects.excess:
-            self._exceeded(decision, effects.excess)
-        return decision, effects, told
+            self._recorder.count_excess(decision, effects.excess)
+        return decision, effects, members
 
-    def _planned(
-        self, world: World, request: Request, now: datetime, looking: LookupEntityStore | None
+    def _plan(
+        self, compiled: CompiledPolicies, request: Request, now: datetime, lookup: LookupEntityStore | None
     ) -> tuple[Decision, Effects] | Needs:
-        """What the evaluator plans, once it knows the rows that it asks for: what these name may be asked for next."""
-        planned = world.evaluator.plan(request, now, looking)
-        while looking is not None and isinstance(planned, Needs) and planned.rows:
-            looking.fetch()
-            planned = world.evaluator.plan(request, now, looking)
+        """What the evaluator plans, once the rows that it asks for are there: they may name further ones."""
+        planned = compiled.evaluator.plan(request, now, lookup)
+        while lookup is not None and isinstance(planned, Needs) and planned.rows:
+            lookup.fetch()
+            planned = compiled.evaluator.plan(request, now, lookup)
         return planned
 
-    def _past(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
-        """Before anything is spent: what is reported later was not known."""
-        assert self.log is not None
+    def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
+        """Before anything is spent: a later report was not known."""
+        if self._log is None:
+            return b""
         part = evaluator.slices.of(request)
-        return self.log.past(evaluator.slices.histories_in(part), build_facts(part, request, snapshot, now))
+        return self._log.past(evaluator.slices.histories_in(part), build_facts(part, request, snapshot, now))
 
-    def _fetched(self, needs: Needs) -> Mapping[WindowKey, History]:
-        """As of now, also for whoever asks about another time."""
-        return self._store.fetch(needs.windows, microseconds(self._clock())) if needs.windows else {}
+    def _encode_proved(self, request: Request) -> bytes:
+        if not self.keeps_proofs:
+            return b""
+        return encode_facts({root: facts for root, facts in request.facts.items() if root in PROVABLE_ROOTS})
 
-    def _now(self, request: Request) -> datetime:
-        return request.options.at or self._clock()
+    def _fetch_history(self, needs: Needs) -> Mapping[WindowKey, History]:
+        """As of now, also for a question about another time."""
+        return self.store.fetch(needs.windows, self.now()) if needs.windows else {}
 
-    def _guarded(self, request: Request, call: bytes, answer: Callable[[Request], Made]) -> Decision:
-        """Fails closed: an exception inside is a deny that says so, and never more than that."""
-        try:
-            made = answer(request)
-        except IdempotencyKeyError:
-            raise
-        except StoreError as error:
-            return self._kept(request, self._unanswered(error), call, self._world.mark)
-        except Exception:
-            return self._kept(request, self._failed(), call, self._world.mark)
-        if self.log is None and self._observer is None:
-            return made.decision
-        state = (
-            b'"spent":%b,"spends":%b,' % (encode(sorted(made.spent)), encode(made.spends))
-            if made.spent or made.spends
-            else b""
-        )
-        return self._kept(request, made.decision, call, made.mark + state + made.past, nanoseconds(made.now))
+    def _spent_approvals(self, request: Request) -> frozenset[str]:
+        return self.store.spent_among(approval.id for approval in request.approvals)
 
-    def _peeked(self, decision: Decision, effects: Effects, now: datetime) -> Decision:
-        """An allow that would have spent something must be asked for again, by `decide`, before it is acted on."""
+    def _moment(self, request: Request) -> datetime:
+        return request.options.at or self.clock()
+
+    def _peek_limits(self, decision: Decision, effects: Effects, now: datetime) -> Decision:
         if effects.limits:
-            told = self._store.commit(effects, decision.id, microseconds(now), peek=True)
-            decision = decision if told is None else apply_settlement(decision, effects, told)
+            result = self.store.commit(effects, decision.id, epoch_microseconds(now), peek=True)
+            decision = decision if result is None else apply_charges(decision, effects, result)
         return with_consume_obligation(decision, effects)
 
 
 def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
-    """The decision of a look: what would be spent is to be asked for by `decide`."""
+    """An allow that would have spent something obliges to ask again by `decide` before acting on it."""
     if not decision.allowed or not effects:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"

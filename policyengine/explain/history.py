@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from policyengine import kernel as k
+from policyengine.clock import epoch_microseconds
 from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.values import Unknown
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.history import events_in_window
-from policyengine.spec.rate_units import epoch_microseconds
 
 
 def describe_last_events(node: k.HistoryCondition, facts: Facts) -> str | None:

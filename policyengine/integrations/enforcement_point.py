@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 
-from policyengine.engine.request_input import new_id, utc_now
+from policyengine.clock import utc_now
+from policyengine.engine.question import new_id
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import RequestError
@@ -103,7 +104,7 @@ def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
 async def prove_credentials(decides: object, facts: Facts) -> Facts:
     """With raw credentials looked at once, where who decides can do that: several questions follow, and a proof counts
     once. Nothing that goes wrong is raised: then each question is answered for itself."""
-    prove = getattr(decides, "proved_async", None)
+    prove = getattr(decides, "prove_async", None)
     if prove is None or "credentials" not in facts:
         return facts
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from policyengine.engine.request_input import parse_request
+from policyengine.engine.question import parse_request
 from policyengine.explain.explanation import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.reloadable_engine import ReloadableEngine
@@ -20,8 +20,8 @@ class LiveEngine:
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
 
-    async def proved_async(self, facts: Facts) -> Facts:
-        return await self._reloading.current.proved_async(facts)
+    async def prove_async(self, facts: Facts) -> Facts:
+        return await self._reloading.current.prove_async(facts)
 
     async def decide_async(self, question: Facts) -> Decision:
         decision = await self._reloading.current.decide_async(question)

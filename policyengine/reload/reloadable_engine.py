@@ -11,11 +11,12 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from policyengine.clock import Clock, utc_now
 from policyengine.compiler.bundle.file import decode_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import ObserveError
-from policyengine.engine.request_input import Clock, new_id, utc_now
+from policyengine.engine.question import new_id
 from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.identity.config.model import IdentityError
 from policyengine.identity.factory import IdentitySource

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency_key import IdempotencyClaim
-from policyengine.runtime.ids import Stamp, ulid
+from policyengine.runtime.ids import Stamp, id_of
 from policyengine.runtime.limits import LimitCharge, LimitResult
 
 
@@ -301,7 +301,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     @property
     def id(self) -> str:
         """Unique; the same whenever it is asked for."""
-        return self.stamp if isinstance(self.stamp, str) else ulid(*self.stamp)
+        return id_of(self.stamp)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain data, with the names and order of the wire format."""

@@ -13,8 +13,8 @@ from hashlib import shake_256
 from itertools import count
 from typing import TypeAlias
 
-# When a decision was made (nanoseconds) and which one of this process it was; or the id itself.
-Stamp: TypeAlias = tuple[int, int] | str
+# When a decision was made (nanoseconds), and its serial number in this process or its id; or the id alone.
+Stamp: TypeAlias = tuple[int, int | str] | str
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
@@ -52,6 +52,13 @@ def _random_parts(block: int) -> str:
 @lru_cache(maxsize=64)
 def _time(milliseconds: int) -> str:
     return crockford(milliseconds, 10)
+
+
+def id_of(stamp: Stamp) -> str:
+    if isinstance(stamp, str):
+        return stamp
+    nanoseconds, serial = stamp
+    return serial if isinstance(serial, str) else ulid(nanoseconds, serial)
 
 
 def ulid(nanoseconds: int, serial: int) -> str:

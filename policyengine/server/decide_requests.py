@@ -13,7 +13,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from policyengine.engine.decider import WouldBlockError
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.executor import is_requester_gone, run_in_turn
 from policyengine.fair_queue import WorkRefusedError, never_gone
 from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
@@ -77,7 +77,7 @@ def decide_with_headers(
     The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
     """
     explains = question.options.explain
-    asked = engine.identified(question) if explains else question
+    asked = engine.authenticate(question) if explains else question
     walk = {"explanation": engine.explain(asked).to_dict()["walk"]} if explains else {}
     if spend and once is not None:
         decision, again = engine.decide_once(asked, once)
@@ -159,7 +159,7 @@ async def decide_batch(
 
     Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
     """
-    if engine.shares and once is None and batch.semantics is Semantics.EXECUTE_ALL:
+    if engine.shares_state and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         cancelled = Event()
         try:
             return await run_in_threadpool(decide_together, engine, batch.items, cancelled.is_set)

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.executor import run_in_turn
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.host_check import AllowedHosts
@@ -185,7 +185,7 @@ class FastPathApp:
         if question is None or ("options" in question and not are_simple_options(question["options"])):
             return None
         trace = parse_trace(headers.items()) if b"traceparent" in headers else None
-        asked: QuestionLike | None = engine.at_once(question) if "credentials" in question else question
+        asked: QuestionLike | None = engine.authenticate_cached(question) if "credentials" in question else question
         if asked is None:
             return None
         began = perf_counter_ns() if next(self.timed) else 0

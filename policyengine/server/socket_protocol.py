@@ -144,7 +144,7 @@ def answer_content_in_turn(
             else answer_content(engine, asked, gateway)
         )
     items = parse_items(asked.question)
-    if not is_long and (engine.shares or len(items) <= MAX_INLINE_QUESTIONS):
+    if not is_long and (engine.shares_state or len(items) <= MAX_INLINE_QUESTIONS):
         return answer_content(engine, asked, gateway)
     pieces: list[Raw] = []
     size = 1 if engine.loops else MAX_INLINE_QUESTIONS
@@ -220,7 +220,7 @@ def answer_content(
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
     items = parse_items(asked.question)
-    if engine.shares and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
+    if engine.shares_state and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
         return decide_list_together(engine, items, first), len(items)
     if once is None:
         return [answer_item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(

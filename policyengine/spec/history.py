@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from policyengine import kernel as k
+from policyengine.clock import epoch_microseconds
 from policyengine.runtime import arithmetic
 from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.history import History, PastEvent, unread_reason
@@ -21,7 +22,7 @@ from policyengine.runtime.values import Unknown, Value, coerce
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.kleene import conjunction, describe, disjunction, is_absent, lift, negate
 from policyengine.spec.limit_keys import count_key
-from policyengine.spec.rate_units import epoch_microseconds, to_microseconds
+from policyengine.spec.rate_units import to_microseconds
 from policyengine.spec.work import event_weight
 from policyengine.typesystem import EntityRef
 

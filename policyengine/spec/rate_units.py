@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from policyengine import kernel as k
+from policyengine.clock import MICROSECOND
 from policyengine.runtime.limits import MAX_UNITS, RateUnit, rate_unit
-
-MICROSECOND = timedelta(microseconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_microseconds(span: timedelta) -> int:
     return span // MICROSECOND
-
-
-def epoch_microseconds(moment: datetime) -> int:
-    """Since 1970, as stores count."""
-    return (moment - EPOCH) // MICROSECOND
 
 
 def unit_of_rate(rate: k.Rate) -> RateUnit:

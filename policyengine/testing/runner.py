@@ -11,9 +11,9 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from policyengine import kernel as k
+from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.quick import Quick
-from policyengine.compiler.reads import nanoseconds
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.entities.store import EntityStore
 from policyengine.explain.explanation import explain
@@ -163,7 +163,7 @@ class CaseRunner:
         """By the evaluator; without approvals only limits have anything to count."""
         evaluator, quickly = self._evaluator(case.rows)
         if not case.attributes:
-            self.now, self.asking = nanoseconds(case.now), case
+            self.now, self.asking = epoch_nanoseconds(case.now), case
             if (quick := quickly(dict(case.question))) is not None:
                 return quick.with_id("")  # the same test comes to the same
         request = Request.from_mapping(case.question)

@@ -197,7 +197,7 @@ def test_a_log_that_works_again_goes_on_after_the_half_line(path, full, caplog):
 
 def test_a_decision_that_failed_is_on_record(path, monkeypatch):
     asked = engine(path)
-    monkeypatch.setattr(asked, "_world", replace(asked._world, quick=lambda question: 1 / 0))
+    monkeypatch.setattr(asked.decider, "compiled", replace(asked.decider.compiled, decide=lambda question: 1 / 0))
     decision = asked.decide(OPEN)
     assert (decision.gate, ids(path)) == ("failure", [decision.id])
 

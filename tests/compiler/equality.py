@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
-from policyengine.engine.request_input import parse_request
+from policyengine.engine.question import parse_request
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.decode import MAX_DEPTH
 from policyengine.runtime.history import OutcomeReport
@@ -53,7 +53,7 @@ class UnderTest:
         self.now = now
         store = MemoryStore(history_complete=True, max_skew=ANY_TIME)
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
-        self.evaluator: Evaluator = self.engine._world.evaluator
+        self.evaluator: Evaluator = self.engine.decider.compiled.evaluator
         self.last = ""  # the id of what was decided last
 
     def decide(self, question: Any) -> Said:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from policyengine import kernel as k
 from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
-from policyengine.engine.request_input import parse_request
+from policyengine.engine.question import parse_request
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
 from tests.compiler.equality import Pair, hold

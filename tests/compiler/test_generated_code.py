@@ -96,7 +96,7 @@ def test_rules_of_one_shape_share_their_code() -> None:
         asked = {**ask, "agent": {"id": f"a{n}", "issuer": "acme"}, "context": {"depth": n}}
         assert engine.decide(asked).allowed
         assert not engine.decide({**asked, "context": {"depth": n + 1}}).allowed
-    assert len(engine._world.evaluator.leaves.shapes.codes) <= 4
+    assert len(engine.decider.compiled.evaluator.leaves.shapes.codes) <= 4
 
 
 @pytest.mark.parametrize("name", ['x"); import os; ("', "\\n    return True", "{0}", "C0", "é", "'''"])
@@ -132,7 +132,7 @@ def test_a_tree_of_one_policy_is_the_same_whatever_the_order_of_its_files() -> N
     first, *rest = POLICY.strip().split("\nissuer", 1)
     other = "\nissuer" + rest[0]
     one, two = (Engine.from_text(text) for text in (first + other, first + other + "\n"))
-    assert one._world.evaluator.leaves.tree == two._world.evaluator.leaves.tree
+    assert one.decider.compiled.evaluator.leaves.tree == two.decider.compiled.evaluator.leaves.tree
 
 
 @pytest.mark.parametrize("id", [None, "", 7, True, ["bot"], "e\u0301"])

@@ -56,7 +56,7 @@ def test_the_quick_way_says_what_the_specification_says_or_is_not_sure(condition
     engine = Engine.from_text(POLICY.replace("CONDITION", condition), directory=directory(ROWS))
     for doc, user in product(DOCS, USERS):
         for _ in range(2):  # what a column remembers is the same
-            quick = engine._world.quick(asked(doc, user))
+            quick = engine.decider.compiled.decide(asked(doc, user))
             specified = said(engine.explain(asked(doc, user)).decision)
             assert said(engine.decide(asked(doc, user))) == specified
             assert quick is None or said(quick) == specified
@@ -75,13 +75,13 @@ def test_the_quick_way_says_what_the_specification_says_or_is_not_sure(condition
 def test_what_is_known_is_answered_quickly(condition: str, sure: set[str]) -> None:
     """An element that is surely there is found whatever else may be; one that is not needs all of the set."""
     engine = Engine.from_text(POLICY.replace("CONDITION", condition), directory=directory(ROWS))
-    answered = {f"{d} {u}" for d, u in product(DOCS, USERS) if engine._world.quick(asked(d, u)) is not None}
+    answered = {f"{d} {u}" for d, u in product(DOCS, USERS) if engine.decider.compiled.decide(asked(d, u)) is not None}
     assert answered == sure
 
 
 def test_without_a_directory_it_is_never_sure_whether_there_is_a_row() -> None:
     engine = Engine.from_text(POLICY.replace("CONDITION", "resource is known"))
-    assert engine._world.quick(asked("whole", "alice")) is None
+    assert engine.decider.compiled.decide(asked("whole", "alice")) is None
 
 
 SHOWN = """\
@@ -124,7 +124,7 @@ def test_attributes_of_a_tool_are_those_of_its_row_on_the_quick_way_too(place: s
     """It took them for absent, so that `else` opened for every tool, whatever its row said."""
     engine = Engine.from_text(TOOLS, directory=directory(RATED))
     question = {"tool": {"server": place, "name": name}, "user": {"id": "alice"}}
-    quick = engine._world.quick(question)
+    quick = engine.decider.compiled.decide(question)
     assert said(engine.decide(question)) == said(engine.explain(question).decision)
     assert quick is None or said(quick) == said(engine.explain(question).decision)
     assert (quick is None) == (name == "unheard" and place in "abd")

@@ -44,7 +44,7 @@ def engine():
 )
 def test_a_pending_fact_is_idle_where_nothing_asks_whether_it_is_there(engine, question, pending, at_once):
     asked = {**question, "pending": pending}
-    quick = engine._world.quick(asked)
+    quick = engine.decider.compiled.decide(asked)
     assert (quick is not None) is at_once
     assert said(engine.evaluate(asked)) == said(engine.explain(asked).decision)
     assert quick is None or said(quick) == said(engine.explain(asked).decision)
@@ -68,6 +68,6 @@ def test_a_pending_fact_is_idle_where_nothing_asks_whether_it_is_there(engine, q
     ],
 )
 def test_what_contradicts_itself_is_refused_all_the_same(engine, asked):
-    assert engine._world.quick(asked) is None
+    assert engine.decider.compiled.decide(asked) is None
     with pytest.raises(RequestError):
         engine.evaluate(asked)

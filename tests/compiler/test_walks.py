@@ -38,7 +38,7 @@ def test_patterns_that_cross_in_every_way_are_all_found_however_few_branches_are
     for way in product("ab", repeat=5):
         names = ["".join(one) for one in product(*("a*" if part == "a" else "*" for part in way))]
         assert sorted(map(str, warned(engine, "/" + "/".join(way)))) == sorted(names)
-    assert len(engine._world.evaluator.leaves.paths._branches) <= most
+    assert len(engine.decider.compiled.evaluator.leaves.paths._branches) <= most
 
 
 def test_a_walk_finds_a_literal_a_capture_an_affix_and_the_rest_at_once() -> None:
@@ -108,7 +108,7 @@ def test_doors_read_what_is_bound_by_the_letter_and_guards_in_any_case(
     asked = {"request": {"method": "GET", "path": path}, "user": {"id": user}, "credential": {"issuer": "i"}}
     for _ in range(2):
         assert engine.decide(asked).allowed is allowed
-    assert not allowed or engine._world.evaluator.quick(asked) is not None
+    assert not allowed or engine.decider.compiled.evaluator.quick(asked) is not None
 
 
 def test_where_no_pattern_tells_segments_apart_another_spelling_is_still_looked_up() -> None:
@@ -125,7 +125,7 @@ agent "bot" { issued by acme  acts alone  may GET /things/{id}, TOOL mail/*, ACT
 entity thing {}
 guard "all" on /** { audit full when request.method == "GET" }
 """)
-    leaves, quick = engine._world.evaluator.leaves, engine._world.evaluator.quick
+    leaves, quick = engine.decider.compiled.evaluator.leaves, engine.decider.compiled.evaluator.quick
 
     def kept() -> list[int]:
         sides = [leaf.agents.names for leaf in leaves._leaves.values()]
@@ -163,7 +163,7 @@ def test_collections_are_forgotten_before_they_fill_the_memory(monkeypatch: pyte
     engine = Engine.from_text("package p\nanyone { may GET /** }")
     for n in range(500):
         assert engine.decide({"request": {"method": "GET", "path": f"/a{n}/b{n}/c"}}).allowed
-        assert len(engine._world.evaluator.quick._heads) <= 50
+        assert len(engine.decider.compiled.evaluator.quick._heads) <= 50
 
 
 def test_forms_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_forms_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
     ask = {"request": {"method": "GET", "path": "/x"}}
     for name in ("kind", "issuer", "subject", "scopes", "age", "bound", "lifetime", "claims"):
         assert engine.decide({**ask, "credential": {name: None}}).allowed
-        assert len(engine._world.evaluator.quick._drivers) <= 3
+        assert len(engine.decider.compiled.evaluator.quick._drivers) <= 3
 
 
 def test_a_slice_holds_what_matters_to_one_request_alone() -> None:
@@ -182,7 +182,7 @@ def test_a_slice_holds_what_matters_to_one_request_alone() -> None:
     asked = Request.from_mapping(
         {"request": {"method": "GET", "path": "/x7/1", "size": 0.5}, "agent": {"id": "a7", "issuer": "i"}}
     )
-    small = engine._world.evaluator.slices.of(asked)
+    small = engine.decider.compiled.evaluator.slices.of(asked)
     assert [block.label for block in small.agents] == ['agent "a7"']
     assert [guard.name for guard in small.guards] == ["g7"]
     now = datetime(2027, 1, 4, tzinfo=UTC)

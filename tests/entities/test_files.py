@@ -277,7 +277,7 @@ def test_a_plain_row_is_read_quickly_to_the_same(row):
 
 def test_a_decision_of_a_loaded_table_takes_the_quick_way(tmp_path):
     engine = shop(read(tables(tmp_path / "csv")))
-    found = engine._world.quick(PAY)
+    found = engine.decider.compiled.decide(PAY)
     assert found is not None
     assert found.allowed
 

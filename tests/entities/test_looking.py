@@ -100,7 +100,7 @@ def test_it_does_not_matter_which_rows_are_looked_up(known, clock, types):
 
 def test_the_plan_names_the_rows_that_a_decision_needs_and_nothing_else(known, clock):
     _, directory = looked_up(known, clock, "user", "team", "invoice")
-    evaluator = shop(directory)._world.evaluator
+    evaluator = shop(directory).decider.compiled.evaluator
     looking = directory.looking()
     assert looking is not None
     asked, found = Request.from_mapping(PAY), []
@@ -288,7 +288,7 @@ def test_one_decision_waits_no_longer_than_the_timeout_however_much_it_needs(kno
 def test_a_directory_that_nobody_asked_knows_nothing_of_what_is_looked_up(known, clock):
     _, directory = looked_up(known, clock, "user")
     assert "not looked up" in str(directory.attribute(EntityRef("user", "alice"), "plan"))
-    assert shop(directory)._world.quick(READ) is None
+    assert shop(directory).decider.compiled.decide(READ) is None
 
 
 # ── Whether there is a row ────────────────────────────────────────────────────────────────────

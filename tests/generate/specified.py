@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from policyengine import kernel as k
 from policyengine.engine.authenticate import reject_raw_credentials
-from policyengine.engine.request_input import parse_request
+from policyengine.engine.question import parse_request
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import (

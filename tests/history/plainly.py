@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.clock import epoch_microseconds
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.history import (
     History,
@@ -22,7 +23,6 @@ from policyengine.runtime.history import (
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
-from policyengine.spec.rate_units import epoch_microseconds
 from tests.spec.deciding import NOW, Rows, bot, directory, kernel, question, verdict
 
 HEAD = """entity user { roles: set<string> }

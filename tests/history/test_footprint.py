@@ -70,7 +70,8 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
         body = {name: value(number) for name in FACTS}
         asked = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}, "credential": {},
                  "request": {"method": "POST", "path": "/a"}, "body": body}  # fmt: skip
-        _, effects, _ = engine._answer(engine._world, read(asked), engine._clock(), frozenset())
+        decider = engine.decider
+        _, effects, _ = decider._resolve(decider.compiled, read(asked), decider.clock(), frozenset())
         memories.keep(effects.records, f"decision-{number:017d}", number)
         del asked, body, effects
     gc.collect()

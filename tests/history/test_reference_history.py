@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from policyengine.spec.rate_units import epoch_microseconds
+from policyengine.clock import epoch_microseconds
 from tests.history.plainly import Trace, user
 from tests.spec.deciding import NOW, bot, codes, kernel, unknown
 

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from policyengine.clock import epoch_microseconds
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport
-from policyengine.spec.rate_units import epoch_microseconds
 from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Everything, Trace, user
 from tests.spec.deciding import NOW, bot, kernel, question

@@ -11,7 +11,7 @@ import pytest
 
 from policyengine.audit.encoder import to_raw_request
 from policyengine.engine.authenticate import authenticate
-from policyengine.engine.request_input import parse_request
+from policyengine.engine.question import parse_request
 from policyengine.identity.authenticator import (
     MAX_CERTIFICATE_LENGTH,
     RECHECK_SECONDS,
@@ -260,7 +260,7 @@ def test_what_a_gateway_does_not_know_of_who_asks_the_credential_says_each_time(
     engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": [name]}
     found = [engine.decide(dict(asked)).outcome for _ in range(2)]
-    assert [*found, engine.decide(dict(engine.proved(asked))).outcome] == [Outcome.ALLOW] * 3
+    assert [*found, engine.decide(dict(engine.prove(asked))).outcome] == [Outcome.ALLOW] * 3
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def as_batch(engine: Engine, question: dict[str, Any]) -> Decision:
 
 
 def looked_at_before(engine: Engine, question: dict[str, Any]) -> Decision:
-    return engine.decide(dict(engine.proved(question)))
+    return engine.decide(dict(engine.prove(question)))
 
 
 def known_before(engine: Engine, question: dict[str, Any]) -> Decision:
@@ -72,7 +72,7 @@ WAYS: dict[str, Ask] = {
     "evaluated": lambda engine, question: engine.evaluate(question),
     "explained": lambda engine, question: engine.explain(question).decision,
     "in a batch": as_batch,
-    "identified before": lambda engine, question: engine.decide(engine.identified(question)),
+    "identified before": lambda engine, question: engine.decide(engine.authenticate(question)),
     "looked at before": looked_at_before,
 }
 

@@ -223,7 +223,7 @@ def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_pa
 def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_was_looked_at() -> None:
     door = Door()
     engine = door.engine
-    facts = engine.proved({"request": {}, "credentials": {"authorization": f"Bearer {token()}"}} | {
+    facts = engine.prove({"request": {}, "credentials": {"authorization": f"Bearer {token()}"}} | {
         "request": {"method": "POST", "path": "/v1/invoices"}
     })  # fmt: skip
     assert engine.decide(dict(facts)).outcome is Outcome.ALLOW

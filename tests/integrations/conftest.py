@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.runtime.decision import Decision
 
 POLICY = """

@@ -347,7 +347,7 @@ def test_what_only_passes_as_somebody_observes_is_told_and_passes(
     async def run() -> tuple[Decision, Decision]:
         held, ended = [{"credentials": bearer(**one)} for one in ({}, {"exp": 5, "iat": 1})]
         question = {"tool": {"server": "billing", "name": "secret"}}
-        facts = [await current.proved_async(one) for one in (held, ended)]
+        facts = [await current.prove_async(one) for one in (held, ended)]
         held_to, refused = [await current.decide_async({**question, **one}) for one in facts]
         return held_to, refused
 

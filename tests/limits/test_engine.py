@@ -111,7 +111,7 @@ def test_what_the_quick_way_takes_is_what_the_specification_says(
 def test_every_kind_of_limit_has_a_quick_way(rule: str) -> None:
     made = engine(rule)
     for question in (asking(), asking(amount=1, tokens=1)):
-        assert made._world.quick(question) is not None
+        assert made.decider.compiled.decide(question) is not None
 
 
 # ── What limits do to decisions ───────────────────────────────────────────────────────────────
@@ -234,13 +234,13 @@ def test_a_store_forgets_who_counts_no_more() -> None:
     for number in range(30_000):
         clock.now += timedelta(milliseconds=1)
         assert made.decide(asking(f"bot{number}")).allowed
-    assert made._store._keys < 15_000
+    assert made.store._keys < 15_000
 
 
 def test_a_store_that_is_full_of_callers_who_count_lets_no_new_one_through() -> None:
     clock = Clock()
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
-    made._store._most = 20
+    made.store._most = 20
     assert all(made.decide(asking(f"bot{number}")).allowed for number in range(10))
     refused = made.decide(asking("one too many"))
     assert (refused.outcome, refused.gate) == ("deny", "failure")
@@ -281,7 +281,7 @@ def test_strangers_who_fill_their_rule_keep_no_user_of_another_one_out(rules: st
 def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, looked = Clock(), []
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
-    store = made._store
+    store = made.store
     assert isinstance(store, MemoryStore)
     store._most, forget = 2_000, store._forget
     monkeypatch.setattr(store, "_forget", lambda now: looked.append(now) or forget(now))  # type: ignore[func-returns-value]
@@ -295,7 +295,9 @@ def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytes
 
 def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
     store, made = MemoryStore(most_keys=2), engine(RULES[1])
-    limits = [made._world.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")]  # type: ignore[index]
+    limits = [
+        made.decider.compiled.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")
+    ]  # type: ignore[index]
     assert store.commit(limits[0], "one", 1) is not None
     with pytest.raises(StoreError, match=r"of 2 keys `shop/.*` holds 1"):
         store.commit(limits[1], "two", 1)
@@ -307,7 +309,7 @@ def test_a_place_is_free_again_when_the_request_is_over() -> None:
     first, second = made.decide(asking(amount=1)), made.decide(asking(amount=1))
     assert made.decide(asking(amount=1)).outcome == "throttle"
     at = 1_900_000_000_000_000
-    assert [made._store.finish(first.id, at - at // 2), made._store.finish(first.id, at)] == ["first", None]
+    assert [made.store.finish(first.id, at - at // 2), made.store.finish(first.id, at)] == ["first", None]
     assert made.decide(asking(amount=1)).allowed
     assert second.id != first.id
 
@@ -317,7 +319,7 @@ def test_what_a_budget_took_is_given_back_once() -> None:
     first = made.decide(asking(amount=70))
     assert made.decide(asking(amount=70)).outcome == "throttle"
     now = int(NOW.timestamp()) * 1_000_000
-    assert [made._store.finish(first.id, now, refund=True) for _ in range(2)] == ["first", "again"]
+    assert [made.store.finish(first.id, now, refund=True) for _ in range(2)] == ["first", "again"]
     assert made.decide(asking(amount=70)).allowed
 
 

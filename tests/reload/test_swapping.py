@@ -256,4 +256,4 @@ def test_what_was_prepared_is_as_quick_as_what_was_loaded(folder: Path) -> None:
     """The plain way is taken: nothing of it is left to the careful one."""
     held = ReloadableEngine.load(folder, rules=QUIET)
     held.replace(held.engine_of(prepare_candidate(held.origin)))  # type: ignore[arg-type]
-    assert held.current._world.quick(ASK) is not None
+    assert held.current.decider.compiled.decide(ASK) is not None

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.explain.explanation import Explanation
 from policyengine.runtime.decision import Decision
 from policyengine.server import create_app

@@ -444,7 +444,7 @@ def every_door(doors: Doors, caplog: pytest.LogCaptureFixture) -> str:
             told.append(answer.text + str(answer.headers))
         question = asking(given)
         told += [repr(doors.engine.decide(question)), repr(doors.engine.explain(question))]
-        told += [repr(doors.engine.identified(question)), repr(doors.engine.identity), repr(doors.engine)]
+        told += [repr(doors.engine.authenticate(question)), repr(doors.engine.identity), repr(doors.engine)]
     told.append(caplog.text)
     told += [str(vars(one)) for one in caplog.records if one.name.startswith("policyengine")]
     told.append((doors.folder / "decisions.jsonl").read_text())

@@ -63,7 +63,7 @@ def test_in_words_only_what_matters_is_said() -> None:
 
 def test_a_decision_that_failed_is_found_by_its_id() -> None:
     engine = Engine.from_text(POLICY)
-    engine._world = replace(engine._world, quick=lambda _: 1 / 0)
+    engine.decider.compiled = replace(engine.decider.compiled, decide=lambda _: 1 / 0)
     given: list[str] = []
     (line,) = lines(LogFormat.JSON, lambda: given.append(engine.decide(OPEN).id))
     found = json.loads(line)

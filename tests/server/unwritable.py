@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import count
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import new_id
+from policyengine.engine.question import new_id
 from policyengine.stores.url import open_store
 
 POLICY = """

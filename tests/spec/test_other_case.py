@@ -86,7 +86,7 @@ def test_it_is_so_for_parameters_of_a_query_context_and_arguments() -> None:
 @pytest.mark.parametrize("guard", QUICK)
 def test_generated_code_is_sure_of_what_is_nowhere(guard: str) -> None:
     """And so the tests above are tests of it, too."""
-    evaluator = ENGINES[guard]._world.evaluator
+    evaluator = ENGINES[guard].decider.compiled.evaluator
     where: dict[str, Any] = {"tool": {"server": "bank", "name": "pay"}} if guard == "tool" else PAY
     assert evaluator.quick({**ALICE, **where, "body": {"for": "x"}, "args": {"for": "x"}, "context": {"for": "x"}})
 

@@ -72,7 +72,7 @@ def test_a_store_that_fails_is_a_deny_where_state_matters(monkeypatch: pytest.Mo
     def broken(*_: object, **__: object) -> bool:
         raise OSError("no store")
 
-    monkeypatch.setattr(engine._store, part, broken)
+    monkeypatch.setattr(engine.store, part, broken)
     approval = {"id": "1", "by": "bob", "granted_at": "2027-01-04T00:00:00Z", "binding": "x"}
     assert verdict(engine.decide({**asked(), "approvals": [approval]})) == "deny by failure"
     assert verdict(engine.decide(asked("GET /health"))) == "allow"  # nothing of the store is asked

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from policyengine.spec.rate_units import epoch_microseconds
+from policyengine.clock import epoch_microseconds
 from policyengine.stores.redis import history_cache
 from policyengine.stores.sqlite import history
 from policyengine.stores.sqlite.store import EVICTION_BATCH_SIZE, SqliteStore

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.analysis.diff.answer_key import OBLIGE, AnswerKey, answer_of, details_of
 from policyengine.analysis.diff.model import RuleExcerpt, WitnessVerdict, unique_items
+from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.compiler.reads import nanoseconds
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.format_values import format_duration
@@ -52,7 +52,7 @@ class PolicyOracle:
 
     def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
         """As production decides."""
-        self.now = nanoseconds(now)
+        self.now = epoch_nanoseconds(now)
         quick = self.evaluator.quick(dict(question))
         if quick is not None:
             return quick

@@ -15,7 +15,7 @@ from policyengine.server.telemetry.shared_counters import CountFunction, ServerC
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
-    from policyengine.engine.request_input import QuestionLike
+    from policyengine.engine.question import QuestionLike
     from policyengine.explain.explanation import Explanation
     from policyengine.identity.authenticator import CredentialAuthenticator
     from policyengine.kernel import Kernel
@@ -27,13 +27,13 @@ class EngineInterface(Protocol):
     """What doors ask: an engine, counted or not."""
 
     @property
-    def shares(self) -> bool: ...
+    def shares_state(self) -> bool: ...
     @property
     def identity(self) -> CredentialAuthenticator | None: ...
     def waits_for(self, question: QuestionLike | None = None) -> bool: ...
     def awaits_issuer(self, question: QuestionLike) -> bool: ...
     def takes_long(self, question: QuestionLike) -> bool: ...
-    def identified(self, question: QuestionLike) -> QuestionLike: ...
+    def authenticate(self, question: QuestionLike) -> QuestionLike: ...
     @property
     def remote(self) -> bool: ...
     @property
@@ -81,8 +81,8 @@ class MeteredEngine:
     timed: TimingTurns = field(default_factory=time_always)
 
     @property
-    def shares(self) -> bool:
-        return self.engine.shares
+    def shares_state(self) -> bool:
+        return self.engine.shares_state
 
     @property
     def identity(self) -> CredentialAuthenticator | None:
@@ -97,8 +97,8 @@ class MeteredEngine:
     def takes_long(self, question: QuestionLike) -> bool:
         return self.engine.takes_long(question)
 
-    def identified(self, question: QuestionLike) -> QuestionLike:
-        return self.engine.identified(question)
+    def authenticate(self, question: QuestionLike) -> QuestionLike:
+        return self.engine.authenticate(question)
 
     @property
     def remote(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.http.trace_context import TraceContext, current_trace, parse_trace_context, trace_scope
 from policyengine.runtime.decision import Decision
 from policyengine.server.telemetry.metered_engine import EngineInterface

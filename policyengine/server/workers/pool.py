@@ -48,7 +48,7 @@ def check_workers(engine: Engine, workers: int) -> None:
             "know nothing of what another revoked",
             "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
         )
-    if workers > 1 and engine.keeps and not engine.shares:
+    if workers > 1 and engine.keeps_state and not engine.shares_state:
         raise ServeError(
             f"policies with `confirm`, limits or history are served by one worker: of {workers}, each would count and "
             "remember for itself, and accept an approval that another has spent",

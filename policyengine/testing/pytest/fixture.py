@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from policyengine.engine import Engine
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.runtime.decision import Decision
 from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.report import reason_lines

@@ -1,0 +1,99 @@
+"""What an allowed request on the fast path takes of a store: called by generated code, once it is known what to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from policyengine.clock import Clock
+from policyengine.engine.question import new_id
+from policyengine.runtime.apply_limits import apply_limits, deny_unanswered
+from policyengine.runtime.caller import outcome_key
+from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
+from policyengine.runtime.history import HistoryRecord
+from policyengine.runtime.ids import Stamp
+from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charge
+from policyengine.stores.base import Store
+from policyengine.stores.memory.store import MemoryStore
+
+SIMPLE_CHARGE_TYPES = {tuple}  # a meter and a key: a charge in full is no bare tuple
+
+
+class StoreCharger:
+    """Charges a store for decisions of the fast path, under the ids that they are to have."""
+
+    def __init__(self, store: Store, clock: Clock, ids: Callable[[datetime], str]) -> None:
+        self._store, self._clock, self._ids = store, clock, ids
+        self._look_up_rates = store.plainly if isinstance(store, MemoryStore) else None
+
+    def charge(
+        self, answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
+    ) -> Decision | None:
+        """The decision, once the store has answered how its limits stand; None where it changed meanwhile."""
+        decision = Decision(answer, principal, stamp)
+        if not charges:
+            return decision
+        if self._look_up_rates is not None and set(map(type, charges)) == SIMPLE_CHARGE_TYPES:
+            standings = self._look_up_rates(charges, stamp_microseconds(stamp) * 1_000)
+            return apply_limits(decision, [meter.limited for meter, _ in charges], standings)
+        limits = tuple(map(to_limit_charge, charges))
+        name = ""
+        if not all(isinstance(limit.charge, RateCharge) for limit in limits):  # something may be given back
+            decision = self._with_id(decision)
+            name = outcome_key(decision.id)
+        return self._commit(decision, Effects(limits=limits), name, stamp)
+
+    def note(
+        self,
+        answer: Answer,
+        principal: PrincipalTuple,
+        stamp: Stamp,
+        charges: tuple[Any, ...],
+        records: tuple[HistoryRecord, ...],
+        changes: int,
+    ) -> Decision | None:
+        """The same of a decision that is remembered, or rests on history; None where that has changed."""
+        assert isinstance(self._store, MemoryStore)
+        decision = Decision(answer, principal, stamp)
+        name = ""
+        if charges or any(record.awaits for record in records):
+            decision = self._with_id(decision)
+            name = outcome_key(decision.id)
+        if not charges:
+            return decision if self._store.note(records, name, stamp_microseconds(stamp), changes) else None
+        effects = Effects(limits=tuple(map(to_limit_charge, charges)), records=records)
+        return self._commit(decision, effects, name, stamp, changes)
+
+    def _commit(
+        self, decision: Decision, effects: Effects, name: str, stamp: Stamp, changes: int | None = None
+    ) -> Decision | None:
+        at = stamp_microseconds(stamp)
+        if changes is None:
+            result = self._store.commit(effects, name, at)
+        else:
+            assert isinstance(self._store, MemoryStore)
+            result = self._store.commit(effects, name, at, changes=changes)
+        return None if result is None else apply_charges(decision, effects, result)
+
+    def _with_id(self, decision: Decision) -> Decision:
+        """The decision with the id that it keeps: ids of the engine's own are made from its stamp."""
+        if self._ids is new_id:
+            return decision
+        assert isinstance(decision.stamp, tuple)
+        return decision.with_id((decision.stamp[0], self._ids(self._clock())))
+
+
+def apply_charges(decision: Decision, effects: Effects, result: ChargeResult) -> Decision:
+    """The decision by what the store answered, or did not answer."""
+    if result.failed is None:
+        return apply_limits(decision, effects.limits, result.standings)
+    remembered = bool(effects.records or effects.relied)
+    approved = bool(effects.spends)
+    return deny_unanswered(decision, effects.limits, approved=approved, remembered=remembered, why=result.reason)
+
+
+def stamp_microseconds(stamp: Stamp) -> int:
+    """When a decision of the fast path was made."""
+    assert not isinstance(stamp, str)
+    return stamp[0] // 1_000

@@ -1,0 +1,16 @@
+"""How many decisions and credentials failed."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+
+class FailureCounter:
+    """A number that threads add to."""
+
+    def __init__(self) -> None:
+        self.count, self._lock = 0, Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.count += 1

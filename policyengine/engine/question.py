@@ -1,0 +1,104 @@
+"""Questions: as callers give them, and parsed at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TypeAlias
+
+from policyengine.clock import epoch_nanoseconds
+from policyengine.runtime import decode
+from policyengine.runtime.ids import serials, ulid
+from policyengine.runtime.request import Request, RequestError
+
+RawQuestion: TypeAlias = Request | dict[str, object] | str | bytes
+
+
+class Question:
+    """A question as it arrived, which is parsed when that is first needed, and not again.
+
+    `is_authenticated` says that its credentials were replaced by what they prove: a proof counts once.
+    """
+
+    __slots__ = ("_request", "is_authenticated", "raw")
+
+    def __init__(self, raw: RawQuestion, *, is_authenticated: bool = False) -> None:
+        self.raw, self.is_authenticated = raw, is_authenticated
+        self._request = raw if type(raw) is Request else None
+
+    @classmethod
+    def of(cls, question: QuestionLike) -> Question:
+        """Raises RequestError where it is no question at all; its members are checked when it is parsed."""
+        return question if type(question) is cls else cls(plain_question(question))  # type: ignore[arg-type]
+
+    @property
+    def members(self) -> dict[str, object] | None:
+        """Its members as they arrived, where it arrived as a mapping."""
+        return self.raw if type(self.raw) is dict else None
+
+    @property
+    def request(self) -> Request:
+        """The validated request. Raises RequestError."""
+        if self._request is None:
+            self._request = parse_request(self.raw)
+        return self._request
+
+
+QuestionLike: TypeAlias = Request | Mapping[str, object] | str | bytes | Question
+
+PLAIN = frozenset({Request, dict, str, bytes})
+
+
+def plain_question(question: Request | Mapping[str, object] | str | bytes) -> RawQuestion:
+    """The same as a Request or an instance of a built-in class. A mapping of another class is read here, once: what it
+    answers later does not matter. Raises RequestError."""
+    kind = type(question)  # not `__class__`, which an object may set
+    if kind in PLAIN:
+        return question  # type: ignore[return-value]  # of exactly these classes
+    try:
+        if issubclass(kind, str):
+            return str.__str__(question)
+        if issubclass(kind, bytes):
+            return bytes(memoryview(question))  # type: ignore[arg-type]
+        if issubclass(kind, Mapping):
+            return decode.members_of(question)  # type: ignore[arg-type]
+    except decode.DecodeError as error:
+        raise RequestError("", str(error)) from None
+    except Exception as error:
+        raise RequestError("", f"it cannot be read: {type(error).__name__}") from error
+    raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
+
+
+def parse_request(question: QuestionLike) -> Request:
+    """Raises RequestError."""
+    if isinstance(question, Question):
+        return question.request
+    match plain_question(question):
+        case Request() as request:
+            return request
+        case str() | bytes() as text:
+            return Request.from_json(text)
+        case members:
+            return Request.from_mapping(members)
+
+
+def reject_chosen_time(request: Request) -> None:
+    """Raises RequestError for a question about another time that would spend."""
+    if request.options.at is not None:
+        raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+
+
+def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:
+    """An output as facts are read: exact numbers, and nothing hazardous. Raises RequestError."""
+    try:
+        found = {} if output is None else decode.from_python(output)
+    except decode.DecodeError as error:
+        raise RequestError("output", str(error)) from None
+    if not isinstance(found, dict):
+        raise RequestError("output", "an output is an object")
+    return found
+
+
+def new_id(now: datetime) -> str:
+    """A ULID of that time."""
+    return ulid(epoch_nanoseconds(now), next(serials))
