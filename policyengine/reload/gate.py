@@ -181,10 +181,13 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
     many, open_ = len(found.widenings), len(found.unproved)
     words = "nothing passes that did not" if not many else describe_widenings(many)
     proved = "that is proved" if not open_ else f"not proved beyond that: {'; '.join(found.unproved[:3])}"
+    listed = list(found.unproved[:MAX_LISTED_WIDENINGS])
     _LOG.info(
-        "compared with what decided before: %s; %s", words, proved,
-        extra={"event": "reload_compared", **named, "widens": many, "unproved": list(found.unproved[:MAX_LISTED_WIDENINGS])},
-    )  # fmt: skip
+        "compared with what decided before: %s; %s",
+        words,
+        proved,
+        extra={"event": "reload_compared", **named, "widens": many, "unproved": listed},
+    )
     tell(many, not found.unproved)
 
 

@@ -330,7 +330,8 @@ def is_clean(tree: object) -> bool:
 MAX_INT_BITS = 20_500  # of a whole number with as many zeros at its end as a decimal may have
 ZONES = (timezone, ZoneInfo)
 SCALAR_CLEANERS: dict[type, Callable[[Any], object]] = {
-    str: clean_text, bool: keep_unchanged, NoneType: keep_unchanged, int: clean_int, float: clean_float, Decimal: clean_decimal,
+    str: clean_text, bool: keep_unchanged, NoneType: keep_unchanged,
+    int: clean_int, float: clean_float, Decimal: clean_decimal,
     datetime: clean_time, timedelta: clean_duration, IPv4Address: clean_address, IPv6Address: clean_address,
     IPv4Network: clean_network, IPv6Network: clean_network, EntityRef: clean_reference, Invalid: clean_invalid,
     bytes: reject_bytes, bytearray: reject_bytes, memoryview: reject_bytes,

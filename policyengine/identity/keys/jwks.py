@@ -61,9 +61,9 @@ class KeySource(Protocol):
     """The keys of one issuer. Threads may share one."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them public
-        and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer, for a
-        bounded time. Raises Refused: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
+        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them
+        public and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer,
+        for a bounded time. Raises Refused: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
         ...
 
 

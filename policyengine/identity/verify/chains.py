@@ -1,4 +1,5 @@
-"""On whose behalf: of every way in which a token tells of a chain one `TokenPrincipal`, and of what it tells twice nothing else.
+"""On whose behalf: of every way in which a token tells of a chain one `TokenPrincipal`, and of what it tells twice
+nothing else.
 
 | in the token | is |
 |---|---|

@@ -270,9 +270,8 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
             continue
         if sum(name == rule for name in rules.values()) > 1:  # one of a test is for all of them
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
-        found.append(
-            f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {format_duration(at - approval.granted_at)} }}"
-        )
+        age = format_duration(at - approval.granted_at)
+        found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")
     if found:
         yield "approval", found[0] if len(found) == 1 else f"[{', '.join(found)}]"
 
