@@ -1,4 +1,4 @@
-"""What asking over HTTP sends and reads, without sending it: for the clients of `http_client`."""
+"""What asking over HTTP sends and reads, without sending it: for the clients of `client.http`."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class PastLines(FactLines):
         return name
 
     def key_value(self, key: k.Expr) -> Text:
-        """As `count_keys` has it."""
+        """As `count_key` has it."""
         text = self.value(key)
         if text.of is not None:
             return text

@@ -156,7 +156,7 @@ class CredentialAuthenticator:
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends
     again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None  # for other policies
     sharing: SharingDetector | None = None
-    issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
+    issuing: object | None = None  # a `TokenIssuer`, where tokens of our own are issued
     own: OwnIssuer | None = None  # likewise
     telling: LogThrottle = field(default_factory=LogThrottle)
     endings: ClientQuotas = field(default_factory=ClientQuotas)  # what each client has ended lately

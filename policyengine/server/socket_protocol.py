@@ -132,8 +132,8 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as `contents`,
-    and WorkRefused."""
+    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as
+    `answer_content`, and WorkRefused."""
     if awaits_issuer(engine, asked):  # which nobody's turn is to wait for
         return answer_content(engine, asked, gateway)
     is_long = is_long or has_long_question(engine, asked)

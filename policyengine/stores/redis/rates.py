@@ -56,7 +56,7 @@ class RateProfile(NamedTuple):
         return min(self.need, MAX_AMOUNT), self.full, self.drain, self.tick
 
     def key(self, key: CountKey) -> bytes:
-        """As `digest` of step.py names it."""
+        """As `charge_digest` of `stores/transition.py` names it."""
         found = self.begun.copy()
         for part in key:
             found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
