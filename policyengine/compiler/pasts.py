@@ -75,7 +75,7 @@ NAMESPACE: dict[str, object] = {
 
 @dataclass(slots=True)
 class PastLines(FactLines):
-    """Writes what conditions ask of the past; `event` is what `Past` speaks of meanwhile, `one` its name."""
+    """Writes what conditions ask of the past; `event` is what `PastFact` speaks of meanwhile, `one` its name."""
 
     event: k.EventPattern | None = field(default=None, kw_only=True)
     one: str = field(default="", kw_only=True)

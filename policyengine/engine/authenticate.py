@@ -28,7 +28,8 @@ def authenticate(identity: CredentialAuthenticator, question: QuestionLike, now:
     """The same question with facts that were proved in place of its credentials, and of what it says itself of who
     asks. A credential that was refused is the fact `credential.refused`. Raises RequestError.
 
-    `now` in seconds since 1970. It may wait for an issuer: what was proved before, `Identity.at_once` knows.
+    `now` in seconds since 1970. It may wait for an issuer: what was proved before, `CredentialAuthenticator.at_once`
+    knows.
     """
     if isinstance(question, Mapping):
         raw = question.get("credentials")

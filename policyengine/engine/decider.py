@@ -83,8 +83,8 @@ class Deciding(Keeping):
     def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
         """Decide and spend: an allow uses up the approvals it needed. `options.consume: false` only peeks.
 
-        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend; TakesLong
-        where it is wanted `at_once` and may take long.
+        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend;
+        WouldBlockError where it is wanted `at_once` and may take long.
         """
         if type(question) is not dict:
             question = plain_question(question)
@@ -112,8 +112,8 @@ class Deciding(Keeping):
         """As `decide`, but accounted once, however often it is asked by this key: `again` gives the same decision.
 
         A failure is not kept. Where the store cannot say whether it was asked before, it is decided as without a key;
-        where nothing is to be spent the key means nothing. Raises RequestError; KeyUnderWay, KeyUsed: nothing is
-        decided.
+        where nothing is to be spent the key means nothing. Raises RequestError; KeyInProgressError, KeyReuseError:
+        nothing is decided.
         """
         request = parse_request(question)
         asked: QuestionLike = AuthenticatedQuestion(request) if isinstance(question, AuthenticatedQuestion) else request
@@ -220,7 +220,7 @@ class Deciding(Keeping):
         return encode_facts({root: one for root, one in request.facts.items() if root in PROVABLE_ROOTS})
 
     def _again(self, claim: IdempotencyClaim, found: IdempotencyRecord, request: Request) -> Made:
-        """What was decided by the same key. Raises KeyUsed, KeyUnderWay."""
+        """What was decided by the same key. Raises KeyReuseError, KeyInProgressError."""
         if found.digest != claim.digest:
             raise KeyReuseError("the key came with another question before")
         if found.draft is None or found.settled is None:

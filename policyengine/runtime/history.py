@@ -86,7 +86,7 @@ def unread_reason(histories: Mapping[WindowKey, History]) -> str:
 class HistoryRecord(NamedTuple):
     """A request to be remembered: for how long (`within`, microseconds), and whether only the `latest` of its key is.
 
-    `outputs` are the paths below the reported output that are to be kept, each as one element of `Happening.output`.
+    `outputs` are the paths below the reported output that are to be kept, each as one element of `PastEvent.output`.
     """
 
     watch: str

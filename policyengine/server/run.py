@@ -91,7 +91,7 @@ def serve(
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
     URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reads its policies anew on
     SIGHUP, and when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before
-    that, TokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
+    that, BearerTokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     if port is None and path is None:

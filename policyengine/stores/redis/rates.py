@@ -63,7 +63,7 @@ class RateProfile(NamedTuple):
         return b"$51\r\npolicyengine:state:%b\r\n" % found.hexdigest().encode()
 
     def standing(self, level: int, passed: bool, taken: bool) -> LimitState:
-        """As `take` and `untouched` of runtime/limits.py say it."""
+        """As `charge_rate` and `uncharged_state` of runtime/limits.py say it."""
         after = level + self.need
         left = after if taken else level
         reset = -(-left // self.drain) * self.tick

@@ -167,7 +167,7 @@ class CaseWriter:
     # ── The request ───────────────────────────────────────────────────────────────────────────
 
     def _request(self, raw: Mapping[str, object]) -> str:
-        """Raises CannotSay."""
+        """Raises InexpressibleError."""
         match raw:
             case {"tool": Mapping() as tool}:
                 name = str(tool["name"]) if tool.get("server") is None else f"{tool['server']}/{tool['name']}"
