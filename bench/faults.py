@@ -294,7 +294,8 @@ def run(say: Say) -> Section:
             Target("missed by the gauge", len(found), unseen, "samples"),
         ),
         notes=(
-            f"{SAMPLES} samples of a fault, or {MAX_FAULT_SECONDS:.0f} s: a decision, `/readyz`, `/metrics` and a decision each.",
+            f"{SAMPLES} samples of a fault, or {MAX_FAULT_SECONDS:.0f} s: "
+            "a decision, `/readyz`, `/metrics` and a decision each.",
             "Of a fault that decisions do not meet the first samples may come before the next look.",
         ),
     )

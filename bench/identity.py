@@ -171,8 +171,10 @@ def section(data: list[dict[str, Any]]) -> Section:
         title="Raw credentials: proved before, and new",
         columns=("what", "us, µs", "beside, µs", "more, µs", "times"),
         rows=tuple(
-            (one["what"], format_number(one["us"]), format_number(one["beside"]), format_number(one["us"] - one["beside"]),
-             format_number(one["us"] / one["beside"]))
+            (
+                one["what"],
+                *map(format_number, (one["us"], one["beside"], one["us"] - one["beside"], one["us"] / one["beside"])),
+            )
             for one in data
         ),
         data=tuple(data),

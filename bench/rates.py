@@ -155,9 +155,14 @@ def rates(say: Say) -> Section:
         title="A decision with rates in memory, and what libraries take that only count",
         columns=("what", "µs", "more than no rate, µs"),
         rows=(
-            *((name, format_number(us), format_number(us - none) if name.startswith("policyengine,") else "") for name, us in rows),
-            *((f"{KEYS:,} callers, {kind}: MB", format_number(found.get("mb", 0.0)), "")
-              for kind, found in (("plain", plain), ("adaptive", adaptive))),
+            *(
+                (name, format_number(us), format_number(us - none) if name.startswith("policyengine,") else "")
+                for name, us in rows
+            ),
+            *(
+                (f"{KEYS:,} callers, {kind}: MB", format_number(found.get("mb", 0.0)), "")
+                for kind, found in (("plain", plain), ("adaptive", adaptive))
+            ),
         ),
         data=(*({"what": name, "us": round(us, 3)} for name, us in rows), {"plain": plain, "adaptive": adaptive}),
         targets=(

@@ -55,7 +55,7 @@ def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Futur
     """Does what takes long, one after the other, as an event loop that shares its interpreter with more threads waits
     longer for its turn. Callers have it in turn; who asks in this process itself may ask for as much as it likes.
 
-    Raises WorkRefused.
+    Raises WorkRefusedError.
     """
     whole = partial(copy_context().run, without_gc, partial(work, *args, **given))
     requester = _requester.get()
@@ -76,7 +76,7 @@ def without_gc(work: Callable[[], T]) -> T:
 
 
 async def run_in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-    """The same, for an event loop. Raises WorkRefused."""
+    """The same, for an event loop. Raises WorkRefusedError."""
     return await wrap_future(submit_long(work, *args, **given))
 
 

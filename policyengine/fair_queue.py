@@ -69,7 +69,7 @@ class FairQueue:
     def submit(
         self, caller: str, work: Callable[[], T], is_gone: Callable[[], bool], *, bounded: bool = True
     ) -> Future[T]:
-        """Raises WorkRefused where too much waits."""
+        """Raises WorkRefusedError where too much waits."""
         one = WaitingWork(work, is_gone)
         with self._changed:
             if bounded:

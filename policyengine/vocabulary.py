@@ -19,7 +19,7 @@ class FactOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuiltInFact:
-    """A fact that every policy knows. `later` names the capability that it waits for: until then it is `NEUTRAL_VALUES`."""
+    """A fact that every policy knows. `later` names the capability it waits for: until then it is `NEUTRAL_VALUES`."""
 
     path: tuple[str, ...]
     type: Type

@@ -228,7 +228,8 @@ def section(found: Sequence[Data]) -> Section:
             ),
         ),
         notes=(
-            f"One connection; {BATCH_SIZE} a frame with {LOADS['many'][1]} frames on their way, one a frame without haste.",
+            f"One connection; {BATCH_SIZE} a frame with {LOADS['many'][1]} frames on their way, "
+            "one a frame without haste.",
             "The floor decodes the same frames into types and sends answers that ours gave. All 2,000 are right.",
         ),
     )

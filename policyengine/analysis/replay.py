@@ -45,7 +45,7 @@ def replay(
 
 
 def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
-    """Whether the two come to different answers. Raises CannotRepeat."""
+    """Whether the two come to different answers. Raises ReplayError."""
     before = replay_decision(record, old)
     after = replay_decision(rebind_approvals(record, before, new), new)
     if before.unsure or after.unsure:
@@ -59,7 +59,7 @@ def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> Decisi
 
 def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
     """Whether the new policy comes to another answer than the one that was given, by whichever policy that was. Raises
-    CannotRepeat."""
+    ReplayError."""
     if record.request.get("approvals") and record.revision != old.revision:
         raise ReplayError("its approvals were bound to another policy")
     after = replay_decision(rebind_approvals(record, replay_decision(record, old), new), new)

@@ -85,8 +85,14 @@ def encode_event(one: PastEvent, event: k.EventPattern, redaction: Redaction) ->
     facts = tuple(mask_value(known, fact, redaction) for known, fact in zip(one.facts, event.facts, strict=True))
     paths = (("output", *path) for path in event.outputs)
     output = tuple(redact_value(raw, path, redaction) for raw, path in zip(one.output, paths, strict=False))
-    return {"at": one.at, "serial": one.serial, "decision": one.decision, "facts": encode_raw_values(facts), "status": one.status,
-            "output": encode_raw_values(output)}  # fmt: skip
+    return {
+        "at": one.at,
+        "serial": one.serial,
+        "decision": one.decision,
+        "facts": encode_raw_values(facts),
+        "status": one.status,
+        "output": encode_raw_values(output),
+    }
 
 
 def mask_value(known: Value, fact: k.Expr, redaction: Redaction) -> Value:

@@ -182,14 +182,14 @@ def salvage_entry(
 
 
 def parse_entry(number: int, line: bytes, directories: Mapping[str, EntityStore]) -> LogEntry:
-    """Raises NoRecord."""
+    """Raises LogRecordError."""
     tree = parse_line(line)
     what = next((one for one in TokenEventKind if one in tree), None)
     return parse_decision_record(number, tree, directories) if what is None else parse_token_event(number, tree, what)
 
 
 def parse_token_event(number: int, tree: Mapping[str, Any], what: TokenEventKind) -> TokenEvent:
-    """Raises NoRecord."""
+    """Raises LogRecordError."""
     try:
         told = restore_special_values(tree[what], tree.get("beyond_json", ()))
         if not isinstance(told, dict):
@@ -200,7 +200,7 @@ def parse_token_event(number: int, tree: Mapping[str, Any], what: TokenEventKind
 
 
 def parse_record_time(tree: Mapping[str, Any]) -> datetime:
-    """Raises NoRecord, LookupError."""
+    """Raises LogRecordError, LookupError."""
     found = coerce_time(tree["time"], "time")
     if not isinstance(found, datetime):
         raise LogRecordError("its time is none")
@@ -218,7 +218,7 @@ def parse_trace(tree: Mapping[str, Any]) -> str | None:
 def parse_decision_record(
     number: int, tree: Mapping[str, Any], directories: Mapping[str, EntityStore]
 ) -> DecisionRecord:
-    """Raises NoRecord."""
+    """Raises LogRecordError."""
     try:
         digest = tree.get("directory")
         found = DecisionRecord(
@@ -253,7 +253,7 @@ def parse_decision_record(
 
 
 def check_shape(record: DecisionRecord) -> None:
-    """Raises NoRecord where a member that is looked into later is of another type."""
+    """Raises LogRecordError where a member that is looked into later is of another type."""
     if not isinstance(record.request, dict):
         raise LogRecordError("its `request` is no object")
     if not isinstance(record.decision.get("principal"), dict | None):
@@ -284,7 +284,7 @@ def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Raises NoRecord."""
+    """Raises LogRecordError."""
     try:
         tree = decode.json_tree(line)
     except decode.DecodeError as error:

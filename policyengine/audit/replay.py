@@ -64,7 +64,7 @@ class ReplayResult:
 
 def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     """By the specification, with the facts, the directory, the clock, the approvals and the past of then. Raises
-    CannotRepeat."""
+    ReplayError."""
     again = decide_from_record(record, kernel)
     if not record.redacted:
         return again
@@ -106,7 +106,7 @@ def hide_redacted(record: DecisionRecord) -> dict[str, object]:
 
 
 def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """Raises CannotRepeat."""
+    """Raises ReplayError."""
     if record.directory is None:
         raise ReplayError("the log does not hold the directory that this was decided by")
     try:

@@ -151,8 +151,8 @@ def apply_settings(command: Any, name: str) -> None:
 
     def tell_unread(found: ProjectSettings) -> None:
         if found.unread is not None and found.file is None:
-            text = f"note: `{display_path(found.unread)}` is not read: it lies above the root of the policies (`.policyroot`)"
-            print(one_line(text), file=sys.stderr)
+            why = "it lies above the root of the policies (`.policyroot`)"
+            print(one_line(f"note: `{display_path(found.unread)}` is not read: {why}"), file=sys.stderr)
 
     def said(context: Any, parameter: str, call: bool = True) -> Any:
         setting = BY_OPTION.get((name, parameter))

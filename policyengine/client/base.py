@@ -1,4 +1,4 @@
-"""What asking over HTTP sends and reads, without sending it: for the clients of `http_client`."""
+"""What asking over HTTP sends and reads, without sending it: for the clients of `client.http`."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class ClientCircuit:
         self._fails, self._again = 0, 0.0
 
     def enter(self) -> None:
-        """Raises Unanswered at once while nobody is to ask."""
+        """Raises NoDecisionError at once while nobody is to ask."""
         with self._lock:
             if self._fails < FAILURES_TO_OPEN:
                 return
@@ -187,7 +187,7 @@ class ClientBase:
 
 
 def response_content(answer: WireResponse) -> bytes:
-    """The content of an answer that is one. Raises Unanswered."""
+    """The content of an answer that is one. Raises NoDecisionError."""
     if answer.status != 200:
         raise NoDecisionError(describe_error(answer))
     if answer.media_type.partition(";")[0].strip() != MSGPACK:

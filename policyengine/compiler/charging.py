@@ -164,7 +164,7 @@ class LimitWriter:
         return keys[0] if len(keys) == 1 else f"({', '.join(keys)})"
 
     def key(self, text: Text, node: k.Expr) -> str:
-        """As `spending` spells it."""
+        """As `key_text` spells it."""
         if text.of is not None:
             return f"{self.writer.constant(spelled)}({self.writer.word(text.of)}, {text.code})"
         if node.type is Scalar.STRING:

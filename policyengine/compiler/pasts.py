@@ -75,7 +75,7 @@ NAMESPACE: dict[str, object] = {
 
 @dataclass(slots=True)
 class PastLines(FactLines):
-    """Writes what conditions ask of the past; `event` is what `Past` speaks of meanwhile, `one` its name."""
+    """Writes what conditions ask of the past; `event` is what `PastFact` speaks of meanwhile, `one` its name."""
 
     event: k.EventPattern | None = field(default=None, kw_only=True)
     one: str = field(default="", kw_only=True)
@@ -218,7 +218,7 @@ class PastLines(FactLines):
         return name
 
     def key_value(self, key: k.Expr) -> Text:
-        """As `count_keys` has it."""
+        """As `count_key` has it."""
         text = self.value(key)
         if text.of is not None:
             return text

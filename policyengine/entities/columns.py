@@ -77,7 +77,7 @@ def parse_cell(cell: object, type_: typesystem.Type, name: str) -> object:
 
 
 def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], object]:
-    """`value_of` for one column: few texts are read more than once, as most are seen again and again."""
+    """`parse_cell` for one column: few texts are read more than once, as most are seen again and again."""
     known: dict[object, object] = {}
 
     def read(cell: object) -> object:

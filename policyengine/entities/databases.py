@@ -77,11 +77,11 @@ class SqlRowSource:
         return self.database.map.most
 
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
-        """Raises NotAnswered."""
+        """Raises RowLookupError."""
         return self._asked(lambda connection: self._fetched(connection, refs), seconds)
 
     def probe(self, seconds: float) -> None:
-        """Asks for a row of each table, as a decision would, and for elements. Raises NotAnswered."""
+        """Asks for a row of each table, as a decision would, and for elements. Raises RowLookupError."""
 
         def look(connection: sa.Connection) -> None:
             for table in self._found(connection).values():
@@ -94,7 +94,7 @@ class SqlRowSource:
         self._asked(look, seconds)
 
     def _asked(self, work: Callable[[sa.Connection], Answer], seconds: float) -> Answer:
-        """Raises NotAnswered."""
+        """Raises RowLookupError."""
         try:
             return self._hands.ask(work, seconds)
         except WorkerTimeoutError as error:

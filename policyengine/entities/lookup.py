@@ -42,8 +42,8 @@ class RowLookupError(Exception):
 
 
 class RowSource(Protocol):
-    """Where rows of some types are looked up. `fetch` answers within `seconds` or raises NotAnswered; who has no row is
-    left out."""
+    """Where rows of some types are looked up. `fetch` answers within `seconds` or raises RowLookupError; who has no row
+    is left out."""
 
     @property
     def identity(self) -> object:
@@ -67,7 +67,7 @@ class RowSource(Protocol):
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]: ...
 
     def probe(self, seconds: float) -> None:
-        """Whether rows could be looked up now. Raises NotAnswered."""
+        """Whether rows could be looked up now. Raises RowLookupError."""
 
 
 class LookupEntityStore(EntityStore):

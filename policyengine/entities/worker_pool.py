@@ -53,7 +53,7 @@ class WorkerPool(Generic[Connection]):
         self._working = self._idle = self._stuck = 0
 
     def ask(self, work: Callable[[Connection], Answer], seconds: float) -> Answer:
-        """What the work answers; raises what it raises, or NoAnswer."""
+        """What the work answers; raises what it raises, or WorkerTimeoutError."""
         if os.getpid() != self._process:
             self._begin()
         if self._jobs.qsize() >= MAX_QUEUED_JOBS:

@@ -21,7 +21,7 @@ PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototyp
 
 
 def parse_json_members(content: bytes) -> dict[str, object]:
-    """Clean, as `wire.from_json` has them. Raises WireError for what is no object in JSON."""
+    """Clean, as `decode.from_json` has them. Raises DecodeError for what is no object in JSON."""
     found = decode.clean(decode.json_tree(content, DECODER))
     if isinstance(found, Invalid):
         raise decode.DecodeError(found.why)

@@ -82,7 +82,8 @@ def format_policy_field(limit: RateLimitField) -> str:
 
 def format_state_field(limit: RateLimitField) -> str:
     """`"per agent";r=19;t=1`: what is left, and in how many seconds all of it is there again."""
-    return f"{format_string(limit.name)};r={clamp_integer(limit.standing.remaining)};t={clamp_integer(to_whole_seconds(limit.standing.reset))}"
+    remaining, seconds = limit.standing.remaining, to_whole_seconds(limit.standing.reset)
+    return f"{format_string(limit.name)};r={clamp_integer(remaining)};t={clamp_integer(seconds)}"
 
 
 def to_whole_seconds(microseconds: int) -> int:

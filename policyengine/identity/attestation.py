@@ -53,7 +53,7 @@ class AttestationVerifier:
 
     def __call__(self, raw: str, token: VerifiedToken, binding: ConfirmedKey, now: Seconds) -> Mapping[str, object]:
         """The root `attestation` of the facts. The nonce is taken where all else is right, and only then. Raises
-        Refused, StoreError."""
+        CredentialError, StoreError."""
         try:
             return self._facts(raw, binding, now)
         except CredentialError as refused:
@@ -62,7 +62,7 @@ class AttestationVerifier:
             raise CredentialError(refused.refusal, f"of the attestation: {refused.why}") from None
 
     def authentic(self, raw: str, now: Seconds) -> VerifiedToken:
-        """What its attester signed, whether it holds or not. It uses nothing up. Raises Refused."""
+        """What its attester signed, whether it holds or not. It uses nothing up. Raises CredentialError."""
         jws = read_jws(raw)
         return build_signed_token(raw, jws, "attestation", self._signed_by(jws, now).attester.name, now)
 
@@ -130,7 +130,7 @@ def create_attestation_verifier(
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:
-    """When it was issued: never later than now, as the policy counts its age from then. Raises Refused."""
+    """When it was issued: never later than now, as the policy counts its age from then. Raises CredentialError."""
     issued, expires, begins = (time_claim(claims, name) for name in ("iat", "exp", "nbf"))
     if issued is None or expires is None:
         raise CredentialError(RefusalCode.MISSING_CLAIM, f"it has no `{'iat' if issued is None else 'exp'}`")
@@ -144,7 +144,7 @@ def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, le
 
 
 def check_audience(claims: Claims, trusted: TrustedAttester) -> None:
-    """Where it says for whom it is, or has to, it is for us. Raises Refused."""
+    """Where it says for whom it is, or has to, it is for us. Raises CredentialError."""
     given = text_or_list_claim(claims, "aud")
     if given is None and trusted.settings.audience is None:
         return
@@ -153,7 +153,7 @@ def check_audience(claims: Claims, trusted: TrustedAttester) -> None:
 
 
 def check_key(claims: Claims, trusted: TrustedAttester, binding: ConfirmedKey) -> None:
-    """It is of the key that was proved for this request. Raises Refused."""
+    """It is of the key that was proved for this request. Raises CredentialError."""
     cnf = object_claim(claims, "cnf")
     if cnf is None and trusted.settings.unbound:
         return
@@ -167,7 +167,7 @@ def check_key(claims: Claims, trusted: TrustedAttester, binding: ConfirmedKey) -
 
 
 def cnf_thumbprint(cnf: Claims) -> str:
-    """Raises Refused."""
+    """Raises CredentialError."""
     jwk = object_claim(cnf, "jwk") or {}
     try:
         if "d" not in jwk:
@@ -178,7 +178,7 @@ def cnf_thumbprint(cnf: Claims) -> str:
 
 
 def check_submodules(claims: Claims, trusted: TrustedAttester) -> tuple[ModelClaim, str | None]:
-    """Model and environment of the whole; those of submodules have to be allowed, too. Raises Refused."""
+    """Model and environment of the whole; those of submodules have to be allowed, too. Raises CredentialError."""
     attester, name = trusted.attester, trusted.settings.environment
     model, environment = parse_model_claim(claims), text_claim(claims, name)
     check_model(model, attester)
@@ -204,7 +204,7 @@ def check_environment(environment: str | None, attester: Attester) -> None:
 
 def iterate_submodules(claims: Claims) -> Iterator[Claims]:
     """All of them, at whatever depth. One that is a token of its own, or a digest of one that is elsewhere, is refused:
-    nobody here could say which models are in it. Raises Refused."""
+    nobody here could say which models are in it. Raises CredentialError."""
     waiting: list[tuple[Claims, int]] = [(claims, 0)]
     many = 0
     while waiting:

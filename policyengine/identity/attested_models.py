@@ -23,7 +23,7 @@ class ModelClaim(NamedTuple):
 
 
 def parse_model_claim(claims: Claims) -> ModelClaim:
-    """By `ai_model_id` and `ai_model_hash`, which is `{alg, hash}` or such a text. Raises Refused."""
+    """By `ai_model_id` and `ai_model_hash`, which is `{alg, hash}` or such a text. Raises CredentialError."""
     name = text_claim(claims, "ai_model_id")
     match claims.get("ai_model_hash"):
         case None if "ai_model_hash" not in claims:
@@ -38,7 +38,7 @@ def parse_model_claim(claims: Claims) -> ModelClaim:
 
 
 def canonical_digest(alg: str | int, digest: str) -> str:
-    """Of a hash in hexadecimal or base64url: no length is one of both. Raises Refused."""
+    """Of a hash in hexadecimal or base64url: no length is one of both. Raises CredentialError."""
     name = COSE_HASHES.get(alg) if isinstance(alg, int) else alg.lower().replace("-", "")
     if name not in DIGEST_BYTES:
         raise CredentialError(RefusalCode.ALGORITHM, "the hash of the model is by an algorithm that is not allowed")

@@ -55,16 +55,16 @@ class TokenCheck(Protocol):
     """Tokens of every kind that stand for themselves. May wait for an issuer, for a bounded time."""
 
     def verify(self, raw: str, now: int) -> VerifiedToken:
-        """Raises Refused."""
+        """Raises CredentialError."""
         ...
 
     def verify_txn(self, raw: str, now: int) -> VerifiedToken:
-        """A transaction token. Raises Refused."""
+        """A transaction token. Raises CredentialError."""
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
         """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
-        not. It uses nothing up. Raises Refused."""
+        not. It uses nothing up. Raises CredentialError."""
         ...
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenCheck:
@@ -74,7 +74,7 @@ class TokenCheck(Protocol):
 
 class PrincipalReader(Protocol):
     def __call__(self, token: VerifiedToken) -> TokenPrincipal:
-        """Who presents it, for whom, through whom. Raises Refused."""
+        """Who presents it, for whom, through whom. Raises CredentialError."""
         ...
 
 
@@ -89,7 +89,7 @@ class BindingCheck(Protocol):
     ) -> ConfirmedKey:
         """What of the presenter's keys was proved for this request; `token` may demand it. `recognizes`: whether a
         thumbprint is that of a known client; of other keys that come without a token not many are remembered. Raises
-        Refused, StoreError."""
+        CredentialError, StoreError."""
         ...
 
 
@@ -97,17 +97,18 @@ class TokenlessCheck(Protocol):
     def __call__(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
-        """A credential that is no token: a certificate, a signature of the message, an API key. Raises Refused."""
+        """A credential that is no token: a certificate, a signature of the message, an API key. Raises
+        CredentialError."""
         ...
 
 
 class AttestationCheck(Protocol):
     def __call__(self, raw: str, token: VerifiedToken, binding: ConfirmedKey, now: int) -> Mapping[str, object]:
-        """The facts of an attestation. Raises Refused."""
+        """The facts of an attestation. Raises CredentialError."""
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """What its attester signed, whether it holds or not. It uses nothing up. Raises Refused."""
+        """What its attester signed, whether it holds or not. It uses nothing up. Raises CredentialError."""
         ...
 
 
@@ -156,7 +157,7 @@ class CredentialAuthenticator:
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends
     again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None  # for other policies
     sharing: SharingDetector | None = None
-    issuing: object | None = None  # an `Issuing`, where tokens of our own are issued
+    issuing: object | None = None  # a `TokenIssuer`, where tokens of our own are issued
     own: OwnIssuer | None = None  # likewise
     telling: LogThrottle = field(default_factory=LogThrottle)
     endings: ClientQuotas = field(default_factory=ClientQuotas)  # what each client has ended lately
@@ -239,7 +240,7 @@ class CredentialAuthenticator:
         return self.known(reusable_members(credentials), now, asks=asks) if is_reusable(credentials) else None
 
     def prove(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
-        """Raises Refused. It may wait for an issuer, or for a store, for a bounded time."""
+        """Raises CredentialError. It may wait for an issuer, or for a store, for a bounded time."""
         before = self.known_of(credentials, now)
         if before is not None:
             return self.used(before, request.ip, now)
@@ -264,7 +265,7 @@ class CredentialAuthenticator:
 
     def use(self, single: SingleUse | None, now: int) -> None:
         """What counts once is used last, when all else holds: whoever stole it, and cannot present it, takes nothing
-        from its owner. Raises Refused, StoreError."""
+        from its owner. Raises CredentialError, StoreError."""
         if single is not None and not self.marks.once(single.name, single.until, now):
             raise CredentialError(RefusalCode.REPLAYED)
 
@@ -394,7 +395,7 @@ def digest_text(text: str) -> bytes:
 
 
 def parse_authorization(authorization: str) -> tuple[str, str]:
-    """Raises Refused."""
+    """Raises CredentialError."""
     scheme, _, raw = authorization.strip().partition(" ")
     if scheme.lower() not in ("bearer", "dpop") or not raw.strip():
         raise CredentialError(RefusalCode.NO_SCHEME)

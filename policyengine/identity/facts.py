@@ -25,7 +25,7 @@ def build_facts(
     mapped: Collection[str] = (),
 ) -> dict[str, dict[str, object]]:
     """By root, as a question that was read has them. Of the claims only those that the policy asks for (`mapped`) are
-    told. Raises Refused where one of these is no value at all."""
+    told. Raises CredentialError where one of these is no value at all."""
     found: dict[str, dict[str, object]] = {"credential": credential_facts(token, who, binding, mapped)}
     if who.agent is not None:
         more = {"instance": who.instance, "groups": None if who.groups is None else list(who.groups)}

@@ -49,27 +49,27 @@ _LOG = logging.getLogger("policyengine")
 
 
 def verify_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """A token that holds but for what was revoked, whoever presents it. Raises Refused."""
+    """A token that holds but for what was revoked, whoever presents it. Raises CredentialError."""
     token = identity.parts.tokens.verify(raw, now)
     return token, token_principal(identity, token)
 
 
 def token_principal(identity: CredentialAuthenticator, token: VerifiedToken) -> TokenPrincipal:
-    """Also where somebody else than it names may act: who that is, is asked of whoever acts. Raises Refused."""
+    """Also where somebody else than it names may act: who that is, is asked of whoever acts. Raises CredentialError."""
     object_claim(token.claims, "may_act")
     plain = {name: value for name, value in token.claims.items() if name != "may_act"}
     return identity.parts.reads(replace(token, claims=plain))
 
 
 def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """A token that holds, whoever presents it. Raises Refused, StoreError."""
+    """A token that holds, whoever presents it. Raises CredentialError, StoreError."""
     return check_not_revoked(identity, *verify_token(identity, raw, now), now)
 
 
 def check_not_revoked(
     identity: CredentialAuthenticator, token: VerifiedToken, who: TokenPrincipal, now: int
 ) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Raises Refused where it was revoked; StoreError."""
+    """Raises CredentialError where it was revoked; StoreError."""
     if identity.marks.revoked(revocable_names(token, who, token_binding(token)), now):
         raise CredentialError(RefusalCode.REVOKED)
     return token, who
@@ -103,7 +103,7 @@ class TokenRevoker:
     def token(self, raw: str, by: Operator | AuthenticatedClient, now: int) -> RevocationResult:
         """RFC 7009, but that nothing is said to have ended that has not. What its issuer signed ends, whether it holds
         or not: by an operator, or a client that is in it. What is known of nobody's ends on an operator's word. Raises
-        NotEnded, StoreError."""
+        RevocationError, StoreError."""
         try:
             token = self._authentic(raw, now)
         except CredentialError as refused:
@@ -120,7 +120,7 @@ class TokenRevoker:
         )
 
     def _authentic(self, raw: str, now: int) -> VerifiedToken:
-        """As its issuer or attester signed it. Raises Refused."""
+        """As its issuer or attester signed it. Raises CredentialError."""
         parts = self.identity.parts
         try:
             return parts.tokens.authentic(raw, now)
@@ -170,7 +170,7 @@ class TokenRevoker:
 
     def own_task(self, task: str, by: VerifiedCredential, now: int) -> RevocationResult:
         """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is, of the task
-        that the same agent opened. Raises NotEnded, StoreError."""
+        that the same agent opened. Raises RevocationError, StoreError."""
         facts = by.facts
         if by.own_task is None or "agent" not in facts or facts.get("task", {}).get("id") != task:
             raise RevocationError(TokenErrorCode.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
@@ -193,7 +193,7 @@ class TokenRevoker:
         _LOG.info("%s revoked %s", quote_input(describe_actor(by)), ", ".join(told) or "a token", extra=extra)
 
     def _count(self, client: str, now: int) -> None:
-        """Raises NotEnded for a client that has ended very much lately: there is room for everybody's."""
+        """Raises RevocationError for a client that has ended very much lately: there is room for everybody's."""
         try:
             self.identity.endings.take(client, now)
         except StoreError as full:

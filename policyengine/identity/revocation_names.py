@@ -23,8 +23,8 @@ TOKEN_PATTERN = re.compile(r"[\x21-\x7e]+")
 
 
 def revocation_name(kind: str, given: str, issuers: Collection[str], people: Mapping[str, Collection[str]]) -> str:
-    """By which it is marked. `people`: by issuer, clients by which people ask. Raises NotIssued for what is no name of
-    that kind, and for an issuer that the policy does not have: a slip of the pen would revoke nothing."""
+    """By which it is marked. `people`: by issuer, clients by which people ask. Raises TokenIssuanceError for what is no
+    name of that kind, and for an issuer that the policy does not have: a slip of the pen would revoke nothing."""
     if kind == "key":
         if not KEY_PATTERN.fullmatch(given):
             raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, KEY_HINT)
@@ -59,7 +59,7 @@ def is_control(char: str) -> bool:
 
 
 def check_token_text(given: str) -> str:
-    """What somebody could present. Raises NotIssued."""
+    """What somebody could present. Raises TokenIssuanceError."""
     raw = given.strip()
     if len(raw) > MAX_TOKEN_LENGTH:
         raise TokenIssuanceError(

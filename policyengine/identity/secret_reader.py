@@ -1,7 +1,7 @@
 """Secrets by reference: configuration says where one lies, never what it is.
 
 `file:path` is read again when the file changes, `env:NAME` each time, `bao:mount/path#field` when it is older than its
-server's `refresh`: `bao.py` asks that.
+server's `refresh`: `openbao.py` asks that.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class SingleFlight(Generic[T]):
         return bool(self._flights)
 
     def start(self, key: Hashable, work: Callable[[], T]) -> Flight[T]:
-        """The one of this key that is under way, or a new one. Raises Unanswered where there is no room for that."""
+        """The one of this key that is under way, or a new one. Raises SingleFlightError where there is no room for
+        that."""
         with self._lock:
             found = self._flights.get(key)
             if found is not None:
@@ -63,7 +64,7 @@ class SingleFlight(Generic[T]):
         return flight
 
     def wait(self, flight: Flight[T], until: float) -> T:
-        """`until` by the clock. Raises what the work raised; else Unanswered."""
+        """`until` by the clock. Raises what the work raised; else SingleFlightError."""
         if not flight.done.is_set():
             self._await(flight, until)
         if flight.error is not None:

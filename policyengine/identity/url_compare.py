@@ -29,7 +29,7 @@ class OwnHosts:
     ours: frozenset[str] | None = None
 
     def check(self, url: str | None) -> None:
-        """Raises Refused."""
+        """Raises CredentialError."""
         if self.ours is not None and (url is None or url_authority(url) not in self.ours):
             raise CredentialError(RefusalCode.FOREIGN_HOST)
 

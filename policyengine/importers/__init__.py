@@ -1,7 +1,7 @@
 """Somebody's API to a policy to begin with: a specification or a list of tools, to operations, to `.policy` files.
 
-`openapi` and `tools` read what a stranger wrote; `model` is what both become; `writing` makes policies of it, which
-`project` puts beside what the author has, without ever changing a line of theirs.
+`openapi` and `mcp_tools` read what a stranger wrote; `model` is what both become; `policy_writer` makes policies of it,
+which `write_project` puts beside what the author has, without ever changing a line of theirs.
 """
 
 from policyengine.importers.errors import ApiImportError

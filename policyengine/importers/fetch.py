@@ -51,7 +51,7 @@ def read_base(base: DocumentBase) -> bytes:
 
 
 def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
-    """What a `$ref` to another document means; an ImportProblem where it leads out of where its own one lies."""
+    """What a `$ref` to another document means; an ApiImportError where it leads out of where its own one lies."""
     if isinstance(base, UrlBase):
         there = urldefrag(urljoin(base.name, reference)).url
         if not is_url(there) or origin(there) != origin(base.name):

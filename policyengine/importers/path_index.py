@@ -66,7 +66,7 @@ class PathIndex:
         self.endpoints.append(endpoint)
 
     def meeting(self, method: str, segments: Sequence[PathSegment]) -> list[int]:
-        """The numbers of all that some request matches besides this. Raises ImportProblem where that is too much."""
+        """The numbers of all that some request matches besides this. Raises ApiImportError where that is too much."""
         root = self._roots.get((method, len(segments)))
         level = [] if root is None else [root]
         for segment in segments:

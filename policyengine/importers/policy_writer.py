@@ -83,9 +83,10 @@ def area_text(
     api: Api, run: ImportRun, area: str, groups: Sequence[ScopeGroup], shadows: Sequence[ShadowedEndpoint]
 ) -> str:
     count = sum(len(group.operations) for group in groups)
+    noun = _endpoint_noun(api, count)
     lines = _file_header(
         run,
-        f"{area}: {count} {_endpoint_noun(api, count)}. This file is yours: another import adds files and changes none.",
+        f"{area}: {count} {noun}. This file is yours: another import adds files and changes none.",
         *(
             ["How a tool is sorted follows what its server says of it, which nobody has verified."]
             if api.kind == "mcp"

@@ -30,7 +30,7 @@ def without_types(operation: ApiOperation) -> ApiOperation:
 
 
 def overlapping_pairs(operations: Sequence[ApiOperation]) -> Iterator[tuple[int, int]]:
-    """Pairs of which one request may be both; two tools never are. Raises ImportProblem where there are too many."""
+    """Pairs of which one request may be both; two tools never are. Raises ApiImportError where there are too many."""
     index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()
     for number, operation in enumerate(operations):
         if isinstance(operation.endpoint, HttpTemplate):

@@ -65,7 +65,7 @@ class ImportResult:
 def import_policies(folder: Path, api: Api, command: str, *, check: bool = False) -> ImportResult:
     """Write the policy of an API, or what is new in it; with `check` only say it. `command` is what repeats it.
 
-    Raises ImportProblem; then nothing was changed.
+    Raises ApiImportError; then nothing was changed.
     """
     memory = read_manifest(folder)
     operations, notes = reconcile(api.operations)

@@ -47,7 +47,7 @@ class PolicyDeniedError(HTTPException):
 
 
 async def problem_details(request: Request, error: Exception) -> Response:
-    """For `app.add_exception_handler(PolicyDenied, problem_details)`."""
+    """For `app.add_exception_handler(PolicyDeniedError, problem_details)`."""
     assert isinstance(error, PolicyDeniedError)
     media = "application/problem+json"
     return JSONResponse(error.detail, error.status_code, headers=error.headers, media_type=media)

@@ -120,7 +120,7 @@ def unread_body_facts(scope: Scope) -> Facts:
 
 
 async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[bytes, Receive]:
-    """All of the body, and a `receive` that gives it again and then what follows. Raises BodyTooLarge."""
+    """All of the body, and a `receive` that gives it again and then what follows. Raises BodyTooLargeError."""
     content = bytearray()
     first: list[Message] = []
     while True:

@@ -3,9 +3,8 @@
 Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
 of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
 
-Its expressions stand in `terms.py`, its endpoints in `kernel_places.py`, its limits in `kernel_limits.py`, its maps in
-`kernel_maps.py`, what approvals are bound to in `kernel_bound.py`, and all of them here once more: all stages say
-`kernel as k`.
+Its expressions stand in `expressions.py`, its endpoints in `endpoints.py`, its limits in `limits.py`, its maps in
+`maps.py`, what approvals are bound to in `approvals.py`, and all of them here once more: all stages say `kernel as k`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What approvals are bound to, as the kernel has it; `kernel.py` has it once more."""
+"""What approvals are bound to, as the kernel has it; the package has it once more."""
 
 from __future__ import annotations
 

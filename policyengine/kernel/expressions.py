@@ -1,4 +1,4 @@
-"""The kernel's expressions: every name resolved, every one typed. `kernel.py` says what rules do with them."""
+"""The kernel's expressions: every name resolved, every one typed. The package says what rules do with them."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) ->
 
 
 def canonical_pieces(kernel: k.Kernel, write: CanonicalWriters) -> Iterator[str]:
-    """The version of the semantics, then the members of the kernel as `record` would write them."""
+    """The version of the semantics, then the members of the kernel as a `record_writer` would write them."""
     yield f"semantics={SEMANTICS_VERSION}"
     for name in (name for name in field_names(k.Kernel) if name not in EXCLUDED_FIELDS):
         value = getattr(kernel, name)

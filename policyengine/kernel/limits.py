@@ -1,4 +1,4 @@
-"""The kernel's limits: how often and how much. `kernel.py` exports them; what they mean stands in `spending.py`."""
+"""The kernel's limits: how often and how much. The package exports them; what they mean stands in `spec/limits.py`."""
 
 from __future__ import annotations
 

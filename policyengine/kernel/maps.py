@@ -1,4 +1,4 @@
-"""The kernel's maps: how a question of AuthZEN becomes one of ours. They open no door; `kernel.py` exports them."""
+"""The kernel's maps: how a question of AuthZEN becomes one of ours. They open no door; the package exports them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Conditions that decide nothing and rules that can never matter: what the checker finds once the kernel stands.
 
-An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED_EXAMPLES` lists what is found.
+An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED_EXAMPLES` lists them.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Candidate:
 
 
 def prepare_candidate(origin: ReloadSource) -> Candidate:
-    """Raises Refused, also where somebody wrote meanwhile: what was read may be a part of each."""
+    """Raises ReloadRefusedError, also where somebody wrote meanwhile: what was read may be a part of each."""
     look = origin.look()
     found = read_candidate(origin)
     if origin.look() != look:
@@ -84,7 +84,7 @@ def prepare_candidate(origin: ReloadSource) -> Candidate:
 
 
 def read_candidate(origin: ReloadSource) -> Candidate:
-    """Raises Refused."""
+    """Raises ReloadRefusedError."""
     try:
         if origin.bundle is not None:
             data, kernel = read_signed_bundle(origin.bundle, origin.keys)
@@ -108,7 +108,7 @@ def read_signed_bundle(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes
 
 
 def candidate_from_sources(origin: ReloadSource) -> Candidate:
-    """Raises PolicyError, EntitiesError, Refused."""
+    """Raises PolicyError, EntitiesError, ReloadRefusedError."""
     sources, problems = load_sources(origin.paths, tests=False)
     kernel, found = compile_sources(sources, problems)
     if kernel is None:
@@ -121,7 +121,7 @@ def candidate_from_sources(origin: ReloadSource) -> Candidate:
 
 
 def run_policy_tests(origin: ReloadSource, sources: Sequence[Source]) -> int:
-    """How many examples the policies' own tests hold, all of which pass. Raises PolicyError, Refused."""
+    """How many examples the policies' own tests hold, all of which pass. Raises PolicyError, ReloadRefusedError."""
     from policyengine.testing.report import FAILURE_STATUSES
 
     every, problems = load_sources(origin.paths)

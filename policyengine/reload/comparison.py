@@ -151,7 +151,7 @@ def compare_bundles(old: bytes, new: bytes, seconds: float) -> PolicyComparison:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime in the main thread when the time is over, where the system can say so."""
+    """Raises TimeLimitError in the main thread when the time is over, where the system can say so."""
     if not hasattr(signal, "setitimer"):
         yield
         return

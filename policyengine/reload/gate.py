@@ -39,7 +39,7 @@ class ReloadGate:
     # ── Before ────────────────────────────────────────────────────────────────────────────────
 
     def check(self, engine: Engine, candidate: Candidate, once: frozenset[str]) -> None:
-        """Raises Refused."""
+        """Raises ReloadRefusedError."""
         given = self._rules()
         rules = ReloadRules(given.allow | once, given.gate, given.seconds)
         revision = self.remember(candidate)
@@ -57,7 +57,7 @@ class ReloadGate:
             self._hold(engine, candidate, revision, rules)
 
     def _hold(self, engine: Engine, candidate: Candidate, revision: str, rules: ReloadRules) -> None:
-        """Require a proof that the candidate opens nothing. Raises Refused."""
+        """Require a proof that the candidate opens nothing. Raises ReloadRefusedError."""
         found = self._compared(engine, candidate, revision, rules.seconds)
         if found.widenings and not rules.allows(WIDENING, revision):
             findings = [one.words for one in found.widenings]
@@ -78,7 +78,8 @@ class ReloadGate:
         return self._results[key]
 
     def remember(self, candidate: Candidate) -> str:
-        """Keep the bundle and the inventory of a candidate, by its revision, and return that. Raises Refused."""
+        """Keep the bundle and the inventory of a candidate, by its revision, and return that. Raises
+        ReloadRefusedError."""
         try:
             revision = decode_bundle(candidate.bundle).kernel.revision
         except PolicyError as error:
@@ -181,10 +182,13 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
     many, open_ = len(found.widenings), len(found.unproved)
     words = "nothing passes that did not" if not many else describe_widenings(many)
     proved = "that is proved" if not open_ else f"not proved beyond that: {'; '.join(found.unproved[:3])}"
+    listed = list(found.unproved[:MAX_LISTED_WIDENINGS])
     _LOG.info(
-        "compared with what decided before: %s; %s", words, proved,
-        extra={"event": "reload_compared", **named, "widens": many, "unproved": list(found.unproved[:MAX_LISTED_WIDENINGS])},
-    )  # fmt: skip
+        "compared with what decided before: %s; %s",
+        words,
+        proved,
+        extra={"event": "reload_compared", **named, "widens": many, "unproved": listed},
+    )
     tell(many, not found.unproved)
 
 

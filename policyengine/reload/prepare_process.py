@@ -17,7 +17,7 @@ COMMAND = "from policyengine.reload.prepare_process import main; main()"
 
 
 def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SECONDS) -> Candidate:
-    """Raises Refused."""
+    """Raises ReloadRefusedError."""
     try:
         ended = subprocess.run(
             python_command(COMMAND),

@@ -92,8 +92,8 @@ class ReloadableEngine:
     ) -> ReloadableEngine:
         """From files and folders of policies, or from one bundle, as `Engine.load` and `Engine.from_bundle`.
 
-        `rules` say what a reload may take away: nothing, unless they are given. Raises Refused: also the first policies
-        have to pass their own tests, unless these are not to be `tested`; and IdentityError.
+        `rules` say what a reload may take away: nothing, unless they are given. Raises ReloadRefusedError: also the
+        first policies have to pass their own tests, unless these are not to be `tested`; and IdentityError.
         """
         files = None if keys is None else tuple(map(Path, keys))
         origin = ReloadSource(
@@ -132,7 +132,7 @@ class ReloadableEngine:
         return True
 
     def engine_of(self, candidate: Candidate) -> Engine:
-        """What comes next, on the store, the clock and the log of this one. Raises Refused."""
+        """What comes next, on the store, the clock and the log of this one. Raises ReloadRefusedError."""
         from policyengine.audit.log import LogError
 
         try:
@@ -161,7 +161,8 @@ class ReloadableEngine:
         return False
 
     def check(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> None:
-        """Check that nothing is gone, and with a gate that nothing opens, unless it is allowed. Raises Refused."""
+        """Check that nothing is gone, and with a gate that nothing opens, unless it is allowed. Raises
+        ReloadRefusedError."""
         self.gate.check(self.current, candidate, allow)
 
     def replace(self, engine: Engine) -> None:

@@ -109,7 +109,7 @@ class ReloadScheduler:
             return None
 
     def _checked(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
-        """Raises Refused."""
+        """Raises ReloadRefusedError."""
         if isinstance(found, ReloadRefusedError):
             raise found
         if not self._reloading.is_new(found):

@@ -21,8 +21,8 @@ LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
 # Of what else there may be in Python no form is known: two that differ could share one.
 CANONICAL_TYPES = (
-    NoneType, str, bool, int, Decimal, Mapping, tuple, list, MissingValue, Invalid, Unknown, Set, bytes, datetime, timedelta,
-    IPv4Address, IPv6Address, IPv4Network, IPv6Network, EntityRef,
+    NoneType, str, bool, int, Decimal, Mapping, tuple, list, MissingValue, Invalid, Unknown, Set, bytes,
+    datetime, timedelta, IPv4Address, IPv6Address, IPv4Network, IPv6Network, EntityRef,
 )  # fmt: skip
 
 

@@ -174,7 +174,7 @@ DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
 
 
 def clean(raw: object, depth: int = 0) -> object:
-    """A copy that holds plain values only, each of exactly its type. Raises WireError where the structure itself is
+    """A copy that holds plain values only, each of exactly its type. Raises DecodeError where the structure itself is
     unusable."""
     kind = type(raw)  # what an object calls its class is not asked
     if kind is str:  # what is commonest comes first: each of these questions takes its time
@@ -195,7 +195,7 @@ def clean(raw: object, depth: int = 0) -> object:
 
 
 def members_of(raw: Mapping[Any, object]) -> dict[str, object]:
-    """The members of an object of any class, as they are now. Raises WireError, and what its class raises."""
+    """The members of an object of any class, as they are now. Raises DecodeError, and what its class raises."""
     members = [(member_name(key), value) for key, value in islice(raw.items(), MAX_ELEMENTS + 1)]
     if len(members) > MAX_ELEMENTS:
         raise DecodeError("more than 10,000 members")
@@ -330,7 +330,8 @@ def is_clean(tree: object) -> bool:
 MAX_INT_BITS = 20_500  # of a whole number with as many zeros at its end as a decimal may have
 ZONES = (timezone, ZoneInfo)
 SCALAR_CLEANERS: dict[type, Callable[[Any], object]] = {
-    str: clean_text, bool: keep_unchanged, NoneType: keep_unchanged, int: clean_int, float: clean_float, Decimal: clean_decimal,
+    str: clean_text, bool: keep_unchanged, NoneType: keep_unchanged,
+    int: clean_int, float: clean_float, Decimal: clean_decimal,
     datetime: clean_time, timedelta: clean_duration, IPv4Address: clean_address, IPv6Address: clean_address,
     IPv4Network: clean_network, IPv6Network: clean_network, EntityRef: clean_reference, Invalid: clean_invalid,
     bytes: reject_bytes, bytearray: reject_bytes, memoryview: reject_bytes,

@@ -1,10 +1,10 @@
-"""The quick way from bytes to a raw tree: the tree that `wire` would read, or None where that is not certain.
+"""The quick way from bytes to a raw tree: the tree that `decode` would read, or None where that is not certain.
 
-`wire` sees every member as it is decoded and pays for that in Python. Here msgspec decodes, which silently keeps the
+`decode` sees every member as it is decoded and pays for that in Python. Here msgspec decodes, which silently keeps the
 last of two equal keys, and what it read is then proved to be all there was. Whoever gets None goes the careful way.
 
-What is read has no name and no depth that `wire` would refuse, and no list or object that would be too long for it: who
-asks for one fact of a tree need not look at the rest. Strings and numbers may be beyond what is a value.
+What is read has no name and no depth that `decode` would refuse, and no list or object that would be too long for it:
+who asks for one fact of a tree need not look at the rest. Strings and numbers may be beyond what is a value.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def nested_type(levels: int) -> Any:
 
 
 def parse_decimal(text: str) -> Decimal:
-    """Raises a DecimalException where `wire` says that the number has too many digits."""
+    """Raises a DecimalException where `decode` says that the number has too many digits."""
     return DECIMAL_CONTEXT.create_decimal(text)
 
 

@@ -86,7 +86,7 @@ def unread_reason(histories: Mapping[WindowKey, History]) -> str:
 class HistoryRecord(NamedTuple):
     """A request to be remembered: for how long (`within`, microseconds), and whether only the `latest` of its key is.
 
-    `outputs` are the paths below the reported output that are to be kept, each as one element of `Happening.output`.
+    `outputs` are the paths below the reported output that are to be kept, each as one element of `PastEvent.output`.
     """
 
     watch: str
@@ -133,7 +133,7 @@ def _output_at(raw: object, path: tuple[str, ...]) -> object:
 
 
 def encode_values(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
-    """JSON from which `unpacked` makes the same values; in `ascii` also those that are no UTF-8."""
+    """JSON from which `decode_values` makes the same values; in `ascii` also those that are no UTF-8."""
     return json.dumps([_to_json_value(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
 
 
@@ -142,7 +142,7 @@ def decode_values(text: str) -> tuple[Value, ...]:
 
 
 def values_from_json(plain: Sequence[Any]) -> tuple[Value, ...]:
-    """The values of what `packed` wrote, once it is read."""
+    """The values of what `encode_values` wrote, once it is read."""
     return tuple(_from_json_value(one) for one in plain)
 
 

@@ -47,7 +47,7 @@ class Entities(Protocol):
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
 
     def largest(self, name: str) -> int:
-        """How large that attribute may be, as `extent` says."""
+        """How large that attribute may be, as `measure_extent` says."""
 
     @property
     def deepest(self) -> int:

@@ -109,13 +109,13 @@ def create_app(
 ) -> FastAPI:
     """The decision API as an ASGI application.
 
-    With `token` (several while one replaces another) every question needs one of them; raises TokenError for one that
-    is too short. Without, whoever reaches the application may ask, if `Host` is a name of loopback, the address that
-    the connection arrived at, the host of `public_url` or one of `allowed_hosts` (`*.example.com`: all below, `*`:
-    any), and no page of another site asks (`docs/http-api.md`). A body has `body_timeout` seconds to arrive.
-    `gateway` names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of
-    AuthZEN find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume`
-    names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
+    With `token` (several while one replaces another) every question needs one of them; raises BearerTokenError for one
+    that is too short. Without, whoever reaches the application may ask, if `Host` is a name of loopback, the address
+    that the connection arrived at, the host of `public_url` or one of `allowed_hosts` (`*.example.com`: all below, `*`:
+    any), and no page of another site asks (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway`
+    names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of AuthZEN
+    find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume` names the
+    callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
     `ReloadableEngine` may give it other policies at any time. Raises AllowedHostError.
     """
     return build_app(

@@ -48,7 +48,7 @@ class BearerTokens:
 
     @classmethod
     def of(cls, token: str | Collection[str]) -> BearerTokens:
-        """Each is written as in a file. Raises TokenError for a token that is too short or could not be sent."""
+        """Each is written as in a file. Raises BearerTokenError for a token that is too short or could not be sent."""
         given = (token,) if isinstance(token, str) else tuple(token)
         known = [parse_token_line(one, f"token {number}") for number, one in enumerate(given, start=1)]
         return cls(tuple(digest for digest, _ in known), tuple(gateway for _, gateway in known))
@@ -69,7 +69,7 @@ class BearerTokens:
 
 
 def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> None:
-    """Raises TokenError where `[authzen] consume` names a caller that there is none of."""
+    """Raises BearerTokenError where `[authzen] consume` names a caller that there is none of."""
     known = {EVERY_CALLER, *(one.removeprefix(NAMED_CALLER_PREFIX) for one in (tokens.gateways if tokens else ()))}
     for name in sorted(set(consume) - known):
         hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
@@ -77,7 +77,8 @@ def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> No
 
 
 def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
-    """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises TokenError."""
+    """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises
+    BearerTokenError."""
     found = LINE.fullmatch(line)
     assert found is not None  # it takes anything
     hashed = TOKEN_DIGEST.fullmatch(found["token"])
@@ -112,7 +113,7 @@ class TokenFile:
 def read_token_file(path: Path | str) -> TokenFile:
     """One token per line, two or more of one gateway while one replaces the other; empty lines do not count.
 
-    Raises TokenError.
+    Raises BearerTokenError.
     """
     try:
         with os.fdopen(open_trusted(path), "rb") as file:

@@ -44,7 +44,7 @@ WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
-    """The body, not a byte beyond what is allowed, however it is sent. Raises Problem."""
+    """The body, not a byte beyond what is allowed, however it is sent. Raises ProblemError."""
     declared = http.headers.get("content-length", "")
     # Longer digits are not converted: nobody has that many bytes.
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
@@ -80,7 +80,7 @@ def body_too_large() -> ProblemError:
 
 
 def request_format(headers: Headers) -> BodyFormat:
-    """What `Content-Type` says. Raises Problem for anything that is not read."""
+    """What `Content-Type` says. Raises ProblemError for anything that is not read."""
     given = headers.getlist("content-type")
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())

@@ -65,7 +65,7 @@ def parse_question(body: bytes, form: BodyFormat) -> Request:
 def decide_question(
     engine: EngineInterface, question: Request, spend: bool, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """The decision as plain data, with the walk if that is asked for. Raises KeyProblem."""
+    """The decision as plain data, with the walk if that is asked for. Raises IdempotencyKeyError."""
     return decide_with_headers(engine, question, spend, once)[0]
 
 
@@ -157,7 +157,7 @@ async def decide_batch(
 ) -> list[AnswerDocument]:
     """In order, up to and including the one that ends the batch. By a key each item that spends is accounted once.
 
-    Raises KeyProblem: what was decided before is kept, for when the batch is asked again.
+    Raises IdempotencyKeyError: what was decided before is kept, for when the batch is asked again.
     """
     if engine.shares_state and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         cancelled = Event()
@@ -185,7 +185,8 @@ def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
     """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
-    TakesLong where one of them may: nothing is decided; and WorkRefused when nobody waits any more for the rest."""
+    WouldBlockError where one of them may: nothing is decided; and WorkRefusedError when nobody waits any more for the
+    rest."""
     if any(isinstance(raw, dict) and engine.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
     answers: list[AnswerDocument] = []
@@ -230,7 +231,7 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
 
 
 def decide_item(engine: EngineInterface, raw: object, place: str, once: IdempotencyKey | None = None) -> AnswerDocument:
-    """Raises KeyProblem."""
+    """Raises IdempotencyKeyError."""
     try:
         if not isinstance(raw, dict):
             raise RequestError("", "a request is an object")

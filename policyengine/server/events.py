@@ -69,7 +69,7 @@ def check_latency(given: Mapping[str, object]) -> None:
 
 
 def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, object]:
-    """Raises Problem where nothing waits for it, or nobody can tell."""
+    """Raises ProblemError where nothing waits for it, or nobody can tell."""
     try:
         told = engine.reported(event.decision, event.report, refund=event.refund)
     except StoreError:

@@ -174,8 +174,8 @@ class FastPathApp:
     def answer(
         self, engine: Engine, headers: HeaderMap, body: bytes, count: CountFunction, *, at_once: bool = False
     ) -> tuple[HeaderLines, bytes] | None:
-        """The headers that say how limits stand and of which trace it is, and the content. Raises TakesLong where it is
-        wanted `at_once`.
+        """The headers that say how limits stand and of which trace it is, and the content. Raises WouldBlockError where
+        it is wanted `at_once`.
 
         None where a careful look is needed: at what is no question, so that it is told. Whatever else fails may have
         been spent.
@@ -219,7 +219,7 @@ def are_simple_options(options: object) -> bool:
 
 
 async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
-    """The body. That it is there already is the rule, and then no time is set for it to arrive. Raises Problem."""
+    """The body. That it is there already is the rule, and then no time is set for it to arrive. Raises ProblemError."""
     steps = receive().__await__()
     try:
         waiting = next(steps)

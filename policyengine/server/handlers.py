@@ -229,7 +229,7 @@ class DecisionApi:
         return read_key_header(http.headers, None if self.tokens is None else current_caller(), form.name, body)
 
     def _authenticate(self, http: Request) -> None:
-        """Enters the caller whose token it is. Raises Problem."""
+        """Enters the caller whose token it is. Raises ProblemError."""
         if self.tokens is None:
             return
         given = http.headers.getlist("authorization")

@@ -24,7 +24,7 @@ _warned = Event()
 def read_key_header(headers: Headers, gateway: str | None, form: str, body: bytes) -> IdempotencyKey | None:
     """What the header asks for. Of a caller that nobody knows it is passed over: keys are told apart by gateways.
 
-    Raises Problem.
+    Raises ProblemError.
     """
     given = headers.getlist(HEADER)
     if not given:
@@ -38,7 +38,7 @@ def read_key_header(headers: Headers, gateway: str | None, form: str, body: byte
 
 
 def build_key(key: object, gateway: str, *sent: bytes) -> IdempotencyKey:
-    """Raises Problem."""
+    """Raises ProblemError."""
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ProblemError(400, "this is no key to be asked by once", hint=KEY_HINT)
     return IdempotencyKey(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())

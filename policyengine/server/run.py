@@ -89,9 +89,9 @@ def serve(
     `authzen_consume` names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`).
     `allowed_hosts` are names that are answered without a token, and on port `metrics`, as `create_app` says.
     `following` reads the entities again when they change, in each of these processes. `listening` is called with the
-    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reads its policies anew on SIGHUP, and
-    when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before that,
-    TokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
+    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reads its policies anew on
+    SIGHUP, and when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before
+    that, BearerTokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     if port is None and path is None:

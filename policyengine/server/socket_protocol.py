@@ -84,8 +84,8 @@ _decode_fast = fast_decode.make_msgpack_decoder(
 def answer_frame(
     engine: EngineInterface, payload: bytes, gateway: str = "socket", *, at_once: bool = False
 ) -> tuple[bytes, int]:
-    """The answer, and how many questions there were. Raises Unreadable; TakesLong where it is wanted `at_once`, else
-    what takes long waits for its turn."""
+    """The answer, and how many questions there were. Raises FrameError; WouldBlockError where it is wanted `at_once`,
+    else what takes long waits for its turn."""
     asked = read_frame(payload)
     try:
         with caller_scope(gateway):
@@ -132,8 +132,8 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as `contents`,
-    and WorkRefused."""
+    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as
+    `answer_content`, and WorkRefusedError."""
     if awaits_issuer(engine, asked):  # which nobody's turn is to wait for
         return answer_content(engine, asked, gateway)
     is_long = is_long or has_long_question(engine, asked)
@@ -179,7 +179,7 @@ def answer_frames(
 
 
 def read_frame(payload: bytes) -> QuestionFrame:
-    """Raises Unreadable."""
+    """Raises FrameError."""
     found = _decode_fast(payload)
     if found is not None and 0 <= found[0] <= MAX_FRAME_ID:
         id, kind, question = found
@@ -204,7 +204,7 @@ def answer_content(
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """The items of a list are those from `first` on.
 
-    Raises RequestError, KeyProblem, and Problem for what is no key or reports nothing that is waited for.
+    Raises RequestError, IdempotencyKeyError, and ProblemError for what is no key or reports nothing that is waited for.
     """
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1
@@ -276,7 +276,7 @@ def decide_general(
 ) -> Raw:
     """A question that may hold whatever the wire may hold, and ask for an explanation.
 
-    Raises RequestError, KeyProblem.
+    Raises RequestError, IdempotencyKeyError.
     """
     if not isinstance(question, dict):
         raise RequestError("", "a question is a map")
@@ -484,7 +484,7 @@ class FramedProtocol(asyncio.Protocol):
         self.account()
 
     def frame(self, at: int) -> bytes | None:
-        """What the frame there holds, once all of it has arrived. Raises Unreadable."""
+        """What the frame there holds, once all of it has arrived. Raises FrameError."""
         if len(self.buffer) < at + FRAME_HEADER.size:
             return None
         (size,) = FRAME_HEADER.unpack_from(self.buffer, at)

@@ -26,5 +26,5 @@ def status_app(api: DecisionApi) -> Starlette:
         middleware=[Middleware(ExchangeMiddleware, hosts=api.hosts)],
         exception_handlers=dict.fromkeys((ProblemError, HTTPException), handle_problem),
     )
-    app.api = api  # type: ignore[attr-defined]  # as `on_problem` finds it
+    app.api = api  # type: ignore[attr-defined]  # as `handle_problem` finds it
     return app

@@ -29,7 +29,7 @@ class Callers:
 
     @classmethod
     def of(cls, questions: Sequence[Mapping[str, Any]], many: int, vary: str | None, passes: PassesCheck) -> Callers:
-        """By `vary`, or by the first name under which a second caller passes. Raises NobodyElse."""
+        """By `vary`, or by the first name under which a second caller passes. Raises NoOtherCallerError."""
         known = tuple(questions)
         if many == 1 or vary is not None:
             return cls(known, vary if many > 1 else None)

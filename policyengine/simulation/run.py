@@ -39,7 +39,7 @@ def simulate(
     told: Callable[[], None] = lambda: None,
 ) -> None:
     """Everything, in its order; `told` is called after each thousand. `clock` is the engine's. Raises TrafficError for
-    a line that is no request, TooLong when it does not fit the series."""
+    a line that is no request, TooManySlotsError when it does not fit the series."""
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
     while chunk := list(islice(events, CHUNK)):
         try:

@@ -138,7 +138,7 @@ class Series:
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
     def _move(self, at: int) -> None:
-        """To the slot of that time. Raises TooLong."""
+        """To the slot of that time. Raises TooManySlotsError."""
         if self.start is None:
             self.start = at - at % SECOND_US
         while (at - self.start) // self.width >= (MAX_REQUESTED_SLOTS if self.fixed else MAX_SLOTS):

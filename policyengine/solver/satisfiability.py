@@ -1,4 +1,4 @@
-"""Which of true, false and unknown a condition can be, over all values of all facts: what logic.py stands on.
+"""Which of true, false and unknown a condition can be, over all values of all facts; `lint/dead_rules.py` asks.
 
 The facts that a condition compares with constants fall into cells: below, at, between and above its constants, absent,
 broken. Within a cell nothing the condition asks can change, so one value of each stands for all. Every combination of

@@ -1,4 +1,4 @@
-"""What a condition asks, as a formula over numbered facts: the kernel's conditions, read for possibilities.py."""
+"""What a condition asks, as a formula over numbered facts: the kernel's conditions, read for `satisfiability.py`."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts
     the request, and every fact that the rule and its message read."""
     read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
     everything = (
-        "approval", facts.kernel.revision, guard.package, guard.name, index, caller_identity(facts), request_target(facts),
+        "approval", facts.kernel.revision, guard.package, guard.name, index,
+        caller_identity(facts), request_target(facts),
         tuple((one.path, canonical_bytes(raw_object(one, facts), exclusions_of(one))) for one in objects),
         tuple((key, digest_form(one)) for key, one in sorted(read.items())),
     )  # fmt: skip

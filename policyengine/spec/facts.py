@@ -47,10 +47,10 @@ class Facts:
     """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
 
     `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
-    are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `Past` stands.
-    `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind that match
-    only without regard to case, as guards read it, and in its place what they bind by the letter; None: nothing.
-    `work` counts the steps of the decision; `looping` is true inside of a loop.
+    are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `PastFact`
+    stands. `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind
+    that match only without regard to case, as guards read it, and in its place what they bind by the letter; None:
+    nothing. `work` counts the steps of the decision; `looping` is true inside of a loop.
     """
 
     kernel: k.Kernel

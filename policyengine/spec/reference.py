@@ -1,7 +1,7 @@
 """The executable specification: `(kernel, request, snapshot, now) → (decision, effects)`, plain and obviously right.
 
-`walking.py` says what is seen at each gate, `concluding.py` what follows from that. Beside them, `meaning.py` says what
-an expression means, `facts.py` where facts come from, `walk.py` what acts when.
+`gates.py` says what is seen at each gate, `conclude.py` what follows from that. Beside them, `evaluate.py` says what an
+expression means, `facts.py` where facts come from, `trace.py` what acts when.
 """
 
 from __future__ import annotations

@@ -114,9 +114,9 @@ class Store(Protocol):
         ...
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
-        """How a decision's request came out: `status` and `told(report.output, record.outputs)` of all of its events
-        whose record `awaits` it. "again" where it was reported before, which changes nothing; None where nothing waits
-        for it (any more)."""
+        """How a decision's request came out: `status` and `reported_values(report.output, record.outputs)` of all of
+        its events whose record `awaits` it. "again" where it was reported before, which changes nothing; None where
+        nothing waits for it (any more)."""
         ...
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:

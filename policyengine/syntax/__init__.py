@@ -1,1 +1,1 @@
-"""Text to AST: what was written, with every place remembered; only `generate.py` imports lark."""
+"""Text to AST: what was written, with every place remembered; only `parse_table_generator.py` imports lark."""

@@ -23,9 +23,9 @@ BETWEEN_ITEMS = "   "
 ITEMS = (
     ast.Export | ast.Import | ast.Declaration | ast.FieldDecl
     | ast.Include | ast.ScopeEndpoint | ast.TrustAnchorOption | ast.UsersLike | ast.ClaimMap | ast.ClaimsClause
-    | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.ActsClause | ast.CredentialDecl | ast.CredentialKinds
-    | ast.CredentialLimit | ast.ProofOfPossession | ast.AttestedBy | ast.May | ast.MayDelegate | ast.ValidityPeriod
-    | ast.DelegationLimit | ast.GuardItem | ast.RateItem
+    | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.ActsClause
+    | ast.CredentialDecl | ast.CredentialKinds | ast.CredentialLimit | ast.ProofOfPossession | ast.AttestedBy
+    | ast.May | ast.MayDelegate | ast.ValidityPeriod | ast.DelegationLimit | ast.GuardItem | ast.RateItem
     | ast.BudgetLimit | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow | ast.RecordEntry
     | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip

@@ -26,7 +26,7 @@ class WholeWords:
 
 
 def generate_table(grammar: str) -> dict[str, Any]:
-    """The table as plain data; `table.py` says what each member is."""
+    """The table as plain data; `parse_table.py` says what each member is."""
     lark: Any = Lark(
         grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
     )

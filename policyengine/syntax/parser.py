@@ -82,7 +82,7 @@ class LrParser:
         self.position = self.end = 0
 
     def tokens(self) -> Iterator[Token]:
-        """The rest of the text; each token is to be fed before the next is asked for. Raises Unreadable."""
+        """The rest of the text; each token is to be fed before the next is asked for. Raises LexError."""
         text, lexers, states, comments = self.source.text, self.table.lexers, self.states, self.comments
         while True:
             lexer = lexers[states[-1]]

@@ -168,34 +168,107 @@ def read_principal(member: DetailMember, value: ast.Value, reading: ValueContext
 DETAIL_MEMBERS: Mapping[str, DetailMember] = {
     member.name: member
     for member in (
-        DetailMember("message", read_text, DetailMatchMode.AMONG, "the words of a reason for the outcome, as the caller reads them; of "
-               "the rule or gate after `by`, if one is named. `*` is any run of characters",
-               '"refund of 900 to *"', of_reasons=True),
-        DetailMember("reason", read_reason, DetailMatchMode.AMONG, "a rule in quotes, or a gate, is among the reasons for the outcome",
-               '"tenants are islands"', of_reasons=True),
-        DetailMember("reasons", read_reason, DetailMatchMode.EXACTLY, "exactly these rules and gates are the reasons for the outcome",
-               '["tenants are islands", user]', several=True, of_reasons=True),
-        DetailMember("remedy", read_remedy, DetailMatchMode.AMONG, "this would change the answer, among others; `*` as in `message`",
-               '"approval by role finance within 15m"', of_reasons=True),
-        DetailMember("remedies", read_remedy, DetailMatchMode.EXACTLY, "exactly these would", '["scope create:refunds"]',
-               several=True, of_reasons=True),
-        DetailMember("obligation", read_obligation, DetailMatchMode.AMONG, "the gateway must do this, among others; `*` as in `message`",
-               '"notify *"'),
-        DetailMember("obligations", read_obligation, DetailMatchMode.EXACTLY, "the gateway must do exactly these", '["audit full"]',
-               several=True),
-        DetailMember("rate", read_rate, DetailMatchMode.AMONG, "so much is left of this rate or budget, among others; `*` as in "
-               "`message`", '"per agent: 37 of 100"'),
-        DetailMember("rates", read_rate, DetailMatchMode.EXACTLY, "these rates and budgets were asked, and so much is left of each",
-               '["per agent: 37 of 100"]', several=True),
-        DetailMember("unknown", read_fact_name, DetailMatchMode.AMONG, "this fact was unknown where that mattered, among others; with a list "
-               "exactly these were", "[body.amount]"),
-        DetailMember("chain", read_principal, DetailMatchMode.IN_ORDER, "everybody from the person served to the presenter, in this "
-               "order", '["alice", "planner", "invoice-bot"]', several=True),
-        DetailMember("agent", read_principal, DetailMatchMode.EXACTLY, "the agent that presented itself, or `absent`", '"invoice-bot"'),
+        DetailMember(
+            "message",
+            read_text,
+            DetailMatchMode.AMONG,
+            "the words of a reason for the outcome, as the caller reads them; of the rule or gate after `by`, if one "
+            "is named. `*` is any run of characters",
+            '"refund of 900 to *"',
+            of_reasons=True,
+        ),
+        DetailMember(
+            "reason",
+            read_reason,
+            DetailMatchMode.AMONG,
+            "a rule in quotes, or a gate, is among the reasons for the outcome",
+            '"tenants are islands"',
+            of_reasons=True,
+        ),
+        DetailMember(
+            "reasons",
+            read_reason,
+            DetailMatchMode.EXACTLY,
+            "exactly these rules and gates are the reasons for the outcome",
+            '["tenants are islands", user]',
+            several=True,
+            of_reasons=True,
+        ),
+        DetailMember(
+            "remedy",
+            read_remedy,
+            DetailMatchMode.AMONG,
+            "this would change the answer, among others; `*` as in `message`",
+            '"approval by role finance within 15m"',
+            of_reasons=True,
+        ),
+        DetailMember(
+            "remedies",
+            read_remedy,
+            DetailMatchMode.EXACTLY,
+            "exactly these would",
+            '["scope create:refunds"]',
+            several=True,
+            of_reasons=True,
+        ),
+        DetailMember(
+            "obligation",
+            read_obligation,
+            DetailMatchMode.AMONG,
+            "the gateway must do this, among others; `*` as in `message`",
+            '"notify *"',
+        ),
+        DetailMember(
+            "obligations",
+            read_obligation,
+            DetailMatchMode.EXACTLY,
+            "the gateway must do exactly these",
+            '["audit full"]',
+            several=True,
+        ),
+        DetailMember(
+            "rate",
+            read_rate,
+            DetailMatchMode.AMONG,
+            "so much is left of this rate or budget, among others; `*` as in `message`",
+            '"per agent: 37 of 100"',
+        ),
+        DetailMember(
+            "rates",
+            read_rate,
+            DetailMatchMode.EXACTLY,
+            "these rates and budgets were asked, and so much is left of each",
+            '["per agent: 37 of 100"]',
+            several=True,
+        ),
+        DetailMember(
+            "unknown",
+            read_fact_name,
+            DetailMatchMode.AMONG,
+            "this fact was unknown where that mattered, among others; with a list exactly these were",
+            "[body.amount]",
+        ),
+        DetailMember(
+            "chain",
+            read_principal,
+            DetailMatchMode.IN_ORDER,
+            "everybody from the person served to the presenter, in this order",
+            '["alice", "planner", "invoice-bot"]',
+            several=True,
+        ),
+        DetailMember(
+            "agent",
+            read_principal,
+            DetailMatchMode.EXACTLY,
+            "the agent that presented itself, or `absent`",
+            '"invoice-bot"',
+        ),
         DetailMember("user", read_principal, DetailMatchMode.EXACTLY, "the person served, or `absent`", '"alice"'),
-        DetailMember("issuer", read_principal, DetailMatchMode.EXACTLY, "who vouches for the presenter, or `absent`", "acme"),
+        DetailMember(
+            "issuer", read_principal, DetailMatchMode.EXACTLY, "who vouches for the presenter, or `absent`", "acme"
+        ),
     )
-}  # fmt: skip
+}
 
 
 # ── Members ───────────────────────────────────────────────────────────────────────────────────

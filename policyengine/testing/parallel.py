@@ -20,7 +20,7 @@ _kernel: k.Kernel  # of a worker, once it has begun
 
 
 def parallel_results(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[CaseResult, None, None]:
-    """What `results_of` says, by so many processes (0: one for each processor). Whoever closes it stops them."""
+    """What `case_results` says, by so many processes (0: one for each processor). Whoever closes it stops them."""
     jobs = jobs or cpu_count()
     if jobs == 1 or len(cases) < 2 * MIN_CHUNK_CASES:
         yield from case_results(cases, kernel)

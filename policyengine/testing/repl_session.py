@@ -122,7 +122,8 @@ class ReplSession:
     # ── What a line does ──────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int = 1) -> list[SessionAnswer]:
-        """Give what the line gives, or ask what it asks. Raises Mistakes, CannotBeAsked; then nothing has changed."""
+        """Give what the line gives, or ask what it asks. Raises StatementError, UndecidableRequestError; then nothing
+        has changed."""
         if REQUEST.match(line):
             return self._ask(line, number)
         if CLOCK_MOVE.fullmatch(line):
@@ -187,7 +188,7 @@ class ReplSession:
         return f"{decision.outcome} by {quoted(str(rules[0])) if rules else reasons[0].gate}"
 
     def _lowered(self, statement: SessionStatement, typed: str, number: int) -> Sequence[Case]:
-        """Every request of the test with one more statement in it. Raises Mistakes, told in the line as typed."""
+        """Every request of the test with one more statement in it. Raises StatementError, told in the line as typed."""
         before = HEAD + "".join(f"{item}\n" for item in self.items)
         cases, mistakes = self.scratch.cases(Source("session", f"{before}{statement.text}\n}}\n"))
         if mistakes:
@@ -213,7 +214,7 @@ class ReplSession:
         self.items, self.moved, self.asked, self.last, self.runner = [], "", 0, None, fresh.runner
 
     def with_policies(self, checked: CheckResult) -> ReplSession:
-        """The same test of other policies. Raises Mistakes where they do not know what it gives."""
+        """The same test of other policies. Raises StatementError where they do not know what it gives."""
         other = ReplSession.of(checked)
         other.items, other.moved, other.asked = list(self.items), self.moved, self.asked
         cases = other._lowered(SessionStatement("", 0), "", 1)

@@ -113,7 +113,7 @@ class CaseRunner:
         return cls(kernel, tree_of(kernel))
 
     def result(self, case: Case) -> CaseResult:
-        """What came of a case. Raises CannotAsk and RequestError."""
+        """What came of a case. Raises CaseSetupError and RequestError."""
         if case.repeated is not None:
             return self._repeated(case)
         seen = self.specified(case) if case.approvals else None  # what they are bound to is for the walk to tell
@@ -135,7 +135,7 @@ class CaseRunner:
         return found
 
     def specified(self, case: Case) -> CaseTrace:
-        """The case by the specification; what it spends is spent. Raises CannotAsk and RequestError."""
+        """The case by the specification; what it spends is spent. Raises CaseSetupError and RequestError."""
         facts, seen = self._looked(case)
         decision, effects = conclude(facts, seen)
         if not effects:

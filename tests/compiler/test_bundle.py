@@ -248,7 +248,7 @@ def test_what_writes_alike_has_one_shape_on_every_python() -> None:
     """Another shape makes bundles of before unreadable: then this changes with it, knowingly."""
     told = {record.kind.__name__: record.shape for record in bundle_codec().records.values()}
     assert told["Like"].startswith("25 Like(span: place, operand: Constant | Fact | ")
-    assert told["Valid"] == "53 Valid(span: place, start: None | time, end: None | time)"
+    assert told["ValidityPeriod"] == "53 ValidityPeriod(span: place, start: None | time, end: None | time)"
     assert told["Daily"] == "41 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
 
 

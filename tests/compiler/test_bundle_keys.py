@@ -190,13 +190,13 @@ def test_a_key_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None
         BundleSigningKey.read(f"{tmp_path}/{name}")
 
 
-@pytest.mark.parametrize("used", ["SigningKey.read('ours.pem')", "TrustedKey.read('ours.pub.pem')"])
+@pytest.mark.parametrize("used", ["BundleSigningKey.read('ours.pem')", "TrustedKey.read('ours.pub.pem')"])
 def test_without_the_library_the_message_says_what_to_install(ours: Pair, used: str) -> None:
     program = f"""
 import sys
 sys.modules["cryptography"] = None
 from policyengine.compiler.bundle.file import decode_bundle
-from policyengine.compiler.bundle.signature import KeyFileError, SigningKey, TrustedKey
+from policyengine.compiler.bundle.signature import BundleSigningKey, KeyFileError, TrustedKey
 decode_bundle(open("bundle", "rb").read())
 try:
     {used}

@@ -59,12 +59,13 @@ def test_generated_histories_are_of_every_form() -> None:
     for seed in range(40):
         for node in history_conditions((asking_of_the_past(seed).kernel.guards,)):
             met |= set(forms_of(node))
-    assert met == {"Happened", "count", "sum", "distinct", "since", "keys", "denied", "where", "status", "nobody's"}
+    forms = {"HistoryCondition", "count", "sum", "distinct", "since", "keys", "denied", "where", "status", "nobody's"}
+    assert met == forms
 
 
 def forms_of(node: k.HistoryCondition | k.Aggregate) -> Iterator[str]:
     event, read = node.event, list(k.walk(node.event.where)) if node.event.where is not None else []
-    yield node.function if isinstance(node, k.Aggregate) else "Happened"
+    yield node.function if isinstance(node, k.Aggregate) else "HistoryCondition"
     yield from ["since"] if node.since is not None else []
     yield from ["nobody's" if event.keys == () else "keys"] if event.keys is not None else []
     yield from ["denied"] if event.denied else []

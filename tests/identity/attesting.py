@@ -125,7 +125,7 @@ class Lab:
         return None
 
     def facts(self, raw: str, now: int = NOW) -> Mapping[str, object]:
-        """Raises Refused."""
+        """Raises CredentialError."""
         credentials = Credentials(authorization="Bearer token", attestation=raw)
         return self.identity.prove(credentials, ProofContext("GET", f"{US}/a"), now).facts["attestation"]
 

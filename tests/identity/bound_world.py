@@ -75,7 +75,7 @@ def digest(text: str) -> str:
 
 @dataclass
 class Issued:
-    """Tokens of an issuer with one key, verified by the library: what these tests need of the part `Tokens`."""
+    """Tokens of an issuer with one key, verified by the library: what these tests need of a `TokenCheck`."""
 
     key: ECKey = field(default_factory=lambda: ec_key("issuer"))
 

@@ -164,10 +164,13 @@ class Desk:
 
     def exchange(self, *, by: str | None = "summarizer", _dpop: str | None = "jkt-1", _mtls: str | None = None,
                  **changes: Any) -> IssuedToken:  # fmt: skip
-        """As `by`, with parameters that are changed or, with `GONE`, not there. Raises NotIssued."""
+        """As `by`, with parameters that are changed or, with `GONE`, not there. Raises TokenIssuanceError."""
         form: dict[str, Any] = {
-            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, **changes,
-        }  # fmt: skip
+            "grant_type": TOKEN_EXCHANGE_GRANT,
+            "subject_token": subject(),
+            "subject_token_type": ACCESS_TOKEN,
+            **changes,
+        }
         if by is not None and "client_assertion" not in changes:
             form |= {"client_assertion": assertion(by, self.now)}
         if "client_assertion" in form:

@@ -298,8 +298,9 @@ def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() ->
     {}, {"authorization": 7}, {"authorization": "Bearer é"}, {"authorization": "Bearer a", "dpop": "b"},
     {"dpop": "b"}, {"authorization": None, "client_certificate": "c"}, {"authorization": None},
     {"authorization": "Bearer a", "client_certificate": 7}, {"authorization": "Bearer a", "client_certificate": []},
-    {"authorization": "Bearer a", "client_certificate": "l" * MAX_CERTIFICATE_LENGTH + "\ud800"}, {"client_certificate": None},
-    {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * MAX_CERTIFICATE_LENGTH}, {"client_certificate": {}},
+    {"authorization": "Bearer a", "client_certificate": "l" * MAX_CERTIFICATE_LENGTH + "\ud800"},
+    {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * MAX_CERTIFICATE_LENGTH},
+    {"client_certificate": None}, {"client_certificate": {}},
 ])  # fmt: skip
 def test_what_is_no_credential_is_not_known(raw: dict[str, object]) -> None:
     identity = front(open_store("memory:"), Issued())

@@ -46,9 +46,13 @@ class World:
 
     def exchange(self, by: str = "summarizer", dpop: str = "jkt-1", **changes: str) -> Any:
         form = {
-            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
-            **self.proof(by), **changes,
-        }  # fmt: skip
+            "grant_type": TOKEN_EXCHANGE_GRANT,
+            "subject_token": subject(),
+            "subject_token_type": ACCESS_TOKEN,
+            "scope": READ,
+            **self.proof(by),
+            **changes,
+        }
         self.secrets += [form["subject_token"], form["client_assertion"]]
         answer = self.post("/token", form, {"DPoP": dpop})
         self.secrets += [answer.json()["access_token"]] if answer.status_code == 200 else []
@@ -399,9 +403,13 @@ def test_without_a_log_all_is_as_it_was(shared: Desk) -> None:
     desk.identity.issuing = desk.first
     client = TestClient(create_app(desk.engine, token=UNNAMED))
     form = {
-        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
-        "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion("summarizer"),
-    }  # fmt: skip
+        "grant_type": TOKEN_EXCHANGE_GRANT,
+        "subject_token": subject(),
+        "subject_token_type": ACCESS_TOKEN,
+        "scope": READ,
+        "client_assertion_type": ASSERTION_TYPE,
+        "client_assertion": assertion("summarizer"),
+    }
     raw = client.post("/token", data=form, headers=PROOF).json()["access_token"]
     assert client.post("/revoke", data={"token": raw}, headers=OPERATOR).json() == {}
     assert client.post("/tasks/t-1/complete", headers=OPERATOR).json() == {"task": "t-1", "state": "completed"}

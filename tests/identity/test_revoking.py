@@ -71,10 +71,13 @@ def answer(revoking: TokenRevoker, raw: str, client: AuthenticatedClient) -> str
 @pytest.mark.parametrize(
     ("claims", "ends"),
     [
-        ({"exp": NOW + 60}, NOW + 60 + LEEWAY_SECONDS), ({"exp": NOW - 400}, NOW - 400 + LEEWAY_SECONDS), ({}, NOW + PERMANENT_SECONDS),
-        ({"exp": "never"}, NOW + PERMANENT_SECONDS), ({"exp": NOW + 20 * 365 * 86_400}, NOW + PERMANENT_SECONDS),
+        ({"exp": NOW + 60}, NOW + 60 + LEEWAY_SECONDS),
+        ({"exp": NOW - 400}, NOW - 400 + LEEWAY_SECONDS),
+        ({}, NOW + PERMANENT_SECONDS),
+        ({"exp": "never"}, NOW + PERMANENT_SECONDS),
+        ({"exp": NOW + 20 * 365 * 86_400}, NOW + PERMANENT_SECONDS),
     ],
-)  # fmt: skip
+)
 def test_what_nobody_verified_is_marked_until_it_would_end_and_no_longer_than_for_good(claims: Any, ends: int) -> None:
     assert unverified_token_end(signed({"alg": "ES256"}, claims), NOW) == ends
 

@@ -43,7 +43,7 @@ URL = "https://api.acme.example/v1/invoices"
 
 
 def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
-    """However long it is valid: what was verified before stands for `RECHECK_SECONDS` seconds, and not until it ends."""
+    """However long it is valid: what was verified before stands for `RECHECK_SECONDS`, and not until it ends."""
     keys = dict(known().keys)
     door, raw = Door(keys=Known(keys)), token(exp=NOW + 86_400)
     assert door.bearer(raw).outcome is Outcome.ALLOW

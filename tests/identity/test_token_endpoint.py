@@ -73,9 +73,13 @@ class Http:
 
     def exchange(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
         form = {
-            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(), "subject_token_type": ACCESS_TOKEN, "scope": READ,
-            **proof("summarizer"), **changes,
-        }  # fmt: skip
+            "grant_type": TOKEN_EXCHANGE_GRANT,
+            "subject_token": subject(),
+            "subject_token_type": ACCESS_TOKEN,
+            "scope": READ,
+            **proof("summarizer"),
+            **changes,
+        }
         return self.post("/token", form, {"DPoP": "jkt-1", **(headers or {})})
 
 
@@ -634,9 +638,13 @@ def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
     client = TestClient(create_app(engine, token="operator-of-this-test"))
     now = int(time())
     form = {
-        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
-        "scope": READ, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion("summarizer", now),
-    }  # fmt: skip
+        "grant_type": TOKEN_EXCHANGE_GRANT,
+        "subject_token": subject(iat=now - 60, exp=now + 600),
+        "subject_token_type": ACCESS_TOKEN,
+        "scope": READ,
+        "client_assertion_type": ASSERTION_TYPE,
+        "client_assertion": assertion("summarizer", now),
+    }
     answer = client.post("/token", data=form)
     assert answer.status_code == 200, answer.text
     raw = answer.json()["access_token"]
@@ -675,9 +683,12 @@ def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
     engine = Engine.from_text(POLICY).verifying(parse_identity_config(raw, tmp_path))
     client, now = TestClient(create_app(engine, token="operator-of-this-test")), int(time())
     form = {
-        "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "subject_token_type": ACCESS_TOKEN,
-        "scope": READ, "client_id": "summarizer",
-    }  # fmt: skip
+        "grant_type": TOKEN_EXCHANGE_GRANT,
+        "subject_token": subject(iat=now - 60, exp=now + 600),
+        "subject_token_type": ACCESS_TOKEN,
+        "scope": READ,
+        "client_id": "summarizer",
+    }
     url = f"{DESK}/token"
     good = dpop(None, url, now, "POST")
     for proof_of, status in ((None, 401), (dpop(None, url, now, "POST", "clerk"), 401), (good, 200), (good, 400)):

@@ -227,9 +227,12 @@ def test_so_many_are_under_way_each_until_its_time_is_over() -> None:
     assert acquire_slot(held, charge, START + 10, "c")[0].admitted
 
 
+FOUR_OF_NINE = BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO)
+
+
 @pytest.mark.parametrize(("charge", "state", "left"), [
     (plain(5, SECOND, 5), TokenBucket(2 * plain(5, SECOND, 5).token, START, 5), 3),
-    (BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO), charge_budget((), BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO), START, "d")[1], 5),
+    (FOUR_OF_NINE, charge_budget((), FOUR_OF_NINE, START, "d")[1], 5),
     (ConcurrencyCharge("h", ("k",), 2, 10), (("a", START + 5),), 1),
     (ConcurrencyCharge("h", ("k",), 2, 10), None, 2),
 ])  # fmt: skip

@@ -40,7 +40,7 @@ def many() -> list[k.Kernel]:
 
 def test_policies_hold_every_form_of_a_condition(many: list[k.Kernel]) -> None:
     reached = {type(part).__name__ for kernel in many for one in conditions(kernel) for part in k.walk(one)}
-    past = {"Happened", "Aggregate", "Past"}  # traces show these: tests/semantics/test_reference_history.py
+    past = {"HistoryCondition", "Aggregate", "PastFact"}  # traces show these: tests/history/test_reference_history.py
     assert reached >= {form.__name__ for form in k.Expr.__args__} - {"Constant"} - past  # type: ignore[attr-defined]
 
 

@@ -42,7 +42,7 @@ from fastapi import Request, Response
 from policyengine.server import serve
 from policyengine.server.connections.limits import ConnectionLimits
 from policyengine.server.handlers import DecisionApi
-from policyengine.server.telemetry.server_log import LogFormat, journal
+from policyengine.server.telemetry.server_log import LogFormat, server_logging
 from tests.server.conftest import small
 given = json.loads(sys.argv[2])
 if files := given.pop("files", 0):
@@ -56,7 +56,7 @@ async def late(self, http: Request) -> Response:
         await asyncio.sleep(0.01)
     return answer
 DecisionApi.explain = late
-with journal(LogFormat.TEXT, lambda: "none"):
+with server_logging(LogFormat.TEXT, lambda: "none"):
     serve(small(), port=0, path=Path(sys.argv[1]), limits=ConnectionLimits(**given),
           listening=lambda url: print(url, flush=True))
 """

@@ -7,11 +7,11 @@ import sys
 
 ENDS = """
 import logging, sys, threading
-from policyengine.server.process_exit import bound_exit
+from policyengine.server.process_exit import limit_exit_time
 logging.getLogger("policyengine").addHandler(logging.StreamHandler(sys.stderr))
 threading.Thread(target=threading.Event().wait, args=(None if sys.argv[1] == "at work" else 0,)).start()
 print("said", end="")
-bound_exit(0.01 if sys.argv[1] == "at work" else 60, 7)
+limit_exit_time(0.01 if sys.argv[1] == "at work" else 60, 7)
 """
 
 

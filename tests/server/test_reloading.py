@@ -33,11 +33,11 @@ SWAPPING = f"""
 import sys, threading, time
 from pathlib import Path
 from policyengine.engine.engine import Engine
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from policyengine.server import serve
 texts = {[SHUT, OPEN]!r}
 kernels = [Engine.from_text(text).kernel for text in texts]
-held = Reloading(Engine.from_text(texts[1]))
+held = ReloadableEngine(Engine.from_text(texts[1]))
 def swap():
     for number in range(100):
         held.replace(held.current.successor(kernels[number % 2]))

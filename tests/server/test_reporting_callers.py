@@ -180,7 +180,7 @@ SERVE = f"""
 import sys
 from pathlib import Path
 from policyengine.engine.engine import Engine
-from policyengine.reload import Reloading
+from policyengine.reload import ReloadableEngine
 from policyengine.server import serve
 from policyengine.stores.url import open_store
 engine = Engine.from_text({POLICY!r}, store=open_store(sys.argv[2]))

@@ -212,7 +212,7 @@ def test_every_status_that_the_server_can_say_is_documented_somewhere() -> None:
 def statuses_in(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Name(id="Problem"), args=[ast.Constant(value=int() as status), *_]):
+            case ast.Call(func=ast.Name(id="ProblemError"), args=[ast.Constant(value=int() as status), *_]):
                 yield status
             case ast.Return(value=ast.Constant(value=int() as status)) if 400 <= status < 600:
                 yield status

@@ -47,10 +47,13 @@ class Server:
     def exchange(self) -> tuple[int, Any]:
         now = int(time())
         form = {
-            "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject(iat=now - 60, exp=now + 600), "scope": "read:invoices",
-            "subject_token_type": ACCESS_TOKEN, "client_assertion_type": ASSERTION_TYPE,
+            "grant_type": TOKEN_EXCHANGE_GRANT,
+            "subject_token": subject(iat=now - 60, exp=now + 600),
+            "scope": "read:invoices",
+            "subject_token_type": ACCESS_TOKEN,
+            "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": assertion("summarizer", now),
-        }  # fmt: skip
+        }
         return self.form("/token", form)
 
     def decide(self, raw: str) -> Any:

@@ -291,8 +291,8 @@ def test_an_approval_of_one_of_several_confirmations_is_told_where_it_makes_a_di
     guard = """guard "large" on pay { confirm by role finance within 15m when body.amount > 500 }"""
     assert guard in POLICY
     twice = POLICY.replace(guard, guard[:-1] + "  confirm by role finance within 15m when body.amount > 800 }")
-    made_by = Engine.from_text(twice, directory=EntityStore(read_entity_rows(from_python(ROWS), "rows")), clock=lambda: NOW,
-                               log=DecisionLog(path))  # fmt: skip
+    directory = EntityStore(read_entity_rows(from_python(ROWS), "rows"))
+    made_by = Engine.from_text(twice, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
     asked = pay(body={"amount": 900})
     first, second = (one.binding for one in made_by.decide(asked).remedies)
     granted = [{"id": one[-4:], "by": "carol", "binding": one, "granted_at": "2027-01-04T11:55:00Z"}

@@ -35,7 +35,8 @@ class CallerKind:
         if agent is SpecialValue.ABSENT:
             return served
         handed = "" if self.settled.hops == 0 else " (handed on)"
-        return f"{format_names('agent', agent, self.agents)}{handed} {'alone' if user is SpecialValue.ABSENT else f'for {served}'}"
+        agents = format_names("agent", agent, self.agents)
+        return f"{agents}{handed} {'alone' if user is SpecialValue.ABSENT else f'for {served}'}"
 
     @property
     def notes(self) -> bool:

@@ -70,7 +70,7 @@ def without_captures(pattern: k.Pattern) -> k.Pattern:
 
 
 def endpoint_classes(patterns: Sequence[k.Pattern]) -> Iterator[EndpointClass]:
-    """All classes, those that match no pattern included. Raises TooMany."""
+    """All classes, those that match no pattern included. Raises TooManyClassesError."""
     yield from http_classes([one for one in patterns if isinstance(one, k.HttpPattern)])
     yield from tool_classes([one.glob for one in patterns if isinstance(one, k.ToolPattern)])
     yield from action_classes([one for one in patterns if isinstance(one, k.ActionPattern)])

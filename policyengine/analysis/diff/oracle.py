@@ -67,7 +67,7 @@ class PolicyOracle:
         return *conclude(facts, seen), seen
 
     def verdict(self, question: Mapping[str, Any], now: datetime, decided: AnswerKey) -> WitnessVerdict:
-        """As the specification decides, which must be as the evaluator `decided`. Raises Disagreement."""
+        """As the specification decides, which must be as the evaluator `decided`. Raises EngineDisagreementError."""
         specified, effects, seen = self.concluded(question, now)
         answer = self.of(specified, pending_duties(specified, seen))
         if answer != decided:

@@ -130,7 +130,7 @@ class RegionSearch:
         return all(ends in self.seen or self.witnessed(comparison, caller, ends) for ends in every)
 
     def comparison(self, caller: CallerKind, sound: bool | None, what: ComparisonScope) -> RegionComparison:
-        """Made once for all endpoints where the same rules stand and read the same. Raises TooLarge."""
+        """Made once for all endpoints where the same rules stand and read the same. Raises DiagramTooLargeError."""
         known = self.comparing.comparisons
         texts = tuple(tuple(unit.text for unit in units) for units in (caller.old, caller.new))
         key = texts, caller.settled, sound, what, self.place.likeness

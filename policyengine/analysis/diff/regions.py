@@ -58,7 +58,7 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 
 class RegionComparison:
-    """Both policies' answers to one kind of caller, as functions of the same facts. Raises TooLarge.
+    """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError.
 
     Answers end in what can differ: that nothing passes, or whether anybody is to approve, and those approvals and
     obligations that only one of the two asks for. What both policies deny by facts that nothing else reads is left

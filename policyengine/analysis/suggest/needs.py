@@ -64,7 +64,7 @@ class GrantNeed:
 
 
 def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
-    """Raises NotByDoor."""
+    """Raises NotGrantableError."""
     decision = again.decision
     if decision.outcome is Outcome.CONFIRM:
         raise NotGrantableError("a person is asked")
@@ -99,7 +99,8 @@ def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
 
 
 def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
-    """The block that accepts the agent, if any names it. Raises NotByDoor where one does and something is missing."""
+    """The block that accepts the agent, if any names it. Raises NotGrantableError where one does and something is
+    missing."""
     applying = [one for one in again.seen.presenter if one.applies is not False]
     standing = [one for one in applying if one.stands]
     if applying and not standing:
@@ -117,7 +118,7 @@ def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.Age
 
 
 def check_existing_grants(again: ReplayResult) -> None:
-    """Raises NotByDoor where there is a door and something keeps it shut."""
+    """Raises NotGrantableError where there is a door and something keeps it shut."""
     kinds = {one.kind for one in again.decision.remedies}
     if "scope" in kinds:
         raise NotGrantableError("its credential lacks the scope of a door that it has")
@@ -129,7 +130,7 @@ def check_existing_grants(again: ReplayResult) -> None:
 
 
 def check_writable_name(name: str) -> str:
-    """A name that stands in quotes for itself alone. Raises NotByDoor."""
+    """A name that stands in quotes for itself alone. Raises NotGrantableError."""
     if "*" in name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise NotGrantableError("a name in it cannot be written into a policy")
     return name
@@ -182,7 +183,7 @@ class TargetFinder:
                 yield need, problem
 
     def target(self, need: GrantNeed, words: str) -> SuggestedTarget:
-        """Raises NotByDoor."""
+        """Raises NotGrantableError."""
         destroys, wilds = is_destructive(need.endpoint), words.count("*")
         if destroys and need.user is None:
             raise NotGrantableError("it destroys something, and there is no person to ask")
@@ -283,7 +284,7 @@ def target_texts(
 
 
 def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str:
-    """Raises NotByDoor."""
+    """Raises NotGrantableError."""
     match endpoint:
         case HttpEndpoint(method, _, segments):
             fitting = [one for one in patterns if isinstance(one, k.HttpPattern) and is_simple_match(one, endpoint)]
@@ -313,7 +314,7 @@ def http_pattern_text(method: str, pattern: k.HttpPattern) -> str:
 
 
 def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool]) -> str:
-    """Raises NotByDoor."""
+    """Raises NotGrantableError."""
     parts = list(zip(segments, wild, strict=True))
     if not all(is_open or LITERAL.fullmatch(one) for one, is_open in parts):
         raise NotGrantableError("its path cannot be written into a policy")

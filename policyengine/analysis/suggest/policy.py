@@ -239,7 +239,8 @@ class PolicySuggester:
         head = [
             "language 1",
             package,
-            f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: {quoted_comment(self.log.name)}.",
+            f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: "
+            f"{quoted_comment(self.log.name)}.",
             "# That something was asked for is no reason to allow it: delete what nobody should have.",
             "",
         ]

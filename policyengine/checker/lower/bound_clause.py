@@ -98,10 +98,9 @@ def check_duplicate_bound_items(items: Sequence[ClauseItem], context: Expression
                 context.report("E516", f"`{format_fact_path(one.path)}` is bound twice", one.written.span, hint)
         holder = next((other for other in items if other.object and is_path_below(one.path, other.path)), None)
         if holder is not None:
-            message = f"`{format_fact_path(one.path)}` is part of `{format_fact_path(holder.path)}`, which is bound as a whole"
-            context.report(
-                "E516", message, one.written.span, f"keep one: `{format_fact_path(one.path)}` alone binds less"
-            )
+            part, whole = format_fact_path(one.path), format_fact_path(holder.path)
+            message = f"`{part}` is part of `{whole}`, which is bound as a whole"
+            context.report("E516", message, one.written.span, f"keep one: `{part}` alone binds less")
 
 
 def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: ExpressionContext) -> None:

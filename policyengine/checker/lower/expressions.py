@@ -201,7 +201,8 @@ def check_domain(expression: ast.Quantifier, domain: k.Expr | None, context: Exp
     """What is neither set nor list."""
     if domain is None or isinstance(domain.type, UnresolvedType):
         return domain
-    message = f"`{expression.quantifier}` goes through a set or a list, and {quote_source(domain.span)} is {describe_type(domain.type)}"
+    found = f"{quote_source(domain.span)} is {describe_type(domain.type)}"
+    message = f"`{expression.quantifier}` goes through a set or a list, and {found}"
     context.report("E252", message, domain.span, "name a set or a list after `in`")
     return None
 

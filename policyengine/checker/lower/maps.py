@@ -273,7 +273,7 @@ def item_identities(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]
         case k.MapAction(name, on):
             yield ("action", name, on), f"the action `{name}`"
         case k.MapFact():
-            pass  # they may also lie within one another: see `check_within`
+            pass  # they may also lie within one another: see `check_conflicting_facts`
         case _:
             assert_never(item)
 

@@ -14,7 +14,8 @@ from policyengine.syntax import nodes as ast
 def lower_policy(
     draft: LoweringContext, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True
 ) -> k.Kernel:
-    """The kernel without what was reported, to be used only when no error was; `ordered` then gives it its revision.
+    """The kernel without what was reported, to be used only when no error was; `canonicalize` then gives it its
+    revision.
 
     Without `advice` nothing is sought that only warns.
     """
@@ -29,7 +30,7 @@ def lower_policy(
         guards.check_guards_reach_grants(draft, opened)
         maps.check_actions_reach_grants(mapped, draft, opened)
     check_unsupported(draft)
-    draft.packages_that_say(ast.PathsIgnoreCase)  # `Places` has read them
+    draft.packages_that_say(ast.PathsIgnoreCase)  # `PlaceResolver` has read them
     found = k.Kernel(
         package=package,
         packages=tuple(draft.program.packages),

@@ -101,7 +101,8 @@ def common_type(
     for other in fields[1:]:
         if (other.type, other.inherited) != (first.type, first.inherited):
             if not lenient:
-                message = f"`{name}` is {describe_type(first.type)} for one entity and {describe_type(other.type)} for another"
+                one, another = describe_type(first.type), describe_type(other.type)
+                message = f"`{name}` is {one} for one entity and {another} for another"
                 context.report("E203", message, span, "declare it alike for each")
             return UNRESOLVED, True, False
     return first.type, any(field.optional for field in fields), first.inherited

@@ -203,7 +203,8 @@ def declared_fact(declared: tuple[DeclaredFact, ...], span: Span, context: Expre
     if len(types) > 1:
         if context.here.everywhere:
             return k.Fact(declared[0].path, UNRESOLVED, True, span=span)
-        message = f"`{declared[0].name}` is {describe_type(here[0].type)} at one endpoint of this rule and {differing_aspect(here)} at another"
+        one, another = describe_type(here[0].type), differing_aspect(here)
+        message = f"`{declared[0].name}` is {one} at one endpoint of this rule and {another} at another"
         where = [RelatedLocation("declared here", fact.span) for fact in here]
         context.report("E217", message, span, "write one rule for each", where)
         return None

@@ -193,7 +193,8 @@ def check_pair(binding: PatternBindings, other: PatternBindings, program: Progra
         and resource_identity(other)
         and resource_identity(binding) != resource_identity(other)
     ):
-        message = f"an endpoint of this pattern has two resources: {describe_bindings(binding)} and {describe_bindings(other)}"
+        both = f"{describe_bindings(binding)} and {describe_bindings(other)}"
+        message = f"an endpoint of this pattern has two resources: {both}"
         hint = "write the same typed capture, at the same place, in both"
         report("E320", message, span, hint, where)
     for name in binding.captures.keys() & other.captures.keys():

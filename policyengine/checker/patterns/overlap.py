@@ -296,7 +296,7 @@ def _is_glob(pattern: Pattern) -> bool:
 
 
 def _steps(branch: _TrieNode[Item], segment: Segment) -> int:
-    """How many branches `_next` looks at."""
+    """How many branches `_matching_branches` looks at."""
     return 1 + len(branch.wild) + (len(branch.literal) if segment.wild else 0)
 
 

@@ -61,7 +61,8 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
     for item in items[1:]:
         joined = join_types(common, item.type)
         if joined is None:
-            message = f"{quote_source(item.span)} is {describe_type(item.type)}, and what stands before it is {describe_type(common)}"
+            found, before = describe_type(item.type), describe_type(common)
+            message = f"{quote_source(item.span)} is {found}, and what stands before it is {before}"
             report("E249", message, item.span, "all elements of a list have one type")
             return None
         common = joined

@@ -148,7 +148,8 @@ def lower_element_membership(
             report_unrelated_entities(operation, item, element)
             return None
     elif not are_comparable(item, element):
-        message = f"`{operation.node.operator}` cannot look for {describe_type(item)} among elements of another type: {describe_type(element)}"
+        sought, there = describe_type(item), describe_type(element)
+        message = f"`{operation.node.operator}` cannot look for {sought} among elements of another type: {there}"
         hint = sets_hint(operation.left, item, operation.right, element)
         hint = hint or one_sided_hint(operation.left, item, operation.right, element)
         if item == Scalar.IP and element == Scalar.CIDR:

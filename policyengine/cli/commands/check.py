@@ -154,9 +154,8 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
 
     screen = Screen()
     for footprint in found:
-        screen.line(
-            f"remembers `{footprint.event}` for {footprint.within} ({footprint.at}): at most {format_bytes(footprint.bytes)} per key"
-        )
+        size = format_bytes(footprint.bytes)
+        screen.line(f"remembers `{footprint.event}` for {footprint.within} ({footprint.at}): at most {size} per key")
 
 
 def pluralize(count: int, what: str) -> str:

@@ -97,7 +97,7 @@ def read_entries(log: Path) -> Iterator[LogEntry]:
 
 
 def read_records(log: Path) -> Iterator[DecisionRecord]:
-    """The decisions of a log, as `entries_in` reads them."""
+    """The decisions of a log, as `read_entries` reads them."""
     from policyengine.audit import DecisionRecord
 
     return (one for one in read_entries(log) if isinstance(one, DecisionRecord))

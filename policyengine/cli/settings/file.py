@@ -1,6 +1,6 @@
 """`policyengine.toml`, and variables that go before it: what a project always wants. Options go before both.
 
-What there is to be said stands in `settings`; what is not there is an error, for it would be a wish unheard. A file
+What there is to be said stands in `registry`; what is not there is an error, for it would be a wish unheard. A file
 that others could write, or that lies below the root of the policies, does not say what is run, served or believed.
 """
 

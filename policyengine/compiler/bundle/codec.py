@@ -164,7 +164,7 @@ class BundleCodec:
         return self._roots[kind or type(value)].write(value, writing)
 
     def read(self, kind: type[Item], raw: object, reading: DecodeContext) -> Item:
-        """A value of the root that is named. Raises Unreadable."""
+        """A value of the root that is named. Raises BundleDataError."""
         try:
             made: Item = self._roots[kind].read(raw, reading)
         except RecursionError:

@@ -151,7 +151,8 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
             check_shape(made_by, shape, name)
             return made_by, digest, payload, [decode_signature(raw, name) for raw in signatures]
         case _ if number != FORMAT:
-            message = f"this bundle has format {number}, of policyengine {printable_version(made_by)}; this one reads {FORMAT}"
+            version = printable_version(made_by)
+            message = f"this bundle has format {number}, of policyengine {version}; this one reads {FORMAT}"
             raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that one")
         case _:
             raise invalid_bundle(name, "parts in another order")
@@ -166,7 +167,8 @@ def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
     if shape != bundle_codec().shape:
-        message = f"policyengine {printable_version(made_by)} compiled this bundle, and this version stores policies otherwise"
+        version = printable_version(made_by)
+        message = f"policyengine {version} compiled this bundle, and this version stores policies otherwise"
         raise BundleError(name, "E161", message, RECOMPILE_HINT)
 
 
@@ -197,7 +199,8 @@ def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys
         message, hint = "this bundle is not signed", f"sign it: `policyengine compile … --key private.pem` ({ids})"
     else:
         message = "no trusted key signed this bundle"
-        hint = f"it says it was signed by {', '.join(printable_version(one.key) for one in signatures[:4])}; trusted are: {ids}"
+        signers = ", ".join(printable_version(one.key) for one in signatures[:4])
+        hint = f"it says it was signed by {signers}; trusted are: {ids}"
     raise BundleError(name, "E163", message, hint)
 
 

@@ -65,7 +65,7 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Raises Unreadable."""
+    """Raises BundleDataError."""
     try:
         return msgpack.unpackb(data)
     except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
@@ -101,7 +101,8 @@ def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
 
 
 def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
-    """What a payload holds. Raises Unreadable; a part that is wrong raises what `refuse` makes, when it is needed."""
+    """What a payload holds. Raises BundleDataError; a part that is wrong raises what `refuse` makes, when it is
+    needed."""
     raw = unpack(payload)
     require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
     reading = DecodeContext(tuple(decode_source(one) for one in decode_list(raw["sources"])), read_types(raw["types"]))

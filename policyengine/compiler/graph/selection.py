@@ -28,7 +28,7 @@ class SelectionError(Exception):
 
 
 def read_endpoint(text: str) -> k.Pattern:
-    """A concrete endpoint or a pattern as policies write it; without a method it is any. Raises AskedError."""
+    """A concrete endpoint or a pattern as policies write it; without a method it is any. Raises SelectionError."""
     first, _, rest = text.strip().partition(" ")
     if first == "TOOL":
         return _tool(text, rest.strip())
@@ -109,7 +109,8 @@ class AgentReach:
 
 
 def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReach:
-    """Blocks with a condition count: they may be about any agent. Raises AskedError for a name that no block knows."""
+    """Blocks with a condition count: they may be about any agent. Raises SelectionError for a name that no block
+    knows."""
     blocks = list(enumerate(kernel.agents))
     known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
     for group in groups:

@@ -118,8 +118,9 @@ def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
 def _draw_box(one: BoxLayout) -> str:
     folded = " folded" if one.box.hidden else ""
     rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
+    left, top = one.x + PADDING, one.y + PADDING / 2
     texts = "".join(
-        f'<text x="{one.x + PADDING:.1f}" y="{one.y + PADDING / 2 + LINE_HEIGHT_PIXELS * number + FONT_SIZE_PIXELS:.1f}">{_line(*line)}</text>'
+        f'<text x="{left:.1f}" y="{top + LINE_HEIGHT_PIXELS * number + FONT_SIZE_PIXELS:.1f}">{_line(*line)}</text>'
         for number, line in enumerate(one.lines)
     )
     whole = _text(box_title(one.box) + box_note(one.box))

@@ -104,7 +104,7 @@ class OwnKeySource:
     _kids: tuple[int, frozenset[object]] | None = None
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """As KeySource. Raises Refused."""
+        """As KeySource. Raises CredentialError."""
         try:
             keys = self.signing.published(now)
         except IdentityError:

@@ -92,7 +92,7 @@ def check_signing_keys_reference(reference: str) -> str:
     return reference
 
 
-# What a setting that is a secret holds; `Secrets.read` takes it.
+# What a setting that is a secret holds; `SecretReader.read` takes it.
 SecretReference: TypeAlias = Annotated[str, AfterValidator(check_secret_reference)]
 LocalSecretReference: TypeAlias = Annotated[str, AfterValidator(check_local_reference)]
 SigningKeysReference: TypeAlias = Annotated[str, AfterValidator(check_signing_keys_reference)]

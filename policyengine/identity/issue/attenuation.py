@@ -28,7 +28,8 @@ def authority_end(token: VerifiedToken) -> int:
 
 
 def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """What two tokens hold, each of which may be bounded by a task. Raises NotIssued for two different tasks."""
+    """What two tokens hold, each of which may be bounded by a task. Raises TokenIssuanceError for two different
+    tasks."""
     if task is None or other is None:
         return task or other
     if task.get("id") != other.get("id"):

@@ -81,7 +81,7 @@ class ClientRegistry:
     def actor(
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, binding: ConfirmedKey, now: int
     ) -> AuthenticatedClient:
-        """`own`: its actor token, verified; `binding`: what keys it proved in this request. Raises NotIssued,
+        """`own`: its actor token, verified; `binding`: what keys it proved in this request. Raises TokenIssuanceError,
         StoreError."""
         if sent.authorization:
             raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, "secrets in `Authorization` are not taken")

@@ -122,8 +122,8 @@ class TokenIssuer:
     def exchange(
         self, asked: TokenExchangeRequest, credentials: Credentials, request: ProofContext, now: int
     ) -> IssuedToken:
-        """`credentials` and `request`: what came with it, to prove a key. Raises NotIssued. May wait for an issuer, a
-        store or whoever has the keys, for bounded times."""
+        """`credentials` and `request`: what came with it, to prove a key. Raises TokenIssuanceError. May wait for an
+        issuer, a store or whoever has the keys, for bounded times."""
         attempt = IssuanceAttempt(asked)
         try:
             issued = self._exchanged(attempt, credentials, request, now)
@@ -166,8 +166,8 @@ class TokenIssuer:
     def authenticated(
         self, sent: ClientCredentials, own: str | None, credentials: Credentials, request: ProofContext, now: int
     ) -> AuthenticatedClient:
-        """Which client asks; `own`: its actor token. Nobody who was revoked, or by a key that was. Raises NotIssued,
-        StoreError."""
+        """Which client asks; `own`: its actor token. Nobody who was revoked, or by a key that was. Raises
+        TokenIssuanceError, StoreError."""
         known = None if own is None else self._verified(own, IssuanceRefusal.ACTOR_TOKEN, now)
         recognizes = partial(self.clients.recognizes, sent, known, now=now)
         try:
@@ -369,7 +369,8 @@ class TokenIssuer:
         return build_facts(token, self._who(token), actor.binding, None, mapped)
 
     def _use(self, subject: SubjectToken, actor: AuthenticatedClient, now: int) -> None:
-        """What counts once of what came, now that a token can be given for it. Raises NotIssued, StoreError."""
+        """What counts once of what came, now that a token can be given for it. Raises TokenIssuanceError,
+        StoreError."""
         for code, token in (
             (IssuanceRefusal.SUBJECT_TOKEN, subject.token),
             *(((IssuanceRefusal.ACTOR_TOKEN, actor.token[0]),) if actor.token is not None else ()),
@@ -382,7 +383,7 @@ class TokenIssuer:
     def _keep(
         self, raw: str, claims: Mapping[str, object], subject: SubjectToken, actor: AuthenticatedClient, now: int
     ) -> None:
-        """On record before anybody has it, or nobody gets it. Raises NotIssued."""
+        """On record before anybody has it, or nobody gets it. Raises TokenIssuanceError."""
         if self.log is None:
             return
         facts = self._facts(self._as_token(claims, raw.encode()), actor)

@@ -51,8 +51,8 @@ class TokenExchangeRequest:
 
 
 def parse_token_exchange(form: Form, *, authorization: bool = False) -> TokenExchangeRequest:
-    """`authorization`: whether there was such a header. Raises NotIssued. What is not known is passed over (RFC 6749,
-    3.2)."""
+    """`authorization`: whether there was such a header. Raises TokenIssuanceError. What is not known is passed over
+    (RFC 6749, 3.2)."""
     for name, values in form.items():
         if len(values) > (MAX_TARGETS if name in REPEATABLE_PARAMETERS else 1):
             raise TokenIssuanceError(

@@ -43,7 +43,7 @@ class DirectoryKeys(Protocol):
     """The keys of one directory. Threads may share one."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """By thumbprint, with `DIRECTORY_KEY` as `alg`. It may wait, for a bounded time. Raises Refused."""
+        """By thumbprint, with `DIRECTORY_KEY` as `alg`. It may wait, for a bounded time. Raises CredentialError."""
         ...
 
 
@@ -54,7 +54,7 @@ class AgentDirectories:
     known: Mapping[str, tuple[str, DirectoryKeys]]
 
     def key(self, origin: str, keyid: str, now: int) -> tuple[str, VerifyingKey]:
-        """The issuer and the key. Raises Refused."""
+        """The issuer and the key. Raises CredentialError."""
         found = self.known.get(origin)
         if found is None:
             raise CredentialError(RefusalCode.UNKNOWN_ISSUER)

@@ -109,7 +109,7 @@ class RemoteKeySource:
 
     def _for_unknown(self, held: JwksCacheEntry, now: int) -> JwksCacheEntry:
         """Keys that came since, or that the issuer is asked for once in a while; whoever comes while that is under way
-        waits for it, too. Raises Refused."""
+        waits for it, too. Raises CredentialError."""
         with self._lock:
             lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_KEY_INTERVAL_SECONDS
             if lately and not self._flights.busy:
@@ -125,7 +125,7 @@ class RemoteKeySource:
     # ── Asking ────────────────────────────────────────────────────────────────────────────────
 
     def _renewed(self, now: int) -> JwksCacheEntry:
-        """Raises Refused."""
+        """Raises CredentialError."""
         flight = self._start(now)
         try:
             if flight is None:

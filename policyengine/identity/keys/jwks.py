@@ -61,9 +61,9 @@ class KeySource(Protocol):
     """The keys of one issuer. Threads may share one."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them public
-        and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer, for a
-        bounded time. Raises Refused: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
+        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them
+        public and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer,
+        for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
         ...
 
 
@@ -100,7 +100,7 @@ class JwkSet:
         return kid is None or kid in self.unusable or any(one.named(kid, now) for one in self.usable)
 
     def find(self, kid: str | None, alg: str, now: int = 0) -> tuple[VerifyingKey, ...]:
-        """As KeySource. Raises Refused."""
+        """As KeySource. Raises CredentialError."""
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
@@ -139,7 +139,7 @@ def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -
 
 
 def parse_public_jwk(jwk: object, uses: Collection[str] = SIGNATURE_USES) -> PublicJwk:
-    """Raises Unusable."""
+    """Raises UnusableKeyError."""
     if not isinstance(jwk, dict):
         raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is no JSON object")
     kid = jwk.get("kid")

@@ -38,7 +38,7 @@ class ClientCertificate:
 
 
 def parse_client_certificate(text: str) -> ClientCertificate:
-    """From `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises Refused."""
+    """From `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises CredentialError."""
     if text.startswith(":"):
         return client_certificate((from_der(parse_byte_sequence(text)),))
     if text.startswith((PEM, ESCAPED_PEM)):
@@ -47,13 +47,13 @@ def parse_client_certificate(text: str) -> ClientCertificate:
 
 
 def client_certificate(certificates: tuple[x509.Certificate, ...]) -> ClientCertificate:
-    """Raises Refused."""
+    """Raises CredentialError."""
     check_key_strength(certificates[0])
     return ClientCertificate(x5t_thumbprint(certificates[0]), certificates[0], certificates[1:])
 
 
 def check_key_strength(certificate: x509.Certificate) -> None:
-    """That nobody but its owner has it: as strong as keys of issuers have to be. Raises Refused."""
+    """That nobody but its owner has it: as strong as keys of issuers have to be. Raises CredentialError."""
     try:
         why = find_weakness(certificate.public_key())
     except Exception:  # whatever the library makes of what a stranger wrote
@@ -68,7 +68,7 @@ def x5t_thumbprint(certificate: x509.Certificate) -> str:
 
 
 def check_validity(certificate: x509.Certificate, now: int) -> int:
-    """When it ends, in seconds since 1970. Raises Refused."""
+    """When it ends, in seconds since 1970. Raises CredentialError."""
     try:
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     except ValueError:  # as of the year 0, which whoever signs for themselves may write
@@ -82,7 +82,7 @@ def check_validity(certificate: x509.Certificate, now: int) -> int:
 
 
 def parse_byte_sequence(text: str) -> bytes:
-    """Of a byte sequence of RFC 9651, and nothing beside it. Raises Refused."""
+    """Of a byte sequence of RFC 9651, and nothing beside it. Raises CredentialError."""
     try:
         if len(text) < 3 or not text.endswith(":"):
             raise ValueError
@@ -92,7 +92,7 @@ def parse_byte_sequence(text: str) -> bytes:
 
 
 def from_der(data: bytes) -> x509.Certificate:
-    """Raises Refused."""
+    """Raises CredentialError."""
     try:
         return check_single_encoding(x509.load_der_x509_certificate(data))
     except CredentialError:
@@ -103,14 +103,14 @@ def from_der(data: bytes) -> x509.Certificate:
 
 def check_single_encoding(found: x509.Certificate) -> x509.Certificate:
     """The bits that its signature says to leave out are signed by nobody: with some, one certificate would have two
-    spellings, and two hashes. Raises Refused."""
+    spellings, and two hashes. Raises CredentialError."""
     if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
         raise CredentialError(RefusalCode.CERTIFICATE)
     return found
 
 
 def from_pem(text: str) -> tuple[x509.Certificate, ...]:
-    """First the client's, then what leads to its trust. Raises Refused."""
+    """First the client's, then what leads to its trust. Raises CredentialError."""
     try:
         found = tuple(map(check_single_encoding, x509.load_pem_x509_certificates(text.encode())))
     except CredentialError:
@@ -126,7 +126,7 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
 
 
 def from_envoy(text: str) -> ClientCertificate:
-    """Of one connection. Raises Refused."""
+    """Of one connection. Raises CredentialError."""
     given = parse_xfcc_pairs(text)
     said = {key: unquote(value) for key, value in given if key in SINGLE_FIELDS}
     if len(said) != sum(key in SINGLE_FIELDS for key, _ in given):
@@ -150,7 +150,7 @@ def from_envoy(text: str) -> ClientCertificate:
 
 def parse_xfcc_pairs(text: str) -> list[tuple[str, str]]:
     """Of `Key=value;Key="value"`, in order. A comma begins another connection, and Envoy writes the names in a
-    certificate as they are: a name with a comma would be whoever its owner likes. Raises Refused."""
+    certificate as they are: a name with a comma would be whoever its owner likes. Raises CredentialError."""
     found: list[tuple[str, str]] = []
     position, end = 0, ";"
     while end == ";":

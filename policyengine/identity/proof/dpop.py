@@ -56,7 +56,7 @@ class DpopNonces:
         return encode_base64url(time + self._tag(time))
 
     def check(self, given: object, now: int) -> None:
-        """Raises Refused."""
+        """Raises CredentialError."""
         if not isinstance(given, str) or not NONCE.fullmatch(given):
             raise CredentialError(RefusalCode.PROOF_NONCE)
         raw = urlsafe_b64decode(given)
@@ -104,7 +104,7 @@ class DpopVerifier:
     ) -> str:
         """The thumbprint of the key that was proved to be there, for this request and once. `jkt`: that it has to be;
         `token`: SHA-256 of the token that the proof comes with; `admit` may raise before one that holds is remembered.
-        Raises Refused; StoreError where nobody knows whether it was used."""
+        Raises CredentialError; StoreError where nobody knows whether it was used."""
         proof = read_proof(raw)
         if jkt is not None and not equal_in_constant_time(proof.jkt, jkt):
             raise CredentialError(RefusalCode.BOUND_TO_OTHER)
@@ -137,7 +137,7 @@ class DpopVerifier:
 
 
 def check_proof_target(claims: Mapping[str, object], request: ProofContext) -> None:
-    """Raises Refused."""
+    """Raises CredentialError."""
     method, url = claims.get("htm"), claims.get("htu")
     if not isinstance(method, str) or method != request.method:
         raise CredentialError(RefusalCode.PROOF_METHOD)
@@ -149,7 +149,7 @@ def check_proof_target(claims: Mapping[str, object], request: ProofContext) -> N
 
 
 def proof_identifier(claims: Mapping[str, object]) -> str:
-    """Of `jti` what takes the same room whatever it is. Raises Refused."""
+    """Of `jti` what takes the same room whatever it is. Raises CredentialError."""
     found = claims.get("jti")
     if not isinstance(found, str) or not 0 < len(found) <= MAX_PROOF_ID_LENGTH:
         raise CredentialError(RefusalCode.PROOF, "the proof has no `jti`, or one that is too long")
@@ -157,7 +157,7 @@ def proof_identifier(claims: Mapping[str, object]) -> str:
 
 
 def parse_numeric_date(raw: object) -> int:
-    """Of a NumericDate. Raises Refused."""
+    """Of a NumericDate. Raises CredentialError."""
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal) or not 0 <= raw < 2**40:
         raise CredentialError(RefusalCode.PROOF_TIME, "the proof does not say when it was made")
     return int(raw)
@@ -167,7 +167,7 @@ def parse_numeric_date(raw: object) -> int:
 
 
 def read_proof(raw: str) -> DpopProof:
-    """Raises Refused."""
+    """Raises CredentialError."""
     if "," in raw or " " in raw.strip():
         raise CredentialError(RefusalCode.PROOF_TWICE)
     parts = raw.strip().split(".")
@@ -180,7 +180,7 @@ def read_proof(raw: str) -> DpopProof:
 
 @lru_cache(maxsize=MAX_CACHED_KEYS)
 def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
-    """Algorithm, key and its thumbprint: whoever has a key sends the same with each proof. Raises Refused."""
+    """Algorithm, key and its thumbprint: whoever has a key sends the same with each proof. Raises CredentialError."""
     if len(segment) > MAX_HEADER_LENGTH:
         raise CredentialError(RefusalCode.PROOF)
     header = parse_segment(segment)
@@ -196,7 +196,8 @@ def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
 
 
 def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
-    """Public, strong enough, of the algorithm, and with nothing beside it that could name another. Raises Refused."""
+    """Public, strong enough, of the algorithm, and with nothing beside it that could name another. Raises
+    CredentialError."""
     if not isinstance(jwk, dict):
         raise CredentialError(RefusalCode.PROOF_KEY, "the proof has no key")
     allowed = {"kty", "alg", "use", *PUBLIC_MEMBERS.get(str(jwk.get("kty")), ())}
@@ -216,7 +217,7 @@ def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
 
 
 def check_proof_signature(proof: DpopProof) -> None:
-    """Raises Refused."""
+    """Raises CredentialError."""
     try:
         holds = jws.MODELS[proof.alg].verify(proof.signed, proof.signature, proof.key)
     except (JoseError, ValueError):

@@ -100,14 +100,14 @@ class BindingVerifier:
 
 def confirm_certificate(connection: ClientCertificate, now: int) -> tuple[str, int | None, str | None]:
     """The digest of the certificate and, as far as the gateway lets us see, when it ends and which key it has. Raises
-    Refused."""
+    CredentialError."""
     if connection.certificate is None:
         return connection.x5t, None, None
     return connection.x5t, check_validity(connection.certificate, now), key_thumbprint(connection.certificate)
 
 
 def confirmation_members(token: VerifiedToken) -> Mapping[str, str]:
-    """What `cnf` binds it to, all of which has to hold. Raises Refused for what is not understood."""
+    """What `cnf` binds it to, all of which has to hold. Raises CredentialError for what is not understood."""
     if "cnf" not in token.claims:
         return {}
     found = token.claims["cnf"]

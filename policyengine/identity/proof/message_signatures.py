@@ -90,7 +90,7 @@ class MessageSignatureVerifier:
     def present(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """Raises Refused; StoreError where nobody knows whether it was used."""
+        """Raises CredentialError; StoreError where nobody knows whether it was used."""
         message = build_message(credentials, request)
         self.hosts.check(request.url)
         found = parse_signature_input(message)
@@ -150,7 +150,7 @@ class MessageSignatureVerifier:
 
 
 def build_message(credentials: Credentials, request: ProofContext) -> SignedMessage:
-    """Raises Refused."""
+    """Raises CredentialError."""
     if request.url is None or credentials.signature is None or credentials.signature_input is None:
         raise CredentialError(
             RefusalCode.MESSAGE_SIGNATURE, "of `Signature`, `Signature-Input` and the URL not all are there"
@@ -166,7 +166,7 @@ def build_message(credentials: Credentials, request: ProofContext) -> SignedMess
 
 
 def parse_signature_input(message: SignedMessage) -> SignatureInput:
-    """The one signature with our tag. Raises Refused."""
+    """The one signature with our tag. Raises CredentialError."""
     ours = [
         SignatureInput(label, tuple(inner), parameters)
         for label, (inner, parameters) in parse_dictionary(message.headers["signature-input"]).items()
@@ -181,7 +181,7 @@ def parse_signature_input(message: SignedMessage) -> SignatureInput:
 
 
 def parse_dictionary(text: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """A dictionary of RFC 9651, in which nothing is twice. Raises Refused."""
+    """A dictionary of RFC 9651, in which nothing is twice. Raises CredentialError."""
 
     def twice(key: str, context: str) -> None:
         raise CredentialError(RefusalCode.DUPLICATE_MEMBER)
@@ -196,7 +196,8 @@ def parse_dictionary(text: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
-    """The origin in `Signature-Agent`: a string, or in a dictionary the member that is covered. Raises Refused."""
+    """The origin in `Signature-Agent`: a string, or in a dictionary the member that is covered. Raises
+    CredentialError."""
     text = message.headers.get("signature-agent")
     if text is None:
         raise CredentialError(RefusalCode.UNKNOWN_ISSUER, "no `Signature-Agent` says whose signature it is")
@@ -228,7 +229,7 @@ def has_body(message: SignedMessage, request: ProofContext) -> bool:
 
 
 def check_content_digest(message: SignedMessage, request: ProofContext) -> None:
-    """Of `Content-Digest`, where it is covered: that it is the digest of the body that came. Raises Refused."""
+    """Of `Content-Digest`, where it is covered: that it is the digest of the body that came. Raises CredentialError."""
     text = message.headers.get("content-digest")
     if text is None:
         return
@@ -263,7 +264,7 @@ class SingleKeyResolver(HTTPSignatureKeyResolver):
 
 
 def check_message_signature(message: SignedMessage, found: SignatureInput, keyid: str, key: VerifyingKey) -> None:
-    """Raises Refused."""
+    """Raises CredentialError."""
     verifier = ClockedMessageVerifier(
         signature_algorithm=signature_algorithm(key), key_resolver=SingleKeyResolver(keyid, key)
     )
@@ -282,7 +283,7 @@ def check_message_signature(message: SignedMessage, found: SignatureInput, keyid
 
 
 def signature_algorithm(key: VerifyingKey) -> type[HTTPSignatureAlgorithm]:
-    """The one that is this key's; `alg` may say the same and nothing else. Raises Refused."""
+    """The one that is this key's; `alg` may say the same and nothing else. Raises CredentialError."""
     match key:
         case RSAKey():
             return algorithms.RSA_PSS_SHA512

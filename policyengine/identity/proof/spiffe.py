@@ -58,7 +58,7 @@ class TrustBundle:
         self._wrong_since: int | None = None
 
     def store(self, now: int) -> Store:
-        """Raises Refused."""
+        """Raises CredentialError."""
         with self._lock:
             seen = jwks_file_stamp(self._path)
             if seen != self._seen:
@@ -136,7 +136,7 @@ def load_trusted_domains(
 def verify_svid(
     connection: ClientCertificate, domains: Mapping[str, TrustedDomain], now: int
 ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-    """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises Refused."""
+    """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises CredentialError."""
     leaf = connection.certificate
     if leaf is None:
         raise CredentialError(
@@ -172,7 +172,7 @@ def key_thumbprint(leaf: x509.Certificate) -> str | None:
 
 
 def spiffe_uri(leaf: x509.Certificate) -> str:
-    """The one URI that it names. Raises Refused."""
+    """The one URI that it names. Raises CredentialError."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Exception:  # there is none, or whatever the library makes of what a stranger wrote
@@ -184,7 +184,7 @@ def spiffe_uri(leaf: x509.Certificate) -> str:
 
 
 def check_leaf(leaf: x509.Certificate) -> None:
-    """A workload signs for itself and for nobody else. Raises Refused."""
+    """A workload signs for itself and for nobody else. Raises CredentialError."""
     try:
         known = {one.oid: one.value for one in leaf.extensions}
     except Exception:
@@ -201,7 +201,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
 
 
 def check_chain(connection: ClientCertificate, leaf: x509.Certificate, store: Store, now: int) -> None:
-    """Raises Refused."""
+    """Raises CredentialError."""
     builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(MAX_CHAIN_DEPTH)
     verifier = builder.extension_policies(
         ca_policy=AUTHORITY_EXTENSIONS, ee_policy=WORKLOAD_EXTENSIONS

@@ -50,7 +50,7 @@ class ApiKeys:
         self._owners: KeyOwners | None = read_key_owners(path, issuers, self._secret)
 
     def present(self, key: str, now: int) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """Raises Refused."""
+        """Raises CredentialError."""
         digest = sha256(key.encode()).digest()
         owners = self._current()
         if owners is None:

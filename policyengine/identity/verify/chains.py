@@ -1,4 +1,5 @@
-"""On whose behalf: of every way in which a token tells of a chain one `TokenPrincipal`, and of what it tells twice nothing else.
+"""On whose behalf: of every way in which a token tells of a chain one `TokenPrincipal`, and of what it tells twice
+nothing else.
 
 | in the token | is |
 |---|---|
@@ -71,7 +72,7 @@ class ChainReader:
     leeway: int = 30
 
     def __call__(self, token: VerifiedToken) -> TokenPrincipal:
-        """Raises Refused."""
+        """Raises CredentialError."""
         claims = token.claims
         settings = self.settings.get(token.issuer, DEFAULT_SETTINGS)
         client = token_client(token, settings.agent)
@@ -91,7 +92,7 @@ class ChainReader:
     # ── The chain ─────────────────────────────────────────────────────────────────────────────
 
     def _chain(self, token: VerifiedToken, subject: str | None, client: str | None) -> list[ChainActor]:
-        """First to last: at least one, and the last presents the token. Raises Refused."""
+        """First to last: at least one, and the last presents the token. Raises CredentialError."""
         chain = self._actors(token)
         if token.kind == "txn_token":
             chain += transaction_actors(token, chain)
@@ -110,7 +111,7 @@ class ChainReader:
         return chain
 
     def _actors(self, token: VerifiedToken) -> list[ChainActor]:
-        """Those of `act`, the innermost first. Raises Refused."""
+        """Those of `act`, the innermost first. Raises CredentialError."""
         found: list[ChainActor] = []
         act = object_claim(token.claims, "act")
         while act is not None:
@@ -121,7 +122,7 @@ class ChainReader:
         return found[::-1]
 
     def _actor(self, act: Claims, issuer: str) -> ChainActor:
-        """Of the issuer of the token, where it names none. Raises Refused."""
+        """Of the issuer of the token, where it names none. Raises CredentialError."""
         name, url, client = text_claim(act, "sub"), text_claim(act, "iss"), text_claim(act, "client_id")
         if name is None:
             raise CredentialError(RefusalCode.ACTOR, "an actor has no `sub`")
@@ -134,7 +135,7 @@ class ChainReader:
         return ChainActor(issuer if url is None else self.issuers[url], name, act)
 
     def _check(self, token: VerifiedToken, chain: list[ChainActor]) -> None:
-        """Nobody twice, and in the order in which work was handed on. Raises Refused."""
+        """Nobody twice, and in the order in which work was handed on. Raises CredentialError."""
         if len(chain) == 1 and not chain[0].said:
             return
         if len(chain) > MAX_ACTORS:
@@ -147,7 +148,7 @@ class ChainReader:
             raise CredentialError(RefusalCode.CONTRADICTION, "an actor took over before the one from whom it did")
 
     def _check_may_act(self, token: VerifiedToken, presenter: ChainActor, *, alone: bool) -> None:
-        """Whoever acts for another has to be who may. Raises Refused."""
+        """Whoever acts for another has to be who may. Raises CredentialError."""
         allowed = object_claim(token.claims, "may_act")
         if allowed is None:
             return
@@ -171,7 +172,7 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:
-    """Raises Refused where it names two. An ID token is for its client."""
+    """Raises CredentialError where it names two. An ID token is for its client."""
     claims = token.claims
     names = {text_claim(claims, name) for name in (agent, "client_id", "azp") if name in claims}
     if len(names) > 1:
@@ -183,8 +184,8 @@ def token_client(token: VerifiedToken, agent: str) -> str | None:
 
 
 def token_subject(token: VerifiedToken, user: str, client: str | None) -> str | None:
-    """Whom it is of: `sub`, or where its issuer names people by another claim that. Raises Refused for a person whom
-    that claim does not name."""
+    """Whom it is of: `sub`, or where its issuer names people by another claim that. Raises CredentialError for a person
+    whom that claim does not name."""
     own = text_claim(token.claims, "sub")
     if user == "sub" or token.kind == "spiffe" or AI_AGENT in subject_profile(token.claims):
         return own
@@ -200,7 +201,7 @@ def with_subject_as_user(who: TokenPrincipal, claims: Claims) -> TokenPrincipal:
 
 
 def check_user_claims(token: VerifiedToken, subject: str | None) -> None:
-    """Without `sub` nobody is served: then nothing else may tell of somebody who is. Raises Refused."""
+    """Without `sub` nobody is served: then nothing else may tell of somebody who is. Raises CredentialError."""
     if subject is not None:
         return
     named = token.kind == "opaque" and "username" in token.claims  # RFC 7662: whoever allowed it
@@ -209,7 +210,7 @@ def check_user_claims(token: VerifiedToken, subject: str | None) -> None:
 
 
 def person_principal(claims: Claims, subject: str | None, client: str) -> TokenPrincipal:
-    """Somebody who asks by an application of their own. Raises Refused."""
+    """Somebody who asks by an application of their own. Raises CredentialError."""
     if subject is None or subject == client:
         raise CredentialError(RefusalCode.ACTOR, "it names no person")
     if AI_AGENT in subject_profile(claims):
@@ -225,7 +226,7 @@ def acts_alone(claims: Claims, wanted: Mapping[str, str], agent: str) -> bool:
 
 
 def with_agent_id(claims: Claims, agent: str) -> TokenPrincipal:
-    """An agent that its issuer knows by a number or a made-up name, too. Raises Refused."""
+    """An agent that its issuer knows by a number or a made-up name, too. Raises CredentialError."""
     if PERSON in subject_profile(claims) or any(name in claims for name in PERSON_CLAIMS):
         raise CredentialError(RefusalCode.CONTRADICTION, "its agent acts for nobody, and somebody signed in")
     found = build_principal(claims, None, [ChainActor("", agent, {})])
@@ -233,7 +234,7 @@ def with_agent_id(claims: Claims, agent: str) -> TokenPrincipal:
 
 
 def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[ChainActor]:
-    """The workloads of a transaction token, who act in the order in which they asked for it. Raises Refused."""
+    """The workloads of a transaction token, who act in the order in which they asked for it. Raises CredentialError."""
     workloads = [ChainActor(token.issuer, one, {}) for one in text_or_list_claim(token.claims, "req_wl") or ()]
     known = before and workloads and workloads[0].key == before[-1].key
     return workloads[1:] if known else workloads
@@ -242,7 +243,7 @@ def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[C
 def user_and_chain(
     token: VerifiedToken, subject: str | None, chain: list[ChainActor], *, acted: bool
 ) -> tuple[str | None, list[ChainActor]]:
-    """The user, and the chain with whoever else is the subject. Raises Refused."""
+    """The user, and the chain with whoever else is the subject. Raises CredentialError."""
     said = subject_profile(token.claims)
     if subject is None:
         return None, chain
@@ -261,7 +262,7 @@ def user_and_chain(
 
 
 def subject_profile(claims: Claims) -> frozenset[str]:
-    """What kind of entity `sub` is (`sub_profile`). Raises Refused."""
+    """What kind of entity `sub` is (`sub_profile`). Raises CredentialError."""
     if "sub_profile" not in claims:
         return NO_PROFILE
     found = frozenset((text_claim(claims, "sub_profile") or "").split())
@@ -272,7 +273,7 @@ def subject_profile(claims: Claims) -> frozenset[str]:
 
 def build_principal(claims: Claims, user: str | None, chain: list[ChainActor]) -> TokenPrincipal:
     """Groups and the running copy are the presenter's only where it is said of it: a token's own `groups` are those of
-    its subject. Raises Refused."""
+    its subject. Raises CredentialError."""
     presenter = chain[-1]
     alone = user is None and len(chain) == 1
     of_presenter = claims if alone and not presenter.said else presenter.said

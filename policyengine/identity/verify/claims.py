@@ -25,7 +25,7 @@ def claim_type_error(name: str, wanted: str) -> CredentialError:
 
 
 def text_claim(claims: Claims, name: str) -> str | None:
-    """None where it is not there. Raises Refused."""
+    """None where it is not there. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -35,7 +35,7 @@ def text_claim(claims: Claims, name: str) -> str | None:
 
 
 def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """A list of them. Raises Refused."""
+    """A list of them. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -47,7 +47,7 @@ def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
 
 
 def reference_list_claim(claims: Claims, name: str) -> tuple[EntityRef, ...] | None:
-    """A list of `{type, id}`. Raises Refused."""
+    """A list of `{type, id}`. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -69,7 +69,7 @@ def parse_reference(found: object) -> EntityRef | None:
 
 
 def text_or_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """A text, or a list of them that is not empty. Raises Refused."""
+    """A text, or a list of them that is not empty. Raises CredentialError."""
     found = claims.get(name)
     if name not in claims or isinstance(found, str):
         alone = text_claim(claims, name)
@@ -90,7 +90,7 @@ def object_claim(claims: Claims, name: str) -> Claims | None:
 
 
 def time_claim(claims: Claims, name: str) -> Decimal | int | None:
-    """A NumericDate: seconds since 1970, up to the year 9999. Raises Refused."""
+    """A NumericDate: seconds since 1970, up to the year 9999. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -102,7 +102,7 @@ def time_claim(claims: Claims, name: str) -> Decimal | int | None:
 
 
 def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Of a text with spaces between. An empty one carries nothing. Raises Refused."""
+    """Of a text with spaces between. An empty one carries nothing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -112,7 +112,7 @@ def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
 
 
 def parse_trust_domain(text: str) -> str:
-    """The trust domain of the SPIFFE id of a workload, spelled in the one way there is. Raises Refused."""
+    """The trust domain of the SPIFFE id of a workload, spelled in the one way there is. Raises CredentialError."""
     found = SPIFFE_ID.fullmatch(text) if len(text) <= MAX_TEXT_LENGTH else None
     if found is None or DOTS.search(found["path"]):
         raise CredentialError(RefusalCode.SPIFFE_ID)

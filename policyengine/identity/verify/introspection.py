@@ -156,7 +156,7 @@ class IssuerIntrospector:
         self._telling = LogThrottle()
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """Raises Refused."""
+        """Raises CredentialError."""
         digest = sha256(raw.encode()).digest()
         told = self._kept.get(digest)
         if told is None or not now < told.until:
@@ -277,7 +277,7 @@ class IntrospectionRouter:
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
         """A token of kind `opaque`, which ends when it is to be asked for again. `now` in seconds since 1970. It may
-        wait for the issuer, for a bounded time. Raises Refused."""
+        wait for the issuer, for a bounded time. Raises CredentialError."""
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if not FORM.fullmatch(raw):

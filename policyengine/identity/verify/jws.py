@@ -63,7 +63,7 @@ class Jws:
 
 
 def read_jws(raw: str) -> Jws:
-    """Raises Refused."""
+    """Raises CredentialError."""
     if len(raw) > MAX_TOKEN_LENGTH:
         raise CredentialError(RefusalCode.TOO_LARGE)
     parts = raw.split(".")
@@ -84,14 +84,14 @@ def read_jws(raw: str) -> Jws:
 
 def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
     """What the header repeats of the claims is the same there (RFC 7519, 5.3): else two readers take it for tokens of
-    two issuers, or for two services. Raises Refused."""
+    two issuers, or for two services. Raises CredentialError."""
     for name in sorted(REPEATABLE & header.keys()):
         if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
             raise CredentialError(RefusalCode.CONTRADICTION, f"its header has another `{name}` than its claims")
 
 
 def decode_segment(segment: str) -> bytes:
-    """Of what could be spelled in one way only. Raises Refused."""
+    """Of what could be spelled in one way only. Raises CredentialError."""
     over = len(segment) % 4
     if over and segment[-1] not in LAST[over]:
         raise CredentialError(RefusalCode.ENCODING, "bits that mean nothing are set in it")
@@ -106,7 +106,7 @@ def decode_segment(segment: str) -> bytes:
 
 @lru_cache(MAX_CACHED_HEADERS)
 def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
-    """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises Refused."""
+    """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises CredentialError."""
     header = parse_strict_object(decode_segment(segment))
     names = header.keys()
     if names & DEMANDS:
@@ -152,7 +152,8 @@ def normalize_type(text: str) -> str:
 
 
 def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:
-    """By one of these keys, with the one algorithm that the token names and its issuer may use. Raises Refused."""
+    """By one of these keys, with the one algorithm that the token names and its issuer may use. Raises
+    CredentialError."""
     if jws.alg not in allowed:
         raise CredentialError(RefusalCode.ALGORITHM)
     fitting = [key for key in keys if supports_algorithm(key, jws.alg)]

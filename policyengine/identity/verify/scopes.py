@@ -17,7 +17,7 @@ PLAIN_DETAIL = frozenset({"type", "actions"})
 
 
 def token_scopes(claims: Claims) -> tuple[str, ...] | None:
-    """None where nothing is said of scopes. Raises Refused."""
+    """None where nothing is said of scopes. Raises CredentialError."""
     scope, scp = scope_claim(claims, "scope"), scp_claim(claims)
     if scope is not None and scp is not None and set(scope) != set(scp):
         raise CredentialError(RefusalCode.CONTRADICTION, "`scope` and `scp` are two")
@@ -28,7 +28,7 @@ def token_scopes(claims: Claims) -> tuple[str, ...] | None:
 
 
 def scp_claim(claims: Claims) -> tuple[str, ...] | None:
-    """A text as `scope`, or a list. Raises Refused."""
+    """A text as `scope`, or a list. Raises CredentialError."""
     if not isinstance(claims.get("scp"), list | tuple):
         return scope_claim(claims, "scp")
     found = text_list_claim(claims, "scp") or ()

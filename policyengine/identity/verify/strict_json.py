@@ -19,7 +19,7 @@ LONE = re.compile(r"[\ud800-\udfff]")
 
 
 def parse_strict_object(data: bytes) -> dict[str, object]:
-    """Raises Refused: of what is no JSON object, or could be read in two ways."""
+    """Raises CredentialError: of what is no JSON object, or could be read in two ways."""
     try:
         text = data.decode("utf-8")
         check_depth(text)
@@ -34,7 +34,7 @@ def parse_strict_object(data: bytes) -> dict[str, object]:
 
 
 def check_depth(text: str) -> None:
-    """Before anybody walks it. Raises Refused."""
+    """Before anybody walks it. Raises CredentialError."""
     if text.count("{") + text.count("[") <= MAX_DEPTH:
         return
     depth = 0

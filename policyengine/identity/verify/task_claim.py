@@ -23,7 +23,7 @@ MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 def parse_task_claim(claims: Claims) -> dict[str, object] | None:
     """The facts of `task`. One that says more than is understood narrows what nobody here would keep to. Raises
-    Refused."""
+    CredentialError."""
     task = object_claim(claims, "task")
     if task is None:
         return None
@@ -44,5 +44,5 @@ def reference_to_dict(entity: EntityRef) -> dict[str, str]:
 
 
 def task_opener_claim(claims: Claims) -> str | None:
-    """The agent that opened it, `issuer/agent`, where the issuer says so. Raises Refused."""
+    """The agent that opened it, `issuer/agent`, where the issuer says so. Raises CredentialError."""
     return text_claim(object_claim(claims, "task") or {}, "opened_by")

@@ -35,7 +35,7 @@ REQUIRED_CLAIMS: Mapping[str, tuple[str, ...]] = {
 
 class TokenIntrospector(Protocol):
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """What the issuer of an opaque token says of it: kind `opaque`. It may wait. Raises Refused."""
+        """What the issuer of an opaque token says of it: kind `opaque`. It may wait. Raises CredentialError."""
         ...
 
 
@@ -69,7 +69,7 @@ class TokenVerifier:
         object.__setattr__(self, "_types", {url: one.types for url, one in self.issuers.items()})
 
     def verify(self, raw: str, now: int) -> VerifiedToken:
-        """A token of `Authorization`: a JWT, or one that its issuer is asked about. Raises Refused."""
+        """A token of `Authorization`: a JWT, or one that its issuer is asked about. Raises CredentialError."""
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if is_signed(raw):
@@ -79,7 +79,7 @@ class TokenVerifier:
         return self.introspection.introspect(raw, now)
 
     def verify_txn(self, raw: str, now: int) -> VerifiedToken:
-        """A transaction token. Raises Refused."""
+        """A transaction token. Raises CredentialError."""
         return self._verified(raw, now, transaction=True)
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenVerifier:
@@ -90,7 +90,7 @@ class TokenVerifier:
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
         """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
-        not. It uses nothing up. Raises Refused."""
+        not. It uses nothing up. Raises CredentialError."""
         if not is_signed(raw):
             return self.verify(raw, now)
         jws = read_jws(raw)
@@ -118,7 +118,7 @@ class TokenVerifier:
         return self._token(raw, jws, trusted, kind, now)
 
     def _token(self, raw: str, jws: Jws, trusted: TrustedIssuer, kind: str, now: int) -> VerifiedToken:
-        """Of what its issuer signed. Raises Refused."""
+        """Of what its issuer signed. Raises CredentialError."""
         check_required(jws.claims, ACCESS if jws.type == ACCESS else kind)
         check_audience(jws.claims, trusted, kind)
         if trusted.domain is not None and parse_trust_domain(str(jws.claims["sub"])) != trusted.domain:
@@ -166,7 +166,7 @@ def trusted_issuers(
 
 def unverified_issuer(claims: Claims) -> str:
     """As nobody has verified it. A workload is of the trust domain that its name says, where no issuer is named.
-    Raises Refused."""
+    Raises CredentialError."""
     issuer = text_claim(claims, "iss")
     if issuer is not None:
         return issuer
@@ -188,7 +188,7 @@ def build_signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> 
 
 
 def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], transaction: bool) -> str:
-    """The value of `credential.kind`. Raises Refused for a type that may not be here."""
+    """The value of `credential.kind`. Raises CredentialError for a type that may not be here."""
     type_ = jws.type or "jwt"
     if transaction or type_ == TRANSACTION:
         if not (transaction and type_ == TRANSACTION):
@@ -208,7 +208,7 @@ def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], tra
 
 
 def is_id_token(claims: Claims, type_: str) -> bool:
-    """Raises Refused for what says itself that it is something else."""
+    """Raises CredentialError for what says itself that it is something else."""
     used = [claims[name] for name in ("typ", "token_use") if name in claims]
     if "events" in claims or any(not isinstance(one, str) or one.lower() not in TOKEN_USES for one in used):
         raise CredentialError(RefusalCode.TOKEN_TYPE)
@@ -229,7 +229,7 @@ def check_required(claims: Claims, kind: str) -> None:
 
 
 def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
-    """It may be for others beside (RFC 9068); an ID-JAG may not. Raises Refused."""
+    """It may be for others beside (RFC 9068); an ID-JAG may not. Raises CredentialError."""
     for_whom = text_or_list_claim(claims, "aud") or ()
     wanted = (trusted.audience, trusted.ours if kind == "id_jag" else None)
     if wanted == (None, None) and not trusted.others:
@@ -244,7 +244,7 @@ def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
 
 
 def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
-    """The claims, and when it ends. Raises Refused.
+    """The claims, and when it ends. Raises CredentialError.
 
     A clock that is wrong by less than the leeway is taken for right: what was issued a little later than now was issued
     now, and what ended a little while ago ends with the leeway.

@@ -1,6 +1,6 @@
 """Middleware for servers of FastMCP: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
 
-What `mcp_sdk` does, in the hooks and errors of FastMCP: a refused call is a tool's error, which a model can read.
+What `mcp.sdk` does, in the hooks and errors of FastMCP: a refused call is a tool's error, which a model can read.
 """
 
 from __future__ import annotations

@@ -43,13 +43,13 @@ def get_raw_message(request: object) -> Raw | None:
 
 def check_local_params(params: Params, raw: Raw | None) -> Params:
     """For a reader in this process, which took the last of two values: arguments whose name is repeated have none.
-    Raises AmbiguousMessage."""
+    Raises AmbiguousMessageError."""
     return params if raw is None else drop_ambiguous_arguments(params, parse_message(raw, decode.DECODER))
 
 
 def check_upstream_params(params: Params, raw: Raw | None) -> Params:
     """For a reader that we do not know, which gets the message next: some take `Name` for `name`, and some round
-    numbers. Raises AmbiguousMessage."""
+    numbers. Raises AmbiguousMessageError."""
     tree = parse_message(json.dumps({"params": params}) if raw is None else raw, DECODER)
     for outer in (get_part(tree, "params"), *(get_part(get_part(tree, "params"), name) for name in NESTED_MEMBERS)):
         for name in outer if isinstance(outer, Mapping) else ():
@@ -84,7 +84,7 @@ def drop_ambiguous_arguments(params: Params, tree: Mapping[str, object]) -> Para
 
 
 def check_unambiguous(outer: object, names: tuple[str, ...] | None = None) -> None:
-    """Raises AmbiguousMessage where two readers take a value of an object from different places."""
+    """Raises AmbiguousMessageError where two readers take a value of an object from different places."""
     for name, value in outer.items() if isinstance(outer, Mapping) else ():
         if isinstance(value, Invalid) and value.why != ROUNDED and (names is None or name in names):
             raise AmbiguousMessageError(f"`{str(name)[:80]}` is not clear in this message: {value.why}")

@@ -151,7 +151,7 @@ class Relay:
             notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
-        """The upstream's answer. Raises MCPError, its own or that there is none, and Dropped."""
+        """The upstream's answer. Raises MCPError, its own or that there is none, and RequestDroppedError."""
         if request.id in self._waiting:
             raise MCPError(INVALID_REQUEST, "another request has this id")
         if self._down:

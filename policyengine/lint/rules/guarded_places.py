@@ -39,7 +39,8 @@ def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patt
             and "*" in door.glob.partition("/")[0]
             and not narrower_guard_finding(guard, door)
         ):
-            message = f"`{quote_pattern(door)}` opens tools of any server, and this guards those that come as `{server}` alone"
+            opened = f"`{quote_pattern(door)}` opens tools of any server"
+            message = f"{opened}, and this guards those that come as `{server}` alone"
             hint = "name the servers at the door, or let the guard stand on `TOOL *`"
             yield Diagnostic("W562", message, pattern.span, hint, (RelatedLocation("the door", door.span),))
             return

@@ -84,7 +84,7 @@ def item_context(asked: AuthzenRequest, item: object) -> Mapping[str, object] | 
 
 
 def require_json(http: HttpRequest) -> None:
-    """AuthZEN speaks JSON, and calls all else a bad request. Raises Problem."""
+    """AuthZEN speaks JSON, and calls all else a bad request. Raises ProblemError."""
     try:
         form = request_format(http.headers)
     except ProblemError as problem:
@@ -228,7 +228,7 @@ class AuthzenAdapter:
         return evaluation_answer(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
 
     def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
-        """What becomes no question of ours is denied. Raises KeyProblem."""
+        """What becomes no question of ours is denied. Raises IdempotencyKeyError."""
         try:
             question = Request.from_mapping(self.question(asked))
         except UnmappedError as why:

@@ -1,4 +1,4 @@
-"""What the exchange of AuthZEN looks like, for OpenAPI only: its bodies are read by `authzen.py`."""
+"""What the exchange of AuthZEN looks like, for OpenAPI only: its bodies are read by `adapter.py`."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class QuestionTranslator:
         return {url: name for url, name in named if urls.count(url) == 1}
 
     def question(self, asked: AccessEvaluation) -> JsonObject:
-        """In the shape of `/decide`. Raises Unmapped."""
+        """In the shape of `/decide`. Raises UnmappedError."""
         written = self.action(asked)
         endpoint = self.usual(asked) if written is None else self.written(written, asked)
         given: JsonObject = {**self.who(asked), **endpoint, **context_facts(asked), "options": request_options(asked)}

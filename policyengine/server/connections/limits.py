@@ -35,11 +35,12 @@ class ConnectionLimits:
 
     def bounds(self, listens_for_envoy: bool = False) -> ConnectionBounds:
         """Raises ServeError where files do not suffice."""
-        files = open_file_limit() // (2 if listens_for_envoy else 1)
+        limit = open_file_limit()
+        files = limit // (2 if listens_for_envoy else 1)
         room = max(files - max(RESERVED_FILES, files // 8), 1)
         if self.connections is not None and self.connections > room:
             raise ServeError(
-                f"{self.connections:,} connections need more files than the {open_file_limit():,} that a process may open",
+                f"{self.connections:,} connections need more files than the {limit:,} that a process may open",
                 f"raise it with `ulimit -n`, or take at most {room:,} with `--max-connections`",
             )
         most = self.connections or min(room, MAX_CONNECTIONS)

@@ -64,7 +64,8 @@ def curl_command(url: str, question: object, needs_token: bool) -> str:
 
 def render_schemas(document: dict[str, Any]) -> Iterator[str]:
     for name, schema in document["components"]["schemas"].items():
-        yield f"<details><summary><code>{escape(name)}</code></summary><pre>{escape(format_json(schema))}</pre></details>"
+        shown = escape(format_json(schema))
+        yield f"<details><summary><code>{escape(name)}</code></summary><pre>{shown}</pre></details>"
 
 
 def format_json(value: object) -> str:

@@ -71,7 +71,7 @@ class FormSender:
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
-        """The same where a form came along: it has nothing of a client in it either. Raises NotIssued."""
+        """The same where a form came along: it has nothing of a client in it either. Raises TokenIssuanceError."""
         return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 
@@ -95,7 +95,7 @@ class TokenServiceContext:
 
 
 def parse_form(body: bytes) -> dict[str, list[str]]:
-    """Raises NotIssued."""
+    """Raises TokenIssuanceError."""
     if len(body) > MAX_FORM_BYTES:
         raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"the form is larger than {MAX_FORM_BYTES:,} bytes")
     try:
@@ -216,7 +216,7 @@ def parse_for_field(form: FormFields) -> int | None:
 def authenticate_client(
     desk: TokenServiceContext, form: FormFields, sender: FormSender, endpoint: str
 ) -> AuthenticatedClient:
-    """Raises NotIssued."""
+    """Raises TokenIssuanceError."""
     sent, issuing = parse_client_credentials(form, sender.authorization), desk.issuing
     if sender.authorization:
         raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, NO_OPERATOR)

@@ -101,7 +101,8 @@ class TokenServiceRoutes:
 
     @property
     def issuing(self) -> TokenIssuer:
-        """By the policies that decide now, whatever comes meanwhile. Raises Problem where these have none of it."""
+        """By the policies that decide now, whatever comes meanwhile. Raises ProblemError where these have none of
+        it."""
         from policyengine.identity.issue.issuer import TokenIssuer
 
         engine = self.api.engine
@@ -112,7 +113,7 @@ class TokenServiceRoutes:
 
     @property
     def desk(self) -> TokenServiceContext:
-        """Raises Problem where the policies that decide now verify nothing."""
+        """Raises ProblemError where the policies that decide now verify nothing."""
         from policyengine.server.token_service.endpoint import TokenServiceContext
 
         engine = self.api.engine

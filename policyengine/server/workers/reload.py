@@ -123,7 +123,7 @@ class ReloadParticipant:
         return None
 
     def _do(self, order: ReloadMessage) -> None:
-        """Raises Refused."""
+        """Raises ReloadRefusedError."""
         match order:
             case PrepareReload(candidate):
                 self._next = self._reloading.engine_of(candidate)

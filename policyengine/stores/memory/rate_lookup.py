@@ -1,7 +1,7 @@
 """What a store in this process says of plain rates of which one may have no room: in numbers, and in one look at each.
 
-`taking` is quicker still where all of them have room, and says no more than that one has not; callers who are refused
-come again and again, so they must not cost more than those who are let through.
+`rate_update` is quicker still where all of them have room, and says no more than that one has not; callers who are
+refused come again and again, so they must not cost more than those who are let through.
 """
 
 from __future__ import annotations

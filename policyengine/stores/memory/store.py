@@ -92,7 +92,7 @@ class MemoryStore:
 
     @property
     def recall(self) -> HistoryLookup:
-        """What `fetch` tells, without its words; see `recalling.py`."""
+        """What `fetch` tells, without its words; see `history_view.py`."""
         return HistoryLookup(self._memories, self._lock, self._clock, self._agreed)
 
     def note(self, records: tuple[HistoryRecord, ...], decision: str, now: int, changes: int) -> bool:
@@ -138,12 +138,12 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def taking(self, meters: tuple[SteadyRate, ...]) -> SteadyRateCharger:
-        """What `commit` does for plain rates alone, without its words; see `taking.py`."""
+        """What `commit` does for plain rates alone, without its words; see `rate_update.py`."""
         states = [self._plain(meter) for meter in meters]
         return compile_charger(meters, states, self._lock, self._clock, self._agreed, self._room_for)
 
     def plainly(self, charges: Sequence[tuple[SteadyRate, CountKey | str]], moment: int) -> tuple[LimitState, ...]:
-        """What `commit` answers to plain rates alone; see `plainly.py`."""
+        """What `commit` answers to plain rates alone; see `rate_lookup.py`."""
         with self._lock:
             return charge_steady_rates(charges, self._plain, self._counted_in, self._agreed(moment))
 

@@ -16,8 +16,8 @@ class RedisMarks:
     """Each call is one script in one round trip; `run` calls it, with its keys and its arguments.
 
     Ends are compared by the clock of whoever asks, as those of the credentials are; where that is too far from the
-    clock of the server, which tells it with each answer, nobody asks any more (`guarding.py`). How long the server
-    keeps a mark is counted from when it is told.
+    clock of the server, which tells it with each answer, nobody asks any more (`resilient_store.py`). How long the
+    server keeps a mark is counted from when it is told.
     """
 
     remote = True

@@ -56,14 +56,14 @@ class RateProfile(NamedTuple):
         return min(self.need, MAX_AMOUNT), self.full, self.drain, self.tick
 
     def key(self, key: CountKey) -> bytes:
-        """As `digest` of step.py names it."""
+        """As `charge_digest` of `stores/transition.py` names it."""
         found = self.begun.copy()
         for part in key:
             found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
         return b"$51\r\npolicyengine:state:%b\r\n" % found.hexdigest().encode()
 
     def standing(self, level: int, passed: bool, taken: bool) -> LimitState:
-        """As `take` and `untouched` of runtime/limits.py say it."""
+        """As `charge_rate` and `uncharged_state` of runtime/limits.py say it."""
         after = level + self.need
         left = after if taken else level
         reset = -(-left // self.drain) * self.tick

@@ -304,9 +304,13 @@ class SqliteStore:
     def _opened(self) -> sqlite3.Connection:
         # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
         connection = sqlite3.connect(
-            self._file.uri, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=AutoCloseConnection,
+            self._file.uri,
+            timeout=self._patience,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=AutoCloseConnection,
             uri=self._file.id is not None,
-        )  # fmt: skip
+        )
         self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()

@@ -31,8 +31,8 @@ SourcePlace: TypeAlias = tuple[str, int, int]
 
 # What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
 CONDITION_NODES = (
-    k.DefinitionRef | k.Not | k.And | k.Or | k.Compare | k.Contains | k.IsMember | k.InNetwork | k.InWindow | k.Like | k.Matches
-    | k.Overlaps | k.Subset | k.IsPresent | k.HasRow | k.Quantifier | k.HistoryCondition
+    k.DefinitionRef | k.Not | k.And | k.Or | k.Compare | k.Contains | k.IsMember | k.InNetwork | k.InWindow | k.Like
+    | k.Matches | k.Overlaps | k.Subset | k.IsPresent | k.HasRow | k.Quantifier | k.HistoryCondition
 )  # fmt: skip
 
 

@@ -153,7 +153,8 @@ def file_page(source: Source, points: Sequence[Point], coverage: Coverage) -> It
 def file_body(source: Source, points: Sequence[Point], coverage: Coverage) -> Iterator[str]:
     count, missing = coverage.counted(points), missing_points(points, coverage)
     yield '<a class="skip" href="#source">To the source</a>'
-    yield f'<header>\n<p><a href="{INDEX}">All files</a></p>\n<h1>{escape_html(source.name)}: {percent_html(count)}</h1>'
+    title = f"{escape_html(source.name)}: {percent_html(count)}"
+    yield f'<header>\n<p><a href="{INDEX}">All files</a></p>\n<h1>{title}</h1>'
     yield f'<p class="dim">{summary_text(count)}</p>'
     yield f'<p class="key">{LEGEND}</p>\n</header>\n<div class="file">\n<main id="source" class="source">'
     anchors = list(missing.values())

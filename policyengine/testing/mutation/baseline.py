@@ -118,7 +118,7 @@ def restrict_kernel(
 def decide_case(
     case: Case, request: Request, plain: EntityStore, kernel: k.Kernel, sequence: CaseSequence
 ) -> CaseAnswer:
-    """What the policy decides of a case. Raises CannotAsk and RequestError, as a run of the tests does."""
+    """What the policy decides of a case. Raises CaseSetupError and RequestError, as a run of the tests does."""
     return CaseAnswer.of(*conclude(*facts_and_walk(case, request, plain, kernel, kernel_histories(kernel), sequence)))
 
 
@@ -186,7 +186,7 @@ def _case_entities(case: Case, request: Request, plain: EntityStore, kernel: k.K
 
 def baseline_cases(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[BaselineCase]:
     """In the order of the cases, which decides what a sequence has spent; what is repeated is as many cases. Raises
-    CannotAsk and RequestError."""
+    CaseSetupError and RequestError."""
     sequences: dict[tuple[str, str, int], CaseSequence] = {}
     directories: dict[int, tuple[object, EntityStore]] = {}
     slices = Evaluator(kernel, EntityStore(())).slices

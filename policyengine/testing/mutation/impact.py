@@ -107,9 +107,12 @@ def limit_change_affects(
 
 
 RULE_CHANGE_CHECKS: dict[str, Callable[[KernelRule, KernelRule | None, int, BaselineCase, Memo], bool]] = {
-    "agents": agent_change_affects, "users": user_change_affects, "anyones": anyone_change_affects, "guards": guard_change_affects,
+    "agents": agent_change_affects,
+    "users": user_change_affects,
+    "anyones": anyone_change_affects,
+    "guards": guard_change_affects,
     "limits": limit_change_affects,
-}  # fmt: skip
+}
 
 
 def opens_differently(old: Block, new: Block, endpoint: Endpoint, memo: Memo) -> bool:

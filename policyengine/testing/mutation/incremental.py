@@ -84,7 +84,7 @@ def without_requirements(old: object, new: object) -> object:
 
 
 def with_known_requirements(old: object, new: object, rule: object) -> object:
-    """What was seen of a block that was `unasked`, with what it asks."""
+    """What was seen of a block `without_requirements`, with what it asks."""
     if not isinstance(new, BlockTrace) or new.block is rule:
         return new
     assert isinstance(old, BlockTrace)

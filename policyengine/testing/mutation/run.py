@@ -92,7 +92,8 @@ def mutate(
     """Tries the faults of a policy without errors on its tests, or on those of `tests` (package and name) alone.
 
     The report is the same for any number of `jobs` (0: one for each processor); `progress` is called for each mutant
-    that is done. Raises TestsFail when a test does not pass as it is, CannotAsk and RequestError as a run of them does.
+    that is done. Raises FailingTestError when a test does not pass as it is, CaseSetupError and RequestError as a run
+    of them does.
     """
     keeps = partial(is_chosen, tests)
     with gc_paused():

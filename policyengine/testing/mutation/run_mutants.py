@@ -58,7 +58,7 @@ class MutantRunner:
 
     @classmethod
     def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> MutantRunner:
-        """Raises TestsFail, CannotAsk and RequestError."""
+        """Raises FailingTestError, CaseSetupError and RequestError."""
         questions = list(baseline_cases((case for case in cases if case.skip is None), kernel))
         for question in questions:
             if not meets_expectation(question.case.expected, question.came):

@@ -43,7 +43,7 @@ def try_properties(
 ) -> tuple[PropertyResult, ...]:
     """Each claim held against `examples` requests, in the order given; the same `seed` tries the same ones.
 
-    Raises NoHypothesis where there is a claim to be tried and hypothesis is not installed.
+    Raises HypothesisMissingError where there is a claim to be tried and hypothesis is not installed.
     """
     trial: PropertyRun | None = None
     results = []

@@ -167,7 +167,7 @@ class CaseWriter:
     # ── The request ───────────────────────────────────────────────────────────────────────────
 
     def _request(self, raw: Mapping[str, object]) -> str:
-        """Raises CannotSay."""
+        """Raises InexpressibleError."""
         match raw:
             case {"tool": Mapping() as tool}:
                 name = str(tool["name"]) if tool.get("server") is None else f"{tool['server']}/{tool['name']}"
@@ -270,9 +270,8 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
             continue
         if sum(name == rule for name in rules.values()) > 1:  # one of a test is for all of them
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
-        found.append(
-            f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {format_duration(at - approval.granted_at)} }}"
-        )
+        age = format_duration(at - approval.granted_at)
+        found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")
     if found:
         yield "approval", found[0] if len(found) == 1 else f"[{', '.join(found)}]"
 

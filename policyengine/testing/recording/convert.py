@@ -318,7 +318,7 @@ def given_lines(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str
 
 
 def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
-    """The record in words by which the same comes of it. Raises CannotSay."""
+    """The record in words by which the same comes of it. Raises InexpressibleError."""
     if not again.same and again.record.revision == sayer.kernel.revision:
         raise InexpressibleError(replay_difference(again))
     unsaid: dict[str, None] = {}
