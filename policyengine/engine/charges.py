@@ -1,4 +1,4 @@
-"""What an allowed request on the fast path takes of a store: called by generated code, once it is known what to take."""
+"""Charges a store for an allowed request of the fast path: generated code calls this."""
 
 from __future__ import annotations
 

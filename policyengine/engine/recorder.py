@@ -1,4 +1,4 @@
-"""The recorder: every decision passes it once, on its way to the log, through observe mode, and as a deny on failure."""
+"""The recorder: every decision passes it once, to be logged, observed, or denied where something failed."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from policyengine.audit.encoder import to_raw_request
+from policyengine.engine import question as engine_question
 from policyengine.engine.authenticate import authenticate
-from policyengine.engine.question import parse_request
 from policyengine.identity.authenticator import (
     MAX_CERTIFICATE_LENGTH,
     RECHECK_SECONDS,
@@ -289,7 +289,9 @@ def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() ->
     assert engine.identity is not None
     pending = ["agent.groups", "credential", "chain.hops", "user.roles", "body.*"]
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": pending}
-    again = Question.from_mapping(to_raw_request(parse_request(authenticate(engine.identity, asked, NOW))))
+    again = Question.from_mapping(
+        to_raw_request(authenticate(engine.identity, engine_question.Question(dict(asked)), NOW).request)
+    )
     assert again.pending == {"user.roles", "body.*"}
     assert again.fact("agent", "id") == "invoice-bot"
 
