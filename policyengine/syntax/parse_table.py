@@ -95,9 +95,8 @@ def grammar_digest(grammar: str) -> str:
 
 
 def generate_from(grammar: str) -> dict[str, Any]:
-    found: dict[str, Any] = import_module("policyengine.syntax.parse_table_generator").generated(
-        grammar
-    )  # lark, only if needed
+    generator = import_module("policyengine.syntax.parse_table_generator")  # lark, only if needed
+    found: dict[str, Any] = generator.generate_table(grammar)
     return found
 
 

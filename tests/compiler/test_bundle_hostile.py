@@ -328,7 +328,7 @@ def test_a_payload_has_exactly_its_members(members: dict[str, Any], change: str)
 def test_a_name_that_stands_twice_is_refused(members: dict[str, Any]) -> None:
     changed = copy_of(members)
     changed["entities"].append(changed["entities"][0])
-    assert_refused(changed, "Entity twice, or in another order")
+    assert_refused(changed, "EntityType twice, or in another order")
 
 
 def test_every_type_of_entity_is_declared(members: dict[str, Any]) -> None:

@@ -242,7 +242,7 @@ def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Stor
 
 def test_of_one_key_no_more_than_so_many_are_kept(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("memory.history", "sqlite.history"):
-        monkeypatch.setattr(f"policyengine.stores.{module}.MOST_EVENTS", 20)
+        monkeypatch.setattr(f"policyengine.stores.{module}.MAX_EVENTS_PER_KEY", 20)
     for module, script in (("redis.store", "STEP"), ("redis.cluster_history", "LINES")):
         with_another_number(module, script, MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20", monkeypatch)
     store = fresh()
@@ -273,4 +273,7 @@ def test_all_that_is_kept_of_a_key_comes_in_order(begun: Store) -> None:
 def test_the_most_events_are_the_same_everywhere() -> None:
     pytest.importorskip("redis")
     past = import_module("policyengine.stores.history_rows")
-    assert f"{MOST_EVENTS}, {past.SLACK}, {past.NEVER}" in import_module("policyengine.stores.redis.store").STEP.text
+    assert (
+        f"{MOST_EVENTS}, {past.SLACK_MICROSECONDS}, {past.NEVER}"
+        in import_module("policyengine.stores.redis.store").STEP.text
+    )

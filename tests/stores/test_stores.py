@@ -352,7 +352,7 @@ def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("memory.receipts", "sqlite.store"):
-        monkeypatch.setattr(f"policyengine.stores.{module}.MOST_RECEIPTS", 3)
+        monkeypatch.setattr(f"policyengine.stores.{module}.MAX_RECEIPTS_PER_RATE", 3)
     with_another_number("redis.store", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
     store = fresh()
     for number in range(4):
