@@ -96,4 +96,4 @@ def test_syntax_reports_no_code_that_is_not_documented() -> None:
 
 def test_no_code_is_reported_that_is_not_documented() -> None:
     package = Path(policyengine.__file__).parent
-    assert reported_in(f for f in package.rrglob("*.py") if f.parent.name != "catalog") <= set(CODES)
+    assert reported_in(f for f in package.rglob("*.py") if f.parent.name != "catalog") <= set(CODES)
