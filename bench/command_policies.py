@@ -166,7 +166,9 @@ def tools(count: int) -> str:
 
 
 def tool_patterns(count: int) -> str:
-    return lines('scope s@ { TOOL "srv"/"x@*" }', count) + BOT % joined("s@", count)
+    """Each guarded by a pattern of its own."""
+    rule = 'scope s@ { TOOL srv/x@*y }\nguard "g@" on TOOL srv/x@z* { deny when args.amount > @ }'
+    return lines(rule, count) + "facts { args.amount: int? }\n" + BOT % joined("s@", count)
 
 
 def kinds(count: int) -> str:

@@ -99,6 +99,11 @@ class DecisionLog:
         os.close(self._file)
 
     @property
+    def redaction(self) -> Redaction:
+        """What it leaves out beside the names that are always secret."""
+        return self._redaction
+
+    @property
     def others_may_read(self) -> bool:
         """Whether the file was there, with a mode that lets more than its owner read."""
         return bool(os.fstat(self._file).st_mode & 0o077)

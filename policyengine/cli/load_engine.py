@@ -71,6 +71,8 @@ def load_engine(
         raise no_policies_error(paths)
     if entities is not None:
         _warn_unreadable_rows(engine.directory, engine.kernel, entities)
+    if log is not None:
+        _warn_misspelled_redactions(log, engine.kernel)
     return engine
 
 
@@ -191,6 +193,15 @@ def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: Entit
         screen.line(("warning: ", "bold yellow"), doubt)
     if len(told) > MAX_LISTED_DOUBTS:
         screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MAX_LISTED_DOUBTS} more like these")
+
+
+def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
+    """What is to be secret and is misspelled would stand in the log."""
+    from policyengine.cli.redaction_names import misspelled_redactions
+
+    screen = Screen(sys.stderr)
+    for message in misspelled_redactions(log.redaction, kernel):
+        screen.line(("warning: ", "bold yellow"), message)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ COMPARING = [
     ids=lambda text: text.__name__,
 )
 def test_a_check_compares_as_often_as_there_are_rules(monkeypatch, text):
+    assert not [one for one in check_text(text(32)) if one.is_error]
     few, many = (calls_of(monkeypatch, COMPARING, lambda count=count: check_text(text(count))) for count in (32, 128))
     assert many < 8 * (few + 32)
 

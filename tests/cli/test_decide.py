@@ -27,6 +27,15 @@ def policy(run, tmp_path) -> Path:
     return path
 
 
+def test_a_member_that_stands_twice_is_unknown_and_opens_nothing(run, tmp_path):
+    rules = "facts on POST /pay { body.amount: int? }\nanyone { may POST /pay when body.amount == 1 }\n"
+    (tmp_path / "pay.policy").write_text(rules)
+    for body, outcome in ((b'"amount": 1', "allow"), (b'"amount": 1, "amount": 1', "deny")):
+        asked = b'{"request": {"method": "POST", "path": "/pay"}, "body": {%s}}' % body
+        ended = run("decide", "pay.policy", "--request", "-", "--format", "json", stdin=asked)
+        assert ended.json["outcome"] == outcome
+
+
 OUTCOMES = [("/health", "allow", 0), ("/closed", "deny", 10), ("/asked", "confirm", 11), ("/nowhere", "deny", 10)]
 
 

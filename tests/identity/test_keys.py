@@ -151,9 +151,9 @@ def test_who_could_read_the_file_still_can_after_a_rotation(tmp_path: Path, mode
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from policyengine.identity import keys
+from policyengine.identity.keys.signing_keys import rotate_ring
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-keys.rotate(Path(sys.argv[1]), None, 1_800_000_000, 600, 3_600)
+rotate_ring(Path(sys.argv[1]), None, 1_800_000_000, 600, 3_600)
 """
 
 

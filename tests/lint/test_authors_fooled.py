@@ -324,6 +324,23 @@ def test_any_agent_for_any_user_without_scopes_is_told() -> None:
 
 
 @pytest.mark.parametrize(
+    "who",
+    [
+        'agent.id like "*"', 'agent.id like "**"', 'agent.id matches ".*"', "agent.id is present", 'agent.id != ""',
+        'starts_with(agent.id, "")', 'agent.id like "*" and agent.id is present',
+        'agent.id == "a" or agent.id like "*"',
+    ],
+)  # fmt: skip
+def test_any_agent_by_a_condition_that_asks_nothing_is_told(who: str) -> None:
+    assert [code for code, _ in told(whoever().replace('agent "*"', f"agent where {who}"))] == ["W464"]
+
+
+@pytest.mark.parametrize("who", ['agent.id like "a*"', 'agent.id like ""', 'agent.id like "*" and agent.id != "a"'])
+def test_any_agent_is_not_told_where_a_condition_asks_something(who: str) -> None:
+    assert "W464" not in [code for code, _ in told(whoever().replace('agent "*"', f"agent where {who}"))]
+
+
+@pytest.mark.parametrize(
     "changed", [{"name": "a*"}, {"scopes": ""}, {"users": "user any { may a }"}, {"acts": "alone"}]
 )
 def test_any_agent_is_not_told_where_something_is_asked_of_it(changed: dict[str, str]) -> None:

@@ -214,6 +214,20 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "everyone",
     ),
     (
+        "agent * { issued by acme }",
+        "E101",
+        "expected a text in quotes, `where` or `group`, got `*`",
+        'write `"*"` for every agent',
+        "*",
+    ),
+    (
+        "user * { may read }",
+        "E101",
+        "expected a text in quotes, `any` or `where`, got `*`",
+        "write `user any` for every user",
+        "*",
+    ),
+    (
         "user everybody { may read }",
         "E116",
         "`everybody` needs quotes",

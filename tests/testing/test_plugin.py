@@ -106,7 +106,8 @@ def test_the_plugin_itself_loads_nothing() -> None:
         "import sys, pytest, policyengine.testing.pytest.plugin; print([m for m in sys.modules if m[:6] == 'policy'])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert loaded == "['policyengine', 'policyengine.testing', 'policyengine.testing.pytest.plugin']"
+    packages = ["policyengine", "policyengine.testing", "policyengine.testing.pytest"]
+    assert loaded == str([*packages, "policyengine.testing.pytest.plugin"])
 
 
 def test_whoever_installs_the_package_has_the_plugin() -> None:

@@ -65,8 +65,10 @@ def doctor(
     return int(any(one.status is DoctorStatus.FAILED for one in found))
 
 
-def result_to_dict(one: DoctorResult) -> dict[str, str | None]:
-    return {"check": one.check, "status": one.status.value, "message": one.message, "hint": one.hint}
+def result_to_dict(one: DoctorResult) -> dict[str, object]:
+    return {
+        "check": one.check, "status": one.status.value, "message": one.message, "lines": one.lines, "hint": one.hint,
+    }  # fmt: skip
 
 
 def count_statuses(found: list[DoctorResult]) -> dict[str, int]:
@@ -78,6 +80,8 @@ def print_results(found: list[DoctorResult]) -> None:
     screen = Screen()
     for result in found:
         screen.findings(one_line(f"{SIGNS[result.status]} {result.check}: {result.message}"))
+        for line in result.lines:
+            screen.findings(one_line(f"  {line}"))
         if result.hint is not None:
             screen.findings(one_line(f"  hint: {result.hint}"))
     number = count_statuses(found)

@@ -394,8 +394,7 @@ def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
     names = load_settings(plan.paths).gateway
     found = HiddenAbsences.of(engine.kernel, names, adapters, proves=plan.identity is not None)
     if found:
-        shown = "".join(f"\n  {line}" for line in found.lines())
-        yield DoctorResult("gateways", DoctorStatus.NOTE, f"{found.message}{shown}", ABSENCE_HINT)
+        yield DoctorResult("gateways", DoctorStatus.NOTE, found.message, ABSENCE_HINT, tuple(found.lines()))
 
 
 def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:

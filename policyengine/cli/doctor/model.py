@@ -22,6 +22,7 @@ class DoctorResult:
     status: DoctorStatus
     message: str
     hint: str | None = None
+    lines: tuple[str, ...] = ()  # below the message: places
 
 
 @dataclass(frozen=True, slots=True)

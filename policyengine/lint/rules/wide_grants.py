@@ -17,6 +17,7 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 
+ANY_TEXT = frozenset({".*", ".+", "(?s).*", "(?s).+"})
 TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # what OAuth lets a scope consist of
 
 
@@ -105,16 +106,50 @@ def can_all_hold(conditions: Sequence[k.Expr]) -> bool:
 def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Nothing is asked of who asks: neither its name, nor a scope, nor the user's own door."""
     for agent in kernel.agents:
-        named = isinstance(agent.who, k.NamePattern) and not agent.who.glob.strip("*")
         serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)
         free = [name for name in issuers_of(agent) if kernel.issuers[name].scopes_none]
-        if named and serves and free and agent.package in kernel.unrestricted:
+        if takes_any_agent(agent.who) and serves and free and agent.package in kernel.unrestricted:
             message = (
                 f"any agent of `{free[0]}` does all this for any user that it names: "
                 f"`{agent.label}`, `scopes none` and `users unrestricted` ask nothing of it"
             )
             hint = "name the agents, give their tokens scopes, or say in a `user` block what users may do"
             yield Diagnostic("W464", message, agent.span, hint)
+
+
+def takes_any_agent(who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition) -> bool:
+    match who:
+        case k.NamePattern():
+            return not who.glob.strip("*")
+        case k.PrincipalCondition():
+            return asks_no_name(who.condition)
+        case _:
+            return False
+
+
+def asks_no_name(condition: k.Expr) -> bool:
+    """Whether it is true of every agent, as an agent always has an id."""
+    match condition:
+        case k.And():
+            return all(map(asks_no_name, condition.items))
+        case k.Or():
+            return any(map(asks_no_name, condition.items))
+        case k.Like():
+            return is_agent_id(condition.operand) and condition.pattern != "" and not condition.pattern.strip("*")
+        case k.Matches():
+            return is_agent_id(condition.operand) and condition.pattern in ANY_TEXT
+        case k.Call(function="starts_with" | "ends_with" | "contains", arguments=(operand, k.Constant(value=""))):
+            return is_agent_id(operand)
+        case k.IsPresent():
+            return is_agent_id(condition.operand)
+        case k.Compare(operator="!=", left=left, right=k.Constant(value="")):
+            return is_agent_id(left)
+        case _:
+            return False
+
+
+def is_agent_id(operand: k.Expr) -> bool:
+    return isinstance(operand, k.Fact) and operand.path == ("agent", "id")
 
 
 def uncarried_scopes(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:

@@ -91,6 +91,13 @@ def _rate_hint(s: ErrorContext) -> str | None:
     return "write how many in how long: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
 
 
+def _star_hint(s: ErrorContext) -> str | None:
+    """`agent *`, `user *`."""
+    if not s.found.startswith("*") or "STRING" not in s.accepted:
+        return None
+    return {"agent": 'write `"*"` for every agent', "user": "write `user any` for every user"}.get(s.previous)
+
+
 def _presence_hint(s: ErrorContext) -> str | None:
     if "present" in s.accepted and s.previous == "is":
         if s.found in ("null", "nil", "none", "None", "undefined"):
@@ -236,6 +243,7 @@ def _test_outcome_hint(s: ErrorContext) -> str | None:
 HINTS: tuple[Callable[[ErrorContext], str | None], ...] = (
     _bound_hint,
     _bound_to_hint,
+    _star_hint,
     _presence_hint,
     _rate_hint,
     _half_day_hint,
