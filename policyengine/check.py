@@ -21,7 +21,7 @@ from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.types.entity_hierarchy import check_inherited
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
-from policyengine.diagnostics.model import BoundExceeded, Diagnostic, sort_diagnostics
+from policyengine.diagnostics.model import BoundExceededError, Diagnostic, sort_diagnostics
 from policyengine.kernel.fingerprint import canonicalize
 from policyengine.lint import allowances, dead_limits, dead_rules, unbound_resource
 from policyengine.source import Source, Span
@@ -116,7 +116,7 @@ def check_unordered(
     schema = Schema.of(program, places)
     try:
         return _checked(modules, syntax, CheckScope(depth, optional), program, places, schema)
-    except BoundExceeded as beyond:
+    except BoundExceededError as beyond:
         return CheckResult(None, sort_diagnostics([*syntax, beyond.diagnostic]), program, schema)
     finally:
         forget_places()

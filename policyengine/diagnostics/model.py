@@ -66,7 +66,7 @@ class Diagnostic:
         }
 
 
-class BoundExceeded(Exception):
+class BoundExceededError(Exception):
     """A check would take more work than a policy may cause; `diagnostic` says where."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:

@@ -131,20 +131,20 @@ class BatchDecider:
 
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
         """Puts the answers of those that are pending in place, by what the store says of all of them."""
-        asking = [one for one in pending if one.asks_store]
+        asking = [item for item in pending if item.asks_store]
         decider = self._engine.decider
         results: list[CommitResult] = []
         try:
             if asking:
-                results += decider.store.commit_many([one.commit for one in asking], decider.now())
+                results += decider.store.commit_many([item.commit for item in asking], decider.now())
         except StoreError as error:
             results += [error] * len(asking)
-        settled = {one.position: result for one, result in zip(asking, results, strict=True)}
-        for one in pending:
-            if one.position in settled:
-                answers[one.position] = self._answer(one, settled[one.position])
+        settled = {item.position: result for item, result in zip(asking, results, strict=True)}
+        for item in pending:
+            if item.position in settled:
+                answers[item.position] = self._answer(item, settled[item.position])
             else:
-                answers[one.position] = self._record(one, one.decision)
+                answers[item.position] = self._record(item, item.decision)
         pending.clear()
 
     def _answer(self, pending: PendingDecision, result: CommitResult) -> Decision:

@@ -420,10 +420,12 @@ class Engine:
 
     @property
     def keeps_state(self) -> bool:
+        """Whether decisions depend on earlier ones: on limits, on approvals, or on history."""
         return self.state.keeps_state
 
     @property
     def shares_state(self) -> bool:
+        """Whether decisions keep state in a store outside of this process: a caller may wait for it."""
         return self.state.shares_state
 
     @property
@@ -534,6 +536,7 @@ class Engine:
 
     @property
     def log(self) -> DecisionLog | None:
+        """The decision log, if there is one."""
         return self.recorder.log
 
     @property

@@ -21,7 +21,7 @@ BINDABLE = ("args", "body", "context")
 READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
 RESOURCE = ("resource",)
 READ = "read"  # a fact, and not bound
-MOST_CONFLICTS = 20  # of one pattern that are told
+MAX_CONFLICTS = 20  # of one pattern that are told
 BoundFact = tuple[tuple[str, ...], k.Expr]
 
 
@@ -159,7 +159,7 @@ def check_conflicts(every: list[PatternBindings], program: Program) -> None:
         before = len(program.report.found)
         for other in earlier.overlapping(k.with_folding(binding.pattern, "full")):
             check_pair(binding, other, program)
-            if len(program.report.found) > before + MOST_CONFLICTS:
+            if len(program.report.found) > before + MAX_CONFLICTS:
                 break
         earlier.add(binding.pattern, binding)
 

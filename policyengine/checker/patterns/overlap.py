@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from policyengine.checker.patterns.glob_index import GlobIndex
-from policyengine.diagnostics.model import BoundExceeded, Diagnostic
+from policyengine.diagnostics.model import BoundExceededError, Diagnostic
 from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, Pattern, Place, Segment, ToolPattern
 from policyengine.runtime.letter_case import fold_case, has_letters
 
@@ -288,7 +288,7 @@ class PatternIndex(Generic[Item]):
         if self._left < 0:
             message = "it takes too many steps to see which patterns match the same requests as this one"
             hint = "write texts in place of captures and `*` where paths begin, or fewer patterns"
-            raise BoundExceeded(Diagnostic("E322", message, pattern.span, hint))
+            raise BoundExceededError(Diagnostic("E322", message, pattern.span, hint))
 
 
 def _is_glob(pattern: Pattern) -> bool:
@@ -320,7 +320,7 @@ def _all_below(branch: _TrieNode[Item]) -> Iterator[tuple[Pattern, Item]]:
 # ── Places of many patterns ───────────────────────────────────────────────────────────────────
 
 FEW = 8  # patterns, which are compared one by one
-MOST_INDEXES = 64
+MAX_INDEXES = 64
 _indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}  # by the identity of a place's patterns
 
 
@@ -330,11 +330,11 @@ def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:
         return patterns
     known = _indexes.get(id(patterns))
     if known is None:
-        if len(_indexes) >= MOST_INDEXES:
+        if len(_indexes) >= MAX_INDEXES:
             _indexes.clear()
         index: PatternIndex[Pattern] = PatternIndex()
-        for one in patterns:
-            index.add(one, one)
+        for member in patterns:
+            index.add(member, member)
         _indexes[id(patterns)] = known = patterns, index
     return known[1].overlapping(pattern)
 

@@ -11,7 +11,7 @@ from policyengine.checker.patterns import overlap
 from policyengine.checker.patterns.endpoints import read_endpoint
 from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers
 from policyengine.checker.types.schema import AvailableFacts
-from policyengine.diagnostics.model import BoundExceeded, Diagnostic, RelatedLocation
+from policyengine.diagnostics.model import BoundExceededError, Diagnostic, RelatedLocation
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import RefType, Scalar, Type
 
@@ -213,7 +213,7 @@ class PlaceResolver:
         if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
             message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others, all counted"
             hint = "include what is needed, not chains of scopes that each include the one before"
-            raise BoundExceeded(Diagnostic("E323", message, scope.span, hint))
+            raise BoundExceededError(Diagnostic("E323", message, scope.span, hint))
 
     def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
         for item in _scope_items(scope):

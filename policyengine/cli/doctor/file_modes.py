@@ -108,8 +108,8 @@ def referenced_files(value: object) -> Iterator[tuple[bool, Path]]:
                 elif name != "folder":
                     yield from referenced_files(given)
         case dict():
-            for one in value.values():
-                yield from referenced_files(one)
+            for member in value.values():
+                yield from referenced_files(member)
         case list() | tuple():
             for item in value:
                 yield from referenced_files(item)

@@ -20,7 +20,7 @@ from policyengine.lint.rules.shared_users import (
 from policyengine.lint.served_users import are_alike, issuer_sensitive_conditions, user_conditions
 
 MAX_USER_GRANTS = 2_000  # of one issuer; what is beyond is not compared
-MOST_ISSUERS = 200  # with whom one is compared
+MAX_COMPARED_ISSUERS = 200  # with whom one is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for position, issuer in enumerate(issuers):
         if issuer.span in told:
             continue
-        others = (one for one in issuers[:position][:MOST_ISSUERS] if houses[one.name] is not houses[issuer.name])
+        others = (
+            one for one in issuers[:position][:MAX_COMPARED_ISSUERS] if houses[one.name] is not houses[issuer.name]
+        )
         for other in (one for one in others if share_users(one, issuer)):
             door = next((one for one in doors if opens_to_both(one, other, issuer, guards)), None)
             if door is not None:
