@@ -13,7 +13,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from policyengine.engine.decider import WouldBlockError
-from policyengine.engine.question import QuestionLike
+from policyengine.engine.question import Question, QuestionLike
 from policyengine.executor import is_requester_gone, run_in_turn
 from policyengine.fair_queue import WorkRefusedError, never_gone
 from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
@@ -170,9 +170,10 @@ async def decide_batch(
     answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
-        work = partial(decide_item, engine, raw, f"requests[{index}]", mine)
+        question = Question(raw) if isinstance(raw, dict) else None
+        work = partial(decide_item, engine, question, f"requests[{index}]", mine)
         try:
-            answers.append(await run_off_loop(engine, work, mine, raw if isinstance(raw, dict) else None))
+            answers.append(await run_off_loop(engine, work, mine, question))
         except WorkRefusedError as error:  # what was decided before is told
             answers.append(error_answer(engine, error, f"requests[{index}]"))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
@@ -210,7 +211,8 @@ def decide_together(
                 settle()
             continue
         settle()
-        answers.append(decide_item(engine, raw, f"requests[{len(answers)}]"))
+        item = Question(raw) if isinstance(raw, dict) else None
+        answers.append(decide_item(engine, item, f"requests[{len(answers)}]"))
     settle()
     return answers
 
@@ -230,17 +232,19 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
     return request if asks_to_spend(raw) else replace(request, options=replace(request.options, consume=False))
 
 
-def decide_item(engine: EngineInterface, raw: object, place: str, once: IdempotencyKey | None = None) -> AnswerDocument:
-    """Raises IdempotencyKeyError."""
+def decide_item(
+    engine: EngineInterface, question: Question | None, place: str, once: IdempotencyKey | None = None
+) -> AnswerDocument:
+    """None is no object. Raises IdempotencyKeyError."""
     try:
-        if not isinstance(raw, dict):
+        if question is None or question.members is None:
             raise RequestError("", "a request is an object")
-        return decide_question(engine, Request.from_mapping(raw), asks_to_spend(raw), once)
+        return decide_question(engine, question.request, asks_to_spend(question.members), once)
     except RequestError as error:
         return error_answer(engine, error, place)
 
 
-def asks_to_spend(raw: Mapping[object, object]) -> bool:
+def asks_to_spend(raw: Mapping[str, object]) -> bool:
     """In a batch only an item that says so spends."""
     options = raw.get("options")
     return isinstance(options, Mapping) and options.get("consume") is True

@@ -43,6 +43,7 @@ LABEL_BYTES = re.compile(LABEL.pattern.encode())
 MAX_LENGTH_DIGITS = 6
 SIMPLE_OPTIONS = frozenset({"obligations_supported"})
 ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of what was decided already
+DECODED_KEY = "policyengine.decoded"  # in the scope of what is decided on the slow path: its body, decoded
 COMMON_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 HeaderMap = dict[bytes, bytes]
 HeaderLines = tuple[tuple[bytes, bytes], ...]
@@ -99,9 +100,9 @@ class FastPathApp:
         engine = self.reloading.current
         try:
             if len(body) > LONG_BODY_BYTES:
-                answer = await run_in_turn(self.answer, engine, headers, body, self.count_apart)
+                answer = await run_in_turn(self.answer, scope, engine, headers, body, self.count_apart)
             else:
-                answer = await self.soon(engine, headers, body)
+                answer = await self.soon(scope, engine, headers, body)
         except WorkRefusedError as error:
             return await self.careful(scope, raise_on_receive(ProblemError.of_refused(error)), send)
         except Exception as error:
@@ -114,14 +115,18 @@ class FastPathApp:
         )
         await send({"type": "http.response.body", "body": content})
 
-    async def soon(self, engine: Engine, headers: HeaderMap, body: bytes) -> tuple[HeaderLines, bytes] | None:
+    async def soon(
+        self, scope: Scope, engine: Engine, headers: HeaderMap, body: bytes
+    ) -> tuple[HeaderLines, bytes] | None:
         """Here, in a thread where a store is asked, or in its turn where it takes long."""
         try:
             if engine.waits:  # the loop does not wait for a store
-                return await run_in_threadpool(self.answer, engine, headers, body, self.count_apart, at_once=True)
-            return self.answer(engine, headers, body, self.count, at_once=True)
+                return await run_in_threadpool(
+                    self.answer, scope, engine, headers, body, self.count_apart, at_once=True
+                )
+            return self.answer(scope, engine, headers, body, self.count, at_once=True)
         except WouldBlockError:
-            return await run_in_turn(self.answer, engine, headers, body, self.count_apart)
+            return await run_in_turn(self.answer, scope, engine, headers, body, self.count_apart)
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
         """The answer to a question that is here as a whole: the lines of its headers, and its content.
@@ -133,7 +138,7 @@ class FastPathApp:
         if headers is None:
             return None
         try:
-            answer = self.answer(engine, headers, body, self.count, at_once=True)
+            answer = self.answer(scope, engine, headers, body, self.count, at_once=True)
         except WouldBlockError:
             return None
         except Exception as error:
@@ -172,21 +177,31 @@ class FastPathApp:
         return headers
 
     def answer(
-        self, engine: Engine, headers: HeaderMap, body: bytes, count: CountFunction, *, at_once: bool = False
+        self,
+        scope: Scope,
+        engine: Engine,
+        headers: HeaderMap,
+        body: bytes,
+        count: CountFunction,
+        *,
+        at_once: bool = False,
     ) -> tuple[HeaderLines, bytes] | None:
         """The headers that say how limits stand and of which trace it is, and the content. Raises WouldBlockError where
         it is wanted `at_once`.
 
-        None where a careful look is needed: at what is no question, so that it is told. Whatever else fails may have
-        been spent.
+        None where the slow path is needed, which finds in the scope what was decoded. What else fails may have spent.
         """
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= MAX_BODY_BYTES else None
-        if question is None or ("options" in question and not are_simple_options(question["options"])):
+        if question is None:
+            return None
+        if "options" in question and not are_simple_options(question["options"]):
+            scope[DECODED_KEY] = question
             return None
         trace = parse_trace(headers.items()) if b"traceparent" in headers else None
         asked: QuestionLike | None = engine.authenticate_cached(question) if "credentials" in question else question
         if asked is None:
+            scope[DECODED_KEY] = question
             return None
         began = perf_counter_ns() if next(self.timed) else 0
         try:

@@ -21,7 +21,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
-from policyengine.runtime.request import RequestError
+from policyengine.runtime.request import RequestError, read_request
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
 from policyengine.server.adapters.forward_auth import ForwardAuthAdapter, build_nginx_response, build_response
@@ -46,6 +46,7 @@ from policyengine.server.decide_requests import (
     run_off_loop,
 )
 from policyengine.server.events import parse_event, record_outcome
+from policyengine.server.fast_path import DECODED_KEY
 from policyengine.server.host_guard import HostCheck
 from policyengine.server.idempotency import key_problem, read_key_header
 from policyengine.server.openapi.page import CONTENT_SECURITY_POLICY, render_page
@@ -88,7 +89,7 @@ class DecisionApi:
     async def decide(self, http: Request) -> Response:
         """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
         sent = await self._body(http)
-        question, once, engine = await parse_body(parse_question, *sent), self._once(http, *sent), self._at("decide")
+        question, once, engine = await self._parse(http, *sent), self._once(http, *sent), self._at("decide")
         work = partial(decide_with_headers, engine, question, question.options.consume, once)
         return build_answer(http, *await run_off_loop(engine, work, once, question))
 
@@ -210,7 +211,12 @@ class DecisionApi:
         return at_once, self._door("socket")
 
     async def _question(self, http: Request) -> Question:
-        return await parse_body(parse_question, *await self._body(http))
+        return await self._parse(http, *await self._body(http))
+
+    async def _parse(self, http: Request, body: bytes, form: BodyFormat) -> Question:
+        """Raises RequestError."""
+        decoded = http.scope.pop(DECODED_KEY, None)
+        return await parse_body(parse_question, body, form) if decoded is None else read_request(decoded)
 
     async def _body(self, http: Request) -> tuple[bytes, BodyFormat]:
         self._authenticate(http)

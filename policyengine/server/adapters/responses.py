@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from policyengine.engine.question import Question
 from policyengine.executor import run_in_thread, run_in_turn, submit_long
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.gateway_headers import OWN_HEADERS
@@ -15,7 +16,7 @@ from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_headers
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.observe import needs_challenge
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.request import RequestError
 from policyengine.runtime.value_size import is_large
 from policyengine.server.decide_requests import run_off_loop
 from policyengine.server.problems import STATUS_TITLES, ProblemError
@@ -42,43 +43,37 @@ class HttpVerdict(NamedTuple):
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
     """Decides and spends; whatever is no question is refused, and so is what has no turn."""
     try:
+        asked = Question.of(question)
         if is_large(question):
-            aside = run_in_thread if engine.awaits_issuer(question) else run_in_turn
-            return await aside(decide_blocking, engine, question)
-        request = Request.from_mapping(question)
-        return await run_off_loop(engine, lambda: decide_request(engine, request), question=question)
+            aside = run_in_thread if engine.awaits_issuer(asked) else run_in_turn
+            return await aside(decide_blocking, engine, asked)
+        return await run_off_loop(engine, lambda: decide_blocking(engine, asked), question=asked)
     except RequestError as error:
         return problem_to_verdict(ProblemError.of(error))
     except WorkRefusedError as error:
         return problem_to_verdict(ProblemError.of_refused(error))
 
 
-def decide_blocking(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """The same, for who may wait for a store."""
+def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
+    """The same, for a caller that may wait for a store."""
     try:
-        return decide_request(engine, Request.from_mapping(question))
+        decision = engine.decide(question)
     except RequestError as error:
         return problem_to_verdict(ProblemError.of(error))
+    return to_verdict(decision, engine.identity)
 
 
 def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
     """The same, for who stands in a thread of their own: what takes long waits for its turn."""
     try:
-        return (
-            submit_long(decide_blocking, engine, question).result()
-            if engine.takes_long(question)
-            else decide_blocking(engine, question)
-        )
-    except WorkRefusedError as error:
-        return problem_to_verdict(ProblemError.of_refused(error))
-
-
-def decide_request(engine: EngineInterface, request: Request) -> HttpVerdict:
-    try:
-        decision = engine.decide(request)
+        asked = Question.of(question)
+        if engine.takes_long(asked):
+            return submit_long(decide_blocking, engine, asked).result()
+        return decide_blocking(engine, asked)
     except RequestError as error:
         return problem_to_verdict(ProblemError.of(error))
-    return to_verdict(decision, engine.identity)
+    except WorkRefusedError as error:
+        return problem_to_verdict(ProblemError.of_refused(error))
 
 
 def to_verdict(decision: Decision, identity: CredentialAuthenticator | None = None) -> HttpVerdict:
