@@ -21,7 +21,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.runtime.caller import current_caller, enter_caller
 from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
-from policyengine.runtime.request import RequestError, read_request
+from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
 from policyengine.server.adapters.forward_auth import ForwardAuthAdapter, build_nginx_response, build_response
@@ -216,7 +216,9 @@ class DecisionApi:
     async def _parse(self, http: Request, body: bytes, form: BodyFormat) -> Question:
         """Raises RequestError."""
         decoded = http.scope.pop(DECODED_KEY, None)
-        return await parse_body(parse_question, body, form) if decoded is None else read_request(decoded)
+        if decoded is None:
+            return await parse_body(parse_question, body, form)
+        return await parse_body(lambda _: Question.from_mapping(decoded), body)
 
     async def _body(self, http: Request) -> tuple[bytes, BodyFormat]:
         self._authenticate(http)

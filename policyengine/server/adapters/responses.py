@@ -57,7 +57,7 @@ async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, obj
 def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
     """The same, for a caller that may wait for a store."""
     try:
-        decision = engine.decide(question)
+        decision = engine.decide(question.request)
     except RequestError as error:
         return problem_to_verdict(ProblemError.of(error))
     return to_verdict(decision, engine.identity)
