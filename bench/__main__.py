@@ -34,7 +34,7 @@ from bench import (
 from bench import testing as tests
 from bench.peers import PEERS
 from bench.report import Report, Section, show
-from bench.serving import connections, frames, serve
+from bench.serving import connections, doors, frames, serve
 
 WIDTH = 132  # of a file or a pipe
 
@@ -44,6 +44,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
     "socket": lambda _, say: frames.run(say),
+    "doors": lambda _, say: doors.run(say),
     "connections": lambda _, say: connections.run(say),
     "compile": lambda options, say: loading.run_compile(tuple(options.sizes) or loading.SIZES, say),
     "memory": lambda options, say: loading.run_memory(tuple(options.sizes) or loading.SIZES, say),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,18 @@ def pin(core: int) -> None:
     """Keep this process on one core, where the system can."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """`pin`, and afterwards the cores that this process had before."""
+    before = cores()
+    pin(core)
+    try:
+        yield
+    finally:
+        if sys.platform == "linux":
+            os.sched_setaffinity(0, before)
 
 
 def timer_ns() -> int:

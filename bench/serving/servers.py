@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,13 @@ class ServerProcess:
 
 
 @contextmanager
-def start_process(command: Sequence[str], log: Path, **variables: str) -> Iterator[ServerProcess]:
-    """A process on the last core, in a group of its own, that is stopped at the end."""
+def start_process(
+    command: Sequence[str], log: Path, *, core: int | None = None, **variables: str
+) -> Iterator[ServerProcess]:
+    """A process on the last core if not another, in a group of its own, that is stopped at the end."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*pin_command(cores()[-1]), *command],
+            [*pin_command(cores()[-1] if core is None else core), *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **variables},
@@ -119,9 +121,10 @@ def wait_for_socket(family: int, address: object, process: ServerProcess) -> Non
 
 def wait_for_http(port: int, path: str, process: ServerProcess) -> None:
     def answer() -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", path)
+            with connection.getresponse() as response:
+                return response.status == 200
 
     _wait_until(answer, process)
 
@@ -156,3 +159,10 @@ def cpu_seconds(group: int) -> float:
         if int(fields[2]) == group:
             ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def process_seconds(pid: int) -> float:
+    """Processor time so far of all threads of one process, finer than in /proc where the system has a clock for it."""
+    if sys.platform != "linux":
+        return cpu_seconds(pid)
+    return time.clock_gettime(~pid << 3 | 2)  # as `clock_getcpuclockid` makes it

@@ -1,0 +1,59 @@
+"""`policyengine` as its users start it, which answers a constant instead of deciding while it is told to.
+
+python -m bench.serving.constant serve …
+
+SIGUSR1: the next decision is given to every question from then on. SIGUSR2: every question is decided again. So both
+are measured in one process, with one listener and the same connections; only the call of the engine differs.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from typing import Any
+
+from policyengine.cli import main
+from policyengine.engine import Engine
+from policyengine.engine.request_input import QuestionLike
+from policyengine.runtime.decision import Decision
+
+DECIDE, EVALUATE = Engine.decide, Engine.evaluate
+# A full collection of the gateway takes as long as fifty of its calls: each of its turns begins right after one, so
+# that neither has one. The decision API has hundreds of turns, which would wait for it.
+COLLECTS = "mcp-gateway" in sys.argv
+
+
+def decide_constantly(*_: object) -> None:
+    _collect()
+    _replace(_keep_next, _keep_next)
+
+
+def decide_each(*_: object) -> None:
+    _collect()
+    _replace(DECIDE, EVALUATE)
+
+
+def _keep_next(engine: Engine, question: QuestionLike, *, at_once: bool = False) -> Decision:
+    decision = DECIDE(engine, question, at_once=at_once)
+
+    def answer(engine: Engine, question: QuestionLike, *, at_once: bool = False) -> Decision:
+        return decision
+
+    _replace(answer, answer)
+    return decision
+
+
+def _replace(decide: Any, evaluate: Any) -> None:
+    Engine.decide, Engine.evaluate = decide, evaluate  # type: ignore[method-assign]
+
+
+def _collect() -> None:
+    if COLLECTS:
+        gc.collect()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, decide_constantly)
+    signal.signal(signal.SIGUSR2, decide_each)
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The MCP server behind the gateway in `doors`: raw ASGI that gives every call of a tool the same result.
+
+uvicorn bench.serving.mcp_upstream:app
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+Message: TypeAlias = dict[str, Any]
+RESULTS: dict[str, object] = {
+    "initialize": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "files", "version": "1"},
+    },
+    "tools/call": {"content": [{"type": "text", "text": "what stands there"}], "isError": False},
+}
+
+
+async def app(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    status, content = answer(scope["method"], body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def answer(method: str, body: bytes) -> tuple[int, bytes]:
+    """405 for a stream to listen at, 202 for a notification."""
+    if method != "POST":
+        return 405, b""
+    asked = msgspec.json.decode(body)
+    result = RESULTS.get(asked["method"])
+    if result is None:
+        return 202, b""
+    return 200, msgspec.json.encode({"jsonrpc": "2.0", "id": asked["id"], "result": result})
