@@ -10,16 +10,27 @@ from policyengine.typesystem import EnumType, FieldType, ListType, RecordType, R
 
 
 class FactOrigin(StrEnum):
-    """Who says so: the caller's own request, a verified credential, or the engine itself."""
+    """Who says so: the caller's own request, its endpoint, a verified credential, the chain of hops, or the engine."""
 
     REQUEST = "request"
+    ENDPOINT = "endpoint"
     CREDENTIAL = "credential"
+    CHAIN = "chain"  # follows from `chain.hops`
     ENGINE = "engine"
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether no member of a request is the fact: it follows from others, or the engine knows it."""
+        return self in (FactOrigin.CHAIN, FactOrigin.ENGINE)
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltInFact:
-    """A fact that every policy knows. `later` names the capability it waits for: until then it is `NEUTRAL_VALUES`."""
+    """A fact that every policy knows: one row, from which requests, OpenAPI models, tests and documentation derive.
+
+    `later` names the capability that it waits for: until then it is `NEUTRAL_VALUES`. An entity may declare an
+    attribute in place of one that is `declarable`. No test can show a fact unknown that is `always_known`.
+    """
 
     path: tuple[str, ...]
     type: Type
@@ -28,10 +39,27 @@ class BuiltInFact:
     optional: bool = False
     volatile: bool = False  # changes from moment to moment: an approval is not bound to it
     later: str | None = None
+    declarable: bool = False
+    always_known: bool = False
 
     @property
     def name(self) -> str:
         return ".".join(self.path)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether a request has it as a member of its own."""
+        return self.later is None and not self.origin.is_derived
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMember:
+    """A member of requests that no policy reads as it stands. `type` None: an object whose members have any name."""
+
+    path: tuple[str, ...]
+    type: Type | None
+    required: bool = False
+    in_tests: bool = True  # whether a test may give it
 
 
 CREDENTIAL_KIND = EnumType(
@@ -41,7 +69,7 @@ CREDENTIAL_KIND = EnumType(
 )
 STRINGS = SetType(Scalar.STRING)
 ENTITIES = SetType(RefType(frozenset()))  # of whichever types a policy has: there it has all of them
-HOP = RecordType(
+HOP = RecordType(  # without `groups`, which only blocks for agents ask for
     (
         FieldType("agent", Scalar.STRING),
         FieldType("issuer", Scalar.STRING),
@@ -53,11 +81,16 @@ HOP = RecordType(
 
 def _define_facts(
     root: str, origin: FactOrigin, rows: list[tuple[str, Type, str]], optional: str = "", volatile: str = "",
-    later: str | None = None,
+    later: str | None = None, declarable: str = "", always_known: str = "",
 ) -> tuple[BuiltInFact, ...]:  # fmt: skip
-    maybe, moving = optional.split(), volatile.split()
+    def columns(name: str) -> dict[str, bool]:
+        named = {
+            "optional": optional, "volatile": volatile, "declarable": declarable, "always_known": always_known,
+        }  # fmt: skip
+        return {column: name in names.split() for column, names in named.items()}
+
     return tuple(
-        BuiltInFact((root, name), type_, doc, origin, name in maybe, name in moving, later) for name, type_, doc in rows
+        BuiltInFact((root, name), type_, doc, origin, later=later, **columns(name)) for name, type_, doc in rows
     )
 
 
@@ -71,7 +104,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("groups", STRINGS, "groups the issuer puts the agent in"),
         ("publisher", _S, "who publishes the agent"),
         ("model", _S, "the model it says it runs"),
-    ], optional="instance groups publisher model"),
+    ], optional="instance groups publisher model", declarable="publisher model"),
     *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the person the agent acts for, or who calls")]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "what was presented"),
@@ -97,29 +130,35 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("environment", _S, "where it runs: `sev-snp`, `tdx` …"),
         ("age", _D, "since the attestation was made"),
     ], optional="by model model_hash environment age", volatile="age"),
-    *_define_facts("chain", FactOrigin.CREDENTIAL, [
+    *_define_facts("chain", FactOrigin.CHAIN, [
         ("depth", Scalar.INT, "how many agents handed the work on; unknown unless the issuer `records chains`"),
         ("root", _S, "the first agent of the chain; the presenter itself when alone"),
         ("agents", ListType(_S), "all agents, first to last"),
+    ]),
+    *_define_facts("chain", FactOrigin.CREDENTIAL, [
         ("hops", ListType(HOP), "the hops before the presenter"),
     ]),
-    *_define_facts("request", FactOrigin.REQUEST, [
+    *_define_facts("request", FactOrigin.ENDPOINT, [
         ("method", _S, "HTTP method; HEAD reads as GET"),
         ("path", _S, "the canonical path"),
+    ], optional="method path"),
+    *_define_facts("request", FactOrigin.REQUEST, [
         ("host", _S, "the host asked for, without port and final dot, in lower case"),
         ("ip", Scalar.IP, "where the request came from"),
         ("size", Scalar.INT, "bytes in the body"),
-    ], optional="host ip size method path"),
-    *_define_facts("tool", FactOrigin.REQUEST, [
+    ], optional="host ip size"),
+    *_define_facts("tool", FactOrigin.ENDPOINT, [
         ("name", _S, "the tool called"),
         ("server", _S, "the server that offers it"),
     ], optional="server"),
-    BuiltInFact(("time",), Scalar.TIME, "the moment of the decision", FactOrigin.ENGINE, volatile=True),
+    BuiltInFact(
+        ("time",), Scalar.TIME, "the moment of the decision", FactOrigin.ENGINE, volatile=True, always_known=True
+    ),
     *_define_facts("approval", FactOrigin.ENGINE, [
         ("granted", _B, "whether a confirm that covers this request has its approval; false without one"),
         ("by", _S, "who approved"),
         ("age", _D, "since the approval was granted"),
-    ], optional="by age", volatile="granted by age"),
+    ], optional="by age", volatile="granted by age", always_known="granted"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
         ("trust", _N, "slow to rise, fast to fall, 0 … 1; 0.5 until it is known"),
         ("burst", _B, "arrivals far above the caller's own rate"),
@@ -153,8 +192,43 @@ STRING_MAPS = {
     ("request", "headers"): 'HTTP headers, names in lower case, in brackets: `request.headers["x-id"]`',
     ("request", "query"): 'query parameters, in brackets: `request.query["page"]`',
 }
+REQUEST_MEMBERS: tuple[RequestMember, ...] = (
+    RequestMember(("action", "name"), _S, required=True, in_tests=False),
+    RequestMember(("resource", "type"), _S, required=True),
+    RequestMember(("resource", "id"), _S, required=True),
+    *(RequestMember(path, None) for path in STRING_MAPS),
+    # Times on the wire that policies see as ages.
+    *(RequestMember((root, "issued_at"), Scalar.TIME) for root in ("credential", "attestation", "task")),
+    RequestMember(("credential", "expires_at"), Scalar.TIME),
+    RequestMember(("credential", "claims"), None),
+    RequestMember(("credential", "fingerprint"), _S, in_tests=False),
+    RequestMember(("credential", "refused"), _S),  # why it was refused
+)
+HOP_MEMBERS: dict[str, Type] = {**{field.name: field.type for field in HOP.fields}, "groups": STRINGS}
 ENTITY_ROOTS = ("user", "agent", "tool", "resource")
+BUILT_IN_FACTS: dict[tuple[str, ...], BuiltInFact] = {fact.path: fact for fact in FACTS}
+# The roots of what a credential proves, and those whose facts a test gives together: `given task { … }`.
+CREDENTIAL_ROOTS = tuple(
+    dict.fromkeys(fact.path[0] for fact in FACTS if fact.is_member and fact.origin is FactOrigin.CREDENTIAL)
+)
+GROUPED_ROOTS = tuple(
+    dict.fromkeys(
+        fact.path[0] for fact in FACTS
+        if fact.is_member and fact.origin is not FactOrigin.ENDPOINT and fact.path[0] not in (*ENTITY_ROOTS, "chain")
+    )
+)  # fmt: skip
 FACT_ROOT_NAMES = frozenset({fact.path[0] for fact in FACTS} | set(OPEN_ROOTS) | set(ENTITY_ROOTS))
+
+
+def _members_by_root() -> dict[str, tuple[str, ...] | None]:
+    found: dict[str, tuple[str, ...] | None] = {}
+    for path in (*(fact.path for fact in FACTS if fact.is_member), *(member.path for member in REQUEST_MEMBERS)):
+        found[path[0]] = (*(found.get(path[0]) or ()), path[1])
+    return {**found, **{root: None for root in OPEN_ROOTS if root != "params"}}
+
+
+# The roots of facts in a request with their members; None is free. `user.roles` and the like are no members on purpose.
+ROOTS = _members_by_root()
 SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "dpop", "txn-token"}
 )
@@ -169,23 +243,29 @@ class BuiltInFunction:
     result: Type | str
     doc: str
     example: str
+    total: bool = False  # answers whatever it is given; the others do not know some hosts, addresses or numbers
 
 
 _TEXT, _NUMERIC = ("text", _S), "number or duration"
 FUNCTIONS: tuple[BuiltInFunction, ...] = (
-    BuiltInFunction("lower", (_TEXT,), _S, "the text in lower case", 'lower("ABC") == "abc"'),
-    BuiltInFunction("upper", (_TEXT,), _S, "the text in upper case", 'upper("abc") == "ABC"'),
+    BuiltInFunction("lower", (_TEXT,), _S, "the text in lower case", 'lower("ABC") == "abc"', total=True),
+    BuiltInFunction("upper", (_TEXT,), _S, "the text in upper case", 'upper("abc") == "ABC"', total=True),
     BuiltInFunction(
-        "starts_with", (_TEXT, ("prefix", _S)), _B, "whether the text begins so", 'starts_with("abc", "a")'
+        "starts_with", (_TEXT, ("prefix", _S)), _B, "whether the text begins so", 'starts_with("abc", "a")', total=True
     ),
-    BuiltInFunction("ends_with", (_TEXT, ("suffix", _S)), _B, "whether the text ends so", 'ends_with("abc", "c")'),
-    BuiltInFunction("contains", (_TEXT, ("part", _S)), _B, "whether the part is in the text", 'contains("abc", "b")'),
+    BuiltInFunction(
+        "ends_with", (_TEXT, ("suffix", _S)), _B, "whether the text ends so", 'ends_with("abc", "c")', total=True
+    ),
+    BuiltInFunction(
+        "contains", (_TEXT, ("part", _S)), _B, "whether the part is in the text", 'contains("abc", "b")', total=True
+    ),
     BuiltInFunction(
         "size",
         (("value", "text or collection"),),
         Scalar.INT,
         "characters of a text, elements of a set or list",
         "size([1, 2]) == 2",
+        total=True,
     ),
     BuiltInFunction(
         "host",
@@ -207,6 +287,7 @@ FUNCTIONS: tuple[BuiltInFunction, ...] = (
         Scalar.IP,
         "the whole address, where `per request.ip` counts the /64 of an IPv6 one",
         "address(10.0.0.1) == 10.0.0.1",
+        total=True,
     ),
     BuiltInFunction(
         "bucket",

@@ -9,10 +9,10 @@ from policyengine.http.completeness import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.kernel import Kernel
 from policyengine.lint.presence_checks import Absence, absences_over_http
+from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 MAX_LISTED_CONDITIONS = 6
 HTTP_ADAPTERS = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
-IDENTITY_ROOTS = frozenset({"agent", "user", "credential", "chain", "task", "attestation"})
 ABSENCE_HINT = (
     "hand it on and say so in `[gateway]` (docs/gateways.md), or do without `else`, `is present` and `is absent` there"
 )
@@ -30,7 +30,7 @@ class HiddenAbsences:
     ) -> HiddenAbsences:
         """`proves`: credentials are verified here, so that gateways have nothing to say of who asks."""
         there = tuple(adapters)
-        asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in IDENTITY_ROOTS)]
+        asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
         hidden = [(one, tuple(at for at in there if names.hides_absence(at, one.path))) for one in asked]
         return cls(tuple((one, at) for one, at in hidden if at))
 

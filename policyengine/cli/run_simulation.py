@@ -142,9 +142,9 @@ class SimulateCommand:
 
     def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
         from policyengine.simulation import Callers, NoOtherCallerError
-        from policyengine.simulation.caller_variation import ROOTS
+        from policyengine.simulation.caller_variation import VARIABLE_ROOTS
 
-        if vary is not None and ("." not in vary or vary.split(".")[0] not in ROOTS):
+        if vary is not None and ("." not in vary or vary.split(".")[0] not in VARIABLE_ROOTS):
             hint = "name a fact of a request: `agent.id`, `user.id`, `body.tenant`"
             raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by that", hint, code=2)
         try:

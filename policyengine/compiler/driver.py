@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from policyengine.compiler.reads import only_str
-from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import MAX_ELEMENTS
+from policyengine.vocabulary import ROOTS
 
 Question: TypeAlias = dict[str, Any]
 # The roots of a question and the members of each, both sorted; None for roots that are free or not restricted here.

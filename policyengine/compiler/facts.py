@@ -11,10 +11,9 @@ from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.compiler.lines import Lines, NotQuick, Text
 from policyengine.compiler.reads import Column
-from policyengine.runtime.request import ROOTS
 from policyengine.runtime.values import MAX_INT, MAX_STRING_LENGTH, MIN_INT, is_id_fact
 from policyengine.typesystem import Scalar
-from policyengine.vocabulary import NEUTRAL_VALUES
+from policyengine.vocabulary import NEUTRAL_VALUES, ROOTS
 
 Path: TypeAlias = tuple[str, ...]
 Columns: TypeAlias = Callable[[k.Attribute, bool, bool, str | None], Column]

@@ -35,6 +35,7 @@ from policyengine.http.method_override import names_method
 from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid
+from policyengine.vocabulary import FACTS, FactOrigin
 
 RawHeaderPairs = Iterable[tuple[bytes, bytes]]
 Facts = Mapping[str, Mapping[str, object]]
@@ -126,7 +127,9 @@ class GatewayHeaders:
                 return not hands_on.bodies and (adapter.sends_bodies or not self.request_size)
             case ("request", "headers", name):
                 return not hands_on.shows_absence(name)
-            case ("context", *_) | ("agent", "model" | "publisher"):
+            case ("context", *_):
+                return True
+            case _ if ".".join(path) in UNCARRIED_FACTS:
                 return True
             case (root, member) if f"{root}_{member}" in OPTIONAL_FACTS:
                 return not hands_on.shows_absence(getattr(self, f"{root}_{member}"))
@@ -227,6 +230,17 @@ HEADER_PARSERS: Mapping[str, Callable[[str, str], object]] = {
     "request_size": parse_byte_count,
 }
 
+CARRIED_KEYS = frozenset(one.name for one in fields(GatewayHeaders))
+# What no header carries of who asks, and what a request has besides its endpoint: nobody knows that it is not there.
+# A user is the subject of the credential that a gateway vouches for.
+UNCARRIED_FACTS = tuple(
+    fact.name
+    for fact in FACTS
+    if fact.path[0] in ("agent", "credential") and fact.optional and "_".join(fact.path) not in CARRIED_KEYS
+    and fact.path != ("credential", "subject")
+)  # fmt: skip
+HTTP_FACTS = tuple(fact.name for fact in FACTS if fact.path[0] == "request" and fact.origin is FactOrigin.REQUEST)
+
 
 def read_header_facts(given: HeaderValues, names: GatewayHeaders) -> dict[str, dict[str, object]]:
     """By root, each as the header of its name says it. Raises RequestError."""
@@ -301,7 +315,7 @@ def build_question(
     pending = [
         *([] if body is not None else ["body"]),
         "context",
-        *(f"request.{name}" for name in ("host", "ip", "size") if name not in request),
+        *(name for name in HTTP_FACTS if name.removeprefix("request.") not in request),
         *unknown_headers(given, hands_on, ours),
         *missing_facts(facts, given, names, hands_on),
     ]
@@ -317,8 +331,7 @@ def missing_facts(facts: Facts, given: HeaderValues, names: GatewayHeaders, hand
         silent = header == "" or (header not in given and not hands_on.shows_absence(header))
         if root in facts and member not in facts[root] and silent:
             yield f"{root}.{member}"
-    if "agent" in facts:
-        yield from ("agent.model", "agent.publisher")
+    yield from (name for name in UNCARRIED_FACTS if name.partition(".")[0] in facts)
 
 
 def read_body_and_size(

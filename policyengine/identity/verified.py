@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from policyengine.runtime.credential_errors import RefusalCode
+from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Seconds = int  # since 1970
 
 # What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
 PRINCIPAL_ROOTS = ("agent", "user", "chain", "credential")
-PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, "task", "attestation")
+PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root not in PRINCIPAL_ROOTS))
 # Where a gateway could say something of who asks.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})

@@ -15,18 +15,16 @@ from policyengine.clock import utc_now
 from policyengine.engine.question import new_id
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
-from policyengine.runtime.request import RequestError
+from policyengine.runtime.request import ENDPOINT_FACTS, RequestError
+from policyengine.vocabulary import CREDENTIAL_ROOTS, ROOTS
 
 Facts: TypeAlias = Mapping[str, object]
 Context = TypeVar("Context", contravariant=True)
 Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None]
 
 # What may be said of who asks. The endpoint and what goes with it are the integration's to say.
-CALLER_MEMBERS = (
-    "agent", "user", "chain", "credential", "credentials", "attestation", "task", "context", "approvals", "entities",
-    "request",
-)  # fmt: skip
-REQUEST_MEMBERS = ("host", "ip", "headers", "query", "size")
+CALLER_MEMBERS = (*CREDENTIAL_ROOTS, "credentials", "context", "approvals", "entities", "request")
+REQUEST_MEMBERS = tuple(name for name in ROOTS["request"] or () if ("request", name) not in ENDPOINT_FACTS)
 MAX_REPORT_SECONDS = 1.0  # seconds that a report may keep a cancelled call from ending
 UNKNOWN_CALLER = "it is not known who asks"
 DECISION_FAILED = "deciding failed; the operator's log says why"

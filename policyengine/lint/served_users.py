@@ -13,6 +13,7 @@ from policyengine.checker.patterns.overlap import PatternIndex, place_covers, pl
 from policyengine.kernel.expressions import rewrite
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
+from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
 # By its number who lends, and what conditions say of whose users are meant.
@@ -20,7 +21,7 @@ LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
 MAX_LENDING_PATHS = 50_000  # of one issuer; what is beyond is not compared
 ISSUER = frozenset({("agent", "issuer"), ("credential", "issuer")})
-CALLER_ROOTS = frozenset({"agent", "attestation", "chain", "context", "credential", "request", "task"})
+CALLER_ROOTS = frozenset({*CREDENTIAL_ROOTS, "context", "request"} - {"user"})
 AGENT_ROOTS = frozenset({"agent", "context"})
 RESOURCE_ROOTS = frozenset({"args", "body", "params", "resource", "tool"})
 CONFINING_ROOTS = frozenset({"params", "resource"})

@@ -43,6 +43,7 @@ from policyengine.runtime.values import (
     coerce_time,
     describe_raw_value,
 )
+from policyengine.vocabulary import ENTITY_ROOTS, FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
 __all__ = [
     "ActionEndpoint",
@@ -166,33 +167,13 @@ def has_other_case(members: Mapping[str, object], name: str) -> bool:
 
 # ── The raw tree to a request ─────────────────────────────────────────────────────────────────
 
-# The roots of facts with their members; None is free. `user.roles` and the like are no members on purpose.
-ROOTS: dict[str, tuple[str, ...] | None] = {
-    "request": ("method", "path", "host", "ip", "headers", "query", "size"),
-    "tool": ("server", "name"),
-    "action": ("name",),
-    "agent": ("id", "issuer", "instance", "groups", "publisher", "model"),
-    "user": ("id",),
-    "chain": ("hops",),
-    "credential": (
-        "kind", "issuer", "subject", "scopes", "issued_at", "expires_at", "lifetime", "age", "bound", "claims",
-        "fingerprint", "refused", "shared",
-    ),
-    "attestation": ("verified", "by", "model", "model_hash", "environment", "issued_at", "age"),
-    "task": ("id", "tools", "entities", "issued_at", "age"),
-    "resource": ("type", "id"),
-    "body": None,
-    "args": None,
-    "context": None,
-}  # fmt: skip
 CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
 OTHER_CASE = Invalid("absent, but there in another case")
 HEADERS_PATH = ("request", "headers")
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
-CHAIN_HOP_MEMBERS = ("agent", "issuer", "issued_at", "scopes", "groups")
+CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
 APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
 OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at")
-ENTITY_ROOTS = ("agent", "user", "tool", "resource")
 FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
     "attributes of a declared entity come from the directory, from the credential's `claims`, "
@@ -203,13 +184,12 @@ STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 MAX_FACT_NAME_LENGTH = 1_000
 PENDING_WILDCARD = ".*"  # at the end of a name: every member that is not given
 FREE_OBJECTS = frozenset(
-    {("body",), ("args",), ("context",), HEADERS_PATH, ("request", "query"), ("credential", "claims")}
+    [(root,) for root, members in ROOTS.items() if members is None]
+    + [member.path for member in REQUEST_MEMBERS if member.type is None]
 )
 # A question about no definite endpoint is none.
-ENDPOINT_PATHS = {
-    ("request",), ("request", "method"), ("request", "path"), ("tool",), ("tool", "server"), ("tool", "name"),
-    ("action",), ("action", "name"),
-}  # fmt: skip
+ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
+ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
 Data = TypeVar("Data")
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from policyengine.vocabulary import ROOTS
+
 PRINCIPAL_FACTS = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
 
 MAX_CACHED_QUESTIONS = 100_000  # questions that are kept; more callers than that have theirs made again
 # The roots of a question that callers may differ by.
-ROOTS = ("agent", "user", "request", "tool", "resource", "task", "body", "args", "context", "credential")
+VARIABLE_ROOTS = tuple(root for root in ROOTS if root not in ("action", "chain"))
 
 PassesCheck = Callable[[Mapping[str, Any]], bool]
 

@@ -22,14 +22,14 @@ from policyengine.spec.kleene import describe, elements, is_absent, lift
 from policyengine.spec.trace import ChainAgent
 from policyengine.spec.work import StepCounter
 from policyengine.typesystem import EntityRef, Scalar
-from policyengine.vocabulary import ENTITY_ROOTS, FACTS
+from policyengine.vocabulary import CREDENTIAL_ROOTS, ENTITY_ROOTS, FACTS
 
 Path: TypeAlias = tuple[str, ...]
 RESOURCE: Path = ("resource",)
 STRINGS = typesystem.SetType(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
 ROW_NOT_KNOWN = "nothing says whether there is a row for it"
-REQUEST_ROOTS = frozenset({"agent", "user", "credential", "attestation", "request", "task"})
+REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
 MAX_HOPS = 32  # each is asked about every block that may speak for it
 
 

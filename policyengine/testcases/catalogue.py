@@ -14,37 +14,36 @@ from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.detail_text import obligation_source_text
-from policyengine.typesystem import EnumType, RecordType, Scalar, Type
-from policyengine.vocabulary import ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS
+from policyengine.typesystem import EnumType, RecordType, Type
+from policyengine.vocabulary import ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, REQUEST_MEMBERS, FactOrigin
 
 FactPath: TypeAlias = tuple[str, ...]
 NameKind: TypeAlias = Word["issuer", "attester"]
 
-# Times on the wire that policies see as ages, and how a credential was refused, which no rule sees.
-GIVEN_ONLY_FACTS = {(root, "issued_at"): Scalar.TIME for root in ("credential", "attestation", "task")}
-GIVEN_ONLY_FACTS |= {("credential", "expires_at"): Scalar.TIME, ("credential", "refused"): Scalar.STRING}
+# What a request has in another form than policies see it, or that no rule sees.
+GIVEN_ONLY_FACTS = {
+    member.path: member.type for member in REQUEST_MEMBERS if member.in_tests and member.type is not None
+}
 # Objects with names of any kind.
-MAP_FACTS = frozenset({("request", "headers"), ("request", "query"), ("credential", "claims")})
+MAP_FACTS = frozenset(member.path for member in REQUEST_MEMBERS if member.type is None)
 REQUEST_HINT = "the request itself says it: `GET /path`, `TOOL server/name`"
 HOPS_HINT = 'give who handed the work on: `given chain [agent "planner"]`'
 APPROVAL_HINT = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
 LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
     fact.path[0] for fact in FACTS if not fact.later
 }
+ORIGIN_HINTS = {
+    FactOrigin.ENDPOINT: REQUEST_HINT, FactOrigin.CHAIN: HOPS_HINT, FactOrigin.ENGINE: APPROVAL_HINT,
+}  # fmt: skip
 # Facts that follow from others.
 DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
     ("params",): "write it in the path of the request",
-    ("request", "method"): REQUEST_HINT,
-    ("request", "path"): REQUEST_HINT,
     ("tool",): REQUEST_HINT,
-    ("tool", "name"): REQUEST_HINT,
-    ("tool", "server"): REQUEST_HINT,
-    ("chain", "depth"): HOPS_HINT,
-    ("chain", "root"): HOPS_HINT,
-    ("chain", "agents"): HOPS_HINT,
-    ("approval", "granted"): APPROVAL_HINT,
-    ("approval", "by"): APPROVAL_HINT,
-    ("approval", "age"): APPROVAL_HINT,
+    **{
+        fact.path: ORIGIN_HINTS[fact.origin]
+        for fact in FACTS
+        if fact.origin in ORIGIN_HINTS and fact.later is None and fact.path != ("time",)
+    },
 }
 
 
@@ -229,7 +228,6 @@ def _readable_facts(schema: Schema) -> Iterator[tuple[FactPath, CatalogueFact]]:
         if fact.later is None and fact.path not in DERIVED_FACT_HINTS and fact.path != ("time",):
             yield fact.path, CatalogueFact(fact.type, _name_kind(fact.path))
     yield from ((path, CatalogueFact(type_)) for path, type_ in GIVEN_ONLY_FACTS.items())
-    yield from ((("resource", name), CatalogueFact(Scalar.STRING)) for name in ("type", "id"))
     for path, declared in schema.by_path.items():
         types = {fact.type for fact in declared}
         yield path, CatalogueFact(types.pop() if len(types) == 1 else None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policyengine.typesystem import EnumType, ListType, RecordType, Scalar, SetType, Type
+from policyengine.vocabulary import FACTS, REQUEST_MEMBERS, BuiltInFact, FactOrigin
+
 USERS = ("alice", "bob", "carol")
 TEAMS = ("legal", "sales", "all")
 AGENTS = ("bot", "planner", "reader")
@@ -40,34 +43,88 @@ def _atoms(rows: str) -> dict[str, tuple[Atom, ...]]:
     return found
 
 
+# Of built-in facts whose values come from a pool of their own, whatever their type.
+POOLS = {
+    "credential.issuer": "issuer", "credential.subject": "agent name", "credential.scopes": "scopes",
+    "credential.issued_at": "past", "credential.expires_at": "future", "attestation.issued_at": "past",
+    "attestation.by": "attester", "attestation.model": "model", "attestation.model_hash": "hash",
+    "attestation.environment": "environment", "task.issued_at": "past", "task.tools": "tools",
+    "task.entities": "things", "request.host": "host", "agent.groups": "groups",
+}  # fmt: skip
+
+
+def kind_of(type_: Type) -> str:
+    """What the writer of expressions calls a type."""
+    match type_:
+        case Scalar():
+            return str(type_)
+        case EnumType():
+            return "kind"
+        case SetType(element) if element != Scalar.STRING:
+            return "things"
+        case ListType(RecordType()):
+            return "hops"
+        case _:
+            return "strings"
+
+
+def _is_readable(fact: BuiltInFact) -> bool:
+    """Whether conditions may read it wherever they stand, and at no cost of what else is tested."""
+    elsewhere = fact.path[0] == "tool" or fact.path == ("chain", "agents")
+    return fact.later is None and not elsewhere and (fact.origin is not FactOrigin.ENGINE or fact.path == ("time",))
+
+
+def _built_in_atoms() -> str:
+    """A line for each built-in fact, by its type."""
+    own = {"request.host": "host"}
+    return "\n".join(
+        f"{own.get(fact.name, kind_of(fact.type))}: {fact.name}{'?' * fact.optional}"
+        for fact in FACTS
+        if _is_readable(fact)
+    )
+
+
+def _given_built_in() -> dict[str, dict[str, str]]:
+    """By root, what a request may give of built-in facts; the presenter and the endpoint are given otherwise."""
+    apart = {"agent.id", "agent.issuer", "user.id", "chain.hops"}
+    types = {
+        fact.name: fact.type for fact in FACTS
+        if fact.is_member and fact.origin is not FactOrigin.ENDPOINT and fact.name not in apart
+    } | {
+        ".".join(member.path): member.type for member in REQUEST_MEMBERS
+        if member.type is not None and member.path[0] in ("credential", "attestation", "task")
+        and member.path[1] not in ("fingerprint", "refused")
+    }  # fmt: skip
+    found: dict[str, dict[str, str]] = {}
+    for name, type_ in types.items():
+        root, _, member = name.partition(".")
+        found.setdefault(root, {})[member] = POOLS.get(name, kind_of(type_))
+    return found
+
+
 # What exists at every place. A type is called as the writer of expressions asks for it.
 EVERYWHERE = _atoms(
     """
-    bool: user.suspended credential.bound attestation.verified context.flag
-    int: user.age? chain.depth request.size? agent.tier?
+    bool: user.suspended context.flag
+    int: user.age? agent.tier?
     number: user.score context.risk? user.address.floor? context.number?
-    string: user.tenant agent.id agent.issuer agent.instance? agent.publisher? user.id credential.subject?
-    string: credential.issuer task.id? attestation.by? attestation.model? attestation.environment? chain.root
-    host: request.host?
-    string: request.method? request.path? request.headers["x-trace"]? request.query["page"]?
+    string: user.tenant request.headers["x-trace"]? request.query["page"]?
     string: context.zone? user.address.city user.address.zip? user.manager.tenant
     plan: user.plan context.level?
-    kind: credential.kind
-    duration: credential.age credential.lifetime task.age? attestation.age? user.quota? context.wait?
-    time: time user.since? context.moment? context.time?
-    ip: request.ip? context.ip?
+    duration: user.quota? context.wait?
+    time: user.since? context.moment? context.time?
+    ip: context.ip?
     cidr: user.net?
     user: user user.manager? context.person?
     team: agent.home? context.home?
-    strings: user.roles agent.groups? credential.scopes? task.tools? context.tags?
-    things: task.entities?
+    strings: user.roles context.tags?
     plans: user.plans?
     cidrs: context.nets?
     members: context.people?
     numbers: context.samples?
     rows: context.rows?
-    hops: chain.hops
     """
+    + _built_in_atoms()
 )
 
 # What exists at some places only, by the name of the group that a place has.
@@ -227,15 +284,5 @@ GIVEN: dict[str, dict[str, str]] = {
         "card": "card",
     },
     "args": {"invoice": "invoice id", "amount": "number", "to": "string", "cc": "strings", "content_type": "string"},
-    "credential": {
-        "kind": "kind", "issuer": "issuer", "subject": "agent name", "scopes": "scopes", "lifetime": "duration",
-        "issued_at": "past", "expires_at": "future", "age": "duration", "bound": "bool",
-    },
-    "attestation": {
-        "verified": "bool", "by": "attester", "model": "model", "model_hash": "hash", "environment": "environment",
-        "age": "duration",
-    },
-    "task": {"id": "string", "tools": "tools", "entities": "things", "age": "duration"},
-    "request": {"host": "host", "ip": "ip", "size": "int"},
-    "agent": {"groups": "groups", "instance": "string", "publisher": "string"},
+    **_given_built_in(),
 }  # fmt: skip

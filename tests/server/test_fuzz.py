@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policyengine.runtime.request import NON_FACT_MEMBERS, ROOTS
+from policyengine.runtime.request import NON_FACT_MEMBERS
+from policyengine.vocabulary import ROOTS
 from tests.server.conftest import OPEN, client_of
 
 PATHS = st.sampled_from(["/decide", "/evaluate", "/decide/batch", "/explain"])

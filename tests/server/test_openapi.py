@@ -20,10 +20,10 @@ from policyengine.runtime.request import (
     CHAIN_HOP_MEMBERS,
     NON_FACT_MEMBERS,
     OPTION_MEMBERS,
-    ROOTS,
     Request,
 )
 from policyengine.server.openapi import examples, schema
+from policyengine.vocabulary import ROOTS
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
 Call = Callable[..., httpx.Response]
@@ -132,19 +132,19 @@ def members(model: Any) -> set[str]:
     ("model", "names"),
     [
         (schema.Question, {*ROOTS, *NON_FACT_MEMBERS}),
-        (schema.HttpFacts, ROOTS["request"]),
-        (schema.ToolFacts, ROOTS["tool"]),
-        (schema.ActionFacts, ROOTS["action"]),
-        (schema.AgentFacts, ROOTS["agent"]),
-        (schema.UserFacts, ROOTS["user"]),
-        (schema.ChainFacts, ROOTS["chain"]),
-        (schema.Hop, CHAIN_HOP_MEMBERS),
+        (schema.FACT_MODELS["request"], ROOTS["request"]),
+        (schema.FACT_MODELS["tool"], ROOTS["tool"]),
+        (schema.FACT_MODELS["action"], ROOTS["action"]),
+        (schema.FACT_MODELS["agent"], ROOTS["agent"]),
+        (schema.FACT_MODELS["user"], ROOTS["user"]),
+        (schema.FACT_MODELS["chain"], ROOTS["chain"]),
+        (schema.HOP_MODEL, CHAIN_HOP_MEMBERS),
         (schema.Credentials, CREDENTIAL_NAMES),
         (schema.Digests, HASHES),
-        (schema.CredentialFacts, ROOTS["credential"]),
-        (schema.AttestationFacts, ROOTS["attestation"]),
-        (schema.TaskFacts, ROOTS["task"]),
-        (schema.ResourceFacts, ROOTS["resource"]),
+        (schema.FACT_MODELS["credential"], ROOTS["credential"]),
+        (schema.FACT_MODELS["attestation"], ROOTS["attestation"]),
+        (schema.FACT_MODELS["task"], ROOTS["task"]),
+        (schema.FACT_MODELS["resource"], ROOTS["resource"]),
         (schema.Approval, APPROVAL_MEMBERS),
         (schema.Options, OPTION_MEMBERS),
     ],

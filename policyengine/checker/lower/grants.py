@@ -22,12 +22,12 @@ from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
-from policyengine.vocabulary import CREDENTIAL_KIND
+from policyengine.vocabulary import CREDENTIAL_KIND, CREDENTIAL_ROOTS
 
 # What a condition about who asks may read; nothing of the endpoint exists there, and a hop presents no credential.
 AGENT_ROOTS = frozenset({"agent", "time", "context"})
 SERVED_USER_ROOTS = AGENT_ROOTS | {"user"}
-USER_ROOTS = SERVED_USER_ROOTS | {"credential", "attestation", "task", "request", "chain"}
+USER_ROOTS = SERVED_USER_ROOTS | {*CREDENTIAL_ROOTS, "request"}
 NOT_FOR_GRANTS_MESSAGES = {
     "E415": ("behaviour never opens a door", "use it in a guard: `deny when …`, `confirm … when …`"),
     "E416": ("an approval never opens a door", "ask for it in a guard: `confirm by …`"),

@@ -12,10 +12,10 @@ from policyengine import kernel as k
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.diagnostics.model import RelatedLocation, suggest
-from policyengine.runtime.request import ROOTS
+from policyengine.runtime.request import ENDPOINT_FACTS
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.vocabulary import OPEN_ROOTS
+from policyengine.vocabulary import CREDENTIAL_ROOTS, OPEN_ROOTS, ROOTS
 
 PROTOCOL = "authzen"
 SUBJECT_KINDS: Mapping[str, Word["user", "agent"]] = {"user": "user", "agent": "agent"}
@@ -26,10 +26,8 @@ SOURCES = {
 }
 ENTITY_SOURCES = ("subject", "resource")
 SOURCE_HINT = "write `subject.id`, `resource.properties.NAME`, `action.properties.NAME` or `context.NAME`"
-# What says which endpoint is asked for is told by `action`, and never by what a caller adds.
-ENDPOINT_FACTS = {("request", "method"), ("request", "path")}
 ISSUER = ("credential", "issuer")
-ROOTS_OF_FACTS = ("request", "agent", "user", "chain", "credential", "attestation", "task")
+ROOTS_OF_FACTS = ("request", *CREDENTIAL_ROOTS)
 BRACES = re.compile(r"\{([^{}]*)\}")
 SEGMENT = re.compile(r"(?P<text>[^{}]*)(?:\{(?P<source>[^{}:]*)\}(?P<after>[^{}]*))?")
 ONE_QUESTION = "a question has one endpoint: name it, as in `GET /todos/{resource.id}`"

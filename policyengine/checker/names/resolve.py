@@ -18,9 +18,9 @@ from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import EnumType, RefType, Scalar, SetType, Type
+from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
 from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, STRING_MAPS, BuiltInFact
 
-BUILT_IN = {fact.path: fact for fact in FACTS}
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from policyengine import kernel as k
-from policyengine.checker.names.resolve import BUILT_IN
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import is_assignable
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import RefType, UnresolvedType
+from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
 from policyengine.vocabulary import ENTITY_ROOTS, STRING_MAPS, FactOrigin
 
 HINT = "only a fact, an attribute or a member of a record can be absent"

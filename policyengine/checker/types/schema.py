@@ -33,13 +33,13 @@ from policyengine.typesystem import (
     Type,
     UnresolvedType,
 )
-from policyengine.vocabulary import CREDENTIAL_KIND, FACTS
+from policyengine.vocabulary import CREDENTIAL_KIND, ENTITY_ROOTS, FACTS
 
 FACT_ROOTS = ("args", "body", "context")
 # What the request itself says about an entity; no entity declares it.
 RESERVED_ATTRIBUTES = {
-    "agent": frozenset({"id", "issuer", "instance", "groups"}),
-    "tool": frozenset({"id", "name", "server"}),
+    root: frozenset({"id", *(fact.path[1] for fact in FACTS if fact.path[0] == root and not fact.declarable)})
+    for root in ENTITY_ROOTS
 }
 NOTHING_RESERVED = frozenset({"id"})
 COLLECTIONS = ("set", "list")

@@ -10,7 +10,6 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.checker.lower.history import event_digest
-from policyengine.checker.names.resolve import BUILT_IN
 from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
 from policyengine.checker.types.calls import FUNCTIONS_BY_NAME, accepts_type, join_all
 from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_comparable, is_assignable
@@ -20,6 +19,7 @@ from policyengine.runtime import windows
 from policyengine.runtime.patterns import PatternError, compile_regex
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
+from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
 from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, OPEN_ROOTS, STRING_MAPS
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

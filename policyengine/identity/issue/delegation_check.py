@@ -16,6 +16,7 @@ from policyengine import kernel as k
 from policyengine.entities.lookup import LookupEntityStore
 from policyengine.entities.store import EntityStore
 from policyengine.identity.issue.errors import IssuanceRefusal
+from policyengine.identity.verified import PRINCIPAL_ROOTS
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.history import NOT_READ
 from policyengine.runtime.request import Request
@@ -26,12 +27,14 @@ from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Path
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
+from policyengine.vocabulary import ROOTS
 
 ANY_NAME = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
 MAX_ENDPOINTS = 1_000  # that one request for a token is about
 MAX_CACHED_BLOCKS = 100_000  # of which is known what is about an endpoint
 KNOWN_LATER = frozenset({"pending", NOT_READ})
-REQUEST_ROOTS = ("action", "args", "attestation", "body", "context", "request", "resource", "tool")
+# What nobody knows yet who issues a token: all but what the token itself says.
+REQUEST_ROOTS = tuple(root for root in ROOTS if root not in (*PRINCIPAL_ROOTS, "task"))
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue, models_json_schema
 from pydantic_core import CoreSchema, core_schema
 
@@ -14,6 +14,8 @@ from policyengine.explain.lines import Mark
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type
+from policyengine.vocabulary import FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
 JsonObject = dict[str, Any]
 
@@ -27,83 +29,69 @@ class StrictModel(BaseModel):
 # ── The question ──────────────────────────────────────────────────────────────────────────────
 
 
-class HttpFacts(StrictModel):
-    """The HTTP request that is asked about. Header names have no case."""
-
-    method: str | None = None
-    path: str | None = None
-    host: str | None = None
-    ip: str | None = None
-    headers: JsonObject | None = None
-    query: JsonObject | None = None
-    size: int | None = None
-
-
-class ToolFacts(StrictModel):
-    """The tool that is to be called; its arguments are in `args`."""
-
-    name: str
-    server: str | None = None
+REQUEST_DOCS = {
+    "request": "The HTTP request that is asked about. Header names have no case.",
+    "tool": "The tool that is to be called; its arguments are in `args`.",
+    "action": "What is to be done with `resource`.",
+    "agent": "The agent that presents the credential.",
+    "user": "The person the agent acts for.",
+    "chain": "The agents between the user and the presenter, first the one closest to the user.",
+    "credential": "The credential as the gateway verified it.",
+    "task": (
+        "What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."
+    ),
+}  # fmt: skip
 
 
-class ActionFacts(StrictModel):
-    """What is to be done with `resource`."""
-
-    name: str
-
-
-class ResourceFacts(StrictModel):
-    type: str
-    id: str
-
-
-class AgentFacts(StrictModel):
-    """The agent that presents the credential."""
-
-    id: str | None = None
-    issuer: str | None = None
-    instance: str | None = None
-    groups: list[str] | None = None
-    publisher: str | None = None
-    model: str | None = None
-
-
-class UserFacts(StrictModel):
-    """The person the agent acts for."""
-
-    id: str | None = None
+def json_type(type_: Type | None) -> Any:
+    """The Python type of a fact as JSON has it; None is an object with members of any name."""
+    match type_:
+        case None:
+            return JsonObject
+        case Scalar.BOOL:
+            return bool
+        case Scalar.INT:
+            return int
+        case Scalar.NUMBER:
+            return float
+        case SetType(element) | ListType(element):
+            return list[json_type(element)]  # type: ignore[misc]  # made here, for OpenAPI only
+        case RefType():
+            return RESOURCE_MODEL
+        case RecordType():
+            return HOP_MODEL
+        case _:
+            return str
 
 
-class Hop(StrictModel):
-    agent: str | None = None
-    issuer: str | None = None
-    issued_at: str | None = None
-    scopes: list[str] | None = None
-    groups: list[str] | None = None
+def optional_member(type_: Type | None, doc: str | None = None) -> Any:
+    return Annotated[json_type(type_) | None, Field(description=doc)], None
 
 
-class ChainFacts(StrictModel):
-    """The agents between the user and the presenter, first the one closest to the user."""
+def facts_model(root: str) -> type[BaseModel]:
+    """The model of the members under one root, each by its row of the vocabulary."""
+    members: dict[str, Any] = {}
+    for fact in FACTS:
+        if fact.path[0] == root and fact.is_member:
+            required = fact.origin is FactOrigin.ENDPOINT and not fact.optional
+            members[fact.path[1]] = (json_type(fact.type), ...) if required else optional_member(fact.type, fact.doc)
+    for member in REQUEST_MEMBERS:
+        if member.path[0] == root:
+            required = member.required
+            members[member.path[1]] = (json_type(member.type), ...) if required else optional_member(member.type)
+    name = "HttpFacts" if root == "request" else f"{root.capitalize()}Facts"
+    return create_model(name, __base__=StrictModel, __doc__=REQUEST_DOCS.get(root), **members)
 
-    hops: list[Hop] | None = None
 
-
-class CredentialFacts(StrictModel):
-    """The credential as the gateway verified it."""
-
-    kind: str | None = None
-    issuer: str | None = None
-    subject: str | None = None
-    scopes: list[str] | None = None
-    issued_at: str | None = None
-    expires_at: str | None = None
-    lifetime: str | None = None
-    age: str | None = None
-    bound: bool | None = None
-    shared: bool | None = None
-    claims: JsonObject | None = None
-    fingerprint: str | None = None
-    refused: str | None = None
+HOP_MODEL = create_model(
+    "Hop", __base__=StrictModel, **{name: optional_member(type_) for name, type_ in HOP_MEMBERS.items()}
+)
+RESOURCE_MODEL = facts_model("resource")
+FACT_MODELS: dict[str, type[BaseModel]] = {
+    root: RESOURCE_MODEL if root == "resource" else facts_model(root)
+    for root, members in ROOTS.items()
+    if members is not None
+}
 
 
 class Digests(StrictModel):
@@ -133,26 +121,6 @@ class Credentials(StrictModel):
     method: str | None = None
     url: Annotated[str | None, Field(description="whole, and with its query as it was sent")] = None
     digests: Digests | None = None
-
-
-class AttestationFacts(StrictModel):
-    verified: bool | None = None
-    by: str | None = None
-    model: str | None = None
-    model_hash: str | None = None
-    environment: str | None = None
-    issued_at: str | None = None
-    age: str | None = None
-
-
-class TaskFacts(StrictModel):
-    """What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."""
-
-    id: str | None = None
-    tools: list[str] | None = None
-    entities: list[ResourceFacts] | None = None
-    issued_at: str | None = None
-    age: str | None = None
 
 
 class Approval(StrictModel):
@@ -188,23 +156,14 @@ class Options(StrictModel):
     at: str | None = None
 
 
-class Question(StrictModel):
+QUESTION_MEMBERS: dict[str, Any] = {root: (FACT_MODELS.get(root, JsonObject) | None, None) for root in ROOTS}
+QUESTION_FACTS: Any = create_model("QuestionFacts", __base__=StrictModel, **QUESTION_MEMBERS)
+
+
+class Question(QUESTION_FACTS):  # type: ignore[misc]  # its roots are those of the vocabulary
     """Exactly one endpoint: `request` with method and path, or `tool`, or `action`. Everything else is facts."""
 
-    request: HttpFacts | None = None
-    tool: ToolFacts | None = None
-    action: ActionFacts | None = None
-    agent: AgentFacts | None = None
-    user: UserFacts | None = None
-    chain: ChainFacts | None = None
-    credential: CredentialFacts | None = None
     credentials: Credentials | None = None
-    attestation: AttestationFacts | None = None
-    task: TaskFacts | None = None
-    resource: ResourceFacts | None = None
-    body: JsonObject | None = None
-    args: JsonObject | None = None
-    context: JsonObject | None = None
     approvals: list[Approval] | None = None
     entities: list[Entity] | None = None
     pending: list[str] | None = None

@@ -9,11 +9,11 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.solver.satisfiability import NEVER_UNKNOWN
 from policyengine.typesystem import RefType
+from policyengine.vocabulary import FUNCTIONS
 
 FactPath: TypeAlias = tuple[str, ...]
 
-# Functions that answer whatever they are given; the others do not know some hosts, addresses or numbers.
-TOTAL_FUNCTIONS = frozenset({"lower", "upper", "starts_with", "ends_with", "contains", "size", "address"})
+TOTAL_FUNCTIONS = frozenset(function.name for function in FUNCTIONS if function.total)
 AGENT_PATHS: frozenset[FactPath] = frozenset({("agent",), ("agent", "id")})
 USER_PATHS: frozenset[FactPath] = frozenset({("user",), ("user", "id")})
 

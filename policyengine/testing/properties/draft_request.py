@@ -21,6 +21,7 @@ from policyengine.testing.properties.endpoints import (
     with_capture,
 )
 from policyengine.typesystem import EntityRef, RefType, Scalar
+from policyengine.vocabulary import BUILT_IN_FACTS, BuiltInFact, FactOrigin
 
 FactPath: TypeAlias = tuple[str, ...]
 FactTree: TypeAlias = dict[str, Any]
@@ -254,7 +255,9 @@ class DraftRequest:
             case ("params", name):
                 text = value.id if isinstance(value, EntityRef) else value
                 return isinstance(text, str) and self._fill(name, text)
-            case ("request", "method" | "path") | ("tool", *_) | ("approval", *_) | ("chain", *_):
+            case ("tool",) | ("chain", *_):
+                return False
+            case _ if (fact := BUILT_IN_FACTS.get(path)) is not None and not is_free(fact):
                 return False
             case _ if (node := self.bound(path)) is not None:
                 return self.assign(node, value)
@@ -359,6 +362,11 @@ def compute(operator: str, left: object, right: object) -> object:
     except (TypeError, ArithmeticError):
         return None
     return found if type(found) in numbers else None
+
+
+def is_free(fact: BuiltInFact) -> bool:
+    """Whether a request may say anything there: it neither names the endpoint nor follows from other facts."""
+    return fact.origin is not FactOrigin.ENDPOINT and not fact.origin.is_derived
 
 
 def is_number(type_: object) -> bool:

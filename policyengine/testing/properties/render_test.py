@@ -19,11 +19,11 @@ from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.properties.draft_request import DraftRequest, FactPath
 from policyengine.testing.properties.endpoints import ConcreteAction, ConcreteHttp, ConcreteTool
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import GROUPED_ROOTS
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BARE_PATH = re.compile(r"(?:/(?:[A-Za-z0-9_][A-Za-z0-9._~@-]*))+")
 BARE_TOOL_NAME = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
-GIVEN_ROOTS = ("credential", "attestation", "task", "request")
 REQUEST_ROOTS = ("body", "args", "context")
 IMPORT = re.compile(r"\bimport\s+(\S+)(?:\s+as\s+(\S+))?")
 
@@ -154,7 +154,7 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
         yield f"given time {time_text(sketch.now)}"
     yield from entity_lines(sketch, spelling)
     yield from principal_lines(sketch.facts, spelling)
-    for root in GIVEN_ROOTS:
+    for root in GROUPED_ROOTS:
         if root in sketch.facts:
             yield f"given {root} {spelling.value(sketch.facts[root])}"
     yield from chain_lines(sketch, spelling)

@@ -33,10 +33,11 @@ from policyengine.testing.properties.render_test import quote_string
 from policyengine.testing.recording.case_writer import CaseWriter, InexpressibleError, RecordedCase
 from policyengine.testing.runner import given_approvals
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import GROUPED_ROOTS, ROOTS
 
 HEADER = "# Written by `policyengine record`: what was decided, as tests. Writing it again replaces it."
 FIXTURE_NAME = "recorded"
-ROOTS_GIVEN_TOGETHER = ("credential", "attestation", "task", "request", "body", "args", "context")
+ROOTS_GIVEN_TOGETHER = (*GROUPED_ROOTS, *(root for root, members in ROOTS.items() if members is None))
 
 Pair: TypeAlias = tuple[str, str]
 

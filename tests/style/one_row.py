@@ -1,0 +1,200 @@
+"""A built-in fact, added as one row to a copy of its table, and what the project then knows of it, as JSON.
+
+Runs in an interpreter of its own, as many modules make tables of that one while they are imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def import_changed(name: str, old: str, new: str) -> ModuleType:
+    """Import a module of the project as if its text had `new` in place of `old`, for all who import it later."""
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{name} has `{old}` {text.count(old)} times"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    exec(compile(text.replace(old, new), path, "exec"), module.__dict__)
+    package, _, last = name.rpartition(".")
+    setattr(sys.modules[package], last, module)
+    return module
+
+
+def command(*arguments: str, **files: str) -> str:
+    """What a command prints about files of these texts, in a folder of its own."""
+    from policyengine.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        for stem, text in files.items():
+            Path(folder, f"{stem}.policy").write_text(text, encoding="utf-8")
+        with redirect_stdout(out), redirect_stderr(err):
+            main([one.replace("@", f"{folder}/") for one in arguments])
+        return (out.getvalue() + err.getvalue()).replace(folder, "")
+
+
+def decisions(text: str, question: Mapping[str, Any]) -> tuple[str, str]:
+    """What the specification says, and what the compiled policy says."""
+    from policyengine.engine import Engine
+    from policyengine.entities.store import EntityStore
+    from policyengine.runtime.request import Request
+    from policyengine.runtime.snapshot import Snapshot
+    from policyengine.spec.reference import decide
+
+    engine = Engine.from_text(text)
+    by_rule, _ = decide(engine.kernel, Request.from_mapping(question), Snapshot(EntityStore()), NOW)
+    return str(by_rule.outcome), str(engine.decide(dict(question)).outcome)
+
+
+# ── A fact ────────────────────────────────────────────────────────────────────────────────────
+
+FACT_ROWS = """
+    BuiltInFact(("agent", "version"), _S, "the version it says it is", FactOrigin.CREDENTIAL, optional=True),
+    BuiltInFact(("device", "managed"), _B, "whether the device is enrolled", FactOrigin.CREDENTIAL, optional=True),
+    BuiltInFact(("request", "http2"), _B, "whether it came by HTTP/2", optional=True),
+)  # fmt: skip
+
+# What nobody has learned yet"""
+FACT_POLICY = """
+issuer acme { scopes none }
+agent "*" {
+  issued by acme
+  acts alone
+  may GET /a when agent.version == "2" and device.managed
+}
+guard "old" on GET /a { deny when request.http2 == false }
+"""
+CALLER = {"agent": {"id": "bot", "issuer": "acme", "version": "2"}, "device": {"managed": True}}
+HTTP2 = {"method": "GET", "path": "/a", "http2": True}
+FACT_TEST = """
+test "t" {
+  given agent "bot" from acme { version: "2" }
+  given device { managed: true }
+  given request { http2: true }
+  GET /a => allow
+}
+"""
+
+
+def fact_formatting() -> str:
+    return command("fmt", "--diff", "@p.policy", p=FACT_POLICY.replace("==", "  =="))
+
+
+def fact_mistakes() -> str:
+    return command("check", "@p.policy", p=FACT_POLICY.replace("agent.version ==", "agent.verson ==")) + command(
+        "check", "@p.policy", p=FACT_POLICY.replace('"2"', "2")
+    )
+
+
+def fact_decisions() -> dict[str, tuple[str, str]]:
+    asked = {
+        "right": {**CALLER, "request": HTTP2},
+        "wrong": {**CALLER, "request": {**HTTP2, "http2": False}},
+        "absent": {**CALLER, "device": {}, "request": HTTP2},
+        "of another type": {**CALLER, "agent": {**CALLER["agent"], "version": 2}, "request": HTTP2},
+    }
+    return {name: decisions(FACT_POLICY, question) for name, question in asked.items()}
+
+
+def fact_on_the_compiled_way() -> bool:
+    """Whether the evaluator answers by itself: it says None where the specification has to."""
+    from policyengine.engine import Engine
+
+    engine = Engine.from_text(FACT_POLICY)
+    evaluator = engine._world.evaluator
+    return evaluator.quick({**CALLER, "request": HTTP2}) is not None
+
+
+def fact_reading() -> str:
+    from policyengine.runtime.request import Request, RequestError
+
+    try:
+        Request.from_mapping({"request": {"method": "GET", "path": "/a"}, "agent": {"verson": "2"}})
+    except RequestError as error:
+        return str(error.hint)
+    return "read"
+
+
+def fact_documents() -> dict[str, Any]:
+    from docs.generate import facts
+    from policyengine.server.openapi import schema
+
+    models = schema.components()
+    return {
+        "docs": facts(),
+        "agent": models["AgentFacts"]["properties"].get("version"),
+        "device": models.get("DeviceFacts"),
+        "question": sorted(models["Question"]["properties"]),
+    }
+
+
+def fact_at_gateways() -> list[str]:
+    from policyengine.http.completeness import ForwardedParts
+    from policyengine.http.gateway_headers import GatewayHeaders, RequestTarget, build_question
+
+    given = {"x-agent-id": ("bot",), "x-agent-issuer": ("acme",)}
+    target = RequestTarget("GET", "/a", "api.example")
+    return build_question(target, given, GatewayHeaders(), ForwardedParts(None, False))["pending"]  # type: ignore[return-value]
+
+
+def fact_only_proved() -> list[str]:
+    from policyengine.identity.verified import PROVABLE_ROOTS
+
+    return list(PROVABLE_ROOTS)
+
+
+def fact_in_generators() -> dict[str, Any]:
+    from tests.generate import vocabulary
+
+    known = {atom.text for atoms in vocabulary.EVERYWHERE.values() for atom in atoms}
+    return {"given": vocabulary.GIVEN, "known": sorted(known)}
+
+
+FACT_SURFACES: dict[str, Callable[[], Any]] = {
+    "check": lambda: command("check", "@p.policy", p=FACT_POLICY),
+    "formatting": fact_formatting,
+    "mistakes": fact_mistakes,
+    "decisions": fact_decisions,
+    "compiled": fact_on_the_compiled_way,
+    "tests": lambda: command("test", "--coverage", "@p.policy", p=FACT_POLICY + FACT_TEST),
+    "mutation": lambda: command("test", "--mutate", "@p.policy", p=FACT_POLICY + FACT_TEST),
+    "property": lambda: command(
+        "test", "@p.policy", p=FACT_POLICY + 'test "c" { forall request where agent.version == "2" => not allow }'
+    ),
+    "diff": lambda: command("diff", "@p.policy", "@q.policy", p=FACT_POLICY, q=FACT_POLICY.replace('"2"', '"3"')),
+    "reading": fact_reading,
+    "documents": fact_documents,
+    "gateways": fact_at_gateways,
+    "proved": fact_only_proved,
+    "generators": fact_in_generators,
+}
+
+
+def add_fact() -> None:
+    import policyengine  # noqa: F401
+
+    sys.path.insert(0, str(ROOT))
+    import_changed("policyengine.vocabulary", ")  # fmt: skip\n\n# What nobody has learned yet", FACT_ROWS)
+
+
+if __name__ == "__main__":
+    ADDITIONS = {"fact": (add_fact, FACT_SURFACES)}
+    add, surfaces = ADDITIONS[sys.argv[1]]
+    add()
+    print(json.dumps({name: surface() for name, surface in surfaces.items()}))

@@ -1,0 +1,102 @@
+"""What is added in one place is known everywhere: a built-in fact is one row of the vocabulary."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHILD = Path(__file__).with_name("one_row.py")
+
+
+def known_after_adding(what: str) -> dict[str, Any]:
+    """What each part of the project says once a row was added, in an interpreter of its own."""
+    done = subprocess.run([sys.executable, CHILD, what], capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+# ── A built-in fact ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def fact() -> dict[str, Any]:
+    return known_after_adding("fact")
+
+
+def test_a_policy_that_reads_an_added_fact_checks(fact: dict[str, Any]) -> None:
+    assert fact["check"] == "no mistakes in 1 file\n"
+
+
+def test_the_formatter_writes_an_added_fact(fact: dict[str, Any]) -> None:
+    assert '+  may GET /a when agent.version == "2" and device.managed\n' in fact["formatting"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["E201 unknown fact `agent.verson`", "did you mean `agent.version`?", "E220 `==` cannot compare a string with"],
+)
+def test_the_checker_knows_the_name_and_the_type_of_an_added_fact(fact: dict[str, Any], words: str) -> None:
+    assert words in fact["mistakes"]
+
+
+def test_both_ways_of_deciding_read_an_added_fact(fact: dict[str, Any]) -> None:
+    outcomes = {"right": "allow", "wrong": "deny", "absent": "deny", "of another type": "deny"}
+    assert fact["decisions"] == {name: [outcome, outcome] for name, outcome in outcomes.items()}
+
+
+def test_compiled_code_reads_an_added_fact_without_the_specification(fact: dict[str, Any]) -> None:
+    assert fact["compiled"]
+
+
+@pytest.mark.parametrize("seen", ["was never false", "was never unknown"])
+def test_coverage_wants_to_see_what_an_added_fact_decides(fact: dict[str, Any], seen: str) -> None:
+    assert "1 passed" in fact["tests"]
+    assert f'`agent.version == "2"` {seen}' in fact["tests"]
+
+
+def test_mutation_plants_faults_in_conditions_on_an_added_fact(fact: dict[str, Any]) -> None:
+    assert "agent.version" in fact["mutation"]
+    assert "survived" in fact["mutation"]
+
+
+def test_a_property_is_broken_by_a_value_of_an_added_fact(fact: dict[str, Any]) -> None:
+    assert 'given agent "x" from acme { version: "2" }' in fact["property"]
+    assert "given device { managed: true }" in fact["property"]
+
+
+def test_diff_finds_a_witness_with_an_added_fact(fact: dict[str, Any]) -> None:
+    assert 'when agent.version == "3"' in fact["diff"]
+    assert '"version": "3"' in fact["diff"]
+    assert "everything else is proved the same" in fact["diff"]
+
+
+def test_requests_may_say_an_added_fact(fact: dict[str, Any]) -> None:
+    assert fact["reading"] == "did you mean `version`?"
+
+
+def test_the_documents_describe_an_added_fact(fact: dict[str, Any]) -> None:
+    documents = fact["documents"]
+    assert "| `agent.version` | `string` ? | the version it says it is |" in documents["docs"]
+    assert documents["agent"]["description"] == "the version it says it is"
+    assert documents["device"]["properties"]["managed"]["anyOf"][0] == {"type": "boolean"}
+    assert "device" in documents["question"]
+
+
+def test_a_gateway_does_not_show_that_an_added_fact_is_absent(fact: dict[str, Any]) -> None:
+    assert {"agent.version", "request.http2"} <= set(fact["gateways"])
+
+
+def test_an_added_fact_that_credentials_prove_is_not_taken_from_callers(fact: dict[str, Any]) -> None:
+    assert "device" in fact["proved"]
+
+
+def test_generated_policies_and_requests_have_an_added_fact(fact: dict[str, Any]) -> None:
+    generators = fact["generators"]
+    assert {"agent.version", "device.managed", "request.http2"} <= set(generators["known"])
+    assert generators["given"]["agent"]["version"] == "string"
+    assert generators["given"]["device"] == {"managed": "bool"}
