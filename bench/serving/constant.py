@@ -15,7 +15,7 @@ from typing import Any
 
 from policyengine.cli import main
 from policyengine.engine import Engine
-from policyengine.engine.request_input import QuestionLike
+from policyengine.engine.question import QuestionLike
 from policyengine.runtime.decision import Decision
 
 DECIDE, EVALUATE = Engine.decide, Engine.evaluate

@@ -7,7 +7,7 @@ from tests.style import names
 # Class names that stand more than once, each with its reason.
 SHARED_CLASSES = {
     **dict.fromkeys(
-        ("Approval", "Credentials", "Decision", "Explanation", "Hop", "Options", "Question"),
+        ("Approval", "Credentials", "Decision", "Explanation", "Options", "Question"),
         "the models of `server/openapi/schema.py` are called as clients that are generated from the document call them",
     ),
     "PolicyMiddleware": "each integration has one, imported by the path of its module",
