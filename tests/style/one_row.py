@@ -117,7 +117,7 @@ def fact_on_the_compiled_way() -> bool:
     from policyengine.engine import Engine
 
     engine = Engine.from_text(FACT_POLICY)
-    evaluator = engine._world.evaluator
+    evaluator = engine.decider.compiled.evaluator
     return evaluator.quick({**CALLER, "request": HTTP2}) is not None
 
 
