@@ -231,7 +231,7 @@ def _readable_facts(schema: Schema) -> Iterator[tuple[FactPath, CatalogueFact]]:
     yield from ((path, CatalogueFact(type_)) for path, type_ in GIVEN_ONLY_FACTS.items())
     yield from ((("resource", name), CatalogueFact(Scalar.STRING)) for name in ("type", "id"))
     for path, declared in schema.by_path.items():
-        types = {fact.type for fact in declared}
+        types = {fact.type for fact in declared.facts}
         yield path, CatalogueFact(types.pop() if len(types) == 1 else None)
 
 

@@ -273,7 +273,7 @@ def test_require_and_deny_unless_are_denies_when_not() -> None:
 
 def test_effects_keep_the_order_of_the_source() -> None:
     kinds = [type(effect).__name__ for effect in effects("audit full   deny when body.n > 5   confirm by user   warn")]
-    assert kinds == ["Oblige", "Deny", "Confirm", "Oblige"]
+    assert kinds == ["ObligationEffect", "Deny", "Confirm", "ObligationEffect"]
 
 
 def test_words_stand_on_one_line() -> None:

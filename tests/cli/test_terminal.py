@@ -89,11 +89,11 @@ def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
 WAITING = """
 import sys, threading
 from policyengine.cli.output import terminal
-terminal.PATIENCE = float(sys.argv[1])
+terminal.PROGRESS_DELAY_SECONDS = float(sys.argv[1])
 shown = threading.Event()
 start = terminal._Spinner.start
 terminal._Spinner.start = lambda self: (start(self), shown.set())
-with terminal.busy("thinking"):
+with terminal.show_progress("thinking"):
     shown.wait(float(sys.argv[2]))
 """
 
