@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 from typing import TypeAlias
@@ -79,7 +79,7 @@ def facts_read_by(
     for requirement in getattr(unit.block, "requirements", ()):
         yield (
             ("acts for" if isinstance(requirement, k.ActsFor) else side.requirement(requirement)),
-            REQUIREMENT_FACTS[type(requirement).__name__],
+            REQUIREMENT_FACTS[type(requirement)],
         )
     if isinstance(who := getattr(unit.block, "who", None), k.InGroup):
         yield who, ("agent.groups",)
@@ -135,11 +135,11 @@ def atomic_conditions(condition: k.Expr) -> Iterator[k.Expr]:
             yield condition
 
 
-REQUIREMENT_FACTS = {
-    "IssuedBy": ("issuer",), "ActsAlone": ("credential.subject",), "ActsFor": ("credential.subject",),
-    "CredentialKind": ("credential.kind",), "CredentialLifetime": ("credential.lifetime",),
-    "CredentialAge": ("credential.age",), "CredentialBound": ("credential.bound",), "Valid": ("time",),
-    "AttestedBy": ("attestation.verified", "attestation.by", "attestation.model", "attestation.model_hash",
+REQUIREMENT_FACTS: Mapping[type[k.Requirement], tuple[str, ...]] = {
+    k.IssuedBy: ("issuer",), k.ActsAlone: ("credential.subject",), k.ActsFor: ("credential.subject",),
+    k.CredentialKinds: ("credential.kind",), k.CredentialLifetime: ("credential.lifetime",),
+    k.CredentialAge: ("credential.age",), k.ProofOfPossession: ("credential.bound",), k.ValidityPeriod: ("time",),
+    k.AttestedBy: ("attestation.verified", "attestation.by", "attestation.model", "attestation.model_hash",
                    "attestation.environment", "attestation.age"),
 }  # fmt: skip
 

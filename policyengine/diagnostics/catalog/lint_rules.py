@@ -174,7 +174,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W464",
         "any agent does anything for any user",
-        "`agent \"*\"`, as `agent where agent.id like \"*\"`, asks for no name, `scopes none` for no scope, `users unrestricted` for no door of the user. "
+        "`agent \"*\"`, as `agent where agent.id like \"*\"`, asks for no name, `scopes none` for no scope, "
+        "`users unrestricted` for no door of the user. "
         "Together they leave one question: whether the issuer made the token.",
         _BOT + _WHOEVER.replace("NAME", "*"),
         _BOT + _WHOEVER.replace("NAME", "mail-bot"),
