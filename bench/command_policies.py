@@ -198,6 +198,13 @@ def facts(count: int) -> str:
     )
 
 
+def facts_by_place(count: int) -> str:
+    """One fact, declared for each of so many tools, as an import of tools writes it."""
+    rule = "scope s@ { TOOL srv/t@ }\nfacts on TOOL srv/t@ { args.path: string }"
+    guard = 'guard "g@" on TOOL srv/t@ { deny when args.path == "/@" }'
+    return lines(rule, count) + lines(guard, count, "") + BOT % joined("s@", count)
+
+
 def enum_words(count: int) -> str:
     return f"{HEAD}enum plan = {joined('w@', count, ' < ')}\nfacts {{ body.plan: plan? }}\nscope s {{ GET /s }}\n" + (
         BOT % "s when body.plan >= w1"
@@ -356,7 +363,8 @@ POLICIES: dict[str, Text] = {
         scopes, grants, conditions, one_door, agents, agent_patterns, users, acting_for, guards, guards_together,
         guard_effects, confirmations, rates, issuers, issuers_of_users, issued_by_many, overlapping_paths,
         crossing_paths, crossing_guards, captures, prefixes, includes, tools, tool_patterns, kinds, kinds_in_kinds,
-        attributes, facts, enum_words, constants, definitions, long_list, lists, alternatives, nested, long_text,
+        attributes, facts, facts_by_place,
+        enum_words, constants, definitions, long_list, lists, alternatives, nested, long_text,
         long_comment, comments, allowances, long_name, look_alikes, misspelled, broken, unclosed, wrong_types,
         doubles, hand_overs, tests, test_lines, test_cases, test_entities, fixtures, properties,
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-
-_UNPRINTABLE = re.compile(r"[^ -~\n]")  # perhaps
 
 
 def printable(text: str, allowed: str = "\t") -> str:
@@ -23,4 +20,7 @@ def one_line(text: str) -> str:
 
 def printable_json(text: str) -> str:
     """The same JSON, in which all that is not printable is an escape."""
-    return _UNPRINTABLE.sub(lambda char: char[0] if char[0].isprintable() else json.dumps(char[0])[1:-1], text)
+    if text.isprintable():
+        return text
+    escapes = {ord(char): json.dumps(char)[1:-1] for char in set(text) if not (char.isprintable() or char == "\n")}
+    return text.translate(escapes)

@@ -20,6 +20,7 @@ from policyengine import kernel as k
 from policyengine.audit.history_fields import encode_histories as told_past
 from policyengine.audit.redaction import RedactedFact, Redaction
 from policyengine.audit.token_events import TokenEventKind, format_times
+from policyengine.control_characters import printable_json
 from policyengine.entities.store import RowResult, UnknownRow
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.decode import MAX_DEPTH, TOO_DEEP, clean_scalar
@@ -234,7 +235,7 @@ class LogLineEncoder:
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
         """One decision; `state` are members with a comma behind each."""
         question, tells = asked
-        return b"".join(
+        line = b"".join(
             (
                 LINE_START,
                 b'"time":"',
@@ -250,6 +251,7 @@ class LogLineEncoder:
                 b"}\n",
             )
         )
+        return escape_unprintable(line)
 
     def event(self, what: TokenEventKind, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
         """What became of a token; `told` has facts under the names of questions, which are left out as there."""
@@ -258,7 +260,9 @@ class LogLineEncoder:
         beyond: list[dict[str, object]] = []
         written = encode(to_json_value(format_times(tree), (), beyond))
         rest = encode_members(b'"%b":%b' % (what.encode(), written), redacted, beyond)
-        return b"".join((LINE_START, b'"time":"', format_moment(moment), b'",', state, rest, b"}\n"))
+        return escape_unprintable(
+            b"".join((LINE_START, b'"time":"', format_moment(moment), b'",', state, rest, b"}\n"))
+        )
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
         """The member that tells what happened before; nothing where nothing was asked."""
@@ -269,7 +273,7 @@ class LogLineEncoder:
         """The line that holds the rows that decisions were made by, under the name that these give."""
         rest = self._rows(rows)
         name = digest(rest)
-        return name, LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n"
+        return name, escape_unprintable(LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n")
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
         """The member that tells which rows a decision asked for, and of which it was told nothing."""
@@ -284,6 +288,14 @@ class LogLineEncoder:
         clean = [self._redaction.applied(encode_row(one)) for one in rows]
         written = b'"entities":' + encode(to_json_value([one for one, _ in clean], (), beyond))
         return encode_members(written, [one for _, some in clean for one in some], beyond)
+
+
+def escape_unprintable(line: bytes) -> bytes:
+    """The same line for whoever shows it: no control, no mark that turns letters around, no other end of a line."""
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    text = line.decode()
+    return line if text[:-1].isprintable() else printable_json(text).encode()
 
 
 def withhold_messages(decision: bytes) -> bytes:

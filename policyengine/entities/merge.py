@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.lookup import EntityLookups, RowSource
-from policyengine.entities.store import EntityStore
+from policyengine.entities.store import EntityStore, MembershipBoundError
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.typesystem import EntityRef
@@ -70,7 +70,11 @@ class RowCollector:
                     message = f"{quote_input(str(ref))}: `{ref.type}` is looked up in `{looked_up[ref.type].shown}`"
                     raise place.error(number, message, "leave it out of one", "E184")
         lookups = EntityLookups(self.lookups) if self.lookups else None
-        return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes)
+        try:
+            return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes)
+        except MembershipBoundError as error:
+            place, number = self._place(list(self.rows).index(error.ref))
+            raise place.error(number, error.message, error.hint, error.code) from None
 
     def _twice(self, place: RowOrigin, number: int, ref: EntityRef) -> EntitiesError:
         index = next(index for index, known in enumerate(self.rows) if known == ref)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
+from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.snapshot import NO_ROW, PARTIAL_ROW
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import ABSENT, MAX_ELEMENTS, Invalid
 from policyengine.typesystem import EntityRef
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
 MIN_LOST_ROWS = 10  # rows of a type that nobody takes away at once, if more are gone than stay
+MAX_MEMBERSHIPS = 5_000_000  # of all entities, through all that they are in; those in the very same count once
 NOT_LOOKED_UP = Invalid("it was not looked up")
 
 
@@ -26,6 +29,7 @@ class UnknownRow:
     """Nobody knows whether there is a row."""
 
 
+MEMBERSHIP_HINT = "an entity counts with all that it is in, directly or through others: do without long chains"
 NO_ANSWER = UnknownRow()
 RowResult: TypeAlias = EntityData | UnknownRow | None
 
@@ -38,6 +42,15 @@ class Ancestors:
     refs: tuple[EntityRef, ...]
     complete: bool
     answered: bool = True
+
+
+class MembershipBoundError(EntitiesError):
+    """Entities are in too many others; `ref` is the first that is beyond the bound."""
+
+    def __init__(self, ref: EntityRef) -> None:
+        message = f"up to {quote_input(str(ref))} there are more than {MAX_MEMBERSHIPS:,} memberships, all counted"
+        super().__init__("entities", "", message, MEMBERSHIP_HINT, code="E188")
+        self.ref = ref
 
 
 NOTHING_KNOWN = Ancestors((), False)
@@ -102,10 +115,14 @@ class EntityStore:
         """Who is directly in the same is in the same: all members of a team share one closure."""
         shared: dict[tuple[EntityRef, ...], Ancestors] = {}
         found: dict[EntityRef, Ancestors] = {}
+        left = MAX_MEMBERSHIPS
         for ref, row in self._rows.items():
             above = shared.get(row.parents)
             if above is None:
                 above = shared[row.parents] = collect_ancestors(row.parents, self._rows.get)
+                left -= len(above.refs)
+                if left < 0:
+                    raise MembershipBoundError(ref)
             found[ref] = with_parents(row, above)
         return found
 

@@ -229,7 +229,7 @@ def _readable_facts(schema: Schema) -> Iterator[tuple[FactPath, CatalogueFact]]:
             yield fact.path, CatalogueFact(fact.type, _name_kind(fact.path))
     yield from ((path, CatalogueFact(type_)) for path, type_ in GIVEN_ONLY_FACTS.items())
     for path, declared in schema.by_path.items():
-        types = {fact.type for fact in declared}
+        types = {fact.type for fact in declared.facts}
         yield path, CatalogueFact(types.pop() if len(types) == 1 else None)
 
 

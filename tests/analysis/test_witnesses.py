@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
+from policyengine.analysis.diff.describe import REQUIREMENT_FACTS
 from policyengine.analysis.diff.oracle import PolicyOracle
 from policyengine.analysis.diff.render import render_text
 from policyengine.analysis.diff.witness_texts import sample_text
@@ -167,3 +169,7 @@ def test_a_text_is_found_for_which_all_comes_out_as_wanted(questions: str) -> No
 
 def test_no_text_is_found_where_there_is_none() -> None:
     assert sample_text([*asked("+ like a*; - starts_with a")], []) is None
+
+
+def test_each_requirement_of_an_agent_has_the_facts_that_it_reads() -> None:
+    assert set(REQUIREMENT_FACTS) == set(get_args(k.Requirement))

@@ -42,7 +42,14 @@ COMPARING = [
 
 @pytest.mark.parametrize(
     "text",
-    [inputs.issuers_of_users, inputs.hand_overs, inputs.crossing_paths, inputs.overlapping_paths, inputs.tool_patterns],
+    [
+        inputs.issuers_of_users,
+        inputs.hand_overs,
+        inputs.crossing_paths,
+        inputs.overlapping_paths,
+        inputs.tool_patterns,
+        inputs.facts_by_place,
+    ],
     ids=lambda text: text.__name__,
 )
 def test_a_check_compares_as_often_as_there_are_rules(monkeypatch, text):

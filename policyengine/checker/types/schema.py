@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Protocol, TypeAlias, assert_never
+from typing import Protocol, assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.names.definitions import ExpressionSizes, measure_all
@@ -17,10 +16,14 @@ from policyengine.checker.names.symbols import (
     Symbol,
     report_private,
 )
-from policyengine.checker.patterns.overlap import place_overlaps
 from policyengine.checker.type_names import describe_type, join_words
+from policyengine.checker.types.fact_declarations import (
+    DeclaredFact,
+    FactPlaces,
+    Path,
+    check_fact_conflicts,
+)
 from policyengine.diagnostics.model import RelatedLocation, suggest
-from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import (
     EnumType,
@@ -57,7 +60,6 @@ FOREIGN_TYPES = {
 }
 SCALARS: Mapping[str, Scalar] = {str(scalar): scalar for scalar in Scalar}
 UNRESOLVED = UnresolvedType()
-Path: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +93,6 @@ class PlaceLookup(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredFact:
-    """One line of `facts`. `place` None is everywhere."""
-
-    path: Path
-    type: Type
-    optional: bool
-    place: k.Place | None
-    package: str
-    span: Span
-
-    @property
-    def name(self) -> str:
-        return ".".join(self.path)
-
-
-@dataclass(frozen=True, slots=True)
 class Schema:
     """Enums by package and name, entities by name, facts as declared and by path."""
 
@@ -114,7 +100,7 @@ class Schema:
     entities: Mapping[str, k.EntityType]
     facts: tuple[DeclaredFact, ...]
     places: PlaceLookup
-    by_path: Mapping[Path, tuple[DeclaredFact, ...]]
+    by_path: Mapping[Path, FactPlaces]
     measures: ExpressionSizes  # of each `let` and `define` that can be used
     levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of sets that are inherited
 
@@ -124,12 +110,13 @@ class Schema:
         enums = reader.enums()
         entities = reader.entities()
         facts = tuple(reader.facts())
-        by_path: dict[Path, tuple[DeclaredFact, ...]] = {}
+        by_path: dict[Path, list[DeclaredFact]] = {}
         for fact in facts:
-            by_path[fact.path] = (*by_path.get(fact.path, ()), fact)
-        check_fact_conflicts(by_path, reader.report)
+            by_path.setdefault(fact.path, []).append(fact)
+        declared = {path: FactPlaces(tuple(found)) for path, found in by_path.items()}
+        check_fact_conflicts(declared, reader.report)
         return cls(
-            enums, entities, facts, places, by_path, measure_all(program, reader.report), inherited_levels(entities)
+            enums, entities, facts, places, declared, measure_all(program, reader.report), inherited_levels(entities)
         )
 
     def enums_in(self, program: Program, package: str) -> Iterator[EnumType]:
@@ -361,34 +348,3 @@ def inherited_levels(entities: Mapping[str, k.EntityType]) -> dict[str, tuple[tu
         name: tuple(sorted((entity, field.else_empty) for entity, field in some if field is not None))
         for name, some in declared.items()
     }
-
-
-def check_fact_conflicts(by_path: Mapping[Path, tuple[DeclaredFact, ...]], report: Reporter) -> None:
-    """Where two declarations of one fact meet they say the same, and nothing stands under what is no record."""
-    for path, facts in by_path.items():
-        for other, fact in combinations(facts, 2):
-            if other.type != fact.type and can_coexist(fact, other):
-                message = f"`{fact.name}` is {describe_type(fact.type)} here and {describe_type(other.type)} elsewhere"
-                report_fact_conflict(message, "where both places meet it has one type", fact, other, report)
-        for length in range(2, len(path)):
-            for outer in by_path.get(path[:length], ()):
-                check_nesting(outer, facts[0], report)
-
-
-def check_nesting(outer: DeclaredFact, inner: DeclaredFact, report: Reporter) -> None:
-    if not isinstance(outer.type, RecordType | UnresolvedType) and can_coexist(outer, inner):
-        message = f"`{inner.name}` cannot be: `{outer.name}` is {describe_type(outer.type)}, which has no members"
-        report_fact_conflict(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
-
-
-def report_fact_conflict(message: str, hint: str, fact: DeclaredFact, other: DeclaredFact, report: Reporter) -> None:
-    report.report("E217", message, fact.span, hint, [RelatedLocation("declared here", other.span)])
-
-
-def can_coexist(one: DeclaredFact, other: DeclaredFact) -> bool:
-    """Both may exist in one request."""
-    if isinstance(one.type, UnresolvedType) or isinstance(other.type, UnresolvedType):
-        return False
-    if one.place is None or other.place is None or other.place.patterns is None:
-        return True
-    return any(place_overlaps(one.place, pattern) for pattern in other.place.patterns)

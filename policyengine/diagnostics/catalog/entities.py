@@ -69,6 +69,14 @@ CODES = (
         "",
     ),
     DiagnosticDoc(
+        "E188",
+        "too many memberships",
+        "What an entity is in, directly or through others, is listed when it is loaded: 5,000,000 in all, where those "
+        "that are directly in the same count once. A chain of 3,000 teams, each in the one before, is about as many.",
+        "",
+        "",
+    ),
+    DiagnosticDoc(
         "W180",
         "an attribute that nothing supplies",
         "A rule reads the attribute, and `policyengine check --entities` finds no row that has it, no issuer that maps "

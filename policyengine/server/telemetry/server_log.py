@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TextIO
+from traceback import format_exception
+from types import TracebackType
+from typing import TextIO, TypeAlias
+
+from policyengine.control_characters import one_line, printable_json
 
 LOGGERS = ("policyengine", "uvicorn")
 INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # what is no trouble, and still worth a line
@@ -52,7 +56,9 @@ EXTRA_MEMBERS = (
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+FRAME = "  File "  # begins the lines of a place in the code
 Revision = Callable[[], str]
+ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class LogFormat(StrEnum):
@@ -65,7 +71,15 @@ def record_time(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """As it always was: the message, and where an exception came from."""
+    """The message on one line, and where an exception came from below it, what it says on one line, too."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: ExceptionInfo) -> str:
+        parts = (one.strip("\n") for one in format_exception(*ei))
+        lines = (line for one in parts for line in (one.split("\n") if one.startswith(FRAME) else (one,)))
+        return "\n".join(map(one_line, lines))
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or getattr(record, "event", "") in INFO_EVENTS
@@ -91,7 +105,7 @@ class JsonFormatter(logging.Formatter):
         found |= {name: given for name in EXTRA_MEMBERS if (given := getattr(record, name, None)) is not None}
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)
-        return json.dumps(found, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(found, ensure_ascii=False, default=str))
 
 
 @contextmanager
