@@ -613,7 +613,7 @@ class Engine:
 
 def question_or_error(question: QuestionLike) -> Question | RequestError:
     try:
-        return question if isinstance(question, Question) else Question(plain_question(question))
+        return Question.of(question)
     except RequestError as error:
         return error
 

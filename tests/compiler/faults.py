@@ -13,7 +13,7 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.compiler import branches, driver, emit, leaves, lines, quick, rules, slices, tree, verdicts
-from policyengine.engine import recorder
+from policyengine.engine import engine
 from policyengine.runtime.decision import Outcome
 from policyengine.spec.tasks import task_constraints
 
@@ -29,11 +29,11 @@ def a_place_forgets_its_exceptions(patch: Patch) -> None:
         found = tree.tree_of(kernel)
         return replace(found, uses=tuple(replace(one, excepts=()) for one in found.uses))
 
-    patch.setattr(recorder, "tree_of", tree_of)
+    patch.setattr(engine, "tree_of", tree_of)
 
 
 def a_guard_without_a_place_is_left_out(patch: Patch) -> None:
-    patch.setattr(recorder, "tree_of", lambda kernel: replace(tree.tree_of(kernel), everywhere=()))
+    patch.setattr(engine, "tree_of", lambda kernel: replace(tree.tree_of(kernel), everywhere=()))
 
 
 def globs_of_names_are_left_out(patch: Patch) -> None:
@@ -41,7 +41,7 @@ def globs_of_names_are_left_out(patch: Patch) -> None:
         found = tree.tree_of(kernel)
         return replace(found, agents=replace(found.agents, globs=()))
 
-    patch.setattr(recorder, "tree_of", tree_of)
+    patch.setattr(engine, "tree_of", tree_of)
 
 
 # ── In the walk ───────────────────────────────────────────────────────────────────────────────
@@ -68,7 +68,7 @@ def a_guard_looks_at_case(patch: Patch) -> None:
         found = tree.tree_of(kernel)
         return replace(found, foldings=tuple("none" for _ in found.foldings))
 
-    patch.setattr(recorder, "tree_of", tree_of)
+    patch.setattr(engine, "tree_of", tree_of)
 
 
 def a_door_does_not_look_at_case(patch: Patch) -> None:

@@ -34,7 +34,7 @@ def test_a_seed_gives_the_same_case_again() -> None:
 @pytest.fixture(scope="module")
 def many() -> list[k.Kernel]:
     """Kernels of some policies; what every policy has, such as its vocabulary, is in each."""
-    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(60)]
+    kernels = [kernel_of(checked_policy(Random(seed))) for seed in range(90)]
     return [kernel for kernel in kernels if kernel is not None]
 
 
