@@ -30,7 +30,6 @@ from policyengine.engine.question import (
     QuestionLike,
     new_id,
     normalize_facts,
-    plain_question,
     reject_chosen_time,
 )
 from policyengine.engine.recorder import DecisionRecorder
