@@ -15,6 +15,7 @@ from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 from policyengine.identity.config.setting_docs import setting_docs as of_identity
 from policyengine.identity.issue.errors import ISSUANCE_REFUSAL_INFO as UNISSUED
+from policyengine.kernel.relations import RELATIONS
 from policyengine.lint.dead_rules import DECIDED_EXAMPLES
 from policyengine.runtime.credential_errors import REFUSAL_INFO
 from policyengine.testcases.details import DETAIL_MEMBERS
@@ -41,6 +42,14 @@ def facts() -> str:
     rows += [f"| `{root}.*` | declared | {cell(doc)} |" for root, doc in vocabulary.OPEN_ROOTS.items()]
     rows.append("| `user`, `agent`, `tool`, `resource` | a reference | the entity itself; `.id` and its attributes |")
     return table("| fact | type (`?`: may be absent) | meaning |", rows)
+
+
+def relations() -> str:
+    rows = [
+        f"| `{row.word or row.operator}` | {row.operands.value} | {cell(row.doc)} | `{cell(row.example)}` |"
+        for row in RELATIONS.values()
+    ]
+    return table("| relation | between | holds when | example |", rows)
 
 
 def signature(function: vocabulary.BuiltInFunction) -> str:
@@ -129,6 +138,7 @@ def settings() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "facts": facts,
     "functions": functions,
+    "relations": relations,
     "decided": decided,
     "rules": rules,
     "details": details,

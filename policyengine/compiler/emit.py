@@ -38,6 +38,7 @@ NAMESPACE: dict[str, object] = {
 NAMESPACE |= {"EntityRef": EntityRef, "fold": fold_case, "surely_absent": surely_absent, **pasts.NAMESPACE}
 
 
+KIN = {"in": "within", "below": "above", "child of": "parents"}  # which relatives the directory is asked for
 # Comparisons of an int with a limit that also keep it within 64 bits.
 RANGES = {
     "<": f"{MIN_INT} <= {{code}} < {{limit}}",
@@ -50,11 +51,11 @@ RANGES = {
 def effort(node: k.Expr) -> int:
     """How much a condition costs for what it refutes: an equality is cheap and mostly false."""
     match node:
-        case k.Compare("==", k.Fact(), k.Constant()):
+        case k.Relation("==", k.Fact(), k.Constant()):
             return 0
-        case k.Fact() | k.Compare(_, k.Fact(), k.Constant()):
+        case k.Fact() | k.Relation("!=" | "<" | "<=" | ">" | ">=", k.Fact(), k.Constant()):
             return 1
-        case k.HistoryCondition() | k.Not(k.HistoryCondition()) | k.Compare(_, k.Aggregate(), _):
+        case k.HistoryCondition() | k.Not(k.HistoryCondition()) | k.Relation(_, k.Aggregate(), _):
             return 3
         case _:
             return 2
@@ -210,10 +211,10 @@ class Writer(MembershipLines):
     def _surely(self, node: k.Expr) -> str:
         """Code that is true only where the condition is. What is equal to a plain text needs no check of its own."""
         match node:
-            case k.Compare("==", k.Fact() as fact, k.Constant(str() as text)) if self.is_raw(fact):
+            case k.Relation("==", k.Fact() as fact, k.Constant(str() as text)) if self.is_raw(fact):
                 raw = self.raw(fact.path)
                 return f"type({raw}) is str and {raw} == {self.constant(text)}"
-            case k.Compare(operator, k.Fact(path, Scalar.INT) as fact, k.Constant(int() as limit)) if (
+            case k.Relation(operator, k.Fact(path, Scalar.INT) as fact, k.Constant(int() as limit)) if (
                 self.is_raw(fact) and operator in RANGES
             ):
                 code = self.raw(path)
@@ -248,26 +249,10 @@ class Writer(MembershipLines):
             case k.And(items) | k.Or(items):
                 cheap_first = tuple(sorted(items, key=effort))
                 return self._chained(cheap_first, "if" if isinstance(node, k.And) else "if not")
-            case k.Compare():
-                return self._compare(node)
-            case k.Contains():
-                return self._contains(node)
-            case k.IsMember(item, ancestor, strict, direct):
-                relation = "parents" if direct else "above" if strict else "within"
-                kin = self._kin(relation, self.value(item))
-                return self.put(f"{self._as_reference(ancestor)} in {kin}")
-            case k.InNetwork(address, networks):
-                return self._sure(f"within({self.value(address).code}, {self.value(networks).code})").code
             case k.InWindow(moment, window):
                 return self._sure(f"during({self.constant(window)}, {self.value(moment).code})").code
-            case k.Like(operand, pattern):
-                return self.put(f"{self.constant(Glob(pattern))}.matches({self.value(operand).code})")
-            case k.Matches(operand, pattern):
-                return self.put(f"{self.constant(compile_regex(pattern))}.matches({self.value(operand).code})")
-            case k.Overlaps(left, right):
-                return self._overlaps(left, right)
-            case k.Subset(left, right):
-                return self.put(f"{self.as_set(left)} <= {self.as_set(right)}")
+            case k.Relation():
+                return self._relation(node)
             case k.IsPresent(operand):
                 return self._present(operand)
             case k.HasRow(entity):
@@ -279,6 +264,29 @@ class Writer(MembershipLines):
             case _:
                 return self.value(node).code
 
+    def _relation(self, node: k.Relation) -> str:
+        """What is not written here is decided with care, as the specification says."""
+        match node.operator, node.left, node.right:
+            case (("==" | "!=" | "<" | "<=" | ">" | ">="), _, _):
+                return self._compare(node)
+            case (("has" | "holds"), _, _):
+                return self._contains(node)
+            case ("in" | "below" | "child of") as word, item, ancestor:
+                kin = self._kin(KIN[word], self.value(item))
+                return self.put(f"{self._as_reference(ancestor)} in {kin}")
+            case "within", address, networks:
+                return self._sure(f"within({self.value(address).code}, {self.value(networks).code})").code
+            case "like", text, k.Constant(str() as pattern):
+                return self.put(f"{self.constant(Glob(pattern))}.matches({self.value(text).code})")
+            case "matches", text, k.Constant(str() as pattern):
+                return self.put(f"{self.constant(compile_regex(pattern))}.matches({self.value(text).code})")
+            case "overlaps", left, right:
+                return self._overlaps(left, right)
+            case "subset of", left, right:
+                return self.put(f"{self.as_set(left)} <= {self.as_set(right)}")
+            case _:
+                raise NotQuick(f"`{node.operator}`")
+
     def _chained(self, items: tuple[k.Expr, ...], more: str) -> str:
         """Each item only where the ones before did not settle it."""
         name = self.name()
@@ -289,7 +297,7 @@ class Writer(MembershipLines):
                 self.line(f"{name} = {rest}")
         return name
 
-    def _compare(self, node: k.Compare) -> str:
+    def _compare(self, node: k.Relation) -> str:
         left, right = node.left, node.right
         types = [getattr(side, "type", None) for side in (left, right)]
         if any(isinstance(one, typesystem.RecordType | typesystem.ListType) for one in types):

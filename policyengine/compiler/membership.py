@@ -79,11 +79,11 @@ class MembershipLines(PastLines):
         """Before a loop, the collections that each turn of it would read anew."""
         for node in surely_read(condition):
             match node:
-                case k.Contains(collection):
+                case k.Relation("has" | "holds", collection):
                     sides: tuple[k.Expr, ...] = (collection,)
-                case k.Overlaps(left, right) | k.Subset(left, right):
+                case k.Relation(_, left, right) if node.row.operands is k.Operands.COLLECTIONS:
                     sides = left, right
-                case k.Compare("==" | "!=", left, right) if is_set(left) and is_set(right):
+                case k.Relation("==" | "!=", left, right) if is_set(left) and is_set(right):
                     sides = left, right
                 case k.Fact(type=typesystem.SetType() | typesystem.ListType()):
                     self.value(node)
@@ -108,12 +108,14 @@ class MembershipLines(PastLines):
                 code = self.value(node).code
                 return self._sure(f"hashed({code})").code if element in HARD_TO_HASH else self.put(f"frozenset({code})")
 
-    def _contains(self, node: k.Contains) -> str:
-        collection = node.collection
+    def _contains(self, node: k.Relation) -> str:
+        collection = node.left
         while isinstance(collection, k.DefinitionRef):
             collection = collection.expression
-        item = self.value(node.item)
-        if node.deep and (item.of is not None or isinstance(getattr(node.item, "type", None), typesystem.RefType)):
+        item = self.value(node.right)
+        if node.operator == "holds" and (
+            item.of is not None or isinstance(getattr(node.right, "type", None), typesystem.RefType)
+        ):
             kin, code = self._kin("within", item), self._known_part(collection)
             return self._found(f"not {kin}.isdisjoint({code})", collection, code)
         if item.of is not None and isinstance(collection, k.Attribute) and self._only_element(collection) == item.of:

@@ -184,7 +184,7 @@ class PastLines(FactLines):
         """The place of a fact of the event that has to be a text or an entity, and as an argument what it has to be."""
         for part in conjuncts(event.where):
             match part:
-                case k.Compare("==", k.PastFact(fact), other) | k.Compare("==", other, k.PastFact(fact)) if (
+                case k.Relation("==", k.PastFact(fact), other) | k.Relation("==", other, k.PastFact(fact)) if (
                     fact in event.facts
                 ):
                     known = other.type is Scalar.STRING or isinstance(

@@ -28,11 +28,11 @@ def condition_of(requirement: k.Requirement, trust: Trust) -> k.Expr:
         return k.Fact((root, name), type, span=span)
 
     def at_most(one: k.Fact, limit: object) -> k.Expr:
-        return k.Compare("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
+        return k.Relation("<=", one, k.Constant(limit, Scalar.DURATION, span=span), span=span)  # type: ignore[arg-type]
 
     def among(one: k.Fact, values: Sequence[str]) -> k.Expr:
         constant = k.Constant(tuple(values), typesystem.SetType(one.type), span=span)
-        return k.Contains(constant, one, False, span=span)
+        return k.Relation("has", constant, one, span=span)
 
     match requirement:
         case k.CredentialKinds(names):

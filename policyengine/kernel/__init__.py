@@ -33,9 +33,7 @@ from policyengine.kernel.expressions import Arithmetic as Arithmetic
 from policyengine.kernel.expressions import Attribute as Attribute
 from policyengine.kernel.expressions import Call as Call
 from policyengine.kernel.expressions import Collection as Collection
-from policyengine.kernel.expressions import Compare as Compare
 from policyengine.kernel.expressions import Constant as Constant
-from policyengine.kernel.expressions import Contains as Contains
 from policyengine.kernel.expressions import Default as Default
 from policyengine.kernel.expressions import DefinitionRef as DefinitionRef
 from policyengine.kernel.expressions import EventPattern as EventPattern
@@ -43,19 +41,14 @@ from policyengine.kernel.expressions import Expr as Expr
 from policyengine.kernel.expressions import Fact as Fact
 from policyengine.kernel.expressions import HasRow as HasRow
 from policyengine.kernel.expressions import HistoryCondition as HistoryCondition
-from policyengine.kernel.expressions import InNetwork as InNetwork
 from policyengine.kernel.expressions import InWindow as InWindow
-from policyengine.kernel.expressions import IsMember as IsMember
 from policyengine.kernel.expressions import IsPresent as IsPresent
-from policyengine.kernel.expressions import Like as Like
-from policyengine.kernel.expressions import Matches as Matches
 from policyengine.kernel.expressions import Member as Member
 from policyengine.kernel.expressions import Not as Not
 from policyengine.kernel.expressions import Or as Or
-from policyengine.kernel.expressions import Overlaps as Overlaps
 from policyengine.kernel.expressions import PastFact as PastFact
 from policyengine.kernel.expressions import Quantifier as Quantifier
-from policyengine.kernel.expressions import Subset as Subset
+from policyengine.kernel.expressions import Relation as Relation
 from policyengine.kernel.expressions import UnaryMinus as UnaryMinus
 from policyengine.kernel.expressions import Variable as Variable
 from policyengine.kernel.expressions import children as children
@@ -81,6 +74,9 @@ from policyengine.kernel.maps import MapSegment as MapSegment
 from policyengine.kernel.maps import MapSubject as MapSubject
 from policyengine.kernel.maps import MapTool as MapTool
 from policyengine.kernel.maps import MapVerb as MapVerb
+from policyengine.kernel.relations import RELATIONS as RELATIONS
+from policyengine.kernel.relations import Operands as Operands
+from policyengine.kernel.relations import RelationRow as RelationRow
 from policyengine.typesystem import FieldType as FieldType
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from typing import Literal as Word
 
 from policyengine.kernel.base import Node
 from policyengine.kernel.endpoints import Place
+from policyengine.kernel.relations import RELATIONS, RelationRow
 from policyengine.runtime.values import Value
 from policyengine.runtime.windows import Window
 from policyengine.typesystem import Scalar, Type
@@ -107,69 +108,22 @@ class Or(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class Compare(Condition):
-    """Both sides have one type (int counts as number). Enums compare by rank: their type holds the order."""
-
-    operator: Word["==", "!=", "<", "<=", ">", ">="]
-    left: Expr
-    right: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Contains(Condition):
-    """`item in collection` (`deep`: entities are in what holds them at any depth), `collection has item` (direct)."""
-
-    collection: Expr
-    item: Expr
-    deep: bool
-
-
-@dataclass(frozen=True, slots=True)
-class IsMember(Condition):
-    """One entity in another, at any depth: `in` (reflexive), `below` (`strict`), `group has member` (`direct`)."""
-
-    item: Expr
-    ancestor: Expr
-    strict: bool = False
-    direct: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InNetwork(Condition):
-    """An address within a network, or within any of a set or list of networks and addresses."""
-
-    address: Expr
-    networks: Expr
-
-
-@dataclass(frozen=True, slots=True)
 class InWindow(Condition):
     instant: Expr
     window: Window
 
 
 @dataclass(frozen=True, slots=True)
-class Like(Condition):
-    operand: Expr
-    pattern: str
+class Relation(Condition):
+    """One value beside another; what `operator` means is its row in `relations.py`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Matches(Condition):
-    operand: Expr
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Overlaps(Condition):
+    operator: str
     left: Expr
     right: Expr
 
-
-@dataclass(frozen=True, slots=True)
-class Subset(Condition):
-    left: Expr
-    right: Expr
+    @property
+    def row(self) -> RelationRow:
+        return RELATIONS[self.operator]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +241,8 @@ Expr: TypeAlias = (
     | Not
     | And
     | Or
-    | Compare
-    | Contains
-    | IsMember
-    | InNetwork
     | InWindow
-    | Like
-    | Matches
-    | Overlaps
-    | Subset
+    | Relation
     | IsPresent
     | HasRow
     | Default

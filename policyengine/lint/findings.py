@@ -211,9 +211,9 @@ def nonempty_sets(part: k.Expr) -> tuple[k.Expr, ...]:
             return arguments
         case k.Quantifier(word="any", domain=domain):
             return (domain,)
-        case k.Contains(collection=collection):
+        case k.Relation("has" | "holds", collection):
             return (collection,)
-        case k.Overlaps(left, right):
+        case k.Relation("overlaps", left, right):
             return (left, right)
         case _:
             return ()

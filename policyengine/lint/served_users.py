@@ -221,7 +221,7 @@ def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
 
 def fold_constant(part: k.Expr) -> k.Expr | None:
     """What reads no fact any more is true or false."""
-    if not isinstance(part, k.Compare | k.Contains) or fact_roots(part):
+    if not is_comparison(part) or fact_roots(part):
         return None
     truths = possible_truths(part)
     return k.Constant(truths == {True}, Scalar.BOOL, span=part.span) if truths in ({True}, {False}) else None
@@ -286,3 +286,7 @@ def granted_patterns(blocks: Iterable[k.AgentBlock]) -> PatternIndex[k.Pattern]:
 def stands_at(place: k.Place, doors: PatternIndex[k.Pattern]) -> bool:
     near = (door for pattern in place.patterns or (None,) for door in doors.overlapping(pattern))
     return any(place_overlaps(place, door) for door in near)
+
+
+def is_comparison(part: k.Expr) -> bool:
+    return isinstance(part, k.Relation) and part.row.operands in (k.Operands.VALUES, k.Operands.ELEMENT)

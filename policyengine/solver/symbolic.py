@@ -112,10 +112,10 @@ def to_formula(expr: k.Expr, space: FactSpace) -> Formula:
             return Conjunction(tuple(to_formula(item, space) for item in expr.items))
         case k.Or():
             return Disjunction(tuple(to_formula(item, space) for item in expr.items))
-        case k.Compare():
+        case k.Relation(operator) if operator in MIRRORED:
             return comparison_formula(expr, space)
-        case k.Contains(collection=k.Constant(value=tuple()) as choices) if not expr.deep or not is_reference(
-            expr.item
+        case k.Relation("has" | "holds", k.Constant(value=tuple()) as choices, item) if (
+            expr.operator == "has" or not is_reference(item)
         ):
             return membership_formula(expr, choices, space)
         case k.IsPresent():
@@ -144,7 +144,7 @@ def to_term(expr: k.Expr, space: FactSpace) -> Term:
             return FactTerm(space.number(expr))
 
 
-def comparison_formula(expr: k.Compare, space: FactSpace) -> Formula:
+def comparison_formula(expr: k.Relation, space: FactSpace) -> Formula:
     left, right = unwrap_definition(expr.left), unwrap_definition(expr.right)
     for side, other in ((left, right), (right, left)):
         if isinstance(side, k.Constant) and isinstance(side.value, bool):
@@ -166,15 +166,15 @@ def pair_atom(operator: str, left: k.Expr, right: k.Expr, space: FactSpace) -> A
     return Atom(FactTerm(space.number(FactPair(left, right))), operator, (Fraction(0),))
 
 
-def membership_formula(expr: k.Contains, choices: k.Constant, space: FactSpace) -> Formula:
+def membership_formula(expr: k.Relation, choices: k.Constant, space: FactSpace) -> Formula:
     assert isinstance(choices.value, tuple)
     element = (
         choices.type.element if isinstance(choices.type, typesystem.SetType | typesystem.ListType) else choices.type
     )
     values = tuple(to_abstract_value(value, element) for value in choices.value)
     known = tuple(value for value in values if value is not None)
-    if len(known) == len(values) and all(is_comparable_constant(value, expr.item.type, "==") for value in known):
-        return make_atom(to_term(expr.item, space), "in", known, space)
+    if len(known) == len(values) and all(is_comparable_constant(value, expr.right.type, "==") for value in known):
+        return make_atom(to_term(expr.right, space), "in", known, space)
     return Atom(FactTerm(space.number(expr)), "is")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import zip_longest
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
@@ -105,14 +105,14 @@ def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
 
 def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
     match node:
-        case k.Overlaps(left, right) | k.Subset(left, right):
+        case k.Relation(_, left, right) if node.row.operands is k.Operands.COLLECTIONS:
             one, other = elements_of(left, sizes), elements_of(right, sizes)
             hashed = is_hashed(left) and is_hashed(right)
             return add_steps(one, other, NO_STEPS if hashed else multiply_steps(size_of(left, sizes), other))
-        case k.Compare("==" | "!=", left, right) if is_collection(left) or is_collection(right):
+        case k.Relation("==" | "!=", left, right) if is_collection(left) or is_collection(right):
             return add_steps(elements_of(left, sizes), elements_of(right, sizes))
-        case k.Contains(collection, item, deep):
-            if deep:
+        case k.Relation("has" | "holds", collection, item):
+            if node.operator == "holds":
                 return add_steps(size_of(collection, sizes), (sizes.above,))
             scans = (looping and not is_fixed(collection)) + 2 * (not is_hashed(collection))
             own = elements_of(item, sizes) if is_collection(item) else NO_STEPS
@@ -123,20 +123,30 @@ def own_steps(node: k.Expr, sizes: Sizes, looping: bool) -> Steps:
 
 def steps_in_loop(node: k.Expr, sizes: Sizes) -> Steps:
     match node:
-        case k.InNetwork(address, networks):
-            return add_steps(reading_steps(address, sizes), reading_steps(networks, sizes))
-        case k.Like(operand) | k.Matches(operand):
-            return size_of(operand, sizes)
+        case k.Relation():
+            return relation_steps_in_loop(node, sizes)
         case k.Call(_, arguments):
             return add_steps(*(reading_steps(one, sizes) for one in arguments))
         case k.Attribute() if not is_fixed(node):
             return add_steps(reading_steps(node, sizes), (sizes.above,))
         case k.Member():
             return add_steps(reading_steps(node, sizes), sizes.names)
-        case k.IsMember():
-            return (sizes.above,)
         case _:
             return NO_STEPS
+
+
+def relation_steps_in_loop(node: k.Relation, sizes: Sizes) -> Steps:
+    match node.row.operands:
+        case k.Operands.VALUES | k.Operands.ELEMENT | k.Operands.COLLECTIONS:
+            return NO_STEPS
+        case k.Operands.ENTITIES:
+            return (sizes.above,)
+        case k.Operands.PATTERN:
+            return size_of(node.left, sizes)
+        case k.Operands.NETWORKS | k.Operands.STRINGS:
+            return add_steps(reading_steps(node.left, sizes), reading_steps(node.right, sizes))
+        case _:
+            assert_never(node.row.operands)
 
 
 def reading_steps(node: k.Expr, sizes: Sizes) -> Steps:

@@ -11,7 +11,6 @@ from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import arithmetic, functions, windows
 from policyengine.runtime.format_values import format_bare_value, format_value
-from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.request import Request, get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
@@ -94,12 +93,8 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
             return count_loop_read(
                 node, lift(lambda entity: facts.attribute(entity, node), evaluate(base, facts)), facts
             )
-        case k.Compare(operator, left, right):
-            return lift(
-                lambda a, b: evaluate_comparison(operator, a, b, node, facts),
-                evaluate(left, facts),
-                evaluate(right, facts),
-            )
+        case k.Relation(_, left, right):
+            return evaluate_relation(node, evaluate(left, facts), evaluate(right, facts), facts)
         case k.And(items):
             return conjunction([evaluate(item, facts) for item in items])
         case k.Member(base):
@@ -114,23 +109,8 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
             return negate(evaluate(operand, facts))
         case k.Or(items):
             return disjunction([evaluate(item, facts) for item in items])
-        case k.Contains(collection, item):
-            return lift(
-                lambda c, i: contains_item(node, c, i, facts), evaluate(collection, facts), evaluate(item, facts)
-            )
-        case k.IsMember(item, ancestor, strict, direct):
-            both = evaluate(item, facts), evaluate(ancestor, facts)
-            return lift(lambda i, a: is_member_of(i, a, facts, node.span.text, strict, direct), *both)
-        case k.InNetwork(address, networks):
-            return lift_in_loop(in_networks, facts, evaluate(address, facts), evaluate(networks, facts))
         case k.InWindow(instant, window):
             return lift(lambda moment: windows.contains(window, moment), evaluate(instant, facts))
-        case k.Like(operand, pattern):
-            return lift_in_loop(Glob(pattern).matches, facts, evaluate(operand, facts))
-        case k.Matches(operand, pattern):
-            return lift_in_loop(lambda text: compile_regex(pattern).matches(text), facts, evaluate(operand, facts))
-        case k.Overlaps(left, right) | k.Subset(left, right):
-            return lift(lambda a, b: compare_sets(node, a, b, facts), evaluate(left, facts), evaluate(right, facts))
         case k.IsPresent(operand):
             one = evaluate(operand, facts)
             return not one.absent and one if isinstance(one, Unknown) else True
@@ -203,7 +183,8 @@ def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -
     return lift(counted if facts.looping else function, *values)
 
 
-def evaluate_comparison(operator: str, left: Value, right: Value, node: k.Compare, facts: Facts) -> Value:
+def evaluate_comparison(node: k.Relation, left: Value, right: Value, facts: Facts) -> Value:
+    operator = node.operator
     if operator in ("==", "!="):
         if isinstance(left, tuple) and isinstance(right, tuple):
             lacking = facts.work.lacks(
@@ -216,14 +197,14 @@ def evaluate_comparison(operator: str, left: Value, right: Value, node: k.Compar
         return negate(same) if operator == "!=" else same
     ranks = next((s.type for s in (node.left, node.right) if isinstance(s.type, typesystem.EnumType)), None)
     a, b = (ranks.values.index(s) if ranks else s for s in (left, right))
-    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]  # type: ignore[operator]
+    return node.row.holds(a, b)
 
 
-def contains_item(node: k.Contains, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
-    if node.deep and isinstance(item, EntityRef):
-        return is_in_any(collection, item, facts, node.span.text, node.collection)
-    if facts.looping and not is_fixed(node.collection):
-        lacking = facts.work.lacks(count_elements(collection), (node.collection, collection))
+def contains_item(node: k.Relation, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
+    if node.operator == "holds" and isinstance(item, EntityRef):
+        return is_in_any(collection, item, facts, node.span.text, node.left)
+    if facts.looping and not is_fixed(node.left):
+        lacking = facts.work.lacks(count_elements(collection), (node.left, collection))
         if lacking is not None:
             return lacking
     return is_element(collection, item, facts)
@@ -261,7 +242,29 @@ def is_in_any(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact
     return disjunction(found(one) for one in collection)
 
 
-def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
+def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts) -> Value:
+    row = node.row
+    match row.operands:
+        case k.Operands.VALUES:
+            return lift(lambda a, b: evaluate_comparison(node, a, b, facts), left, right)
+        case k.Operands.ELEMENT:
+            return lift(lambda c, i: contains_item(node, c, i, facts), left, right)
+        case k.Operands.ENTITIES:
+            strict, direct = node.operator == "below", node.operator == "child of"
+            return lift(lambda i, a: is_member_of(i, a, facts, node.span.text, strict, direct), left, right)
+        case k.Operands.NETWORKS:
+            return lift_in_loop(in_networks, facts, left, right)
+        case k.Operands.PATTERN:
+            return lift_in_loop(lambda text: row.holds(text, right), facts, left)
+        case k.Operands.STRINGS:
+            return lift_in_loop(row.holds, facts, left, right)
+        case k.Operands.COLLECTIONS:
+            return lift(lambda a, b: compare_sets(node, a, b, facts), left, right)
+        case _:
+            assert_never(row.operands)
+
+
+def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
     """Each with each, as far as what follows; by hashes, where these values have some."""
     many, others = count_elements(left), count_elements(right)
     lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
@@ -269,8 +272,8 @@ def compare_sets(node: k.Overlaps | k.Subset, left: tuple[Value, ...], right: tu
         return lacking
     one, other = facts.work.set_of(left), facts.work.set_of(right)
     if other.decides(one.family):
-        return one.overlaps(other) if isinstance(node, k.Overlaps) else one.within(other)
-    fold = disjunction if isinstance(node, k.Overlaps) else conjunction
+        return one.overlaps(other) if node.operator == "overlaps" else one.within(other)
+    fold = disjunction if node.operator == "overlaps" else conjunction
     pairs = min(len(left) * others, len(right) * many)
     return facts.work.lacks(pairs) or fold(equals_any(right, item) for item in left)
 

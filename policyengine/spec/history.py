@@ -111,7 +111,7 @@ def candidate_events(history: History, event: k.EventPattern, facts: Facts, valu
     """All events, but for those of which one text that the condition compares surely differs: they are many."""
     for part in conjuncts(event.where):
         match part:
-            case k.Compare("==", k.PastFact(fact), other) | k.Compare("==", other, k.PastFact(fact)) if (
+            case k.Relation("==", k.PastFact(fact), other) | k.Relation("==", other, k.PastFact(fact)) if (
                 fact in event.facts
             ):
                 wanted = NOT_COMPARED if reads_past(other) else value(other, facts)

@@ -63,9 +63,9 @@ def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
     """`server/name` is among them, or the name alone; one that holds a slash is the tool of another server."""
     tools = k.Fact(TOOLS, STRINGS, True, span=NOWHERE)
     slash = k.Constant("/", Scalar.STRING, span=NOWHERE)
-    whole = k.Contains(tools, qualified, False, span=NOWHERE)
+    whole = k.Relation("has", tools, qualified, span=NOWHERE)
     has_slash = k.Call("contains", (name, slash), Scalar.BOOL, span=NOWHERE)
-    bare = k.And((k.Contains(tools, name, False, span=NOWHERE), k.Not(has_slash, span=NOWHERE)), span=NOWHERE)
+    bare = k.And((k.Relation("has", tools, name, span=NOWHERE), k.Not(has_slash, span=NOWHERE)), span=NOWHERE)
     inside = k.Or((whole, bare), span=NOWHERE)
     return TaskConstraint(tools, TOOL_NOT_OF_THE_TASK, A_TASK_WITH_IT, inside)
 
@@ -74,5 +74,5 @@ def entity_constraint(types: frozenset[str]) -> TaskConstraint:
     """By type and id; being in one of them is not enough, for that may change while the task lasts."""
     entities = k.Fact(ENTITIES, SetType(RefType(types)), True, span=NOWHERE)
     resource = k.Fact(RESOURCE, RefType(types), span=NOWHERE)
-    inside = k.Contains(entities, resource, False, span=NOWHERE)
+    inside = k.Relation("has", entities, resource, span=NOWHERE)
     return TaskConstraint(entities, NOT_OF_THE_TASK, A_TASK_ABOUT_IT, inside)

@@ -143,6 +143,8 @@ def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
     match node:
         case k.Quantifier(_, _, domain, _):
             yield domain
+        case k.Relation() if node.row.operands is k.Operands.PATTERN:
+            yield node.left  # the pattern is part of the relation
         case k.HistoryCondition(event, _, since) | k.Aggregate(_, _, event, _, since):
             yield from (key for one in (event, since) if one is not None for key in one.keys or ())
         case _:

@@ -133,13 +133,11 @@ TEXT = k.Fact(("args", "text"), Scalar.STRING, span=NOWHERE)
 
 
 def shape(function: str, part: str) -> k.Expr:
+    constant = k.Constant(part, Scalar.STRING, span=NOWHERE)
     match function:
-        case "like":
-            return k.Like(TEXT, part, span=NOWHERE)
-        case "matches":
-            return k.Matches(TEXT, part, span=NOWHERE)
+        case "like" | "matches":
+            return k.Relation(function, TEXT, constant, span=NOWHERE)
         case _:
-            constant = k.Constant(part, Scalar.STRING, span=NOWHERE)
             return k.Call(function, (TEXT, constant), Scalar.BOOL, span=NOWHERE)
 
 

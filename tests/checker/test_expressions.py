@@ -45,79 +45,86 @@ def team(id_: str) -> k.Constant:
     return constant(EntityRef("team", id_), RefType(frozenset({"team"})))
 
 
-SAME_TENANT = k.Compare("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STRING, span=AT), span=AT)
+SAME_TENANT = k.Relation("==", TENANT, k.Attribute(RESOURCE, "tenant", Scalar.STRING, span=AT), span=AT)
 
 
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
-        ('user.tenant == "a"', k.Compare("==", TENANT, text("a"), span=AT)),
-        ("body.amount > 500", k.Compare(">", AMOUNT, number(500), span=AT)),
-        ("user.plan >= team", k.Compare(">=", USER_PLAN, constant("team", PLAN), span=AT)),
-        ("team <= user.plan", k.Compare("<=", constant("team", PLAN), USER_PLAN, span=AT)),
+        ('user.tenant == "a"', k.Relation("==", TENANT, text("a"), span=AT)),
+        ("body.amount > 500", k.Relation(">", AMOUNT, number(500), span=AT)),
+        ("user.plan >= team", k.Relation(">=", USER_PLAN, constant("team", PLAN), span=AT)),
+        ("team <= user.plan", k.Relation("<=", constant("team", PLAN), USER_PLAN, span=AT)),
         (
             "user.plan in paid",
-            k.Contains(constant(("team", "enterprise"), SetType(PLAN)), USER_PLAN, False, span=AT),
+            k.Relation("has", constant(("team", "enterprise"), SetType(PLAN)), USER_PLAN, span=AT),
         ),
         ("same_tenant", k.DefinitionRef("same_tenant", SAME_TENANT, Scalar.BOOL, span=AT)),
-        ('user.roles has "a"', k.Contains(ROLES, text("a"), False, span=AT)),
-        ('"a" in user.roles', k.Contains(ROLES, text("a"), False, span=AT)),
-        ('"a" not in user.roles', k.Not(k.Contains(ROLES, text("a"), False, span=AT), span=AT)),
-        ("user in resource.approvers", k.Contains(APPROVERS, THE_USER, True, span=AT)),
-        ('user in team "a"', k.IsMember(THE_USER, team("a"), span=AT)),
-        ('user below team "a"', k.IsMember(THE_USER, team("a"), strict=True, span=AT)),
-        ('team "a" has user', k.IsMember(THE_USER, team("a"), direct=True, span=AT)),
-        ("user == resource.owner", k.Compare("==", THE_USER, k.Attribute(RESOURCE, "owner", USER, span=AT), span=AT)),
-        ("request.ip within internal", k.InNetwork(IP, constant(NETWORKS, ListType(Scalar.CIDR)), span=AT)),
-        ("request.ip within 10.0.0.0/8", k.InNetwork(IP, constant(NETWORKS[0], Scalar.CIDR), span=AT)),
-        ('user.tenant like "a*"', k.Like(TENANT, "a*", span=AT)),
-        ('user.tenant matches "a+"', k.Matches(TENANT, "a+", span=AT)),
-        ('user.roles overlaps ["a"]', k.Overlaps(ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT)),
-        ('user.roles subset of ["a"]', k.Subset(ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT)),
+        ('user.roles has "a"', k.Relation("has", ROLES, text("a"), span=AT)),
+        ('"a" in user.roles', k.Relation("has", ROLES, text("a"), span=AT)),
+        ('"a" not in user.roles', k.Not(k.Relation("has", ROLES, text("a"), span=AT), span=AT)),
+        ("user in resource.approvers", k.Relation("holds", APPROVERS, THE_USER, span=AT)),
+        ('user in team "a"', k.Relation("in", THE_USER, team("a"), span=AT)),
+        ('user below team "a"', k.Relation("below", THE_USER, team("a"), span=AT)),
+        ('team "a" has user', k.Relation("child of", THE_USER, team("a"), span=AT)),
+        ("user == resource.owner", k.Relation("==", THE_USER, k.Attribute(RESOURCE, "owner", USER, span=AT), span=AT)),
+        ("request.ip within internal", k.Relation("within", IP, constant(NETWORKS, ListType(Scalar.CIDR)), span=AT)),
+        ("request.ip within 10.0.0.0/8", k.Relation("within", IP, constant(NETWORKS[0], Scalar.CIDR), span=AT)),
+        ('user.tenant like "a*"', k.Relation("like", TENANT, text("a*"), span=AT)),
+        ('user.tenant matches "a+"', k.Relation("matches", TENANT, text("a+"), span=AT)),
+        ('user.roles overlaps ["a"]', k.Relation("overlaps", ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT)),
+        (
+            'user.roles subset of ["a"]',
+            k.Relation("subset of", ROLES, constant(("a",), SetType(Scalar.STRING)), span=AT),
+        ),
         ("user.suspended", k.Attribute(THE_USER, "suspended", Scalar.BOOL, span=AT)),
         ("body.to is present", k.IsPresent(TO, span=AT)),
         ("body.to is absent", k.Not(k.IsPresent(TO, span=AT), span=AT)),
         (
             'body.to else "a" == "b"',
-            k.Compare("==", k.Default(TO, text("a"), Scalar.STRING, span=AT), text("b"), span=AT),
+            k.Relation("==", k.Default(TO, text("a"), Scalar.STRING, span=AT), text("b"), span=AT),
         ),
         (
             'any r in user.roles: r == "a"',
             k.Quantifier(
-                "any", "r", ROLES, k.Compare("==", k.Variable("r", Scalar.STRING, span=AT), text("a"), span=AT), span=AT
+                "any",
+                "r",
+                ROLES,
+                k.Relation("==", k.Variable("r", Scalar.STRING, span=AT), text("a"), span=AT),
+                span=AT,
             ),
         ),
         (
             'request.headers["x-id"] == "a"',
-            k.Compare("==", k.Fact(("request", "headers", "x-id"), Scalar.STRING, True, span=AT), text("a"), span=AT),
+            k.Relation("==", k.Fact(("request", "headers", "x-id"), Scalar.STRING, True, span=AT), text("a"), span=AT),
         ),
         (
             'args["content-type"] == "a"',
-            k.Compare("==", k.Fact(("args", "content-type"), Scalar.STRING, True, span=AT), text("a"), span=AT),
+            k.Relation("==", k.Fact(("args", "content-type"), Scalar.STRING, True, span=AT), text("a"), span=AT),
         ),
-        ('body["amount"] == 5', k.Compare("==", AMOUNT, number(5), span=AT)),
+        ('body["amount"] == 5', k.Relation("==", AMOUNT, number(5), span=AT)),
         (
             "params.id == resource",
-            k.Compare("==", k.Fact(("params", "id"), RefType(frozenset({"invoice"})), span=AT), RESOURCE, span=AT),
+            k.Relation("==", k.Fact(("params", "id"), RefType(frozenset({"invoice"})), span=AT), RESOURCE, span=AT),
         ),
         (
             "resource == invoice(body.to)",
-            k.Compare("==", RESOURCE, k.Call("invoice", (TO,), RefType(frozenset({"invoice"})), span=AT), span=AT),
+            k.Relation("==", RESOURCE, k.Call("invoice", (TO,), RefType(frozenset({"invoice"})), span=AT), span=AT),
         ),
         (
             'resource == invoice("42")',
-            k.Compare("==", RESOURCE, constant(EntityRef("invoice", "42"), RefType(frozenset({"invoice"}))), span=AT),
+            k.Relation("==", RESOURCE, constant(EntityRef("invoice", "42"), RefType(frozenset({"invoice"}))), span=AT),
         ),
         (
             "time - 5m > user.since",
-            k.Compare(
+            k.Relation(
                 ">",
                 k.Arithmetic("-", NOW, constant(timedelta(minutes=5), Scalar.DURATION), Scalar.TIME, span=AT),
                 k.Attribute(THE_USER, "since", Scalar.TIME, span=AT),
                 span=AT,
             ),
         ),
-        ("-5 < body.amount", k.Compare("<", number(-5), AMOUNT, span=AT)),
+        ("-5 < body.amount", k.Relation("<", number(-5), AMOUNT, span=AT)),
         (
             'time within mon..fri 08:00..18:00 "Europe/Berlin"',
             k.InWindow(NOW, Daily(frozenset(range(5)), 480, 1080, load_zone("Europe/Berlin")), span=AT),
@@ -244,7 +251,7 @@ def test_a_fact_of_two_places_exists_where_both_together_cover_the_rule() -> Non
     world = "facts on POST /a { body.x: int }\nfacts on POST /b { body.x: int? }"
     found = ask("body.x > 5", "POST /a, POST /b", world)
     assert found.codes == []
-    assert found.expression == k.Compare(">", k.Fact(("body", "x"), Scalar.INT, True, span=AT), number(5), span=AT)
+    assert found.expression == k.Relation(">", k.Fact(("body", "x"), Scalar.INT, True, span=AT), number(5), span=AT)
 
 
 def test_a_fact_has_the_type_that_its_place_gives_it() -> None:
@@ -263,9 +270,9 @@ def test_agents_have_declared_attributes_beside_their_facts() -> None:
     assert found.codes == []
     assert isinstance(found.expression, k.And)
     publisher, name, _ = found.expression.items
-    assert isinstance(publisher, k.Compare)
+    assert isinstance(publisher, k.Relation)
     assert isinstance(publisher.left, k.Attribute)
-    assert isinstance(name, k.Compare)
+    assert isinstance(name, k.Relation)
     assert name.left == k.Fact(("agent", "id"), Scalar.STRING, span=AT)
 
 
@@ -282,8 +289,8 @@ def test_names_of_an_imported_definition_are_those_of_its_own_package() -> None:
 
 def test_the_span_of_a_constant_by_name_is_where_it_is_used() -> None:
     found = ask("user.plan in paid").expression
-    assert isinstance(found, k.Contains)
-    assert found.collection.span.text == "paid"
+    assert isinstance(found, k.Relation)
+    assert found.left.span.text == "paid"
 
 
 def test_a_sum_of_a_hundred_terms_is_read() -> None:

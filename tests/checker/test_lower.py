@@ -132,7 +132,7 @@ def test_an_agent_block_is_lowered_whole() -> None:
     assert isinstance(issued, k.IssuedBy)
     assert issued.issuers == ("acme",)
     assert isinstance(acts, k.ActsFor)
-    assert isinstance(acts.condition, k.Contains)
+    assert isinstance(acts.condition, k.Relation)
     assert isinstance(kinds, k.CredentialKinds)
     assert kinds.kinds == ("jwt", "mtls")
     assert isinstance(lifetime, k.CredentialLifetime)
@@ -151,7 +151,7 @@ def test_an_agent_block_is_lowered_whole() -> None:
         timedelta(minutes=30),
     )
     assert [spelled(pattern) for pattern in delegate.patterns] == ["GET /a"]
-    assert isinstance(delegate.when, k.Contains)
+    assert isinstance(delegate.when, k.Relation)
     assert bot.span.text == 'agent "bot"'
     [limits] = found.delegation
     assert (limits.depth, limits.lifetime, limits.no_cycles) == (3, timedelta(hours=1), True)
@@ -265,7 +265,7 @@ def test_require_and_deny_unless_are_denies_when_not() -> None:
     assert isinstance(when, k.Deny)
     assert isinstance(require.condition, k.Not)
     assert isinstance(unless.condition, k.Not)
-    assert isinstance(when.condition, k.Compare)
+    assert isinstance(when.condition, k.Relation)
     assert [e.words for e in (require, unless, when)] == [
         "require body.n < 5", "deny unless body.n < 6", "deny when body.n > 7",
     ]  # fmt: skip

@@ -97,7 +97,7 @@ def a_strict_comparison_lets_the_limit_through(patch: Patch) -> None:
     compare = emit.Writer._compare
     lax = {"<": "<=", ">": ">="}
 
-    def compared(self: Part, node: k.Compare) -> str:
+    def compared(self: Part, node: k.Relation) -> str:
         return compare(self, replace(node, operator=lax.get(node.operator, node.operator)))  # type: ignore[arg-type]
 
     patch.setattr(emit.Writer, "_compare", compared)

@@ -94,7 +94,7 @@ def effect(number: int) -> Where:
 
     def find(members: Members) -> Any:
         condition = members["guards"][0][at(k.Guard, "effects", numbered=False)][number][2]
-        return condition[2] if number == 0 else condition[at(k.Compare, "left", numbered=True)]
+        return condition[2] if number == 0 else condition[at(k.Relation, "left", numbered=True)]
 
     return find
 

@@ -33,6 +33,7 @@ AMOUNT = k.Fact(("body", "amount"), Scalar.NUMBER, span=HERE)
 COUNT = k.Fact(("body", "count"), Scalar.INT, span=HERE)
 OTHER = k.Fact(("context", "count"), Scalar.INT, span=HERE)
 NOTE = k.Fact(("body", "note"), Scalar.STRING, optional=True, span=HERE)
+PATTERN = k.Constant("a*", Scalar.STRING, span=HERE)
 TIER = k.Fact(("body", "plan"), PLAN, span=HERE)
 URGENT = k.Fact(("body", "urgent"), Scalar.BOOL, optional=True, span=HERE)
 GRANTED = k.Fact(("approval", "granted"), Scalar.BOOL, span=HERE)
@@ -106,10 +107,10 @@ def kleene(expr: k.Expr, world: Mapping[k.Expr, Any]) -> bool | None:
         case k.IsPresent(operand):
             found = look(operand, world)
             return None if found == BROKEN else found != ABSENT
-        case k.Compare(operator, left, right):
+        case k.Relation("==" | "!=" | "<" | "<=" | ">" | ">=" as operator, left, right):
             a, b = look(left, world), look(right, world)
             return None if {a, b} & {ABSENT, BROKEN} else ORDER[operator](rank(a), rank(b))
-        case k.Contains(collection, item):
+        case k.Relation("has" | "holds", collection, item):
             a = look(item, world)
             return None if a in (ABSENT, BROKEN) else a in look(collection, world)
         case _:
@@ -134,11 +135,11 @@ def questions(field: Field) -> st.SearchStrategy[k.Expr]:
     same = st.sampled_from(("==", "!="))
     operators = same if fact.type == Scalar.BOOL else st.sampled_from(tuple(ORDER))
     compare = st.builds(
-        lambda o, a, c, swap: k.Compare(o, c, a, span=HERE) if swap else k.Compare(o, a, c, span=HERE),
+        lambda o, a, c, swap: k.Relation(o, c, a, span=HERE) if swap else k.Relation(o, a, c, span=HERE),
         operators, term, constants.map(lambda c: constant(c, fact.type)), st.booleans(),
     )  # fmt: skip
     listed = st.lists(constants, max_size=2).map(lambda cs: constant(tuple(cs), SetType(fact.type)))
-    member = st.builds(lambda a, cs: k.Contains(cs, a, False, span=HERE), term, listed)
+    member = st.builds(lambda a, cs: k.Relation("has", cs, a, span=HERE), term, listed)
     plain = [st.just(fact)] if fact.type == Scalar.BOOL else []
     return st.one_of(compare, member, st.just(k.IsPresent(fact, span=HERE)), *plain)
 
@@ -146,7 +147,7 @@ def questions(field: Field) -> st.SearchStrategy[k.Expr]:
 def pairs(fields: tuple[Field, ...]) -> list[st.SearchStrategy[k.Expr]]:
     whole = [f.fact for f in fields if f.fact.type == Scalar.INT]
     sides = st.sampled_from(whole) if whole else st.nothing()
-    return [st.builds(lambda o, a, b: k.Compare(o, a, b, span=HERE), st.sampled_from(tuple(ORDER)), sides, sides)]
+    return [st.builds(lambda o, a, b: k.Relation(o, a, b, span=HERE), st.sampled_from(tuple(ORDER)), sides, sides)]
 
 
 @st.composite
@@ -206,7 +207,7 @@ def test_what_is_possible_occurs_unless_two_facts_are_compared(
 ) -> None:
     fields, (condition,) = case
     if not any(
-        isinstance(p, k.Compare) and isinstance(p.left, k.Fact) and isinstance(p.right, k.Fact)
+        isinstance(p, k.Relation) and isinstance(p.left, k.Fact) and isinstance(p.right, k.Fact)
         for p in k.walk(condition)
     ):
         assert possible_truths(condition) == {kleene(condition, world) for world in worlds(fields)}
@@ -246,8 +247,8 @@ def test_the_specification_answers_nothing_impossible(
 # ── Cases ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def compare(fact: k.Expr, operator: Any, value: Any) -> k.Compare:
-    return k.Compare(operator, fact, constant(value, fact.type), span=HERE)
+def compare(fact: k.Expr, operator: Any, value: Any) -> k.Relation:
+    return k.Relation(operator, fact, constant(value, fact.type), span=HERE)
 
 
 def both(*items: k.Expr) -> k.And:
@@ -270,9 +271,9 @@ def either(*items: k.Expr) -> k.Or:
         pytest.param(compare(TIER, ">", "enterprise"), {False, UNKNOWN}, id="above the highest"),
         pytest.param(either(GRANTED, k.Not(GRANTED, span=HERE)), {True}, id="a fact that is never unknown"),
         pytest.param(both(URGENT, k.Not(URGENT, span=HERE)), {False, UNKNOWN}, id="a condition and its opposite"),
-        pytest.param(k.Compare("==", NOTE, NOTE, span=HERE), {True, UNKNOWN}, id="a fact and itself"),
+        pytest.param(k.Relation("==", NOTE, NOTE, span=HERE), {True, UNKNOWN}, id="a fact and itself"),
         pytest.param(
-            both(k.Compare("<", COUNT, OTHER, span=HERE), k.Compare("<=", OTHER, COUNT, span=HERE)),
+            both(k.Relation("<", COUNT, OTHER, span=HERE), k.Relation("<=", OTHER, COUNT, span=HERE)),
             {False, UNKNOWN},
             id="an order both ways",
         ),
@@ -287,9 +288,9 @@ def either(*items: k.Expr) -> k.Or:
             id="absent with a value",
         ),
         pytest.param(constant(True, Scalar.BOOL), {True}, id="true"),
-        pytest.param(k.Compare("<", constant(2, Scalar.INT), constant(1, Scalar.INT), span=HERE), {False}, id="2 < 1"),
+        pytest.param(k.Relation("<", constant(2, Scalar.INT), constant(1, Scalar.INT), span=HERE), {False}, id="2 < 1"),
         pytest.param(
-            k.Compare("<", k.Call("size", (NOTE,), Scalar.INT, span=HERE), constant(0, Scalar.INT), span=HERE),
+            k.Relation("<", k.Call("size", (NOTE,), Scalar.INT, span=HERE), constant(0, Scalar.INT), span=HERE),
             {False, UNKNOWN},
             id="a size below zero",
         ),
@@ -299,7 +300,7 @@ def either(*items: k.Expr) -> k.Or:
         pytest.param(
             k.Quantifier("all", "x", NOTE, constant(True, Scalar.BOOL), span=HERE), {True, UNKNOWN}, id="all of true"
         ),
-        pytest.param(k.Like(NOTE, "a*", span=HERE), {True, False, UNKNOWN}, id="what is not understood"),
+        pytest.param(k.Relation("like", NOTE, PATTERN, span=HERE), {True, False, UNKNOWN}, id="what is not understood"),
     ],
 )  # fmt: skip
 def test_a_condition_can_be(condition: k.Expr, expected: set[bool | None]) -> None:
@@ -333,7 +334,7 @@ def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
         (compare(AMOUNT, ">", 1), compare(AMOUNT, ">", 2), False),
         (both(compare(AMOUNT, ">", 2), URGENT), either(compare(AMOUNT, ">", 1), TIER), True),
         (URGENT, GRANTED, False),
-        (k.Like(NOTE, "a*", span=HERE), k.Like(NOTE, "a*", span=HERE), True),
+        (k.Relation("like", NOTE, PATTERN, span=HERE), k.Relation("like", NOTE, PATTERN, span=HERE), True),
         (compare(AMOUNT, ">", 2), k.IsPresent(AMOUNT, span=HERE), True),
     ],
 )

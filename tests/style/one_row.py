@@ -114,10 +114,11 @@ def fact_decisions() -> dict[str, tuple[str, str]]:
 
 def fact_on_the_compiled_way() -> bool:
     """Whether the evaluator answers by itself: it says None where the specification has to."""
+    from policyengine.compiler.evaluator import Evaluator
     from policyengine.engine import Engine
+    from policyengine.entities.store import EntityStore
 
-    engine = Engine.from_text(FACT_POLICY)
-    evaluator = engine._world.evaluator
+    evaluator = Evaluator(Engine.from_text(FACT_POLICY).kernel, EntityStore())
     return evaluator.quick({**CALLER, "request": HTTP2}) is not None
 
 
@@ -193,8 +194,101 @@ def add_fact() -> None:
     import_changed("policyengine.vocabulary", ")  # fmt: skip\n\n# What nobody has learned yet", FACT_ROWS)
 
 
+# ── An operator ───────────────────────────────────────────────────────────────────────────────
+
+GRAMMAR_LINE = ('    | "in" | "not" "in"', '    | "starts" "with" | "in" | "not" "in"')
+OPERATOR_POLICY = """
+facts on POST /a { body.name: string   body.prefix: string?   body.count: int }
+anyone { may POST /a when body.name starts with "acme-" }
+guard "own" on POST /a { deny when not (body.name starts with body.prefix else "a") }
+"""
+OPERATOR_TEST = """
+test "t" { POST /a { body.name: "acme-1", body.prefix: "acme" } => allow }
+"""
+NAMED = {"request": {"method": "POST", "path": "/a"}, "body": {"name": "acme-1", "prefix": "acme"}}
+
+
+def operator_mistakes() -> str:
+    changes = (('"acme-"', "7"), ("when body.name", "when body.count"))
+    return "".join(command("check", "@p.policy", p=OPERATOR_POLICY.replace(*change)) for change in changes)
+
+
+def operator_decisions() -> dict[str, tuple[str, str]]:
+    bodies = {
+        "right": {}, "wrong": {"name": "evil-1"}, "absent": {"name": None}, "of another type": {"name": 7},
+        "guarded": {"prefix": "acme-2"},
+    }  # fmt: skip
+    return {
+        name: decisions(OPERATOR_POLICY, {**NAMED, "body": {**NAMED["body"], **more}}) for name, more in bodies.items()
+    }
+
+
+def operator_in_bundle() -> str:
+    """What a bundle is read to: the relation with its operator, or why it is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy, bundle = Path(folder, "p.policy"), Path(folder, "p.bundle")
+        policy.write_text(OPERATOR_POLICY, encoding="utf-8")
+        from policyengine.cli import main
+        from policyengine.engine import Engine
+
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+            code = main(["compile", str(policy), "-o", str(bundle)])
+        return str(Engine.from_bundle(bundle).decide(dict(NAMED)).outcome) if code == 0 else told.getvalue()
+
+
+def operator_docs() -> str:
+    from docs.generate import relations
+
+    return relations()
+
+
+OPERATOR_SURFACES: dict[str, Callable[[], Any]] = {
+    "check": lambda: command("check", "@p.policy", p=OPERATOR_POLICY),
+    "formatting": lambda: command(
+        "fmt", "--diff", "@p.policy", p=OPERATOR_POLICY.replace('starts with "', 'starts   with   "')
+    ),
+    "mistakes": operator_mistakes,
+    "decisions": operator_decisions,
+    "bundle": operator_in_bundle,
+    "tests": lambda: command("test", "--coverage", "@p.policy", p=OPERATOR_POLICY + OPERATOR_TEST),
+    "mutation": lambda: command("test", "--mutate", "@p.policy", p=OPERATOR_POLICY + OPERATOR_TEST),
+    "property": lambda: command(
+        "test", "@p.policy", p=OPERATOR_POLICY + 'test "c" { forall request where body.prefix == "acme" => not allow }'
+    ),
+    "diff": lambda: command(
+        "diff", "@p.policy", "@q.policy", p=OPERATOR_POLICY, q=OPERATOR_POLICY.replace('"acme-"', '"acme"')
+    ),
+    "docs": operator_docs,
+}
+
+
+def add_operator() -> None:
+    import policyengine.syntax.parse_table as parse_table
+
+    sys.path.insert(0, str(ROOT))
+    grammar = parse_table.GRAMMAR.read_text(encoding="utf-8")
+    assert grammar.count(GRAMMAR_LINE[0]) == 1
+    changed = Path(tempfile.mkdtemp()) / "policy.lark"
+    changed.write_text(grammar.replace(*GRAMMAR_LINE), encoding="utf-8")
+    parse_table.GRAMMAR = changed
+    from policyengine.kernel.relations import RELATIONS, Operands, RelationRow
+
+    RELATIONS["starts with"] = RelationRow(
+        "starts with",
+        Operands.STRINGS,
+        "the left text begins with the right one",
+        'body.path starts with "/srv/"',
+        lambda text, start: text.startswith(start),
+        samples=lambda start: (start, f"{start}x"),
+        flipped="like",
+    )
+
+
 if __name__ == "__main__":
-    ADDITIONS = {"fact": (add_fact, FACT_SURFACES)}
+    ADDITIONS: dict[str, tuple[Callable[[], None], dict[str, Callable[[], Any]]]] = {
+        "operator": (add_operator, OPERATOR_SURFACES),
+        "fact": (add_fact, FACT_SURFACES),
+    }
     add, surfaces = ADDITIONS[sys.argv[1]]
     add()
     print(json.dumps({name: surface() for name, surface in surfaces.items()}))

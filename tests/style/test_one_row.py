@@ -1,4 +1,4 @@
-"""What is added in one place is known everywhere: a built-in fact is one row of the vocabulary."""
+"""What is added in one place is known everywhere: a fact is one row, an operator one row and a line of grammar."""
 
 from __future__ import annotations
 
@@ -100,3 +100,64 @@ def test_generated_policies_and_requests_have_an_added_fact(fact: dict[str, Any]
     assert {"agent.version", "device.managed", "request.http2"} <= set(generators["known"])
     assert generators["given"]["agent"]["version"] == "string"
     assert generators["given"]["device"] == {"managed": "bool"}
+
+
+# ── An operator ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def operator() -> dict[str, Any]:
+    return known_after_adding("operator")
+
+
+def test_a_policy_with_an_added_operator_checks(operator: dict[str, Any]) -> None:
+    assert operator["check"] == "no mistakes in 1 file\n"
+
+
+def test_the_formatter_writes_an_added_operator(operator: dict[str, Any]) -> None:
+    assert '+anyone { may POST /a when body.name starts with "acme-" }\n' in operator["formatting"]
+
+
+@pytest.mark.parametrize(
+    "words", ["E223 `7` is an int, not a string", "E223 `body.count` is an int", "hint: `starts with` is for texts"]
+)
+def test_the_checker_knows_what_an_added_operator_takes(operator: dict[str, Any], words: str) -> None:
+    assert words in operator["mistakes"]
+
+
+def test_both_ways_of_deciding_know_an_added_operator(operator: dict[str, Any]) -> None:
+    expected = {"right": "allow", "wrong": "deny", "absent": "deny", "of another type": "deny", "guarded": "deny"}
+    assert operator["decisions"] == {name: [outcome, outcome] for name, outcome in expected.items()}
+
+
+def test_a_bundle_holds_an_added_operator(operator: dict[str, Any]) -> None:
+    assert operator["bundle"] == "allow"
+
+
+@pytest.mark.parametrize("seen", ["was never false", "was never unknown"])
+def test_coverage_wants_to_see_all_that_an_added_operator_may_be(operator: dict[str, Any], seen: str) -> None:
+    assert "1 passed" in operator["tests"]
+    assert f'`body.name starts with "acme-"` {seen}' in operator["tests"]
+
+
+def test_mutation_plants_faults_around_an_added_operator(operator: dict[str, Any]) -> None:
+    assert 'starts with body.prefix else "ax"' in operator["mutation"]
+
+
+def test_a_property_is_broken_by_a_sample_of_an_added_operator(operator: dict[str, Any]) -> None:
+    assert "failed test" in operator["property"]
+    assert 'body.name: "acme-' in operator["property"]
+
+
+def test_an_explanation_says_how_an_added_operator_came_out(operator: dict[str, Any]) -> None:
+    assert '✓ body.name starts with "acme-"' in operator["property"]
+
+
+def test_diff_finds_a_witness_for_an_added_operator(operator: dict[str, Any]) -> None:
+    assert 'when not (body.name starts with "acme-") and body.name starts with "acme"' in operator["diff"]
+    assert '{"name": "acme"}' in operator["diff"]
+
+
+def test_the_documentation_describes_an_added_operator(operator: dict[str, Any]) -> None:
+    row = '| `starts with` | two strings | the left text begins with the right one | `body.path starts with "/srv/"` |'
+    assert row in operator["docs"]

@@ -101,7 +101,7 @@ def distinct_names(root: str, units: Iterable[RuleUnit]) -> DistinctNames:
             mentioned = True
             exact = exact and is_name_comparison(node, root)
             called.update(dict.fromkeys(string_constants(node)))
-            globs += [node.pattern] if isinstance(node, k.Like) else []
+            globs += globs_in(node)
     globs = list(dict.fromkeys(globs))
     fitting = [one.replace("*", fill) for one in globs for fill in ("x", "")]
     fitting += [a.replace("*", b.replace("*", "x")) for a, b in product(globs, globs) if a != b]
@@ -121,6 +121,14 @@ def distinct_names(root: str, units: Iterable[RuleUnit]) -> DistinctNames:
         name: max(matching_globs(name, globs), key=len) for name in distinct.values() if matching_globs(name, globs)
     }
     return DistinctNames((*dict.fromkeys(found), *([other] if other else [])), other, like, mentioned, exact)
+
+
+def globs_in(node: k.Expr) -> tuple[str, ...]:
+    match node:
+        case k.Relation("like", _, k.Constant(str() as pattern)):
+            return (pattern,)
+        case _:
+            return ()
 
 
 def matching_globs(name: str, globs: Iterable[str]) -> list[str]:
@@ -160,9 +168,15 @@ def is_id_attribute(node: k.Expr, root: str) -> bool:
 def is_name_comparison(node: k.Expr, root: str) -> bool:
     """Comparing a name with others is all that names can stand for."""
     match node:
-        case k.Compare(operator):
-            return operator in ("==", "!=")
-        case k.Like() | k.Contains() | k.IsMember() | k.IsPresent() | k.Default() | k.Collection() | k.Attribute():
+        case k.Relation("==" | "!="):
+            return True
+        case (
+            k.Relation("like" | "has" | "holds" | "in" | "below" | "child of")
+            | k.IsPresent()
+            | k.Default()
+            | k.Collection()
+            | k.Attribute()
+        ):
             return not any(isinstance(part, k.Fact) and part.path == ("chain", "agents") for part in k.children(node))
         case _:
             return isinstance(node, k.DefinitionRef)

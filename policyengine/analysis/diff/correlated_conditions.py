@@ -14,7 +14,6 @@ from zoneinfo import ZoneInfo
 
 from policyengine import kernel as k
 from policyengine.runtime import windows
-from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.runtime.values import Unknown
 from policyengine.solver.satisfiability import NEVER_UNKNOWN
 from policyengine.solver.symbolic import FactSpace, Subject
@@ -22,7 +21,7 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue, tex
 from policyengine.spec.evaluate import in_networks
 from policyengine.typesystem import Scalar
 
-CorrelatedNode: TypeAlias = k.InNetwork | k.InWindow | k.Like | k.Matches
+CorrelatedNode: TypeAlias = k.InWindow | k.Relation
 JointState: TypeAlias = tuple[AbstractValue, ...]
 ValuedState: TypeAlias = tuple[
     JointState, object
@@ -71,11 +70,11 @@ def find_correlated(space: FactSpace) -> Iterator[CorrelatedConditions]:
 
 def operand_of(subject: Subject) -> k.Expr | None:
     match subject:
-        case k.InNetwork(address, k.Constant()):
+        case k.Relation("within", address, k.Constant()):
             return address
         case k.InWindow(instant):
             return instant
-        case k.Like(operand) | k.Matches(operand):
+        case k.Relation(_, operand, k.Constant(str())) if subject.row.operands.are_texts:
             return operand
         case _:
             return None
@@ -93,11 +92,11 @@ def joint_states(
     operand: k.Expr, asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool
 ) -> Iterator[ValuedState]:
     """What the questions are together, for every value of the operand; last the state of the operand itself."""
-    if all(isinstance(one, k.InNetwork) for one in asked) and operand.type is Scalar.IP:
-        yield from address_states([one for one in asked if isinstance(one, k.InNetwork)], constants, own)
+    if (networks := related(asked, k.Operands.NETWORKS)) and len(networks) == len(asked) and operand.type is Scalar.IP:
+        yield from address_states(networks, constants, own)
     elif all(isinstance(one, k.InWindow) for one in asked) and not own and (zone := common_zone(asked)):
         yield from ((one, None) for one in time_states([one for one in asked if isinstance(one, k.InWindow)], zone))
-    elif all(isinstance(one, k.Like | k.Matches) for one in asked):
+    elif all(isinstance(one, k.Relation) and one.row.operands.are_texts for one in asked):
         yield from text_states(asked, constants, own)
     elif own and (zone := common_zone(asked)):
         walls = dict.fromkeys(time_states([one for one in asked if isinstance(one, k.InWindow)], zone))
@@ -111,12 +110,14 @@ def joint_states(
         yield from ((state, None) for state in product(*states))
 
 
-def address_states(asked: Sequence[k.InNetwork], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
+def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Relation]:
+    return [one for one in asked if isinstance(one, k.Relation) and one.row.operands is operands]
+
+
+def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
     """Networks are stretches of addresses: the first of each, the last, and those beside them stand for all."""
-    for address in sample_addresses(
-        [one.networks.value for one in asked if isinstance(one.networks, k.Constant)], constants
-    ):
-        found = [in_networks(address, one.networks.value) for one in asked if isinstance(one.networks, k.Constant)]
+    for address in sample_addresses([one.right.value for one in asked if isinstance(one.right, k.Constant)], constants):
+        found = [in_networks(address, one.right.value) for one in asked if isinstance(one.right, k.Constant)]
         if not any(isinstance(one, Unknown) for one in found):
             state: AbstractValue = address if address in constants else SpecialValue.OTHER
             yield (*(one is True for one in found), *([state] if own else [])), address
@@ -187,10 +188,8 @@ def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], 
 
 def text_matches(text: str, asked: CorrelatedNode) -> bool:
     match asked:
-        case k.Like(_, pattern):
-            return Glob(pattern).matches(text)
-        case k.Matches(_, pattern):
-            return compile_regex(pattern).matches(text)
+        case k.Relation(_, _, k.Constant(str() as other)):
+            return asked.row.holds(text, other)
         case _:
             return False
 

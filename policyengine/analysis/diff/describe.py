@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import product
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
@@ -110,11 +110,25 @@ def unproved_rank(subject: Subject) -> int:
     """What requests are the least likely to show comes first."""
     if reads_history(subject):
         return 0
-    if isinstance(subject, k.Quantifier | k.Matches | k.Overlaps | k.Subset | k.Call | k.InWindow):
+    if isinstance(subject, k.Relation):
+        return relation_rank(subject)
+    if isinstance(subject, k.Quantifier | k.Call | k.InWindow):
         return 1
-    if isinstance(subject, FactPair | k.Contains | k.IsMember | k.Like):
+    if isinstance(subject, FactPair):
         return 2
     return 4 if isinstance(subject, k.Fact) and subject.path[0] in ("", "credential") else 3
+
+
+def relation_rank(relation: k.Relation) -> int:
+    match relation.row.operands:
+        case k.Operands.VALUES | k.Operands.NETWORKS:
+            return 3
+        case k.Operands.ELEMENT | k.Operands.ENTITIES:
+            return 2
+        case k.Operands.PATTERN | k.Operands.STRINGS | k.Operands.COLLECTIONS:
+            return 2 if relation.operator == "like" else 1
+        case _:
+            assert_never(relation.row.operands)
 
 
 def subject_text(subject: Subject) -> str:
@@ -259,8 +273,9 @@ def describe_known_states(
 
 
 def expression_text(subject: k.Expr) -> str:
-    if isinstance(subject, k.Contains):
-        return f"{expression_name(subject.collection)} has {expression_name(subject.item)}"
+    match subject:
+        case k.Relation("has" | "holds", collection, item):
+            return f"{expression_name(collection)} has {expression_name(item)}"
     return subject.span.text or expression_name(subject)
 
 

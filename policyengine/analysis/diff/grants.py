@@ -101,14 +101,14 @@ class GrantConditions:
             case k.PrincipalCondition(condition):
                 return self.rewrite(condition)
             case k.InGroup(group):
-                return k.Contains(make_fact(("agent", "groups"), STRINGS), string_constant(group), False, span=NOWHERE)
+                return k.Relation("has", make_fact(("agent", "groups"), STRINGS), string_constant(group), span=NOWHERE)
             case _:
                 return ALWAYS
 
     def carried(self, carriers: frozenset[str]) -> k.Expr:
         free, known = self.side.free_of_scopes, sorted(self.side.kernel.issuers)
         scopes = make_fact(("credential", "scopes"), STRINGS)
-        held = [k.Contains(scopes, string_constant(one), False, span=NOWHERE) for one in sorted(carriers)]
+        held = [k.Relation("has", scopes, string_constant(one), span=NOWHERE) for one in sorted(carriers)]
         named = all_of(is_one_of(known, ISSUED_BY), any_of(*held)) if held else NEVER
         return any_of(is_one_of(free, ISSUED_BY), named) if free else named
 
@@ -128,7 +128,7 @@ class GrantConditions:
             case k.CredentialKinds(names):
                 kind = make_fact(("credential", "kind"), CREDENTIAL_KIND)
                 held = k.Constant(tuple(names), typesystem.ListType(CREDENTIAL_KIND), span=NOWHERE)
-                return k.Contains(held, kind, False, span=NOWHERE)
+                return k.Relation("has", held, kind, span=NOWHERE)
             case k.CredentialLifetime(limit):
                 return duration_at_most(("credential", "lifetime"), limit)
             case k.CredentialAge(limit):
@@ -161,7 +161,7 @@ def task_condition(at: EndpointClass, rewrite: ConditionRewriter, types: frozens
 
 def duration_at_most(path: tuple[str, ...], limit: object) -> k.Expr:
     bound = k.Constant(limit, Scalar.DURATION, span=NOWHERE)  # type: ignore[arg-type]  # a duration of the kernel
-    return k.Compare("<=", make_fact(path, Scalar.DURATION), bound, span=NOWHERE)
+    return k.Relation("<=", make_fact(path, Scalar.DURATION), bound, span=NOWHERE)
 
 
 def time_between(start: object, end: object) -> Iterator[k.Expr]:
@@ -169,7 +169,7 @@ def time_between(start: object, end: object) -> Iterator[k.Expr]:
     for operator, moment in ((">=", start), ("<", end)):
         if moment is not None:
             bound = k.Constant(moment, Scalar.TIME, span=NOWHERE)  # type: ignore[arg-type]  # a time of the kernel
-            yield k.Compare(operator, now, bound, span=NOWHERE)  # type: ignore[arg-type]  # one of the two
+            yield k.Relation(operator, now, bound, span=NOWHERE)
 
 
 def attester_condition(by: k.Attester) -> k.Expr:

@@ -24,7 +24,7 @@ APPROVAL_KEY: Key = ("asked",)  # somebody is to approve
 PRINCIPAL_PATHS = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
 WITHOUT_VALUE = (SpecialValue.ABSENT, SpecialValue.BROKEN)
 STRICT_NODES = (
-    k.Contains, k.IsMember, k.InNetwork, k.InWindow, k.Like, k.Matches, k.Overlaps, k.Subset, k.Compare, k.Arithmetic,
+    k.InWindow, k.Relation, k.Arithmetic,
     k.UnaryMinus, k.Call, k.HasRow, FactPair,
 )  # fmt: skip
 NO_HOPS = Fraction(0)

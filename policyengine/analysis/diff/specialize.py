@@ -71,7 +71,7 @@ def make_fact(path: FactPath, type_: typesystem.Type = Scalar.STRING) -> k.Fact:
 
 def is_one_of(names: object, item: k.Expr) -> k.Expr:
     chosen = tuple(sorted(names))  # type: ignore[call-overload]  # any collection of names
-    return k.Contains(k.Constant(chosen, typesystem.ListType(Scalar.STRING), span=NOWHERE), item, False, span=NOWHERE)
+    return k.Relation("has", k.Constant(chosen, typesystem.ListType(Scalar.STRING), span=NOWHERE), item, span=NOWHERE)
 
 
 def all_of(*items: k.Expr) -> k.Expr:
@@ -238,7 +238,7 @@ def rewrite_condition(expression: k.Expr, by: ConditionRewriter | Mapping[FactPa
     return fold_constants(replace(expression, **changed)) if changed else expression  # type: ignore[arg-type]
 
 
-FOLDABLE = (k.Like, k.Matches, k.Compare, k.InNetwork, k.InWindow, k.Overlaps, k.Subset, k.Arithmetic, k.Contains)
+FOLDABLE = (k.Relation, k.InWindow, k.Arithmetic)
 
 
 def fold_constants(expression: k.Expr) -> k.Expr:
@@ -247,11 +247,21 @@ def fold_constants(expression: k.Expr) -> k.Expr:
         isinstance(part, k.Constant) for part in k.children(expression)
     ):
         return expression
-    if isinstance(expression, k.Contains) and any(holds_entities(part) for part in k.children(expression)):
+    if isinstance(expression, k.Relation) and needs_directory(expression):
         return expression
     found = evaluate(expression, EMPTY_FACTS.looked_at_anew)
     type_ = expression.type if isinstance(expression, k.Call | k.Arithmetic) else Scalar.BOOL
     return expression if isinstance(found, Unknown) else k.Constant(found, type_, span=expression.span)
+
+
+def needs_directory(relation: k.Relation) -> bool:
+    match relation.row.operands:
+        case k.Operands.ENTITIES:
+            return True
+        case k.Operands.ELEMENT:
+            return holds_entities(relation.left) or holds_entities(relation.right)
+        case _:
+            return False
 
 
 def holds_entities(part: k.Expr) -> bool:

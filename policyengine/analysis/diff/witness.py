@@ -323,19 +323,19 @@ class WitnessBuilder:
 
     def decide(self, subject: k.Expr, wanted: bool) -> None:
         match subject:
-            case k.Contains(collection, item):
+            case k.Relation("has" | "holds", collection, item):
                 witness_memberships.fill_contains(self, collection, item, wanted)
             case k.HasRow(entity):
                 self.row(self.entity(entity))  # which `fill` takes away at the end where there is to be none
-            case k.IsMember(item, ancestor):
+            case k.Relation("in" | "below" | "child of", item, ancestor):
                 witness_memberships.fill_membership(self, self.entity(item), self.entity(ancestor), wanted)
-            case k.InNetwork(address, networks):
+            case k.Relation("within", address, networks):
                 self.give(address, sample_address(self.held(networks), wanted))
             case k.InWindow(_, window):
                 self.windows.append((window, wanted))
-            case k.Overlaps(left, right):
+            case k.Relation("overlaps", left, right):
                 witness_memberships.fill_overlap(self, left, right, wanted)
-            case k.Subset(left, right):
+            case k.Relation("subset of", left, right):
                 witness_memberships.fill_subset(self, left, right, wanted)
             case _:
                 self.give(subject, wanted)

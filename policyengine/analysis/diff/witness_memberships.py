@@ -30,10 +30,10 @@ def forbidden_items(wanted: Mapping[Subject, AbstractValue]) -> dict[k.Expr, lis
         if state is not False:
             continue
         match subject:
-            case k.Contains(collection, k.Constant(item)):
+            case k.Relation("has" | "holds", collection, k.Constant(item)):
                 found.setdefault(collection, []).append(item)
-            case k.Overlaps(collection, k.Constant(tuple() as items)) | k.Overlaps(
-                k.Constant(tuple() as items), collection
+            case k.Relation("overlaps", collection, k.Constant(tuple() as items)) | k.Relation(
+                "overlaps", k.Constant(tuple() as items), collection
             ):
                 found.setdefault(collection, []).extend(items)
             case _:

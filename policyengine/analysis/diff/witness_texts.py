@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.runtime.patterns import Glob, compile_regex
-from policyengine.runtime.regex_linearity import parser
 from policyengine.solver.symbolic import Subject
 from policyengine.solver.value_partition import AbstractValue
 
@@ -31,7 +29,7 @@ def questions_by_operand(wanted: Mapping[Subject, AbstractValue]) -> dict[k.Expr
 
 def text_operand(subject: Subject) -> k.Expr | None:
     match subject:
-        case k.Like(operand) | k.Matches(operand):
+        case k.Relation(_, operand, k.Constant(str())) if subject.row.operands.are_texts:
             return operand
         case k.Call(function, (operand, k.Constant(str()))) if function in TEXT_FUNCTIONS:
             return operand
@@ -48,10 +46,8 @@ def sample_text(asked: TextQuestions, known: Sequence[str]) -> str | None:
 
 def satisfies(text: str, asked: k.Expr, wanted: bool) -> bool:
     match asked:
-        case k.Like(_, pattern):
-            return Glob(pattern).matches(text) is wanted
-        case k.Matches(_, pattern):
-            return compile_regex(pattern).matches(text) is wanted
+        case k.Relation(_, _, k.Constant(str() as other)):
+            return asked.row.holds(text, other) is wanted
         case k.Call("starts_with", (_, k.Constant(str() as part))):
             return text.startswith(part) is wanted
         case k.Call("ends_with", (_, k.Constant(str() as part))):
@@ -78,8 +74,8 @@ def joined_texts(asked: TextQuestions) -> Iterator[str]:
 
 def text_shapes(asked: k.Expr) -> Iterator[list[str]]:
     match asked:
-        case k.Like(_, pattern):
-            yield pattern.split("*")
+        case k.Relation(_, _, k.Constant(str() as text)):
+            yield from map(list, asked.row.shapes(text))
         case k.Call(function, (_, k.Constant(str() as part))):
             yield ["" if function != "starts_with" else part, part, "" if function != "ends_with" else part]
         case _:
@@ -92,52 +88,7 @@ def longest_first(texts: Iterator[str]) -> list[str]:
 
 def texts_from(asked: k.Expr) -> Iterator[str]:
     match asked:
-        case k.Like(_, pattern):
-            yield pattern.replace("*", "x")
-        case k.Matches(_, pattern):
-            yield from dict.fromkeys(pattern_texts(pattern))
+        case k.Relation(_, _, k.Constant(str() as text)):
+            yield from asked.row.samples(text)
         case _:
             return
-
-
-def pattern_texts(pattern: str) -> Iterator[str]:
-    """Texts by the pattern's own letters: each class by its first character or its last, each repeat as short as may be
-    or a little longer, each branch in turn."""
-    try:
-        parsed = parser.parse(pattern)
-        for last, more, branch in product((False, True), (0, 1), (0, 1, 2)):
-            yield "".join(pattern_pieces(parsed, last, more, branch))
-    except Exception:  # a pattern that only re2 understands
-        return
-
-
-def pattern_pieces(parsed: Any, last: bool, more: int, branch: int) -> Iterator[str]:
-    for operation, argument in parsed:
-        match str(operation):
-            case "LITERAL":
-                yield chr(argument)
-            case "ANY" | "NOT_LITERAL":
-                yield "x" if argument is None or argument != ord("x") else "y"
-            case "IN":
-                yield class_member(argument, last)
-            case "MAX_REPEAT" | "MIN_REPEAT":
-                least, most, inner = argument
-                yield "".join(pattern_pieces(inner, last, more, branch)) * min(least + more, int(most))
-            case "SUBPATTERN":
-                yield from pattern_pieces(argument[-1], last, more, branch)
-            case "BRANCH":
-                yield from pattern_pieces(argument[1][branch % len(argument[1])], last, more, branch)
-
-
-def class_member(items: Any, last: bool) -> str:
-    classes = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
-    operation, argument = items[-1 if last else 0]
-    match str(operation):
-        case "LITERAL":
-            return chr(argument)
-        case "RANGE":
-            return chr(argument[1 if last else 0])
-        case "CATEGORY":
-            return classes.get(str(argument), "!")
-        case _:
-            return "~"

@@ -184,14 +184,17 @@ FILL_ORDER: tuple[type, ...] = (
     k.Variable,
     k.Call,
     k.Arithmetic,
-    k.Contains,
+    k.Relation,  # of an element and what has it
     k.Quantifier,
     FactPair,
 )
 
 
 def fill_rank(subject: Subject) -> int:
-    return next((number for number, kind in enumerate(FILL_ORDER) if isinstance(subject, kind)), len(FILL_ORDER) - 2)
+    other = len(FILL_ORDER) - 2
+    if isinstance(subject, k.Relation) and subject.row.operands is not k.Operands.ELEMENT:
+        return other
+    return next((number for number, kind in enumerate(FILL_ORDER) if isinstance(subject, kind)), other)
 
 
 def must_differ(subject: Subject, state: AbstractValue) -> bool:

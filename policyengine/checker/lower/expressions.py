@@ -257,7 +257,7 @@ def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> boo
             return False
 
 
-def expected_right(operator: ast.BinaryOperator, left: k.Expr | None) -> Type:
+def expected_right(operator: str, left: k.Expr | None) -> Type:
     type_ = UNRESOLVED if left is None else left.type
     match operator:
         case "in" | "not in":
@@ -270,7 +270,7 @@ def expected_right(operator: ast.BinaryOperator, left: k.Expr | None) -> Type:
             return type_
 
 
-def expected_left(operator: ast.BinaryOperator, right: k.Expr | None) -> Type:
+def expected_left(operator: str, right: k.Expr | None) -> Type:
     type_ = UNRESOLVED if right is None else right.type
     match operator:
         case "in" | "not in":

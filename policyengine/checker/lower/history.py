@@ -148,7 +148,7 @@ def other_user_condition(span: Span) -> k.Expr:
     """Both are known, and they differ; a request of nobody was none of another user."""
     user = k.Fact(USER, Scalar.STRING, span=span)
     past = k.PastFact(user, Scalar.STRING, span=span)
-    return k.And((k.IsPresent(past, span=span), k.Compare("!=", past, user, span=span)), span=span)
+    return k.And((k.IsPresent(past, span=span), k.Relation("!=", past, user, span=span)), span=span)
 
 
 def lower_history_window(within: ast.Literal, context: ExpressionContext) -> timedelta | None:

@@ -20,7 +20,7 @@ def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
         mistake = (
             host_part_mistake(text)
             if isinstance(found, k.Call)
-            else host_mistake(text, pattern=isinstance(found, k.Like))
+            else host_mistake(text, pattern=isinstance(found, k.Relation) and found.operator == "like")
         )
         if mistake is not None:
             report("E255", f"`request.host` is never {mistake[0]}", span, mistake[1])
@@ -30,13 +30,13 @@ def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
 
 def texts_beside_host(found: k.Expr | None) -> Iterator[tuple[str, Span]]:
     match found:
-        case k.Compare("==" | "!=", left, right):
+        case k.Relation("==" | "!=", left, right):
             yield from (
                 pair for one, other in ((left, right), (right, left)) if is_host(one) for pair in constant_texts(other)
             )
-        case k.Contains(collection, item) if is_host(item):
+        case k.Relation("has" | "holds", collection, item) if is_host(item):
             yield from constant_texts(collection)
-        case k.Like(operand, pattern) if is_host(operand):
+        case k.Relation("like", operand, k.Constant(str() as pattern)) if is_host(operand):
             yield pattern, found.span
         case k.Call("starts_with" | "ends_with" | "contains", (operand, part)) if is_host(operand):
             yield from constant_texts(part)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Literal as Word
+from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import Reporter
@@ -13,10 +15,11 @@ from policyengine.checker.types.entity_hierarchy import can_be_in, is_direct_par
 from policyengine.checker.types.hints import arithmetic_hint, in_hint, one_sided_hint, order_hint, plural, sets_hint
 from policyengine.checker.types.host_comparison import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED, Schema
-from policyengine.runtime.patterns import PatternError, compile_regex
+from policyengine.runtime.patterns import PatternError
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type, UnresolvedType
 
+Calculation: TypeAlias = Word["+", "-", "*"]
 ONE_TYPE = "both sides must have the same type"
 
 
@@ -48,46 +51,27 @@ def lower_operation(operation: OperatorApplication) -> k.Expr | None:
 
 
 def lower_by_operator(operation: OperatorApplication) -> k.Expr | None:
-    match operation.node.operator:
-        case "==" | "!=" | "<" | "<=" | ">" | ">=":
-            return lower_comparison(operation)
-        case "in" | "not in":
-            return lower_in(operation)
-        case "below":
-            return lower_below(operation)
-        case "has":
-            return lower_has(operation)
-        case "within":
-            return lower_within(operation)
-        case "like" | "matches":
-            return lower_pattern(operation)
-        case "overlaps" | "subset of":
-            return lower_collections(operation)
-        case "+" | "-" | "*":
-            return lower_arithmetic(operation)
-        case _:
-            assert_never(operation.node.operator)
+    lower = OPERATORS.get(operation.node.operator)
+    return lower_relation(operation, k.RELATIONS[operation.node.operator]) if lower is None else lower(operation)
 
 
 # ── == != < <= > >= ───────────────────────────────────────────────────────────────────────────
 
 
-def lower_comparison(operation: OperatorApplication) -> k.Compare | None:
+def lower_comparison(operation: OperatorApplication) -> k.Relation | None:
     node, (left, right) = operation.node, operation.types
-    if node.operator not in ("==", "!=", "<", "<=", ">", ">="):
-        return None
     if not are_comparable(left, right):
         message = f"`{node.operator}` cannot compare {describe_type(left)} with {describe_type(right)}"
         operation.refuse("E220", message, comparison_hint(operation))
         return None
     if node.operator in ("==", "!="):
-        return k.Compare(node.operator, operation.left, operation.right, span=node.span)
+        return k.Relation(node.operator, operation.left, operation.right, span=node.span)
     unordered = next((t for t in (left, right) if not is_ordered(t)), None)
     if unordered is not None:
         message = f"`{node.operator}` needs an order, and {describe_type(unordered)} has none"
         operation.refuse("E221", message, "use `==`" if isinstance(unordered, RefType) else order_hint(unordered))
         return None
-    return k.Compare(node.operator, operation.left, operation.right, span=node.span)
+    return k.Relation(node.operator, operation.left, operation.right, span=node.span)
 
 
 def is_ordered(type_: Type) -> bool:
@@ -126,9 +110,9 @@ def lower_membership(operation: OperatorApplication) -> k.Expr | None:
             if not can_be_in(left, right, operation.schema):
                 report_unrelated_entities(operation, left, right)
                 return None
-            return k.IsMember(operation.left, operation.right, span=operation.node.span)
+            return k.Relation("in", operation.left, operation.right, span=operation.node.span)
         case _ if isinstance(right, UnresolvedType):
-            return k.Contains(operation.right, operation.left, deep=False, span=operation.node.span)
+            return k.Relation("has", operation.right, operation.left, span=operation.node.span)
         case _:
             word = operation.node.operator
             operation.refuse(
@@ -141,7 +125,7 @@ def lower_membership(operation: OperatorApplication) -> k.Expr | None:
 
 def lower_element_membership(
     operation: OperatorApplication, item: Type, element: Type, deep: bool
-) -> k.Contains | None:
+) -> k.Relation | None:
     """The right side is a set or a list."""
     if isinstance(item, RefType) and isinstance(element, RefType):
         if not can_be_in(item, element, operation.schema):
@@ -160,7 +144,7 @@ def lower_element_membership(
             "E222", message, hint or f"the elements of {quote_source(operation.right.span)} are {plural(element)}"
         )
         return None
-    return k.Contains(operation.right, operation.left, deep, span=operation.node.span)
+    return k.Relation("holds" if deep else "has", operation.right, operation.left, span=operation.node.span)
 
 
 def report_unrelated_entities(operation: OperatorApplication, item: RefType, holder: RefType) -> None:
@@ -172,14 +156,14 @@ def report_unrelated_entities(operation: OperatorApplication, item: RefType, hol
     )
 
 
-def lower_below(operation: OperatorApplication) -> k.IsMember | None:
+def lower_below(operation: OperatorApplication) -> k.Relation | None:
     match operation.types:
         case RefType() as item, RefType() as holder:
             if can_be_in(item, holder, operation.schema, strict=True):
-                return k.IsMember(operation.left, operation.right, strict=True, span=operation.node.span)
+                return k.Relation("below", operation.left, operation.right, span=operation.node.span)
             report_unrelated_entities(operation, item, holder)
         case left, right if operation.unresolved and not is_not_collection(left) and not is_not_collection(right):
-            return k.IsMember(operation.left, operation.right, strict=True, span=operation.node.span)
+            return k.Relation("below", operation.left, operation.right, span=operation.node.span)
         case left, right:
             hint = "use `in` for sets and lists" if isinstance(right, SetType | ListType) else "both sides are entities"
             operation.refuse("E222", f"`below` cannot place {describe_type(left)} under {describe_type(right)}", hint)
@@ -195,7 +179,7 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
     match left, right:
         case ((SetType() | ListType()), _):
             if are_comparable(left.element, right):
-                return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
+                return k.Relation("has", operation.left, operation.right, span=operation.node.span)
             hint = sets_hint(operation.right, right, operation.left, left.element)
             hint = hint or one_sided_hint(operation.right, right, operation.left, left.element)
             message = f"{describe_type(left)} cannot have {describe_type(right)}"
@@ -206,10 +190,10 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
             )
         case RefType(), RefType():
             if is_direct_parent(left, right, operation.schema):
-                return k.IsMember(operation.right, operation.left, direct=True, span=operation.node.span)
+                return k.Relation("child of", operation.right, operation.left, span=operation.node.span)
             report_unrelated_entities(operation, right, left)
         case _ if isinstance(left, UnresolvedType):
-            return k.Contains(operation.left, operation.right, deep=False, span=operation.node.span)
+            return k.Relation("has", operation.left, operation.right, span=operation.node.span)
         case _:
             whole, part = operation.left.span.text, operation.right.span.text
             texts = (left, right) == (Scalar.STRING, Scalar.STRING)
@@ -220,14 +204,14 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
     return None
 
 
-# ── within, like, matches, overlaps, subset of ────────────────────────────────────────────────
+# ── within, and the table of relations ────────────────────────────────────────────────
 
 
-def lower_within(operation: OperatorApplication) -> k.InNetwork | None:
+def lower_within(operation: OperatorApplication) -> k.Relation | None:
     left, right = operation.types
     element = right.element if isinstance(right, SetType | ListType) else right
     if left in (Scalar.IP, UNRESOLVED) and element in (*ADDRESSES, UNRESOLVED) and right != Scalar.IP:
-        return k.InNetwork(operation.left, operation.right, span=operation.node.span)
+        return k.Relation("within", operation.left, operation.right, span=operation.node.span)
     if left == Scalar.TIME:
         hint = 'write `time within mon..fri 08:00..18:00 "Europe/Berlin"`'
     elif right == Scalar.IP:
@@ -240,37 +224,57 @@ def lower_within(operation: OperatorApplication) -> k.InNetwork | None:
     return None
 
 
-def lower_pattern(operation: OperatorApplication) -> k.Like | k.Matches | None:
-    node, (left, right) = operation.node, operation.types
-    if left not in (Scalar.STRING, UNRESOLVED):
-        hint = f"use `any x in {operation.left.span.text}: x {node.operator} …`"
-        hint = hint if isinstance(left, SetType | ListType) else f"`{node.operator}` is for texts"
-        operation.refuse("E223", f"{quote_source(operation.left.span)} is {describe_type(left)}, not a string", hint)
-        return None
-    if right == UNRESOLVED:
-        return None
-    if not (
-        isinstance(operation.right, k.Constant) and isinstance(operation.right.value, str) and right == Scalar.STRING
-    ):
-        message = f"the pattern after `{node.operator}` is not a text in quotes"
-        operation.report("E223", message, operation.right.span, "a pattern is known before any request: write it out")
-        return None
-    if node.operator == "like":
-        return k.Like(operation.left, operation.right.value, span=node.span)
-    return lower_regex(operation, operation.right.value)
+def lower_relation(operation: OperatorApplication, row: k.RelationRow) -> k.Relation | None:
+    """An operator of the table of relations, by what it takes."""
+    match row.operands:
+        case k.Operands.VALUES:
+            sound = lower_comparison(operation) is not None
+        case k.Operands.ELEMENT:
+            sound = lower_has(operation) is not None
+        case k.Operands.ENTITIES:
+            sound = lower_below(operation) is not None
+        case k.Operands.NETWORKS:
+            sound = lower_within(operation) is not None
+        case k.Operands.PATTERN:
+            sound = is_text(operation, operation.left) and is_pattern(operation, row)
+        case k.Operands.STRINGS:
+            sides = [is_text(operation, side) for side in (operation.left, operation.right)]  # each is reported
+            sound = all(sides)
+        case k.Operands.COLLECTIONS:
+            sound = are_collections(operation)
+        case _:
+            assert_never(row.operands)
+    return k.Relation(row.operator, operation.left, operation.right, span=operation.node.span) if sound else None
 
 
-def lower_regex(operation: OperatorApplication, pattern: str) -> k.Matches | None:
+def is_text(operation: OperatorApplication, side: k.Expr) -> bool:
+    word, type_ = operation.node.operator, side.type
+    if type_ in (Scalar.STRING, UNRESOLVED):
+        return True
+    hint = f"use `any x in {side.span.text}: x {word} …`" if side is operation.left else f"`{word}` is for texts"
+    hint = hint if isinstance(type_, SetType | ListType) else f"`{word}` is for texts"
+    operation.refuse("E223", f"{quote_source(side.span)} is {describe_type(type_)}, not a string", hint)
+    return False
+
+
+def is_pattern(operation: OperatorApplication, row: k.RelationRow) -> bool:
+    pattern = operation.right
+    if pattern.type == UNRESOLVED:
+        return False
+    if not (isinstance(pattern, k.Constant) and isinstance(pattern.value, str) and pattern.type == Scalar.STRING):
+        message = f"the pattern after `{row.operator}` is not a text in quotes"
+        operation.report("E223", message, pattern.span, "a pattern is known before any request: write it out")
+        return False
     try:
-        compile_regex(pattern)
+        row.check_pattern(pattern.value)
     except PatternError as error:
-        hint = error.hint or "patterns match in linear time: see the documentation of `matches`"
-        operation.report("E239", f"this pattern cannot be used: {error.why}", operation.right.span, hint)
-        return None
-    return k.Matches(operation.left, pattern, span=operation.node.span)
+        hint = error.hint or f"patterns match in linear time: see the documentation of `{row.operator}`"
+        operation.report("E239", f"this pattern cannot be used: {error.why}", pattern.span, hint)
+        return False
+    return True
 
 
-def lower_collections(operation: OperatorApplication) -> k.Overlaps | k.Subset | None:
+def are_collections(operation: OperatorApplication) -> bool:
     word, (left, right) = operation.node.operator, operation.types
     for side, type_ in ((operation.left, left), (operation.right, right)):
         if not isinstance(type_, SetType | ListType | UnresolvedType):
@@ -281,7 +285,7 @@ def lower_collections(operation: OperatorApplication) -> k.Overlaps | k.Subset |
                 side.span,
                 hint,
             )
-            return None
+            return False
     if (
         isinstance(left, SetType | ListType)
         and isinstance(right, SetType | ListType)
@@ -289,9 +293,8 @@ def lower_collections(operation: OperatorApplication) -> k.Overlaps | k.Subset |
     ):
         message = f"`{word}` cannot compare {describe_type(left)} with {describe_type(right)}"
         operation.refuse("E224", message, "both hold things of the same type")
-        return None
-    kind = k.Overlaps if word == "overlaps" else k.Subset
-    return kind(operation.left, operation.right, span=operation.node.span)
+        return False
+    return True
 
 
 # ── + - * ─────────────────────────────────────────────────────────────────────────────────────
@@ -300,11 +303,11 @@ def lower_collections(operation: OperatorApplication) -> k.Overlaps | k.Subset |
 def lower_arithmetic(operation: OperatorApplication) -> k.Arithmetic | None:
     node, (left, right) = operation.node, operation.types
     result = arithmetic_type(node.operator, left, right)
-    if result is None or node.operator not in ("+", "-", "*"):
+    if result is None:
         message = f"`{node.operator}` cannot take {describe_type(left)} and {describe_type(right)}"
         operation.refuse("E226", message, arithmetic_hint(node.operator, left, right))
         return None
-    return k.Arithmetic(node.operator, operation.left, operation.right, result, span=node.span)
+    return k.Arithmetic(ARITHMETIC[node.operator], operation.left, operation.right, result, span=node.span)
 
 
 def arithmetic_type(operator: str, left: Type, right: Type) -> Type | None:
@@ -323,3 +326,10 @@ def arithmetic_type(operator: str, left: Type, right: Type) -> Type | None:
             return Scalar.DURATION
         case _:
             return None
+
+
+ARITHMETIC: Mapping[str, Calculation] = {"+": "+", "-": "-", "*": "*"}
+# Operators that are no relation, or one of several as the types of their sides are.
+OPERATORS: Mapping[str, Callable[[OperatorApplication], k.Expr | None]] = {
+    "in": lower_in, "not in": lower_in, "has": lower_has, **dict.fromkeys(ARITHMETIC, lower_arithmetic),
+}  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.lower.history import event_digest
@@ -16,7 +16,7 @@ from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_com
 from policyengine.checker.types.operators import arithmetic_type, is_ordered
 from policyengine.compiler.bundle.scalars import BundleDataError, DecodeContext
 from policyengine.runtime import windows
-from policyengine.runtime.patterns import PatternError, compile_regex
+from policyengine.runtime.patterns import PatternError
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
 from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
@@ -133,60 +133,83 @@ def check_logic(node: k.And | k.Or, _: DecodeContext) -> None:
         check_condition(item)
 
 
-def check_compare(node: k.Compare, _: DecodeContext) -> None:
+def check_comparison(node: k.Relation) -> None:
     left, right = node.left.type, node.right.type
     ordered = node.operator in ("==", "!=") or (is_ordered(left) and is_ordered(right))
     require(are_comparable(left, right) and ordered, f"`{node.operator}` between what cannot be compared")
 
 
-def check_contains(node: k.Contains, _: DecodeContext) -> None:
-    collection, item = node.collection.type, node.item.type
+def check_element(node: k.Relation) -> None:
+    collection, item = node.left.type, node.right.type
     require(isinstance(collection, SetType | ListType), "membership in what is no set or list")
     element = collection.element if isinstance(collection, SetType | ListType) else collection
     entities = isinstance(item, RefType) and isinstance(element, RefType | UnresolvedType)
-    require(entities or (not node.deep and are_comparable(item, element)), "membership of what is of another type")
+    direct = node.operator != "holds"
+    require(entities or (direct and are_comparable(item, element)), "membership of what is of another type")
 
 
-def check_is_member(node: k.IsMember, _: DecodeContext) -> None:
-    both = isinstance(node.item.type, RefType) and isinstance(node.ancestor.type, RefType)
-    require(both and not (node.strict and node.direct), "a hierarchy of what are no entities")
+def check_hierarchy(node: k.Relation) -> None:
+    both = isinstance(node.left.type, RefType) and isinstance(node.right.type, RefType)
+    require(both, "a hierarchy of what are no entities")
+
+
+def check_network(node: k.Relation) -> None:
+    networks = node.right.type
+    element = networks.element if isinstance(networks, SetType | ListType) else networks
+    sound = node.left.type == Scalar.IP and (element in ADDRESSES or element == UnresolvedType())
+    require(sound and networks != Scalar.IP, "an address within what is no network")
 
 
 def check_has_row(node: k.HasRow, _: DecodeContext) -> None:
     require(isinstance(node.entity.type, RefType | UnresolvedType), "a row of what is no entity")
 
 
-def check_network(node: k.InNetwork, _: DecodeContext) -> None:
-    networks = node.networks.type
-    element = networks.element if isinstance(networks, SetType | ListType) else networks
-    sound = node.address.type == Scalar.IP and (element in ADDRESSES or element == UnresolvedType())
-    require(sound and networks != Scalar.IP, "an address within what is no network")
-
-
 def check_window(node: k.InWindow, _: DecodeContext) -> None:
     require(node.instant.type == Scalar.TIME, "a window of time for what is no time")
 
 
-def check_like(node: k.Like, _: DecodeContext) -> None:
-    require(node.operand.type == Scalar.STRING, "`like` for what is no string")
+def check_relation(node: k.Relation, _: DecodeContext) -> None:
+    row = k.RELATIONS.get(node.operator)
+    if row is None:
+        raise BundleDataError("a relation that there is not")
+    match row.operands:
+        case k.Operands.VALUES:
+            check_comparison(node)
+        case k.Operands.ELEMENT:
+            check_element(node)
+        case k.Operands.ENTITIES:
+            check_hierarchy(node)
+        case k.Operands.NETWORKS:
+            check_network(node)
+        case k.Operands.PATTERN:
+            check_pattern(node, row)
+        case k.Operands.STRINGS:
+            both = node.left.type == Scalar.STRING and node.right.type == Scalar.STRING
+            require(both, f"`{row.operator}` for what is no string")
+        case k.Operands.COLLECTIONS:
+            sound = have_common_element(node.left.type, node.right.type)
+            require(sound, f"`{row.operator}` between what are no sets of one type")
+        case _:
+            assert_never(row.operands)
 
 
-def check_matches(node: k.Matches, _: DecodeContext) -> None:
-    require(node.operand.type == Scalar.STRING, "`matches` for what is no string")
+def check_pattern(node: k.Relation, row: k.RelationRow) -> None:
+    require(node.left.type == Scalar.STRING, f"`{row.operator}` for what is no string")
+    pattern = node.right.value if isinstance(node.right, k.Constant) else None
+    if not isinstance(pattern, str):
+        raise BundleDataError("a pattern that is no text")
     try:
-        compile_regex(node.pattern)
+        row.check_pattern(pattern)
     except PatternError as error:
         raise BundleDataError(f"a pattern that cannot be used: {error.why}") from None
 
 
-def check_collections(node: k.Overlaps | k.Subset, _: DecodeContext) -> None:
-    left, right = node.left.type, node.right.type
-    sound = (
+def have_common_element(left: Type, right: Type) -> bool:
+    return (
         isinstance(left, SetType | ListType)
         and isinstance(right, SetType | ListType)
         and are_comparable(left.element, right.element)
     )
-    require(sound, "`overlaps` or `subset of` between what are no sets of one type")
 
 
 def check_collection(node: k.Collection, _: DecodeContext) -> None:
@@ -329,16 +352,9 @@ TERMS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.Not: check_condition_of("operand"),
     k.And: check_logic,
     k.Or: check_logic,
-    k.Compare: check_compare,
-    k.Contains: check_contains,
-    k.IsMember: check_is_member,
     k.HasRow: check_has_row,
-    k.InNetwork: check_network,
     k.InWindow: check_window,
-    k.Like: check_like,
-    k.Matches: check_matches,
-    k.Overlaps: check_collections,
-    k.Subset: check_collections,
+    k.Relation: check_relation,
     k.Default: check_default,
     k.Arithmetic: check_arithmetic,
     k.UnaryMinus: check_unary_minus,

@@ -49,9 +49,11 @@ def parent_folder_finding(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Dia
 def subject_in_folder(part: k.Expr) -> k.Expr | None:
     """What the part compares with the paths in a folder, if it is a text that callers write."""
     match part:
-        case k.Like(operand, pattern) if begins_in_folder(pattern) and not MEDIA_TYPE.fullmatch(pattern):
+        case k.Relation("like", operand, k.Constant(str() as pattern)) if begins_in_folder(
+            pattern
+        ) and not MEDIA_TYPE.fullmatch(pattern):
             return subject_of(operand)
-        case k.Matches(operand, pattern) if leaves_its_folder(pattern):
+        case k.Relation("matches", operand, k.Constant(str() as pattern)) if leaves_its_folder(pattern):
             return subject_of(operand)
         case k.Call("starts_with", (operand, k.Constant(str() as text))) if is_folder(text):
             return subject_of(operand)
@@ -99,16 +101,16 @@ def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def lets_pass(part: k.Expr, wanted: bool) -> bool:
     """The request passes where the host is one that is named."""
-    return (not wanted) if isinstance(part, k.Compare) and part.operator == "!=" else wanted
+    return (not wanted) if isinstance(part, k.Relation) and part.operator == "!=" else wanted
 
 
 def urls_of_hosts(part: k.Expr) -> Iterator[k.Expr]:
     match part:
-        case k.Compare("==" | "!=", left, right):
+        case k.Relation("==" | "!=", left, right):
             sides: tuple[k.Expr, ...] = (left, right)
-        case k.Contains(item=item):
+        case k.Relation("has" | "holds", _, item):
             sides = (item,)
-        case k.Like(operand) | k.Matches(operand):
+        case k.Relation(_, operand, k.Constant(str())) if part.row.operands.are_texts:
             sides = (operand,)
         case k.Call("starts_with" | "ends_with", (operand, _)):
             sides = (operand,)
@@ -146,7 +148,7 @@ def subjects_compared(kernel: k.Kernel, fits: Callable[[str], bool]) -> frozense
 
 def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
     match part:
-        case k.Like(operand, text) | k.Matches(operand, text):
+        case k.Relation(_, operand, k.Constant(str() as text)) if part.row.operands.are_texts:
             yield operand, text
         case k.Call("starts_with" | "ends_with" | "contains", (operand, k.Constant(str() as text))):
             yield operand, text

@@ -82,12 +82,14 @@ def parts_compared_with_path(expression: k.Expr, wanted: bool) -> Iterator[k.Exp
         case k.And(items) | k.Or(items):
             for item in items:
                 yield from parts_compared_with_path(item, wanted)
-        case k.Compare("==" | "!=" as operator, left, right) if wanted is (operator == "=="):
+        case k.Relation("==" | "!=" as operator, left, right) if wanted is (operator == "=="):
             sides = ((left, right), (right, left))
             yield from (expression for one, other in sides if is_path_text(one) and any(map(has_letters, texts(other))))
-        case k.Contains(collection, item) if wanted and is_path_text(item) and any(map(has_letters, texts(collection))):
+        case k.Relation("has" | "holds", collection, item) if (
+            wanted and is_path_text(item) and any(map(has_letters, texts(collection)))
+        ):
             yield expression
-        case k.Like(operand, pattern) | k.Matches(operand, pattern) if (
+        case k.Relation("like" | "matches", operand, k.Constant(str() as pattern)) if (
             wanted and is_path_text(operand) and has_letters(pattern)
         ):
             yield expression

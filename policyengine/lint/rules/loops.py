@@ -53,18 +53,22 @@ def costly_loops(kernel: k.Kernel) -> Iterator[Diagnostic]:
                 yield costly_loop_finding(node, worst, largest_size(steps, MAX_STEPS), has_nested_loop(node))
 
 
-def outermost_loops(node: k.Expr) -> Iterator[k.Quantifier | k.Overlaps | k.Subset]:
-    if isinstance(node, k.Quantifier | k.Overlaps | k.Subset):
+def outermost_loops(node: k.Expr) -> Iterator[k.Expr]:
+    if is_loop(node):
         yield node
         return
     for part in parts_evaluated_once(node):
         yield from outermost_loops(part)
 
 
+def is_loop(node: k.Expr) -> bool:
+    if isinstance(node, k.Relation):
+        return node.row.operands is k.Operands.COLLECTIONS
+    return isinstance(node, k.Quantifier)
+
+
 def has_nested_loop(node: k.Expr) -> bool:
-    return isinstance(node, k.Quantifier) and any(
-        isinstance(one, k.Quantifier | k.Overlaps | k.Subset) for one in k.walk(node.condition)
-    )
+    return isinstance(node, k.Quantifier) and any(is_loop(one) for one in k.walk(node.condition))
 
 
 def costly_loop_finding(node: k.Expr, worst: int, most: int, inner: bool) -> Diagnostic:

@@ -85,7 +85,7 @@ def block_user_conditions(block: k.UserBlock) -> tuple[k.Expr, ...]:
         case k.ExactName(name):
             user = k.Fact(("user", "id"), Scalar.STRING, span=block.span)
             named = k.Constant(name, Scalar.STRING, span=block.span)
-            return (k.Compare("==", user, named, span=block.span),)
+            return (k.Relation("==", user, named, span=block.span),)
         case k.AnyUser():
             return ()
 
@@ -134,15 +134,15 @@ def asks_no_name(condition: k.Expr) -> bool:
             return all(map(asks_no_name, condition.items))
         case k.Or():
             return any(map(asks_no_name, condition.items))
-        case k.Like():
-            return is_agent_id(condition.operand) and condition.pattern != "" and not condition.pattern.strip("*")
-        case k.Matches():
-            return is_agent_id(condition.operand) and condition.pattern in ANY_TEXT
+        case k.Relation("like", operand, k.Constant(str() as pattern)):
+            return is_agent_id(operand) and pattern != "" and not pattern.strip("*")
+        case k.Relation("matches", operand, k.Constant(pattern)):
+            return is_agent_id(operand) and pattern in ANY_TEXT
         case k.Call(function="starts_with" | "ends_with" | "contains", arguments=(operand, k.Constant(value=""))):
             return is_agent_id(operand)
         case k.IsPresent():
             return is_agent_id(condition.operand)
-        case k.Compare(operator="!=", left=left, right=k.Constant(value="")):
+        case k.Relation("!=", left, k.Constant("")):
             return is_agent_id(left)
         case _:
             return False

@@ -21,7 +21,6 @@ from policyengine.syntax.nodes.endpoints import ToolPattern as ToolPattern
 from policyengine.syntax.nodes.expressions import AbsoluteWindow as AbsoluteWindow
 from policyengine.syntax.nodes.expressions import Aggregate as Aggregate
 from policyengine.syntax.nodes.expressions import Binary as Binary
-from policyengine.syntax.nodes.expressions import BinaryOperator as BinaryOperator
 from policyengine.syntax.nodes.expressions import Call as Call
 from policyengine.syntax.nodes.expressions import DailyWindow as DailyWindow
 from policyengine.syntax.nodes.expressions import Else as Else

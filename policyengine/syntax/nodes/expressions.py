@@ -56,17 +56,11 @@ class Logic(Node):
     items: tuple[Expr, ...]
 
 
-BinaryOperator: TypeAlias = Word[
-    "==", "!=", "<", "<=", ">", ">=", "in", "not in", "below", "has", "within", "like", "matches", "overlaps",
-    "subset of", "+", "-", "*",
-]  # fmt: skip
-
-
 @node()
 class Binary(Node):
-    """Two operands; `operator_span` underlines the operator itself."""
+    """Two operands; `operator` is as the grammar has it, and `operator_span` underlines it."""
 
-    operator: BinaryOperator
+    operator: str
     left: Expr
     right: Expr
     operator_span: Span = field(compare=False, repr=False)

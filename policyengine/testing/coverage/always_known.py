@@ -44,11 +44,13 @@ class KnownFacts:
             case k.Quantifier(_, variable, domain, condition):
                 inside = replace(self, variables=self.variables | {variable})
                 return self.certain(domain) and inside.certain(condition)
-            case k.Contains(deep=True) if isinstance(expression.item.type, RefType):
+            case k.Relation("holds", _, item) if isinstance(item.type, RefType):
                 return False  # the directory may not know all of the way up
+            case k.Relation() if expression.row.operands is k.Operands.ENTITIES:
+                return False
             case k.Call(function) if function not in TOTAL_FUNCTIONS:
                 return False
-            case k.Attribute() | k.Member() | k.IsMember() | k.Arithmetic() | k.UnaryMinus():
+            case k.Attribute() | k.Member() | k.Arithmetic() | k.UnaryMinus():
                 return False
             case k.HistoryCondition(event, _, since) | k.Aggregate("count", _, event, _, since):
                 return self.remembered(event) and (since is None or self.remembered(since))

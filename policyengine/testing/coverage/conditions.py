@@ -31,8 +31,8 @@ SourcePlace: TypeAlias = tuple[str, int, int]
 
 # What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
 CONDITION_NODES = (
-    k.DefinitionRef | k.Not | k.And | k.Or | k.Compare | k.Contains | k.IsMember | k.InNetwork | k.InWindow | k.Like
-    | k.Matches | k.Overlaps | k.Subset | k.IsPresent | k.HasRow | k.Quantifier | k.HistoryCondition
+    k.DefinitionRef | k.Not | k.And | k.Or | k.InWindow | k.Relation | k.IsPresent | k.HasRow | k.Quantifier
+    | k.HistoryCondition
 )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def boolean_parts(expression: k.Expr) -> tuple[k.Expr, ...]:
             return items
         case k.Quantifier():
             return (expression.condition,)
-        case k.Compare(_, left, right) if left.type is Scalar.BOOL:
+        case k.Relation("==" | "!=", left, right) if left.type is Scalar.BOOL:
             return tuple(side for side in (left, right) if isinstance(side, CONDITION_NODES))
         case _:
             return ()

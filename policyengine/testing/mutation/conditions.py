@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from policyengine.kernel.relations import RELATIONS
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.testing.mutation.edits import MutationEdit, cut_item, find_word, replace_span
 from policyengine.testing.mutation.faults import FaultChange, omit_item
 
 FLIPPED_OPERATORS = {
-    "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "in": "not in", "not in": "in",
-    "below": "in", "overlaps": "subset of", "subset of": "overlaps", "+": "-", "-": "+",
+    "in": "not in", "not in": "in", "+": "-", "-": "+",
+    **{row.operator: row.flipped for row in RELATIONS.values() if row.flipped is not None},
 }  # fmt: skip
 FLIPPED_CONNECTIVES = {"and": "or", "or": "and"}
 

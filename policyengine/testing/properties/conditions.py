@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 from policyengine import kernel as k
 from policyengine.entities.store import EntityStore
@@ -14,7 +15,6 @@ from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.testcases import Property
 from policyengine.testing.properties.endpoints import (
     METHODS_TO_TRY,
-    WILDCARD_TEXT,
     ConcreteEndpoint,
     ConcreteHttp,
     EndpointContext,
@@ -54,8 +54,10 @@ def named_endpoints(claims: Sequence[k.Expr]) -> Iterator[ConcreteEndpoint]:
         for leaf, held in compared_constants(node):
             if isinstance(leaf, k.Fact) and leaf.path == ("request", "path") and isinstance(held, str):
                 yield from endpoints_at_path(held)
-        if isinstance(node, k.Like) and isinstance(node.operand, k.Fact) and node.operand.path == ("request", "path"):
-            yield from endpoints_at_path(node.pattern.replace("*", WILDCARD_TEXT))
+        match node:
+            case k.Relation(_, k.Fact(("request", "path")), k.Constant(str() as text)):
+                for sample in islice(node.row.samples(text), 1):
+                    yield from endpoints_at_path(sample)
 
 
 def endpoints_at_path(text: str) -> Iterator[ConcreteEndpoint]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator as op
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine.runtime import windows
 from policyengine.runtime.format_values import format_value
-from policyengine.runtime.patterns import Glob, compile_regex
 from policyengine.testing.properties.draft_request import DraftRequest, typed_value
 from policyengine.testing.properties.random_source import RandomSource
 from policyengine.testing.properties.value_pools import (
@@ -27,11 +26,7 @@ from policyengine.testing.properties.value_pools import (
 from policyengine.typesystem import EntityRef, EnumType
 
 Variables: TypeAlias = Mapping[str, object]
-COMPARATORS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge,
-}  # fmt: skip
-OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+MAX_SAMPLES = 20  # of texts that are tried for a relation
 HALF_AN_HOUR = timedelta(minutes=30)
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 # No calendar ends within a week of these.
@@ -75,26 +70,13 @@ class ConditionSolver:
 
     def relation(self, node: k.Expr, wanted: bool) -> None:
         match node:
-            case k.Compare(operator, left, right):
-                self.compare(operator if wanted else OPPOSITE[operator], left, right)
-            case k.Contains(collection, item):
-                self.contains(collection, item, wanted)
-            case k.IsMember(item, ancestor, strict, direct):
-                self.below(item, ancestor, wanted, strict or direct)
+            case k.Relation():
+                self.related(node, wanted)
             case k.HasRow(entity):
                 self.row(self.settled(entity), wanted)
-            case k.InNetwork(address, networks):
-                self.put_one(address, list(sample_addresses(self.known(networks), wanted)))
             case k.InWindow(instant, window):
                 week = self.choose.of(candidate_mondays(self.known(instant)))
                 self.put_one(instant, list(window_times(window, week)[0 if wanted else 1]))
-            case k.Like(operand, pattern):
-                glob = Glob(pattern)
-                self.text(operand, (pattern.replace("*", "x"), pattern.replace("*", "")), glob.matches, wanted)
-            case k.Matches(operand, pattern):
-                self.text(operand, (), compile_regex(pattern).matches, wanted)
-            case k.Overlaps(left, right) | k.Subset(left, right):
-                self.sets(left, right, wanted, overlaps=isinstance(node, k.Overlaps))
             case k.Call(_, (first, second)):
                 other = self.known(second)
                 self.sketch.assign(first, other if wanted else "x", self.variables)
@@ -128,17 +110,18 @@ class ConditionSolver:
 
     # ── Relations ─────────────────────────────────────────────────────────────────────────────
 
-    def compare(self, operator: str, left: k.Expr, right: k.Expr) -> None:
+    def compare(self, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
         """Changes one side to fit the other: mostly the left one, where both can be changed."""
-        sides = [(left, right, operator), (right, left, MIRRORED[operator])]
+        sides = [(left, right, False), (right, left, True)]
         if self.choose.chance(4):
             sides.reverse()
-        for side, other, relation in sides:
+        for side, other, mirrored in sides:
             leaf, value = underlying_fact(side), self.settled(other)
             if leaf is None or value is None:
                 continue
             self.settled(leaf)
-            fitting = [one for one in self.candidates(leaf, value) if relation_holds(one, relation, value, leaf)]
+            pairs = [(value, one) if mirrored else (one, value) for one in self.candidates(leaf, value)]
+            fitting = [pair[mirrored] for pair in pairs if relation_holds(row, *pair, leaf) == wanted]
             if fitting and self.put(side, self.choose.of(fitting)):
                 return
 
@@ -188,22 +171,44 @@ class ConditionSolver:
         else:
             self.sketch.forget(ref)
 
-    def text(self, operand: k.Expr, likely: tuple[str, ...], matches: Callable[[str], bool], wanted: bool) -> None:
-        leaf = underlying_fact(operand)
-        pool = self.pools.values(leaf) if leaf is not None else ()
-        self.put_one(operand, [one for one in (*likely, *pool) if isinstance(one, str) and matches(one) == wanted])
+    def related(self, node: k.Relation, wanted: bool) -> None:
+        left, right = node.left, node.right
+        match node.row.operands:
+            case k.Operands.VALUES:
+                self.compare(node.row, left, right, wanted)
+            case k.Operands.ELEMENT:
+                self.contains(left, right, wanted)
+            case k.Operands.ENTITIES:
+                self.below(left, right, wanted, node.operator != "in")
+            case k.Operands.NETWORKS:
+                self.put_one(left, list(sample_addresses(self.known(right), wanted)))
+            case k.Operands.PATTERN | k.Operands.STRINGS:
+                self.text(node.row, left, right, wanted)
+            case k.Operands.COLLECTIONS:
+                self.sets(node.row, left, right, wanted)
+            case _:
+                assert_never(node.row.operands)
 
-    def sets(self, left: k.Expr, right: k.Expr, wanted: bool, overlaps: bool) -> None:
-        held, leaf = self.settled(right), underlying_fact(left)
-        side = left
+    def text(self, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+        text, leaf = self.settled(right), underlying_fact(left)
+        if isinstance(text, str):
+            pool = self.pools.values(leaf) if leaf is not None else ()
+            every = (*islice(row.samples(text), MAX_SAMPLES), *pool)
+            self.put_one(left, [one for one in every if isinstance(one, str) and row.holds(one, text) == wanted])
+
+    def sets(self, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+        """Changes the side that can be changed to what stands in the relation to the other, or does not."""
+        held, leaf, side = self.settled(right), underlying_fact(left), left
         if leaf is None:
             held, leaf, side = self.settled(left), underlying_fact(right), right
         if leaf is None or not isinstance(held, tuple):
             return
         items = [one for value in self.pools.values(leaf) if isinstance(value, tuple) for one in value]
-        strange = [one for one in items if one not in held][:1]
-        common = held[:1]
-        self.put(side, tuple(common if wanted else () if overlaps and not strange else strange))
+        strange = tuple(one for one in items if one not in held)[:1]
+        for choice in (held[:1], held, strange, ()):
+            if row.holds(*((choice, held) if side is left else (held, choice))) == wanted:
+                self.put(side, choice)
+                return
 
     def present(self, operand: Leaf, wanted: bool) -> None:
         if wanted:
@@ -235,12 +240,12 @@ class ConditionSolver:
             case k.And(items) | k.Or(items):
                 every, settling = [self.holds(item) for item in items], isinstance(node, k.Or)
                 return settling if settling in every else None if None in every else not settling
-            case k.Compare(operator, left, right):
+            case k.Relation(_, left, right) if node.row.operands is k.Operands.VALUES:
                 one, other, leaf = self.known(left), self.known(right), underlying_fact(left) or underlying_fact(right)
                 return (
-                    None if one is None or other is None or leaf is None else relation_holds(one, operator, other, leaf)
+                    None if one is None or other is None or leaf is None else relation_holds(node.row, one, other, leaf)
                 )
-            case k.Contains(collection, item):
+            case k.Relation("has" | "holds", collection, item):
                 held, one = self.known(collection), self.known(item)
                 return one in held if isinstance(held, tuple) and one is not None else None
             case k.HasRow(entity):
@@ -255,12 +260,13 @@ class ConditionSolver:
                 return None
 
 
-def relation_holds(one: object, operator: str, other: object, leaf: Leaf) -> bool:
-    if operator not in ("==", "!=") and isinstance(leaf.type, EnumType):
+def relation_holds(row: k.RelationRow, one: object, other: object, leaf: Leaf) -> bool:
+    """For values; what cannot be compared does not stand in the relation."""
+    if row.operator not in ("==", "!=") and isinstance(leaf.type, EnumType):
         ranks = leaf.type.values
-        return one in ranks and other in ranks and COMPARATORS[operator](ranks.index(str(one)), ranks.index(str(other)))
+        return one in ranks and other in ranks and row.holds(ranks.index(str(one)), ranks.index(str(other)))
     try:
-        return COMPARATORS[operator](one, other)
+        return row.holds(one, other)
     except TypeError:
         return False
 

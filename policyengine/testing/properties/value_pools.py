@@ -98,14 +98,10 @@ def has_type(value: object, type_: Type) -> bool:
 def compared_constants(node: k.Expr) -> Iterator[tuple[Leaf, object]]:
     """Each fact of an expression with each constant that the expression holds against it."""
     match node:
-        case k.Compare(_, left, right) | k.Overlaps(left, right) | k.Subset(left, right):
+        case k.Relation() if node.row.operands is k.Operands.PATTERN:
+            return
+        case k.Relation(_, left, right):
             pairs = ((left, right), (right, left))
-        case k.Contains(collection, item):
-            pairs = ((collection, item), (item, collection))
-        case k.InNetwork(address, networks):
-            pairs = ((address, networks), (networks, address))
-        case k.IsMember(item, ancestor):
-            pairs = ((item, ancestor), (ancestor, item))
         case k.Call(_, (first, second)):
             pairs = ((first, second), (second, first))
         case _:

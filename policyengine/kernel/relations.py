@@ -1,0 +1,152 @@
+"""Binary relations, one row an operator: what each takes, when it holds, and values that show it.
+
+The checker, the specification, the solver, tests, `diff` and the documentation look up here what they do with a
+`Relation`; none of them names an operator that it has no reason to know.
+"""
+
+from __future__ import annotations
+
+import operator as op
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from policyengine.runtime.pattern_samples import pattern_texts
+from policyengine.runtime.patterns import Glob, compile_regex
+
+Shape = tuple[str, ...]
+
+
+class Operands(Enum):
+    """What a relation takes on its left and on its right."""
+
+    VALUES = "two values of one type"
+    ELEMENT = "a set or list and a value"
+    ENTITIES = "two entities"
+    NETWORKS = "an address, and a network or several"
+    PATTERN = "a string and a pattern that is written out"
+    STRINGS = "two strings"
+    COLLECTIONS = "two sets or lists with elements of one type"
+
+    @property
+    def are_texts(self) -> bool:
+        return self in (Operands.PATTERN, Operands.STRINGS)
+
+
+def no_check(pattern: str) -> None:
+    """Every text will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelationRow:
+    """One operator, as the kernel has it: `x in s` for an entity is `s holds x`, for anything else `s has x`.
+
+    `holds` is its meaning for values that are known; what is unknown on either side is unknown.
+    `samples` are texts on the left for which it may hold, given the right side, and `shape` the beginning, the middle
+    and the end of such a text. `check_pattern` raises PatternError for a pattern that cannot be used. `flipped` is the
+    operator that a slip would put in its place.
+    """
+
+    operator: str
+    operands: Operands
+    doc: str
+    example: str
+    holds: Callable[[Any, Any], bool]
+    samples: Callable[[str], Iterable[str]] = lambda _: ()
+    shape: Callable[[str], Shape] | None = None
+    check_pattern: Callable[[str], object] = no_check
+    flipped: str | None = None
+    word: str | None = None  # as policies write it, where that is another one
+
+    def shapes(self, right: str) -> list[Shape]:
+        """How texts are put together for which it may hold."""
+        return [self.shape(right)] if self.shape is not None else [("", text, "") for text in self.samples(right)]
+
+
+@lru_cache(maxsize=1_024)
+def glob(pattern: str) -> Glob:
+    return Glob(pattern)
+
+
+def is_like(text: str, pattern: str) -> bool:
+    return glob(pattern).matches(text)
+
+
+def is_within(address: Any, networks: Any) -> bool:
+    every = networks if isinstance(networks, tuple) else (networks,)
+    return any(address in one if hasattr(one, "prefixlen") else address == one for one in every)
+
+
+def matches(text: str, pattern: str) -> bool:
+    return compile_regex(pattern).matches(text)
+
+
+def has(collection: Sequence[object], item: object) -> bool:
+    return item in collection
+
+
+def overlap(left: Sequence[object], right: Sequence[object]) -> bool:
+    return any(item in right for item in left)
+
+
+def is_subset(left: Sequence[object], right: Sequence[object]) -> bool:
+    return all(item in right for item in left)
+
+
+RELATIONS: dict[str, RelationRow] = {
+    row.operator: row
+    for row in (
+        RelationRow("==", Operands.VALUES, "both are equal", "user.tenant == resource.tenant", op.eq, flipped="!="),
+        RelationRow("!=", Operands.VALUES, "they differ", 'user.tenant != "acme"', op.ne, flipped="=="),
+        RelationRow("<", Operands.VALUES, "the left is smaller", "body.amount < 500", op.lt, flipped="<="),
+        RelationRow("<=", Operands.VALUES, "the left is no larger", "body.amount <= 500", op.le, flipped="<"),
+        RelationRow(">", Operands.VALUES, "the left is larger", "body.amount > 500", op.gt, flipped=">="),
+        RelationRow(">=", Operands.VALUES, "the left is no smaller", "user.plan >= team", op.ge, flipped=">"),
+        RelationRow(
+            "has", Operands.ELEMENT, "the value is an element; `x in s` is the same for all but entities",
+            'user.roles has "clerk"', has,
+        ),
+        RelationRow(
+            "holds", Operands.ELEMENT, "the entity is an element, or in one at any depth",
+            "user in resource.approvers", has, word="in",
+        ),
+        RelationRow(
+            "in", Operands.ENTITIES, "the first is the second, or in it at any depth", 'user in team "legal"', op.eq
+        ),
+        RelationRow(
+            "below", Operands.ENTITIES, "the first is in the second at any depth, and is not the second itself",
+            'user below team "legal"', op.ne, flipped="in",
+        ),
+        RelationRow(
+            "child of", Operands.ENTITIES, "the second is in the first directly", 'team "legal" has user', op.ne,
+            word="has",
+        ),
+        RelationRow(
+            "within", Operands.NETWORKS, "the address is in a network, or in one of a set or list of them",
+            "request.ip within 10.0.0.0/8", is_within,
+        ),
+        RelationRow(
+            "like", Operands.PATTERN, "the whole text fits the pattern: `*` is any run of characters",
+            'user.email like "*@acme.example"', is_like,
+            samples=lambda pattern: (pattern.replace("*", "x"), pattern.replace("*", "")),
+            shape=lambda pattern: tuple(pattern.split("*")),
+        ),
+        RelationRow(
+            "matches", Operands.PATTERN,
+            r"the whole text matches; `\d`, `\w`, `\s` are ASCII. Only patterns that run in linear time: what cannot "
+            "be proved to needs the extra `re2`",
+            'body.code matches "[A-Z]{2}[0-9]+"', matches,
+            samples=lambda pattern: dict.fromkeys(pattern_texts(pattern)), check_pattern=compile_regex,
+        ),
+        RelationRow(
+            "overlaps", Operands.COLLECTIONS, "some element is on both sides",
+            'user.roles overlaps ["clerk", "finance"]', overlap, flipped="subset of",
+        ),
+        RelationRow(
+            "subset of", Operands.COLLECTIONS, "every element of the left side is on the right",
+            'args.tags subset of ["draft", "public"]', is_subset, flipped="overlaps",
+        ),
+    )
+}  # fmt: skip
