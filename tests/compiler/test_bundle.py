@@ -247,9 +247,9 @@ def test_a_version_that_is_none_is_not_shown(small: bytes) -> None:
 def test_what_writes_alike_has_one_shape_on_every_python() -> None:
     """Another shape makes bundles of before unreadable: then this changes with it, knowingly."""
     told = {record.kind.__name__: record.shape for record in bundle_codec().records.values()}
-    assert told["Like"].startswith("25 Like(span: place, operand: Constant | Fact | ")
-    assert told["ValidityPeriod"] == "53 ValidityPeriod(span: place, start: None | time, end: None | time)"
-    assert told["Daily"] == "41 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
+    assert told["Relation"].startswith("21 Relation(span: place, operator: str, left: Constant | Fact | ")
+    assert told["ValidityPeriod"] == "46 ValidityPeriod(span: place, start: None | time, end: None | time)"
+    assert told["Daily"] == "34 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
