@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from random import Random
 
-import msgpack
 import pytest
 
+from policyengine.client.socket import encode_question
 from tests.generate import checked_policy, question
 from tests.security.paths import MALFORMED, READ
 from tests.syntax.layouts import CORPUS
@@ -26,7 +26,7 @@ REGEXES = ["[a-z]+@acme", "(a|b)*c", "(a+)+$", "x{2,5}y?", r"\d+(\.\d+)?", "(?:a
 SEEDS: dict[str, list[bytes]] = {
     "policy": [text.encode() for text in (*CORPUS.values(), checked_policy(Random(7)).texts[0])],
     "json_question": [json.dumps(one).encode() for one in QUESTIONS],
-    "msgpack_question": [msgpack.packb(one) for one in QUESTIONS],
+    "msgpack_question": [encode_question(one) for one in QUESTIONS],
     "path": [one.encode("utf-8", "surrogateescape") for one in (*READ, *MALFORMED) if len(one) < 200 and one.isascii()],
     "regex": [f"{one}\na".encode() for one in REGEXES],
 }
