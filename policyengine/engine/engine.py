@@ -390,17 +390,19 @@ class Engine:
             return False
         try:
             asked = Question.of(question)
-            if self._authenticator is not None and not asked.is_authenticated:
-                return self._takes_long(self._authenticator.with_cached_facts(asked))
-            members = asked.members
-            if members is not None:
-                if is_large(members):
-                    return True
-                if measure_extent(members) <= MAX_SMALL_EXTENT and "chain" not in members:
-                    return False
-            return self._takes_long(asked.request)
         except RequestError:  # which is raised at once
             return False
+        unproved = None if asked.is_authenticated else self._authenticator
+        members = asked.members
+        if members is not None and unproved is None:
+            if is_large(members):
+                return True
+            if measure_extent(members) <= MAX_SMALL_EXTENT and "chain" not in members:
+                return False
+        try:
+            return self._takes_long(asked.request if unproved is None else unproved.with_cached_facts(asked))
+        except RequestError:  # which the fast path does not raise where it does not read the member: then it decides
+            return self.loops
 
     def _takes_long(self, request: Request) -> bool:
         return self.decider.compiled.evaluator.takes_long(request)

@@ -264,3 +264,13 @@ def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, 
     spied: Any = Spied(shared)
     socket_protocol.answer_frame(spied, payload(asked))
     assert set(spied.threads) == {LONG_THREAD}
+
+
+@pytest.mark.parametrize("name", ["long" * 20_000, "\ud800"], ids=["too long", "no Unicode"])
+def test_a_member_that_no_rule_reads_does_not_hide_how_long_a_decision_takes(name: str) -> None:
+    """The fast path does not look at it, and decides; who parses the question refuses it."""
+    engine = Engine.from_text(POLICY)
+    hiding = {**LONG, "body": {**LONG["body"], name: 1}}
+    assert engine.decide(dict(hiding)).allowed
+    assert (engine.takes_long(LONG), engine.takes_long(hiding)) == (True, True)
+    assert not engine.takes_long({**SMALL, "body": {}})
