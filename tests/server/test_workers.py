@@ -43,7 +43,7 @@ def ended(pid: int) -> bool:
     """Gone, or only waiting for somebody to ask how it ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
         return True
 
 
