@@ -56,7 +56,7 @@ def load_engine(
                 engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
             else:
                 engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
-            engine.verifying(identity)
+            engine.verify_credentials(identity)
     except PolicyError as error:
         raise policy_error(error) from None
     except IdentityError as error:

@@ -11,7 +11,7 @@ from policyengine.engine.authenticate import reject_raw_credentials
 from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import with_consume_obligation
-from policyengine.engine.question import Question, new_id
+from policyengine.engine.question import Question, QuestionLike, new_id
 from policyengine.runtime.caller import outcome_key
 from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.ids import Stamp
@@ -22,6 +22,7 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreError
 
 if TYPE_CHECKING:
     from policyengine.engine.engine import Engine
+    from policyengine.engine.guarded_decider import GuardedDecider
 
 MAX_PENDING_DECISIONS = 1_024  # decisions that a store is asked for at once
 
@@ -52,21 +53,19 @@ class PendingDecision(NamedTuple):
 class BatchDecider:
     """Decides many questions by one engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, guarded: GuardedDecider) -> None:
+        self._engine, self._guarded = engine, guarded
         self._uncharged: tuple[CompiledPolicies, Callable[[dict[str, object]], Any]] | None = None
 
-    def decide(self, questions: Sequence[Question | RequestError]) -> list[Decision | RequestError]:
+    def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Each as `Engine.decide` does, in their order, also where they count together."""
         engine = self._engine
         answers: list[Decision | RequestError] = []
         pending: list[PendingDecision] = []
-        for position, question in enumerate(questions):
+        for position, question in enumerate(list(questions)):
             try:
-                if isinstance(question, RequestError):
-                    raise question
                 authenticated = engine.authenticate(question)
-                prepared = self._prepare(position, authenticated) if engine.shares_state else None
+                prepared = self._prepare(position, authenticated) if engine.state.is_shared else None
                 if prepared is None:  # what came before may matter
                     self._settle(pending, answers)
                     answers.append(engine.decide(authenticated))
@@ -159,7 +158,7 @@ class BatchDecider:
     def _record(self, pending: PendingDecision, decision: Decision) -> Decision:
         engine = self._engine
         if isinstance(pending.question, dict):
-            return engine.finish_fast(pending.question, decision, pending.call, pending.compiled)
+            return self._guarded.finish_fast(pending.question, decision, pending.call, pending.compiled)
         if pending.commit.peek:
             decision = with_consume_obligation(decision, pending.commit.effects)
         mark = pending.compiled.entities_mark

@@ -118,6 +118,10 @@ class Decider:
         """In microseconds since 1970, as stores count."""
         return epoch_microseconds(self.clock())
 
+    def seconds(self) -> int:
+        """In seconds since 1970."""
+        return self.nanoseconds() // 1_000_000_000
+
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:

@@ -1,49 +1,89 @@
-"""What of a store an engine's decisions need: told from its kernel, its store, and whether it verifies credentials."""
+"""Which state the decisions of an engine need from its store, and whether the store can give it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 
+from policyengine.clock import MICROSECOND
 from policyengine.kernel import Confirm, Kernel
-from policyengine.stores.base import Store
+from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.resilient_store import ResilientStore
 
 
 @dataclass(frozen=True)
 class StateUse:
-    """The parts that stay as they are while an engine decides."""
+    """The store of one engine, and what its policies and its credentials keep there."""
 
     kernel: Kernel
     store: Store
+    verifies_credentials: bool = False  # the store then knows which credentials were used or revoked
 
     @cached_property
-    def confirms(self) -> bool:
-        """Whether some guard asks for an approval."""
+    def has_confirms(self) -> bool:
+        """Whether a guard asks for an approval."""
         return any(isinstance(effect, Confirm) for guard in self.kernel.guards for effect in guard.effects)
 
     @cached_property
     def keeps_state(self) -> bool:
         """Whether decisions depend on earlier ones: on limits, on approvals, or on history."""
-        return self.confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
+        return self.has_confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
     @cached_property
-    def denies_without_store(self) -> bool:
-        """Whether decisions are denied where the store fails: not where they only keep limits that say what else holds
-        then, `local` or `allow`."""
-        return self.confirms or bool(self.kernel.watches) or any(lim.failing == "deny" for lim in self.kernel.limits)
+    def uses_store(self) -> bool:
+        """Whether decisions depend on earlier ones, or on which credentials were used and revoked."""
+        return self.keeps_state or self.verifies_credentials
+
+    @cached_property
+    def requires_store(self) -> bool:
+        """Whether the engine denies while the store fails. A limit that says `allow` or `local` for that case does not
+        require it."""
+        stateful = self.has_confirms or bool(self.kernel.watches) or self.verifies_credentials
+        return stateful or any(limit.failing == "deny" for limit in self.kernel.limits)
 
     @cached_property
     def is_remote(self) -> bool:
-        """Whether the store is outside of this process."""
+        """Whether the store is outside this process."""
         return not isinstance(self.store, MemoryStore)
 
     @cached_property
-    def shares_state(self) -> bool:
-        """Whether decisions keep state in a store outside of this process: a caller may wait for it."""
+    def is_shared(self) -> bool:
+        """Whether decisions keep state outside this process: a caller may wait for the store."""
         return self.keeps_state and self.is_remote
 
     @cached_property
-    def watches(self) -> frozenset[str]:
-        """Names of the histories that its rules ask for."""
+    def is_ephemeral(self) -> bool:
+        """Whether counts, spent approvals and revocations end with this process, and no other process sees them."""
+        return self.uses_store and not self.is_remote
+
+    @cached_property
+    def history_names(self) -> frozenset[str]:
+        """The events that the policies need the store to record."""
         return frozenset(watch.event.watch for watch in self.kernel.watches)
+
+    def start_history(self, now: Callable[[], int]) -> None:
+        """Record these events from `now()` (microseconds since 1970) on. Raises StoreError."""
+        if self.history_names:
+            self.store.begin(self.history_names, now())
+
+    def stop_history(self, names: Set[str]) -> None:
+        """Stop recording events. A rule that asks for one of them later starts without history. Raises StoreError."""
+        if names:
+            self.store.end(names)
+
+    def find_failure(self, now: int) -> str | None:
+        """Read from the store and write to it; return what is wrong, in words for callers, or None."""
+        try:
+            self.store.check(now)
+        except StoreError as error:
+            return error.reason
+        return None
+
+    @property
+    def clock_skew(self) -> timedelta | None:
+        """How far the store's clock is ahead of this one, by its latest answer; None where the store has no clock."""
+        offset = self.store.skew.offset if isinstance(self.store, ResilientStore) else None
+        return None if offset is None else offset * MICROSECOND

@@ -105,7 +105,7 @@ class ReloadableEngine:
             bundle.kernel, directory=first.directory, tree=bundle.tree, clock=clock, ids=ids, log=log, store=store
         )
         kept = ReloadRules() if rules is None else rules
-        found = cls(engine.verifying(identity), origin, lambda: kept)
+        found = cls(engine.verify_credentials(identity), origin, lambda: kept)
         found.gate.remember(first)
         return found
 
@@ -188,8 +188,8 @@ class ReloadableEngine:
         """Once nobody decides by the ones before: what happened until now was not recorded for every rule."""
         engine = self.current
         try:
-            engine.end(before.watches - engine.watches)
-            engine.begin()
+            engine.state.stop_history(before.state.history_names - engine.state.history_names)
+            engine.state.start_history(engine.decider.now)
         except StoreError as error:
             _LOG.error("the store was not told which history is asked for: %s", error, extra={"event": "store_fails"})
 

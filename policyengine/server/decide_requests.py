@@ -145,11 +145,13 @@ async def run_off_loop(
     long: bool = False,
 ) -> T:
     """In a thread where somebody else is asked or it takes long, so that nobody waits for it; else right here."""
-    if question is not None and engine.awaits_issuer(question):
+    if question is not None and engine.forecast.awaits_issuer(question):
         return await run_in_threadpool(work)
-    if long or HAS_LONG_BODY.get() or (question is not None and engine.takes_long(question)):
+    if long or HAS_LONG_BODY.get() or (question is not None and engine.forecast.takes_long(question)):
         return await run_in_turn(work)
-    return await run_in_threadpool(work) if once is not None or engine.waits_for(question) else work()
+    forecast = engine.forecast
+    waits = once is not None or (forecast.may_wait if question is None else forecast.may_wait_for(question))
+    return await run_in_threadpool(work) if waits else work()
 
 
 async def decide_batch(
@@ -159,7 +161,7 @@ async def decide_batch(
 
     Raises IdempotencyKeyError: what was decided before is kept, for when the batch is asked again.
     """
-    if engine.shares_state and once is None and batch.semantics is Semantics.EXECUTE_ALL:
+    if engine.state.is_shared and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         cancelled = Event()
         try:
             return await run_in_threadpool(decide_together, engine, batch.items, cancelled.is_set)
@@ -188,7 +190,7 @@ def decide_together(
     """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
     WouldBlockError where one of them may: nothing is decided; and WorkRefusedError when nobody waits any more for the
     rest."""
-    if any(isinstance(raw, dict) and engine.takes_long(raw) for raw in items):
+    if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
     answers: list[AnswerDocument] = []
     row: list[QuestionLike] = []

@@ -71,7 +71,7 @@ def check_latency(given: Mapping[str, object]) -> None:
 def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, object]:
     """Raises ProblemError where nothing waits for it, or nobody can tell."""
     try:
-        told = engine.reported(event.decision, event.report, refund=event.refund)
+        told = engine.report_outcome(event.decision, event.report, refund=event.refund)
     except StoreError:
         raise ProblemError(
             503, "the store does not answer", hint="report it again: once it counts, that is told"

@@ -120,7 +120,7 @@ class FastPathApp:
     ) -> tuple[HeaderLines, bytes] | None:
         """Here, in a thread where a store is asked, or in its turn where it takes long."""
         try:
-            if engine.waits:  # the loop does not wait for a store
+            if engine.forecast.may_wait:  # the loop does not wait for a store
                 return await run_in_threadpool(
                     self.answer, scope, engine, headers, body, self.count_apart, at_once=True
                 )
@@ -134,7 +134,7 @@ class FastPathApp:
         None where it takes more than that: then ask as ASGI does, in the same scope.
         """
         engine = self.reloading.current
-        headers = None if engine.waits or len(body) > LONG_BODY_BYTES else self.plain(scope)
+        headers = None if engine.forecast.may_wait or len(body) > LONG_BODY_BYTES else self.plain(scope)
         if headers is None:
             return None
         try:
@@ -206,9 +206,9 @@ class FastPathApp:
         began = perf_counter_ns() if next(self.timed) else 0
         try:
             if trace is None:
-                decision = engine.decide(asked, at_once=at_once)
+                decision = engine.decide(asked, without_waiting=at_once)
             else:
-                decision = decide_in_trace(trace, engine, asked, at_once=at_once)
+                decision = decide_in_trace(trace, engine, asked, without_waiting=at_once)
         except RequestError:  # nothing was decided
             return None
         content = codec.write(decision)

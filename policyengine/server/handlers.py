@@ -165,15 +165,17 @@ class DecisionApi:
         if self.drain.begun is not None:
             raise ProblemError(503, "it is stopping", hint="send questions elsewhere")
         engine, reloads = self.engine, self.reloading.reloads
-        failure = await run_in_threadpool(engine.store_failure) if engine.needs_store else None
+        failure = None
+        if engine.state.requires_store:
+            failure = await run_in_threadpool(engine.state.find_failure, engine.decider.now())
         if failure is not None:
             raise ProblemError(503, failure, hint="the operator's log says why")
         looks_up = engine.directory.lookups is not None
-        if looks_up and await run_off_loop(engine, engine.directory_failure) is not None:
+        if looks_up and await run_off_loop(engine, engine.find_directory_failure) is not None:
             raise ProblemError(503, "the directory does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
-        skew = {} if engine.clock_skew is None else {"clock_skew_ms": engine.clock_skew // MILLISECOND}
+        skew = {} if engine.state.clock_skew is None else {"clock_skew_ms": engine.state.clock_skew // MILLISECOND}
         return build_answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing, **skew})
 
     async def metrics(self, http: Request) -> Response:

@@ -121,12 +121,16 @@ def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
     """Whether one of its questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
-    return engine.loops and any(isinstance(one, dict) and engine.takes_long(one) for one in several)
+    return engine.forecast.has_loops and any(
+        isinstance(one, dict) and engine.forecast.takes_long(one) for one in several
+    )
 
 
 def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
     several = asked.question if isinstance(asked.question, list) else [asked.question]
-    return engine.identity is not None and any(isinstance(one, dict) and engine.awaits_issuer(one) for one in several)
+    return engine.identity is not None and any(
+        isinstance(one, dict) and engine.forecast.awaits_issuer(one) for one in several
+    )
 
 
 def answer_content_in_turn(
@@ -144,10 +148,10 @@ def answer_content_in_turn(
             else answer_content(engine, asked, gateway)
         )
     items = parse_items(asked.question)
-    if not is_long and (engine.shares_state or len(items) <= MAX_INLINE_QUESTIONS):
+    if not is_long and (engine.state.is_shared or len(items) <= MAX_INLINE_QUESTIONS):
         return answer_content(engine, asked, gateway)
     pieces: list[Raw] = []
-    size = 1 if engine.loops else MAX_INLINE_QUESTIONS
+    size = 1 if engine.forecast.has_loops else MAX_INLINE_QUESTIONS
     for first in range(0, len(items), size):
         piece = asked._replace(question=list(items[first : first + size]))
         try:
@@ -215,12 +219,12 @@ def answer_content(
     once = build_key(asked.key, gateway, asked.sent) if asked.sent else None
     if isinstance(asked.question, dict):
         if at_once and is_simple_decide(asked):
-            return Raw(engine.decide(asked.question, at_once=True).to_msgpack()), 1
+            return Raw(engine.decide(asked.question, without_waiting=True).to_msgpack()), 1
         return (quickly(asked.question) if once is None else decide_general(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
         raise RequestError("", "a question is a map, or a list of maps")
     items = parse_items(asked.question)
-    if engine.shares_state and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
+    if engine.state.is_shared and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
         return decide_list_together(engine, items, first), len(items)
     if once is None:
         return [answer_item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(
@@ -417,7 +421,7 @@ class FramedProtocol(asyncio.Protocol):
         if self.transport.is_closing() or self.paused or self.resting:
             return
         engine = self.reloading.current
-        if engine.remote or engine.waits_for() or engine.identity is not None:
+        if engine.state.is_remote or engine.forecast.may_wait or engine.identity is not None:
             self.work_apart(MAX_FRAMES_PER_THREAD_TURN)
             return
         answers: list[bytes] = []

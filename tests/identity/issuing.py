@@ -192,7 +192,8 @@ class Door:
     @property
     def engine(self) -> Engine:
         """One for all of them, at whose door this is now: nothing is spent, so nothing stays in it."""
-        TIME[0], policy().identity = self.now, self.identity
+        TIME[0] = self.now
+        policy().use_identity(self.identity)
         return policy()
 
     def ask(self, credentials: Mapping[str, str], method: str = "POST") -> Decision:

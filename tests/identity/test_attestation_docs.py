@@ -87,7 +87,7 @@ def presenter(tmp_path_factory: pytest.TempPathFactory) -> Presenter:
         (folder / f"{name}.jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     raw = tomllib.loads(shown("toml")) | {"issuers": {"login": {"keys": "login.jwks.json"}}}
     engine = Engine.from_text(shown("policy"))
-    engine.verifying(parse_identity_config(raw, folder))
+    engine.verify_credentials(parse_identity_config(raw, folder))
     return Presenter(TestClient(create_app(engine), "http://localhost"))
 
 

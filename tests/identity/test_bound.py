@@ -136,7 +136,7 @@ guard "nobody shares" { deny when credential.shared }
 def test_a_policy_refuses_api_keys_and_what_is_shared(world: World, tmp_path: Path) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     engine = Engine.load(tmp_path / "p.policy", clock=lambda: at_now(world))
-    engine.identity = world.front
+    engine.use_identity(world.front)
 
     def asked(given: Raw, ip: str = "10.1.2.3") -> str:
         http = {"method": "GET", "path": "/v1/notes", "host": "api.acme.example", "ip": ip}

@@ -94,7 +94,7 @@ def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityError:
     file = folder / "identity.toml"
     file.write_text(text)
     with pytest.raises(IdentityError) as found:
-        engine(policy).verifying(file)
+        engine(policy).verify_credentials(file)
     return found.value
 
 
@@ -149,7 +149,7 @@ def test_a_client_that_no_block_calls_so_is_a_stranger(agent: str, more: str, fo
 
 def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "identity.toml").write_text('[issuers.login]\nstale = "1d"\n[attesters.lab]\nunbound = true\n')
-    engine().verifying(tmp_path / "identity.toml")
+    engine().verify_credentials(tmp_path / "identity.toml")
 
 
 def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_or_none_is_told(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "no.toml", "no such file or directory"), (tmp_path, "is a directory")):
         with pytest.raises(IdentityError, match=rf"^cannot read `.*`: {why}$"):
-            engine().verifying(path)
+            engine().verify_credentials(path)
 
 
 def test_keys_that_are_none_are_told(tmp_path: Path) -> None:

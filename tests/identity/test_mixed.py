@@ -169,7 +169,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         "trust_domains": {"acme.example": {"bundle": "acme.pem"}},
     }  # fmt: skip
     found = Engine.from_text(POLICY, clock=lambda: datetime.fromtimestamp(NOW, UTC))
-    return found.verifying(parse_identity_config(raw, folder))
+    return found.verify_credentials(parse_identity_config(raw, folder))
 
 
 def asked(engine: Engine, path: str, parts: tuple[Part, ...], claims: Mapping[str, object]) -> Decision:

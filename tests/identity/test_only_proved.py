@@ -92,7 +92,7 @@ def asks(engine: Engine, path: str, claims: Mapping[str, Any], credentials: bool
 def test_what_a_gateway_says_beside_a_credential_counts_for_nothing(path: str, way: Ask, engine: Engine) -> None:
     """And counts where the configuration does not say otherwise: so it is this that makes the difference."""
     for only_proved, outcome in ((True, Outcome.DENY), (False, Outcome.ALLOW)):
-        engine.identity = Door().identity
+        engine.use_identity(Door().identity)
         engine.identity.only_proved, engine.identity.of_who = only_proved, principal_entity_types(engine.kernel)
         assert way(engine, asks(engine, path, CLAIMS[path])).outcome is outcome
         assert way(engine, asks(engine, "/open", CLAIMS[path])).outcome is Outcome.ALLOW
@@ -100,7 +100,7 @@ def test_what_a_gateway_says_beside_a_credential_counts_for_nothing(path: str, w
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_what_it_says_of_things_counts_still(way: Ask, engine: Engine) -> None:
-    engine.identity = Door().identity
+    engine.use_identity(Door().identity)
     engine.identity.only_proved = True
     rows = {"entities": [{"type": "invoice", "id": "7", "attributes": {"tenant": "acme"}}]}
     assert way(engine, asks(engine, "/invoice/7", rows)).outcome is Outcome.ALLOW
@@ -109,7 +109,7 @@ def test_what_it_says_of_things_counts_still(way: Ask, engine: Engine) -> None:
 
 @pytest.mark.parametrize("root", ["agent", "user", "credential", "task", "attestation"])
 def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Engine) -> None:
-    engine.identity = Door().identity
+    engine.use_identity(Door().identity)
     engine.identity.only_proved = True
     claimed = {
         "agent": {"id": BOT, "issuer": "acme"}, "user": {"id": "alice"}, "credential": {"kind": "jwt"},
@@ -126,7 +126,7 @@ def test_of_whom_it_is_to_be_proved_are_agents_users_and_all_that_they_are_in(en
 
 
 def test_what_is_remembered_of_a_credential_no_question_changes(engine: Engine) -> None:
-    engine.identity = Door().identity
+    engine.use_identity(Door().identity)
     question = asks(engine, "/roles", {})
     engine.decide(question)
     (kept,) = (one.proved for one in engine.identity._kept.values())

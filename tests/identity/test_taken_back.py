@@ -64,7 +64,7 @@ def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_
     write_ring(path, new_ring("ES256", now - 10), new=True)
     raw = {"issuers": {}, "signing": {"keys": "file:signing.json", "issuer": "desk"}}
     moments = [datetime.fromtimestamp(now + more, UTC) for more in (2, 1, 0)]
-    engine = Engine.from_text(DESKS, clock=lambda: moments[-1]).verifying(parse_identity_config(raw, tmp_path))
+    engine = Engine.from_text(DESKS, clock=lambda: moments[-1]).verify_credentials(parse_identity_config(raw, tmp_path))
     cnf = {"proof": {"jkt": ec().thumbprint()}, "certificate": {"x5t#S256": b64(bytes.fromhex("ab" * 32))}}
     claims = {"iss": DESK, "sub": "alice", "client_id": "summarizer", "aud": AUDIENCE, "iat": now, "exp": now + 600,
               "jti": "j", "scope": "read:invoices", "cnf": cnf[by]}  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_
             credentials = {"authorization": f"DPoP {token}", "url": URL, "dpop": proof_of(token, now)}
         decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": credentials})
         assert engine.identity is not None
-        quickly = engine.identity.known(credentials, engine.seconds()) is not None
+        quickly = engine.identity.known(credentials, engine.decider.seconds()) is not None
         assert quickly == (by != "proof" and decision.allowed)
         return decision
 

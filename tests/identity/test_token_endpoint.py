@@ -680,7 +680,7 @@ def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
             "agent": "summarizer", "issuer": "acme", "method": "dpop", "keys": "summarizer.json",
         }},
     }  # fmt: skip
-    engine = Engine.from_text(POLICY).verifying(parse_identity_config(raw, tmp_path))
+    engine = Engine.from_text(POLICY).verify_credentials(parse_identity_config(raw, tmp_path))
     client, now = TestClient(create_app(engine, token="operator-of-this-test")), int(time())
     form = {
         "grant_type": TOKEN_EXCHANGE_GRANT,

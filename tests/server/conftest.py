@@ -57,8 +57,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
-        return self._call("decide", question, at_once=at_once)
+    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+        return self._call("decide", question, without_waiting=without_waiting)
 
     def evaluate(self, question: QuestionLike) -> Decision:
         return self._call("evaluate", question)

@@ -100,7 +100,7 @@ def test_a_server_that_dies_is_told_until_it_is_back(
     assert GONE in down[1].text
     assert failures(down[2].text) >= 2
     mortal.start()
-    assert engine.directory_failure() is None
+    assert engine.find_directory_failure() is None
     assert talked(engine, READY, ("POST", "/decide", READ))[1].json()["outcome"] == "allow"
     assert PASSWORD not in caplog.text
 
@@ -111,5 +111,5 @@ def test_who_did_not_answer_a_moment_ago_is_not_asked_by_everybody(tmp_path: Pat
         connection.executescript(SQL)
     engine = looked_up(tmp_path, f"sqlite:///{file}")
     file.unlink()
-    assert "unable to open" in str(engine.directory_failure())
-    assert engine.directory_failure() == "it did not answer a moment ago"
+    assert "unable to open" in str(engine.find_directory_failure())
+    assert engine.find_directory_failure() == "it did not answer a moment ago"

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -90,7 +91,7 @@ async def never() -> Any:
 
 def of_any_body(path: str, body: object) -> Iterator[int]:
     """What comes of every question, report or batch that has something wrong with it, and of one that has not."""
-    every = ("decide", "evaluate", "explain", "reported", "decide_once")
+    every = ("decide", "evaluate", "explain", "report_outcome", "decide_once")
     right = json.dumps(body).encode()
     yield status(Failing(), "POST", path, content=right)
     yield status(Failing(), "POST", path, content=b"{")
@@ -114,16 +115,16 @@ def of_events() -> Iterator[int]:
     yield from of_any_body("/events", report)  # of engines that know nothing of it
     for _ in range(2):
         yield status(engine, "POST", "/events", json=report)
-    yield status(Failing(reported=StoreError("down")), "POST", "/events", json=report)
-    again = Failing(reported=None)
-    again.reported = lambda *given, **options: "again"  # type: ignore[attr-defined]
+    yield status(Failing(report_outcome=StoreError("down")), "POST", "/events", json=report)
+    again = Failing(report_outcome=None)
+    again.report_outcome = lambda *given, **options: "again"  # type: ignore[attr-defined]
     yield status(again, "POST", "/events", json=report)
 
 
 def of_readyz() -> Iterator[int]:
     yield status(Failing(), "GET", "/readyz")
     down = Failing()
-    down.keeps, down.store_failure = True, lambda: StoreError.reason  # type: ignore[attr-defined]
+    down.state = SimpleNamespace(requires_store=True, find_failure=lambda now: StoreError.reason)  # type: ignore[attr-defined]
     yield status(down, "GET", "/readyz")
 
 
@@ -145,7 +146,7 @@ def of_gateways(path: str) -> Iterator[int]:
     yield status(Failing(decide=ZeroDivisionError()), "GET", path, headers=asked)
     failed = Decision.of(Outcome.DENY, Gate.FAILURE)
     broken = Failing()
-    broken.decide = lambda question, *, at_once=False: failed  # type: ignore[attr-defined]
+    broken.decide = lambda question, *, without_waiting=False: failed  # type: ignore[attr-defined]
     yield status(broken, "GET", path, headers=asked)
 
 
@@ -160,7 +161,7 @@ def of_envoy() -> Iterator[int]:
     yield status(Failing(decide=ZeroDivisionError()), "GET", "/envoy/slow")
     failed = Decision.of(Outcome.DENY, Gate.FAILURE)
     broken = Failing()
-    broken.decide = lambda question, *, at_once=False: failed  # type: ignore[attr-defined]
+    broken.decide = lambda question, *, without_waiting=False: failed  # type: ignore[attr-defined]
     yield status(broken, "GET", "/envoy/slow")
 
 

@@ -17,6 +17,7 @@ import pytest
 from policyengine import executor
 from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
+from policyengine.engine.wait_forecast import WaitForecast
 from policyengine.fair_queue import FairQueue, WorkRefusedError
 from policyengine.server import socket_protocol
 from policyengine.server.adapters import responses
@@ -127,7 +128,7 @@ def test_nobody_waits_in_the_thread_of_all_for_an_issuer(
 ) -> None:
     """One that answers slowly would keep everybody else's turn from coming."""
     spied = Spied(Engine.from_text(POLICY))
-    monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
+    monkeypatch.setattr(WaitForecast, "awaits_issuer", lambda self, question: True)
 
     async def run() -> httpx.Response:
         async with client_of(spied) as client:
@@ -144,7 +145,7 @@ def test_no_gateway_waits_there_for_an_issuer(
     in_thread: bool, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spied: Any = Spied(Engine.from_text(POLICY))
-    monkeypatch.setattr(Engine, "awaits_issuer", lambda self, question: True)
+    monkeypatch.setattr(WaitForecast, "awaits_issuer", lambda self, question: True)
     told = (
         responses.decide_in_turn(spied, asked) if in_thread else asyncio.run(responses.decide_for_gateway(spied, asked))
     )
@@ -272,5 +273,5 @@ def test_a_member_that_no_rule_reads_does_not_hide_how_long_a_decision_takes(nam
     engine = Engine.from_text(POLICY)
     hiding = {**LONG, "body": {**LONG["body"], name: 1}}
     assert engine.decide(dict(hiding)).allowed
-    assert (engine.takes_long(LONG), engine.takes_long(hiding)) == (True, True)
-    assert not engine.takes_long({**SMALL, "body": {}})
+    assert (engine.forecast.takes_long(LONG), engine.forecast.takes_long(hiding)) == (True, True)
+    assert not engine.forecast.takes_long({**SMALL, "body": {}})

@@ -144,4 +144,4 @@ RATE = f'{FREE}\nrate "r" per agent.id on GET /health {{ 9/1s }}'
 
 @pytest.mark.parametrize(("text", "found"), [(FREE, False), (POLICY, True), (RATE, True)])
 def test_what_keeps_state_is_found(text: str, found: bool) -> None:
-    assert Engine.from_text(text).keeps_state is found
+    assert Engine.from_text(text).state.keeps_state is found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -88,24 +89,24 @@ def test_a_chain_that_takes_too_many_steps_is_denied_and_names_a_block(monkeypat
 def test_the_longest_chain_through_many_blocks_that_ask_the_model_is_denied() -> None:
     engine = Engine.from_text(HEAD + many(300), clock=lambda: NOW)
     long = asked(*[f"h{n}" for n in range(31)])
-    assert engine.takes_long(long)
+    assert engine.forecast.takes_long(long)
     assert engine.decide(long).gate is Gate.FAILURE
 
 
 @pytest.mark.parametrize(("count", "hops", "long"), [(100, 2, True), (1, 2, False), (1, 0, False), (60, 0, False)])
 def test_a_chain_takes_long_where_many_blocks_may_speak_for_it(count: int, hops: int, long: bool) -> None:
     engine = Engine.from_text(HEAD + many(count), clock=lambda: NOW)
-    assert engine.takes_long(asked(*[f"h{n}" for n in range(hops)])) is long
-    assert engine.takes_long(Request.from_mapping(asked(*[f"h{n}" for n in range(hops)]))) is long
+    assert engine.forecast.takes_long(asked(*[f"h{n}" for n in range(hops)])) is long
+    assert engine.forecast.takes_long(Request.from_mapping(asked(*[f"h{n}" for n in range(hops)]))) is long
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, False), (20, True)])
 def test_an_engine_tells_whether_chains_may_take_long(count: int, expected: bool) -> None:
-    assert Engine.from_text(HEAD + many(count)).loops is expected
+    assert Engine.from_text(HEAD + many(count)).forecast.has_loops is expected
 
 
 def test_chains_that_nobody_records_take_no_time() -> None:
-    assert not Engine.from_text(HEAD.replace("records chains", "") + many(20)).loops
+    assert not Engine.from_text(HEAD.replace("records chains", "") + many(20)).forecast.has_loops
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -116,9 +117,10 @@ def test_a_chain_that_a_known_token_tells_takes_as_long_and_one_that_an_issuer_i
     facts = {name: told.pop(name) for name in ("chain", "agent", "user", "credential")}
     engine = Engine.from_text(HEAD + many(300), clock=lambda: NOW)
     proof = SimpleNamespace(facts=facts) if known else None
-    engine.identity = SimpleNamespace(
+    identity: Any = SimpleNamespace(
         only_proved=True, of_who=frozenset(), known=lambda *_: proof, known_of=lambda *_: proof
-    )  # type: ignore[assignment]
+    )
+    engine.use_identity(identity)
     brought = {**told, "credentials": {"authorization": "Bearer a-token"}}
     for one in (brought, Request.from_mapping(brought)):
-        assert (engine.awaits_issuer(one), engine.takes_long(one)) == (not known, known)
+        assert (engine.forecast.awaits_issuer(one), engine.forecast.takes_long(one)) == (not known, known)

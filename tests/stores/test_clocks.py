@@ -148,7 +148,7 @@ def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: re
 
     engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
     client.set(DEFAULT_KEYS.clock, time_ns() // 1_000 + HOUR)
-    assert engine.store_failure() == "the clock of this server is 1h behind the store's"
+    assert engine.state.find_failure(engine.decider.now()) == "the clock of this server is 1h behind the store's"
     assert asked(engine, "GET /rate").gate == "failure"
 
 
@@ -224,7 +224,7 @@ def test_a_server_whose_clock_is_too_far_denies_what_rests_on_the_store(
     assert [one.message for one in counted.reasons] == [f"`2/1d`: {why}"]
     assert outcomes(engine, "GET /free", "GET /allow") == ["allow"] * 2
     assert outcomes(engine, *["GET /local"] * 3) == ["allow", "allow", "throttle"]
-    assert engine.store_failure() == why
+    assert engine.state.find_failure(engine.decider.now()) == why
     assert client.keys("policyengine:state:*") == []
 
 
@@ -285,10 +285,10 @@ def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.
     paid = {"request": {"method": "POST", "path": "/pay/8"}}
     for looked in (engine.evaluate(paid), engine.explain(paid).decision):
         assert (looked.gate, looked.reasons) == (decisions[1].gate, decisions[1].reasons)
-    assert engine.store_failure() == "the clock of this server is 10m4s behind the store's"
+    assert engine.state.find_failure(engine.decider.now()) == "the clock of this server is 10m4s behind the store's"
     now[0] += timedelta(minutes=10, seconds=4)
     assert outcomes(engine, "GET /rate", "POST /pay/8") == ["throttle", "allow"]
-    assert engine.store_failure() is None
+    assert engine.state.find_failure(engine.decider.now()) is None
 
 
 def test_approvals_are_not_spent_while_the_clocks_differ() -> None:

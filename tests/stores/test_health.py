@@ -337,9 +337,9 @@ def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_
     engine = Engine.from_text("anyone { may GET /free }", store=open_store(f"sqlite:///{tmp_path}/store.db"))
     app = create_app(engine)
     (tmp_path / "store.db").unlink()
-    assert [asyncio.run(asked(app)).status_code, engine.needs_store] == [200, False]
-    engine.identity = object()  # type: ignore[assignment]
-    assert [asyncio.run(asked(app)).status_code, engine.needs_store] == [503, True]
+    assert [asyncio.run(asked(app)).status_code, engine.state.requires_store] == [200, False]
+    engine.use_identity(object())  # type: ignore[arg-type]
+    assert [asyncio.run(asked(app)).status_code, engine.state.requires_store] == [503, True]
     engine.store.close()  # type: ignore[attr-defined]
 
 
@@ -368,4 +368,4 @@ def test_a_read_that_failed_is_tried_again_though_nobody_decides(
 )
 def test_a_server_is_ready_without_its_store_where_every_limit_says_what_else_holds(rule: str, needed: bool) -> None:
     engine = Engine.from_text(f"entity user {{ roles: set<string> }} anyone {{ may GET /x }} {rule}")
-    assert (engine.needs_store, engine.uses_store) == (needed, True)
+    assert (engine.state.requires_store, engine.state.uses_store) == (needed, True)

@@ -132,7 +132,7 @@ def print_token_claims(screen: Screen, engine: Engine, decision: Decision, quest
         return
     from policyengine.identity.token_report import describe_token
 
-    for line in describe_token(question, engine.kernel, engine.seconds()):
+    for line in describe_token(question, engine.kernel, engine.decider.seconds()):
         screen.line(f"  {line}")
 
 

@@ -171,7 +171,7 @@ def serve(
             curl = _curl_command(url, paths, token_file, tokens) if url else None
             adapters = [*(HTTP_ADAPTERS if url else ()), *([] if envoy_grpc is None else [GatewayAdapter.ENVOY_GRPC])]
             hidden = HiddenAbsences.of(engine.kernel, configuration.gateway, adapters, proves=identity is not None)
-            lone = engine.forgets and url is not None and is_reachable_remotely(resolve_address(host, 0))
+            lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(host, 0))
             _print_greeting(engine, ServeSummary(url, socket, workers, tests, hidden, lone), curl, format)
             if lone:
                 _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})

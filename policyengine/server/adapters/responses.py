@@ -45,7 +45,7 @@ async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, obj
     try:
         asked = Question.of(question)
         if is_large(question):
-            aside = run_in_thread if engine.awaits_issuer(asked) else run_in_turn
+            aside = run_in_thread if engine.forecast.awaits_issuer(asked) else run_in_turn
             return await aside(decide_blocking, engine, asked)
         return await run_off_loop(engine, lambda: decide_blocking(engine, asked), question=asked)
     except RequestError as error:
@@ -67,7 +67,7 @@ def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> H
     """The same, for who stands in a thread of their own: what takes long waits for its turn."""
     try:
         asked = Question.of(question)
-        if engine.takes_long(asked):
+        if engine.forecast.takes_long(asked):
             return submit_long(decide_blocking, engine, asked).result()
         return decide_blocking(engine, asked)
     except RequestError as error:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.engine.engine import MAX_SMALL_EXTENT
+from policyengine.engine.wait_forecast import MAX_SMALL_EXTENT
 from policyengine.executor import run_in_turn
 from policyengine.explain.explanation import endpoint_words
 from policyengine.fair_queue import WorkRefusedError

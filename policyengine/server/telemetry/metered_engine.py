@@ -16,6 +16,8 @@ from policyengine.server.telemetry.shared_counters import CountFunction, ServerC
 if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.engine.question import QuestionLike
+    from policyengine.engine.state_use import StateUse
+    from policyengine.engine.wait_forecast import WaitForecast
     from policyengine.explain.explanation import Explanation
     from policyengine.identity.authenticator import CredentialAuthenticator
     from policyengine.kernel import Kernel
@@ -27,27 +29,22 @@ class EngineInterface(Protocol):
     """What doors ask: an engine, counted or not."""
 
     @property
-    def shares_state(self) -> bool: ...
+    def state(self) -> StateUse: ...
+    @property
+    def forecast(self) -> WaitForecast: ...
     @property
     def identity(self) -> CredentialAuthenticator | None: ...
-    def waits_for(self, question: QuestionLike | None = None) -> bool: ...
-    def awaits_issuer(self, question: QuestionLike) -> bool: ...
-    def takes_long(self, question: QuestionLike) -> bool: ...
     def authenticate(self, question: QuestionLike) -> QuestionLike: ...
-    @property
-    def remote(self) -> bool: ...
-    @property
-    def loops(self) -> bool: ...
     @property
     def package(self) -> str: ...
     @property
     def revision(self) -> str: ...
-    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision: ...
+    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision: ...
     def evaluate(self, question: QuestionLike) -> Decision: ...
-    def decide_once(self, question: QuestionLike, once: IdempotencyKey) -> IdempotentDecision: ...
+    def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision: ...
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]: ...
     def explain(self, question: QuestionLike) -> Explanation: ...
-    def reported(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None: ...
+    def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None: ...
 
 
 class EngineProvider(Protocol):
@@ -81,32 +78,19 @@ class MeteredEngine:
     timed: TimingTurns = field(default_factory=time_always)
 
     @property
-    def shares_state(self) -> bool:
-        return self.engine.shares_state
+    def state(self) -> StateUse:
+        return self.engine.state
+
+    @property
+    def forecast(self) -> WaitForecast:
+        return self.engine.forecast
 
     @property
     def identity(self) -> CredentialAuthenticator | None:
         return self.engine.identity
 
-    def waits_for(self, question: QuestionLike | None = None) -> bool:
-        return self.engine.waits_for(question)
-
-    def awaits_issuer(self, question: QuestionLike) -> bool:
-        return self.engine.awaits_issuer(question)
-
-    def takes_long(self, question: QuestionLike) -> bool:
-        return self.engine.takes_long(question)
-
     def authenticate(self, question: QuestionLike) -> QuestionLike:
         return self.engine.authenticate(question)
-
-    @property
-    def remote(self) -> bool:
-        return self.engine.remote
-
-    @property
-    def loops(self) -> bool:
-        return self.engine.loops
 
     @property
     def kernel(self) -> Kernel:
@@ -120,9 +104,9 @@ class MeteredEngine:
     def revision(self) -> str:
         return self.engine.revision
 
-    def decide(self, question: QuestionLike, *, at_once: bool = False) -> Decision:
+    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
         began = perf_counter_ns() if next(self.timed) else 0
-        decision = self.engine.decide(question, at_once=at_once)
+        decision = self.engine.decide(question, without_waiting=without_waiting)
         self.count(decision.answer, began)
         return decision
 
@@ -132,10 +116,10 @@ class MeteredEngine:
         self.count(decision.answer, began)
         return decision
 
-    def decide_once(self, question: QuestionLike, once: IdempotencyKey) -> IdempotentDecision:
+    def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
         began = perf_counter_ns()
         try:
-            found = self.engine.decide_once(question, once)
+            found = self.engine.decide_once(question, key)
         except (KeyInProgressError, KeyReuseError) as error:
             self.tally.add("once", "used" if isinstance(error, KeyReuseError) else "under_way")
             raise
@@ -157,5 +141,5 @@ class MeteredEngine:
     def explain(self, question: QuestionLike) -> Explanation:
         return self.engine.explain(question)
 
-    def reported(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        return self.engine.reported(decision, report, refund=refund)
+    def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
+        return self.engine.report_outcome(decision, report, refund=refund)

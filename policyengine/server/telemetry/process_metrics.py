@@ -65,7 +65,7 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
 async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
     """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
     store = engine.store
-    if isinstance(store, ResilientStore) and engine.uses_store:
+    if isinstance(store, ResilientStore) and engine.state.uses_store:
         with suppress(StoreError):
             await run_in_thread(
                 store.inspect, 0 if at_once else PAUSE_SECONDS if store.failing else INSPECTION_INTERVAL_SECONDS

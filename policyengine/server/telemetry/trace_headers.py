@@ -23,9 +23,11 @@ def parse_trace(headers: RawHeaders) -> TraceContext | None:
     return parse_trace_context(found[b"traceparent"], found[b"tracestate"])
 
 
-def decide_in_trace(trace: TraceContext, engine: EngineInterface, question: QuestionLike, *, at_once: bool) -> Decision:
+def decide_in_trace(
+    trace: TraceContext, engine: EngineInterface, question: QuestionLike, *, without_waiting: bool
+) -> Decision:
     with trace_scope(trace):
-        return engine.decide(question, at_once=at_once)
+        return engine.decide(question, without_waiting=without_waiting)
 
 
 def trace_response_headers(trace: TraceContext | None) -> tuple[tuple[bytes, bytes], ...]:

@@ -168,7 +168,7 @@ class TokenServiceRoutes:
         return build_response(metadata_reply(self.issuing))
 
     def now(self) -> int:
-        return self.api.engine.seconds()
+        return self.api.engine.decider.seconds()
 
     def sender(self, http: Request, *, own: bool = False) -> FormSender:
         """A gateway with a token of ours says which certificate its client has, in the header that is configured;

@@ -42,13 +42,13 @@ def check_workers(engine: Engine, workers: int) -> None:
         raise ServeError(f"{workers} workers are not possible", f"from 1 to {MAX_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
         raise ServeError("there are no several workers on this system", "serve with one")
-    if workers > 1 and engine.identity is not None and not engine.remote:
+    if workers > 1 and engine.identity is not None and not engine.state.is_remote:
         raise ServeError(
             f"credentials are verified by one worker: of {workers}, each would take a proof that another has seen, and "
             "know nothing of what another revoked",
             "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
         )
-    if workers > 1 and engine.keeps_state and not engine.shares_state:
+    if workers > 1 and engine.state.keeps_state and not engine.state.is_shared:
         raise ServeError(
             f"policies with `confirm`, limits or history are served by one worker: of {workers}, each would count and "
             "remember for itself, and accept an approval that another has spent",

@@ -1,0 +1,85 @@
+"""Forecasts what a decision would wait for or calculate, so that a caller with an event loop moves it to a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
+
+from policyengine.compiler.sizes import loops
+from policyengine.engine.authenticate import Authenticator
+from policyengine.engine.decider import Decider
+from policyengine.engine.question import Question, QuestionLike
+from policyengine.engine.state_use import StateUse
+from policyengine.executor import run_in_thread, run_in_turn
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.value_size import is_large, measure_extent
+
+T = TypeVar("T")
+MAX_SMALL_EXTENT = 8  # elements: no loop over so few takes long
+
+
+class WaitForecast:
+    """Answers by what is in memory, and decides nothing. An ill-formed question never waits: deciding it raises
+    RequestError at once."""
+
+    def __init__(self, decider: Decider, state: StateUse, authenticator: Authenticator | None) -> None:
+        self._decider, self._state, self._authenticator = decider, state, authenticator
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether a decision may wait for the store, or for an entity that is looked up."""
+        return self._state.is_shared or self._decider.compiled.entities.lookups is not None
+
+    def may_wait_for(self, question: QuestionLike) -> bool:
+        """Whether a decision of this question may wait for the store, an entity, or an issuer of credentials."""
+        return self.may_wait or self.awaits_issuer(question)
+
+    def awaits_issuer(self, question: QuestionLike) -> bool:
+        """Whether its credentials need an answer of their issuer, which takes as long as that issuer takes."""
+        if self._authenticator is None:
+            return False
+        try:
+            return self._authenticator.needs_issuer(Question.of(question))
+        except RequestError:
+            return False
+
+    def takes_long(self, question: QuestionLike) -> bool:
+        """Whether deciding it may calculate for longer than an event loop should wait.
+
+        False for a question that waits for an issuer: it waits in a thread of its own, not in the one thread that
+        calculates.
+        """
+        if self.awaits_issuer(question):
+            return False
+        try:
+            asked = Question.of(question)
+        except RequestError:
+            return False
+        unproved = None if asked.is_authenticated else self._authenticator
+        members = asked.members
+        if members is not None and unproved is None:
+            if is_large(members):
+                return True
+            if measure_extent(members) <= MAX_SMALL_EXTENT and "chain" not in members:
+                return False
+        try:
+            return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
+        except RequestError:  # the fast path may still decide it, where no rule reads the ill-formed member
+            return self.has_loops
+
+    def takes_long_to_decide(self, request: Request) -> bool:
+        """As `takes_long`, for a request whose credentials are proved."""
+        return self._decider.compiled.evaluator.takes_long(request)
+
+    @cached_property
+    def has_loops(self) -> bool:
+        """Whether the policies have rules that take long for large questions."""
+        return loops(self._decider.kernel)
+
+    async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
+        """Ask on the event loop where that takes no time, else in a thread."""
+        asked = Question.of(question)
+        if self.takes_long(asked):
+            return await run_in_turn(ask, asked)
+        return await run_in_thread(ask, asked) if self.may_wait_for(asked) else ask(asked)
