@@ -17,7 +17,7 @@ from policyengine.runtime.idempotency_key import IdempotencyKey
 from policyengine.server.adapters.responses import to_verdict
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import Semantics, decide_batch, parse_batch
-from policyengine.server.socket_protocol import answer_frame
+from policyengine.server.socket.answers import answer_frame
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 END = NOW + timedelta(days=7)

@@ -44,7 +44,7 @@ from policyengine.server.listeners import (
     unix_listener,
 )
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
-from policyengine.server.socket_protocol import FramedProtocol
+from policyengine.server.socket.protocol import FramedProtocol
 from policyengine.server.status_app import status_app
 from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
 from policyengine.server.telemetry.process_metrics import inspect_store, publish_metrics, rule_names

@@ -25,7 +25,7 @@ from policyengine.identity.config.model import SAFE_ALGORITHMS
 from policyengine.reload import ReloadableEngine, ReloadRules
 from policyengine.runtime.credentials import body_digests
 from policyengine.server import create_app
-from policyengine.server.socket_protocol import answer_frame
+from policyengine.server.socket.answers import answer_frame
 from tests.identity import bound_world
 from tests.identity.proving import BOT, HOST, POLICY, SVID, USER, Doors, asking, url
 from tests.server.conftest import TOKEN, client_of

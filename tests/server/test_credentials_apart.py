@@ -20,7 +20,7 @@ from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine
 from policyengine.server import ServeError
 from policyengine.server.connections.connection_table import CloseReason
-from policyengine.server.socket_protocol import FramedProtocol
+from policyengine.server.socket.protocol import FramedProtocol
 from policyengine.server.workers.pool import check_workers
 from policyengine.stores.url import open_store
 from tests.identity import bound_world, issuing

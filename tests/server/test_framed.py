@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.client.socket import FRAME_HEADER, MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, SocketClient, SocketError
-from policyengine.server import socket_protocol
+from policyengine.server.socket.answers import answer_frame
+from policyengine.server.socket.frames import FrameError
 from tests.server.conftest import OPEN, ORDER, SHUT, Watched, small
 from tests.server.processes import started
 
@@ -188,7 +189,7 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
 
 def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
-    answer, _ = socket_protocol.answer_frame(engine, msgpack.packb([5, "decide", OPEN]))
+    answer, _ = answer_frame(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (5, 500, "the server failed and gives no answer")
     assert b"secret" not in answer
@@ -208,8 +209,8 @@ FRAMES = st.recursive(
     payload=st.binary(max_size=40) | FRAMES.map(msgpack.packb) | FRAMES.map(lambda q: msgpack.packb([1, "decide", q]))
 )
 def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
-    with suppress(socket_protocol.FrameError):
-        answer, _ = socket_protocol.answer_frame(ENGINE, payload)
+    with suppress(FrameError):
+        answer, _ = answer_frame(ENGINE, payload)
         _, status, content = msgpack.unpackb(answer)
         assert status in (200, 400)
         assert isinstance(content, (dict, list))

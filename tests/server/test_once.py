@@ -18,11 +18,13 @@ import httpx
 import msgpack
 import pytest
 
-from policyengine.client.socket import SocketClient, SocketError
+from policyengine.client.socket import FRAME_HEADER, SocketClient, SocketError
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import ChargeResult
-from policyengine.server import idempotency, socket_protocol
+from policyengine.server import idempotency
+from policyengine.server.socket.answers import answer_frame
+from policyengine.server.socket.protocol import peer_name
 from policyengine.stores.memory.store import MemoryStore
 from tests.server.conftest import TOKEN, client_of
 from tests.server.processes import started
@@ -320,14 +322,14 @@ def test_a_frame_with_a_key_is_accounted_once(path: Path) -> None:
 
 @pytest.mark.parametrize("key", [5, "", "two words", "x" * 129, [], {"a": 1}])
 def test_a_frame_with_what_is_no_key_is_a_problem_of_that_frame(engine: Engine, key: object) -> None:
-    answer, _ = socket_protocol.answer_frame(engine, msgpack.packb([7, "decide", REPORT, key]))
+    answer, _ = answer_frame(engine, msgpack.packb([7, "decide", REPORT, key]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (7, 400, "this is no key to be asked by once")
 
 
 def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
     def told(id: int) -> list[str]:
-        answer, many = socket_protocol.answer_frame(engine, msgpack.packb([id, "decide", [REPORT, OTHER], "key"]))
+        answer, many = answer_frame(engine, msgpack.packb([id, "decide", [REPORT, OTHER], "key"]))
         assert many == 2
         return [one["id"] for one in msgpack.unpackb(answer)[2]]
 
@@ -338,14 +340,14 @@ def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
 def test_a_frame_that_asks_while_the_same_is_decided_is_told_to_wait(engine: Engine, store: Hooked) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     seen: list[bytes] = []
-    store.before = lambda: seen.append(socket_protocol.answer_frame(engine, frame)[0])
-    assert msgpack.unpackb(socket_protocol.answer_frame(engine, frame)[0])[1] == 200
+    store.before = lambda: seen.append(answer_frame(engine, frame)[0])
+    assert msgpack.unpackb(answer_frame(engine, frame)[0])[1] == 200
     assert msgpack.unpackb(seen[0])[1:] == [409, {**msgpack.unpackb(seen[0])[2], "code": "key_under_way"}]
 
 
 def test_an_evaluation_by_a_key_spends_nothing_and_uses_none(engine: Engine) -> None:
     for question in (REPORT, OTHER):
-        answer, _ = socket_protocol.answer_frame(engine, msgpack.packb([1, "evaluate", question, "key"]))
+        answer, _ = answer_frame(engine, msgpack.packb([1, "evaluate", question, "key"]))
         assert msgpack.unpackb(answer)[1] == 200
     assert left(engine) == 50
 
@@ -353,15 +355,15 @@ def test_an_evaluation_by_a_key_spends_nothing_and_uses_none(engine: Engine) -> 
 def test_users_of_the_socket_have_keys_of_their_own(engine: Engine) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     for gateway in ("user 1000", "user 1001"):
-        socket_protocol.answer_frame(engine, frame, gateway)
+        answer_frame(engine, frame, gateway)
     assert left(engine) == 48
 
 
 def test_the_system_says_who_is_at_the_other_end() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
-        assert socket_protocol.peer_name(one) == f"user {os.getuid()}"
-    assert socket_protocol.peer_name(None) == "socket"
+        assert peer_name(one) == f"user {os.getuid()}"
+    assert peer_name(None) == "socket"
 
 
 @contextmanager
@@ -420,7 +422,7 @@ def test_a_client_waits_for_who_is_deciding(tmp_path: Path) -> None:
                     busy = (id, 409, {"status": 409, "detail": "wait", "code": "key_under_way"})
                     decision = Engine(KERNEL).decide(REPORT).to_dict()
                     payload = msgpack.packb(busy if len(asked) == 1 else (id, 200, decision))
-                    connection.sendall(socket_protocol.FRAME_HEADER.pack(len(payload)) + payload)
+                    connection.sendall(FRAME_HEADER.pack(len(payload)) + payload)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

@@ -19,9 +19,9 @@ from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.wait_forecast import WaitForecast
 from policyengine.fair_queue import FairQueue, WorkRefusedError
-from policyengine.server import socket_protocol
 from policyengine.server.adapters import responses
 from policyengine.server.decide_requests import MAX_ITEMS_PER_COMMIT, decide_together
+from policyengine.server.socket import answers as socket_answers
 from policyengine.stores.url import open_store
 from tests.server.conftest import client_of
 
@@ -238,10 +238,10 @@ def payload(asked: object) -> bytes:
     return bytes(msgpack.packb([7, "decide", asked]))
 
 
-@pytest.mark.parametrize("asked", [[SMALL] * (socket_protocol.MAX_INLINE_QUESTIONS + 1), [SMALL, LONG]])
+@pytest.mark.parametrize("asked", [[SMALL] * (socket_answers.MAX_INLINE_QUESTIONS + 1), [SMALL, LONG]])
 def test_a_list_that_takes_long_is_not_decided_by_the_event_loop(asked: list[object]) -> None:
     with pytest.raises(WouldBlockError):
-        socket_protocol.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
+        socket_answers.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
 @pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
@@ -249,12 +249,12 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
     policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[object] = []
-    begin = socket_protocol.submit_long
+    begin = socket_answers.submit_long
     monkeypatch.setattr(
-        socket_protocol, "submit_long", lambda *work, **given: begun.append(work) or begin(*work, **given)
+        socket_answers, "submit_long", lambda *work, **given: begun.append(work) or begin(*work, **given)
     )
     asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
-    _, status, answers = msgpack.unpackb(socket_protocol.answer_frame(Engine.from_text(policy), payload(asked))[0])
+    _, status, answers = msgpack.unpackb(socket_answers.answer_frame(Engine.from_text(policy), payload(asked))[0])
     assert (status, len(begun)) == (200, pieces)
     assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
     assert answers[38]["error"]["member"].startswith("[38]")
@@ -263,7 +263,7 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
 def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, shared: Engine) -> None:
     spied: Any = Spied(shared)
-    socket_protocol.answer_frame(spied, payload(asked))
+    socket_answers.answer_frame(spied, payload(asked))
     assert set(spied.threads) == {LONG_THREAD}
 
 

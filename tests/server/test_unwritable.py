@@ -22,8 +22,9 @@ from policyengine.engine import Engine
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.decision import Decision
-from policyengine.server import fast_path, socket_protocol
+from policyengine.server import fast_path
 from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
+from policyengine.server.socket.answers import answer_frame
 from tests.server.conftest import client_of
 from tests.server.processes import started
 from tests.server.test_http1 import post, spoken, statuses
@@ -167,6 +168,6 @@ def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
 
 def test_many_in_one_frame_are_decided_once_each() -> None:
     engine = unwritable()
-    answers = [socket_protocol.answer_frame(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
+    answers = [answer_frame(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
     assert [msgpack.unpackb(one)[1] for one in answers] == [500, 200, 200]
     assert [msgpack.unpackb(one)[2][0]["outcome"] for one in answers[1:]] == ["allow", "throttle"]

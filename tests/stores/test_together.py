@@ -16,7 +16,7 @@ from msgspec import msgpack
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
-from policyengine.server.socket_protocol import answer_frame
+from policyengine.server.socket.answers import answer_frame
 from policyengine.stores.base import CommitRequest, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.url import open_store

@@ -1,0 +1,1 @@
+"""The decision API over a Unix socket, for sidecars."""

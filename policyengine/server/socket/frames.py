@@ -1,0 +1,77 @@
+"""Frames of MessagePack, as they go over the socket.
+
+A question is `[id, kind, question]`, or a list of questions in its place; behind it may stand a key, by which it is
+accounted once. `[id, "report", report]` says how the request of a decision came out. An answer is `[id, status,
+content]`, its status that of HTTP and its content a decision, a list of them, a report that was taken, or a problem.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from policyengine.runtime import decode, fast_decode
+from policyengine.server.fast_path import are_simple_options
+from policyengine.server.problems import ProblemError
+
+MAX_FRAME_ID = 2**63 - 1
+QuestionKind: TypeAlias = Literal["decide", "evaluate"]
+Raw = msgspec.Raw
+encode_message = msgspec.msgpack.Encoder().encode
+_decode_keyed_frame = msgspec.msgpack.Decoder(tuple[Raw, Raw, Raw, Raw]).decode
+_decode_fast = fast_decode.make_msgpack_decoder(
+    tuple[int, QuestionKind, fast_decode.QuestionType | list[fast_decode.QuestionType]]
+)
+
+
+class QuestionFrame(NamedTuple):
+    """A frame as it came: `question` is plain when it was read quickly, and otherwise holds whatever the wire held."""
+
+    id: int
+    kind: object
+    question: Any
+    plain: bool
+    key: object = None
+    sent: bytes = b""  # the question as it came, where there is a key
+
+
+class FrameError(Exception):
+    """After such bytes nobody can say where the next frame begins, or to what an answer would belong."""
+
+    def __init__(self, problem: ProblemError) -> None:
+        self.problem = problem
+
+
+def is_simple_decide(asked: QuestionFrame) -> bool:
+    """Whether it is one plain question to decide."""
+    return asked.kind == "decide" and asked.plain and not asked.sent and is_simple_question(asked.question)
+
+
+def read_frame(payload: bytes) -> QuestionFrame:
+    """Raises FrameError."""
+    found = _decode_fast(payload)
+    if found is not None and 0 <= found[0] <= MAX_FRAME_ID:
+        id, kind, question = found
+        return QuestionFrame(id, kind, question, True)
+    try:
+        raw = decode.msgpack_tree(payload)
+    except decode.DecodeError as error:
+        raise FrameError(ProblemError(400, str(error))) from None
+    match raw:
+        case [int() as id, kind, question] if not isinstance(id, bool) and 0 <= id <= MAX_FRAME_ID:
+            return QuestionFrame(id, kind, question, False)
+        case [int() as id, kind, question, key] if not isinstance(id, bool) and 0 <= id <= MAX_FRAME_ID:
+            return QuestionFrame(id, kind, question, False, key, bytes(_decode_keyed_frame(payload)[2]))
+        case _:
+            raise FrameError(
+                ProblemError(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0")
+            )
+
+
+def is_simple_question(question: object) -> bool:
+    return isinstance(question, dict) and ("options" not in question or are_simple_options(question["options"]))
+
+
+def encode_problem(id: int | None, problem: ProblemError) -> bytes:
+    return encode_message((id, problem.status, problem.to_dict()))
