@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 from joserfc.jwk import ECKey
 
-from policyengine.cli.doctor import checks as checkups
-from policyengine.cli.doctor.checks import EXTRAS, MIN_OPEN_FILES
+from policyengine.cli.doctor import listeners, machine, policies, storage
+from policyengine.cli.doctor.machine import EXTRAS, MIN_OPEN_FILES
 from policyengine.cli.doctor.model import DoctorPlan, DoctorStatus
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
 from policyengine.install_hints import install_command
@@ -62,19 +62,19 @@ def test_every_extra_is_looked_for():
     ("version", "status"), [((3, 10), DoctorStatus.FAILED), ((3, 11), DoctorStatus.OK), ((3, 14), DoctorStatus.OK)]
 )
 def test_python(version, status):
-    assert checkups.check_python(version).status is status
+    assert machine.check_python(version).status is status
 
 
 @pytest.mark.parametrize(("there", "status"), [(True, DoctorStatus.OK), (False, DoctorStatus.WARNING)])
 def test_what_makes_it_quick(monkeypatch, there, status):
-    monkeypatch.setattr(checkups, "find_spec", lambda name: object() if there else None)
-    [found] = checkups.check_speed()
+    monkeypatch.setattr(machine, "find_spec", lambda name: object() if there else None)
+    [found] = machine.check_speed()
     assert found.status is status
 
 
 def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
-    monkeypatch.setattr(checkups, "find_spec", lambda name: None if name == "redis" else object())
-    missing, there = checkups.check_extras()
+    monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "redis" else object())
+    missing, there = machine.check_extras()
     assert (missing.status, missing.hint) == (DoctorStatus.NOTE, install_command("redis"))
     assert "`--store redis://…`" in missing.message
     assert there.status is DoctorStatus.OK
@@ -82,23 +82,23 @@ def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
 
 
 def test_a_clock_before_the_installation_is_wrong():
-    assert checkups.check_clock(1_000_000_000.0).status is DoctorStatus.FAILED
-    assert checkups.check_clock(5_000_000_000.0).status is DoctorStatus.OK
+    assert machine.check_clock(1_000_000_000.0).status is DoctorStatus.FAILED
+    assert machine.check_clock(5_000_000_000.0).status is DoctorStatus.OK
 
 
 @pytest.mark.parametrize(
     ("zone", "status"), [("Europe/Berlin", DoctorStatus.OK), ("Nowhere/Land", DoctorStatus.FAILED)]
 )
 def test_time_zones(zone, status):
-    assert checkups.check_time_zones(zone).status is status
+    assert machine.check_time_zones(zone).status is status
 
 
 @pytest.mark.parametrize(
     ("limit", "status"), [(1_024, DoctorStatus.WARNING), (MIN_OPEN_FILES, DoctorStatus.OK), (None, DoctorStatus.OK)]
 )
 def test_open_files(limit, status):
-    assert checkups.check_open_files(limit).status is status
-    assert checkups.open_file_limit() is None or checkups.open_file_limit() > 0
+    assert machine.check_open_files(limit).status is status
+    assert machine.open_file_limit() is None or machine.open_file_limit() > 0
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port", "--envoy-grpc"])
@@ -112,13 +112,13 @@ def test_ports(run, option):
 
 def test_a_metrics_port_needs_no_token_for_others_to_reach_it(port):
     plan = DoctorPlan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
-    assert [one.status for one in checkups.check_ports(plan)] == [DoctorStatus.OK, DoctorStatus.FAILED]
+    assert [one.status for one in listeners.check_ports(plan)] == [DoctorStatus.OK, DoctorStatus.FAILED]
 
 
 def test_the_socket(tmp_path):
-    assert checkups.check_unix_socket(tmp_path / "a.sock").status is DoctorStatus.OK
+    assert listeners.check_unix_socket(tmp_path / "a.sock").status is DoctorStatus.OK
     assert not (tmp_path / "a.sock").exists()
-    assert checkups.check_unix_socket(tmp_path / "none" / "a.sock").status is DoctorStatus.FAILED
+    assert listeners.check_unix_socket(tmp_path / "none" / "a.sock").status is DoctorStatus.FAILED
 
 
 @pytest.mark.parametrize(("tokens", "served"), [(None, False), ("edge: ", True), ("egde: ", False), ("", False)])
@@ -140,30 +140,30 @@ def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does
 
 def test_tokens(tmp_path):
     file = tmp_path / "tokens"
-    assert checkups.check_token_file(file).status is DoctorStatus.FAILED
+    assert listeners.check_token_file(file).status is DoctorStatus.FAILED
     file.write_text("a-token-of-the-gateway\n")
     file.chmod(0o644)
-    assert (checkups.check_token_file(file).status, checkups.check_token_file(file).hint) == (
+    assert (listeners.check_token_file(file).status, listeners.check_token_file(file).hint) == (
         DoctorStatus.WARNING,
         f"chmod 600 {file}",
     )
     file.chmod(0o600)
-    assert checkups.check_token_file(file).status is DoctorStatus.OK
+    assert listeners.check_token_file(file).status is DoctorStatus.OK
 
 
 def test_the_log(tmp_path, monkeypatch):
     file = tmp_path / "log"
-    assert checkups.check_log(file).status is DoctorStatus.OK
+    assert storage.check_log(file).status is DoctorStatus.OK
     assert not file.exists()
     file.touch()
     file.chmod(0o644)
-    assert checkups.check_log(file).status is DoctorStatus.WARNING
+    assert storage.check_log(file).status is DoctorStatus.WARNING
     file.chmod(0o600)
-    assert checkups.check_log(file).status is DoctorStatus.OK
-    assert checkups.check_log(tmp_path / "none" / "log").status is DoctorStatus.FAILED
-    assert checkups.check_log(Path("/dev/null")).status is DoctorStatus.FAILED
-    monkeypatch.setattr(checkups.os, "access", lambda path, mode: False)
-    assert "cannot be written to" in checkups.check_log(file).message
+    assert storage.check_log(file).status is DoctorStatus.OK
+    assert storage.check_log(tmp_path / "none" / "log").status is DoctorStatus.FAILED
+    assert storage.check_log(Path("/dev/null")).status is DoctorStatus.FAILED
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
+    assert "cannot be written to" in storage.check_log(file).message
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_the_log(tmp_path, monkeypatch):
     [(2 * 1024**3, DoctorStatus.OK), (512 * 1024**2, DoctorStatus.WARNING), (1024**2, DoctorStatus.FAILED)],
 )
 def test_room_for_the_log(tmp_path, monkeypatch, free, status):
-    monkeypatch.setattr(checkups.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert checkups.check_log(tmp_path / "log").status is status
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert storage.check_log(tmp_path / "log").status is status
 
 
 def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
@@ -180,33 +180,33 @@ def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
     SqliteStore(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        found = checkups.check_store(f"sqlite:///{path}?timeout=10ms")
+        found = storage.check_store(f"sqlite:///{path}?timeout=10ms")
     assert found.status is DoctorStatus.FAILED
 
 
 def test_what_was_moved_away_is_not_made_anew(tmp_path):
     path = tmp_path / "store.db"
     (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
-    found = checkups.check_store(f"sqlite:///{path}")
+    found = storage.check_store(f"sqlite:///{path}")
     assert (found.status, path.exists()) == (DoctorStatus.FAILED, False)
     assert "put the file back" in found.hint
 
 
 def test_stores(tmp_path):
-    assert checkups.check_store("memory:").status is DoctorStatus.NOTE
+    assert storage.check_store("memory:").status is DoctorStatus.NOTE
     path = tmp_path / "store.db"
-    assert checkups.check_store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
+    assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
     assert not path.exists()
     SqliteStore(path).close()
-    assert checkups.check_store(f"sqlite:///{path}").message.startswith("SQLite 3")
-    assert checkups.check_store("redis://127.0.0.1:1").status is DoctorStatus.FAILED
-    assert checkups.check_store("postgres://nowhere").status is DoctorStatus.FAILED
+    assert storage.check_store(f"sqlite:///{path}").message.startswith("SQLite 3")
+    assert storage.check_store("redis://127.0.0.1:1").status is DoctorStatus.FAILED
+    assert storage.check_store("postgres://nowhere").status is DoctorStatus.FAILED
 
 
 def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeypatch, tmp_path):
     with running("redis-server", tmp_path) as server:
         url = server.url
-        found = checkups.check_store(url)
+        found = storage.check_store(url)
         assert found.status is DoctorStatus.OK
         assert re.fullmatch(r"Redis [\d.]+ answers; clocks differ by \d+m?s \(± \d+m?s\)", found.message)
         for seconds, status, message in (
@@ -215,7 +215,7 @@ def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeyp
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(clock_skew, "time_ns", lambda seconds=seconds: time.time_ns() + seconds * 10**9)
-                found = checkups.check_store(url)
+                found = storage.check_store(url)
             assert (found.status, found.message) == (status, message)
             assert "NTP" in (found.hint or "")
 
@@ -275,7 +275,7 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
 
     def findings():
         plan = DoctorPlan((tmp_path,), identity=tmp_path / "identity.toml")
-        return {one.check: (one.status, one.message) for one in checkups.check_policies(plan, answers=True)}
+        return {one.check: (one.status, one.message) for one in policies.check_policies(plan, answers=True)}
 
     assert findings()["identity"][0] == "failed"
     keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))
@@ -333,17 +333,17 @@ def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, por
 
 
 def test_observing_is_told(monkeypatch, tmp_path):
-    real = checkups.load_settings([tmp_path])
+    real = policies.load_settings([tmp_path])
     observing = SimpleNamespace(file=None, gateway=real.gateway, observe=object())
     for found, checks in ((real, ["configuration"]), (observing, ["configuration", "observe"])):
-        monkeypatch.setattr(checkups, "load_settings", lambda paths, found=found: found)
-        assert [one.check for one in checkups.check_project_settings([tmp_path])] == checks
+        monkeypatch.setattr(policies, "load_settings", lambda paths, found=found: found)
+        assert [one.check for one in policies.check_project_settings([tmp_path])] == checks
 
 
 def test_it_starts_without_the_packages_of_extras(run, project, port, monkeypatch):
     for module, _ in EXTRAS.values():
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(checkups, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     ended = run("doctor", project, "--port", port, "--format", "json")
     assert ended.code == 0
     assert len([one for one in ended.json["checks"] if one["check"] == "extras"]) == len(EXTRAS)

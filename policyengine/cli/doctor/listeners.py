@@ -1,0 +1,70 @@
+"""What the server listens at, and who may ask there: ports, the Unix socket, tokens."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import load_settings
+
+
+def check_ports(plan: DoctorPlan) -> Iterator[DoctorResult]:
+    """Questions need a token where others can ask; metrics do not."""
+    from policyengine.server.listeners import ServeError, bind_listener, port_listener, resolve_address
+
+    for option, port in plan.ports:
+        try:
+            if option == "--metrics-port":
+                bind_listener(resolve_address(plan.host, port), plan.host, option).close()
+            else:
+                port_listener(plan.host, port, plan.tokens is not None).close()
+        except ServeError as error:
+            yield DoctorResult("port", DoctorStatus.FAILED, error.message, error.hint)
+        else:
+            free = f"port {port} on `{plan.host}` is free" if port else f"there is a free port on `{plan.host}`"
+            yield DoctorResult("port", DoctorStatus.OK, free)
+
+
+def check_unix_socket(path: Path) -> DoctorResult:
+    from policyengine.server.listeners import ServeError, unix_listener
+
+    try:
+        with unix_listener(path, 0o600):
+            return DoctorResult("socket", DoctorStatus.OK, f"`{path}` can be listened at")
+    except ServeError as error:
+        return DoctorResult("socket", DoctorStatus.FAILED, error.message, error.hint)
+
+
+def check_token_file(path: Path) -> DoctorResult:
+    from policyengine.server.bearer_tokens import BearerTokenError, read_token_file
+
+    try:
+        found = read_token_file(path)
+    except BearerTokenError as error:
+        return DoctorResult("tokens", DoctorStatus.FAILED, error.message, error.hint)
+    if found.warning is not None:
+        return DoctorResult(
+            "tokens",
+            DoctorStatus.WARNING,
+            f"everybody on this machine can read `{path}`",
+            f"chmod 600 {shlex.quote(str(path))}",
+        )
+    return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` holds {len(found.tokens)}")
+
+
+def check_authzen_callers(plan: DoctorPlan) -> Iterator[DoctorResult]:
+    """Whether each caller that AuthZEN spends for has a token; files that cannot be read are found by others."""
+    from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
+
+    try:
+        given = None if plan.tokens is None else BearerTokens.of(read_token_file(plan.tokens).tokens)
+        consume = load_settings(plan.paths).authzen_consume
+    except (BearerTokenError, CommandError):
+        return
+    try:
+        check_consumers(consume, given)
+    except BearerTokenError as error:
+        yield DoctorResult("authzen", DoctorStatus.FAILED, error.message, error.hint)

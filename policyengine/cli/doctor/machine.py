@@ -1,0 +1,106 @@
+"""The machine: Python, extras, clock, time zones, open files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
+from policyengine.install_hints import install_command
+
+MIN_PYTHON = (3, 11)
+# Modules that stand for extras of the distribution, and what each gives.
+EXTRAS = {
+    "envoy": ("grpc", "`serve --envoy-grpc`"),
+    "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
+    "httpx": ("httpx", "`policyengine.client.http`"),
+    "mcp": ("mcp", "`mcp-gateway`, and `init --mcp` of a server that is asked"),
+    "metrics": ("prometheus_client", "`/metrics`"),
+    "openapi": ("yaml", "`init --openapi` of a specification in YAML"),
+    "re2": ("re2", "regular expressions in time that is linear, in C"),
+    "redis": ("redis", "`--store redis://…`"),
+    "sign": ("cryptography", "signed bundles"),
+    "bao": ("hvac", "secrets and keys in OpenBao"),
+    "identity": ("joserfc", "`--identity`"),
+    "sql": ("sqlalchemy", "`--entities` of a database"),
+    "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
+}
+SPEED_MODULES = ("uvloop", "httptools")
+MIN_OPEN_FILES = 4_096
+SAMPLE_ZONE = "Europe/Berlin"
+MAX_SKEW_SECONDS = 1.0  # seconds
+NTP_HINT = "keep both clocks by NTP (`timedatectl set-ntp true`)"
+
+
+def check_python(version: tuple[int, ...]) -> DoctorResult:
+    told = ".".join(map(str, version))
+    if version < MIN_PYTHON:
+        return DoctorResult("python", DoctorStatus.FAILED, f"Python {told} is too old", "install Python 3.11 or newer")
+    return DoctorResult("python", DoctorStatus.OK, f"Python {told}")
+
+
+def check_speed() -> Iterator[DoctorResult]:
+    missing = [name for name in SPEED_MODULES if find_spec(name) is None]
+    if missing:
+        hint = f"pip install {' '.join(missing)}"
+        yield DoctorResult("speed", DoctorStatus.WARNING, f"the server is slower without {' and '.join(missing)}", hint)
+    else:
+        yield DoctorResult("speed", DoctorStatus.OK, f"{' and '.join(SPEED_MODULES)} are there")
+
+
+def check_extras() -> Iterator[DoctorResult]:
+    for name, (module, gives) in EXTRAS.items():
+        if find_spec(module) is None:
+            hint = install_command(name)
+            yield DoctorResult("extras", DoctorStatus.NOTE, f"without `{name}` there is no {gives}", hint)
+    there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
+    if there:
+        yield DoctorResult("extras", DoctorStatus.OK, f"there are {', '.join(there)}")
+
+
+def check_clock(now: float) -> DoctorResult:
+    """Rates, approvals and credentials rest on it. It cannot be before this program was put here."""
+    installed = os.stat(__file__).st_mtime
+    if now < installed - MAX_SKEW_SECONDS:
+        behind = f"the clock is at least {int(installed - now):,} s behind: this program was installed later than now"
+        return DoctorResult(
+            "clock", DoctorStatus.FAILED, behind, "set it, and keep it by NTP (`timedatectl set-ntp true`)"
+        )
+    return DoctorResult("clock", DoctorStatus.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+
+
+def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:
+    """Policies speak of hours in time zones."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(zone)
+    except (LookupError, OSError, ValueError):
+        return DoctorResult(
+            "timezones", DoctorStatus.FAILED, f"the time zone `{zone}` is not known here", "pip install tzdata"
+        )
+    return DoctorResult("timezones", DoctorStatus.OK, "time zones are known")
+
+
+def open_file_limit() -> int | None:
+    """None where there is no such limit."""
+    if find_spec("resource") is None:
+        return None
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def check_open_files(limit: int | None) -> DoctorResult:
+    """Each connection is an open file."""
+    if limit is not None and limit < MIN_OPEN_FILES:
+        hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
+        return DoctorResult(
+            "files", DoctorStatus.WARNING, f"a process may open {limit:,} files: so many connections", hint
+        )
+    return DoctorResult(
+        "files", DoctorStatus.OK, "no limit" if limit is None else f"a process may open {limit:,} files"
+    )

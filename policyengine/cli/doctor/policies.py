@@ -1,0 +1,137 @@
+"""What the server decides by: policies, entities, identity and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.doctor.file_modes import check_policy_files
+from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.errors import CommandError
+from policyengine.cli.load_engine import BUNDLE, load_engine
+from policyengine.cli.settings.file import load_settings
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+
+def check_policies(plan: DoctorPlan, answers: bool) -> Iterator[DoctorResult]:
+    """Policies are no worse where the store does not answer; whether workers share it nobody knows then."""
+    from policyengine.server.listeners import ServeError
+    from policyengine.server.workers.pool import check_workers
+
+    yield from check_policy_files(plan.paths)
+    try:
+        yield from check_project_settings(plan.paths)
+        store = plan.store if answers else "memory:"
+        engine = load_engine(plan.paths, plan.entities, plan.trusted, store=store, identity=plan.identity)
+    except CommandError as error:
+        status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows all of it"
+        yield DoctorResult(
+            error.kind, DoctorStatus.FAILED, error.message, error.hint if error.kind != "policy" else status
+        )
+        return
+    yield policies_result(engine, plan.paths)
+    yield from check_absences(plan, engine)
+    if plan.entities and not any(path.suffix == BUNDLE for path in plan.paths):
+        yield check_entity_rows(engine, plan.paths, plan.entities)
+    if plan.identity is not None:
+        yield from check_issuers(plan.identity, engine)
+    try:
+        if answers:
+            check_workers(engine, plan.workers)
+    except ServeError as error:
+        yield DoctorResult("workers", DoctorStatus.FAILED, error.message, error.hint)
+
+
+def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
+    many = len(engine.warnings)
+    if many:
+        hint = f"`policyengine check {' '.join(map(str, paths))}` shows them"
+        return DoctorResult("policies", DoctorStatus.WARNING, f"{many:,} warning{'' if many == 1 else 's'}", hint)
+    return DoctorResult("policies", DoctorStatus.OK, f"{', '.join(engine.packages)} can be served")
+
+
+def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
+    """What no gateway shows whose adapter would be open."""
+    from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
+    from policyengine.http.completeness import GatewayAdapter
+
+    named = {option for option, _ in plan.ports}
+    adapters = [
+        *(HTTP_ADAPTERS if "--port" in named else ()),
+        *([GatewayAdapter.ENVOY_GRPC] if "--envoy-grpc" in named else ()),
+    ]
+    names = load_settings(plan.paths).gateway
+    found = HiddenAbsences.of(engine.kernel, names, adapters, proves=plan.identity is not None)
+    if found:
+        yield DoctorResult("gateways", DoctorStatus.NOTE, found.message, ABSENCE_HINT, tuple(found.lines()))
+
+
+def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:
+    """Whether what the policies read of entities is supplied by something."""
+    from policyengine.cli.commands.check import check_files, find_unsupplied
+
+    many = len(find_unsupplied(check_files(paths)[0], engine.directory))
+    if not many:
+        return DoctorResult("entities", DoctorStatus.OK, "the rows have what the policies read")
+    named = " ".join(f"--entities {one}" for one in entities)
+    hint = f"`policyengine check {' '.join(map(str, paths))} {named}` shows it"
+    message = f"{many:,} thing{'' if many == 1 else 's'} that the policies read will be unknown"
+    return DoctorResult("entities", DoctorStatus.WARNING, message, hint)
+
+
+def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
+    """Of an `identity.toml` that the engine has read: whether each issuer and attester tells its keys now."""
+    from policyengine.identity.config.model import read_identity_config
+    from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents
+
+    configuration = read_identity_config(file)
+    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` fits the policies")
+    if not configuration.identity.hosts:
+        message = "a proof for another service counts here where that passes it on, with its own name in `Host`"
+        yield DoctorResult(
+            "hosts", DoctorStatus.WARNING, message, 'name yours: `[identity]` `hosts = ["api.acme.example"]`'
+        )
+    for client, agent, meant in find_unknown_agents(configuration, engine.kernel):
+        message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
+        yield DoctorResult("identity", DoctorStatus.WARNING, message, meant)
+    for key_source in check_key_sources(configuration, engine.kernel):
+        what = "tokens" if key_source.kind == "issuer" else "attestations"
+        if key_source.problem is not None:
+            hint = f"until they are, its {what} are refused by the code `provider`"
+            yield DoctorResult(
+                key_source.kind,
+                DoctorStatus.WARNING,
+                f"the keys of `{key_source.name}` cannot be read: {key_source.problem}",
+                hint,
+            )
+        elif not key_source.keys:
+            hint = (
+                "public keys count that are for signatures (`use`, `key_ops`) and strong enough, without private parts"
+            )
+            yield DoctorResult(
+                key_source.kind, DoctorStatus.WARNING, f"`{key_source.name}` has no key that could be used", hint
+            )
+        else:
+            many = "1 key" if key_source.keys == 1 else f"{key_source.keys:,} keys"
+            yield DoctorResult(key_source.kind, DoctorStatus.OK, f"`{key_source.name}` tells {many}")
+
+
+def check_project_settings(paths: Sequence[Path]) -> Iterator[DoctorResult]:
+    """Raises CommandError for what is wrong in `policyengine.toml`."""
+    found = load_settings(paths)
+    if found.file is None:
+        yield DoctorResult(
+            "configuration", DoctorStatus.NOTE, "there is no `policyengine.toml`: everything is as by default"
+        )
+    else:
+        headers = ", ".join(sorted(found.gateway.facts.values()))
+        yield DoctorResult("configuration", DoctorStatus.OK, f"`{found.file}`: gateways say who asks in {headers}")
+        if found.gateway.agent_id == "":
+            hint = "name the header in which the gateway sets it: `[gateway]`, `agent_id`"
+            yield DoctorResult("configuration", DoctorStatus.WARNING, "no header says which agent asks", hint)
+    if getattr(found, "observe", None) is not None:
+        hint = "take `[observe]` out of it once nothing is reported any more (docs/observe.md)"
+        yield DoctorResult("observe", DoctorStatus.WARNING, "it observes: what policies deny passes all the same", hint)

@@ -1,0 +1,112 @@
+"""What the server writes to: the decision log and the store."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.doctor.machine import MAX_SKEW_SECONDS, NTP_HINT
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
+
+if TYPE_CHECKING:
+    from policyengine.stores.clock_skew import ClockSkew
+
+
+LOW_DISK_BYTES, MIN_DISK_BYTES = 1024**3, 64 * 1024**2  # bytes
+OTHERS_READ = 0o077
+
+
+def check_log(path: Path) -> DoctorResult:
+    folder = path.parent
+    if not folder.is_dir():
+        return DoctorResult("log", DoctorStatus.FAILED, f"there is no folder `{folder}`", f"mkdir -p {folder}")
+    place = path if path.exists() else folder
+    if path.exists() and not path.is_file():
+        return DoctorResult(
+            "log", DoctorStatus.FAILED, f"`{path}` is no file", "name a file: lines stay whole in files only"
+        )
+    if not os.access(place, os.W_OK):
+        return DoctorResult(
+            "log", DoctorStatus.FAILED, f"`{place}` cannot be written to", "every decision would be denied"
+        )
+    free = shutil.disk_usage(folder).free
+    if free < LOW_DISK_BYTES:
+        status = DoctorStatus.FAILED if free < MIN_DISK_BYTES else DoctorStatus.WARNING
+        hint = "make room, or move old logs away: what cannot be written down is denied"
+        return DoctorResult("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
+    if path.exists() and path.stat().st_mode & OTHERS_READ:
+        return DoctorResult(
+            "log",
+            DoctorStatus.WARNING,
+            f"others may read `{path}`: it holds what was asked",
+            f"chmod 600 {shlex.quote(str(path))}",
+        )
+    return DoctorResult("log", DoctorStatus.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
+
+
+def check_store(url: str) -> DoctorResult:
+    from policyengine.stores.base import StoreError
+    from policyengine.stores.clock_skew import ClockSkewError, system_time
+    from policyengine.stores.resilient_store import ResilientStore
+    from policyengine.stores.url import StoreUrlError, open_store
+
+    try:
+        absent = check_missing_store_file(url)
+        if absent is not None:
+            return absent
+        found = open_store(url)
+        if not isinstance(found, ResilientStore):
+            hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
+            return DoctorResult(
+                "store", DoctorStatus.NOTE, "what decisions spend is in memory: a restart forgets it", hint
+            )
+        with closing(found):
+            name = found.about()
+            found.check(system_time())
+            found.inspect(0)
+    except StoreUrlError as error:
+        return DoctorResult("store", DoctorStatus.FAILED, error.message, error.hint)
+    except ClockSkewError as error:
+        hint = f"{NTP_HINT}: what rests on the store is denied as long as they differ by more than `skew` of its URL"
+        return DoctorResult("store", DoctorStatus.FAILED, error.reason, hint)
+    except StoreError as error:
+        return DoctorResult("store", DoctorStatus.FAILED, f"the store does not answer: {error}", "see that it runs")
+    return check_store_clock(name, found.skew)
+
+
+def check_missing_store_file(url: str) -> DoctorResult | None:
+    """Of a file of SQLite that is not there: a look makes none."""
+    from policyengine.stores.url import parse_store_url, sqlite_path
+
+    path = Path(sqlite_path(parse_store_url(url))) if url.startswith("sqlite:") else None
+    if path is None or path.exists():
+        return None
+    beside = next((one for end in ("-wal", "-shm") if (one := Path(f"{path}{end}")).exists()), None)
+    if beside is not None:
+        gone = f"`{path}` is gone, and `{beside}` is there: a server may use what was moved away"
+        return DoctorResult(
+            "store", DoctorStatus.FAILED, gone, "put the file back, or stop the server and remove what is left"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return DoctorResult(
+            "store", DoctorStatus.FAILED, f"`{path}` is not there, and cannot be made", "see who owns the folder"
+        )
+    return DoctorResult("store", DoctorStatus.OK, f"`{path}` is not there yet: `serve` makes it")
+
+
+def check_store_clock(name: str, skew: ClockSkew) -> DoctorResult:
+    """Of this machine and of a store that answers."""
+    from policyengine.stores.clock_skew import format_microseconds
+
+    offset = abs(skew.offset or 0)
+    if offset - skew.error > MAX_SKEW_SECONDS * 1_000_000:
+        return DoctorResult("store", DoctorStatus.WARNING, skew.reason, NTP_HINT)
+    return DoctorResult(
+        "store",
+        DoctorStatus.OK,
+        f"{name} answers; clocks differ by {format_microseconds(offset)} (± {format_microseconds(skew.error)})",
+    )
