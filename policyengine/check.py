@@ -14,10 +14,12 @@ from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.expressions import check_definitions
 from policyengine.checker.lower.policy import lower_policy
 from policyengine.checker.names.package_names import merge_misspelled_packages
-from policyengine.checker.names.symbols import MAIN_PACKAGE, Program, Reporter, package_of, report_unused_imports
+from policyengine.checker.names.program import Program, report_unused_imports
+from policyengine.checker.names.symbols import MAIN_PACKAGE, package_of
 from policyengine.checker.patterns import binders
 from policyengine.checker.patterns.overlap import forget_places
 from policyengine.checker.patterns.places import PlaceResolver
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.entity_hierarchy import check_inherited
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.catalog import CODES, DiagnosticDoc

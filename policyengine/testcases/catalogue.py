@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.checker.names.symbols import Program
+from policyengine.checker.names.program import Program
 from policyengine.checker.type_names import join_words
 from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, Schema
 from policyengine.diagnostics.model import suggest

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from policyengine.checker.names.symbols import Package, Program, Symbol, declarations
+from policyengine.checker.names.declarations import declarations
+from policyengine.checker.names.program import Program
+from policyengine.checker.names.symbols import Package, Symbol
 from policyengine.checker.types.constants import lower_literal
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import RelatedLocation

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.checker.types.constants import lower_id, lower_literal
 from policyengine.diagnostics.model import RelatedLocation, suggest

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from policyengine.check import CheckResult
 from policyengine.checker import confusable_text
-from policyengine.checker.names.symbols import Package, Program, Reporter
+from policyengine.checker.names.program import Program
+from policyengine.checker.names.symbols import Package
+from policyengine.checker.reporter import Reporter
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse

@@ -11,8 +11,9 @@ from policyengine.checker.lower.expressions import (
     lower_condition,
     lower_value,
 )
-from policyengine.checker.names.symbols import Program, Reporter
+from policyengine.checker.names.program import Program
 from policyengine.checker.patterns.places import PlaceResolver
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source

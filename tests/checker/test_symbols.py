@@ -2,7 +2,9 @@
 
 import pytest
 
-from policyengine.checker.names.symbols import Reporter, Symbol, report_unused_imports
+from policyengine.checker.names.program import report_unused_imports
+from policyengine.checker.names.symbols import Symbol
+from policyengine.checker.reporter import Reporter
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.reserved_words import RESERVED_WORDS

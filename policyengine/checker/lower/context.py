@@ -10,9 +10,10 @@ from typing import TypeVar, cast
 
 from policyengine import kernel as k
 from policyengine.checker.lower.expressions import lower_condition
+from policyengine.checker.names.program import Program
 from policyengine.checker.names.scope import ExpressionContext
-from policyengine.checker.names.symbols import Program, Reporter
 from policyengine.checker.patterns.places import PlaceResolver
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.constants import lower_literal
 from policyengine.checker.types.schema import AvailableFacts, Schema
 from policyengine.diagnostics.model import RelatedLocation
@@ -140,3 +141,15 @@ def block_head_span(declaration: ast.Node, head: ast.Node) -> Span:
 
 def first_item(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaration | None:
     return next((item for item in items if isinstance(item, kind)), None)
+
+
+def lower_agent_name(name: ast.Text, draft: LoweringContext) -> k.ExactName | k.NamePattern:
+    """An agent by its name, in which `*` is any run of characters."""
+    written = check_name_not_empty(name, draft)
+    return k.NamePattern(written) if "*" in written else k.ExactName(written)
+
+
+def check_name_not_empty(name: ast.Text, draft: LoweringContext) -> str:
+    if not name.value:
+        draft.report("E417", "an empty name is nobody's", name.span, "write the name")
+    return name.value

@@ -16,13 +16,16 @@ from policyengine.checker.names.definitions import (
     report_size,
 )
 from policyengine.checker.names.members import head_span, navigate, strip_parentheses
+from policyengine.checker.names.program import Program, report_private
 from policyengine.checker.names.resolve import lower_enum_word, lower_fact, lower_lone_word, report_unknown_name
 from policyengine.checker.names.scope import ExpressionContext
-from policyengine.checker.names.symbols import Program, Reporter, Symbol, article, check_usable, report_private
+from policyengine.checker.names.symbols import Symbol, article, check_usable
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.calls import expected_arguments, lower_call
 from policyengine.checker.types.compatibility import NUMBERS, is_assignable
 from policyengine.checker.types.constants import entity_constant, lower_id, lower_literal, lower_text, lower_window
+from policyengine.checker.types.expected_types import expected_left, expected_right, needs_expected_type
 from policyengine.checker.types.hints import one_sided_hint
 from policyengine.checker.types.lists import build_collection, expected_element
 from policyengine.checker.types.operators import OperatorApplication, lower_operation
@@ -241,44 +244,6 @@ def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr |
     if left is None or right is None:
         return None
     return lower_operation(OperatorApplication(expression, left, right, context.schema, context.report))
-
-
-def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> bool:
-    """A word, a list or a `let` means what the other side expects of it."""
-    match expression:
-        case ast.Reference(name, keys):
-            first = name.partition(".")[0]
-            if first == "past":
-                return name.startswith("past.output.")
-            return not keys and first not in FACT_ROOT_NAMES and first not in context.variables
-        case ast.ListLiteral():
-            return True
-        case _:
-            return False
-
-
-def expected_right(operator: str, left: k.Expr | None) -> Type:
-    type_ = UNRESOLVED if left is None else left.type
-    match operator:
-        case "in" | "not in":
-            return SetType(type_)
-        case "has":
-            return type_.element if isinstance(type_, SetType | ListType) else UNRESOLVED if left is None else type_
-        case "within" if left is not None:
-            return ListType(Scalar.CIDR)
-        case _:
-            return type_
-
-
-def expected_left(operator: str, right: k.Expr | None) -> Type:
-    type_ = UNRESOLVED if right is None else right.type
-    match operator:
-        case "in" | "not in":
-            return type_.element if isinstance(type_, SetType | ListType) else type_
-        case "has":
-            return SetType(type_)
-        case _:
-            return type_
 
 
 def lower_negative(expression: ast.UnaryMinus, context: ExpressionContext) -> k.Expr | None:

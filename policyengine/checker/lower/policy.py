@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policyengine import kernel as k
-from policyengine.checker.lower import grants, guards, limits, maps, trust
+from policyengine.checker.lower import delegation, grants, guards, limits, maps, principals, trust
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.unsupported import check_unsupported
 from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
@@ -20,10 +20,10 @@ def lower_policy(
     Without `advice` nothing is sought that only warns.
     """
     issuers = trust.lower_issuers(draft)
-    agents = grants.lower_agent_blocks(draft, issuers)
-    users, anyones = grants.lower_user_blocks(draft), grants.lower_anyone_blocks(draft)
+    agents = principals.lower_agent_blocks(draft, issuers)
+    users, anyones = principals.lower_user_blocks(draft), principals.lower_anyone_blocks(draft)
     if advice:
-        grants.check_delegates(agents, draft)
+        delegation.check_delegates(agents, draft)
     mapped = maps.lower_maps(draft)
     if advice and (agents or users or anyones):
         opened = grants.index_blocks([*agents, *users, *anyones])
@@ -44,7 +44,7 @@ def lower_policy(
         unrestricted=draft.packages_that_say(ast.UnrestrictedUsers),
         advisory=draft.packages_that_say(ast.TasksAdvisory),
         delegation=sort_declarations(
-            grants.lower_delegation_limits(draft), CanonicalWriters()
+            delegation.lower_delegation_limits(draft), CanonicalWriters()
         ),  # which one is told first depends on it
         guards=guards.lower_guards(draft),
         limits=limits.lower_limits(draft),

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from policyengine.checker.names.symbols import Program, Reporter, Symbol
+from policyengine.checker.names.program import Program
+from policyengine.checker.names.symbols import Symbol
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.syntax import nodes as ast

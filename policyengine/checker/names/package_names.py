@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import islice
 
-from policyengine.checker.names.symbols import Package, Program
+from policyengine.checker.names.program import Program
+from policyengine.checker.names.symbols import Package
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.source import Source
 

@@ -8,8 +8,9 @@ import unicodedata
 from policyengine import kernel as k
 from policyengine.checker.names.declared_facts import declared_fact
 from policyengine.checker.names.members import head_span, navigate
+from policyengine.checker.names.program import report_private
 from policyengine.checker.names.scope import ExpressionContext
-from policyengine.checker.names.symbols import IMPLICIT_USER, Symbol, report_private
+from policyengine.checker.names.symbols import IMPLICIT_USER, Symbol
 from policyengine.checker.type_names import join_words
 from policyengine.checker.types.fact_declarations import Path
 from policyengine.checker.types.hints import bracket_hint

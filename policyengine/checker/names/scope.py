@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policyengine.checker.names.symbols import Program, Reporter
+from policyengine.checker.names.program import Program
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.schema import AvailableFacts, Schema
 from policyengine.typesystem import Type
 

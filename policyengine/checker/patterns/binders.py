@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from policyengine import kernel as k
 from policyengine.checker.lower.expressions import lower_value
+from policyengine.checker.names.program import Program
 from policyengine.checker.names.scope import ExpressionContext
-from policyengine.checker.names.symbols import Program
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.checker.patterns.places import PatternBindings, PlaceResolver, bindings_of, has_bindings
 from policyengine.checker.type_names import describe_type

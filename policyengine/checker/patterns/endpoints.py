@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Program
+from policyengine.checker.names.program import Program
 from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.runtime import paths
 from policyengine.source import Span

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Program, Symbol
+from policyengine.checker.names.program import Program
+from policyengine.checker.names.symbols import Symbol
 from policyengine.checker.patterns import overlap
 from policyengine.checker.patterns.endpoints import read_endpoint
 from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers

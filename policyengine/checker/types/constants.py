@@ -9,7 +9,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime import windows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.checker.names.symbols import Program
+from policyengine.checker.names.program import Program
 from policyengine.checker.type_names import describe_type
 from policyengine.checker.types.compatibility import is_assignable
 from policyengine.checker.types.schema import Schema

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Reporter
 from policyengine.checker.patterns.overlap import FEW, PatternIndex, place_overlaps
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import describe_type
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.source import Span

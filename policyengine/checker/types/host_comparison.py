@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.reporter import Reporter
 from policyengine.runtime.host_names import parse_host
 from policyengine.source import Span
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import NUMBERS, are_comparable
 from policyengine.checker.types.schema import UNRESOLVED

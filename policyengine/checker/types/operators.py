@@ -8,7 +8,7 @@ from typing import Literal as Word
 from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.names.symbols import Reporter
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import ADDRESSES, are_comparable
 from policyengine.checker.types.entity_hierarchy import can_be_in, is_direct_parent

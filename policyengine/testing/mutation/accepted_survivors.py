@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from policyengine.checker.names.symbols import Program
+from policyengine.checker.names.program import Program
 from policyengine.control_characters import one_line, printable
 from policyengine.source import Span
 

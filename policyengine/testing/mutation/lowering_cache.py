@@ -14,14 +14,15 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.check import CheckResult, has_error
-from policyengine.checker.lower import grants, guards, limits
+from policyengine.checker.lower import guards, limits, principals
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.expressions import check_definitions
 from policyengine.checker.lower.policy import lower_policy
-from policyengine.checker.names.symbols import Program, Reporter
-from policyengine.checker.names.symbols import declarations as declared_in
+from policyengine.checker.names.declarations import declarations as declared_in
+from policyengine.checker.names.program import Program
 from policyengine.checker.patterns import binders
 from policyengine.checker.patterns.places import PlaceResolver
+from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint import dead_rules, unbound_resource
@@ -179,11 +180,11 @@ class LoweringCache:
         rule: KernelRule | None
         match declared:
             case ast.AgentDecl():
-                rule = grants.lower_agent_block(declared, package, draft, self.kernel.issuers)
+                rule = principals.lower_agent_block(declared, package, draft, self.kernel.issuers)
             case ast.UserDecl():
-                rule = grants.lower_user_block(declared, package, draft)
+                rule = principals.lower_user_block(declared, package, draft)
             case ast.AnyoneDecl():
-                rule = grants.lower_anyone_block(declared, package, draft)
+                rule = principals.lower_anyone_block(declared, package, draft)
             case ast.GuardDecl():
                 rule = guards.lower_guard(declared, package, draft)
             case ast.RateDecl():

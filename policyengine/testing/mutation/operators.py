@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from policyengine.checker.names.symbols import Program
+from policyengine.checker.names.program import Program
 from policyengine.syntax import nodes as ast
 from policyengine.testing.mutation.bounds import (
     enum_faults,

@@ -1,0 +1,172 @@
+"""Name resolution across all packages that are loaded together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from policyengine.checker.names.declarations import DECLARED, declarations, read_package
+from policyengine.checker.names.package_imports import global_entities
+from policyengine.checker.names.symbols import (
+    BUILT_IN_ENTITIES,
+    IMPLICIT_USER,
+    NAMESPACES,
+    Package,
+    PackageImport,
+    Symbol,
+    SymbolKind,
+    package_of,
+)
+from policyengine.checker.reporter import Reporter
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.source import Span
+from policyengine.syntax import nodes as ast
+
+MAX_NAMES_LISTED = 3  # names that a hint lists
+EXAMPLES: Mapping[SymbolKind, str] = {
+    "enum": "enum plan = free < team",
+    "entity": "entity invoice { owner: user }",
+    "let": "let internal = [10.0.0.0/8]",
+    "define": "define same_tenant = user.tenant == resource.tenant",
+    "scope": "scope invoices.read { GET /invoices }",
+    "issuer": 'issuer acme { url "https://login.acme.example" }',
+    "attester": 'attester lab { url "https://attest.acme.example" }',
+    "fixture": 'fixture base { given agent "bot" from acme }',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All packages that are loaded together; `used` remembers through which imports names were found."""
+
+    packages: Mapping[str, Package]
+    report: Reporter
+    entities: Mapping[str, Symbol]
+    used: set[tuple[str, str]] = field(default_factory=set, compare=False)
+    broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions told to be wrong
+    remembers: set[str] = field(default_factory=set, compare=False)  # packages that ask for history
+
+    @classmethod
+    def of(cls, modules: Sequence[ast.Module], report: Reporter) -> Program:
+        """The program that the modules are, whatever their order; mistakes in names and imports are reported."""
+        grouped: dict[str, list[ast.Module]] = {}
+        for module in modules:
+            grouped.setdefault(package_of(module), []).append(module)
+        packages = {name: read_package(name, files, grouped.keys(), report) for name, files in grouped.items()}
+        return cls(packages, report, global_entities(packages.values(), report))
+
+    def declarations(self) -> Iterator[tuple[str, ast.Declaration]]:
+        """Every declaration, with the name of its package."""
+        modules = ((package.name, module) for package in self.packages.values() for module in package.modules)
+        return ((package, declared) for package, module in modules for declared, _ in declarations(module))
+
+    def lookup(self, package: str, kind: SymbolKind, text: str) -> Symbol | None:
+        """What the name means in the package, private names of others included; None when it means nothing."""
+        here = self.packages[package]
+        own = here.symbols.get((NAMESPACES[kind], text))
+        if own is not None:
+            return own if own.kind == kind else None
+        alias, _, rest = text.partition(".")
+        if rest and alias in here.imports:
+            return self.lookup_imported(here, here.imports[alias], kind, rest)
+        if kind == "entity" and text in BUILT_IN_ENTITIES:
+            return self.built_in_entity(package, text)
+        return None
+
+    def lookup_imported(self, here: Package, imported: PackageImport, kind: SymbolKind, name: str) -> Symbol | None:
+        other = self.packages.get(imported.package)
+        found = other.symbols.get((NAMESPACES[kind], name)) if other else None
+        if found is None or found.kind != kind:
+            return None
+        self.used.add((here.name, imported.alias))
+        return found
+
+    def built_in_entity(self, package: str, name: str) -> Symbol | None:
+        """`user` exists without a declaration; `agent` and `tool` are entities only where they are declared as such."""
+        found = self.entities.get(name)
+        if found is None:
+            return IMPLICIT_USER if name == "user" else None
+        for imported in self.packages[package].imports.values():
+            if imported.package == found.package:
+                self.used.add((package, imported.alias))
+        return found
+
+    def find(self, package: str, kind: SymbolKind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
+        """What the name means in the package; what means nothing, or is not ours to use, is reported."""
+        tell = report or self.report
+        found = self.lookup(package, kind, name.text)
+        if found is None:
+            self.report_unknown(package, kind, name, tell)
+        elif not self.is_visible(package, found):
+            report_private(found, name.text, name.span, tell)
+        else:
+            return found
+        return None
+
+    def is_visible(self, package: str, symbol: Symbol) -> bool:
+        return symbol.exported or symbol.package == package
+
+    def report_unknown(self, package: str, kind: SymbolKind, name: ast.Name, tell: Reporter) -> None:
+        imported = self.packages[package].imports.get(name.text.partition(".")[0])
+        if imported is not None and imported.package not in self.packages:
+            return  # the import is reported
+        code = "E205" if kind in ("enum", "entity") else "E207"
+        meant = tell.nearest(name.text, lambda: self.visible(package, kind))
+        elsewhere = None if meant else self.exporter(package, kind, name.text)
+        hint = f"did you mean `{meant}`?" if meant else elsewhere or self.unknown_alias(package, name.text)
+        hint = hint or self.issuers_there_are(package, kind) + f"declare it: `{EXAMPLES[kind]}`"
+        tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint)
+
+    def issuers_there_are(self, package: str, kind: SymbolKind) -> str:
+        """`there is `acme`; or `, for whoever renamed one; the empty text where many or none are there."""
+        names = self.visible(package, kind) if kind == "issuer" else []
+        return f"there is {', '.join(f'`{one}`' for one in names)}; or " if 0 < len(names) <= MAX_NAMES_LISTED else ""
+
+    def visible(self, package: str, *kinds: SymbolKind) -> list[str]:
+        """Every name of the kinds that the package may use, as it would write it."""
+        here = self.packages[package]
+        names = [name for kind in kinds for name in here.names(kind)]
+        for alias, imported in here.imports.items():
+            other = self.packages.get(imported.package)
+            names += [f"{alias}.{name}" for kind in kinds for name in (other.names(kind, True) if other else ())]
+        return names + (["user"] if "entity" in kinds and "user" not in names else [])
+
+    def exporter(self, package: str, kind: SymbolKind, text: str) -> str | None:
+        """Where else the name could come from."""
+        for other in self.packages.values():
+            if other.name != package and text in other.names(kind, exported=True):
+                alias = next((a for a, i in self.packages[package].imports.items() if i.package == other.name), None)
+                return f"write `{alias}.{text}`" if alias else f"`import {other.name}` exports one of that name"
+        return None
+
+    def unknown_alias(self, package: str, text: str) -> str | None:
+        alias, dot, _ = text.partition(".")
+        if not dot:
+            return None
+        imported = self.packages[package].imports.get(alias)
+        return f"package `{imported.package}` has no such name" if imported else None
+
+
+def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None:
+    message = f"`{text}` is private to package `{found.package}`"
+    hint = f"write `export {found.kind} {found.name}` there"
+    if found.kind == "fixture":
+        hint = "a fixture serves its own package only: write one here"
+    tell.report("E208", message, span, hint, [RelatedLocation("declared here", found.span)])
+
+
+def report_unused_imports(program: Program) -> None:
+    """After all checking: imports of packages that only offer names, none of which was used.
+
+    An import that brings guards, doors or limits has its effect without any name.
+    """
+    for package in program.packages.values():
+        for alias, imported in package.imports.items():
+            other = program.packages.get(imported.package)
+            if other and other is not package and (package.name, alias) not in program.used and has_only_names(other):
+                message = f"nothing of package `{imported.package}` is used"
+                program.report.report("W209", message, imported.span, "remove the import")
+
+
+def has_only_names(package: Package) -> bool:
+    return all(type(d) in DECLARED for module in package.modules for d, _ in declarations(module))
