@@ -19,9 +19,10 @@ from bench.measure import duel, fresh_questions
 from bench.report import Section, Target
 from bench.trial import format_number
 from policyengine import Engine
-from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.issuer_factory import OwnKeySource
 from policyengine.identity.config.model import IdentityConfig
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
 from policyengine.identity.shared_credentials import SharingDetector

@@ -24,8 +24,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.proof.key_confirmation import ProofVerifiers, create_proof_verifiers
 from policyengine.identity.verified import ProofContext, TokenPrincipal, VerifiedCredential, VerifiedToken
 from policyengine.identity.verify.api_keys import hash_api_key

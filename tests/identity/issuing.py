@@ -15,8 +15,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from policyengine import Engine
-from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import IssuerSettings
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
 from policyengine.identity.verify.chains import ChainReader

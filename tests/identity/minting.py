@@ -13,8 +13,9 @@ from typing import Any
 from joserfc.jwk import ECKey
 
 from policyengine import Engine
-from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import IssuerSettings, parse_identity_config
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.issue.clients import ASSERTION_TYPE, ClientRegistry, load_clients, token_binding
 from policyengine.identity.issue.delegation_check import DelegationCheck
 from policyengine.identity.issue.issuer import IssuedToken, TokenIssuer

@@ -12,12 +12,8 @@ import pytest
 from policyengine.audit.encoder import to_raw_request
 from policyengine.engine import question as engine_question
 from policyengine.engine.authenticate import authenticate
-from policyengine.identity.authenticator import (
-    MAX_CERTIFICATE_LENGTH,
-    RECHECK_SECONDS,
-    CredentialAuthenticator,
-    CredentialChecks,
-)
+from policyengine.identity.authenticator import MAX_CERTIFICATE_LENGTH, RECHECK_SECONDS, CredentialAuthenticator
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.verified import ConfirmedKey, ProofContext, TokenPrincipal, VerifiedCredential, VerifiedToken
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials

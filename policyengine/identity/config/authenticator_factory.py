@@ -8,7 +8,7 @@ from time import time
 
 from policyengine.entities.store import EntityStore
 from policyengine.identity.attestation import create_attestation_verifier
-from policyengine.identity.authenticator import CredentialAuthenticator, CredentialChecks
+from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.issuer_factory import OwnKeySource, open_secrets, open_signing_keys, open_token_issuer
 from policyengine.identity.config.model import (
     AttesterSettings,
@@ -17,6 +17,7 @@ from policyengine.identity.config.model import (
     IssuerSettings,
     to_seconds,
 )
+from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.issuer_keys import KeySources, create_key_source
 from policyengine.identity.keys.jwks import KeySource
 from policyengine.identity.keys.signing_keys import TokenSigner

@@ -7,7 +7,6 @@ at the end of the chain; bound to the actor's key. What is issued is read once m
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,23 +18,15 @@ from policyengine.audit.token_events import TokenEventKind
 from policyengine.identity.audit_events import issued_token_fields, refused_token_fields
 from policyengine.identity.authenticator import CredentialAuthenticator, digest_text
 from policyengine.identity.config.model import IdentityError, to_seconds
-from policyengine.identity.facts import (
-    LINKS,
-    MAX_CHAIN_LINKS,
-    build_facts,
-    chain_links,
-    fingerprint,
-    revocable_names,
-    revocable_raw_names,
-    task_opener,
-)
-from policyengine.identity.issue.attenuation import (
-    authority_end,
-    authority_start,
-    cnf_claim,
-    common_task,
-    innermost_actor,
-    narrow_task,
+from policyengine.identity.facts import build_facts, fingerprint, revocable_names, revocable_raw_names
+from policyengine.identity.issue.attenuation import authority_end
+from policyengine.identity.issue.claims import (
+    SubjectToken,
+    build_claims,
+    check_may_act,
+    extend_chain,
+    issuer_url,
+    token_header_type,
 )
 from policyengine.identity.issue.clients import AuthenticatedClient, ClientCredentials, ClientRegistry, token_binding
 from policyengine.identity.issue.delegation_check import DelegationAllowance, DelegationCheck
@@ -50,7 +41,6 @@ from policyengine.identity.issue.request import ACCESS_TOKEN, TokenExchangeReque
 from policyengine.identity.keys.signing_keys import TokenSigner
 from policyengine.identity.revocation import verify_active_token
 from policyengine.identity.verified import Hop, ProofContext, TokenPrincipal, VerifiedToken
-from policyengine.identity.verify.chains import MAX_ACTORS
 from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH
 from policyengine.kernel import Issuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
@@ -76,14 +66,6 @@ class IssuedToken:
             "access_token": self.token, "issued_token_type": ACCESS_TOKEN, "expires_in": self.lasts,
             "token_type": "DPoP" if self.bound_to_key else "Bearer", "scope": " ".join(self.scopes),
         }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectToken:
-    """What is handed on: a token that was verified and is not revoked."""
-
-    token: VerifiedToken
-    who: TokenPrincipal
 
 
 @dataclass(slots=True)
@@ -144,10 +126,11 @@ class TokenIssuer:
         asked = attempt.asked
         actor = attempt.actor = self.authenticated(asked.sent, asked.actor, credentials, request, now)
         subject = attempt.subject = self._subject(asked.subject, now)
-        check_may_act(subject, actor, self.us, self._issuer_of)
-        hops = self._hops(subject, actor)
+        kernel, us = self.handing().kernel, self.us
+        check_may_act(subject, actor, us, partial(issuer_url, kernel))
+        hops = extend_chain(subject, actor, self.name)
         audience = self._audience(asked.targets)
-        claims = self._claims(subject, actor, hops, asked, audience, now)
+        claims = build_claims(kernel, us, subject, actor, hops, asked, audience, now)
         scopes, until = self._scopes(claims, asked, subject, actor, now)
         whole = {**claims, "scope": " ".join(scopes), "exp": until}
         self._check(whole, actor, subject, hops, scopes, now)
@@ -197,22 +180,6 @@ class TokenIssuer:
                 raise TokenIssuanceError(IssuanceRefusal.SUBJECT_REVOKED) from None
             raise TokenIssuanceError(code, f"{code.words}: {refused.why}") from None
 
-    def _issuer_of(self, name: str) -> str | None:
-        found = self.handing().kernel.issuers.get(name)
-        return None if found is None else found.url
-
-    def _hops(self, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[Hop, ...]:
-        """The chain before the actor. Whoever asks for a narrower token of its own adds nobody."""
-        token, who = subject.token, subject.who
-        names = {(actor.client.issuer, actor.client.agent), (self.name, actor.client.agent)}
-        if any((hop.issuer, hop.agent) in names for hop in who.hops):
-            raise TokenIssuanceError(IssuanceRefusal.CYCLE)
-        if who.agent is None or (token.issuer, who.agent) in names:
-            return who.hops
-        if len(who.hops) + 2 > MAX_ACTORS:
-            raise TokenIssuanceError(IssuanceRefusal.DEPTH)
-        return (*who.hops, Hop(who.agent, token.issuer, authority_start(token), who.scopes))
-
     def _audience(self, targets: Sequence[str]) -> str:
         """One of ours: a token for several could be used by one of them at another."""
         if not targets:
@@ -222,68 +189,6 @@ class TokenIssuer:
         return targets[0]
 
     # ── What it may say ───────────────────────────────────────────────────────────────────────
-
-    def _claims(
-        self,
-        subject: SubjectToken,
-        actor: AuthenticatedClient,
-        hops: Sequence[Hop],
-        asked: TokenExchangeRequest,
-        audience: str,
-        now: int,
-    ) -> dict[str, object]:
-        """All but the scopes, and how long it lasts."""
-        groups = actor.token[1].groups if actor.token is not None else None
-        act: dict[str, object] = {"sub": actor.client.agent, **({"groups": list(groups)} if groups else {})}
-        renewed = subject.who.agent is not None and len(hops) == len(subject.who.hops)
-        since = authority_start(subject.token) if renewed else None
-        if since is not None:
-            act["iat"] = since
-        for hop in hops[::-1]:
-            inner = self._act_of(hop)
-            innermost_actor(act)["act"] = inner
-        claims: dict[str, object] = {
-            "iss": self.us.url, "aud": audience, "client_id": actor.client.agent, "iat": now, "exp": now + 1,
-            "jti": secrets.token_urlsafe(16), "act": act, "cnf": cnf_claim(actor.binding),
-            LINKS: self._links(subject, actor),
-        }  # fmt: skip
-        if subject.who.user is not None:
-            claims = {**self._of_the_user(subject), **claims, "sub": subject.who.user}
-        if "may_act" in subject.token.claims:
-            claims["may_act"] = {"sub": actor.client.agent}
-        own = None if actor.token is None else actor.token[1].task
-        task = narrow_task(common_task(subject.who.task, own), asked.task)
-        return (
-            claims if task is None else {**claims, "task": {**task, "opened_by": initial_task_opener(subject, actor)}}
-        )
-
-    def _act_of(self, hop: Hop) -> dict[str, object]:
-        said: dict[str, object | None] = {
-            "sub": hop.agent, "iss": self._issuer_of(hop.issuer), "iat": hop.issued_at,
-            "scope": None if hop.scopes is None else " ".join(hop.scopes),
-        }  # fmt: skip
-        return {name: value for name, value in said.items() if value is not None}
-
-    def _of_the_user(self, subject: SubjectToken) -> dict[str, object]:
-        """What the subject's issuer vouches for of the user, under the names by which the policy takes it from us."""
-        theirs = self.handing().kernel.issuers.get(subject.token.issuer)
-        by_fact = {fact: claim for claim, fact in theirs.claims} if theirs is not None else {}
-        found = {
-            claim: subject.token.claims.get(by_fact.get(fact, ""))
-            for claim, fact in self.us.claims
-            if fact[0] == "user"
-        }
-        return {claim: value for claim, value in found.items() if value is not None}
-
-    def _links(self, subject: SubjectToken, actor: AuthenticatedClient) -> list[str]:
-        """What of the chain before can be revoked, so that this token is."""
-        names = revocable_names(subject.token, subject.who, token_binding(subject.token)) | chain_links(subject.token)
-        if actor.token is not None:
-            names |= revocable_names(*actor.token, token_binding(actor.token[0]))
-        found = sorted(names | actor.names)
-        if len(found) > MAX_CHAIN_LINKS:
-            raise TokenIssuanceError(IssuanceRefusal.DEPTH)
-        return found
 
     def _scopes(
         self,
@@ -422,28 +327,3 @@ class TokenIssuer:
             "fingerprint": fingerprint(sha256(token.encode()).digest()),
         }  # fmt: skip
         _LOG.info("a token was issued to client `%s`", actor.client.name, extra=told)
-
-
-def initial_task_opener(subject: SubjectToken, actor: AuthenticatedClient) -> str:
-    """The agent that opened the task, `issuer/agent`: whoever asks, where no token that it shows is of one."""
-    shown = ((subject.token, subject.who), *([] if actor.token is None else [actor.token]))
-    openers = (task_opener(token, who) for token, who in shown if who.task is not None)
-    return next(filter(None, openers), f"{actor.client.issuer}/{actor.client.agent}")
-
-
-def token_header_type(claims: Mapping[str, object]) -> str:
-    """Access tokens of RFC 9068 have a subject; where agents act for nobody but themselves there is none."""
-    return "at+jwt" if "sub" in claims else "JWT"
-
-
-def check_may_act(
-    subject: SubjectToken, actor: AuthenticatedClient, us: Issuer, url_of: Callable[[str], str | None]
-) -> None:
-    if "may_act" not in subject.token.claims:
-        return
-    allowed = subject.token.claims["may_act"]
-    name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
-    issuers = {actor.client.issuer, us.name}
-    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there
-    if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
-        raise TokenIssuanceError(IssuanceRefusal.MAY_ACT)
