@@ -129,7 +129,8 @@ def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
 
 
 def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client: redis.Redis) -> None:
-    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
+    from policyengine.stores.redis.step import DEFAULT_KEYS
+    from policyengine.stores.redis.store import RedisStore
 
     store = RedisStore(client)
     store.begin(["paid"], 0)
@@ -144,7 +145,7 @@ def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client
 
 
 def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: redis.Redis, server: Server) -> None:
-    from policyengine.stores.redis.store import DEFAULT_KEYS
+    from policyengine.stores.redis.step import DEFAULT_KEYS
 
     engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
     client.set(DEFAULT_KEYS.clock, time_ns() // 1_000 + HOUR)

@@ -123,7 +123,8 @@ def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path
 def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
+    from policyengine.stores.redis.step import DEFAULT_KEYS
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()
@@ -140,7 +141,8 @@ def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server:
     """More than the shortest window that lines were kept for is not known."""
     import redis
 
-    from policyengine.stores.redis.store import DEFAULT_KEYS, RedisStore
+    from policyengine.stores.redis.step import DEFAULT_KEYS
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()

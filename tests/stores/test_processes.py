@@ -183,7 +183,8 @@ def rows(store: SqliteStore) -> dict[str, int]:
 def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis.store import RedisStore, state_key
+    from policyengine.stores.redis.step import state_key
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()

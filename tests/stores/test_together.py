@@ -163,7 +163,8 @@ def test_where_nobody_answers_each_is_what_its_rule_says(tmp_path: Path) -> None
 def test_what_one_of_many_cannot_do_is_told_of_that_one(redis_server: Server) -> None:
     import redis
 
-    from policyengine.stores.redis.store import RedisStore, state_key
+    from policyengine.stores.redis.step import state_key
+    from policyengine.stores.redis.store import RedisStore
 
     with redis.Redis(port=redis_server.port, protocol=2) as client:
         client.flushall()

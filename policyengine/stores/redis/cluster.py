@@ -26,7 +26,7 @@ from policyengine.stores.redis.credential_marks import RedisMarks
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import RedisIdempotencyKeys
 from policyengine.stores.redis.outcomes import BACK, finish
-from policyengine.stores.redis.store import (
+from policyengine.stores.redis.step import (
     PREFIX,
     STEP,
     RedisKeys,

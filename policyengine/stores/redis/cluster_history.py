@@ -14,7 +14,8 @@ from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, 
 from policyengine.stores.history_rows import encode_report, outcome_deadline, watch_key
 from policyengine.stores.redis.connection import RedisScript
 from policyengine.stores.redis.history_cache import HistoryCache
-from policyengine.stores.redis.store import FETCH, PREFIX, REPORT, RedisKeys, encode_record, fetch_histories, record_key
+from policyengine.stores.redis.step import PREFIX, RedisKeys, encode_record, record_key
+from policyengine.stores.redis.store import FETCH, REPORT, fetch_histories
 from policyengine.stores.transition import digest_parts
 
 LINES = RedisScript.of("past.lua", "lines.lua")

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, assert_never
+from typing import Any
 
 import redis
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
-from policyengine.runtime.idempotent_decision import draft_charges
-from policyengine.runtime.limits import (
-    MICRO,
-    BudgetCharge,
-    Charge,
-    ChargeResult,
-    ConcurrencyCharge,
-    LimitState,
-    RateCharge,
-)
+from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
-from policyengine.stores.history_rows import encode_record_facts, encode_report, history_key, watch_key
+from policyengine.stores.history_rows import encode_report, watch_key
 from policyengine.stores.redis import rates
 from policyengine.stores.redis.connection import (
     PROBE,
@@ -38,42 +29,23 @@ from policyengine.stores.redis.credential_marks import MARK, RedisMarks
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import CLAIM, CLAIMED_STEP, RedisIdempotencyKeys
 from policyengine.stores.redis.outcomes import BACK, finish
-from policyengine.stores.redis.rates import MAX_AMOUNT, MAX_DECISIONS_PER_CALL, RATES
-from policyengine.stores.transition import approval_lifetime, charge_digest, digest_parts, receipt_name
+from policyengine.stores.redis.rates import MAX_DECISIONS_PER_CALL, RATES
+from policyengine.stores.redis.step import (
+    DEFAULT_KEYS,
+    PREFIX,
+    STEP,
+    RedisKeys,
+    approval_key,
+    decode_charge_result,
+    decode_draft_result,
+    effect_keys,
+    encode_step,
+    record_key,
+)
+from policyengine.stores.transition import digest_parts
 
-PREFIX = "policyengine"
-RATE, BUDGET, HOLD = 1, 2, 3
-STEP = RedisScript.of("past.lua", "step.lua")
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
 SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE)
-
-
-class RedisKeys(NamedTuple):
-    """What histories that are kept together are kept under."""
-
-    prefix: str = PREFIX
-
-    @property
-    def begun(self) -> str:
-        return f"{self.prefix}:begun"
-
-    @property
-    def changes(self) -> str:
-        return f"{self.prefix}:changes"
-
-    @property
-    def clock(self) -> str:
-        """What never runs back, whatever the clock of the server does."""
-        return f"{self.prefix}:clock"
-
-    def line(self, key: WindowKey) -> str:
-        return f"{self.prefix}:line:{history_key(key)}"
-
-    def awaited(self, decision: str) -> str:
-        return f"{self.prefix}:awaited:{digest_parts(decision)}"
-
-
-DEFAULT_KEYS = RedisKeys()
 
 
 class RedisStore:
@@ -304,103 +276,3 @@ def parse_answer(call: rates.RateBatch | CommitRequest, answer: Any) -> Sequence
     if isinstance(call, rates.RateBatch):
         return call.settled(answer)
     return [None if answer is None else decode_charge_result([one.charge for one in call.effects.limits], answer)]
-
-
-# ── What is asked ─────────────────────────────────────────────────────────────────────────────
-
-
-def effect_keys(effects: Effects) -> list[str]:
-    return [
-        *(state_key(one.charge) for one in effects.limits),
-        *map(approval_key, effects.spends),
-        *(receipts_key(one.charge) for one in effects.limits if effects.confirms),
-    ]
-
-
-def state_key(charge: Charge) -> str:
-    return f"{PREFIX}:state:{charge_digest(charge)}"
-
-
-def approval_key(approval: str) -> str:
-    return f"{PREFIX}:spent:{digest_parts(approval)}"
-
-
-def receipts_key(charge: Charge) -> str:
-    """In the slot of the state, so that a Cluster changes both in one step."""
-    return f"{PREFIX}:receipts:{{{state_key(charge)}}}"
-
-
-def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
-    """The argument of `step.lua`."""
-    charges = [encode_charge(one.charge) for one in effects.limits]
-    name = receipt_name(effects.confirms) or False
-    opens = approval_lifetime(effects.opens) if effects.opens else False
-    given = False if now is None else now
-    versions = [version for _, version in effects.relied]
-    records = [encode_record(one) for one in effects.records]
-    how = given, decision, peek, effects.denied, clocked
-    return msgpack.encode((*how, charges, len(effects.spends), name, opens, versions, records))
-
-
-def encode_record(record: HistoryRecord) -> tuple[object, ...]:
-    outputs = record.outputs if record.awaits else False
-    return watch_key(record.watch), record.within, record.latest, encode_record_facts(record), outputs
-
-
-def record_key(record: HistoryRecord) -> WindowKey:
-    return record.watch, record.key
-
-
-def encode_charge(charge: Charge) -> tuple[object, ...]:
-    match charge:
-        case RateCharge():
-            need, cost = min(charge.cost * charge.token, MAX_AMOUNT), min(charge.cost, MAX_AMOUNT)
-            clamps = [(one.flow.most, one.flow.drain, one.acts, one.lasts) for one in charge.clamps]
-            most, drain = charge.flow
-            counted = charge.counts, charge.latching
-            return RATE, need, cost, charge.token, most, drain, charge.tick, *counted, clamps
-        case BudgetCharge():
-            value = False if charge.value is None else charge.value
-            return BUDGET, charge.bound, charge.within, min(charge.amount, MAX_AMOUNT), value
-        case ConcurrencyCharge():
-            return HOLD, charge.most, charge.lease
-        case _:
-            assert_never(charge)
-
-
-# ── What is answered ──────────────────────────────────────────────────────────────────────────
-
-
-def decode_charge_result(charges: Sequence[Charge], answer: bytes) -> ChargeResult:
-    now, admitted, found = msgpack.decode(answer)
-    stands = [
-        decode_limit_state(charge, passed, numbers if admitted or not passed else untouched)
-        for charge, (passed, numbers, untouched, _) in zip(charges, found, strict=True)
-    ]
-    return ChargeResult(tuple(stands), now)
-
-
-def decode_draft_result(draft: bytes, answer: bytes) -> ChargeResult:
-    """The same, of a decision whose draft was kept."""
-    return decode_charge_result(draft_charges(draft), answer)
-
-
-def decode_limit_state(charge: Charge, admitted: bool, numbers: Sequence[int]) -> LimitState:
-    match charge:
-        case RateCharge():
-            most, left, reset, retry, drain = numbers
-            pace = drain / charge.flow.drain
-            return LimitState(admitted, most, left, reset * charge.tick, to_microseconds(retry, charge.tick), pace)
-        case BudgetCharge():
-            total, reset, retry, _, _ = numbers
-            left = max(0, charge.bound - total) // MICRO
-            return LimitState(admitted, charge.bound // MICRO, left, reset, to_microseconds(retry))
-        case ConcurrencyCharge():
-            left, reset, retry, _, _ = numbers
-            return LimitState(admitted, charge.most, left, reset, retry)
-        case _:
-            assert_never(charge)
-
-
-def to_microseconds(many: int, tick: int = 1) -> int | None:
-    return None if many < 0 else many * tick

@@ -10,37 +10,31 @@ from pathlib import Path
 from random import random
 from threading import local
 from time import monotonic, sleep
-from typing import Any, assert_never
+from typing import Any
 
 from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
-from policyengine.runtime.limits import (
-    BudgetCharge,
-    BudgetEntry,
-    Charge,
-    ChargeResult,
-    ConcurrencyCharge,
-    RateCharge,
-    TokenBucket,
-)
+from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, StoreError, WriteRefusedError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite import credential_marks, history
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
-from policyengine.stores.transition import (
-    MAX_RECEIPTS_PER_RATE,
-    Receipt,
-    StateUpdate,
-    apply_charges,
-    charge_digest,
-    receipt_name,
-    reportable_until,
+from policyengine.stores.sqlite.state import (
+    give_back,
+    load_state,
+    prepaid_tokens,
+    read_clock,
+    save_allow,
+    save_receipts,
+    save_updates,
+    spent_approvals,
 )
+from policyengine.stores.transition import apply_charges, receipt_name
 
 PROBE = 8_192  # bytes: more than a page, so that the file must have room to grow
 WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
@@ -136,7 +130,7 @@ class SqliteStore:
         if not names:
             return frozenset()
         with self._step(writes=False) as asked:
-            return frozenset(_spent_approvals(asked, names))
+            return frozenset(spent_approvals(asked, names))
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         with self._step(writes=not peek) as asking:
@@ -150,21 +144,21 @@ class SqliteStore:
     def _commit(self, asking: sqlite3.Connection, asked: CommitRequest, now: int) -> ChargeResult | None:
         effects, decision, peek = asked
         charges = [one.charge for one in effects.limits]
-        now = _read_clock(asking, now, moves=False) if peek else self._moved(asking, now)
-        if _spent_approvals(asking, effects.spends) or (not peek and not history.are_unchanged(asking, effects.relied)):
+        now = read_clock(asking, now, moves=False) if peek else self._moved(asking, now)
+        if spent_approvals(asking, effects.spends) or (not peek and not history.are_unchanged(asking, effects.relied)):
             return None
         if effects.claim is not None and not self._claims.holds(asking, effects.claim):
             return None
         name = receipt_name(effects.confirms)
-        paid = [_prepaid_tokens(asking, one, name, now) if name else 0 for one in charges]
-        found = apply_charges(effects, [_load_state(asking, one) for one in charges], paid, now, decision)
+        paid = [prepaid_tokens(asking, one, name, now) if name else 0 for one in charges]
+        found = apply_charges(effects, [load_state(asking, one) for one in charges], paid, now, decision)
         if not peek:
-            _save_updates(asking, found.kept)
-            _save_receipts(asking, found.receipts, name)
+            save_updates(asking, found.kept)
+            save_receipts(asking, found.receipts, name)
             if found.settled.admitted or effects.denied:
                 history.remember(asking, effects.records, decision, now)
             if found.settled.admitted and not effects.denied and not effects.opens:
-                _save_allow(asking, effects, charges, decision, now)
+                save_allow(asking, effects, charges, decision, now)
             self._forget_sometimes(asking, now)
         if effects.claim is not None:
             self._claims.keep(asking, effects.claim, found.settled, now)
@@ -172,13 +166,13 @@ class SqliteStore:
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         with self._step() as asked:
-            now = _read_clock(asked, now, moves=False)
+            now = read_clock(asked, now, moves=False)
             row = asked.execute("SELECT value FROM made WHERE decision = ? AND until > ?", (decision, now)).fetchone()
             if row is None:
                 return None
             held = msgpack.decode(row[0])
             for key, is_place in held:
-                _give_back(asked, key, is_place, decision, refund)
+                give_back(asked, key, is_place, decision, refund)
             asked.execute("UPDATE made SET value = ? WHERE decision = ?", (msgpack.encode(()), decision))
             return "first" if held else "again"
 
@@ -228,16 +222,16 @@ class SqliteStore:
 
     def _moved(self, asked: sqlite3.Connection, now: int) -> int:
         """The time by its own clock, which never runs back."""
-        return self._measured(now, _read_clock(asked, max(self._latest, now), moves=True))
+        return self._measured(now, read_clock(asked, max(self._latest, now), moves=True))
 
     def _looked(self, asked: sqlite3.Connection, now: int) -> int:
         """The same for whoever only reads."""
-        return self._measured(now, _read_clock(asked, max(self._latest, now), moves=False))
+        return self._measured(now, read_clock(asked, max(self._latest, now), moves=False))
 
     def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
         self._measured(
             now * MICROSECONDS_PER_SECOND,
-            _read_clock(asked, max(self._latest, now * MICROSECONDS_PER_SECOND), moves=moves),
+            read_clock(asked, max(self._latest, now * MICROSECONDS_PER_SECOND), moves=moves),
             MICROSECONDS_PER_SECOND,
         )
 
@@ -331,86 +325,3 @@ class SqliteStore:
                 old = f"SELECT {key} FROM {table} WHERE until <= ? LIMIT {EVICTION_BATCH_SIZE}"
                 asked.execute(f"DELETE FROM {table} WHERE {key} IN ({old})", (now,))
             history.forget(asked, now, EVICTION_BATCH_SIZE)
-
-
-# ── Inside of a transaction ───────────────────────────────────────────────────────────────────
-
-
-def _read_clock(asked: sqlite3.Connection, now: int, *, moves: bool) -> int:
-    (latest,) = asked.execute("SELECT now FROM clock").fetchone()
-    if moves and now > latest:
-        asked.execute("UPDATE clock SET now = ?", (now,))
-    return max(int(latest), now)
-
-
-def _spent_approvals(asked: sqlite3.Connection, approvals: Sequence[str]) -> list[str]:
-    return [one for one in approvals if asked.execute("SELECT 1 FROM spent WHERE id = ?", (one,)).fetchone()]
-
-
-def _prepaid_tokens(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
-    """How many tokens were taken of it for the confirms of this name before."""
-    if not isinstance(charge, RateCharge):
-        return 0
-    known = "SELECT tokens FROM receipt WHERE key = ? AND name = ? AND until > ?"
-    (tokens,) = asked.execute(known, (charge_digest(charge), name, now)).fetchone() or (0,)
-    return int(tokens)
-
-
-def _save_receipts(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
-    """The oldest of too many for one key goes."""
-    for receipt in receipts:
-        key = charge_digest(receipt.charge)
-        asked.execute("DELETE FROM receipt WHERE key = ? AND name = ?", (key, name))
-        if receipt.tokens:
-            row = (key, name, receipt.tokens, receipt.until)
-            asked.execute("INSERT INTO receipt (key, name, tokens, until) VALUES (?, ?, ?, ?)", row)
-            (many,) = asked.execute("SELECT count(*) FROM receipt WHERE key = ?", (key,)).fetchone()
-            oldest = "SELECT id FROM receipt WHERE key = ? ORDER BY id LIMIT ?"
-            asked.execute(f"DELETE FROM receipt WHERE id IN ({oldest})", (key, max(0, many - MAX_RECEIPTS_PER_RATE)))
-
-
-def _load_state(asked: sqlite3.Connection, charge: Charge) -> Any:
-    row = asked.execute("SELECT value FROM state WHERE key = ?", (charge_digest(charge),)).fetchone()
-    return None if row is None else _decode_state(row[0], charge)
-
-
-def _decode_state(value: bytes, charge: Charge) -> Any:
-    found = msgpack.decode(value)
-    match charge:
-        case RateCharge():
-            level, at, drain, latches = found
-            return TokenBucket(level, at, drain, tuple(latches))
-        case BudgetCharge():
-            return tuple(BudgetEntry(*one) for one in found)
-        case ConcurrencyCharge():
-            return tuple((name, until) for name, until in found)
-        case _:
-            assert_never(charge)
-
-
-def _save_updates(asked: sqlite3.Connection, kept: Sequence[StateUpdate]) -> None:
-    for update in kept:
-        _save_state(asked, charge_digest(update.charge), update.state, update.until)
-
-
-def _save_state(asked: sqlite3.Connection, key: str, state: Any, until: int) -> None:
-    asked.execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (key, msgpack.encode(state), until))
-
-
-def _save_allow(
-    asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int
-) -> None:
-    """What is known of an allow beside how its limits stand."""
-    asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
-    until, lasts = reportable_until(charges, now)
-    if lasts:
-        held = msgpack.encode([(charge_digest(one), isinstance(one, ConcurrencyCharge)) for one in lasts])
-        asked.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (decision, held, until))
-
-
-def _give_back(asked: sqlite3.Connection, key: str, held: bool, decision: str, refund: bool) -> None:
-    row = asked.execute("SELECT value, until FROM state WHERE key = ?", (key,)).fetchone()
-    if row is None or not (held or refund):
-        return
-    left = [one for one in msgpack.decode(row[0]) if one[0 if held else 3] != decision]
-    _save_state(asked, key, left, row[1])
