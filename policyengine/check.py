@@ -13,8 +13,7 @@ from policyengine.checker import confusable_text
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.lower.expressions import check_definitions
 from policyengine.checker.lower.policy import lower_policy
-from policyengine.checker.names.package_names import merge_misspelled_packages
-from policyengine.checker.names.program import Program, report_unused_imports
+from policyengine.checker.names.program import Program, merge_misspelled_packages, report_unused_imports
 from policyengine.checker.names.symbols import MAIN_PACKAGE, package_of
 from policyengine.checker.patterns import binders
 from policyengine.checker.patterns.overlap import forget_places

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.clock import epoch_microseconds
 from policyengine.control_characters import one_line
-from policyengine.explain.history import describe_last_events
-from policyengine.runtime.format_values import format_value, quote_string
+from policyengine.runtime.format_values import format_duration, format_value, quote_string
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
+from policyengine.spec.history import events_in_window
 from policyengine.spec.kleene import describe, elements, merge_unknowns
 from policyengine.vocabulary import SECRET_HEADERS
 
@@ -145,3 +147,24 @@ def _cause_text(cause: Cause) -> str:
 
 def source_text(part: k.Node) -> str:
     return " ".join(part.span.text.split())
+
+
+# ── Histories ──────────────────────────────────────────────────────────────────────────────────
+
+
+def describe_last_events(node: k.HistoryCondition, facts: Facts) -> str | None:
+    """`none`, `the last one 5m ago; 1 may count`: an earlier one may not be there any more. Nothing where the past is
+    not known."""
+    known = events_in_window(node, facts, evaluate)
+    if isinstance(known, Unknown):
+        return None
+    events, _ = known
+    sure = [event.at for event, counts in events if counts is True]
+    unsure = sum(isinstance(counts, Unknown) for _, counts in events)
+    words = f"the last one {format_ago(sure[0], facts)}" if sure else "none"
+    return f"{words}; {unsure} may count" if unsure else words
+
+
+def format_ago(at: int, facts: Facts) -> str:
+    passed = max(0, epoch_microseconds(facts.now) - at)
+    return "just now" if passed < 1_000 else f"{format_duration(timedelta(microseconds=passed))} ago"

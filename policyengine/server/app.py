@@ -9,8 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from policyengine.engine import Engine
@@ -170,4 +172,22 @@ def build_app(
     counts = tally.counter("decide"), tally.apart("decide")
     app.hot = FastPathApp(super(DecisionApp, app).__call__, reloading, tokens, hosts.allowed, body_timeout, *counts)
     app.api = api
+    return app
+
+
+def status_app(api: DecisionApi) -> Starlette:
+    """Metrics and health, on a port of its own and without a token: nobody can ask for a decision here.
+
+    It answers to its own names and addresses only, also where questions need a token.
+    """
+    app = Starlette(
+        routes=[
+            Route("/metrics", api.metrics_for_anybody),
+            Route("/healthz", api.healthz),
+            Route("/readyz", api.readyz),
+        ],
+        middleware=[Middleware(ExchangeMiddleware, hosts=api.hosts)],
+        exception_handlers=dict.fromkeys((ProblemError, HTTPException), handle_problem),
+    )
+    app.api = api  # type: ignore[attr-defined]  # as `handle_problem` finds it
     return app

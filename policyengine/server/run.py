@@ -24,7 +24,7 @@ from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
-from policyengine.server.app import DecisionApp, build_app
+from policyengine.server.app import DecisionApp, build_app, status_app
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers
 from policyengine.server.connections.bounded_server import (
     TICKS_PER_SECOND,
@@ -45,7 +45,6 @@ from policyengine.server.listeners import (
 )
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket.protocol import FramedProtocol
-from policyengine.server.status_app import status_app
 from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
 from policyengine.server.telemetry.process_metrics import inspect_store, publish_metrics, rule_names
 from policyengine.server.telemetry.shared_counters import ServerCounters

@@ -6,8 +6,12 @@ accepted, and each ends with its next answer; what does not speak for a while is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from time import monotonic
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic, sleep
 
 from policyengine.server.connections.connection_table import ClientConnection, CloseReason, ConnectionStage
 
@@ -16,6 +20,8 @@ MAX_DRAIN_SECONDS = 3_600.0
 QUIET_SECONDS = 0.5  # seconds without connections after which nobody new is let in
 SILENT_SECONDS = 1.0  # seconds without a word after which a connection is closed
 SETTLE_SECONDS = 0.2  # seconds from when nobody new is let in until all that were are here
+LOGGER = logging.getLogger("policyengine")
+EXIT_MESSAGE = "ended while threads were at work: nobody gets their answers"
 
 
 class Drain:
@@ -93,3 +99,28 @@ class Drain:
             else:
                 connection.shutdown()
         self._silent = silent
+
+
+# ── The process ────────────────────────────────────────────────────────────────────────────────
+
+
+def limit_exit_time(seconds: float, code: int) -> None:
+    """When the interpreter ends, and threads are still at work after that time, it ends without them and with that
+    `code`. What logs now says so then."""
+    given = (seconds, code, tuple(LOGGER.handlers))
+    begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
+    threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` comes when threads were waited for
+
+
+def exit_after(seconds: float, code: int, handlers: Sequence[logging.Handler]) -> None:
+    sleep(seconds)
+    record = LOGGER.makeRecord(
+        LOGGER.name, logging.WARNING, __file__, 0, EXIT_MESSAGE, (), None, extra={"event": "ended_at_work"}
+    )
+    for handler in handlers:
+        handler.handle(record)
+        handler.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+    os._exit(code)

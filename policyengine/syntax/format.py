@@ -6,14 +6,13 @@ open at the end of its line is indented by two, items side by side stand three s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise, zip_longest
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.align import FormattedLine, align_lines
 from policyengine.syntax.parse import parse, tokenize
 from policyengine.syntax.tokens import Token
 
@@ -35,6 +34,22 @@ CLOSING = frozenset(["RBRACE", "RPAR", "RSQB"])
 OPERANDS = frozenset("NAME NUMBER STRING DURATION DATE CLOCK IP HASH TRUE FALSE RPAR RSQB".split())
 TIGHT_BEFORE = frozenset(["COMMA", "COLON", "RPAR", "RSQB", "OPTIONAL"])
 TIGHT_AFTER = frozenset(["LPAR", "LSQB"])
+MAX_ALIGNED_COLUMNS = 72  # a test with more before its `=>` stands apart: it would push all others away from theirs
+
+
+@dataclass(frozen=True, slots=True)
+class FormattedLine:
+    """A formatted line in its parts: the offset of a test's `=>` in the code, the cells of a table's row."""
+
+    indent: str
+    code: str
+    comment: str = ""
+    arrow: int | None = None
+    cells: tuple[str, ...] = ()
+
+    @property
+    def trails(self) -> bool:
+        return bool(self.code and self.comment)
 
 
 def format_module(source: Source) -> str:
@@ -219,3 +234,46 @@ def _cells(code: list[Lexeme]) -> tuple[str, ...]:
         return ()
     bars = [i for i, lexeme in enumerate(code) if lexeme.text == "|" and lexeme.space]
     return tuple(_join_lexemes(code[left + 1 : right]) for left, right in pairwise([0, *(bar for bar in bars if bar)]))
+
+
+# ── Columns ────────────────────────────────────────────────────────────────────────────────────
+
+
+def align_lines(lines: list[FormattedLine]) -> Iterator[str]:
+    lines = _runs(lines, lambda line: bool(line.cells), _with_cells)
+    lines = _runs(lines, lambda line: line.arrow is not None, _with_arrows)
+    lines = _runs(lines, lambda line: line.trails, _with_comments)
+    for line in lines:
+        yield (line.indent + line.code + line.comment).rstrip()
+
+
+def _runs(
+    lines: list[FormattedLine],
+    belongs: Callable[[FormattedLine], bool],
+    align: Callable[[list[FormattedLine]], Iterable[FormattedLine]],
+) -> list[FormattedLine]:
+    """Consecutive lines of one indent that belong together, aligned; the others as they are."""
+    result: list[FormattedLine] = []
+    for (_, together), group in groupby(lines, lambda line: (line.indent, belongs(line))):
+        run = list(group)
+        result += align(run) if together else run
+    return result
+
+
+def _with_cells(run: list[FormattedLine]) -> Iterator[FormattedLine]:
+    widths = [max(map(len, column)) for column in zip_longest(*(line.cells for line in run), fillvalue="")]
+    for line in run:
+        cells = (cell.ljust(width) for cell, width in zip(line.cells, widths, strict=False))
+        yield replace(line, code=f"| {' | '.join(cells)} |")
+
+
+def _with_arrows(run: list[FormattedLine]) -> Iterator[FormattedLine]:
+    places = [line.arrow or 0 for line in run]
+    column = max((place for place in places if place <= MAX_ALIGNED_COLUMNS), default=0)
+    for line, place in zip(run, places, strict=True):
+        yield replace(line, code=f"{line.code[:place].ljust(column)}{line.code[place:]}")
+
+
+def _with_comments(run: list[FormattedLine]) -> Iterator[FormattedLine]:
+    column = max(len(line.code) for line in run)
+    return (replace(line, code=line.code.ljust(column) + " ") for line in run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from policyengine.diagnostics.model import Diagnostic
@@ -11,11 +12,16 @@ from policyengine.syntax.errors.explain import explain_error
 from policyengine.syntax.errors.recovery import RecoveringParser, parser_tables
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parser import LexError, LrParser
-from policyengine.syntax.size_limits import check_size_limits
 from policyengine.syntax.text_checks import check_characters, find_bad_escapes
 from policyengine.syntax.tokens import Token
 
 MAX_ERRORS = 25
+MAX_DEPTH = 100
+MAX_DECLARATIONS = 200_000
+# So few of the signs that nest make no tree of more than a hundred levels: at most three for each.
+MAX_SAFE_NESTING_SIGNS = 30
+NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
+Declared = tuple[ast.Declaration | ast.Export, ...]
 
 
 @gc_paused()
@@ -59,3 +65,41 @@ def tokenize(source: Source) -> list[Token]:
     """The tokens of a text that `parse` has found to be without mistakes, comments left out."""
     machine = LrParser(source)
     return [token for token in machine.tokens() if machine.feed(token)]
+
+
+# ── Size limits ────────────────────────────────────────────────────────────────────────────────
+
+
+def check_size_limits(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
+    """The declarations that later stages, which recurse and remember, may see, and why not the others."""
+    declarations = module.declarations
+    if len(declarations) > MAX_DECLARATIONS:
+        message = f"this file has {len(declarations):,} declarations; the limit is {MAX_DECLARATIONS:,}"
+        return (), [Diagnostic("E124", message, declarations[MAX_DECLARATIONS].span, "split it into several packages")]
+    found = [(declaration, _too_deep(declaration)) for declaration in declarations]
+    return tuple(d for d, deep in found if deep is None), [deep for _, deep in found if deep is not None]
+
+
+def _too_deep(declaration: ast.Declaration | ast.Export) -> Diagnostic | None:
+    text = declaration.span.text
+    if len(text) <= MAX_SAFE_NESTING_SIGNS or len(NESTING_SIGN.findall(text)) <= MAX_SAFE_NESTING_SIGNS:
+        return None
+    pending: list[tuple[ast.Node, int]] = [(declaration, 0)]
+    while pending:
+        node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            message = f"this nests {MAX_DEPTH} levels deep, and more are not read"
+            return Diagnostic(
+                "E125",
+                message,
+                _first_line(node),
+                "name parts of it with `define` or `let`; a sum of many terms counts one level each",
+            )
+        pending += [(child, depth + 1) for child in ast.children(node)]
+    return None
+
+
+def _first_line(node: ast.Node) -> Span:
+    span = node.span
+    end = span.source.text.find("\n", span.start, span.end)
+    return Span(span.source, span.start, end) if end != -1 else span

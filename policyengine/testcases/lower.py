@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from policyengine import kernel as k
+from policyengine.checker.lower.expressions import lower_condition
 from policyengine.checker.names.declarations import declarations
 from policyengine.checker.names.program import Program
 from policyengine.checker.names.symbols import Package, Symbol
+from policyengine.checker.type_names import quote_source
 from policyengine.checker.types.constants import lower_literal
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import RelatedLocation
@@ -17,9 +20,9 @@ from policyengine.runtime.literals import to_utc
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import fixtures as givens
+from policyengine.testcases.all_facts import all_facts_context, check_capture
 from policyengine.testcases.catalogue import FactCatalogue
 from policyengine.testcases.expectations import read_expectation
-from policyengine.testcases.properties import read_claim, read_condition
 from policyengine.testcases.raw_values import ValueContext
 from policyengine.testcases.request_extras import RequestExtras, read_extras, repeat_clauses
 from policyengine.testcases.requests import CaseEndpoint, build_question, read_endpoints
@@ -34,6 +37,7 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
+from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()
 MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
@@ -276,3 +280,31 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
     except OverflowError:
         reading.report("E617", f"no calendar goes on for another `{literal.text}`", literal.span, "wait less long")
         return now
+
+
+# ── Properties ─────────────────────────────────────────────────────────────────────────────────
+
+
+def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
+    """The condition; None where something was reported. It is about every request, so it may read any fact."""
+    context = all_facts_context(reading, where.span)
+    found = lower_condition(where, context)
+    facts = [part for part in k.walk(found) if isinstance(part, k.Fact | k.Attribute)] if found is not None else []
+    if not all(check_capture(part, context) for part in facts):
+        return None
+    for part in facts:
+        if isinstance(part.type, UnresolvedType):  # no value would ever be of its type
+            message = f"{quote_source(part.span)} has one type here and another there, and this condition is about all"
+            reading.report("E217", message, part.span, "declare it alike everywhere, or ask another fact")
+            return None
+    return found
+
+
+def read_claim(item: ast.Forall, reading: ValueContext) -> ExpectedOutcome | None:
+    """The outcome, and by which rule or gate; None where something was reported."""
+    details = item.expected.details
+    if details is None:
+        return read_expectation(item.expected, reading)
+    message = "`with` speaks of one decision, and `forall` of very many"
+    reading.report("E619", message, details.span, "remove it, or write a request of its own: `GET /a => … with { … }`")
+    return None

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message
 from policyengine.engine import Engine
 from policyengine.http.host_check import AllowedHostError, AllowedHosts
 from policyengine.server import create_app, serve
+from policyengine.server.app import status_app
 from policyengine.server.host_guard import LOG_INTERVAL_SECONDS, HostCheck
-from policyengine.server.status_app import status_app
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from tests.gateways.servers import free_port
 from tests.server.conftest import BY_ENVOY, OPEN, TOKEN, Watched

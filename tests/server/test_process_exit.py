@@ -7,7 +7,7 @@ import sys
 
 ENDS = """
 import logging, sys, threading
-from policyengine.server.process_exit import limit_exit_time
+from policyengine.server.shutdown import limit_exit_time
 logging.getLogger("policyengine").addHandler(logging.StreamHandler(sys.stderr))
 threading.Thread(target=threading.Event().wait, args=(None if sys.argv[1] == "at work" else 0,)).start()
 print("said", end="")

@@ -6,8 +6,7 @@ import pytest
 
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
-from policyengine.syntax.parse import MAX_ERRORS, parse
-from policyengine.syntax.size_limits import MAX_DECLARATIONS, MAX_DEPTH
+from policyengine.syntax.parse import MAX_DECLARATIONS, MAX_DEPTH, MAX_ERRORS, parse
 from policyengine.syntax.text_checks import MAX_BRACKETS, MAX_CHARACTERS, read_source
 
 

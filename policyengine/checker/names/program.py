@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from policyengine.checker.names.declarations import DECLARED, declarations, read_package
 from policyengine.checker.names.package_imports import global_entities
@@ -18,8 +19,8 @@ from policyengine.checker.names.symbols import (
     package_of,
 )
 from policyengine.checker.reporter import Reporter
-from policyengine.diagnostics.model import RelatedLocation
-from policyengine.source import Span
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
+from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
 MAX_NAMES_LISTED = 3  # names that a hint lists
@@ -33,6 +34,7 @@ EXAMPLES: Mapping[SymbolKind, str] = {
     "attester": 'attester lab { url "https://attest.acme.example" }',
     "fixture": 'fixture base { given agent "bot" from acme }',
 }
+UNKNOWN_NAMES = frozenset({"E202", "E205", "E207"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +172,55 @@ def report_unused_imports(program: Program) -> None:
 
 def has_only_names(package: Package) -> bool:
     return all(type(d) in DECLARED for module in package.modules for d, _ in declarations(module))
+
+
+# ── Misspelled packages ────────────────────────────────────────────────────────────────────────
+
+
+def merge_misspelled_packages(
+    found: Iterable[Diagnostic], program: Program, following: Collection[str]
+) -> list[Diagnostic]:
+    """The findings; those with codes of `following` are one in a package that lacks what its namesake declares."""
+    kept = list(found)
+    for package in program.packages.values():
+        meant = namesake(package, program)
+        inside = {module.span.source for module in package.modules}
+        lacking = [] if meant is None else missing_names(kept, inside, meant)
+        if meant is not None and lacking:
+            follows = {*following, *UNKNOWN_NAMES}
+            kept = [one for one in kept if one.span.source not in inside or one.code not in follows]
+            kept.append(misspelled_package(package, meant, lacking))
+    return kept
+
+
+def namesake(package: Package, program: Program) -> Package | None:
+    """Another package of nearly the same name, that neither imports the other."""
+    tied = {one.package for one in package.imports.values()}
+    tied |= {one.name for one in program.packages.values() if package.name in imported_by(one)}
+    others = {name for name in program.packages if name != package.name} - tied
+    written = any(module.package is not None for module in package.modules)
+    meant = suggest(package.name, others) if written and others else None
+    return None if meant is None else program.packages[meant]
+
+
+def imported_by(package: Package) -> set[str]:
+    return {one.package for one in package.imports.values()}
+
+
+def missing_names(found: Iterable[Diagnostic], inside: Collection[Source], meant: Package) -> list[str]:
+    """Names that are unknown there and known here."""
+    declared = {name for _, name in meant.symbols}
+    unknown = (one.span.text for one in found if one.code in UNKNOWN_NAMES and one.span.source in inside)
+    return [name for name in dict.fromkeys(unknown) if name in declared]
+
+
+def misspelled_package(package: Package, meant: Package, lacking: list[str]) -> Diagnostic:
+    named = next(module.package for module in package.modules if module.package is not None)
+    words = ", ".join(f"`{name}`" for name in islice(lacking, MAX_NAMES_LISTED)) + (
+        " …" if len(lacking) > MAX_NAMES_LISTED else ""
+    )
+    message = f"package `{package.name}` declares no {words}, and `{meant.name}` does: was `{meant.name}` meant?"
+    hint = f"write `package {meant.name}`; a package of its own says `import {meant.name}`, for what that exports"
+    other = next((module.package for module in meant.modules if module.package is not None), None)
+    related = () if other is None else (RelatedLocation("the other package", other.span),)
+    return Diagnostic("E257", message, named.span, hint, related)

@@ -150,8 +150,8 @@ def serve(
     from policyengine.server import serve as answer
     from policyengine.server.connections.limits import ConnectionLimits
     from policyengine.server.listeners import is_reachable_remotely, resolve_address
-    from policyengine.server.process_exit import limit_exit_time
     from policyengine.server.run import EXIT_GRACE_SECONDS
+    from policyengine.server.shutdown import limit_exit_time
     from policyengine.server.telemetry.server_log import LogFormat, server_logging
 
     recorded = LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)

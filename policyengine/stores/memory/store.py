@@ -31,8 +31,7 @@ from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
 from policyengine.stores.memory.history_view import HistoryLookup
-from policyengine.stores.memory.rate_lookup import charge_steady_rates
-from policyengine.stores.memory.rate_update import SteadyRateCharger, compile_charger
+from policyengine.stores.memory.rates import SteadyRateCharger, charge_steady_rates, compile_charger
 from policyengine.stores.memory.receipts import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
@@ -138,12 +137,12 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def taking(self, meters: tuple[SteadyRate, ...]) -> SteadyRateCharger:
-        """What `commit` does for plain rates alone, without its words; see `rate_update.py`."""
+        """What `commit` does for plain rates alone, without its words; see `rates.py`."""
         states = [self._plain(meter) for meter in meters]
         return compile_charger(meters, states, self._lock, self._clock, self._agreed, self._room_for)
 
     def plainly(self, charges: Sequence[tuple[SteadyRate, CountKey | str]], moment: int) -> tuple[LimitState, ...]:
-        """What `commit` answers to plain rates alone; see `rate_lookup.py`."""
+        """What `commit` answers to plain rates alone; see `rates.py`."""
         with self._lock:
             return charge_steady_rates(charges, self._plain, self._counted_in, self._agreed(moment))
 
