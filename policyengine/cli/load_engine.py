@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,9 @@ if TYPE_CHECKING:
     from policyengine.clock import Clock
     from policyengine.engine import Engine
     from policyengine.entities.errors import EntitiesError
-    from policyengine.entities.sources import EntitySources, SourcesStamp
+    from policyengine.entities.sources import EntitySources
     from policyengine.entities.store import EntityStore
-    from policyengine.entities.watch import EntityWatcher
     from policyengine.kernel import Kernel
-    from policyengine.reload import ReloadableEngine, ReloadRules
     from policyengine.stores.base import Store
 
 MAX_LISTED_DOUBTS = 5
@@ -101,51 +98,6 @@ def load_directory(paths: Sequence[Path], entities: Sequence[str], kernel: Kerne
         raise entities_error(error) from None
     _warn_unreadable_rows(directory, kernel, sources)
     return directory
-
-
-def build_entity_watcher(
-    held: ReloadableEngine,
-    sources: EntitySources | None,
-    stamp: SourcesStamp | None,
-    files: bool,
-    rules: Callable[[], ReloadRules],
-) -> EntityWatcher | None:
-    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
-    from policyengine.entities.errors import EntitiesError
-    from policyengine.entities.watch import EntityWatcher
-    from policyengine.reload.inventory import ENTITIES
-
-    if sources is None:
-        return None
-    try:
-        return EntityWatcher(
-            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
-        )
-    except EntitiesError as error:
-        raise entities_error(error) from None
-
-
-def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
-    """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
-    from policyengine.compiler.bundle.file import decode_bundle
-    from policyengine.reload import ReloadRefusedError, ReloadSource
-    from policyengine.reload.candidate import MAX_LISTED_FINDINGS
-    from policyengine.reload.prepare_process import prepare_in_subprocess
-
-    origin = ReloadSource(tuple(paths))
-    if origin.bundle is not None:
-        hint = "run `policyengine test` before it is compiled, and leave `--test` out"
-        raise CommandError("usage", "a bundle carries no tests", hint, code=2)
-    try:
-        with show_progress("running the tests"):
-            found = prepare_in_subprocess(origin)
-    except ReloadRefusedError as refused:
-        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
-        detail = "\n\n".join(refused.findings[:MAX_LISTED_FINDINGS])
-        raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
-    if decode_bundle(found.bundle).kernel.revision != engine.revision:
-        raise CommandError("tests", "the policies changed while they were read", "start again")
-    return found.tests
 
 
 def entities_error(error: EntitiesError) -> CommandError:

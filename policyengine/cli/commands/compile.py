@@ -10,10 +10,10 @@ import typer
 
 from policyengine import __version__
 from policyengine.cli.commands.check import pluralize
-from policyengine.cli.commands.serve import count_rules
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
+from policyengine.cli.output.serve_summary import count_rules
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:

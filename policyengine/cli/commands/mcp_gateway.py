@@ -10,26 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
 
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.load_engine import build_entity_watcher, entity_sources, load_engine, require_passing_tests
 from policyengine.cli.name_checks import check_names
 from policyengine.cli.options.common import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
-from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
-from policyengine.cli.options.mcp_gateway import (
-    AnswerSeconds,
-    CallerFacts,
-    CallerHeaders,
-    HttpPort,
-    LocalHost,
-    PassedVariables,
-    ServerName,
-    UpstreamServer,
-    UpstreamToken,
-)
-from policyengine.cli.options.observe import ObserveOptions, start_observing
+from policyengine.cli.options.log import LogOptions
+from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
     LogCompress,
@@ -52,8 +42,12 @@ from policyengine.cli.options.serve import (
     TestFirst,
     WatchFiles,
 )
-from policyengine.cli.reload_rules import reload_rules, settings_file
-from policyengine.cli.settings.file import load_settings
+from policyengine.cli.served_engine import (
+    EngineSetup,
+    ReloadOptions,
+    load_for_serving,
+    prepare_serving,
+)
 from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
@@ -64,6 +58,42 @@ CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
 STOP_SECONDS = 2.0  # seconds that a stop may take: streams that clients listen at do not end by themselves
+UpstreamServer: TypeAlias = Annotated[
+    str,
+    typer.Option("--upstream", metavar="URL|COMMAND", help="The server behind: its URL, or what starts it."),
+]
+ServerName: TypeAlias = Annotated[
+    str, typer.Option("--server", metavar="NAME", help="How policies call it: `TOOL NAME/tool`.")
+]
+CallerFacts: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--as", metavar="WORD=VALUE", help="Who asks: agent, issuer, user, scopes.", show_default=False),
+]
+CallerHeaders: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from-header",
+        metavar="WORD=HEADER",
+        help="Who asks, by a header that a trusted caller on this machine sets.",
+        show_default=False,
+    ),
+]
+LocalHost: TypeAlias = Annotated[str, typer.Option("--host", help="Where to listen, on this machine.")]
+HttpPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--port", "-p", min=0, max=65535, help="Speak HTTP here; else stdio.", show_default=False),
+]
+AnswerSeconds: TypeAlias = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds that an answer of the server may take.")
+]
+PassedVariables: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME", help="A variable that the command gets, too.", show_default=False),
+]
+UpstreamToken: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--upstream-token-file", metavar="FILE", help="The token that the server wants.", show_default=False),
+]
 
 
 def mcp_gateway(
@@ -113,29 +143,22 @@ def mcp_gateway(
       policyengine mcp-gateway policies/ --upstream "python server.py" --server files --as agent=coder --as issuer=local
       policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --as agent=coder -p 8081
     """
-    from policyengine.reload import ReloadableEngine, ReloadSource
-
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
     check_options(front)
     token, environment = read_token_header(token_file), select_environment(env or ())
-    recorded = LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
-    configuration = load_settings(paths)
-    rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
+    setup = EngineSetup(
+        paths, entities, identity_file, trust, store, test,
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
+        ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
+    )  # fmt: skip
     require_sdk()
-    with report_log_errors(log):
-        sources = entity_sources(paths, entities)
-        stamp = sources.stamp() if sources is not None else None
-        engine = load_engine(paths, sources, trust, open_log(recorded), store=store, identity=identity_file)
-    check_names(server, front.said, engine.kernel)
-    if test:
-        require_passing_tests(paths, engine)
-    asked = ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ())
-    start_observing(engine, asked, configuration.observe)
-    keys = None if trust is None else tuple(trust)
-    held = ReloadableEngine(engine, ReloadSource(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
-    with run_reload_thread(held, watch, build_entity_watcher(held, sources, stamp, files=not watch, rules=rules)):
-        run_gateway(front, held, token, environment)
+    loaded = load_for_serving(setup)
+    check_names(server, front.said, loaded.engine.kernel)
+    served = prepare_serving(setup, loaded)
+    with run_reload_thread(served.held, watch, served.following):
+        run_gateway(front, served.held, token, environment)
     return 0
 
 

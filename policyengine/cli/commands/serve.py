@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-from policyengine.cli import EXIT_INTERRUPTED
-from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
-from policyengine.cli.commands.check import pluralize
-from policyengine.cli.errors import CommandError
-from policyengine.cli.load_engine import build_entity_watcher, entity_sources, load_engine, require_passing_tests
 from policyengine.cli.options.common import (
     EntitySources,
     IdentityFile,
@@ -23,8 +10,8 @@ from policyengine.cli.options.common import (
     TextOrJson,
     TrustedKeys,
 )
-from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
-from policyengine.cli.options.observe import ObserveOptions, start_observing
+from policyengine.cli.options.log import LogOptions
+from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
     DrainDelay,
@@ -65,21 +52,9 @@ from policyengine.cli.options.serve import (
     WatchFiles,
     Workers,
 )
-from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
-from policyengine.cli.reload_rules import reload_rules, settings_file
-from policyengine.cli.settings.file import load_settings
-from policyengine.http.completeness import GatewayAdapter
-
-if TYPE_CHECKING:
-    from policyengine.engine import Engine
-
-
-_LOG = logging.getLogger("policyengine")
-MEMORY_STATE_WARNING = (
-    "state is kept in memory: what was counted, spent or revoked ends with this process, and another server or pod "
-    "counts for itself"
-)
-SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
+from policyengine.cli.output.terminal import OutputFormat
+from policyengine.cli.run_server import ListenOptions, run_server
+from policyengine.cli.served_engine import EngineSetup, ReloadOptions
 
 
 def serve(
@@ -144,168 +119,18 @@ def serve(
       policyengine serve payments/ --log decisions.jsonl
       policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
     """
-    from policyengine.http.host_check import AllowedHostError
-    from policyengine.reload import ReloadableEngine, ReloadSource
-    from policyengine.server import BearerTokenError, ServeError
-    from policyengine.server import serve as answer
     from policyengine.server.connections.limits import ConnectionLimits
-    from policyengine.server.listeners import is_reachable_remotely, resolve_address
-    from policyengine.server.run import EXIT_GRACE_SECONDS
-    from policyengine.server.shutdown import limit_exit_time
-    from policyengine.server.telemetry.server_log import LogFormat, server_logging
 
-    recorded = LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync)
-    configuration = load_settings(paths)
-    rules = reload_rules(paths, reload_allow or (), reload_gate, reload_compare)
-    try:
-        with report_log_errors(log):
-            sources = entity_sources(paths, entities)
-            stamp = sources.stamp() if sources is not None else None
-            engine = load_engine(paths, sources, trust, open_log(recorded), store=store, identity=identity)
-        tests = require_passing_tests(paths, engine) if test else None
-        asked = ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ())
-        start_observing(engine, asked, configuration.observe)
-        tokens = _tokens(token_file)
-
-        def greet(url: str | None) -> None:
-            curl = _curl_command(url, paths, token_file, tokens) if url else None
-            adapters = [*(HTTP_ADAPTERS if url else ()), *([] if envoy_grpc is None else [GatewayAdapter.ENVOY_GRPC])]
-            hidden = HiddenAbsences.of(engine.kernel, configuration.gateway, adapters, proves=identity is not None)
-            lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(host, 0))
-            _print_greeting(engine, ServeSummary(url, socket, workers, tests, hidden, lone), curl, format)
-            if lone:
-                _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})
-            if hidden:
-                _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
-
-        limits = ConnectionLimits(
-            max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds
-        )
-        listens = 8080 if port is None and socket is None else port
-        keys = None if trust is None else tuple(trust)
-        held = ReloadableEngine(engine, ReloadSource(tuple(paths), sources, keys, settings=settings_file(paths)), rules)
-        with server_logging(LogFormat(log_format), lambda: held.current.revision):
-            try:
-                answer(
-                    held, host, listens, tokens,
-                    path=socket, mode=_mode(socket_mode), workers=workers, gateway=configuration.gateway,
-                    envoy=envoy_grpc, metrics=metrics_port, drain=drain_seconds, drain_delay=drain_delay, limits=limits,
-                    watching=watch, public_url=_check_public_url(public_url),
-                    authzen_consume=configuration.authzen_consume, allowed_hosts=allowed_host or (), listening=greet,
-                    following=build_entity_watcher(held, sources, stamp, files=not watch, rules=rules),
-                )  # fmt: skip
-            except KeyboardInterrupt:
-                limit_exit_time(EXIT_GRACE_SECONDS, EXIT_INTERRUPTED)
-                raise
-            limit_exit_time(EXIT_GRACE_SECONDS, 0)
-    except (ServeError, BearerTokenError) as error:
-        raise CommandError("serve", error.message, error.hint) from None
-    except AllowedHostError as error:
-        raise CommandError("usage", error.message, error.hint, code=2) from None
+    setup = EngineSetup(
+        paths, entities, identity, trust, store, test,
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
+        ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
+    )  # fmt: skip
+    limits = ConnectionLimits(max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds)
+    listen = ListenOptions(
+        host, port, socket, socket_mode, envoy_grpc, metrics_port, public_url, allowed_host or (), token_file, workers,
+        drain_seconds, drain_delay, limits, log_format,
+    )  # fmt: skip
+    run_server(setup, listen, format)
     return 0
-
-
-def _tokens(path: Path | None) -> tuple[str, ...] | None:
-    from policyengine.server import read_token_file
-
-    if path is None:
-        return None
-    found = read_token_file(path)
-    if found.warning:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), found.warning)
-    return found.tokens
-
-
-def _check_public_url(url: str | None) -> str | None:
-    """Where other machines find it; a slash at its end means nothing."""
-    if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
-        return url and url.rstrip("/")
-    hint = "give it without query, like https://pdp.example.com"
-    raise CommandError("usage", f"`{url}` is no URL of a server", hint, code=2)
-
-
-def _mode(given: str) -> int:
-    """The mode of a file, in octal digits."""
-    if not re.fullmatch("0?[0-7]{3}", given):
-        raise CommandError("usage", f"`{given}` is no mode of a file", "give it in octal, like 600 or 660", code=2)
-    return int(given, 8)
-
-
-class ServeSummary(NamedTuple):
-    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
-    on an absence that gateways do not show; whether other machines reach it and its state is in memory."""
-
-    url: str | None
-    socket: Path | None
-    workers: int
-    tests: int | None
-    hidden: HiddenAbsences
-    lone: bool
-
-
-def _print_greeting(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Say what is served, at once: whoever started this may wait for it."""
-    rules, warnings = count_rules(engine), len(engine.warnings)
-    if format is OutputFormat.JSON:
-        listening = {"listening": served.url} if served.url else {}
-        socket = {"socket": str(served.socket)} if served.socket else {}
-        workers = {"workers": served.workers} if served.workers > 1 else {}
-        tests = {} if served.tests is None else {"tests": served.tests}
-        packages = list(engine.packages)
-        facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
-        observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
-        hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
-        lone = {"state_in_memory": True} if served.lone else {}
-        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **lone}, indent=None)
-        return
-    screen = Screen()
-    for place in (served.url, served.socket):
-        if place is not None:
-            screen.line("listening on ", (str(place), "bold"))
-    if served.workers > 1:
-        screen.line(f"workers:  {served.workers}")
-    screen.line(f"packages: {', '.join(engine.packages)}")
-    screen.line(f"revision: {engine.revision}")
-    screen.line(f"rules:    {rules:,}")
-    if served.tests is not None:
-        screen.line(f"tests:    {served.tests:,} passed")
-    if engine.observing:
-        screen.line(
-            (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
-        )
-    if warnings:
-        screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
-    if served.lone:
-        screen.line((MEMORY_STATE_WARNING, "yellow"))
-        screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
-    if served.hidden:
-        screen.line((served.hidden.message, "yellow"))
-        for line in served.hidden.lines():
-            screen.line(f"  {line}")
-        screen.line(f"  hint: {ABSENCE_HINT}")
-    if curl is not None:
-        screen.line(f"try:      {curl}")
-    screen.stream.flush()
-
-
-def _curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
-    """A request to try: the one beside the policies, if there is one."""
-    beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
-    asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
-    token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
-    return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
-
-
-def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Where a shell finds a token: a line with a name before it, or with a digest in its place, is none."""
-    bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
-    return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
-
-
-def count_rules(engine: Engine) -> int:
-    """How many ways to open a door, to keep one shut and to limit what passes there are."""
-    kernel = engine.kernel
-    agents = [len(block.grants) for block in kernel.agents]
-    users = [len(block.grants) for block in kernel.users]
-    anyones = [len(block.grants) for block in kernel.anyones]
-    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards]) + len(kernel.limits)

@@ -1,0 +1,103 @@
+"""What `serve` prints once it listens: where, what it serves, and a request to try."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyengine.cli.absence_warnings import ABSENCE_HINT, HiddenAbsences
+from policyengine.cli.commands.check import pluralize
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+
+MEMORY_STATE_WARNING = (
+    "state is kept in memory: what was counted, spent or revoked ends with this process, and another server or pod "
+    "counts for itself"
+)
+SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
+
+
+class ServeSummary(NamedTuple):
+    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
+    on an absence that gateways do not show; whether other machines reach it and its state is in memory."""
+
+    url: str | None
+    socket: Path | None
+    workers: int
+    tests: int | None
+    hidden: HiddenAbsences
+    lone: bool
+
+
+def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
+    """Say what is served, at once: whoever started this may wait for it."""
+    rules, warnings = count_rules(engine), len(engine.warnings)
+    if format is OutputFormat.JSON:
+        listening = {"listening": served.url} if served.url else {}
+        socket = {"socket": str(served.socket)} if served.socket else {}
+        workers = {"workers": served.workers} if served.workers > 1 else {}
+        tests = {} if served.tests is None else {"tests": served.tests}
+        packages = list(engine.packages)
+        facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
+        observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
+        hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
+        lone = {"state_in_memory": True} if served.lone else {}
+        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **lone}, indent=None)
+        return
+    screen = Screen()
+    for place in (served.url, served.socket):
+        if place is not None:
+            screen.line("listening on ", (str(place), "bold"))
+    if served.workers > 1:
+        screen.line(f"workers:  {served.workers}")
+    screen.line(f"packages: {', '.join(engine.packages)}")
+    screen.line(f"revision: {engine.revision}")
+    screen.line(f"rules:    {rules:,}")
+    if served.tests is not None:
+        screen.line(f"tests:    {served.tests:,} passed")
+    if engine.observing:
+        screen.line(
+            (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
+        )
+    if warnings:
+        screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
+    if served.lone:
+        screen.line((MEMORY_STATE_WARNING, "yellow"))
+        screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
+    if served.hidden:
+        screen.line((served.hidden.message, "yellow"))
+        for line in served.hidden.lines():
+            screen.line(f"  {line}")
+        screen.line(f"  hint: {ABSENCE_HINT}")
+    if curl is not None:
+        screen.line(f"try:      {curl}")
+    screen.stream.flush()
+
+
+def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
+    """A request to try: the one beside the policies, if there is one."""
+    beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
+    asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
+    token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
+    return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
+
+
+def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
+    """Where a shell finds a token: a line with a name before it, or with a digest in its place, is none."""
+    bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
+    return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
+
+
+def count_rules(engine: Engine) -> int:
+    """How many ways to open a door, to keep one shut and to limit what passes there are."""
+    kernel = engine.kernel
+    agents = [len(block.grants) for block in kernel.agents]
+    users = [len(block.grants) for block in kernel.users]
+    anyones = [len(block.grants) for block in kernel.anyones]
+    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards]) + len(kernel.limits)

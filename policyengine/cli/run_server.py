@@ -1,0 +1,165 @@
+"""The decision API of `policyengine serve`: an engine, answered where the options say, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli import EXIT_INTERRUPTED
+from policyengine.cli.absence_warnings import HTTP_ADAPTERS, HiddenAbsences
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.serve import ServerLogFormat
+from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
+from policyengine.cli.output.terminal import OutputFormat, Screen
+from policyengine.cli.served_engine import EngineSetup, LoadedEngine, ServedEngine, load_for_serving, prepare_serving
+from policyengine.http.completeness import GatewayAdapter
+
+if TYPE_CHECKING:
+    from policyengine.server.connections.limits import ConnectionLimits
+
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """Options of where the server listens, who may ask there, and how it ends, as they were given."""
+
+    host: str
+    port: int | None
+    socket: Path | None
+    socket_mode: str
+    envoy_grpc: int | None
+    metrics_port: int | None
+    public_url: str | None
+    allowed_hosts: Sequence[str]
+    token_file: Path | None
+    workers: int
+    drain_seconds: float
+    drain_delay: float
+    limits: ConnectionLimits
+    log_format: ServerLogFormat
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryPrinter:
+    """What is printed once connections are accepted."""
+
+    setup: EngineSetup
+    listen: ListenOptions
+    loaded: LoadedEngine
+    tests: int | None
+    tokens: Sequence[str] | None
+    format: OutputFormat
+
+    def __call__(self, url: str | None) -> None:
+        from policyengine.server.listeners import is_reachable_remotely, resolve_address
+
+        engine, listen = self.loaded.engine, self.listen
+        curl = curl_command(url, self.setup.paths, listen.token_file, self.tokens) if url else None
+        lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(listen.host, 0))
+        hidden = self.hidden_absences(url)
+        summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, lone)
+        print_summary(engine, summary, curl, self.format)
+        if lone:
+            _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})
+        if hidden:
+            _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
+
+    def hidden_absences(self, url: str | None) -> HiddenAbsences:
+        envoy = [] if self.listen.envoy_grpc is None else [GatewayAdapter.ENVOY_GRPC]
+        adapters = [*(HTTP_ADAPTERS if url else ()), *envoy]
+        proves = self.setup.identity is not None
+        return HiddenAbsences.of(self.loaded.engine.kernel, self.loaded.settings.gateway, adapters, proves=proves)
+
+
+def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) -> None:
+    """Answer until SIGTERM or SIGINT. Raises CommandError."""
+    from policyengine.server.run import EXIT_GRACE_SECONDS
+    from policyengine.server.shutdown import limit_exit_time
+    from policyengine.server.telemetry.server_log import LogFormat, server_logging
+
+    with report_serve_errors():
+        loaded = load_for_serving(setup)
+        served = prepare_serving(setup, loaded)
+        tokens = read_tokens(listen.token_file)
+        printer = SummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
+        with server_logging(LogFormat(listen.log_format), lambda: served.held.current.revision):
+            try:
+                answer(setup, listen, loaded, served, printer)
+            except KeyboardInterrupt:
+                limit_exit_time(EXIT_GRACE_SECONDS, EXIT_INTERRUPTED)
+                raise
+            limit_exit_time(EXIT_GRACE_SECONDS, 0)
+
+
+def answer(
+    setup: EngineSetup, listen: ListenOptions, loaded: LoadedEngine, served: ServedEngine, printer: SummaryPrinter
+) -> None:
+    from policyengine.server import serve
+
+    serve(
+        served.held,
+        listen.host,
+        8080 if listen.port is None and listen.socket is None else listen.port,
+        printer.tokens,
+        path=listen.socket,
+        mode=parse_mode(listen.socket_mode),
+        workers=listen.workers,
+        gateway=loaded.settings.gateway,
+        envoy=listen.envoy_grpc,
+        metrics=listen.metrics_port,
+        drain=listen.drain_seconds,
+        drain_delay=listen.drain_delay,
+        limits=listen.limits,
+        watching=setup.reload.watch,
+        public_url=check_public_url(listen.public_url),
+        authzen_consume=loaded.settings.authzen_consume,
+        allowed_hosts=listen.allowed_hosts,
+        listening=printer,
+        following=served.following,
+    )
+
+
+@contextmanager
+def report_serve_errors() -> Iterator[None]:
+    from policyengine.http.host_check import AllowedHostError
+    from policyengine.server import BearerTokenError, ServeError
+
+    try:
+        yield
+    except (ServeError, BearerTokenError) as error:
+        raise CommandError("serve", error.message, error.hint) from None
+    except AllowedHostError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
+
+
+def read_tokens(path: Path | None) -> tuple[str, ...] | None:
+    from policyengine.server import read_token_file
+
+    if path is None:
+        return None
+    found = read_token_file(path)
+    if found.warning:
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), found.warning)
+    return found.tokens
+
+
+def check_public_url(url: str | None) -> str | None:
+    """Where other machines find it; a slash at its end means nothing."""
+    if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
+        return url and url.rstrip("/")
+    hint = "give it without query, like https://pdp.example.com"
+    raise CommandError("usage", f"`{url}` is no URL of a server", hint, code=2)
+
+
+def parse_mode(given: str) -> int:
+    """The mode of a file, in octal digits."""
+    if not re.fullmatch("0?[0-7]{3}", given):
+        raise CommandError("usage", f"`{given}` is no mode of a file", "give it in octal, like 600 or 660", code=2)
+    return int(given, 8)

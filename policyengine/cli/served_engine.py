@@ -1,0 +1,141 @@
+"""An engine to serve: loaded as the options say, held to its tests, observed, and reloadable."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.load_engine import entities_error, entity_sources, load_engine
+from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
+from policyengine.cli.options.observe import ObserveOptions, start_observing
+from policyengine.cli.options.serve import ReloadGateMode
+from policyengine.cli.output.terminal import show_progress
+from policyengine.cli.reload_rules import reload_rules, settings_file
+from policyengine.cli.settings.file import ProjectSettings, load_settings
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+    from policyengine.entities.sources import EntitySources, SourcesStamp
+    from policyengine.entities.watch import EntityWatcher
+    from policyengine.reload import ReloadableEngine, ReloadRules
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadOptions:
+    """The options, as they were given."""
+
+    allow: Sequence[str]
+    gate: ReloadGateMode
+    compare: float
+    watch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSetup:
+    """Options of an engine to serve: its policies, what they read, where it keeps state and what it writes down."""
+
+    paths: Sequence[Path]
+    entities: Sequence[str] | None
+    identity: Path | None
+    trust: Sequence[Path] | None
+    store: str
+    test: bool
+    log: LogOptions
+    observe: ObserveOptions
+    reload: ReloadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine, and what it was loaded from."""
+
+    engine: Engine
+    settings: ProjectSettings
+    rules: Callable[[], ReloadRules]
+    sources: EntitySources | None
+    stamp: SourcesStamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEngine:
+    """An engine that reloads its policies and follows its entities; `tests` is how many requests its tests hold, if
+    they were run."""
+
+    held: ReloadableEngine
+    following: EntityWatcher | None
+    tests: int | None
+
+
+def load_for_serving(setup: EngineSetup) -> LoadedEngine:
+    """Raises CommandError."""
+    settings = load_settings(setup.paths)
+    rules = reload_rules(setup.paths, setup.reload.allow, setup.reload.gate, setup.reload.compare)
+    with report_log_errors(setup.log.path):
+        sources = entity_sources(setup.paths, setup.entities)
+        stamp = sources.stamp() if sources is not None else None
+        log = open_log(setup.log)
+        engine = load_engine(setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity)
+    return LoadedEngine(engine, settings, rules, sources, stamp)
+
+
+def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:
+    """Run its tests, where that is asked for, and observe. Raises CommandError."""
+    from policyengine.reload import ReloadableEngine, ReloadSource
+
+    engine, sources = loaded.engine, loaded.sources
+    tests = require_passing_tests(setup.paths, engine) if setup.test else None
+    start_observing(engine, setup.observe, loaded.settings.observe)
+    keys = None if setup.trust is None else tuple(setup.trust)
+    origin = ReloadSource(tuple(setup.paths), sources, keys, settings=settings_file(setup.paths))
+    held = ReloadableEngine(engine, origin, loaded.rules)
+    following = build_entity_watcher(held, sources, loaded.stamp, files=not setup.reload.watch, rules=loaded.rules)
+    return ServedEngine(held, following, tests)
+
+
+def build_entity_watcher(
+    held: ReloadableEngine,
+    sources: EntitySources | None,
+    stamp: SourcesStamp | None,
+    files: bool,
+    rules: Callable[[], ReloadRules],
+) -> EntityWatcher | None:
+    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    from policyengine.entities.errors import EntitiesError
+    from policyengine.entities.watch import EntityWatcher
+    from policyengine.reload.inventory import ENTITIES
+
+    if sources is None:
+        return None
+    try:
+        return EntityWatcher(
+            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
+        )
+    except EntitiesError as error:
+        raise entities_error(error) from None
+
+
+def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
+    """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
+    from policyengine.compiler.bundle.file import decode_bundle
+    from policyengine.reload import ReloadRefusedError, ReloadSource
+    from policyengine.reload.candidate import MAX_LISTED_FINDINGS
+    from policyengine.reload.prepare_process import prepare_in_subprocess
+
+    origin = ReloadSource(tuple(paths))
+    if origin.bundle is not None:
+        hint = "run `policyengine test` before it is compiled, and leave `--test` out"
+        raise CommandError("usage", "a bundle carries no tests", hint, code=2)
+    try:
+        with show_progress("running the tests"):
+            found = prepare_in_subprocess(origin)
+    except ReloadRefusedError as refused:
+        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
+        detail = "\n\n".join(refused.findings[:MAX_LISTED_FINDINGS])
+        raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
+    if decode_bundle(found.bundle).kernel.revision != engine.revision:
+        raise CommandError("tests", "the policies changed while they were read", "start again")
+    return found.tests
