@@ -12,7 +12,6 @@ from rich.console import Console
 from bench import (
     chart,
     commands,
-    counting,
     decide,
     directory,
     faults,
@@ -21,17 +20,18 @@ from bench import (
     history,
     identity,
     identity_bound,
-    loading,
     machine,
+    metrics,
     paper,
     planted_faults,
+    policy_tests,
     rates,
     simulate,
+    startup,
     stores,
     timeouts,
     worst,
 )
-from bench import testing as tests
 from bench.peers import PEERS
 from bench.report import Report, Section, show
 from bench.serving import connections, doors, frames, serve
@@ -46,8 +46,8 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "socket": lambda _, say: frames.run(say),
     "doors": lambda _, say: doors.run(say),
     "connections": lambda _, say: connections.run(say),
-    "compile": lambda options, say: loading.run_compile(tuple(options.sizes) or loading.SIZES, say),
-    "memory": lambda options, say: loading.run_memory(tuple(options.sizes) or loading.SIZES, say),
+    "compile": lambda options, say: startup.run_compile(tuple(options.sizes) or startup.SIZES, say),
+    "memory": lambda options, say: startup.run_memory(tuple(options.sizes) or startup.SIZES, say),
     "rates": lambda _, say: rates.rates(say),
     "history": lambda _, say: history.run(say),
     "stores": lambda _, say: stores.run(say),
@@ -55,9 +55,9 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "timeouts": lambda _, say: timeouts.run(say),
     "directory": lambda _, say: directory.run(say),
     "identity": lambda _, say: identity.run(say),
-    "testing": lambda _, say: tests.testing(say),
+    "testing": lambda _, say: policy_tests.policy_test_times(say),
     "simulate": lambda _, say: simulate.run(say),
-    "counting": lambda _, say: counting.counting(say),
+    "counting": lambda _, say: metrics.metrics_cost(say),
     "proofs": lambda _, say: identity_bound.proofs(say),
     "worst": lambda _, say: worst.run(say),
     "commands": lambda _, say: commands.run(say),

@@ -18,13 +18,13 @@ from time import perf_counter
 
 from bench.child import Data, in_child
 from bench.decide import run_entry as decided
-from bench.loading import builder
 from bench.measure import fresh_questions, time_calls
 from bench.paper import NAMES
 from bench.paper import run_application as translated
 from bench.peers import OURS
 from bench.peers.own import FloorPeer
 from bench.report import Section, Target
+from bench.startup import builder
 from bench.trial import format_number
 from bench.workload import workload
 

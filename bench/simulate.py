@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bench.policy_tests import time_best
 from bench.report import Section, Target
-from bench.testing import time_best
 from bench.trial import format_number
 from policyengine.engine import Engine
 from policyengine.simulation import WORKFLOWS, Callers, Series, TrafficPlan, VirtualClock, simulate, workflow_traffic

@@ -1,6 +1,6 @@
 """What counting costs is measured of a counter that counts."""
 
-from bench.counting import ROUNDS, cost
+from bench.metrics import ROUNDS, cost
 from policyengine.runtime.decision import Answer, Outcome
 from policyengine.server.telemetry.shared_counters import SUM, ServerCounters, time_always
 

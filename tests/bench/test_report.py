@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import decide, growth, loading, machine, paper
+from bench import decide, growth, machine, paper, startup
 from bench.report import Report, Section, Target, show
 
 VERSIONS = {"agent-policyengine": "0.1.0", "cedarpy": "4.12.2"}
@@ -49,8 +49,8 @@ GROWN = [
 SECTIONS = {
     "decide": decide.section(DECIDED),
     "paper": paper.section(PAPER),
-    "compile": loading.compile_section([{"engine": "policyengine", "size": 10_000, **LOADED}], [10_000]),
-    "memory": loading.memory_section(
+    "compile": startup.compile_section([{"engine": "policyengine", "size": 10_000, **LOADED}], [10_000]),
+    "memory": startup.memory_section(
         [{"engine": "policyengine", "size": 10_000, "rss_mb": 50.0, "python_mb": 40.0}], [10_000]
     ),
     "growth": growth.section(GROWN),

@@ -9,7 +9,7 @@ from policyengine.simulation import Series
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     monkeypatch.setattr(simulate, "EVENTS", 2_000)
-    monkeypatch.setattr("bench.testing.TRIES", 1)
+    monkeypatch.setattr("bench.policy_tests.TRIES", 1)
 
 
 def test_every_figure_has_a_row_and_one_static_rate_is_held_to_its_target():

@@ -27,7 +27,7 @@ MAX_MICROSECONDS = 0.2  # microseconds
 Say = Callable[[str], None]
 
 
-def counting(say: Say) -> Section:
+def metrics_cost(say: Say) -> Section:
     work = workload(RULES)
     engine = Engine.from_text(policy.policy(work))
     say(f"counting: answers of {RULES:,} rules")

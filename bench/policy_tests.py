@@ -126,5 +126,5 @@ def section(data: list[dict[str, Any]]) -> Section:
     )
 
 
-def testing(say: Say) -> Section:
+def policy_test_times(say: Say) -> Section:
     return section(measure_testing(say))

@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 def run_compile(sizes: Sequence[int], say: Say) -> Section:
     """Milliseconds from text (for us also from a bundle) to an engine that can decide."""
-    return compile_section(_measure_all("bench.loading:measure_load", SECONDS * 3, sizes, say), sizes)
+    return compile_section(_measure_all("bench.startup:measure_load", SECONDS * 3, sizes, say), sizes)
 
 
 def compile_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
@@ -53,7 +53,7 @@ def compile_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
 
 def run_memory(sizes: Sequence[int], say: Say) -> Section:
     """Megabytes that stay when the engine is loaded and the garbage is gone."""
-    return memory_section(_measure_all("bench.loading:measure_memory", SECONDS * 5, sizes, say), sizes)
+    return memory_section(_measure_all("bench.startup:measure_memory", SECONDS * 5, sizes, say), sizes)
 
 
 def memory_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
@@ -85,7 +85,7 @@ def measure_load(engine: str, size: int) -> Data:
 
 def measure_memory(engine: str, size: int) -> Data:
     """In the child: resident memory; Python's own count comes from another child."""
-    counted = in_child("bench.loading:measure_allocations", SECONDS * 4, {"engine": engine, "size": size})
+    counted = in_child("bench.startup:measure_allocations", SECONDS * 4, {"engine": engine, "size": size})
     build, ask = builder(engine, size)
     gc.collect()
     before = rss_mb()
@@ -126,7 +126,7 @@ def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
 def _bundle(size: int, folder: str) -> Path:
     """Written by another process, so that this one holds nothing of the text."""
     file = Path(folder, f"{size}.policybundle")
-    answer = in_child("bench.loading:compile_to_file", SECONDS * 2, {"size": size, "file": str(file)})
+    answer = in_child("bench.startup:compile_to_file", SECONDS * 2, {"size": size, "file": str(file)})
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return file
