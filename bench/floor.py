@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from sys import intern
 from typing import Any
@@ -49,21 +50,8 @@ class Verdict(msgspec.Struct, gc=False):
 
 def floor(work: Workload) -> Callable[[Question], Verdict]:
     """Rules in tuples, in dictionaries by path and method; a closure, because its names are the quickest to reach."""
-    index, shut = _index(work), (None, ())
     known: dict[str, Methods] = {}
-    find, number = known.get, count().__next__
-
-    def learn(path: str, cut: int) -> Methods | None:
-        """What stands at a path, for all that differ only after the last slash; None when it is not canonical."""
-        match = PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)
-        if match is None or len(path) > MAX_PATH_LENGTH:
-            return None
-        methods = _methods_below(path, index.get(match[1], {}))
-        if match.end(1) <= cut < len(path) - 1:
-            if len(known) >= MAX_KNOWN_COLLECTIONS:
-                known.clear()
-            known[path[:cut]] = methods
-        return methods
+    shut, find, number, learn = (None, ()), known.get, count().__next__, partial(_learn_methods, _index(work), known)
 
     def decide(question: Question) -> Verdict:
         try:
@@ -165,6 +153,19 @@ def _index(work: Workload) -> dict[str, Methods]:
         base: {m: (guards.get(base) if m == "DELETE" else None, tuple(rules)) for m, rules in methods.items()}
         for base, methods in listed.items()
     }
+
+
+def _learn_methods(index: dict[str, Methods], known: dict[str, Methods], path: str, cut: int) -> Methods | None:
+    """What stands at a path, for all that differ only after the last slash; None when it is not canonical."""
+    match = PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)
+    if match is None or len(path) > MAX_PATH_LENGTH:
+        return None
+    methods = _methods_below(path, index.get(match[1], {}))
+    if match.end(1) <= cut < len(path) - 1:
+        if len(known) >= MAX_KNOWN_COLLECTIONS:
+            known.clear()
+        known[path[:cut]] = methods
+    return methods
 
 
 def _row(permit: PermitRule) -> tuple[Any, ...]:

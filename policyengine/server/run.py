@@ -93,48 +93,83 @@ def serve(
     that, BearerTokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
-    if port is None and path is None:
-        raise ServeError("there is neither a port nor a socket to listen on")
-    tokens = None if token is None else BearerTokens.of(token)
-    check_consumers(authzen_consume, tokens)
-    AllowedHosts.of(allowed_hosts)  # told before anything is listened on
-    listening = log_listening(workers, listening)
-    check_workers(reloading.current, workers)
-    limits = limits or ConnectionLimits()
-    shared = SharedState(
-        limits,
-        limits.bounds(envoy is not None),
-        WorkerBoard(workers),
-        ServerCounters(workers, rule_names(reloading.current)),
-    )
-    apps = partial(
-        build_app, reloading, token=token, gateway=gateway, public_url=public_url, tally=shared.tally,
-        authzen_consume=authzen_consume, allowed_hosts=tuple(allowed_hosts), body_timeout=limits.request,
+    options = ServerOptions(
+        host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
+        limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts),
     )  # fmt: skip
-    attempts = None if reloading.origin is None else ReloadScheduler(reloading, watching)
-    with ExitStack() as open_until_then:
-        enter = open_until_then.enter_context
-        places = ServerListeners(
-            [] if port is None else [enter(port_listener(host, port, has_token=token is not None))],
-            [] if path is None else [enter(unix_listener(path, mode))],
-            [] if metrics is None else [enter(bind_metrics_port(host, metrics))],
-            None
-            if envoy is None
-            else grpc_listener(reloading, shared, gateway or GatewayHeaders(), tokens, host, envoy),
-        )
-        answer = partial(run_server, apps, reloading, places, shared, partial(Drain, drain, drain_delay), following)
-        greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
-        if workers == 1:
-            caught = serve_in_process(answer, reloading, attempts, greet)
-        else:
-            calls = SupervisorCalls(attempts)
-            enter(handle_sighup(reloading, calls.ask))
-            stopping = StopPlan(shared.board, places.listeners, drain + EXIT_GRACE_SECONDS)
-            caught = supervise(answer, workers, greet, stopping, reloading, calls)
+    caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
     # Now, when nothing is left behind: for SIGTERM this is the end of the process.
     if caught is not None:
         signal.raise_signal(caught)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Keywords of `serve`, with what stands for those that were left out."""
+
+    host: str
+    port: int | None
+    path: Path | None
+    mode: int
+    token: str | Collection[str] | None
+    workers: int
+    gateway: GatewayHeaders
+    envoy: int | None
+    metrics: int | None
+    drain: float
+    drain_delay: float
+    limits: ConnectionLimits
+    watching: bool
+    public_url: str | None
+    authzen_consume: Collection[str]
+    allowed_hosts: tuple[str, ...]
+
+    def check(self, engine: Engine) -> None:
+        """Before anything is listened on. Raises ServeError, BearerTokenError, AllowedHostError."""
+        if self.port is None and self.path is None:
+            raise ServeError("there is neither a port nor a socket to listen on")
+        check_consumers(self.authzen_consume, self.tokens)
+        AllowedHosts.of(self.allowed_hosts)
+        check_workers(engine, self.workers)
+
+    @property
+    def tokens(self) -> BearerTokens | None:
+        return None if self.token is None else BearerTokens.of(self.token)
+
+
+def serve_until_stopped(
+    reloading: ReloadableEngine,
+    options: ServerOptions,
+    listening: Callable[[str | None], None],
+    following: EntityWatcher | None,
+) -> int | None:
+    """The signal that stopped it at once, if one did. Raises ServeError, BearerTokenError, AllowedHostError."""
+    options.check(reloading.current)
+    limits = options.limits
+    shared = SharedState(
+        limits,
+        limits.bounds(options.envoy is not None),
+        WorkerBoard(options.workers),
+        ServerCounters(options.workers, rule_names(reloading.current)),
+    )
+    apps = partial(
+        build_app, reloading, token=options.token, gateway=options.gateway, public_url=options.public_url,
+        tally=shared.tally, authzen_consume=options.authzen_consume, allowed_hosts=options.allowed_hosts,
+        body_timeout=limits.request,
+    )  # fmt: skip
+    attempts = None if reloading.origin is None else ReloadScheduler(reloading, options.watching)
+    with ExitStack() as open_until_then:
+        places = open_listeners(options, reloading, shared, open_until_then)
+        drain = partial(Drain, options.drain, options.drain_delay)
+        answer = partial(run_server, apps, reloading, places, shared, drain, following)
+        greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
+        if options.workers == 1:
+            return serve_in_process(answer, reloading, attempts, greet)
+        calls = SupervisorCalls(attempts)
+        open_until_then.enter_context(handle_sighup(reloading, calls.ask))
+        stopping = StopPlan(shared.board, places.listeners, options.drain + EXIT_GRACE_SECONDS)
+        return supervise(answer, options.workers, greet, stopping, reloading, calls)
 
 
 def log_listening(workers: int, listening: Callable[[str | None], None]) -> Callable[[str | None], None]:
@@ -184,6 +219,20 @@ class SharedState:
     bounds: ConnectionBounds
     board: WorkerBoard
     tally: ServerCounters
+
+
+def open_listeners(
+    options: ServerOptions, reloading: ReloadableEngine, shared: SharedState, open_until_then: ExitStack
+) -> ServerListeners:
+    """Raises ServeError."""
+    enter, host, tokens = open_until_then.enter_context, options.host, options.tokens
+    port, path, metrics, envoy = options.port, options.path, options.metrics, options.envoy
+    return ServerListeners(
+        [] if port is None else [enter(port_listener(host, port, has_token=tokens is not None))],
+        [] if path is None else [enter(unix_listener(path, options.mode))],
+        [] if metrics is None else [enter(bind_metrics_port(host, metrics))],
+        None if envoy is None else grpc_listener(reloading, shared, options.gateway, tokens, host, envoy),
+    )
 
 
 def bind_metrics_port(host: str, port: int) -> socket.socket:

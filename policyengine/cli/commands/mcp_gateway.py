@@ -154,11 +154,7 @@ def mcp_gateway(
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
     require_sdk()
-    loaded = load_for_serving(setup)
-    check_names(server, front.said, loaded.engine.kernel)
-    served = prepare_serving(setup, loaded)
-    with run_reload_thread(served.held, watch, served.following):
-        run_gateway(front, served.held, token, environment)
+    run_setup(setup, front, token, environment)
     return 0
 
 
@@ -235,6 +231,17 @@ def require_sdk() -> None:
     except ImportError as error:
         hint = install_command("mcp")
         raise CommandError("install", str(error).partition(":")[0], hint) from None
+
+
+def run_setup(
+    setup: EngineSetup, front: GatewayOptions, token: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    """Raises CommandError."""
+    loaded = load_for_serving(setup)
+    check_names(front.server, front.said, loaded.engine.kernel)
+    served = prepare_serving(setup, loaded)
+    with run_reload_thread(served.held, setup.reload.watch, served.following):
+        run_gateway(front, served.held, token, environment)
 
 
 @contextmanager
