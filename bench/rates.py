@@ -99,13 +99,18 @@ def time_in_turns(asks: Sequence[Ask]) -> list[float]:
     try:
         for _ in range(ROUNDS):
             for times, ask in zip(found, asks, strict=True):
-                start = perf_counter()
-                for _ in range(CALLS):
-                    ask("caller")
-                times.append((perf_counter() - start) / CALLS * 1e6)
+                times.append(time_calls(ask))
     finally:
         gc.enable()
     return [median(times) for times in found]
+
+
+def time_calls(ask: Ask) -> float:
+    """Microseconds a call."""
+    start = perf_counter()
+    for _ in range(CALLS):
+        ask("caller")
+    return (perf_counter() - start) / CALLS * 1e6
 
 
 def measure_key_memory(kind: str) -> Data:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from logging import ERROR, getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,16 +126,13 @@ def run(say: Say) -> Section:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         alone = stack.enter_context(start_redis("redis-server", Path(folder)))
         shared = stack.enter_context(start_cluster(Path(folder)))
-        with busy_machine():
-            for where, url in (
-                ("Redis", f"redis://127.0.0.1:{alone}"),
-                ("Cluster", f"redis+cluster://127.0.0.1:{shared}"),
-            ):
-                for timeout in (None, *TIMEOUTS):
-                    say(f"timeouts: {where}, {timeout or 'as by default'}")
-                    many, pace = measure_denials(url if timeout is None else f"{url}?timeout={timeout}")
-                    rows.append((where, timeout or "as by default", f"{DECISIONS:,}", f"{many:,}", f"{pace:,.0f}"))
-                    data.append({"where": where, "timeout": timeout, "decisions": DECISIONS, "denied": many})
+        urls = ("Redis", f"redis://127.0.0.1:{alone}"), ("Cluster", f"redis+cluster://127.0.0.1:{shared}")
+        stack.enter_context(busy_machine())
+        for (where, url), timeout in product(urls, (None, *TIMEOUTS)):
+            say(f"timeouts: {where}, {timeout or 'as by default'}")
+            many, pace = measure_denials(url if timeout is None else f"{url}?timeout={timeout}")
+            rows.append((where, timeout or "as by default", f"{DECISIONS:,}", f"{many:,}", f"{pace:,.0f}"))
+            data.append({"where": where, "timeout": timeout, "decisions": DECISIONS, "denied": many})
     worst = next(one["denied"] for one in data if one["timeout"] is None and one["where"] == "Cluster")
     return Section(
         name="timeouts",

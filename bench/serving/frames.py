@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -96,22 +97,18 @@ def _verdict_problem(path: Path, work: Workload) -> str | None:
 def _measure(processes: dict[str, ServerProcess], folder: Path, rounds: int, seconds: float, say: Say) -> list[Data]:
     sockets = {"policyengine": folder / "ours.sock", "floor": folder / "floor.sock"}
     found: dict[tuple[str, str], list[Data]] = {}
-    for turn in range(rounds + 1):  # the first warms up
-        for kind in LOADS:
-            for engine, process in processes.items():
-                say(f"socket: {TITLES[engine]}, {LOADS[kind][0]} a frame, round {turn} of {rounds}")
-                before = cpu_seconds(process.pid)
-                arguments = {
-                    "path": str(sockets[engine]),
-                    "questions": str(folder / "questions"),
-                    "kind": kind,
-                    "seconds": seconds,
-                }
-                one = in_child("bench.serving.frames:load", seconds + 60, arguments, core=cores()[0])
-                if turn and "error" in one:
-                    return [{"engine": engine, "skipped": one["error"]}]
-                if turn:
-                    found.setdefault((engine, kind), []).append({**one, "cpu_s": cpu_seconds(process.pid) - before})
+    # the first round warms up
+    for turn, kind, (engine, process) in product(range(rounds + 1), LOADS, processes.items()):
+        say(f"socket: {TITLES[engine]}, {LOADS[kind][0]} a frame, round {turn} of {rounds}")
+        before = cpu_seconds(process.pid)
+        arguments = {
+            "path": str(sockets[engine]), "questions": str(folder / "questions"), "kind": kind, "seconds": seconds,
+        }  # fmt: skip
+        one = in_child("bench.serving.frames:load", seconds + 60, arguments, core=cores()[0])
+        if turn and "error" in one:
+            return [{"engine": engine, "skipped": one["error"]}]
+        if turn:
+            found.setdefault((engine, kind), []).append({**one, "cpu_s": cpu_seconds(process.pid) - before})
     return [summary(engine, kind, runs) for (engine, kind), runs in found.items()]
 
 

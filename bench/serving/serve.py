@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -102,14 +103,12 @@ def _measure(
         bodies[server.name] = folder / f"{server.name}.bodies"
         bodies[server.name].write_bytes(b"\n".join(server.body(asked) for asked in work.requests) + b"\n")
     found: dict[tuple[str, int], list[Data]] = {}
-    for turn in range(rounds + 1):  # the first warms up
-        for connections in CONNECTIONS:
-            for server in verified:
-                say(f"serve: {server.title}, {connections} connections, round {turn} of {rounds}")
-                with _processor_time(server) as spent:
-                    one = load.run(server.url, bodies[server.name], connections, seconds if turn else 1)
-                if turn:
-                    found.setdefault((server.name, connections), []).append({**one, "cpu_s": spent[0]})
+    for turn, connections, server in product(range(rounds + 1), CONNECTIONS, verified):  # the first round warms up
+        say(f"serve: {server.title}, {connections} connections, round {turn} of {rounds}")
+        with _processor_time(server) as spent:
+            one = load.run(server.url, bodies[server.name], connections, seconds if turn else 1)
+        if turn:
+            found.setdefault((server.name, connections), []).append({**one, "cpu_s": spent[0]})
     return [summary(name, connections, runs) for (name, connections), runs in found.items()]
 
 

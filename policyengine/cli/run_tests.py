@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +18,8 @@ from policyengine.cli.output.terminal import Screen, json_text, show_progress
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
     from policyengine.cli.measure_tests import MeasureOptions, MeasureResult
+    from policyengine.kernel import Kernel
+    from policyengine.testcases.scenario import Case
     from policyengine.testing import RunReport, Selection
     from policyengine.testing.report import ExampleResult
 
@@ -75,17 +77,23 @@ class PolicyTestRun:
 
     def _of_cases(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
         from policyengine.testing import collect
-        from policyengine.testing.parallel import parallel_results
 
         cases = [(checked.kernel, collect(checked, self.selection)) for checked in sets]
         total = sum(len(several) for _, several in cases)
         with show_progress("running the tests", total) as counted, short_log_messages():
             for kernel, several in cases:
                 assert kernel is not None
-                with closing(parallel_results(self.jobs, several, kernel)) as found:
-                    for result in found:
-                        counted()
-                        yield result
+                yield from self._of_kernel(kernel, several, counted)
+
+    def _of_kernel(
+        self, kernel: Kernel, cases: Sequence[Case], counted: Callable[[], object]
+    ) -> Iterator[ExampleResult]:
+        from policyengine.testing.parallel import parallel_results
+
+        with closing(parallel_results(self.jobs, cases, kernel)) as found:
+            for result in found:
+                counted()
+                yield result
 
     def _of_claims(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
         from policyengine.testing.selection import collect_properties
@@ -99,14 +107,13 @@ class PolicyTestRun:
             show_progress("trying the claims", sum(len(several) for _, several in claims)) as counted,
             short_log_messages(),
         ):
-            for kernel, several in claims:
+            for kernel, claim in ((kernel, claim) for kernel, several in claims for claim in several):
                 assert kernel is not None
-                for claim in several:
-                    try:
-                        yield from try_properties([claim], kernel, self.seed, self.examples or DEFAULT_EXAMPLES)
-                    except HypothesisMissingError as error:
-                        raise CommandError("usage", str(error), error.hint, code=2) from None
-                    counted()
+                try:
+                    yield from try_properties([claim], kernel, self.seed, self.examples or DEFAULT_EXAMPLES)
+                except HypothesisMissingError as error:
+                    raise CommandError("usage", str(error), error.hint, code=2) from None
+                counted()
 
     def tell(self, report: RunReport, measured: MeasureResult) -> None:
         text = report.render(verbose=self.verbose)

@@ -160,22 +160,25 @@ class SocketClient:
 
     def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:
         with self._turn:
-            for left in range(self.retries, -1, -1):
-                try:
-                    return self._exchanged(next(self._ids), kind, question, key)
-                except SocketError as error:
-                    if not left or error.problem.get("code") != KEY_UNDER_WAY:
-                        raise
-                    time.sleep(RETRY_PAUSE_SECONDS)
-                except OSError as error:
-                    self.close()
-                    if not left:
-                        raise self._unheard(error) from None
-                    time.sleep(0 if isinstance(error, TimeoutError) else RETRY_PAUSE_SECONDS)
-                except BaseException:
-                    # Interrupted in the middle: what comes next would be the answer to this question.
-                    self.close()
+            return self._ask_in_turn(kind, question, key)
+
+    def _ask_in_turn(self, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:
+        for left in range(self.retries, -1, -1):
+            try:
+                return self._exchanged(next(self._ids), kind, question, key)
+            except SocketError as error:
+                if not left or error.problem.get("code") != KEY_UNDER_WAY:
                     raise
+                time.sleep(RETRY_PAUSE_SECONDS)
+            except OSError as error:
+                self.close()
+                if not left:
+                    raise self._unheard(error) from None
+                time.sleep(0 if isinstance(error, TimeoutError) else RETRY_PAUSE_SECONDS)
+            except BaseException:
+                # Interrupted in the middle: what comes next would be the answer to this question.
+                self.close()
+                raise
         raise AssertionError("the last try answers or raises")
 
     def _unheard(self, error: OSError) -> SocketError:

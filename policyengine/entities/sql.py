@@ -109,13 +109,19 @@ class Database:
             joined = {join: load_elements(connection, join, None) for join in table.joins}
             with connection.execution_options(yield_per=ROWS_PER_FETCH).execute(table.statement) as result:
                 for number, row in enumerate(result.mappings()):
-                    try:
-                        yield number, table.read(row, joined)
-                    except ColumnError as error:
-                        member, hint = f"{table.map.shown}[{number}]", error.hint
-                        raise EntitiesError(
-                            self.shown, member, error.message, hint, code="E183", column=error.column
-                        ) from None
+                    yield number, self._read_row(table, number, row, joined)
+
+    def _read_row(
+        self, table: SqlTable, number: int, row: Mapping[Any, Any], joined: Mapping[JoinTable, ElementsById]
+    ) -> EntityData:
+        """Raises EntitiesError, with the place of the row."""
+        try:
+            return table.read(row, joined)
+        except ColumnError as error:
+            member = f"{table.map.shown}[{number}]"
+            raise EntitiesError(
+                self.shown, member, error.message, error.hint, code="E183", column=error.column
+            ) from None
 
 
 class ColumnError(CellError):

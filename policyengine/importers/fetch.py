@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import TypeAlias
 from urllib.error import HTTPError, URLError
@@ -108,13 +109,7 @@ def _read_url(url: str) -> bytes:
     request = Request(url, headers={"Accept": "application/json, application/yaml, */*"})
     try:
         with build_opener(_SameOrigin).open(request, timeout=TIMEOUT_SECONDS) as answer:
-            data = bytearray()
-            while chunk := answer.read1(CHUNK_BYTES):
-                data += chunk
-                _check_size(data, url)
-                if time.monotonic() > until:
-                    raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{url}`")
-            return bytes(data)
+            return _read_answer(answer, url, until)
     except ApiImportError as problem:
         raise ApiImportError(problem.message, f"`{url}`", problem.hint) from None
     except HTTPError as error:
@@ -122,3 +117,13 @@ def _read_url(url: str) -> bytes:
     except (URLError, OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise ApiImportError(f"it cannot be read: {why}".lower(), f"`{url}`") from None
+
+
+def _read_answer(answer: HTTPResponse, url: str, until: float) -> bytes:
+    data = bytearray()
+    while chunk := answer.read1(CHUNK_BYTES):
+        data += chunk
+        _check_size(data, url)
+        if time.monotonic() > until:
+            raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{url}`")
+    return bytes(data)

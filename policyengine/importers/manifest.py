@@ -139,13 +139,12 @@ def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
 def endpoints_in_policies(modules: Sequence[ast.Module]) -> dict[str, str]:
     """Every endpoint that a rule or a scope of the policies names, but for tests, and where."""
     found: dict[str, str] = {}
-    for module in modules:
-        for declaration in module.declarations:
-            if not isinstance(declaration, ast.TestDecl | ast.FixtureDecl):
-                for node in ast.walk(declaration):
-                    for key in _endpoint_keys(node):
-                        line, _ = node.span.source.position(node.span.start)
-                        found.setdefault(key, f"{node.span.source.name}:{line}")
+    declarations = (one for module in modules for one in module.declarations)
+    rules = (one for one in declarations if not isinstance(one, ast.TestDecl | ast.FixtureDecl))
+    for node in (node for rule in rules for node in ast.walk(rule)):
+        for key in _endpoint_keys(node):
+            line, _ = node.span.source.position(node.span.start)
+            found.setdefault(key, f"{node.span.source.name}:{line}")
     return found
 
 

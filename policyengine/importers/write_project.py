@@ -268,10 +268,7 @@ def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple
     try:
         with _rollback_on_error() as made:
             for path, text in zip(targets, files.values(), strict=True):
-                _make_folders(path.parent, made)
-                with path.open("xb") as new:
-                    made.append(path)
-                    new.write(text.encode())
+                _write_new(path, text, made)
             if memory is not None:
                 _replace_atomically(folder / MANIFEST_FILE, memory)
     except OSError as error:
@@ -291,6 +288,13 @@ def _rollback_on_error() -> Iterator[list[Path]]:
             with suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         raise
+
+
+def _write_new(path: Path, text: str, made: list[Path]) -> None:
+    _make_folders(path.parent, made)
+    with path.open("xb") as new:
+        made.append(path)
+        new.write(text.encode())
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:

@@ -184,10 +184,10 @@ def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterat
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
             met = door.pattern if pattern is None else intersect_patterns(pattern, door.pattern)
+            pieces = () if isinstance(met, k.ActionPattern) else by_method(met)
+            covered = (piece for piece in pieces if not any(covers(hole, piece) for hole in place.excepts))
             text = rule_text(met.span)
-            for piece in () if isinstance(met, k.ActionPattern) else by_method(met):
-                if not any(covers(hole, piece) for hole in place.excepts):
-                    yield CoveredEndpoint(piece, text, door)
+            yield from (CoveredEndpoint(piece, text, door) for piece in covered)
 
 
 def intersect_patterns(a: k.Pattern, b: k.Pattern) -> k.Pattern:

@@ -198,11 +198,11 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
 
 def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
     """What the facts that `with` binds are made of, as far as they are read; the resource always is."""
-    for binder in facts.kernel.binders:
-        if binder.facts and match_pattern(binder.pattern, facts.request.endpoint, "full") is not None:
-            for path, expression in binder.facts:
-                if path == ("resource",) or any(key[: len(path)] == path for key in read):
-                    yield expression
+    binders = (one for one in facts.kernel.binders if one.facts)
+    matching = (one for one in binders if match_pattern(one.pattern, facts.request.endpoint, "full") is not None)
+    for path, expression in (bound for binder in matching for bound in binder.facts):
+        if path == ("resource",) or any(key[: len(path)] == path for key in read):
+            yield expression
 
 
 def digest_form(one: ReadFact) -> object:

@@ -159,13 +159,16 @@ class ResilientStore:
             return
         try:
             if self._clock() >= self._inspected + every:
-                self.writes.test()
-                if self.reads.failing:
-                    with self.reads:
-                        self._store.ping()
+                self._inspect()
         finally:
             self._inspected = self._clock()
             self._inspecting.release()
+
+    def _inspect(self) -> None:
+        self.writes.test()
+        if self.reads.failing:
+            with self.reads:
+                self._store.ping()
 
     def _look(self, now: int) -> None:
         with self.reads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from policyengine.checker.names.program import Program
 from policyengine.checker.type_names import describe_type
 from policyengine.checker.types.compatibility import is_assignable
@@ -42,15 +44,15 @@ def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
 def check_inherited(program: Program, schema: Schema) -> None:
     """What a set is inherited from holds elements of its type; else nobody would ever know what is in it."""
     for entity in schema.entities.values():
-        for field in (one for one in entity.fields if one.inherited):
-            for name in sorted(ancestor_types(entity.name, schema) - {entity.name}):
-                other = schema.entities[name].field(field.name)
-                if other is not None and not is_assignable(other.type, field.type):
-                    types = f"{describe_type(other.type)} and not {describe_type(field.type)}"
-                    message = f"`{field.name}` is inherited from `{name}`, where it is {types}"
-                    where = [RelatedLocation("declared there", attribute_span(program, name, field.name))]
-                    span = attribute_span(program, entity.name, field.name)
-                    program.report("E217", message, span, "give both one type, or one of them another name", where)
+        inherited = [one for one in entity.fields if one.inherited]
+        for field, name in product(inherited, sorted(ancestor_types(entity.name, schema) - {entity.name})):
+            other = schema.entities[name].field(field.name)
+            if other is not None and not is_assignable(other.type, field.type):
+                types = f"{describe_type(other.type)} and not {describe_type(field.type)}"
+                message = f"`{field.name}` is inherited from `{name}`, where it is {types}"
+                where = [RelatedLocation("declared there", attribute_span(program, name, field.name))]
+                span = attribute_span(program, entity.name, field.name)
+                program.report("E217", message, span, "give both one type, or one of them another name", where)
 
 
 def attribute_span(program: Program, entity: str, attribute: str) -> Span:

@@ -109,15 +109,14 @@ def _search_log(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | Non
 
     issued: dict[str | None, TokenIssuance] = {}
     for entry in read_entries(log):
-        if not isinstance(entry, DecisionRecord):
-            if entry.what is TokenEventKind.ISSUED and entry.fingerprint is not None:
-                issued[entry.fingerprint] = TokenIssuance(
-                    str(entry.told.get("client")), entry.time, entry.line, entry.file
-                )
-                if len(issued) > MAX_TOKENS:
-                    del issued[next(iter(issued))]
-        elif entry.id == id:
-            return entry, issued.get(entry.fingerprint)
+        if isinstance(entry, DecisionRecord):
+            if entry.id == id:
+                return entry, issued.get(entry.fingerprint)
+        elif entry.what is TokenEventKind.ISSUED and entry.fingerprint is not None:
+            client = str(entry.told.get("client"))
+            issued[entry.fingerprint] = TokenIssuance(client, entry.time, entry.line, entry.file)
+            if len(issued) > MAX_TOKENS:
+                del issued[next(iter(issued))]
     return None
 
 

@@ -88,15 +88,13 @@ def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """A host that has to be right, of a URL whose scheme may be any."""
     careful = subjects_compared(kernel, lambda text: SCHEME.match(text) is not None)
     for condition, wanted in deciding_conditions(kernel):
-        for part, wanted_here in wanted_parts(condition, wanted):
-            for url in urls_of_hosts(part) if lets_pass(part, wanted_here) else ():
-                subject = subject_of(url)
-                if subject is not None and subject not in careful and is_written_by_caller(subject, condition):
-                    name = quote_subject(subject)
-                    message = (
-                        f"`{quote_subject(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
-                    )
-                    yield Diagnostic("W561", message, part.span, f'add `and {name} like "https://*"`')
+        passing = [part for part, wanted_here in wanted_parts(condition, wanted) if lets_pass(part, wanted_here)]
+        for part, url in ((one, url) for one in passing for url in urls_of_hosts(one)):
+            subject = subject_of(url)
+            if subject is None or subject in careful or not is_written_by_caller(subject, condition):
+                continue
+            message = f"`{quote_subject(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
+            yield Diagnostic("W561", message, part.span, f'add `and {quote_subject(subject)} like "https://*"`')
 
 
 def lets_pass(part: k.Expr, wanted: bool) -> bool:

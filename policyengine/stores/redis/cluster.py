@@ -158,21 +158,12 @@ class ClusterStore:
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
         """Part by part; what happened is remembered last, as nobody can take that back."""
-        parts = self._parts(effects)
         done: list[tuple[SlotEffects, SlotResult]] = []
         try:
-            refused = False
-            for part in parts:
-                asked = replace(part.effects, denied=effects.denied or (refused and not peek))
-                told = self._ask(asked, decision, now, peek=peek)
-                if told is None:
-                    self._give_back(done, decision, now, conflict=True)
-                    return None
-                done.append((part, told))
-                if not told.admitted and not refused:
-                    refused = True
-                    if not peek and not effects.denied:
-                        self._give_back(done[:-1], decision, now)
+            refused = self._ask_parts(effects, decision, now, peek, done)
+            if refused is None:
+                self._give_back(done, decision, now, conflict=True)
+                return None
             if trying is not None and not peek and (effects.denied or not refused):
                 self._note_awaited(effects, decision, now)
                 if effects.records and not trying.keep():
@@ -190,6 +181,24 @@ class ClusterStore:
         if taken:
             self._note(effects, decision, now)
         return settled
+
+    def _ask_parts(
+        self, effects: Effects, decision: str, now: int, peek: bool, done: list[tuple[SlotEffects, SlotResult]]
+    ) -> bool | None:
+        """Whether a part was refused, what those before it took given back; None where one conflicts. Each answer is
+        put into `done`, as a later part may fail."""
+        refused = False
+        for part in self._parts(effects):
+            asked = replace(part.effects, denied=effects.denied or (refused and not peek))
+            told = self._ask(asked, decision, now, peek=peek)
+            if told is None:
+                return None
+            done.append((part, told))
+            if not told.admitted and not refused:
+                refused = True
+                if not peek and not effects.denied:
+                    self._give_back(done[:-1], decision, now)
+        return refused
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         return self._claims.claim(claim, now)

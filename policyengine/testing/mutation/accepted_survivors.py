@@ -49,12 +49,11 @@ class StaleExplanation:
 
 
 def explanations_in(program: Program) -> Iterator[SurvivorExplanation]:
-    for package in program.packages.values():
-        for module in package.modules:
-            for comment in module.comments:
-                found = COMMENT_PATTERN.fullmatch(comment.text)
-                if found is not None and is_whole_line(comment.span):
-                    yield SurvivorExplanation(comment.span, " ".join(found["text"].split()))
+    modules = (module for package in program.packages.values() for module in package.modules)
+    for comment in (comment for module in modules for comment in module.comments):
+        found = COMMENT_PATTERN.fullmatch(comment.text)
+        if found is not None and is_whole_line(comment.span):
+            yield SurvivorExplanation(comment.span, " ".join(found["text"].split()))
 
 
 def is_whole_line(span: Span) -> bool:
