@@ -89,7 +89,7 @@ INTO ?= .policyengine
 vendor: install
 	@$(BIN)/python deploy/ci/vendor.py $(INTO)
 
-# The parts of docs/ that come from the tables of facts, functions and diagnostics.
+# The pictures of docs/, and the tables of facts, functions, settings and diagnostics.
 docs: install
 	$(BIN)/python docs/generate.py
 

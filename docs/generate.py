@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that come from tables; with `--check` only compare."""
+"""Write the pictures and the tables of the documentation; with `--check` only compare."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 
 from policyengine import vocabulary
 from policyengine.cli.app import COMMANDS
@@ -164,14 +165,20 @@ def pages() -> dict[Path, str]:
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},
         DOCS / "diagnostics.md": diagnostics(),
+        **pictures(),
     }
+
+
+def pictures() -> dict[Path, str]:
+    drawn = run_path(str(DOCS / "pictures.py"))
+    return {DOCS / f"{name}.svg": drawn["svg"](name) for name in drawn["PICTURES"]}
 
 
 def main(check: bool) -> int:
     stale = [path for path, text in pages().items() if not path.exists() or path.read_bytes().decode() != text]
     for path in stale:
         if check:
-            print(f"{path.name} is not what the tables say: run `make docs`")
+            print(f"{path.name} is out of date: run `make docs`")
         else:
             path.write_bytes(pages()[path].encode())
     return int(check and bool(stale))
