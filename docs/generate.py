@@ -6,11 +6,15 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from runpy import run_path
+from typing import Any
+
+from typer.main import get_command
 
 from policyengine import vocabulary
-from policyengine.cli.app import COMMANDS
+from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import SETTINGS, SettingSpec
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
@@ -23,6 +27,7 @@ from policyengine.testcases.details import DETAIL_MEMBERS
 from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent
+APPLICATION: dict[str, Any] = get_command(build_application(COMMANDS, alone=False)).commands  # type: ignore[attr-defined]
 
 
 def cell(text: object) -> str:
@@ -77,17 +82,17 @@ def details() -> str:
 
 def refusals() -> str:
     rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in REFUSAL_INFO.items()]
-    return table("| code | what is told | error in the challenge |", rows)
+    return table("| code | message | error in the challenge |", rows)
 
 
 def unissued() -> str:
     rows = [f"| `{one}` | {cell(known.words)} | `{known.error}` |" for one, known in UNISSUED.items()]
-    return table("| code | what is told | OAuth error |", rows)
+    return table("| code | message | OAuth error |", rows)
 
 
 def identity_settings() -> str:
     rows = [f"| `[{one.section}]` `{one.key}` | {cell(one.words)} | {cell(one.default)} |" for one in of_identity()]
-    return table("| setting | what it is | default |", rows)
+    return table("| setting | meaning | default |", rows)
 
 
 def diagnostics() -> str:
@@ -99,7 +104,7 @@ def diagnostics() -> str:
 
 
 def page(code: DiagnosticDoc) -> str:
-    name = f" Rule `{code.name}`{', told by `policyengine lint`' if code.opinion else ''}." if code.name else ""
+    name = f" Rule `{code.name}`{', reported by `policyengine lint`' if code.opinion else ''}." if code.name else ""
     told = f"\n## {code.code}: {code.title}\n\n{code.explanation}{name}\n"
     if not code.bad:
         return told  # an example would fill pages
@@ -109,11 +114,11 @@ def page(code: DiagnosticDoc) -> str:
 
 def rules() -> str:
     rows = [
-        f"| `{code.name}` | {code.code} | {cell(code.title)}{' · only where asked for' if code.optional else ''} "
+        f"| `{code.name}` | {code.code} | {cell(code.title)}{' · optional' if code.optional else ''} "
         f"| {'lint' if code.opinion else 'check'} |"
         for code in sorted(CODES_BY_NAME.values(), key=lambda code: code.code)
     ]
-    return table("| rule | code | finds | told by |", rows)
+    return table("| rule | code | finds | command |", rows)
 
 
 def option_of(setting: SettingSpec) -> str:
@@ -133,10 +138,49 @@ def settings() -> str:
         f"| `[{one.section}]` `{one.key}` | {cell(one.doc)} | {cell(one.default)} | {option_of(one)} |"
         for one in SETTINGS
     ]
-    return table("| setting | what it is | default | option |", rows)
+    return table("| setting | meaning | default | option |", rows)
+
+
+def commands() -> str:
+    rows = [
+        f"| [`{name}`](#{name}) | {cell(command.help.partition(chr(10))[0])} |" for name, command in APPLICATION.items()
+    ]
+    return table("| command | what it does |", rows)
+
+
+def options(name: str) -> str:
+    command = APPLICATION[name]
+    context = command.context_class(command, info_name=name)
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    rows = [f"| `{cell(option_name(words))}` | {cell(option_meaning(meaning))} |" for words, meaning in records]
+    return table("| argument or option | meaning |", rows)
+
+
+def option_name(words: str) -> str:
+    """`-j, --jobs N` of `-j, --jobs <int range>`, and `PATH` of `PATH <list[Path]>`."""
+    if not words.startswith("-"):
+        return words.partition(" <")[0]
+    return (
+        words.replace("<str>", "TEXT")
+        .replace("<float range>", "N")
+        .replace("<int range>", "N")
+        .replace("<int>", "N")
+        .replace("<path>", "FILE")
+    )
+
+
+def option_meaning(meaning: str) -> str:
+    """The meaning with what Typer adds in brackets: `(default: 10m)`."""
+    words, bracket, added = meaning.partition("  [")
+    if not bracket:
+        return meaning
+    added = re.sub(r"[(](.*?)[)]", r"\1", added.rstrip("]").replace("]  [", "; "))
+    return f"{words} ({added})"
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    **{f"options_{name.replace('-', '_')}": partial(options, name) for name in APPLICATION},
     "facts": facts,
     "functions": functions,
     "relations": relations,
@@ -160,7 +204,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = ("language", "lint", "test-language", "configuration", "identity", "issuing")
+    with_parts = ("cli", "language", "lint", "test-language", "configuration", "identity", "issuing")
     named = [DOCS / f"{name}.md" for name in with_parts]
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},
