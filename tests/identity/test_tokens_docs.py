@@ -45,9 +45,9 @@ def test_the_token_that_is_shown_is_read_as_the_page_says() -> None:
 def test_the_bounds_and_claims_that_it_tells_are_those_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert f"{MAX_TOKEN_LENGTH // 1024} KiB, {MAX_DEPTH} levels" in text
-    assert f"more than {MAX_ACTORS} of them" in text
+    assert f"more than {MAX_ACTORS} agents" in text
     assert RECHECK_SECONDS == 300
-    assert "stands for five minutes at most" in text
+    assert "cached for at most five minutes" in text
     rows = {line.split("|")[3].strip(): line for line in text.splitlines() if line.startswith("| ")}
     for kind in ("spiffe", "txn_token", "id_jag"):
         row = rows[f"`{kind}`"]

@@ -49,7 +49,8 @@ def test_every_sentence_in_bold_is_tried_here():
 
 
 def test_an_issuer_speaks_for_its_own_users():
-    """**what an issuer says of a user whose id fits none of its patterns does not count: that user is unknown**"""
+    """**what an issuer says about a user whose ID matches none of its patterns does not count: that user is
+    unknown**"""
     policy = 'issuer partner { scopes none  users like "*@partner.example" }\n'
     policy += "user any { may GET /x }\nanyone { may GET /y }\n"
     policy += 'guard "known" on GET /y { deny when user.id == "mallory" }\n'
@@ -137,8 +138,8 @@ def test_no_block_closes_what_another_opens():
     ],
 )
 def test_a_rule_that_reads_resource_applies_where_it_is_bound(guard, told):
-    """**A guard, rate or budget that reads `resource` applies only where something binds it, or says what holds without
-    one**: at `GET /health` it would be unknown, and shut it."""
+    """**A guard, rate or budget that reads `resource` must apply only to endpoints that bind it, or say what holds
+    without it**: at `GET /health` it would be unknown, and shut it."""
     doors = "entity doc { owner: user }\nuser any { may GET /docs/{id: doc}, GET /health }\n"
     assert codes(doors + guard) == set(told)
 
@@ -169,7 +170,8 @@ guard "g" { RULE }
     ("GET /docs/1", {}, True), ("GET /docs/2", {}, False), ("GET /DOCS/1", {}, False),
 ])  # fmt: skip
 def test_what_names_a_resource_may_be_missing_and_then_it_is_unknown(rule, asked, more, allowed):
-    """**Where something binds `resource` it is never absent**: a tool may have a default where the argument is missing,
+    """**At an endpoint that binds `resource`, it is never absent**: a tool may have a default where the argument is
+    missing,
     and a server may take a path in another case for the same."""
     policy = ABOUT.replace("RULE", rule)
     caller = {"agent": {"id": "bot", "issuer": "acme"}}
@@ -190,7 +192,8 @@ def test_a_guard_closes_what_every_block_opens():
 
 @pytest.mark.parametrize(("is_", "says", "outcome"), [("bob", "alice", 'deny by "g"'), ("alice", "bob", "allow")])
 def test_a_fact_is_what_it_is(is_, says, outcome):
-    """**A fact is what was given, not what it says of itself:** it is read once, as the plain value that it holds."""
+    """**A fact is the value that was passed, not what the object says about itself:** it is read once, as the plain
+    value that it holds."""
     policy = HEAD + 'facts { context.who: string }\nanyone { may GET /x }\nguard "g" { require context.who == "alice" }'
     raw = {"request": {"method": "GET", "path": "/x"}, "context": {"who": impostor(is_, says)}}
     assert verdict(Engine.from_text(policy).decide(raw)) == outcome
@@ -206,8 +209,8 @@ def test_a_fact_is_what_it_is(is_, says, outcome):
     ],
 )  # fmt: skip
 def test_whole_numbers_are_exact_to_34_digits(given, known):
-    """**A number is exact up to 34 significant digits, a whole one beyond 64 bits too; with more digits it is unknown,
-    and an `int` beyond 64 bits is.**"""
+    """**A number is exact up to 34 significant digits, including integers beyond 64 bits; a number with more digits
+    is unknown, and so is an `int` beyond 64 bits.**"""
     policy = "facts { body.number: number?  body.int: int? }\nanyone { may GET /x }\n"
     policy += "".join(f'guard "{one}" {{ deny when body.{one} == 3 }}\n' for one in ("number", "int"))
     text = f'{{"request": {{"method": "GET", "path": "/x"}}, "body": {{"number": {given}, "int": {given}}}}}'
@@ -219,8 +222,8 @@ def test_whole_numbers_are_exact_to_34_digits(given, known):
     ("key", "allowed"), [("request.ip", [True, False, True, True]), ("address(request.ip)", [True, True, True, True])]
 )
 def test_an_ipv6_address_counts_by_its_network(key, allowed):
-    """**`per request.ip` counts an IPv6 address by its /64, of which one subscriber has every address;
-    `per address(request.ip)` counts each for itself.**"""
+    """**`per request.ip` counts an IPv6 address by its /64, because one subscriber has all its addresses; `per
+    address(request.ip)` counts each address separately.**"""
     rules = (
         f'rate "r" per {key} on GET /x {{ 1/1h }}',
         f'guard "g" {{ deny when after GET /x within 1h per ({key}) }}',
@@ -285,7 +288,7 @@ def test_the_order_of_imports_and_declarations_never_matters():
     [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
 )
 def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
-    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
     level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
     policy = """
     entity folder { tags: set<string> inherited } in folder
@@ -315,7 +318,7 @@ def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
     ],
 )
 def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, folder, expected):
-    """**An `inherited` set is a lower bound: what a known level holds is in it; what none holds is unknown once one
+    """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
     level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
     policy = f"""
     entity folder {{ tags: set<string> {levels} }} in folder
@@ -355,8 +358,8 @@ user any {
     ],
 )
 def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
-    """**An attribute of a thing without a row is unknown, through `else` too; claims and `map authzen` make known only
-    what they map; `resource is known` is answered by the directory or trusted rows.**"""
+    """**An attribute of an entity without a row is unknown, also with `else`; claims and `map authzen` make known
+    only what they map; only the entity store or trusted rows answer `resource is known`.**"""
     claims = {"claims": more["claims"]} if "claims" in more else {}
     entities = {"entities": more["entities"]} if "entities" in more else {}
     who = {"user": {"id": "alice"}, "credential": {"issuer": "acme", **claims}}
@@ -368,7 +371,8 @@ def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
 
 
 def test_requirements_guard_their_own_block_and_nothing_else():
-    """**A block's requirements guard that block's doors and nothing else; what must hold for everybody is a guard.**"""
+    """**A block's requirements apply to that block's doors only; for what must hold for every caller, write a
+    guard.**"""
     policy = HEAD + 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }\n'
     lax = policy + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     asked = question("GET /x", **bot(bound=False))
@@ -451,22 +455,22 @@ def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
     ],
 )
 def test_of_an_object_that_is_not_known_whole_nothing_is_absent_but_null(given, allowed):
-    """**of an object that is not known whole, what is given is a fact, `null` is known to be absent, and any other
-    member is unknown.**"""
+    """**in an object that is partly known, stated members are facts, `null` members are known to be absent, and all
+    others are unknown.**"""
     policy = "facts { body.note: string? }\n" + HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     policy += 'guard "g" { deny when (body.note else "") == "urgent" }'
     assert decide(policy, question("GET /x", **bot(), **given)).allowed is allowed
 
 
 def test_a_member_in_another_case_is_unknown():
-    """**A member whose name is there in another case only is unknown, not absent**: `Amount` is `amount` to some."""
+    """**A member whose name exists only in another case is unknown, not absent**: `Amount` is `amount` to some."""
     policy = "anyone { may GET /x }\nfacts { body.role: string? }\n" + 'guard "g" { require body.role is absent }'
     assert decide(policy, question("GET /x", body={"roles": "admin"})).allowed
     assert verdict(decide(policy, question("GET /x", body={"Role": "admin"}))) == 'deny by "g"'
 
 
 def test_a_header_in_another_spelling_is_unknown():
-    """**A header whose name is there in another spelling only is unknown, not absent**: `X.Role` is `X-Role`."""
+    """**A header whose name exists only in another spelling is unknown, not absent**: `X.Role` is `X-Role`."""
     policy = "anyone { may GET /x }\n" + 'guard "g" { require request.headers["x-role"] is absent }'
     for name, found in (("x-roles", "allow"), ("x.role", 'deny by "g"'), ("X_Role", 'deny by "g"')):
         asked = question("GET /x", request={"method": "GET", "path": "/x", "headers": {name: "7"}})
@@ -474,7 +478,7 @@ def test_a_header_in_another_spelling_is_unknown():
 
 
 def test_a_body_that_two_readers_read_otherwise_is_unknown():
-    """**A body is read where every usual reader reads the same from it; what one reads otherwise is unknown.**"""
+    """**A value of a body is known only if all common parsers read the same value; otherwise it is unknown.**"""
     form = "application/x-www-form-urlencoded"
     assert body_members([form], [], b"to=alice") == {"to": "alice"}
     assert isinstance(body_members([form], [], b'{"x":"&to=alice&y=","to":"mallory"}'), Invalid)
@@ -496,7 +500,7 @@ def test_a_body_that_two_readers_read_otherwise_is_unknown():
     ],
 )
 def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
-    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; if nothing applies, the outcome is `deny`.**"""
     items = {"A": "audit full", "C": "confirm by user", "D": "deny"}
     for order in permutations(guards):
         policy = "anyone { may GET /x }\n" + "\n".join(f'guard "{name}" {{ {items[name]} }}' for name in order)
@@ -507,7 +511,7 @@ def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
     "policy", ["let a = 1", "language 1\npackage empty\nlet a = 1", "anyone { may GET /y }", 'guard "g" { audit full }']
 )
 def test_nothing_said_means_deny(policy):
-    """**`deny` beats `throttle` beats `confirm` beats `allow`; nothing said means `deny`.**"""
+    """**`deny` beats `throttle` beats `confirm` beats `allow`; if nothing applies, the outcome is `deny`.**"""
     for where in ("GET /x", "TOOL t", "ACTION view doc 7"):
         assert str(decide(policy, question(where)).outcome) == "deny"
 
@@ -524,8 +528,8 @@ budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 withi
 
 
 def test_a_person_is_asked_once_and_what_is_granted_is_taken_once():
-    """**A confirm peeks at all limits and takes of rates only, once per open binding; the allow takes whatever the
-    confirm did not; without room it is `throttle` and the approval stays unspent.**"""
+    """**A confirm checks all limits and takes from rates only, once per open binding; the allow takes what the
+    confirm did not; without room the outcome is `throttle`, and the approval stays unspent.**"""
     now = [NOW]
     boss = {"user fin": {"roles": ["finance"]}}
     engine = Engine.from_text(REFUNDS, directory=directory(boss), clock=lambda: now[0])
@@ -605,7 +609,7 @@ guard "g" on POST /pay { require after (POST /review where past.status < 400) wi
 
 
 def test_a_report_of_another_caller_is_not_heard():
-    """**Only the caller that asked for a decision reports its outcome.**"""
+    """**Only the caller that asked for a decision can report its outcome.**"""
     engine = Engine.from_text(REVIEWED, store=MemoryStore(history_complete=True))
     who = {"agent": {"id": "bot"}, "user": {"id": "alice"}}
     review, pay = ({"request": {"method": "POST", "path": path}, **who} for path in ("/review", "/pay"))
@@ -639,7 +643,7 @@ guard "g" { require user.level == "high" }
     ],
 )  # fmt: skip
 def test_the_first_source_that_knows_an_attribute_gives_it(claim, row, gateway, allowed):
-    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    """**Verified credential, then entity store, then a trusted gateway, then nothing.**"""
     sent = [] if gateway is None else [{"type": "user", "id": "alice", "attributes": {"level": gateway}}]
     rows = {} if row is None else {"user alice": {"level": row}}
     asked = question("GET /x", **bot(claims={} if claim is None else {"lvl": claim}), entities=sent)
@@ -648,7 +652,7 @@ def test_the_first_source_that_knows_an_attribute_gives_it(claim, row, gateway, 
 
 @pytest.mark.parametrize("member", ["body", "args", "context", "params"])
 def test_no_other_member_of_a_request_gives_an_attribute(member):
-    """**Verified credential, then directory, then a trusted gateway, then nothing.**"""
+    """**Verified credential, then entity store, then a trusted gateway, then nothing.**"""
     if member == "params":
         assert codes("anyone { may GET /x }\nfacts { params.x: string }")
     else:
@@ -688,8 +692,9 @@ def asked_and_approved(clause: str, asked: dict[str, object], then: dict[str, ob
     ],
 )
 def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
-    """**an approval binds the whole `body` and `args` as read, undeclared members too, of an HTTP request the query and
-    the host, of an action its `context`, with the resource and all that the rule and its message read.**"""
+    """**an approval binds the whole `body` and `args` as read, including undeclared members; for an HTTP request the
+    query and the host; for an action its `context`; and the resource and everything that the rule and its message
+    read.**"""
     asked, changed = question(where, **{member: one}), question(where, **{member: other})
     assert asked_and_approved("", asked, asked) == "allow"
     assert asked_and_approved("", asked, changed) == 'confirm by "ask"'
@@ -708,14 +713,15 @@ def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
     ],
 )
 def test_what_is_pending_is_no_value(clause, more, expected):
-    """**Absent and wrong-typed are values; pending is not: a confirm that cannot see what it would bind is a deny,
-    unless `bound to (…)` leaves it out.**"""
+    """**Absent and wrong-typed facts can be bound, pending facts cannot: a confirm that would bind a pending fact is
+    a deny, unless `bound to (…)` leaves it out.**"""
     assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected
 
 
 @pytest.mark.parametrize("host", ["api.example", "API.example", "api.example.", "api.example:8443", "API.Example.:80"])
 def test_a_host_is_compared_as_one_spelling(host):
-    """**`request.host` is compared without port, trailing dot and case, at every door:** `API.Example.:8443` is …"""
+    """**`request.host` is compared without port, trailing dot and case, at every way in:** `API.Example.:8443` is
+    …"""
     policy = 'anyone { may GET /x }\nguard "g" { require request.host == "api.example" }'
     assert decide(policy, question("GET /x", request={"host": host})).allowed
     assert not decide(policy, question("GET /x", request={"host": f"evil.{host}"})).allowed
@@ -745,8 +751,8 @@ agent "bot" { issued by acme  acts for any user  may TOOL *, GET /v1/{id: invoic
     ],
 )  # fmt: skip
 def test_a_task_bounds_tools_and_things(where, task, gate):
-    """**`task.tools` bounds tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that bind
-    `resource`, by type and id; absent bounds nothing, empty everything.**"""
+    """**`task.tools` restricts tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that
+    bind `resource`, by type and ID; if absent, it restricts nothing, if empty, it allows nothing.**"""
     asked = question(where, **bot(), task=task)
     assert gates(decide(FOR_TASKS, asked)) == gate
     assert gates(decide(f"tasks advisory\n{FOR_TASKS}", asked)) == []
@@ -757,8 +763,8 @@ def test_a_task_bounds_tools_and_things(where, task, gate):
 
 @pytest.mark.parametrize("ignoring", [False, True])
 def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
-    """**Guards and limits match paths without regard to case; doors and `except` exactly, unless
-    `paths ignore case`.**"""
+    """**Guards and limits match paths case-insensitively; doors and `except` match exactly, unless `paths ignore
+    case`.**"""
     head = "paths ignore case\n" if ignoring else ""
     guarded = f'{head}anyone {{ may GET /** }}\nguard "g" on /a/** except /a/b {{ deny }}'
     assert [decide(guarded, question(f"GET {path}")).allowed for path in ("/A/x", "/a/b", "/a/B")] == [
@@ -776,8 +782,8 @@ def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
 
 @pytest.mark.parametrize(("many", "gate"), [(199, None), (200, Gate.FAILURE)])
 def test_a_decision_takes_so_many_steps_and_no_more(many, gate):
-    """**A decision takes at most 200,000 steps, counted by how large collections are and never by the clock: what would
-    take more is a deny at the gate `failure`.**"""
+    """**A decision takes at most 200,000 steps, counted by the sizes of collections and never by the clock: a
+    decision that would take more is a deny at the gate `failure`.**"""
     policy = "facts { body.a: list<int> }\nanyone { may GET /x }\n"
     policy += 'guard "g" { deny when (any x in body.a: (any y in body.a: x > y + 1_000)) }\n'
     assert decide(policy, question("GET /x", body={"a": list(range(many))})).gate == gate
