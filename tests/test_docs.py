@@ -10,10 +10,13 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from policyengine.check import CheckResult, check, lint_text
+from policyengine.cli.app import COMMANDS, build_application
 from policyengine.runtime.request import Request
 from policyengine.server.authzen.adapter import read_evaluation
 from policyengine.source import Source
@@ -34,7 +37,9 @@ entity user in team
 entity folder { editors: set<user or team> } in folder
 entity document { owner: user   editors: set<user or team> inherited } in folder
 """
-LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+FENCE = re.compile(r"^( *)```[^\n]*\n.*?^\1```$", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^ *```sh\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def each(found: list[Block]) -> pytest.MarkDecorator:
@@ -173,11 +178,48 @@ def test_json_is_json_and_what_asks_is_a_request(block: Block) -> None:
         Request.from_mapping(found)
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(CHECKOUT))) for page in PAGES])
+EACH_PAGE = pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(CHECKOUT))) for page in PAGES])
+
+
+@EACH_PAGE
 def test_links_lead_somewhere(page: Path) -> None:
-    links = LINK.findall(page.read_text(encoding="utf-8"))
+    links = {(path, section) for path, section in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8")))}
     broken = [path for path, _ in links if not (page.parent / path).exists()]
     assert broken == []
+    pages = {(page.parent / path if path else page, section) for path, section in links if section}
+    assert [f"{path.name}#{section}" for path, section in pages if section not in sections(path)] == []
+
+
+@cache
+def sections(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@EACH_PAGE
+def test_commands_that_are_only_shown_exist_with_their_options(page: Path) -> None:
+    """Blocks in `sh` are not run: their servers do not end, their files are the reader's."""
+    shown = "".join(SHELL.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    calls = re.findall(r"(?:^|[|;&] *)\s*policyengine ([a-z-]+)([^|;&#\n]*)", shown, re.MULTILINE)
+    unknown = [
+        f"{name} {option}"
+        for name, rest in calls
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)
+        if name not in COMMANDS or option not in options_of(name)
+    ]
+    assert unknown == []
+
+
+@cache
+def options_of(name: str) -> set[str]:
+    command: Any = get_command(build_application([name], alone=True))
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = set(re.findall(r"\(([\w-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"index.md"}
 
 
 def test_generated_parts_say_what_the_tables_say() -> None:
