@@ -1,5 +1,6 @@
 """Tables of the reference have a row for each event, kind of error and route of the program."""
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -49,3 +50,31 @@ UNLISTED = ("/", "/access/v1/search/{what}")
 def test_every_route_is_on_a_page(path: str) -> None:
     pages = page("http-api.md") + page("gateways.md") + page("authzen.md")
     assert path.partition("/{")[0] in pages
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+NAMES = {
+    name for one in PAGES for name in re.findall(r"`(policyengine(?:\.\w+)+)`", FENCE.sub("", one.read_text("utf-8")))
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"policyengine.toml"}))
+def test_a_name_in_python_that_a_page_names_is_there(name: str) -> None:
+    assert pkgutil.resolve_name(name) is not None
+
+
+TEXTS = [one.read_text("utf-8") for one in (*PAGES, ROOT / "CONTRIBUTING.md")]
+
+
+def test_every_target_of_make_that_a_page_names_is_there() -> None:
+    named = {name for text in TEXTS for name in re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", text, re.MULTILINE)}
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert len(named) > 5
+    assert named - targets == set()
+
+
+def test_every_benchmark_that_a_page_names_is_there() -> None:
+    named = {name for text in TEXTS for names in re.findall(r"-m bench ([a-z ]+)", text) for name in names.split()}
+    known = (ROOT / "bench" / "__main__.py").read_text("utf-8")
+    assert [name for name in sorted(named) if f'"{name}"' not in known] == []
