@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Generator
 
@@ -22,6 +23,12 @@ settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
+
+
+def pytest_configure() -> None:
+    """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

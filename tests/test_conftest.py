@@ -1,5 +1,6 @@
-"""The rule that CI never passes by skipping."""
+"""The rules of the suite: CI never passes by skipping, and nothing depends on how the suite was started."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,20 @@ def test_outside_ci_a_skip_for_want_of_a_tool_stays_a_skip(suite, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     suite.makepyfile("import pytest\ndef test_it(): pytest.skip('redis-server is missing')")
     suite.runpytest_subprocess().assert_outcomes(skipped=1)
+
+
+INTERRUPTS = """
+import signal, subprocess, sys
+def test_a_program_is_interruptible():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"True\\n"
+"""
+
+
+def test_programs_that_tests_start_do_not_ignore_interrupts_where_the_suite_does(suite):
+    suite.makepyfile(INTERRUPTS)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        suite.runpytest_subprocess().assert_outcomes(passed=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
