@@ -43,6 +43,27 @@ def test_outside_ci_a_skip_for_want_of_a_tool_stays_a_skip(suite, monkeypatch):
     suite.runpytest_subprocess().assert_outcomes(skipped=1)
 
 
+def test_the_last_line_counts_what_was_skipped_for_want_of_which_tools(suite, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    suite.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("tool", ["nginx", "redis-server", "nginx"])
+        def test_it(tool): pytest.skip(f"{tool} is missing: apt install {tool}")
+        def test_of_a_package(): pytest.importorskip("no_such_package")
+        def test_elsewhere(): pytest.skip("only on windows")
+    """)
+    wanted = "4 tests skipped for want of nginx, no_such_package, redis-server: `make test-all` installs"
+    for workers in ("0", "2"):
+        last = suite.runpytest_subprocess("-n", workers).outlines[-1]
+        assert last.startswith(wanted), last
+
+
+def test_no_line_follows_where_nothing_is_wanting(suite, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    suite.makepyfile("import pytest\ndef test_it(): pytest.skip('only on windows')")
+    assert suite.runpytest_subprocess().outlines[-1].startswith("=")
+
+
 INTERRUPTS = """
 import signal, subprocess, sys
 def test_a_program_is_interruptible():
