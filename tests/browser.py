@@ -38,7 +38,7 @@ def shown(url: str, folder: Path, *options: str) -> str:
     """What a page comes to, as HTML, once its scripts have run and its requests were answered; and, on standard error,
     what the browser complained of."""
     if BROWSER is None:
-        pytest.skip("no browser here to look with: apt install chromium")
+        pytest.skip("chromium is missing: apt install chromium")
     command = [BROWSER, *QUIET.split(), *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False).stdout
 
@@ -49,7 +49,7 @@ def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]
     `look` is an object in JavaScript of what else is wanted; it may use `page`, `style`, `all` and `box`.
     """
     if BROWSER is None:
-        pytest.skip("no browser here to look with: apt install chromium")
+        pytest.skip("chromium is missing: apt install chromium")
     frames = "".join(
         f'<iframe srcdoc="{escape(page)}" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
     )

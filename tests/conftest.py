@@ -1,9 +1,10 @@
-"""What every test shares: how long hypothesis searches, and that CI never passes by skipping for want of a tool."""
+"""What every test shares: how long hypothesis searches, and what is skipped for want of a tool (in CI a failure)."""
 
 import gc
 import json
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Generator
 
@@ -16,12 +17,21 @@ WANTS_SOMETHING = re.compile(
     r"|not (?:available|found|installed|reachable|running)",
     re.IGNORECASE,
 )
+MISSING = re.compile(
+    r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
+)
 
 # No deadlines: on two shared cores they measure the neighbours. `make test-deep` tries thousands.
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
+
+
+def pytest_configure() -> None:
+    """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
@@ -33,12 +43,33 @@ def pytest_collection_finish() -> None:
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure when its reason says that a server, a tool or a package is not there."""
-    if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
-        return
-    path, line, reason = report.longrepr
-    if WANTS_SOMETHING.search(reason):
+    reason = want(report)
+    if reason is not None and isinstance(report.longrepr, tuple):
+        path, line, _ = report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: CI has everything installed, yet this was skipped: {reason}"
+
+
+def want(report: pytest.TestReport | pytest.CollectReport) -> str | None:
+    """Return why it was skipped, if that is for want of a server, a tool or a package."""
+    if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
+        return None
+    reason = report.longrepr[2]
+    return reason if WANTS_SOMETHING.search(reason) else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Close with what was skipped for want of a tool, below pytest's own last line."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    wants = [reason for report in reporter.stats.get("skipped", ()) if (reason := want(report))] if reporter else []
+    if wants:
+        tools = {found["module"] or found["program"] for reason in wants if (found := MISSING.match(reason))}
+        reporter.write_line(
+            f"{len(wants)} tests skipped for want of {', '.join(sorted(tools, key=str.lower)) or 'a tool'}: "
+            "`make test-all` installs what is missing and runs them"
+        )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,5 +1,6 @@
-"""The rule that CI never passes by skipping."""
+"""The rules of the suite: CI never passes by skipping, and nothing depends on how the suite was started."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,41 @@ def test_outside_ci_a_skip_for_want_of_a_tool_stays_a_skip(suite, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     suite.makepyfile("import pytest\ndef test_it(): pytest.skip('redis-server is missing')")
     suite.runpytest_subprocess().assert_outcomes(skipped=1)
+
+
+def test_the_last_line_counts_what_was_skipped_for_want_of_which_tools(suite, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    suite.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("tool", ["nginx", "redis-server", "nginx"])
+        def test_it(tool): pytest.skip(f"{tool} is missing: apt install {tool}")
+        def test_of_a_package(): pytest.importorskip("no_such_package")
+        def test_elsewhere(): pytest.skip("only on windows")
+    """)
+    wanted = "4 tests skipped for want of nginx, no_such_package, redis-server: `make test-all` installs"
+    for workers in ("0", "2"):
+        last = suite.runpytest_subprocess("-n", workers).outlines[-1]
+        assert last.startswith(wanted), last
+
+
+def test_no_line_follows_where_nothing_is_wanting(suite, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    suite.makepyfile("import pytest\ndef test_it(): pytest.skip('only on windows')")
+    assert suite.runpytest_subprocess().outlines[-1].startswith("=")
+
+
+INTERRUPTS = """
+import signal, subprocess, sys
+def test_a_program_is_interruptible():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"True\\n"
+"""
+
+
+def test_programs_that_tests_start_do_not_ignore_interrupts_where_the_suite_does(suite):
+    suite.makepyfile(INTERRUPTS)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        suite.runpytest_subprocess().assert_outcomes(passed=1)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from types import CodeType
 from typing import Any, TypeAlias
 
 from policyengine.compiler.branches import PLAIN, Branch
@@ -67,6 +69,12 @@ Charge: TypeAlias = Callable[[Answer, PrincipalTuple, Stamp, tuple[Any, ...]], D
 Note: TypeAlias = Callable[
     [Answer, PrincipalTuple, Stamp, tuple[Any, ...], tuple[HistoryRecord, ...], int], Decision | None
 ]
+
+
+@lru_cache(maxsize=MOST_FORMS)
+def compile_driver(text: str, name: str) -> CodeType:
+    """Compile a driver. Nothing of a policy stands in it, so engines share it: also the one after a reload."""
+    return compile(text, name, "exec")
 
 
 class Quick:
@@ -145,7 +153,7 @@ class Quick:
         text = self.driver_text(form)
         name = f"<policyengine driver {' '.join(root for root, _ in form)}>"
         space = dict(self._space)
-        exec(compile(text, name, "exec"), space)
+        exec(compile_driver(text, name), space)
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         driver: Answered = space["driver"]
         self._drivers[form] = driver

@@ -23,7 +23,7 @@ FLOOR = FloorPeer(SMALL)
 def test_a_peer_agrees_with_every_label(name: str) -> None:
     entry = ENTRIES[name]
     if entry.version is None:
-        pytest.skip(f"{entry.package} is not installed")
+        pytest.skip(f"{entry.package} is missing: make tools")
     peer = entry.loader()(SMALL)
     answers = [bool(peer.allowed(peer.ask(peer.question(asked)))) for asked in SMALL.requests]
     assert answers == list(SMALL.expected)

@@ -208,7 +208,7 @@ except KeyFileError as error:
     assert done.stdout == f"signatures need the package `cryptography` {install_command('sign')}\n"
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the keys")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing: apt install openssl")
 def test_keys_of_openssl_are_used_as_they_are(tmp_path: Path) -> None:
     for command in (
         "openssl genpkey -algorithm ed25519 -out private.pem",

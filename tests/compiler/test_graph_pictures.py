@@ -130,7 +130,7 @@ def read_dot(label: str) -> list[str]:
     return [unescape(line) for line in marked.removesuffix("\n").split("\n")]
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed: apt install graphviz")
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is missing: apt install graphviz")
 def test_graphviz_reads_it():
     done = subprocess.run(["dot", "-Tplain"], input=dot.render(nested()), text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

