@@ -31,7 +31,8 @@ from policyengine.analysis.diff.region_facts import APPROVAL_KEY, DENY_KEY
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.specialize import CallerAssumption, RewriteOptions
 from policyengine.analysis.diff.units import RuleUnit, approval_bound_facts, units_missing_from
-from policyengine.analysis.diff.witness import WitnessBuilder
+from policyengine.analysis.diff.witness import RegionDraft
+from policyengine.solver.witness.states import StateFiller
 from policyengine.source import Span
 
 if TYPE_CHECKING:
@@ -272,25 +273,25 @@ class RegionSearch:
         states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
         wanted = {one: state for one, state in states.items() if state is not None}
         space = comparison.space
-        filling = WitnessBuilder(
-            self.at,
-            caller.settled,
-            absence=frozenset(space.subjects[number] for number in space.absence),
-            constants={one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
+        draft = RegionDraft(self.at, caller.settled)
+        filler = StateFiller(
+            draft.editor,
+            frozenset(space.subjects[number] for number in space.absence),
+            {one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
         )
-        filling.fill(wanted)
+        filler.fill(wanted)
         for operand, value in comparison.values(path):
-            filling.give(operand, value)
-        filling.complete(self.counted_by(caller.settled), wanted)
-        now = filling.moment()
+            filler.editor.put(operand, value)
+        filler.complete(self.counted_by(caller.settled), wanted)
+        now = draft.now
         if caller.settled.hops == 0:
-            yield filling.asked(), now
+            yield draft.asked(), now
             return
         chains = list(sample_hops(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
-        yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
+        yield from (({**draft.asked(), "chain": {"hops": hops}}, now) for hops in chains)
         for conditions in condition_subsets(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
-            if filling.meet(conditions, wanted):
-                yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
+            if filler.meet(conditions, wanted):
+                yield from (({**draft.asked(), "chain": {"hops": hops}}, now) for hops in chains)
 
     def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
         """What limits there read, of both policies."""
