@@ -160,7 +160,7 @@ class RegionDraft:
 
     # ── The whole ─────────────────────────────────────────────────────────────────────────────
 
-    def asked(self) -> QuestionData:
+    def request(self) -> QuestionData:
         """The request, with its endpoint, its caller and the rows that it needs."""
         request = deepcopy(self.question)
         match self.at.endpoint:
