@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import product
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
@@ -18,6 +16,10 @@ from policyengine.runtime.values import Unknown
 from policyengine.solver.satisfiability import NEVER_UNKNOWN
 from policyengine.solver.symbolic import FactSpace, Subject
 from policyengine.solver.value_partition import AbstractValue, SpecialValue, texts_between, values_of_type
+from policyengine.solver.witness.addresses import boundary_addresses
+from policyengine.solver.witness.texts import constant_question
+from policyengine.solver.witness.times import wall_times, window_minutes
+from policyengine.solver.witness.values import MONDAY
 from policyengine.spec.evaluate import in_networks
 from policyengine.typesystem import Scalar
 
@@ -116,34 +118,13 @@ def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Rel
 
 def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
     """Networks are stretches of addresses: the first of each, the last, and those beside them stand for all."""
-    for address in sample_addresses([one.right.value for one in asked if isinstance(one.right, k.Constant)], constants):
-        found = [in_networks(address, one.right.value) for one in asked if isinstance(one.right, k.Constant)]
+    networks = [one.right.value for one in asked if isinstance(one.right, k.Constant)]
+    every = [one for held in networks for one in (held if isinstance(held, tuple) else (held,))]
+    for address in boundary_addresses((*every, *constants)):
+        found = [in_networks(address, one) for one in networks]
         if not any(isinstance(one, Unknown) for one in found):
             state: AbstractValue = address if address in constants else SpecialValue.OTHER
             yield (*(one is True for one in found), *([state] if own else [])), address
-
-
-def sample_addresses(networks: Sequence[object], constants: set[AbstractValue]) -> Iterator[IPv4Address | IPv6Address]:
-    yield from (ip_address("203.0.113.9"), ip_address("2001:db8::9"))
-    known = [one for held in networks for one in (held if isinstance(held, tuple) else (held,))]
-    for value in (*known, *constants):
-        if isinstance(value, IPv4Network | IPv6Network):
-            yield from (
-                value[0],
-                value[1 if value.num_addresses > 1 else 0],
-                *adjacent_addresses(value[0], -1),
-                *adjacent_addresses(value[-1], 1),
-                value[-1],
-            )
-        elif isinstance(value, IPv4Address | IPv6Address):
-            yield from (value, *adjacent_addresses(value, -1), *adjacent_addresses(value, 1))
-
-
-def adjacent_addresses(address: IPv4Address | IPv6Address, step: int) -> list[IPv4Address | IPv6Address]:
-    try:
-        return [address + step]
-    except ValueError:  # there is no address beyond
-        return []
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
@@ -157,26 +138,16 @@ def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
 
 def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
     """Windows begin and end at minutes of the wall's week: each at which one does stands for those after it."""
-    minutes = sorted({0, *(minute % 1440 for one in asked for minute in window_edges(one.window))})
-    start = datetime(2026, 1, 5, tzinfo=ZoneInfo(zone))
-    for day, minute in product(range(7), minutes):
-        moment = start + timedelta(days=day, minutes=minute)  # by the clock on the wall
-        yield tuple(windows.contains(one.window, moment.astimezone(UTC)) for one in asked)
-
-
-def window_edges(window: windows.Window) -> tuple[int, ...]:
-    match window:
-        case windows.Daily() | windows.Weekly():
-            return window.start_minute, window.end_minute
-        case _:
-            return ()
+    for moment in wall_times(MONDAY, window_minutes([one.window for one in asked]), ZoneInfo(zone)):
+        yield tuple(windows.contains(one.window, moment) for one in asked)
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
     """A text that is named fits patterns or does not; of all others every combination is taken to be possible."""
     texts = [one for one in constants if isinstance(one, str)]
+    questions = [found[1] for one in asked if (found := constant_question(one)) is not None]
     for text in texts:
-        yield (*(text_matches(text, one) for one in asked), *([text] if own else [])), text
+        yield (*(question.holds(text) for question in questions), *([text] if own else [])), text
     for combination in product((True, False), repeat=len(asked)):
         if own:
             others = sorted(text for text in texts_between(constants) if text not in texts)
@@ -184,14 +155,6 @@ def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], 
                 yield (*combination, other), None
         else:
             yield combination, None
-
-
-def text_matches(text: str, asked: CorrelatedNode) -> bool:
-    match asked:
-        case k.Relation(_, _, k.Constant(str() as other)):
-            return asked.row.holds(text, other)
-        case _:
-            return False
 
 
 def states_by_member(family: CorrelatedConditions) -> Mapping[int, tuple[AbstractValue, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -14,7 +14,7 @@ from policyengine import kernel as k
 from policyengine.analysis.diff.answer_key import AnswerKey, without_reasons
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import MAX_DIAGRAM_NODES, DiagramTooLargeError, StatePath
-from policyengine.analysis.diff.delegation_chains import DelegatorSummary, sample_hops
+from policyengine.analysis.diff.delegation_chains import DelegatorSummary
 from policyengine.analysis.diff.describe import ChangedUnits, describe_condition, describe_unproved
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.model import (
@@ -28,10 +28,10 @@ from policyengine.analysis.diff.model import (
 from policyengine.analysis.diff.oracle import rule_excerpt, to_json_value
 from policyengine.analysis.diff.policy_view import AnswerConditions, PolicyView
 from policyengine.analysis.diff.region_facts import APPROVAL_KEY, DENY_KEY
+from policyengine.analysis.diff.region_requests import RegionRequests
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.specialize import CallerAssumption, RewriteOptions
 from policyengine.analysis.diff.units import RuleUnit, approval_bound_facts, units_missing_from
-from policyengine.analysis.diff.witness import WitnessBuilder
 from policyengine.source import Span
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
 ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # what changed, with all else beside it, or with it
-TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
 RulePiece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
@@ -77,7 +76,9 @@ class RegionSearch:
     seen: set[tuple[object, object]] = field(default_factory=set)
     open: list[str] = field(default_factory=list)  # why sameness is not proved
     tries: int = 0
-    counted: dict[CallerAssumption, tuple[k.Expr, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.requests = RegionRequests(self.place, self.comparing.sides)
 
     @property
     def at(self) -> EndpointClass:
@@ -197,9 +198,8 @@ class RegionSearch:
         differing = made.differences(comparison.old, comparison.new)
         asking = [ends for ends in differing if isinstance(ends[1], tuple) and APPROVAL_KEY in ends[1]]
         for ends in asking:
-            for path in islice(made.paths(comparison.old, comparison.new, ends), MAX_PATHS):
-                for question, now in self.questions(comparison, self.caller, path):
-                    self.tell(comparison, self.caller, path, {**question, "pending": [*names]}, now)
+            paths = islice(made.paths(comparison.old, comparison.new, ends), MAX_PATHS)
+            self.try_paths(comparison, self.caller, paths, {"pending": [*names]})
         if asking and len(self.comparing.found) == before:
             read = ", ".join(f"`{name}`" for name in names)
             self.open.append(
@@ -211,9 +211,8 @@ class RegionSearch:
         """Where the answer is the same its reasons may not be: a few requests for each answer are tried."""
         made = comparison.diagrams
         for ends in made.differences(made.end(None), comparison.new):
-            for path in islice(made.paths(made.end(None), comparison.new, ends), FEW_PATHS * FEW_PATHS):
-                for question, now in self.questions(comparison, self.caller, path):
-                    self.tell(comparison, self.caller, path, question, now)
+            paths = islice(made.paths(made.end(None), comparison.new, ends), FEW_PATHS * FEW_PATHS)
+            self.try_paths(comparison, self.caller, paths)
         self.open.append(REASONS_SAMPLED)
 
     def compare_handed(self, handed: CallerKind, handing: DelegatorSummary) -> None:
@@ -234,16 +233,14 @@ class RegionSearch:
         closed = made.end(DENY_KEY)
         for answers in (comparison.old, comparison.new):
             for ends in made.differences(closed, answers):
-                for path in islice(made.paths(closed, answers, ends), FEW_PATHS):
-                    for question, now in self.questions(comparison, handed, path):
-                        self.tell(comparison, handed, path, question, now)
+                self.try_paths(comparison, handed, islice(made.paths(closed, answers, ends), FEW_PATHS))
 
     # ── Witnesses ─────────────────────────────────────────────────────────────────────────────
 
     def witnessed(self, comparison: RegionComparison, caller: CallerKind, ends: tuple[object, object]) -> bool:
         """Seeks a request for a difference; whatever difference is seen on the way is told as well."""
         for path in self.paths(comparison, ends):
-            for question, now in self.questions(comparison, caller, path):
+            for question, now in self.requests.on_path(comparison, caller, path):
                 self.tell(comparison, caller, path, question, now)
                 if ends in self.seen:
                     return True
@@ -264,54 +261,20 @@ class RegionSearch:
         random = Random(f"{self.at.words} {self.caller.words}")
         yield from (made.some_path(old, new, ends, random) for _ in range(MAX_PATHS))
 
-    def questions(self, comparison: RegionComparison, caller: CallerKind, path: StatePath) -> Iterator[TimedQuestion]:
-        whole = comparison.completed(path)
-        if whole is None:
-            return
-        path = whole
-        states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
-        wanted = {one: state for one, state in states.items() if state is not None}
-        space = comparison.space
-        filling = WitnessBuilder(
-            self.at,
-            caller.settled,
-            absence=frozenset(space.subjects[number] for number in space.absence),
-            constants={one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
-        )
-        filling.fill(wanted)
-        for operand, value in comparison.values(path):
-            filling.give(operand, value)
-        filling.complete(self.counted_by(caller.settled), wanted)
-        now = filling.moment()
-        if caller.settled.hops == 0:
-            yield filling.asked(), now
-            return
-        chains = list(sample_hops(self.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
-        yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
-        for conditions in condition_subsets(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
-            if filling.meet(conditions, wanted):
-                yield from (({**filling.asked(), "chain": {"hops": hops}}, now) for hops in chains)
-
-    def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
-        """What limits there read, of both policies."""
-        if settled not in self.counted:
-            sides, reading = self.comparing.sides, self.reading(settled)
-            self.counted[settled] = tuple(
-                dict.fromkeys(one for side in sides for one in side.counted_by(self.at, reading))
-            )
-        return self.counted[settled]
-
-    def handed_on_when(self, settled: CallerAssumption) -> Iterator[k.Expr]:
-        """When work is handed on there, by either policy."""
-        for side, units in zip(self.comparing.sides, (self.place.old, self.place.new), strict=True):
-            rewrite = side.rewriter(self.at, self.reading(settled))
-            for unit in units:
-                if isinstance(unit.part, k.DelegationGrant) and unit.part.when is not None:
-                    yield rewrite(unit.part.when)
-
-    @property
-    def limits(self) -> list[k.DelegationLimits]:
-        return [one for side in self.comparing.sides for one in side.kernel.delegation]
+    def try_paths(
+        self,
+        comparison: RegionComparison,
+        caller: CallerKind,
+        paths: Iterable[StatePath],
+        more: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Note the differences that requests on these paths show; return how many were tried. They also say `more`."""
+        count = 0
+        for path in paths:
+            for question, now in self.requests.on_path(comparison, caller, path):
+                self.tell(comparison, caller, path, {**question, **(more or {})}, now)
+                count += 1
+        return count
 
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
@@ -367,19 +330,9 @@ class RegionSearch:
         while count < min(SAMPLES, max(self.comparing.samples, fewest)) and not self.comparing.late:
             path = {n: random.randrange(len(comparison.states(n))) for n in range(len(comparison.space.subjects))}
             caller = handed if isinstance(self.caller.settled.agent, str) and random.random() < 0.5 else self.caller
-            for question, now in self.questions(comparison, caller, path):
-                count += 1
-                self.tell(comparison, caller, path, question, now)
+            count += self.try_paths(comparison, caller, [path])
         self.comparing.samples -= count
         return count
-
-
-def condition_subsets(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
-    """All of them, or only one: that one, and the opposites of the others."""
-    if conditions:
-        yield [*conditions]
-    for condition in conditions[:FEW_PATHS] if len(conditions) > 1 else ():
-        yield [condition, *(k.Not(other, span=other.span) for other in conditions if other is not condition)]
 
 
 def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: AnswerKey) -> tuple[object, object]:

@@ -11,6 +11,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.paths import CanonicalPath, canonical_path
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
+from policyengine.solver.witness.pools import compared_constants
 from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.testcases import Property
 from policyengine.testing.properties.endpoints import (
@@ -20,7 +21,6 @@ from policyengine.testing.properties.endpoints import (
     EndpointContext,
     policy_blocks,
 )
-from policyengine.testing.properties.value_pools import compared_constants
 
 ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from policyengine import kernel as k
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.values import Unknown, coerce
+from policyengine.solver.witness.draft import read, write
+from policyengine.solver.witness.values import typed_value
 from policyengine.testcases.requests import with_chain, with_issuer
 from policyengine.testcases.scenario import DEFAULT_TIME, GivenApproval, Scenario
 from policyengine.testing.properties.endpoints import (
@@ -20,7 +20,7 @@ from policyengine.testing.properties.endpoints import (
     EndpointContext,
     with_capture,
 )
-from policyengine.typesystem import EntityRef, RefType, Scalar
+from policyengine.typesystem import EntityRef, RefType, Type
 from policyengine.vocabulary import BUILT_IN_FACTS, BuiltInFact, FactOrigin
 
 FactPath: TypeAlias = tuple[str, ...]
@@ -47,6 +47,7 @@ class DraftRequest:
     attributes: dict[tuple[str, str], object]
     approvals: list[GivenApproval]
     now: datetime
+    variables: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, world: Scenario, site: EndpointContext) -> DraftRequest:
@@ -134,36 +135,11 @@ class DraftRequest:
     def bound(self, path: FactPath) -> k.Expr | None:
         return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
 
-    def known(self, node: k.Expr, variables: Mapping[str, object] | None = None) -> object:
+    def known(self, node: k.Expr) -> object:
         """The value of an operand, None where it has none or is too involved to be read here."""
-        match node:
-            case k.Constant(value):
-                return value
-            case k.Variable(name):
-                return (variables or {}).get(name)
-            case k.DefinitionRef(_, inner):
-                return self.known(inner, variables)
-            case k.Default(operand, fallback):
-                found = self.known(operand, variables)
-                return self.known(fallback, variables) if found is None else found
-            case k.Fact(path, type_):
-                return self._fact(path, type_)
-            case k.Attribute(base, name, type_):
-                return self._attribute(self.known(base, variables), name, type_)
-            case k.Member(base, name, type_):
-                record = self.known(base, variables)
-                return typed_value(record.get(name), type_) if isinstance(record, Mapping) else None
-            case k.Collection(items):
-                return tuple(self.known(item, variables) for item in items)
-            case k.Arithmetic(operator, left, right):
-                return compute(operator, self.known(left, variables), self.known(right, variables))
-            case k.Call(_, (argument,), RefType(entities)) if len(entities) == 1:
-                id_ = self.known(argument, variables)
-                return EntityRef(next(iter(entities)), id_) if isinstance(id_, str) and id_ else None
-            case _:
-                return None
+        return read(self, node)
 
-    def _fact(self, path: FactPath, type_: object) -> object:
+    def read_fact(self, path: FactPath, type_: Type) -> object:
         match path:
             case ("time",):
                 return self.now
@@ -177,16 +153,15 @@ class DraftRequest:
             case _:
                 return typed_value(self.raw(path), type_)
 
-    def _attribute(self, holder: object, name: str, type_: object) -> object:
-        if not isinstance(holder, EntityRef):
-            return None
-        if name == "id":
-            return holder.id
+    def read_attribute(self, holder: EntityRef, name: str, type_: Type) -> object:
         for root, given in self.attributes:
             if given == name and self.holder(root) == holder:
                 return typed_value(self.attributes[root, given], type_)
         row = self.rows.get(holder)
         return None if row is None else typed_value(row.attributes.get(name), type_)
+
+    def has_row(self, ref: EntityRef) -> bool:
+        return ref in self.rows or any(self.holder(root) == ref for root, _ in self.attributes)
 
     # ── Changing ──────────────────────────────────────────────────────────────────────────────
 
@@ -219,29 +194,18 @@ class DraftRequest:
             del self.facts[path[0]]
         return True
 
-    def assign(self, node: k.Expr, value: object, variables: Mapping[str, object] | None = None) -> bool:
-        """Makes an operand have a value, wherever it comes from. False where it cannot be made so."""
-        match node:
-            case k.DefinitionRef(_, inner) | k.Default(inner):
-                return self.assign(inner, value, variables)
-            case k.Fact(path):
-                return self._assign_fact(path, value)
-            case k.Attribute(base, name):
-                return self._assign_attribute(base, name, value, variables)
-            case k.Member(base, name):
-                record = self.known(base, variables)
-                changed = {**(record if isinstance(record, Mapping) else {}), name: value}
-                return self.assign(base, changed, variables)
-            case k.Arithmetic(operator, left, right):
-                back = compute("-" if operator == "+" else "+", value, self.known(right, variables))
-                return operator != "*" and back is not None and self.assign(left, back, variables)
-            case k.Call(_, (first, *_), type_):
-                text = value.id if isinstance(value, EntityRef) else value
-                return (isinstance(type_, RefType) or isinstance(value, str)) and self.assign(first, text, variables)
-            case _:
-                return False
+    def remove_fact(self, path: FactPath) -> bool:
+        """Take away what a fact stands for."""
+        bound = self.bound(path)
+        if bound is not None:
+            return isinstance(bound, k.Fact) and self.remove(bound.path)
+        return self.remove((*path, "id") if path in (("user",), ("agent",)) else path)
 
-    def _assign_fact(self, path: FactPath, value: object) -> bool:
+    def assign(self, node: k.Expr, value: object) -> bool:
+        """Makes an operand have a value, wherever it comes from. False where it cannot be made so."""
+        return write(self, node, value)
+
+    def write_fact(self, path: FactPath, value: object) -> bool:
         match path:
             case ("time",):
                 if isinstance(value, datetime) and not self.has_time():
@@ -280,32 +244,42 @@ class DraftRequest:
         self.spot = filled or self.spot
         return filled is not None
 
-    def _assign_attribute(self, base: k.Expr, name: str, value: object, variables: Mapping[str, object] | None) -> bool:
-        holder = self.known(base, variables)
-        if name == "id":
-            types = (
-                base.type.entities if isinstance(base, k.Fact | k.Attribute) and isinstance(base.type, RefType) else ()
-            )
-            refs = [EntityRef(one, value) for one in types if isinstance(value, str)]
-            return any(self.assign(base, ref, variables) for ref in refs[:1])
-        if not isinstance(holder, EntityRef) or self.is_given_row(holder, name):
-            return False
+    def write_attribute(self, holder: EntityRef, name: str, value: object) -> bool:
         declared = self.kernel.entities.get(holder.type)
-        if declared is None or declared.field(name) is None:
+        if self.is_given_row(holder, name) or declared is None or declared.field(name) is None:
             return False
         self.row(holder).attributes[name] = value
         return True
 
+    def remove_attribute(self, holder: EntityRef, name: str) -> bool:
+        row = self.rows.get(holder)
+        if row is None or self.is_given_row(holder, name):
+            return False
+        return row.attributes.pop(name, None) is not None
+
     def row(self, ref: EntityRef) -> DraftRow:
         return self.rows.setdefault(ref, DraftRow({}, []))
 
-    def forget(self, ref: EntityRef) -> None:
+    def add_row(self, ref: EntityRef) -> None:
+        if ref.type in self.kernel.entities:
+            self.row(ref)
+
+    def remove_row(self, ref: EntityRef) -> None:
         """Leaves an entity without a row; one that the property's world gives stays."""
         if ref not in self.world.rows:
             self.rows.pop(ref, None)
 
-    def knows(self, ref: EntityRef) -> bool:
-        return ref in self.rows or any(self.holder(root) == ref for root, _ in self.attributes)
+    def add_parent(self, child: EntityRef, parent: EntityRef) -> None:
+        declared = self.kernel.entities.get(child.type)
+        if child in self.world.rows or declared is None or parent.type not in declared.parents:
+            return
+        parents = self.row(child).parents
+        if parent not in parents:
+            parents.append(parent)
+
+    def remove_parent(self, child: EntityRef, parent: EntityRef) -> None:
+        if child in self.rows and child not in self.world.rows and parent in self.rows[child].parents:
+            self.rows[child].parents.remove(parent)
 
     # ── The question ──────────────────────────────────────────────────────────────────────────
 
@@ -347,27 +321,6 @@ def copy_tree(tree: Mapping[str, object]) -> FactTree:
     return {name: copy_tree(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
 
 
-def typed_value(raw: object, type_: Any) -> object:
-    """The value of a raw fact, None where it is unknown."""
-    found = coerce(raw, type_, "")
-    return None if isinstance(found, Unknown) else found
-
-
-def compute(operator: str, left: object, right: object) -> object:
-    numbers = (int, Decimal, timedelta, datetime)
-    if not isinstance(left, numbers) or not isinstance(right, numbers):
-        return None
-    try:
-        found = left + right if operator == "+" else left - right if operator == "-" else left * right  # type: ignore[operator]
-    except (TypeError, ArithmeticError):
-        return None
-    return found if type(found) in numbers else None
-
-
 def is_free(fact: BuiltInFact) -> bool:
     """Whether a request may say anything there: it neither names the endpoint nor follows from other facts."""
     return fact.origin is not FactOrigin.ENDPOINT and not fact.origin.is_derived
-
-
-def is_number(type_: object) -> bool:
-    return type_ in (Scalar.INT, Scalar.NUMBER)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 
 from policyengine import kernel as k
+from policyengine.solver.witness.editor import DraftEditor
+from policyengine.solver.witness.finder import WitnessFinder
+from policyengine.solver.witness.pools import Leaf, ValuePools
+from policyengine.solver.witness.values import SECOND
 from policyengine.testcases import GivenApproval, Property
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.endpoints import (
@@ -16,8 +21,6 @@ from policyengine.testing.properties.endpoints import (
     neighbouring_endpoint,
 )
 from policyengine.testing.properties.random_source import RandomSource
-from policyengine.testing.properties.solver import ConditionSolver
-from policyengine.testing.properties.value_pools import SECOND, Leaf, ValuePools, wrong_type_value
 from policyengine.typesystem import EntityRef
 
 STRANGER, PERSON = "stranger", "alice"
@@ -40,8 +43,12 @@ class RequestGenerator:
     hurdles: list[tuple[k.Expr | None, bool]] = field(default_factory=list)
 
     @property
-    def aim(self) -> ConditionSolver:
-        return ConditionSolver(self.sketch, self.pools, self.choose)
+    def editor(self) -> DraftEditor:
+        return DraftEditor(self.sketch, self.pools, self.choose)
+
+    def make(self, condition: k.Expr | None, wanted: bool, gently: bool = False) -> None:
+        if condition is not None:
+            WitnessFinder(self.editor, gently).make(condition, wanted)
 
     def draw(self) -> DraftRequest:
         """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
@@ -49,12 +56,12 @@ class RequestGenerator:
         self.caller()
         self.hurdles += self.guards()
         self.facts()
-        self.aim.at(self.prop.where, True)
+        self.make(self.prop.where, True)
         for node, wanted in self.hurdles:
-            self.aim.at(node, wanted)
+            self.make(node, wanted)
         for _ in range(self.choose.of((0, 0, 0, 1, 1, 2))):
             self.spoil()
-        ConditionSolver(self.sketch, self.pools, self.choose, gently=True).at(self.prop.where, True)
+        self.make(self.prop.where, True, gently=True)
         self.approve()
         return self.sketch
 
@@ -265,7 +272,7 @@ class RequestGenerator:
         conditions = [*(node for node, _ in self.hurdles), self.prop.where]
         for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in facts_read(node)):
             if not self.choose.chance(10):
-                self.aim.settled(leaf)
+                self.editor.settle(leaf)
 
     def approve(self) -> None:
         """As often as not everybody says yes whom a guard may ask."""
@@ -341,7 +348,7 @@ class RequestGenerator:
         holder = self.sketch.holder(root)
         assert holder is not None
         if self.choose.chance(4):
-            return self.sketch.forget(holder)
+            return self.sketch.remove_row(holder)
         names = [name for name in self.sketch.rows[holder].attributes if not self.sketch.is_given_row(holder, name)]
         if not names:
             return
@@ -362,3 +369,14 @@ def is_fact_path(node: k.Expr) -> bool:
     while isinstance(node, k.Attribute | k.Member):
         node = node.base
     return isinstance(node, k.Fact)
+
+
+def wrong_type_value(value: object) -> object:
+    """Something of another type, which a careless reader would take for the same."""
+    match value:
+        case str():
+            return 5
+        case bool() | int() | Decimal():
+            return str(value).lower()
+        case _:
+            return "?"

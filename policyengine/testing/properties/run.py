@@ -10,6 +10,7 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.install_hints import install_command
+from policyengine.solver.witness.pools import ValuePools
 from policyengine.testcases import Property
 from policyengine.testing.properties.check import ClaimChecker, draft_case
 from policyengine.testing.properties.conditions import policy_conditions, relevant_endpoints
@@ -20,7 +21,6 @@ from policyengine.testing.properties.random_source import RandomSource
 from policyengine.testing.properties.render_test import test_text
 from policyengine.testing.properties.results import ClaimVerdict, PropertyResult
 from policyengine.testing.properties.shrink import shrink
-from policyengine.testing.properties.value_pools import ValuePools
 from policyengine.testing.report import ResultStatus
 from policyengine.testing.runner import CaseRunner
 

@@ -1,0 +1,92 @@
+"""One path of a comparison to requests: facts in the states of the path, and chains of agents for work handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from policyengine import kernel as k
+from policyengine.analysis.diff.callers import CallerKind
+from policyengine.analysis.diff.decision_diagrams import StatePath
+from policyengine.analysis.diff.delegation_chains import sample_hops
+from policyengine.analysis.diff.policy_view import PolicyView
+from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.specialize import CallerAssumption
+from policyengine.analysis.diff.witness import RegionDraft
+from policyengine.solver.witness.states import StateFiller
+
+if TYPE_CHECKING:
+    from policyengine.analysis.diff.compare import EndpointUnits
+
+TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
+
+MAX_CONDITIONS_ALONE = 3  # of those by which work is handed on, each met while the others are not
+
+
+@dataclass(eq=False)
+class RegionRequests:
+    """Builds requests at one class of endpoints. `sides` are both policies."""
+
+    place: EndpointUnits
+    sides: tuple[PolicyView, PolicyView]
+    counted: dict[CallerAssumption, tuple[k.Expr, ...]] = field(default_factory=dict)
+
+    def on_path(self, comparison: RegionComparison, caller: CallerKind, path: StatePath) -> Iterator[TimedQuestion]:
+        """Requests that the path stands for, each with its time; none where the rest of the rules lets none be."""
+        whole = comparison.completed(path)
+        if whole is None:
+            return
+        path = whole
+        states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
+        wanted = {one: state for one, state in states.items() if state is not None}
+        space = comparison.space
+        draft = RegionDraft(self.place.at, caller.settled)
+        filler = StateFiller(
+            draft.editor,
+            frozenset(space.subjects[number] for number in space.absence),
+            {one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
+        )
+        filler.fill(wanted)
+        for operand, value in comparison.values(path):
+            filler.editor.put(operand, value)
+        filler.complete(self.counted_by(caller.settled), wanted)
+        now = draft.now
+        if caller.settled.hops == 0:
+            yield draft.request(), now
+            return
+        chains = list(sample_hops(self.place.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
+        yield from (({**draft.request(), "chain": {"hops": hops}}, now) for hops in chains)
+        for conditions in condition_subsets(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
+            if filler.meet(conditions, wanted):
+                yield from (({**draft.request(), "chain": {"hops": hops}}, now) for hops in chains)
+
+    def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
+        """What limits there read, of both policies."""
+        if settled not in self.counted:
+            reading = self.place.reading(settled)
+            self.counted[settled] = tuple(
+                dict.fromkeys(one for side in self.sides for one in side.counted_by(self.place.at, reading))
+            )
+        return self.counted[settled]
+
+    def handed_on_when(self, settled: CallerAssumption) -> Iterator[k.Expr]:
+        """When work is handed on there, by either policy."""
+        for side, units in zip(self.sides, (self.place.old, self.place.new), strict=True):
+            rewrite = side.rewriter(self.place.at, self.place.reading(settled))
+            for unit in units:
+                if isinstance(unit.part, k.DelegationGrant) and unit.part.when is not None:
+                    yield rewrite(unit.part.when)
+
+    @property
+    def limits(self) -> list[k.DelegationLimits]:
+        return [one for side in self.sides for one in side.kernel.delegation]
+
+
+def condition_subsets(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
+    """All of them, or only one: that one, and the opposites of the others."""
+    if conditions:
+        yield [*conditions]
+    for condition in conditions[:MAX_CONDITIONS_ALONE] if len(conditions) > 1 else ():
+        yield [condition, *(k.Not(other, span=other.span) for other in conditions if other is not condition)]

@@ -1,0 +1,40 @@
+"""Addresses inside and outside of networks: their edges, and those beside them, stand for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeAlias
+
+from policyengine.kernel.relations import is_within
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+USUAL_ADDRESSES = tuple(map(ip_address, ("203.0.113.9", "2001:db8::9", "198.51.100.7", "10.1.2.3", "127.0.0.1")))
+
+
+def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
+    """Usual ones first, then those at the edges of networks and addresses, inside and outside; some come twice."""
+    yield from USUAL_ADDRESSES
+    for network in networks:
+        match network:
+            case IPv4Network() | IPv6Network():
+                yield network[1 if network.num_addresses > 1 else 0]
+                yield from (network[0], *shifted(network[0], -1), *shifted(network[-1], 1), network[-1])
+            case IPv4Address() | IPv6Address():
+                yield from (network, *shifted(network, -1), *shifted(network, 1))
+
+
+def shifted(address: Address, step: int) -> list[Address]:
+    """The address so many steps on, if there is one."""
+    try:
+        return [address + step]
+    except ValueError:
+        return []
+
+
+def fitting_addresses(networks: object, wanted: bool) -> list[Address]:
+    """Addresses within networks, or outside of all of them."""
+    every = networks if isinstance(networks, tuple) else (networks,)
+    known = tuple(one for one in every if one is not None)
+    return [one for one in dict.fromkeys(boundary_addresses(known)) if is_within(one, known) is wanted]

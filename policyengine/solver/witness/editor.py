@@ -1,0 +1,80 @@
+"""Operands get values: what stands below them first, then one of the values that are worth trying."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from policyengine import kernel as k
+from policyengine.solver.witness.draft import Draft, read, write
+from policyengine.solver.witness.pools import Choice, FirstChoice, Leaf, ValuePools, underlying_leaf
+from policyengine.solver.witness.values import adjacent_values, other_values, sample_values, typed_value, unique_values
+from policyengine.typesystem import EntityRef
+
+
+@dataclass(slots=True)
+class DraftEditor:
+    """Reads and changes operands of one draft. `forbidden` are items that a collection is not to hold."""
+
+    draft: Draft
+    pools: ValuePools
+    choose: Choice = field(default_factory=FirstChoice)
+    forbidden: Mapping[k.Expr, Sequence[Any]] = field(default_factory=dict)
+
+    def value(self, node: k.Expr) -> Any:
+        """Return what is known of an operand by now, None where nothing is."""
+        return read(self.draft, node)
+
+    def settle(self, node: k.Expr) -> Any:
+        """Return the value of an operand, chosen now where it has none."""
+        value, leaf = self.value(node), underlying_leaf(node)
+        if value is None and leaf is not None:
+            self.put(leaf, self.choose.of(self.pools.values(leaf)))
+            value = self.value(node)
+        return value
+
+    def put(self, node: k.Expr, value: Any) -> bool:
+        """Give an operand a value; return whether the draft took it."""
+        self._settle_holder(underlying_leaf(node))
+        return write(self.draft, node, value)
+
+    def put_any(self, node: k.Expr, values: Iterable[Any]) -> bool:
+        every = tuple(values)
+        return bool(every) and self.put(node, self.choose.of(every))
+
+    def remove(self, leaf: k.Expr) -> bool:
+        """Make a fact absent. An attribute is absent only where there is a row that lacks it."""
+        match leaf:
+            case k.Fact(path):
+                return self.draft.remove_fact(path)
+            case k.Attribute(base, name):
+                holder = self.settle(base)
+                if not isinstance(holder, EntityRef):
+                    return False
+                self.draft.add_row(holder)
+                return self.draft.remove_attribute(holder, name)
+            case k.Member(base, name):
+                record = self.value(base)
+                if not isinstance(record, Mapping) or name not in record:
+                    return False
+                return self.put(base, {other: value for other, value in record.items() if other != name})
+            case _:
+                return False
+
+    def candidates(self, side: k.Expr, value: Any) -> list[Any]:
+        """What a side may become: the value of the other side, its neighbours, then all that is known of this side."""
+        leaf = underlying_leaf(side)
+        known = () if leaf is None or leaf.type != side.type else self.pools.values(leaf)
+        every = (value, *adjacent_values(value, self.pools.step), *known, *other_values(value))
+        return unique_values(one for one in every if typed_value(one, side.type) is not None)
+
+    def elements(self, collection: k.Expr) -> list[Any]:
+        """Elements that a collection may get: those of the pool first, then usual ones of its type."""
+        leaf = underlying_leaf(collection)
+        every = (*(() if leaf is None else self.pools.values(leaf)), *sample_values(collection.type))
+        return unique_values(one for value in every if isinstance(value, tuple) for one in value)
+
+    def _settle_holder(self, leaf: Leaf | None) -> None:
+        if isinstance(leaf, k.Attribute | k.Member) and self.value(leaf.base) is None:
+            self.settle(leaf.base)

@@ -1,0 +1,167 @@
+"""Relations made to hold, or not to hold, by a change of one of their sides: one way for each kind of operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, assert_never
+
+from policyengine import kernel as k
+from policyengine.solver.witness.addresses import fitting_addresses
+from policyengine.solver.witness.draft import is_fixed
+from policyengine.solver.witness.editor import DraftEditor
+from policyengine.solver.witness.pools import underlying_leaf
+from policyengine.solver.witness.texts import TextQuestion, sample_texts
+from policyengine.solver.witness.values import SAMPLE_IDS, relation_holds
+from policyengine.typesystem import EntityRef
+
+Items = Sequence[Any]
+
+
+def make_relation(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
+    """Change the draft until a relation holds, or does not."""
+    row, left, right = node.row, node.left, node.right
+    match row.operands:
+        case k.Operands.VALUES:
+            compare(editor, row, left, right, wanted)
+        case k.Operands.ELEMENT:
+            contain(editor, left, right, wanted)
+        case k.Operands.ENTITIES:
+            place(editor, node, wanted)
+        case k.Operands.NETWORKS:
+            editor.put_any(left, fitting_addresses(editor.value(right), wanted))
+        case k.Operands.PATTERN | k.Operands.STRINGS:
+            ask_text(editor, row.operator, left, right, wanted)
+        case k.Operands.COLLECTIONS:
+            relate_collections(editor, row, left, right, wanted)
+        case _:
+            assert_never(row.operands)
+
+
+# ── Values and texts ──────────────────────────────────────────────────────────────────────────
+
+
+def compare(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+    """Change one side to fit the other: mostly the left one, where both can be changed."""
+    sides = [(left, right, False), (right, left, True)]
+    if is_fixed(left) or editor.choose.chance(4):
+        sides.reverse()
+    for side, other, mirrored in sides:
+        value = editor.settle(other)
+        if value is None or underlying_leaf(side) is None:
+            continue
+        editor.settle(side)
+        fitting = [
+            one
+            for one in editor.candidates(side, value)
+            if relation_holds(row, *((value, one) if mirrored else (one, value)), side.type) is wanted
+        ]
+        if editor.put_any(side, fitting):
+            return
+
+
+def ask_text(editor: DraftEditor, name: str, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+    """Give the left side a text for which a question comes out as wanted."""
+    text, leaf = editor.settle(right), underlying_leaf(left)
+    if isinstance(text, str):
+        question = TextQuestion(name, text)
+        pool = [one for one in (() if leaf is None else editor.pools.values(leaf)) if isinstance(one, str)]
+        fitting = [one for one in pool if question.holds(one) is wanted]
+        editor.put_any(left, (*sample_texts(question, wanted), *fitting))
+
+
+# ── Elements ──────────────────────────────────────────────────────────────────────────────────
+
+
+def contain(editor: DraftEditor, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
+    """Change the collection, or else the item where the collection stays as it is."""
+    if not wanted and editor.value(collection) is None and is_empty_by_default(collection):
+        editor.remove(collection)
+        return
+    element = editor.settle(item)
+    held = editor.value(collection) or ()
+    if element is not None and underlying_leaf(collection) is not None:
+        changed = with_element(held, element) if wanted else tuple(one for one in held if one != element)
+        if editor.put(collection, changed):
+            if not wanted and isinstance(element, EntityRef):
+                editor.draft.add_row(element)  # an entity without a row may be in anything
+            return
+    leaf = underlying_leaf(item)
+    if leaf is not None:
+        editor.put_any(item, held if wanted else [one for one in editor.pools.values(leaf) if one not in held])
+
+
+def with_element(held: Items, element: Any) -> tuple[Any, ...]:
+    return tuple(held) if element in held else (*held, element)
+
+
+def is_empty_by_default(collection: k.Expr) -> bool:
+    """Whether it is empty where no row says what it holds: `inherited else []`."""
+    return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
+
+
+def place(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
+    """Put an entity into another one, or take it out: into itself it is put by no row."""
+    lower, upper = editor.settle(node.left), editor.settle(node.right)
+    if lower == upper and isinstance(lower, EntityRef) and wanted is not (node.operator == "in"):
+        editor.put_any(node.left, [EntityRef(lower.type, id_) for id_ in SAMPLE_IDS if id_ != lower.id])
+        lower = editor.value(node.left)
+    if not isinstance(lower, EntityRef) or not isinstance(upper, EntityRef):
+        return
+    for ref in (lower, upper):  # an entity without a row may be in anything
+        editor.draft.add_row(ref)
+    if not wanted:
+        editor.draft.remove_parent(lower, upper)
+    elif lower != upper:
+        editor.draft.add_parent(lower, upper)
+
+
+# ── Collections ───────────────────────────────────────────────────────────────────────────────
+
+
+def relate_collections(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
+    """Change one side to what stands in the relation to the other, or does not; both may have to get an element."""
+    if change_collection(editor, row, left, right, wanted):
+        return
+    for side in (left, right):
+        if editor.value(side) == () and editor.put(side, tuple(allowed_elements(editor, side)[:1])):
+            change_collection(editor, row, left, right, wanted)
+            return
+
+
+def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> bool:
+    """Return whether a side could be changed. Sides grow rather than shrink: other conditions may have filled them."""
+    for side, other, choice in collection_choices(editor, left, right):
+        pair = (choice, other) if side is left else (other, choice)
+        if row.holds(*pair) is wanted and editor.put(side, choice):
+            return True
+    return False
+
+
+def collection_choices(editor: DraftEditor, left: k.Expr, right: k.Expr) -> Iterator[tuple[k.Expr, Items, Items]]:
+    """A side, what the other side holds, and what this side may hold instead of what it holds."""
+    for choices in (grown, shrunk):
+        for side, other in ((left, right), (right, left)):
+            held = editor.settle(other)
+            if underlying_leaf(side) is not None and isinstance(held, tuple):
+                own = editor.value(side) or ()
+                yield from ((side, held, choice) for choice in choices(own, held, allowed_elements(editor, side, held)))
+
+
+def allowed_elements(editor: DraftEditor, side: k.Expr, others: Items = ()) -> list[Any]:
+    """Elements that a side may get: those of the other side, then others."""
+    forbidden = editor.forbidden.get(side, ())
+    return [one for one in (*others, *editor.elements(side)) if one not in forbidden]
+
+
+def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
+    """What a side holds, with one element of the other side, with all of them, with one that is not there."""
+    common = [one for one in allowed if one in other and one not in own]
+    strange = [one for one in allowed if one not in other]
+    yield from ((*own, *more) for more in ((), common[:1], common, strange[:1]))
+
+
+def shrunk(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
+    """What is on both sides, what only this side holds, one element, one that the other side lacks, nothing."""
+    yield tuple(one for one in own if one in other)
+    yield tuple(one for one in own if one not in other)
+    yield from (tuple(allowed[:1]), tuple(one for one in allowed if one not in other)[:1], ())

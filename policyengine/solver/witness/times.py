@@ -1,0 +1,84 @@
+"""Times inside and outside of windows: windows open and close at minutes of the week, by the clock on the wall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from policyengine.runtime import windows
+from policyengine.runtime.windows import MINUTES_PER_DAY, Window
+from policyengine.solver.witness.values import MONDAY, SECOND
+
+DAYS_TRIED = 8
+# No calendar ends within a week of these.
+MIN_TIME, MAX_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+WINTER_SUMMER_LATER = (timedelta(0), timedelta(weeks=26), timedelta(weeks=160))
+
+
+def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[datetime]:
+    """The start, then every time of the week after it at which a window opens or closes, and the second before.
+
+    A window of dates has such a week after each of its edges, and before the first of all.
+    """
+    edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, windows.Absolute)
+                   for edge in (window.start, window.end))  # fmt: skip
+    for anchor in (start, *edges, *(edge - timedelta(days=DAYS_TRIED) for edge in edges[:1])):
+        yield anchor
+        yield from week_edges(anchor, every)
+    yield from (edge - SECOND for edge in edges)
+
+
+def week_edges(start: datetime, every: Iterable[Window]) -> list[datetime]:
+    """The times in the week after the start at which a window may open or close, and the second before each."""
+    found = {edge - before for window in every if not isinstance(window, windows.Absolute)
+             for edge in wall_times(start, window_minutes((window,)), window.zone)
+             for before in (timedelta(0), SECOND)}  # fmt: skip
+    return sorted(moment for moment in found if moment > start)
+
+
+def wall_times(start: datetime, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[datetime]:
+    """These minutes of the start's day and of the days after it, by the clock on the wall."""
+    midnight = start.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    for minute in minutes:
+        yield from ((midnight + timedelta(days=day, minutes=minute)).astimezone(UTC) for day in range(DAYS_TRIED))
+
+
+def window_minutes(every: Iterable[Window]) -> list[int]:
+    """The minutes of the day at which windows open or close; a day begins at one of them."""
+    return sorted({0, *(minute % MINUTES_PER_DAY for window in every for minute in edge_minutes(window))})
+
+
+def edge_minutes(window: Window) -> tuple[int, ...]:
+    match window:
+        case windows.Daily() | windows.Weekly():
+            return window.start_minute, window.end_minute
+        case _:
+            return ()
+
+
+def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> datetime | None:
+    """The first candidate that lies in all windows as wanted."""
+    for moment in candidate_times(start, [window for window, _ in wanted]):
+        if all(windows.contains(window, moment) is inside for window, inside in wanted):
+            return moment
+    return None
+
+
+@lru_cache(maxsize=256)
+def window_times(window: Window, monday: datetime) -> tuple[tuple[datetime, ...], tuple[datetime, ...]]:
+    """Candidates of the week after a monday: those in the window, and those outside."""
+    every = [(moment, windows.contains(window, moment)) for moment in candidate_times(monday, (window,))]
+    return tuple(moment for moment, inside in every if inside), tuple(moment for moment, inside in every if not inside)
+
+
+def candidate_mondays(moment: object) -> tuple[datetime, ...]:
+    """The monday of the week of a time that is known; one in winter, one in summer and one of years to come."""
+    known = (monday_of(moment),) if isinstance(moment, datetime) and MIN_TIME <= moment < MAX_TIME else ()
+    return (*known, *(monday_of(MONDAY) + later for later in WINTER_SUMMER_LATER))
+
+
+def monday_of(moment: datetime) -> datetime:
+    day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day - timedelta(days=day.weekday())
