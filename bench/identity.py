@@ -27,7 +27,7 @@ from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
 from policyengine.identity.shared_credentials import SharingDetector
 from policyengine.identity.verified import UNBOUND
-from policyengine.identity.verify.chains import create_chain_reader
+from policyengine.identity.verify.delegation_chain import create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.stores.credential_marks import MemoryMarks
 

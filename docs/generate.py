@@ -20,10 +20,10 @@ from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 from policyengine.identity.config.setting_docs import setting_docs as of_identity
 from policyengine.identity.issue.errors import ISSUANCE_REFUSAL_INFO as UNISSUED
-from policyengine.kernel.relations import RELATIONS
+from policyengine.kernel.binary_relations import RELATIONS
 from policyengine.lint.dead_rules import DECIDED_EXAMPLES
 from policyengine.runtime.credential_errors import REFUSAL_INFO
-from policyengine.testcases.details import DETAIL_MEMBERS
+from policyengine.testcases.expected_details import DETAIL_MEMBERS
 from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent

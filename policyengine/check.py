@@ -24,7 +24,7 @@ from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
 from policyengine.diagnostics.model import BoundExceededError, Diagnostic, sort_diagnostics
 from policyengine.kernel.fingerprint import canonicalize
-from policyengine.lint import allowances, dead_limits, dead_rules, unbound_resource
+from policyengine.lint import allow_comments, dead_limit_conditions, dead_rules, unbound_resource
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.gc_pause import gc_paused
@@ -183,13 +183,13 @@ def add_lint_findings(
     sought: CheckScope,
 ) -> list[Diagnostic]:
     """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
-    found = [*found, *allowances.check_allowances(modules)]
+    found = [*found, *allow_comments.check_allowances(modules)]
     if has_error(found):
-        return allowances.drop_allowed((one for one in found if one.code not in GRANT_DEPENDENT_CODES), modules)
+        return allow_comments.drop_allowed((one for one in found if one.code not in GRANT_DEPENDENT_CODES), modules)
     found += lint_findings(kernel, modules, shown, sought)
     if sought.depth is CheckDepth.OPINIONS and not has_error(found):
-        found += allowances.stale_allowances(found, modules, sought.rules)
-    return allowances.drop_allowed(found, modules)
+        found += allow_comments.stale_allowances(found, modules, sought.rules)
+    return allow_comments.drop_allowed(found, modules)
 
 
 def lint_findings(
@@ -198,11 +198,11 @@ def lint_findings(
     yield from unbound_resource.unbound_resource_errors(kernel)
     if sought.depth is CheckDepth.ERRORS:
         yield from dead_rules.dead_rule_errors(kernel)
-        yield from dead_limits.dead_limit_errors(kernel)
+        yield from dead_limit_conditions.dead_limit_errors(kernel)
         yield from lints.wrong_tests(kernel, modules)
         return
     yield from dead_rules.dead_rule_findings(kernel)
-    yield from dead_limits.dead_limit_findings(kernel)
+    yield from dead_limit_conditions.dead_limit_findings(kernel)
     yield from lints.probable_mistakes(kernel, modules)
     if sought.depth is CheckDepth.OPINIONS:
         yield from lints.opinions(kernel, modules, shown.cases, sought.optional)

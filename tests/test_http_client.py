@@ -14,8 +14,8 @@ import httpx
 import msgspec
 import pytest
 
-from policyengine.client.base import OPEN_SECONDS, ClientCircuit, NoDecisionError, to_encodable
 from policyengine.client.http import AsyncPolicyClient, PolicyClient
+from policyengine.client.http_exchange import OPEN_SECONDS, ClientCircuit, NoDecisionError, to_encodable
 from policyengine.client.socket import encode_question
 from policyengine.engine import Engine
 from policyengine.runtime import decode

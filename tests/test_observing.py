@@ -13,7 +13,7 @@ import pytest
 from policyengine import Decision, Engine, RequestError
 from policyengine.audit import DecisionLog, read_records
 from policyengine.engine.observe_mode import Observe, ObserveError
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.server.adapters.responses import to_verdict
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import Semantics, decide_batch, parse_batch

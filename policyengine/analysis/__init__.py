@@ -1,6 +1,6 @@
 """What can be said of whole policies: what changes for requests between two of them."""
 
-from policyengine.analysis.diff.answer_key import Direction
+from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.compare import compare
 from policyengine.analysis.diff.model import Diff, Difference
 from policyengine.analysis.replay import replay

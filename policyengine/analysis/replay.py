@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import (
+from policyengine.analysis.diff.answer_order import (
     CONFIRM,
     OBLIGE,
     AnswerKey,

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from policyengine import kernel as k
-from policyengine.audit.history_fields import encode_histories as told_past
+from policyengine.audit.logged_history import encode_histories as told_past
 from policyengine.audit.redaction import RedactedFact, Redaction
 from policyengine.audit.token_events import TokenEventKind, format_times
 from policyengine.control_characters import printable_json

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from policyengine.audit.encoder import LINE_START, LOG_VERSION
 from policyengine.audit.files import Report, log_files, read_lines
-from policyengine.audit.history_fields import LoggedHistory, decode_histories
+from policyengine.audit.logged_history import LoggedHistory, decode_histories
 from policyengine.audit.redaction import RedactedFact
 from policyengine.audit.token_events import TokenEvent, TokenEventKind, get_fingerprint
 from policyengine.entities.lookup import EntityLookups, LookupEntityStore

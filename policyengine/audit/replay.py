@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any
 
-from policyengine.audit.history_fields import LoggedHistories
+from policyengine.audit.logged_history import LoggedHistories
 from policyengine.audit.reader import DecisionRecord
 from policyengine.audit.redaction import REDACTED
 from policyengine.explain.explanation import Explanation, explain

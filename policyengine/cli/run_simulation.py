@@ -53,8 +53,8 @@ class SimulateCommand:
     @cached_property
     def start(self) -> int:
         """In microseconds since 1970; where nobody says it, when tests of policies begin."""
-        from policyengine.simulation.time_units import to_microseconds
-        from policyengine.simulation.traffic import parse_moment
+        from policyengine.simulation.microseconds import to_microseconds
+        from policyengine.simulation.traffic_file import parse_moment
         from policyengine.testcases.scenario import DEFAULT_TIME
 
         if self.begins is None:
@@ -67,7 +67,7 @@ class SimulateCommand:
     @staticmethod
     def microseconds(option: str, text: str) -> int:
         from policyengine.runtime.literals import parse_duration
-        from policyengine.simulation.time_units import MICROSECOND
+        from policyengine.simulation.microseconds import MICROSECOND
 
         lasts = parse_duration(text)
         if not lasts:
@@ -98,7 +98,7 @@ class SimulateCommand:
     ) -> WorkflowTraffic:
         from policyengine.runtime.format_values import format_duration
         from policyengine.simulation import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
-        from policyengine.simulation.time_units import MICROSECOND
+        from policyengine.simulation.microseconds import MICROSECOND
 
         known = WORKFLOWS[name]
         span = known.span if lasting is None else self.microseconds("--for", lasting)
@@ -158,7 +158,7 @@ class SimulateCommand:
 def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
     """The questions of a file, as they are played: they spend."""
     from policyengine.runtime.request import Request
-    from policyengine.simulation.traffic import as_spending, parse_line
+    from policyengine.simulation.traffic_file import as_spending, parse_line
 
     for question in read_requests(name):
         with report_request_errors(question):

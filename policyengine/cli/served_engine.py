@@ -106,7 +106,7 @@ def build_entity_watcher(
     """The entities are read again when they change; with `--watch` their files are, together with the policies."""
     from policyengine.entities.errors import EntitiesError
     from policyengine.entities.watch import EntityWatcher
-    from policyengine.reload.inventory import ENTITIES
+    from policyengine.reload.policy_inventory import ENTITIES
 
     if sources is None:
         return None

@@ -16,7 +16,7 @@ from typing import Self
 
 import anyio
 
-from policyengine.client.base import (
+from policyengine.client.http_exchange import (
     GATEWAY_ERRORS,
     NOT_SENT_ERRORS,
     TIMEOUT,

@@ -28,8 +28,8 @@ from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
 from policyengine.runtime.value_size import is_large, measure_extent
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import MAX_HOPS
-from policyengine.spec.history_records import history_windows
 from policyengine.spec.reference import decide
+from policyengine.spec.required_history import history_windows
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
 

@@ -32,7 +32,7 @@ from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoin
 from policyengine.runtime.limits import SteadyRate
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.snapshot import Entities
-from policyengine.spec.history_records import history_conditions
+from policyengine.spec.required_history import history_conditions
 from policyengine.spec.tasks import RESOURCE, task_constraints
 from policyengine.spec.trace import Block
 

@@ -21,11 +21,11 @@ from policyengine.runtime.history import HistoryRecord, bounded_value
 from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec.history import conjuncts, join_key, reads_past
-from policyengine.spec.history_records import awaits_outcome
 from policyengine.spec.kleene import describe
 from policyengine.spec.limit_keys import host_network, is_address
 from policyengine.spec.path_texts import is_path_text
 from policyengine.spec.rate_units import to_microseconds
+from policyengine.spec.required_history import awaits_outcome
 from policyengine.typesystem import EntityRef, Scalar
 
 MOST_KEYS = 10_000  # of which the text is remembered, for each condition

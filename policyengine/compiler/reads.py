@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime import arithmetic, decode, functions, windows
+from policyengine.runtime import arithmetic, calendar_windows, decode, functions
 from policyengine.runtime.header_names import has_other_spelling
 from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.literals import parse_duration
@@ -219,8 +219,8 @@ def within(address: object, networks: object) -> object:
     return settled(in_networks(address, networks))  # type: ignore[arg-type]
 
 
-def during(window: windows.Window, moment: datetime) -> object:
-    return settled(windows.contains(window, moment))
+def during(window: calendar_windows.Window, moment: datetime) -> object:
+    return settled(calendar_windows.contains(window, moment))
 
 
 # ── The directory ─────────────────────────────────────────────────────────────────────────────

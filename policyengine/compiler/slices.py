@@ -18,7 +18,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import coerce
-from policyengine.spec.history_records import history_conditions
+from policyengine.spec.required_history import history_conditions
 from policyengine.typesystem import Scalar
 
 MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules that tell them apart

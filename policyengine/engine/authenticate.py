@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from policyengine.engine.failures import FailureCounter
+from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.question import Question, normalize_facts, parse_request
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.verified import PRINCIPAL_ROOTS, PROVABLE_ROOTS, CredentialRefusal, VerifiedCredential
 from policyengine.identity.verified import ProofContext as Presented
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
-from policyengine.runtime.idempotency_key import IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyRecord
 from policyengine.runtime.idempotent_decision import decode_draft, decode_facts
 from policyengine.runtime.request import Request, RequestError, pending_outside
 from policyengine.runtime.values import Invalid, MissingValue

@@ -39,10 +39,10 @@ from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
-from policyengine.runtime.caller import SEPARATOR, outcome_key
+from policyengine.runtime.api_client import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.idempotent_decision import IdempotentDecision
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source

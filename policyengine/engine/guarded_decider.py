@@ -12,7 +12,7 @@ from policyengine.engine.decider import Decider, DecisionBasis
 from policyengine.engine.question import new_id
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import IdempotencyKeyError
+from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
 

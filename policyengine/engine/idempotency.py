@@ -15,7 +15,7 @@ from policyengine.engine.authenticate import (
 )
 from policyengine.engine.question import Question
 from policyengine.runtime.decision import Decision, Gate
-from policyengine.runtime.idempotency_key import IdempotencyClaim
+from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.idempotent_decision import IdempotentDecision
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError

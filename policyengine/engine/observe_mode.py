@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.check import compile_sources
-from policyengine.checker.patterns.endpoints import HTTP_METHODS, STANDARD_METHODS
+from policyengine.checker.patterns.endpoint_reader import HTTP_METHODS, STANDARD_METHODS
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime.decision import Decision, Reason
 from policyengine.runtime.endpoints import Endpoint

@@ -9,7 +9,7 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from policyengine.compiler.show import place_of
-from policyengine.engine.failures import FailureCounter
+from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.question import new_id
 from policyengine.identity.log_throttle import LogThrottle

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from policyengine import typesystem
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import (
+from policyengine.entities.cells import (
     CellError,
     EntityDeclaration,
     EntityDeclarations,

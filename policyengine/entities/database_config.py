@@ -11,7 +11,7 @@ from typing import Any
 
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.structure_checks import quote_input
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from policyengine.entities.columns import CellError, EntityDeclarations, copy_declarations
+from policyengine.entities.cells import CellError, EntityDeclarations, copy_declarations
 from policyengine.entities.database_config import DatabaseConfig
 from policyengine.entities.lookup import RowLookupError
 from policyengine.entities.merge import RowCollector, RowOrigin

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from policyengine.entities import csv_files
 from policyengine.entities import json_files as files
-from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.database_config import DatabaseConfig, check_declared, read_database_config
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import RowCollector

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from policyengine import typesystem
 from policyengine.diagnostics.model import suggest
-from policyengine.entities.columns import CellError, EntityDeclarations, make_cell_parser, membership_type
+from policyengine.entities.cells import CellError, EntityDeclarations, make_cell_parser, membership_type
 from policyengine.entities.database_config import DatabaseConfig, EntityTableConfig, JoinTable
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import NumberedRows

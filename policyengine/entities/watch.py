@@ -8,7 +8,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Protocol
 
-from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.sources import EntitySources, SourcesStamp
 from policyengine.entities.store import EntityStore, describe_lost_types

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from policyengine.http.body import METHOD_OVERRIDE, body_members
+from policyengine.http.body_facts import METHOD_OVERRIDE, body_members
+from policyengine.http.body_method_override import names_method
 from policyengine.http.client_credentials import (
     CERTIFICATE_HEADERS,
     CREDENTIAL_HEADERS,
@@ -21,7 +22,8 @@ from policyengine.http.client_credentials import (
     request_url,
 )
 from policyengine.http.client_credentials import FORWARDED_AUTHORIZATION as FORWARDED_AUTHORIZATION
-from policyengine.http.completeness import (
+from policyengine.http.form_fields import Field, query_fields
+from policyengine.http.forwarded_parts import (
     ALL,
     WITHHELD_HEADERS,
     ForwardedParts,
@@ -30,8 +32,6 @@ from policyengine.http.completeness import (
     header_facts,
     unknown_headers,
 )
-from policyengine.http.form_fields import Field, query_fields
-from policyengine.http.method_override import names_method
 from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid

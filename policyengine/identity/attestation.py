@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.config.model import AttesterSettings, IdentityConfig, IdentityError, to_seconds
 from policyengine.identity.facts import to_datetime as time_of
 from policyengine.identity.facts import without_none
 from policyengine.identity.keys.jwks import KeySource, UnusableKeyError, import_public_key
-from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.verified import ConfirmedKey, Seconds, VerifiedToken
 from policyengine.identity.verify.claims import (
     Claims,

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
-from policyengine.importers import policy_writer, scaffold
+from policyengine.importers import policy_writer, project_files
+from policyengine.importers.align_operations import reconcile, without_types
 from policyengine.importers.current_policies import (
     CurrentPolicies,
     first_error,
@@ -36,9 +37,8 @@ from policyengine.importers.manifest import (
 )
 from policyengine.importers.model import Api, ApiOperation, HttpTemplate
 from policyengine.importers.path_index import PathIndex
-from policyengine.importers.reconcile import reconcile, without_types
 from policyengine.importers.sanitize import NameAllocator
-from policyengine.importers.scope_groups import ImportPlan, plan_scopes
+from policyengine.importers.scope_plan import ImportPlan, plan_scopes
 from policyengine.policy_files import ROOT_MARKER, find_policies
 from policyengine.source import Source
 
@@ -100,14 +100,14 @@ def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
     _require_valid(_file_sources(folder, files))
     files |= {
         ROOT_MARKER: "",
-        "README.md": scaffold.readme_text(api, made, _api_folder(api), command),
-        "request.json": scaffold.sample_request(api, made),
+        "README.md": project_files.readme_text(api, made, _api_folder(api), command),
+        "request.json": project_files.sample_request(api, made),
         MANIFEST_FILE: manifest_text(
             ImportManifest(api.kind, api.name, 1, {one.key: entry_of(one) for one in api.operations})
         ),
     }
     if not any((above / SETTINGS_FILE).exists() for above in (folder.absolute(), *folder.absolute().parents)):
-        files[SETTINGS_FILE] = scaffold.LINT_SETTINGS
+        files[SETTINGS_FILE] = project_files.LINT_SETTINGS
     created = _write_files(folder, files)
     return ImportResult(created, tuple(one.key for one in api.operations), notes=(*api.notes, *notes))
 

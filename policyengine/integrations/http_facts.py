@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from starlette.types import Message, Receive, Scope
 
-from policyengine.http.body import body_members
+from policyengine.http.body_facts import body_members
 from policyengine.http.client_credentials import CREDENTIAL_SECRET_HEADERS
 from policyengine.http.form_fields import query_fields
 from policyengine.integrations.enforcement_point import Facts

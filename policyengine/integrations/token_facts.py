@@ -78,7 +78,7 @@ def read_task(claims: Mapping[str, Any]) -> Facts:
 def read_chain_facts(claims: Mapping[str, Any], credential: Mapping[str, object], issuers: Mapping[str, str]) -> Facts:
     """Who acts for whom, through whom, by the claims of a token that was verified elsewhere. Raises IdentityError."""
     try:
-        from policyengine.identity.verify.chains import ChainReader
+        from policyengine.identity.verify.delegation_chain import ChainReader
     except ImportError as error:
         why = f"the token tells of a chain of delegation, and `{error.name}` is not installed"
         raise TokenFactsError(f"{why}: {INSTALL}") from None

@@ -18,6 +18,9 @@ from typing import TypeAlias
 from policyengine.kernel.approvals import BoundObject as BoundObject
 from policyengine.kernel.approvals import BoundTo as BoundTo
 from policyengine.kernel.base import Node as Node
+from policyengine.kernel.binary_relations import RELATIONS as RELATIONS
+from policyengine.kernel.binary_relations import Operands as Operands
+from policyengine.kernel.binary_relations import RelationRow as RelationRow
 from policyengine.kernel.endpoints import FOLDINGS as FOLDINGS
 from policyengine.kernel.endpoints import ActionPattern as ActionPattern
 from policyengine.kernel.endpoints import Folding as Folding
@@ -74,9 +77,6 @@ from policyengine.kernel.maps import MapSegment as MapSegment
 from policyengine.kernel.maps import MapSubject as MapSubject
 from policyengine.kernel.maps import MapTool as MapTool
 from policyengine.kernel.maps import MapVerb as MapVerb
-from policyengine.kernel.relations import RELATIONS as RELATIONS
-from policyengine.kernel.relations import Operands as Operands
-from policyengine.kernel.relations import RelationRow as RelationRow
 from policyengine.typesystem import FieldType as FieldType
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────

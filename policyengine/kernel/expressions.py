@@ -10,10 +10,10 @@ from typing import ClassVar, TypeAlias
 from typing import Literal as Word
 
 from policyengine.kernel.base import Node
+from policyengine.kernel.binary_relations import RELATIONS, RelationRow
 from policyengine.kernel.endpoints import Place
-from policyengine.kernel.relations import RELATIONS, RelationRow
+from policyengine.runtime.calendar_windows import Window
 from policyengine.runtime.values import Value
-from policyengine.runtime.windows import Window
 from policyengine.typesystem import Scalar, Type
 
 

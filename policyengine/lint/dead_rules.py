@@ -15,6 +15,7 @@ from policyengine.checker.patterns.overlap import covers, place_covers
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.explain.effect_words import effect_word, is_requirement
 from policyengine.solver.cache import SatisfiabilityCache
+from policyengine.solver.formulas import Truth
 from policyengine.solver.satisfiability import (
     ACTS_ON_TRUE,
     ACTS_UNLESS_FALSE,
@@ -24,7 +25,6 @@ from policyengine.solver.satisfiability import (
     negate_truth,
     possible_truths,
 )
-from policyengine.solver.symbolic import Truth
 
 __all__ = ["DECIDED_EXAMPLES", "UNKNOWN", "dead_rule_findings", "implies", "possible_truths"]
 

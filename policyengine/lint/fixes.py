@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.allowances import COMPLETE_ALLOWANCE, WORD
-from policyengine.lint.findings import declarations_in
+from policyengine.lint.allow_comments import COMPLETE_ALLOWANCE, WORD
+from policyengine.lint.policy_mistakes import declarations_in
 from policyengine.lint.unused import names_in
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast

@@ -18,7 +18,7 @@ from policyengine.entities.errors import EntitiesError
 from policyengine.entities.store import EntityStore
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
-from policyengine.reload.inventory import Inventory
+from policyengine.reload.policy_inventory import Inventory
 from policyengine.reload.source import ReloadSource
 from policyengine.source import Source, is_test_file
 from policyengine.syntax.parse import parse

@@ -12,7 +12,7 @@ from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError
 from policyengine.reload.comparison import MAX_LISTED_WIDENINGS, ComparisonProcess, PolicyComparison
-from policyengine.reload.inventory import Inventory, lost_rows, summarize_losses
+from policyengine.reload.policy_inventory import Inventory, lost_rows, summarize_losses
 from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
 
 if TYPE_CHECKING:

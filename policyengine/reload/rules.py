@@ -7,7 +7,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from policyengine.diagnostics.model import suggest
-from policyengine.reload.inventory import DELEGATION, ENTITIES, FILES, GUARDS, LIMITS, PACKAGES, TRUNCATED_FILES, Loss
+from policyengine.reload.policy_inventory import (
+    DELEGATION,
+    ENTITIES,
+    FILES,
+    GUARDS,
+    LIMITS,
+    PACKAGES,
+    TRUNCATED_FILES,
+    Loss,
+)
 from policyengine.runtime.structure_checks import quote_input
 
 WIDENING, UNPROVED = "widening", "unproved"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.entities.columns import EntityDeclarations
+from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.sources import EntitySources
 from policyengine.entities.store import EntityStore
 from policyengine.policy_files import BUNDLE_SUFFIX, find_policies, load_sources

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from policyengine.runtime.history import HistoryRecord, WindowKey
-from policyengine.runtime.idempotency_key import IdempotencyClaim
+from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
 from policyengine.runtime.limits import LimitCharge, LimitResult
 

@@ -21,8 +21,8 @@ from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.caller import current_caller
-from policyengine.runtime.idempotency_key import IdempotencyKeyError
+from policyengine.runtime.api_client import current_caller
+from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import RequestError
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache

@@ -19,7 +19,7 @@ from policyengine.fair_queue import WorkRefusedError, never_gone
 from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.structure_checks import check_members, did_you_mean, wrong_type_error
 from policyengine.server.content_negotiation import HAS_LONG_BODY, BodyFormat

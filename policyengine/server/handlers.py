@@ -14,12 +14,12 @@ from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.completeness import GatewayAdapter
+from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.caller import current_caller, enter_caller
-from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
+from policyengine.runtime.api_client import current_caller, enter_caller
+from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input

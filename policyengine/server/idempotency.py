@@ -9,7 +9,7 @@ from threading import Event
 
 from starlette.datastructures import Headers
 
-from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError, KeyReuseError
+from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError, KeyReuseError
 from policyengine.server.problems import ProblemError
 
 HEADER = "idempotency-key"

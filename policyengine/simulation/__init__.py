@@ -4,7 +4,7 @@ from policyengine.simulation.caller_variation import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult
 from policyengine.simulation.run import VirtualClock, simulate
 from policyengine.simulation.time_slots import Series, TooManySlotsError
-from policyengine.simulation.traffic import TrafficError, TrafficEvent, TrafficTrace
+from policyengine.simulation.traffic_file import TrafficError, TrafficEvent, TrafficTrace
 from policyengine.simulation.workflows import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
 
 __all__ = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from policyengine.simulation.microseconds import format_time, format_timestamp
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
 from policyengine.simulation.svg import CSS_CLASSES, STYLE, escape_text, inline_panel, panels
 from policyengine.simulation.time_slots import LimitCounts
-from policyengine.simulation.time_units import format_time, format_timestamp
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 PAGE_STYLE = """

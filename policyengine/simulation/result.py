@@ -9,8 +9,8 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.runtime.decision import Principal, PrincipalTuple
 from policyengine.runtime.format_values import format_duration
+from policyengine.simulation.microseconds import MICROSECOND, format_timestamp
 from policyengine.simulation.time_slots import LimitCounts, Series, TimeSlot
-from policyengine.simulation.time_units import MICROSECOND, format_timestamp
 from policyengine.spec.limits import format_pace
 
 MAX_CALLERS_SHOWN = 10

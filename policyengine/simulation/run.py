@@ -8,9 +8,9 @@ from itertools import islice
 
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
+from policyengine.simulation.microseconds import to_datetime
 from policyengine.simulation.time_slots import Series
-from policyengine.simulation.time_units import to_datetime
-from policyengine.simulation.traffic import TrafficError, TrafficEvent
+from policyengine.simulation.traffic_file import TrafficError, TrafficEvent
 
 CHUNK = 1_000
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from policyengine.simulation.microseconds import DAY_US, to_datetime
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
 from policyengine.simulation.text import fold_slots, sum_limit_counts
 from policyengine.simulation.time_slots import sum_slots
-from policyengine.simulation.time_units import DAY_US, to_datetime
 
 WIDTH, LEFT, RIGHT = 720, 76, 12
 TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26

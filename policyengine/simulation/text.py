@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from policyengine.runtime.format_values import format_duration
+from policyengine.simulation.microseconds import MICROSECOND, format_time
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
 from policyengine.simulation.time_slots import LimitCounts, sum_slots
-from policyengine.simulation.time_units import MICROSECOND, format_time
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"

@@ -11,8 +11,8 @@ from random import Random
 from typing import TypeAlias
 
 from policyengine.simulation.caller_variation import Callers
-from policyengine.simulation.time_units import DAY_US
-from policyengine.simulation.traffic import SECOND_US, TrafficEvent
+from policyengine.simulation.microseconds import DAY_US
+from policyengine.simulation.traffic_file import SECOND_US, TrafficEvent
 
 Arrival: TypeAlias = tuple[int, int]  # when, and which of the callers: 0 is the first
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache, reduce
 
 from policyengine import kernel as k
+from policyengine.solver.formulas import Subject, Truth
 from policyengine.solver.satisfiability import combine_truths, group_by_subject, possible_truths, subjects_of
-from policyengine.solver.symbolic import Subject, Truth
 
 Truths = frozenset[Truth]
 join_truths = lru_cache(maxsize=64)(combine_truths)  # so few are the pairs of sets of truths

@@ -16,7 +16,7 @@ from math import prod
 from typing import Final, TypeVar, assert_never
 
 from policyengine import kernel as k
-from policyengine.solver.symbolic import (  # fmt: skip
+from policyengine.solver.formulas import (  # fmt: skip
     Atom,
     Conjunction,
     ConstantTerm,

@@ -26,8 +26,8 @@ from policyengine.runtime.format_values import format_duration, format_value
 from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown, Value
-from policyengine.spec import history_records
 from policyengine.spec import limits as spending
+from policyengine.spec import required_history
 from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import describe_bound
 from policyengine.spec.approvals import approval_facts
@@ -295,7 +295,7 @@ def _new_records(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> tuple
         return ()
     granted = [one.approval for guard in seen.guards for one in guard.effects if one.approval is not None]
     known = facts.bind(approval_facts(granted, facts.now))
-    return history_records.make_records(known, denied=outcome is Outcome.DENY)
+    return required_history.make_records(known, denied=outcome is Outcome.DENY)
 
 
 def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime import arithmetic, functions, windows
+from policyengine.runtime import arithmetic, calendar_windows, functions
 from policyengine.runtime.format_values import format_bare_value, format_value
 from policyengine.runtime.request import Request, get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
@@ -110,7 +110,7 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
         case k.Or(items):
             return disjunction([evaluate(item, facts) for item in items])
         case k.InWindow(instant, window):
-            return lift(lambda moment: windows.contains(window, moment), evaluate(instant, facts))
+            return lift(lambda moment: calendar_windows.contains(window, moment), evaluate(instant, facts))
         case k.IsPresent(operand):
             one = evaluate(operand, facts)
             return not one.absent and one if isinstance(one, Unknown) else True

@@ -16,7 +16,7 @@ from policyengine.runtime.history import History, PastEvent, WindowKey
 from policyengine.runtime.request import PENDING_WILDCARD, Request, get_member, parse_pending_path
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
-from policyengine.spec.inheritance import InheritanceLevel, unite_levels
+from policyengine.spec.inherited_sets import InheritanceLevel, unite_levels
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import describe, elements, is_absent, lift
 from policyengine.spec.trace import ChainAgent

@@ -19,7 +19,7 @@ from policyengine.runtime.history import (
     WindowKey,
     merge_reports,
 )
-from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult, LimitState, uncharged_state
 from policyengine.stores.base import CommitRequest, CommitResult, Store, StoreError
 from policyengine.stores.circuit_breaker import PAUSE_SECONDS, READ, WRITE, CircuitBreaker

@@ -7,10 +7,10 @@ from typing import assert_never
 
 from policyengine.runtime.decision import Outcome
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.details import read_details
-from policyengine.testcases.raw_values import ValueContext
+from policyengine.testcases.expected_details import read_details
+from policyengine.testcases.raw_facts import ValueContext
 from policyengine.testcases.reasons import check_rule, read_gate
-from policyengine.testcases.request_extras import parse_count
+from policyengine.testcases.repeats_and_responses import parse_count
 from policyengine.testcases.scenario import ExpectedOutcome
 
 

@@ -13,8 +13,8 @@ from policyengine.runtime.request import CHAIN_HOP_MEMBERS
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.catalogue import CatalogueAttribute, CatalogueFact, FactGroup, FactPath
-from policyengine.testcases.raw_values import (
+from policyengine.testcases.fact_catalogue import CatalogueAttribute, CatalogueFact, FactGroup, FactPath
+from policyengine.testcases.raw_facts import (
     ABSENT,
     ValueContext,
     check_members_unique,

@@ -20,11 +20,10 @@ from policyengine.runtime.literals import to_utc
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import fixtures as givens
-from policyengine.testcases.all_facts import all_facts_context, check_capture
-from policyengine.testcases.catalogue import FactCatalogue
 from policyengine.testcases.expectations import read_expectation
-from policyengine.testcases.raw_values import ValueContext
-from policyengine.testcases.request_extras import RequestExtras, read_extras, repeat_clauses
+from policyengine.testcases.fact_catalogue import FactCatalogue
+from policyengine.testcases.raw_facts import ValueContext
+from policyengine.testcases.repeats_and_responses import RequestExtras, read_extras, repeat_clauses
 from policyengine.testcases.requests import CaseEndpoint, build_question, read_endpoints
 from policyengine.testcases.scenario import (
     Case,
@@ -37,6 +36,7 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
+from policyengine.testcases.unplaced_facts import all_facts_context, check_capture
 from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()

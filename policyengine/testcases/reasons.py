@@ -7,7 +7,7 @@ from policyengine.diagnostics.model import suggest
 from policyengine.runtime.decision import Gate
 from policyengine.source import Span
 from policyengine.testcases.fixtures import rules_hint
-from policyengine.testcases.raw_values import ValueContext
+from policyengine.testcases.raw_facts import ValueContext
 
 
 def check_rule(name: str, span: Span, reading: ValueContext) -> None:

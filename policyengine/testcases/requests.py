@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from policyengine.checker.patterns.endpoints import HTTP_METHODS, STANDARD_METHODS, read_endpoint
+from policyengine.checker.patterns.endpoint_reader import HTTP_METHODS, STANDARD_METHODS, read_endpoint
 from policyengine.checker.types.constants import lower_id
 from policyengine.diagnostics.model import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.catalogue import FactCatalogue
-from policyengine.testcases.raw_values import ValueContext
+from policyengine.testcases.fact_catalogue import FactCatalogue
+from policyengine.testcases.raw_facts import ValueContext
 from policyengine.testcases.scenario import Scenario
 from policyengine.typesystem import EntityRef
 

@@ -14,7 +14,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.reserved_words import RESERVED_WORDS
 from policyengine.testcases import fixtures
 from policyengine.testcases.expectations import read_expectation
-from policyengine.testcases.raw_values import ValueContext, raw_value, reference_path
+from policyengine.testcases.raw_facts import ValueContext, raw_value, reference_path
 from policyengine.testcases.scenario import ExpectedOutcome, ScenarioStep
 from policyengine.vocabulary import FACT_ROOT_NAMES
 

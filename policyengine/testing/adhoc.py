@@ -14,7 +14,7 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.testcases import Case
-from policyengine.testcases.catalogue import FactCatalogue
+from policyengine.testcases.fact_catalogue import FactCatalogue
 from policyengine.testcases.lower import FixtureReader, lower_package
 
 

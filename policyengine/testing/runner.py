@@ -26,8 +26,8 @@ from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import history_conditions, history_windows
 from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.required_history import history_conditions, history_windows
 from policyengine.spec.trace import DecisionTrace
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testcases import Case, GivenApproval

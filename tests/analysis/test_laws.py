@@ -12,7 +12,7 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
-from policyengine.analysis.diff.answer_key import AnswerKey, answer_of
+from policyengine.analysis.diff.answer_order import AnswerKey, answer_of
 from policyengine.analysis.diff.endpoint_classes import endpoint_classes, patterns_of
 from policyengine.analysis.diff.oracle import pending_duties
 from policyengine.entities.store import EntityStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.analysis.diff.answer_key import Direction
+from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.trust import trust_changes
 from policyengine.engine import Engine
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from policyengine.analysis.replay import replay
-from policyengine.audit import DecisionLog, DecisionRecord, ReplayError, history_fields, read_records, replay_decision
+from policyengine.audit import DecisionLog, DecisionRecord, ReplayError, logged_history, read_records, replay_decision
 from policyengine.engine import Engine
 from policyengine.stores.memory.store import MemoryStore
 
@@ -116,7 +116,7 @@ def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
 def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_fields, "MAX_EVENTS", 3)
+    monkeypatch.setattr(logged_history, "MAX_EVENTS", 3)
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when count of GET /secret within 1h > 9 }}')
     for _ in range(4):
         playing.ask("GET /secret")

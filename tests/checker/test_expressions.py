@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from policyengine import kernel as k
-from policyengine.runtime.windows import Daily, load_zone
+from policyengine.runtime.calendar_windows import Daily, load_zone
 from policyengine.source import Source, Span
 from policyengine.typesystem import EntityRef, EnumType, ListType, RefType, Scalar, SetType, Type
 from tests.checker.reading import ask, give, read

@@ -6,7 +6,7 @@ from bench import command_policies as inputs
 from policyengine.check import check_text, lint_text
 from policyengine.checker.patterns import binders, overlap, places
 from policyengine.checker.patterns.overlap import GlobIndex, PatternIndex
-from policyengine.lint import findings
+from policyengine.lint import policy_mistakes
 from policyengine.lint.rules import shared_users
 from policyengine.lint.rules import user_grants as user_doors
 
@@ -34,7 +34,7 @@ COMPARING = [
     (overlap, "covers"),
     (overlap, "overlaps"),
     (overlap, "globs_meet"),
-    (findings, "globs_meet"),
+    (policy_mistakes, "globs_meet"),
     (shared_users, "globs_meet"),
     (binders, "check_pair"),
 ]

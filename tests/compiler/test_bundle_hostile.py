@@ -17,7 +17,7 @@ from policyengine.compiler import tree
 from policyengine.compiler.bundle.file import BundleError, PolicyBundle, decode_bundle, write_bundle
 from policyengine.compiler.bundle.payload import bundle_codec, read_everything
 from policyengine.engine import Engine
-from policyengine.runtime import windows
+from policyengine.runtime import calendar_windows
 from policyengine.typesystem import FieldType
 from tests.compiler.hostile import bundled, members_of, places_in, refused_or_sound, sealed
 
@@ -173,15 +173,15 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.CredentialKinds, "kinds", ["smile"], "a kind of credential that does not exist"),
     (k.HasRow, "entity", None, "Constant | Fact"),
     (k.DefinitionRef, "type", 0, "a definition of another type"),
-    (windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
-    (windows.Daily, "days", [], "a window on no day"),
-    (windows.Daily, "days", [1, 0], "not in rising order"),
-    (windows.Daily, "zone", "Mars/Base", "unknown time zone"),
-    (windows.Daily, "zone", "../../etc/passwd", "unknown time zone"),
-    (windows.Weekly, "start_day", 7, "a day of no week"),
-    (windows.Weekly, "end_minute", -1, "a time of day that no clock shows"),
-    (windows.WholeDays, "days", [7], "a window on no day"),
-    (windows.Absolute, "end", 0, "a window that ends before it begins"),
+    (calendar_windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
+    (calendar_windows.Daily, "days", [], "a window on no day"),
+    (calendar_windows.Daily, "days", [1, 0], "not in rising order"),
+    (calendar_windows.Daily, "zone", "Mars/Base", "unknown time zone"),
+    (calendar_windows.Daily, "zone", "../../etc/passwd", "unknown time zone"),
+    (calendar_windows.Weekly, "start_day", 7, "a day of no week"),
+    (calendar_windows.Weekly, "end_minute", -1, "a time of day that no clock shows"),
+    (calendar_windows.WholeDays, "days", [7], "a window on no day"),
+    (calendar_windows.Absolute, "end", 0, "a window that ends before it begins"),
     (k.Binder, "resource", ["invoice", "other"], "a resource that its pattern does not capture"),
     (k.Binder, "facts", [[["user"], None]], "Constant | Fact"),
     (k.EntityType, "name", "a b", "a declaration without a name"),

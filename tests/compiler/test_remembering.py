@@ -9,7 +9,7 @@ from random import Random
 
 from policyengine import kernel as k
 from policyengine.runtime.decision import Outcome
-from policyengine.spec.history_records import history_conditions
+from policyengine.spec.required_history import history_conditions
 from tests.compiler.equality import Pair, Tally
 from tests.generate.asking import Asking, Setting, fitting, lean, posted, varied
 from tests.generate.cases import checked_policy, kernel_of

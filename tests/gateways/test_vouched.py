@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.http.completeness import ForwardedParts, GatewayAdapter
+from policyengine.http.forwarded_parts import ForwardedParts, GatewayAdapter
 from policyengine.http.gateway_headers import (
     BODY_AS_TEXT,
     GatewayHeaders,

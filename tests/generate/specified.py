@@ -30,7 +30,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
 from policyengine.spec.evaluate import build_facts
-from policyengine.spec.history_records import history_conditions, history_windows
+from policyengine.spec.required_history import history_conditions, history_windows
 from policyengine.stores.memory.store import MemoryStore
 
 CONSUME = Obligation("consume", (), rule="approval", at="")

@@ -15,11 +15,11 @@ from joserfc.jws import JWSRegistry
 
 from policyengine.engine import Engine
 from policyengine.identity.attestation import create_attestation_verifier
+from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import parse_identity_config
 from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.jwks import VerifyingKey
-from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.verified import ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
 from policyengine.kernel import Attester, Kernel
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode

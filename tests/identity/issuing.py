@@ -20,7 +20,7 @@ from policyengine.identity.config.model import IssuerSettings
 from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
-from policyengine.identity.verify.chains import ChainReader
+from policyengine.identity.verify.delegation_chain import ChainReader
 from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials

@@ -23,7 +23,7 @@ from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRA
 from policyengine.identity.keys.jwks import VerifyingKey, parse_jwks
 from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
 from policyengine.identity.verified import ConfirmedKey, ProofContext, VerifiedToken
-from policyengine.identity.verify.chains import ChainReader
+from policyengine.identity.verify.delegation_chain import ChainReader
 from policyengine.identity.verify.tokens import TokenVerifier, TrustedIssuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials

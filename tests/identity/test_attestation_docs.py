@@ -18,8 +18,8 @@ from joserfc.jwk import ECKey
 
 from policyengine import Engine
 from policyengine.identity.attestation import MAX_NONCES, MAX_SUBMODULE_DEPTH, MAX_SUBMODULES
+from policyengine.identity.attestation_nonces import NONCE_LIFETIME_SECONDS
 from policyengine.identity.config.model import parse_identity_config
-from policyengine.identity.nonces import NONCE_LIFETIME_SECONDS
 from policyengine.server.app import create_app
 from tests.identity.bound_world import ec_key, proof
 from tests.pages import CHECKOUT, blocks

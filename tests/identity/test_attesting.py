@@ -12,8 +12,8 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.identity.attestation import create_attestation_verifier
+from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.config.model import IdentityError, parse_identity_config
-from policyengine.identity.nonces import AttestationNonces
 from policyengine.kernel import Attester
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.stores.base import StoreError

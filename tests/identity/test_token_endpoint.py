@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 from policyengine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.config.authenticator_factory import build_authenticator
 from policyengine.identity.config.issuer_factory import open_secrets, open_signing_keys, open_token_issuer
 from policyengine.identity.config.model import IdentityError, IssuerSettings, parse_identity_config
@@ -29,7 +30,6 @@ from policyengine.identity.issue.clients import ASSERTION_TYPE
 from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
 from policyengine.identity.keys.openbao_signer import OpenBaoSigner
 from policyengine.identity.keys.signing_keys import KeyRingFile, new_ring, write_ring
-from policyengine.identity.nonces import AttestationNonces
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.server.app import create_app
 from policyengine.server.token_service.endpoint import MAX_FORM_BYTES

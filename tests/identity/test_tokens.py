@@ -9,7 +9,7 @@ import pytest
 from policyengine import Engine
 from policyengine.identity.config.model import IdentityConfig, parse_identity_config
 from policyengine.identity.verified import TokenPrincipal, VerifiedToken
-from policyengine.identity.verify.chains import create_chain_reader
+from policyengine.identity.verify.delegation_chain import create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credential_errors import RefusalCode as R

@@ -8,7 +8,7 @@ import tomllib
 from policyengine.identity.authenticator import RECHECK_SECONDS
 from policyengine.identity.config.model import parse_identity_config
 from policyengine.identity.verified import Hop, TokenPrincipal
-from policyengine.identity.verify.chains import MAX_ACTORS
+from policyengine.identity.verify.delegation_chain import MAX_ACTORS
 from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH
 from policyengine.identity.verify.strict_json import MAX_DEPTH
 from policyengine.identity.verify.tokens import REQUIRED_CLAIMS

@@ -16,7 +16,7 @@ from policyengine.identity.config.model import IssuerSettings, parse_identity_co
 from policyengine.identity.facts import build_facts, revocable_names
 from policyengine.identity.keys.jwks import parse_jwks
 from policyengine.identity.verified import UNBOUND, Hop, TokenPrincipal, VerifiedToken
-from policyengine.identity.verify.chains import ChainReader, create_chain_reader
+from policyengine.identity.verify.delegation_chain import ChainReader, create_chain_reader
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credential_errors import RefusalCode as R

@@ -48,8 +48,8 @@ def overlapping(segments: int) -> list[str]:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_paths_that_overlap_too_much_are_refused_with_one_message(tmp_path, apart):
+    from policyengine.importers.align_operations import reconcile
     from policyengine.importers.openapi import read_openapi
-    from policyengine.importers.reconcile import reconcile
 
     paths = [f"{path}/x{i}" if apart else path for i, path in enumerate(overlapping(12))]
     with pytest.raises(ApiImportError, match=r"more than [0-9,]+ (pairs|steps)"):

@@ -35,7 +35,7 @@ from policyengine.integrations.fastapi import Policies, PolicyDeniedError, probl
 from policyengine.integrations.mcp import fastmcp as for_fastmcp
 from policyengine.integrations.mcp import sdk
 from policyengine.reload import ReloadableEngine
-from policyengine.reload.live_engine import LiveEngine
+from policyengine.reload.integration_engine import LiveEngine
 from policyengine.runtime.decision import Decision
 from tests import forking
 from tests.identity import bound_world

@@ -19,7 +19,7 @@ MODULES = [
 
 def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """As if it were not installed, and nothing of ours that needs it were loaded."""
-    ours = ("policyengine.integrations", "policyengine.client.http", "policyengine.client.base")
+    ours = ("policyengine.integrations", "policyengine.client.http", "policyengine.client.http_exchange")
     for name in list(sys.modules):
         if name == package or name.startswith((f"{package}.", *ours)):
             monkeypatch.delitem(sys.modules, name)

@@ -21,7 +21,11 @@ from mcp.server.stdio import stdio_server
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, StdioLines, StdioMessageReader, http_app
-from policyengine.integrations.mcp.messages import AmbiguousMessageError, check_local_params, check_upstream_params
+from policyengine.integrations.mcp.unambiguous_messages import (
+    AmbiguousMessageError,
+    check_local_params,
+    check_upstream_params,
+)
 from policyengine.runtime.values import Invalid
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.serving import serving

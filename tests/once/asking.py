@@ -11,7 +11,7 @@ import random
 import sys
 
 from policyengine.engine import Engine
-from policyengine.runtime.idempotency_key import KeyInProgressError
+from policyengine.runtime.idempotency import KeyInProgressError
 from policyengine.stores.url import open_store
 from tests.once.shop import POLICY, once, report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 
 POLICY = """
 language 1

@@ -22,7 +22,7 @@ from policyengine.engine import Engine
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.kernel import Kernel
 from policyengine.runtime.decision import Decision, Effects
-from policyengine.runtime.idempotency_key import (
+from policyengine.runtime.idempotency import (
     KEEP_MICROSECONDS,
     LEASE_MICROSECONDS,
     IdempotencyClaim,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from policyengine.http.body import FORM, body_members
+from policyengine.http.body_facts import FORM, body_members
 from policyengine.http.form_fields import query_fields
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid

@@ -10,7 +10,7 @@ import pytest
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore, describe_lost_types
-from policyengine.reload.inventory import Inventory, Loss, summarize_losses
+from policyengine.reload.policy_inventory import Inventory, Loss, summarize_losses
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 

@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.http import body_method_override
 from policyengine.http import form_fields as form_fields_module
-from policyengine.http import method_override
-from policyengine.http.body import body_members
+from policyengine.http.body_facts import body_members
+from policyengine.http.body_method_override import MAX_NAMES, MAX_PARTS, names_method
 from policyengine.http.form_fields import FRAGMENT, MAX_PIECES, form_fields, query_fields
-from policyengine.http.method_override import MAX_NAMES, MAX_PARTS, names_method
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 
@@ -392,7 +392,7 @@ def test_more_names_of_parts_than_servers_take_are_not_looked_through(
 ) -> None:
     """One of those at the end may name a method; and to look at all takes seconds."""
     looked_at: list[str] = []
-    monkeypatch.setattr(method_override, "possible_names", lambda raw: looked_at.append(raw) or set())
+    monkeypatch.setattr(body_method_override, "possible_names", lambda raw: looked_at.append(raw) or set())
     assert names_method([PART], content.encode())
     assert looked_at == []
 

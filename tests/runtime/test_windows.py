@@ -5,8 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from policyengine.runtime.literals import to_utc
-from policyengine.runtime.windows import (
+from policyengine.runtime.calendar_windows import (
     Absolute,
     Daily,
     Weekly,
@@ -19,6 +18,7 @@ from policyengine.runtime.windows import (
     parse_clock,
     parse_moment,
 )
+from policyengine.runtime.literals import to_utc
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MON, TUE, FRI, SAT, SUN = 0, 1, 4, 5, 6

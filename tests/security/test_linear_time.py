@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import policyengine
-from policyengine.http.body import body_members
+from policyengine.http.body_facts import body_members
 from policyengine.http.form_fields import form_fields
 from policyengine.runtime.paths import canonical_path
 

@@ -18,9 +18,9 @@ import policyengine.server
 from policyengine import executor
 from policyengine.engine import Engine
 from policyengine.fair_queue import FairQueue
-from policyengine.runtime.caller import caller_scope
+from policyengine.runtime.api_client import caller_scope
 from policyengine.runtime.decision import Decision, Gate, Outcome
-from policyengine.runtime.idempotency_key import KeyInProgressError, KeyReuseError
+from policyengine.runtime.idempotency import KeyInProgressError, KeyReuseError
 from policyengine.server import create_app
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.openapi import statuses

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from policyengine.simulation import WORKFLOWS, expected_count
-from policyengine.simulation.time_units import DAY_US
+from policyengine.simulation.microseconds import DAY_US
 from tests.simulation.playing import SECOND, START, flow, plan
 
 

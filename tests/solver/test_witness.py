@@ -14,15 +14,15 @@ import pytest
 from policyengine import kernel as k
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
-from policyengine.runtime import windows
+from policyengine.runtime import calendar_windows
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.solver.witness.addresses import fitting_addresses
 from policyengine.solver.witness.editor import DraftEditor
+from policyengine.solver.witness.fill_states import StateFiller, find_world
 from policyengine.solver.witness.finder import WitnessFinder
 from policyengine.solver.witness.pools import ValuePools
-from policyengine.solver.witness.states import StateFiller, find_world
 from policyengine.solver.witness.texts import TextQuestion, sample_texts
 from policyengine.solver.witness.times import fitting_time
 from policyengine.solver.witness.values import MONDAY
@@ -186,13 +186,13 @@ def test_no_address_is_outside_of_all_networks() -> None:
     assert not fitting_addresses((IPv4Network("0.0.0.0/0"), IPv6Network("::/0")), False)
 
 
-OFFICE = windows.Daily(frozenset(range(5)), 8 * 60, 18 * 60, BERLIN)
-NIGHT = windows.Daily(None, 22 * 60 + 10, 6 * 60, BERLIN)
-FREEZE = windows.Absolute(datetime(2027, 12, 24, tzinfo=UTC), datetime(2028, 1, 2, tzinfo=UTC), BERLIN)
-QUARTER = windows.Weekly(4, 16 * 60, 0, 8 * 60, BERLIN)
+OFFICE = calendar_windows.Daily(frozenset(range(5)), 8 * 60, 18 * 60, BERLIN)
+NIGHT = calendar_windows.Daily(None, 22 * 60 + 10, 6 * 60, BERLIN)
+FREEZE = calendar_windows.Absolute(datetime(2027, 12, 24, tzinfo=UTC), datetime(2028, 1, 2, tzinfo=UTC), BERLIN)
+QUARTER = calendar_windows.Weekly(4, 16 * 60, 0, 8 * 60, BERLIN)
 
 
-def time_wishes() -> Iterator[list[tuple[windows.Window, bool]]]:
+def time_wishes() -> Iterator[list[tuple[calendar_windows.Window, bool]]]:
     for first in (True, False):
         yield [(OFFICE, first)]
         for second in (True, False):
@@ -201,10 +201,10 @@ def time_wishes() -> Iterator[list[tuple[windows.Window, bool]]]:
 
 
 @pytest.mark.parametrize("wanted", [*time_wishes()])
-def test_a_time_is_in_some_windows_and_outside_of_others(wanted: list[tuple[windows.Window, bool]]) -> None:
+def test_a_time_is_in_some_windows_and_outside_of_others(wanted: list[tuple[calendar_windows.Window, bool]]) -> None:
     moment = fitting_time(MONDAY, wanted)
     assert moment is not None
-    assert [windows.contains(window, moment) for window, _ in wanted] == [inside for _, inside in wanted]
+    assert [calendar_windows.contains(window, moment) for window, _ in wanted] == [inside for _, inside in wanted]
 
 
 def test_a_time_that_fits_already_stays() -> None:
@@ -212,7 +212,7 @@ def test_a_time_that_fits_already_stays() -> None:
 
 
 def test_no_time_is_in_windows_that_do_not_meet() -> None:
-    day = windows.Daily(None, 8 * 60, 9 * 60, BERLIN)
+    day = calendar_windows.Daily(None, 8 * 60, 9 * 60, BERLIN)
     assert fitting_time(MONDAY + timedelta(days=3), [(day, True), (NIGHT, True)]) is None
 
 

@@ -10,7 +10,7 @@ from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.stores.base import Store
 from tests.spec.deciding import row
 from tests.stores import paying

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.idempotency_key import (
+from policyengine.runtime.idempotency import (
     GATEWAY_DIGITS,
     KEEP_MICROSECONDS,
     LEASE_MICROSECONDS,
@@ -21,7 +21,7 @@ from policyengine.runtime.idempotency_key import (
 from policyengine.runtime.idempotent_decision import encode_draft
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import Store
-from policyengine.stores.idempotency import EVICTION_BATCH_SIZE
+from policyengine.stores.sqlite.idempotency import EVICTION_BATCH_SIZE
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from policyengine.stores.memory import receipts
-from policyengine.stores.memory.receipts import PrepaidTokens, PrepaymentReceipts
+from policyengine.stores.memory import prepaid_tokens
+from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "MAX_RECEIPTS_PER_RATE", 3)
-    monkeypatch.setattr(receipts, "MAX_RECEIPTS", 8)
+    monkeypatch.setattr(prepaid_tokens, "MAX_RECEIPTS_PER_RATE", 3)
+    monkeypatch.setattr(prepaid_tokens, "MAX_RECEIPTS", 8)
 
 
 def test_of_too_many_of_one_payer_the_oldest_goes() -> None:

@@ -146,7 +146,7 @@ def fact_documents() -> dict[str, Any]:
 
 
 def fact_at_gateways() -> list[str]:
-    from policyengine.http.completeness import ForwardedParts
+    from policyengine.http.forwarded_parts import ForwardedParts
     from policyengine.http.gateway_headers import GatewayHeaders, RequestTarget, build_question
 
     given = {"x-agent-id": ("bot",), "x-agent-issuer": ("acme",)}
@@ -271,7 +271,7 @@ def add_operator() -> None:
     changed = Path(tempfile.mkdtemp()) / "policy.lark"
     changed.write_text(grammar.replace(*GRAMMAR_LINE), encoding="utf-8")
     parse_table.GRAMMAR = changed
-    from policyengine.kernel.relations import RELATIONS, Operands, RelationRow
+    from policyengine.kernel.binary_relations import RELATIONS, Operands, RelationRow
 
     RELATIONS["starts with"] = RelationRow(
         "starts with",

@@ -15,7 +15,7 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
-from policyengine.testcases.details import DETAIL_MEMBERS
+from policyengine.testcases.expected_details import DETAIL_MEMBERS
 from policyengine.testing.expectations import DETAIL_VALUES, detail_differences, meets_expectation
 from policyengine.testing.report import ResultStatus
 from tests.testing.running import REFUND, report

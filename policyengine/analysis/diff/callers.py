@@ -8,8 +8,8 @@ from itertools import product
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import filler_texts
+from policyengine.analysis.diff.rule_units import RuleUnit, may_concern, unit_conditions
 from policyengine.analysis.diff.specialize import CallerAssumption
-from policyengine.analysis.diff.units import RuleUnit, may_concern, unit_conditions
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
 from policyengine.runtime.patterns import Glob
 from policyengine.solver.value_partition import SpecialValue

@@ -9,7 +9,7 @@ from random import Random
 from time import monotonic
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import (
+from policyengine.analysis.diff.answer_order import (
     Direction,
     answer_direction,
     answer_of,
@@ -32,10 +32,10 @@ from policyengine.analysis.diff.oracle import PolicyOracle
 from policyengine.analysis.diff.policy_view import PolicyView
 from policyengine.analysis.diff.region_search import DifferingRegion, RegionSearch, removed_and_added_rules
 from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.rule_units import RuleUnit, count_unit_texts, units_missing_from
 from policyengine.analysis.diff.scope import ChangeScope
 from policyengine.analysis.diff.specialize import ApprovalMode, CallerAssumption, RewriteOptions
 from policyengine.analysis.diff.trust import trust_changes
-from policyengine.analysis.diff.units import RuleUnit, count_unit_texts, units_missing_from
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.spec.tasks import RESOURCE
 

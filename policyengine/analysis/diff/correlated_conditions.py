@@ -11,10 +11,10 @@ from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from policyengine import kernel as k
-from policyengine.runtime import windows
+from policyengine.runtime import calendar_windows
 from policyengine.runtime.values import Unknown
+from policyengine.solver.formulas import FactSpace, Subject
 from policyengine.solver.satisfiability import NEVER_UNKNOWN
-from policyengine.solver.symbolic import FactSpace, Subject
 from policyengine.solver.value_partition import AbstractValue, SpecialValue, texts_between, values_of_type
 from policyengine.solver.witness.addresses import boundary_addresses
 from policyengine.solver.witness.texts import constant_question
@@ -129,7 +129,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
     """The zone whose clock on the wall decides all of the windows, if there is one and nothing else decides."""
-    kinds = (windows.Daily, windows.Weekly, windows.WholeDays)
+    kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)
     }
@@ -139,7 +139,7 @@ def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
 def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
     """Windows begin and end at minutes of the wall's week: each at which one does stands for those after it."""
     for moment in wall_times(MONDAY, window_minutes([one.window for one in asked]), ZoneInfo(zone)):
-        yield tuple(windows.contains(one.window, moment) for one in asked)
+        yield tuple(calendar_windows.contains(one.window, moment) for one in asked)
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:

@@ -10,8 +10,8 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.rule_units import RuleUnit, carriers_of
 from policyengine.analysis.diff.specialize import CallerAssumption
-from policyengine.analysis.diff.units import RuleUnit, carriers_of
 from policyengine.runtime.patterns import Glob
 
 MAX_CHAINS = 24

@@ -12,10 +12,10 @@ from policyengine import typesystem
 from policyengine.analysis.diff.decision_diagrams import StatePath
 from policyengine.analysis.diff.policy_view import PolicyView
 from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.rule_units import RuleUnit, unit_conditions
 from policyengine.analysis.diff.specialize import ISSUER, RESOURCE, SEGMENT, SOUND, ConditionRewriter
-from policyengine.analysis.diff.units import RuleUnit, unit_conditions
 from policyengine.runtime.format_values import format_value
-from policyengine.solver.symbolic import FactPair, Subject
+from policyengine.solver.formulas import FactPair, Subject
 from policyengine.solver.value_partition import AbstractValue, SpecialValue
 from policyengine.solver.witness.values import state_value
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
+from policyengine.analysis.diff.rule_units import RuleUnit, carriers_of
 from policyengine.analysis.diff.specialize import (
     ALWAYS,
     ISSUER,
@@ -23,7 +24,6 @@ from policyengine.analysis.diff.specialize import (
     make_fact,
     string_constant,
 )
-from policyengine.analysis.diff.units import RuleUnit, carriers_of
 from policyengine.runtime.endpoints import ToolEndpoint
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.spec.tasks import RESOURCE, entity_constraint, tool_constraint

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import Direction
+from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.model import LimitChange, RuleExcerpt, UnprovedRegion
 from policyengine.checker.patterns.overlap import place_covers

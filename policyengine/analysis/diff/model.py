@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from policyengine.analysis.diff.answer_key import Direction, format_answer
+from policyengine.analysis.diff.answer_order import Direction, format_answer
 from policyengine.runtime.decision import Outcome
 
 Item = TypeVar("Item")

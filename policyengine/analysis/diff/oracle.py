@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import OBLIGE, AnswerKey, answer_of, details_of
+from policyengine.analysis.diff.answer_order import OBLIGE, AnswerKey, answer_of, details_of
 from policyengine.analysis.diff.model import RuleExcerpt, WitnessVerdict, unique_items
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator

@@ -10,6 +10,15 @@ from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.grants import GrantConditions, task_condition
 from policyengine.analysis.diff.limits import limit_expressions as read_by
+from policyengine.analysis.diff.rule_units import (
+    Key,
+    RuleUnit,
+    approval_bound_facts,
+    carriers_of,
+    effect_key,
+    history_places,
+    unit_conditions,
+)
 from policyengine.analysis.diff.specialize import (
     ALWAYS,
     NEVER,
@@ -18,15 +27,6 @@ from policyengine.analysis.diff.specialize import (
     RewriteOptions,
     fact_bindings,
     rewrite_condition,
-)
-from policyengine.analysis.diff.units import (
-    Key,
-    RuleUnit,
-    approval_bound_facts,
-    carriers_of,
-    effect_key,
-    history_places,
-    unit_conditions,
 )
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.compiler.leaf import Covering

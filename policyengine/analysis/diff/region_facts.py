@@ -9,11 +9,11 @@ from fractions import Fraction
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.analysis.diff.answer_key import AnswerKey
+from policyengine.analysis.diff.answer_order import AnswerKey
 from policyengine.analysis.diff.policy_view import AnswerConditions
+from policyengine.analysis.diff.rule_units import Key
 from policyengine.analysis.diff.specialize import RESOURCE
-from policyengine.analysis.diff.units import Key
-from policyengine.solver.symbolic import FactPair, Subject, Truth
+from policyengine.solver.formulas import FactPair, Subject, Truth
 from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 ON_TRUE: frozenset[Truth] = frozenset({True})

@@ -15,7 +15,7 @@ from policyengine.analysis.diff.policy_view import PolicyView
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.specialize import CallerAssumption
 from policyengine.analysis.diff.witness import RegionDraft
-from policyengine.solver.witness.states import StateFiller
+from policyengine.solver.witness.fill_states import StateFiller
 
 if TYPE_CHECKING:
     from policyengine.analysis.diff.compare import EndpointUnits

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import AnswerKey, without_reasons
+from policyengine.analysis.diff.answer_order import AnswerKey, without_reasons
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import MAX_DIAGRAM_NODES, DiagramTooLargeError, StatePath
 from policyengine.analysis.diff.delegation_chains import DelegatorSummary
@@ -30,8 +30,8 @@ from policyengine.analysis.diff.policy_view import AnswerConditions, PolicyView
 from policyengine.analysis.diff.region_facts import APPROVAL_KEY, DENY_KEY
 from policyengine.analysis.diff.region_requests import RegionRequests
 from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.rule_units import RuleUnit, approval_bound_facts, units_missing_from
 from policyengine.analysis.diff.specialize import CallerAssumption, RewriteOptions
-from policyengine.analysis.diff.units import RuleUnit, approval_bound_facts, units_missing_from
 from policyengine.source import Span
 
 if TYPE_CHECKING:

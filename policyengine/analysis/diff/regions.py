@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import CONFIRM, OBLIGE, AnswerKey, without_reasons
+from policyengine.analysis.diff.answer_order import CONFIRM, OBLIGE, AnswerKey, without_reasons
 from policyengine.analysis.diff.correlated_conditions import CorrelatedConditions, find_correlated, states_by_member
 from policyengine.analysis.diff.decision_diagrams import Diagram, DiagramBuilder, DiagramTooLargeError, StatePath
 from policyengine.analysis.diff.policy_view import AnswerConditions
@@ -29,18 +29,10 @@ from policyengine.analysis.diff.region_facts import (
     operands_of,
     state_at_place,
 )
+from policyengine.analysis.diff.rule_units import Key
 from policyengine.analysis.diff.specialize import DEPTH, ISSUER, SEGMENT, SOUND, UNSURE, CallerAssumption, make_fact
-from policyengine.analysis.diff.units import Key
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
-from policyengine.solver.satisfiability import (
-    evaluate_atom,
-    evaluate_term,
-    group_by_subject,
-    mentioned_numbers,
-    negate_truth,
-    subject_states,
-)
-from policyengine.solver.symbolic import (
+from policyengine.solver.formulas import (
     Atom,
     Conjunction,
     Disjunction,
@@ -53,6 +45,14 @@ from policyengine.solver.symbolic import (
     TruthConstant,
     numbers_in,
     to_formula,
+)
+from policyengine.solver.satisfiability import (
+    evaluate_atom,
+    evaluate_term,
+    group_by_subject,
+    mentioned_numbers,
+    negate_truth,
+    subject_states,
 )
 from policyengine.solver.value_partition import AbstractValue, SpecialValue
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from policyengine.analysis.diff.answer_key import Direction
+from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import (
     Diff,
     Difference,

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import EndpointClass, fully_folded, patterns_of, without_captures
-from policyengine.analysis.diff.units import history_places
+from policyengine.analysis.diff.rule_units import history_places
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.spec.match_endpoint import match_pattern

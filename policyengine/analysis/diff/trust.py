@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.analysis.diff.answer_key import Direction
+from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import RuleExcerpt, TrustChange
 from policyengine.runtime.format_values import format_value
 

@@ -15,8 +15,8 @@ from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAs
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.solver.witness.editor import DraftEditor
+from policyengine.solver.witness.fill_states import WRONG_TYPE
 from policyengine.solver.witness.pools import Leaf, ValuePools
-from policyengine.solver.witness.states import WRONG_TYPE
 from policyengine.solver.witness.values import MINUTE, MONDAY, default_value, sample_values
 from policyengine.typesystem import EntityRef, Type
 

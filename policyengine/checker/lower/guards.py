@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.lower.bound_clause import lower_bound_clause
+from policyengine.checker.lower.bound_objects import lower_bound_clause
 from policyengine.checker.lower.context import LoweringContext, facts_read, positive_duration, rule_text
 from policyengine.checker.lower.expressions import lower_condition, lower_value
 from policyengine.checker.lower.messages import lower_message

@@ -8,7 +8,7 @@ from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
 from policyengine.source import Span
-from policyengine.spec.history_records import with_retention
+from policyengine.spec.required_history import with_retention
 from policyengine.syntax import nodes as ast
 
 REMOVE_HINT = "remove it: a policy that only seems to limit something would be worse than none"

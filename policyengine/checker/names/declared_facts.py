@@ -8,7 +8,7 @@ from policyengine import kernel as k
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.patterns.overlap import place_covers, place_overlaps
 from policyengine.checker.type_names import describe_type, join_words
-from policyengine.checker.types.fact_declarations import DeclaredFact, FactPlaces
+from policyengine.checker.types.fact_conflicts import DeclaredFact, FactPlaces
 from policyengine.checker.types.schema import UNRESOLVED
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.source import Span

@@ -12,7 +12,7 @@ from policyengine.checker.names.program import report_private
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.names.symbols import IMPLICIT_USER, Symbol
 from policyengine.checker.type_names import join_words
-from policyengine.checker.types.fact_declarations import Path
+from policyengine.checker.types.fact_conflicts import Path
 from policyengine.checker.types.hints import bracket_hint
 from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, UNRESOLVED
 from policyengine.diagnostics.model import suggest

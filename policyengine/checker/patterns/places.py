@@ -9,7 +9,7 @@ from policyengine import kernel as k
 from policyengine.checker.names.program import Program
 from policyengine.checker.names.symbols import Symbol
 from policyengine.checker.patterns import overlap
-from policyengine.checker.patterns.endpoints import read_endpoint
+from policyengine.checker.patterns.endpoint_reader import read_endpoint
 from policyengine.checker.patterns.overlap import PatternIndex, covers, overlaps, place_covers
 from policyengine.checker.types.schema import AvailableFacts
 from policyengine.diagnostics.model import BoundExceededError, Diagnostic, RelatedLocation

@@ -12,7 +12,7 @@ from policyengine import kernel as k
 from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import suggest
-from policyengine.runtime import windows
+from policyengine.runtime import calendar_windows
 from policyengine.runtime.literals import parse_cidr, parse_duration, parse_ip
 from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_INT, MAX_STRING_LENGTH, Unknown, exact_decimal
 from policyengine.source import Span
@@ -80,11 +80,11 @@ def lower_duration(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
     """A date alone is its first moment, in UTC; a time says its zone."""
-    if "T" in literal.text and windows.LOCAL_TIME.fullmatch(literal.text):
+    if "T" in literal.text and calendar_windows.LOCAL_TIME.fullmatch(literal.text):
         message = f"the time `{literal.text}` does not say in which zone"
         report("E234", message, literal.span, f"write `{literal.text}Z` for UTC, or an offset: `+02:00`")
         return None
-    value = windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC"))
+    value = calendar_windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC"))
     if value is None:
         report_bad_date(literal, report)
         return None
@@ -99,7 +99,7 @@ def with_seconds(text: str) -> str:
 
 def report_bad_date(literal: ast.Literal, report: Reporter) -> None:
     date, separator, _ = literal.text.partition("T")
-    whole_day = windows.parse_moment(date, ZoneInfo("UTC")) is None
+    whole_day = calendar_windows.parse_moment(date, ZoneInfo("UTC")) is None
     what = f"there is no day `{date}`" if whole_day or not separator else f"there is no time `{literal.text}`"
     hint = "a date is written year-month-day" if whole_day or not separator else "hours go to 23, minutes to 59"
     report("E234", what, literal.span, hint)
@@ -170,7 +170,7 @@ def entity_constant(name: str, id_: str, span: Span) -> k.Constant:
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
-def lower_window(window: ast.Window, report: Reporter) -> windows.Window | None:
+def lower_window(window: ast.Window, report: Reporter) -> calendar_windows.Window | None:
     """Every mistake of a window is told, not only the first."""
     zone = lower_zone(window.zone, report)
     match window:
@@ -178,7 +178,7 @@ def lower_window(window: ast.Window, report: Reporter) -> windows.Window | None:
             return lower_daily(window, zone, report)
         case ast.WholeDaysWindow(first, last):
             days = lower_days(first, last, report)
-            return windows.WholeDays(days, zone) if days and zone else None
+            return calendar_windows.WholeDays(days, zone) if days and zone else None
         case ast.WeeklyWindow():
             return lower_weekly(window, zone, report)
         case ast.AbsoluteWindow():
@@ -189,13 +189,13 @@ def lower_window(window: ast.Window, report: Reporter) -> windows.Window | None:
 
 def lower_zone(zone: ast.Text, report: Reporter) -> ZoneInfo | None:
     try:
-        return windows.load_zone(zone.value)
-    except windows.ZoneError as error:
+        return calendar_windows.load_zone(zone.value)
+    except calendar_windows.ZoneError as error:
         report("E237", error.message, zone.span, error.hint or 'zones are named like `"Europe/Berlin"`, or `"UTC"`')
         return None
 
 
-def lower_daily(window: ast.DailyWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Daily | None:
+def lower_daily(window: ast.DailyWindow, zone: ZoneInfo | None, report: Reporter) -> calendar_windows.Daily | None:
     days = None
     if window.first_day is not None:
         days = lower_days(window.first_day, window.last_day or window.first_day, report)
@@ -207,25 +207,27 @@ def lower_daily(window: ast.DailyWindow, zone: ZoneInfo | None, report: Reporter
         span = window.start.span.to(window.end.span)
         report("E236", "this window begins where it ends", span, "write `00:00..24:00` for the whole day")
         return None
-    return windows.Daily(days, start, end, zone)
+    return calendar_windows.Daily(days, start, end, zone)
 
 
-def lower_weekly(window: ast.WeeklyWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Weekly | None:
+def lower_weekly(window: ast.WeeklyWindow, zone: ZoneInfo | None, report: Reporter) -> calendar_windows.Weekly | None:
     days = [lower_day(day, report) for day in (window.first_day, window.last_day)]
     clocks = [lower_clock(clock, report) for clock in (window.start, window.end)]
     match days, clocks:
         case [int(first), int(last)], [int(start), int(end)] if zone is not None:
-            return windows.Weekly(first, start, last, end, zone)
+            return calendar_windows.Weekly(first, start, last, end, zone)
         case _:
             return None
 
 
-def lower_absolute(window: ast.AbsoluteWindow, zone: ZoneInfo | None, report: Reporter) -> windows.Absolute | None:
+def lower_absolute(
+    window: ast.AbsoluteWindow, zone: ZoneInfo | None, report: Reporter
+) -> calendar_windows.Absolute | None:
     start, end = (with_seconds(literal.text) for literal in (window.start, window.end))
-    found = windows.parse_absolute_window(start, end, zone or ZoneInfo("UTC"))
+    found = calendar_windows.parse_absolute_window(start, end, zone or ZoneInfo("UTC"))
     if found is None:
         for literal in (window.start, window.end):
-            if windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC")) is None:
+            if calendar_windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC")) is None:
                 report_bad_date(literal, report)
         return None
     if found.start >= found.end:
@@ -237,7 +239,7 @@ def lower_absolute(window: ast.AbsoluteWindow, zone: ZoneInfo | None, report: Re
 
 def lower_days(first: ast.Name, last: ast.Name, report: Reporter) -> frozenset[int] | None:
     known = [lower_day(day, report) for day in dict.fromkeys((first, last))]
-    return None if None in known else windows.days_between(first.text, last.text)
+    return None if None in known else calendar_windows.days_between(first.text, last.text)
 
 
 def lower_day(day: ast.Name, report: Reporter) -> int | None:
@@ -250,7 +252,7 @@ def lower_day(day: ast.Name, report: Reporter) -> int | None:
 
 
 def lower_clock(clock: ast.Literal, report: Reporter) -> int | None:
-    minutes = windows.parse_clock(clock.text)
+    minutes = calendar_windows.parse_clock(clock.text)
     if minutes is None:
         report(
             "E236",

@@ -95,13 +95,13 @@ def check_entities(
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
     """What the policies read of entities that a directory lacks, but for what a comment allows."""
-    from policyengine.lint import allowances
+    from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 
     assert checked.kernel is not None
     looked_up = {} if directory.lookups is None else directory.lookups.attributes
     modules = [module for package in checked.program.packages.values() for module in package.modules]
-    return allowances.drop_allowed(unsupplied_attributes(checked.kernel, directory, looked_up), modules)
+    return allow_comments.drop_allowed(unsupplied_attributes(checked.kernel, directory, looked_up), modules)
 
 
 def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:

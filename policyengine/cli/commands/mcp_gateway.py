@@ -275,7 +275,7 @@ def run_gateway(
 
     from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
-    from policyengine.reload.live_engine import LiveEngine
+    from policyengine.reload.integration_engine import LiveEngine
 
     behind = McpUpstream(front.upstream, token, environment, front.timeout)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))

@@ -56,7 +56,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
     """What no gateway shows whose adapter would be open."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
-    from policyengine.http.completeness import GatewayAdapter
+    from policyengine.http.forwarded_parts import GatewayAdapter
 
     named = {option for option, _ in plan.ports}
     adapters = [

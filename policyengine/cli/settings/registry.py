@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from policyengine.cli.settings import types as r
-from policyengine.http.completeness import GatewayAdapter
+from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
 
 VARIABLE_PREFIX = "POLICYENGINE_"

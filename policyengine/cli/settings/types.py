@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from policyengine.cli.errors import CommandError
-from policyengine.http.completeness import ALL, WITHHELD_HEADERS, GatewayAdapter
+from policyengine.http.forwarded_parts import ALL, WITHHELD_HEADERS, GatewayAdapter
 from policyengine.http.gateway_headers import RESERVED_HEADERS
 
 ERROR_KIND = "configuration"

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
 
 from policyengine import typesystem
+from policyengine.runtime.calendar_windows import ZoneError, load_zone
 from policyengine.runtime.literals import parse_cidr, parse_ip
 from policyengine.runtime.values import Value
-from policyengine.runtime.windows import ZoneError, load_zone
 from policyengine.source import Source, Span
 from policyengine.typesystem import EntityRef
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.checker.lower import maps
-from policyengine.checker.lower.bound_clause import BINDABLE_OBJECTS, is_path_below
+from policyengine.checker.lower.bound_objects import BINDABLE_OBJECTS, is_path_below
 from policyengine.checker.lower.trust import CLAIM_HOLDERS
-from policyengine.checker.patterns.endpoints import tool_mistake
+from policyengine.checker.patterns.endpoint_reader import tool_mistake
 from policyengine.compiler import tree
 from policyengine.compiler.bundle.scalars import DecodeContext
 from policyengine.compiler.bundle.verify_expressions import (

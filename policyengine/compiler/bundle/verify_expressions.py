@@ -15,7 +15,7 @@ from policyengine.checker.types.calls import FUNCTIONS_BY_NAME, accepts_type, jo
 from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_comparable, is_assignable
 from policyengine.checker.types.operators import arithmetic_type, is_ordered
 from policyengine.compiler.bundle.scalars import BundleDataError, DecodeContext
-from policyengine.runtime import windows
+from policyengine.runtime import calendar_windows
 from policyengine.runtime.patterns import PatternError
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
@@ -303,22 +303,22 @@ def check_watch(watch: k.EventRetention, _: DecodeContext) -> None:
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
-def check_daily(window: windows.Daily, _: DecodeContext) -> None:
+def check_daily(window: calendar_windows.Daily, _: DecodeContext) -> None:
     require(window.days is None or are_days(window.days), "a window on no day")
     require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
     require(window.start_minute != window.end_minute, "a window that begins where it ends")
 
 
-def check_weekly(window: windows.Weekly, _: DecodeContext) -> None:
+def check_weekly(window: calendar_windows.Weekly, _: DecodeContext) -> None:
     require(are_days((window.start_day, window.end_day)), "a day of no week")
     require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
 
 
-def check_days(window: windows.WholeDays, _: DecodeContext) -> None:
+def check_days(window: calendar_windows.WholeDays, _: DecodeContext) -> None:
     require(are_days(window.days), "a window on no day")
 
 
-def check_absolute(window: windows.Absolute, _: DecodeContext) -> None:
+def check_absolute(window: calendar_windows.Absolute, _: DecodeContext) -> None:
     require(window.start < window.end, "a window that ends before it begins")
 
 
@@ -328,7 +328,7 @@ def are_days(days: Iterable[int]) -> bool:
 
 
 def are_minutes(*minutes: int) -> bool:
-    return all(0 <= minute <= windows.MINUTES_PER_DAY for minute in minutes)
+    return all(0 <= minute <= calendar_windows.MINUTES_PER_DAY for minute in minutes)
 
 
 def is_entity(name: str, reading: DecodeContext) -> bool:
@@ -364,8 +364,8 @@ TERMS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.HistoryCondition: check_happened,
     k.Aggregate: check_aggregate,
     k.EventRetention: check_watch,
-    windows.Daily: check_daily,
-    windows.Weekly: check_weekly,
-    windows.WholeDays: check_days,
-    windows.Absolute: check_absolute,
+    calendar_windows.Daily: check_daily,
+    calendar_windows.Weekly: check_weekly,
+    calendar_windows.WholeDays: check_days,
+    calendar_windows.Absolute: check_absolute,
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policyengine import kernel as k
-from policyengine.checker.patterns.endpoints import CAPTURE, segment_mistake, tool_mistake
+from policyengine.checker.patterns.endpoint_reader import CAPTURE, segment_mistake, tool_mistake
 from policyengine.diagnostics.model import suggest
 from policyengine.runtime import paths
 from policyengine.runtime.patterns import Glob

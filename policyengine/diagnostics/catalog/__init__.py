@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from policyengine.diagnostics.catalog import (
-    allowances,
+    allow_comments,
     bundles,
     dead_rules,
     endpoints,
@@ -16,7 +16,7 @@ from policyengine.diagnostics.catalog import (
     guards,
     lint_rules,
     maps,
-    names,
+    names_and_types,
     syntax,
     tests,
     unsupported,
@@ -30,7 +30,7 @@ _PARTS = (
     files,
     bundles,
     entities,
-    names,
+    names_and_types,
     endpoints,
     grants,
     guards,
@@ -38,7 +38,7 @@ _PARTS = (
     dead_rules,
     maps,
     unsupported,
-    allowances,
+    allow_comments,
     lint_rules,
 )
 

@@ -8,6 +8,7 @@ from time import time
 
 from policyengine.entities.store import EntityStore
 from policyengine.identity.attestation import create_attestation_verifier
+from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.issuer_factory import OwnKeySource, open_secrets, open_signing_keys, open_token_issuer
 from policyengine.identity.config.model import (
@@ -21,11 +22,10 @@ from policyengine.identity.credential_checks import CredentialChecks
 from policyengine.identity.keys.issuer_keys import KeySources, create_key_source
 from policyengine.identity.keys.jwks import KeySource
 from policyengine.identity.keys.signing_keys import TokenSigner
-from policyengine.identity.nonces import AttestationNonces
 from policyengine.identity.proof.key_confirmation import ProofVerifiers, create_proof_verifiers
 from policyengine.identity.secret_reader import SecretReader
 from policyengine.identity.verify.api_keys import MIN_KEY_LENGTH
-from policyengine.identity.verify.chains import create_chain_reader
+from policyengine.identity.verify.delegation_chain import create_chain_reader
 from policyengine.identity.verify.introspection import IntrospectionRouter, create_endpoints
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.kernel import Attester, Issuer, Kernel

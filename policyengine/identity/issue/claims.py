@@ -18,7 +18,7 @@ from policyengine.identity.issue.clients import AuthenticatedClient, token_bindi
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.issue.request import TokenExchangeRequest
 from policyengine.identity.verified import Hop, TokenPrincipal, VerifiedToken
-from policyengine.identity.verify.chains import MAX_ACTORS
+from policyengine.identity.verify.delegation_chain import MAX_ACTORS
 from policyengine.kernel import Issuer, Kernel
 
 

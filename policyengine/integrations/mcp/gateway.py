@@ -29,10 +29,10 @@ from policyengine.integrations.enforcement_point import (
     identify_caller,
     prove_credentials,
 )
-from policyengine.integrations.mcp.messages import StdioRequest, check_upstream_params
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import Owner, SessionTable, session_owner
+from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
 
 try:
     import httpx2

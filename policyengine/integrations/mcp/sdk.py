@@ -30,7 +30,6 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
     report_outcome,
 )
-from policyengine.integrations.mcp.messages import AmbiguousMessageError, Params, check_local_params, get_raw_message
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
     ERROR_CODES,
@@ -46,6 +45,12 @@ from policyengine.integrations.mcp.methods import (
     is_visible,
     refuse_alias,
     subscribed_resources,
+)
+from policyengine.integrations.mcp.unambiguous_messages import (
+    AmbiguousMessageError,
+    Params,
+    check_local_params,
+    get_raw_message,
 )
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions
-from policyengine.lint.rules.defaults import wanted_parts
+from policyengine.lint.rules.caller_chosen_defaults import wanted_parts
 from policyengine.runtime.patterns import compile_regex
 
 WRITTEN_BY_CALLERS = frozenset({"args", "body"})

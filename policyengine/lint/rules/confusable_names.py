@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
-from policyengine.lint.findings import declarations_in
+from policyengine.lint.policy_mistakes import declarations_in
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.rules.defaults import FROM_THE_CALLER
+from policyengine.lint.rules.caller_chosen_defaults import FROM_THE_CALLER
 
 # The network that a connection comes from is not for its sender to choose; the rest of an IPv6 address is.
 ADD = "add who asks: `per (agent.id, …)`"

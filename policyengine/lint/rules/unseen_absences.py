@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.kernel.expressions import rewrite
-from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks
 from policyengine.lint.presence_checks import is_over_http, opens_http, presence_checks, reaches_http
-from policyengine.lint.rules.defaults import wanted_parts
+from policyengine.lint.rules.caller_chosen_defaults import wanted_parts
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from policyengine import kernel as k
 from policyengine.checker.types.schema import FACT_ROOTS
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions
-from policyengine.lint.findings import declarations_in
+from policyengine.lint.policy_mistakes import declarations_in
 from policyengine.lint.unused import names_in, prefixes
 from policyengine.syntax import nodes as ast
 

@@ -10,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.dead_rules import all_blocks
-from policyengine.lint.findings import declarations_in
+from policyengine.lint.policy_mistakes import declarations_in
 from policyengine.lint.rules.shared_users import issuers_of
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.source import Span

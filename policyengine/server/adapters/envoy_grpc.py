@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
 from policyengine.executor import Requester, enter_requester
-from policyengine.http.completeness import ForwardedParts, GatewayAdapter, HeaderValues
+from policyengine.http.forwarded_parts import ForwardedParts, GatewayAdapter, HeaderValues
 from policyengine.http.gateway_headers import (
     OWN_HEADERS,
     GatewayHeaders,
@@ -30,7 +30,7 @@ from policyengine.http.gateway_headers import (
     read_spiffe_facts,
 )
 from policyengine.http.trace_context import TraceContext, parse_trace_context, trace_scope
-from policyengine.runtime.caller import NO_CALLER, caller_scope
+from policyengine.runtime.api_client import NO_CALLER, caller_scope
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import (
     PROBLEM_MEDIA_TYPE,

@@ -9,7 +9,7 @@ from functools import partial
 from starlette.requests import Request
 
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.completeness import GatewayAdapter, HeaderValues
+from policyengine.http.forwarded_parts import GatewayAdapter, HeaderValues
 from policyengine.http.gateway_headers import (
     GatewayHeaders,
     RequestTarget,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from policyengine.http.completeness import GatewayAdapter
+from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import (
     GatewayHeaders,
     add_credentials,

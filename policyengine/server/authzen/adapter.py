@@ -25,9 +25,9 @@ from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.kernel import Kernel
 from policyengine.runtime import decode
-from policyengine.runtime.caller import current_caller
+from policyengine.runtime.api_client import current_caller
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
-from policyengine.runtime.idempotency_key import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
 from policyengine.runtime.value_size import is_large, measure_extent

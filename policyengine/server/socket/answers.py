@@ -12,9 +12,9 @@ from policyengine.engine.decider import WouldBlockError
 from policyengine.executor import submit_long
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime import decode
-from policyengine.runtime.caller import caller_scope
+from policyengine.runtime.api_client import caller_scope
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import IdempotencyKey, IdempotencyKeyError
+from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.content_negotiation import LONG_BODY_BYTES
 from policyengine.server.decide_requests import decide_question, error_answer, parse_items

@@ -8,7 +8,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.idempotency_key import IdempotencyKey, KeyInProgressError, KeyReuseError
+from policyengine.runtime.idempotency import IdempotencyKey, KeyInProgressError, KeyReuseError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
 from policyengine.runtime.request import RequestError
 from policyengine.server.telemetry.shared_counters import CountFunction, ServerCounters, TimingTurns, time_always

@@ -16,7 +16,7 @@ from typing import TypeAlias, assert_never
 
 from policyengine.engine import Engine
 from policyengine.reload import Candidate, RefusalKind, ReloadableEngine, ReloadRefusedError, ReloadStatus
-from policyengine.reload.inventory import Inventory
+from policyengine.reload.policy_inventory import Inventory
 
 MAX_READY_SECONDS = 60.0  # seconds until every worker has to be ready
 LENGTH_PREFIX = struct.Struct("!Q")

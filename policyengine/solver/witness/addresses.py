@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
-from policyengine.kernel.relations import is_within
+from policyengine.kernel.binary_relations import is_within
 
 Address: TypeAlias = IPv4Address | IPv6Address
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from policyengine.runtime import windows
-from policyengine.runtime.windows import MINUTES_PER_DAY, Window
+from policyengine.runtime import calendar_windows
+from policyengine.runtime.calendar_windows import MINUTES_PER_DAY, Window
 from policyengine.solver.witness.values import MONDAY, SECOND
 
 DAYS_TRIED = 8
@@ -22,7 +22,7 @@ def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[dateti
 
     A window of dates has such a week after each of its edges, and before the first of all.
     """
-    edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, windows.Absolute)
+    edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, calendar_windows.Absolute)
                    for edge in (window.start, window.end))  # fmt: skip
     for anchor in (start, *edges, *(edge - timedelta(days=DAYS_TRIED) for edge in edges[:1])):
         yield anchor
@@ -32,7 +32,7 @@ def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[dateti
 
 def week_edges(start: datetime, every: Iterable[Window]) -> list[datetime]:
     """The times in the week after the start at which a window may open or close, and the second before each."""
-    found = {edge - before for window in every if not isinstance(window, windows.Absolute)
+    found = {edge - before for window in every if not isinstance(window, calendar_windows.Absolute)
              for edge in wall_times(start, window_minutes((window,)), window.zone)
              for before in (timedelta(0), SECOND)}  # fmt: skip
     return sorted(moment for moment in found if moment > start)
@@ -52,7 +52,7 @@ def window_minutes(every: Iterable[Window]) -> list[int]:
 
 def edge_minutes(window: Window) -> tuple[int, ...]:
     match window:
-        case windows.Daily() | windows.Weekly():
+        case calendar_windows.Daily() | calendar_windows.Weekly():
             return window.start_minute, window.end_minute
         case _:
             return ()
@@ -61,7 +61,7 @@ def edge_minutes(window: Window) -> tuple[int, ...]:
 def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> datetime | None:
     """The first candidate that lies in all windows as wanted."""
     for moment in candidate_times(start, [window for window, _ in wanted]):
-        if all(windows.contains(window, moment) is inside for window, inside in wanted):
+        if all(calendar_windows.contains(window, moment) is inside for window, inside in wanted):
             return moment
     return None
 
@@ -69,7 +69,7 @@ def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> date
 @lru_cache(maxsize=256)
 def window_times(window: Window, monday: datetime) -> tuple[tuple[datetime, ...], tuple[datetime, ...]]:
     """Candidates of the week after a monday: those in the window, and those outside."""
-    every = [(moment, windows.contains(window, moment)) for moment in candidate_times(monday, (window,))]
+    every = [(moment, calendar_windows.contains(window, moment)) for moment in candidate_times(monday, (window,))]
     return tuple(moment for moment, inside in every if inside), tuple(moment for moment, inside in every if not inside)
 
 

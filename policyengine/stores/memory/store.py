@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, assert_never
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
-from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import (
     BudgetCharge,
     BudgetEntries,
@@ -26,13 +26,13 @@ from policyengine.runtime.limits import (
 from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.credential_marks import MemoryMarks
-from policyengine.stores.idempotency import MemoryIdempotencyKeys
 from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
 from policyengine.stores.memory.history_view import HistoryLookup
+from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
+from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.memory.rates import SteadyRateCharger, charge_steady_rates, compile_charger
-from policyengine.stores.memory.receipts import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
 MAX_KEYS = 1_000_000  # of all rules together

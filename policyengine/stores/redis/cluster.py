@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
-from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import Charge, ChargeResult, ConcurrencyCharge, LimitState, RateCharge, deduct_prepaid
 from policyengine.stores.base import CommitRequest, CommitResult, StoreError, StoreLossError, commit_individually
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
@@ -23,9 +23,9 @@ from policyengine.stores.idempotency import decode_charge_result, encode_charge_
 from policyengine.stores.redis import cluster_history as slots
 from policyengine.stores.redis.connection import RedisScript, find_eviction_risk, probe_server_time, translate_errors
 from policyengine.stores.redis.credential_marks import RedisMarks
+from policyengine.stores.redis.finish_decision import BACK, finish
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import RedisIdempotencyKeys
-from policyengine.stores.redis.outcomes import BACK, finish
 from policyengine.stores.redis.step import (
     PREFIX,
     STEP,

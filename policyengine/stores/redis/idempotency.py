@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from policyengine.runtime.idempotency_key import (
+from policyengine.runtime.idempotency import (
     KEEP_MICROSECONDS,
     LEASE_MICROSECONDS,
     MAX_KEYS_PER_GATEWAY,

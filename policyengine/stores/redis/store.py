@@ -10,7 +10,7 @@ from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
-from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
@@ -26,9 +26,9 @@ from policyengine.stores.redis.connection import (
     translate_errors,
 )
 from policyengine.stores.redis.credential_marks import MARK, RedisMarks
+from policyengine.stores.redis.finish_decision import BACK, finish
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import CLAIM, CLAIMED_STEP, RedisIdempotencyKeys
-from policyengine.stores.redis.outcomes import BACK, finish
 from policyengine.stores.redis.rates import MAX_DECISIONS_PER_CALL, RATES
 from policyengine.stores.redis.step import (
     DEFAULT_KEYS,

@@ -16,14 +16,14 @@ from msgspec import msgpack
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
-from policyengine.runtime.idempotency_key import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, StoreError, WriteRefusedError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
-from policyengine.stores.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite import credential_marks, history
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
+from policyengine.stores.sqlite.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite.state import (
     give_back,
     load_state,

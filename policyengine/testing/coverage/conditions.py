@@ -10,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.runtime.values import Unknown, Value
 from policyengine.solver.cache import SatisfiabilityCache
-from policyengine.solver.symbolic import Truth
+from policyengine.solver.formulas import Truth
 from policyengine.source import Span
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from policyengine.solver.symbolic import Truth
+from policyengine.solver.formulas import Truth
 from policyengine.source import Span
 
 MAX_QUOTE_LENGTH = 80

@@ -18,8 +18,8 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts, has_agent, presenter_of
-from policyengine.spec.history_records import history_conditions, history_windows
 from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.required_history import history_conditions, history_windows
 from policyengine.spec.trace import BlockTrace, DecisionTrace
 from policyengine.testcases import Case
 from policyengine.testing.case_sequence import CaseSequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policyengine.kernel.relations import RELATIONS
+from policyengine.kernel.binary_relations import RELATIONS
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.testing.mutation.edits import MutationEdit, cut_item, find_word, replace_span

@@ -9,8 +9,8 @@ from itertools import zip_longest
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers, place_covers
 from policyengine.kernel.fingerprint import canonical_text
+from policyengine.solver.formulas import Truth
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, ACTS_UNLESS_FALSE, implies
-from policyengine.solver.symbolic import Truth
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 

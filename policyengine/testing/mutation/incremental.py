@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from policyengine import kernel as k
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import history_conditions
 from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.required_history import history_conditions
 from policyengine.spec.trace import BlockTrace, DecisionTrace, GuardTrace, LimitTrace
 from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.mutation.baseline import BaselineCase, CaseAnswer, RuleKey, restrict_kernel, with_history

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.literals import parse_duration
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.bounds import MOVE_BOUND, adjacent_durations, adjacent_numbers
+from policyengine.testing.mutation.constants import MOVE_BOUND, adjacent_durations, adjacent_numbers
 from policyengine.testing.mutation.edits import MutationEdit, cut_range, cut_span, find_word, replace_span
 from policyengine.testing.mutation.faults import FaultChange, omit_item
 from policyengine.testing.mutation.places import drop_each

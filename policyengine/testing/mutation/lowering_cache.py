@@ -27,7 +27,7 @@ from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint import dead_rules, unbound_resource
 from policyengine.source import is_test_file
-from policyengine.spec.history_records import history_conditions, with_retention
+from policyengine.spec.required_history import history_conditions, with_retention
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testing.mutation.faults import Fault

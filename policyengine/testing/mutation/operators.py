@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from policyengine.checker.names.program import Program
 from policyengine.syntax import nodes as ast
-from policyengine.testing.mutation.bounds import (
+from policyengine.testing.mutation.conditions import condition_faults
+from policyengine.testing.mutation.constants import (
     enum_faults,
     enum_neighbours,
     literal_faults,
     text_faults,
     window_faults,
 )
-from policyengine.testing.mutation.conditions import condition_faults
 from policyengine.testing.mutation.edits import ChangedLines
 from policyengine.testing.mutation.faults import Fault, FaultChange, number_duplicates
 from policyengine.testing.mutation.history import history_faults

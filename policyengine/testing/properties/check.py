@@ -20,8 +20,8 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.approvals import approval_facts
 from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.history_records import history_windows
 from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.required_history import history_windows
 from policyengine.spec.trace import ApprovalTrace, DecisionTrace
 from policyengine.testcases import Case, Property
 from policyengine.testing.case_sequence import CaseSequence, settle_alone

@@ -17,8 +17,8 @@ from policyengine.runtime.entities import EntityData
 from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.values import Invalid
 from policyengine.source import Source, Span
-from policyengine.spec.history_records import history_conditions
-from policyengine.testcases.catalogue import CatalogueAttribute, CatalogueFact, FactCatalogue, FactGroup
+from policyengine.spec.required_history import history_conditions
+from policyengine.testcases.fact_catalogue import CatalogueAttribute, CatalogueFact, FactCatalogue, FactGroup
 from policyengine.testcases.fixtures import has_type
 from policyengine.testing.adhoc import AdhocTestReader
 from policyengine.testing.properties.render_test import (

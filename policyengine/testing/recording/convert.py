@@ -21,9 +21,9 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
 from policyengine.spec.evaluate import build_facts
-from policyengine.spec.history_records import history_windows
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.required_history import history_windows
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testcases import Case

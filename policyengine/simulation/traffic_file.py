@@ -16,7 +16,7 @@ from policyengine.runtime.fast_decode import decode_json_fast
 from policyengine.runtime.literals import parse_time
 from policyengine.runtime.request import Request, RequestError, read_request
 from policyengine.runtime.values import Invalid
-from policyengine.simulation.time_units import to_microseconds
+from policyengine.simulation.microseconds import to_microseconds
 
 Question: TypeAlias = dict[str, Any] | Request
 

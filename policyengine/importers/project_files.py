@@ -7,7 +7,7 @@ import shlex
 
 from policyengine.importers.model import Api, ApiOperationKind, ServerTool
 from policyengine.importers.policy_writer import AGENT, ISSUER, USER, sample_endpoint
-from policyengine.importers.scope_groups import ImportPlan
+from policyengine.importers.scope_plan import ImportPlan
 
 LINT_SETTINGS = """\
 [lint]

@@ -12,7 +12,7 @@ from policyengine.checker.types.constants import lower_id, lower_literal
 from policyengine.diagnostics.model import RelatedLocation, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.catalogue import CatalogueFact, FactCatalogue, FactPath, NameKind
+from policyengine.testcases.fact_catalogue import CatalogueFact, FactCatalogue, FactPath, NameKind
 from policyengine.typesystem import EntityRef, EnumType, ListType, RecordType, SetType, Type
 
 ABSENT = "absent"  # the word for nothing: JSON's null

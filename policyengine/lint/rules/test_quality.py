@@ -10,7 +10,7 @@ from policyengine.checker.names.symbols import package_of
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.lint.dead_rules import all_blocks
-from policyengine.lint.findings import declarations_in
+from policyengine.lint.policy_mistakes import declarations_in
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError

@@ -10,7 +10,7 @@ from policyengine.checker.names.symbols import package_of
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.checker.patterns.overlap import globs_meet
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
-from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
 from policyengine.lint.rules.letter_case import paths_differing_in_case

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.kernel.expressions import rewrite
-from policyengine.lint.dead_limits import conditions_of_limits
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions
 from policyengine.solver.satisfiability import possible_truths
 

@@ -10,7 +10,7 @@ from policyengine.runtime.decision import Outcome
 from policyengine.runtime.literals import parse_duration
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
-from policyengine.testcases.raw_values import ValueContext, check_members_unique, key_path, put_nested, raw_value
+from policyengine.testcases.raw_facts import ValueContext, check_members_unique, key_path, put_nested, raw_value
 from policyengine.testcases.scenario import ExpectedOutcome, Repetition, ReportedResponse
 
 MAX_REPEATS = 100_000

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from policyengine import kernel as k
 from policyengine.kernel.expressions import rewrite
-from policyengine.runtime.windows import Window
+from policyengine.runtime.calendar_windows import Window
+from policyengine.solver.formulas import FactPair, FactSpace, Subject, to_formula
 from policyengine.solver.satisfiability import evaluate_formula, subject_states
-from policyengine.solver.symbolic import FactPair, FactSpace, Subject, to_formula
 from policyengine.solver.value_partition import AbstractValue, SpecialValue
 from policyengine.solver.witness.editor import DraftEditor
 from policyengine.solver.witness.finder import WitnessFinder

@@ -19,8 +19,8 @@ from policyengine.runtime.values import Invalid, Unknown, Value
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.history import event_matches, events_since, history_key
-from policyengine.spec.history_records import event_patterns
 from policyengine.spec.kleene import describe
+from policyengine.spec.required_history import event_patterns
 from policyengine.typesystem import EntityRef
 
 MAX_EVENTS = 1_000  # events of one history on a line

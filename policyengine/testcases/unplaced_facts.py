@@ -7,7 +7,7 @@ from dataclasses import replace
 from policyengine import kernel as k
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.source import Span
-from policyengine.testcases.raw_values import ValueContext
+from policyengine.testcases.raw_facts import ValueContext
 from policyengine.typesystem import UnresolvedType
 
 

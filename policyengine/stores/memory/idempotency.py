@@ -1,0 +1,71 @@
+"""Idempotency keys in the memory of a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policyengine.runtime.idempotency import (
+    KEEP_MICROSECONDS,
+    LEASE_MICROSECONDS,
+    MAX_KEYS_PER_GATEWAY,
+    IdempotencyClaim,
+    IdempotencyRecord,
+)
+from policyengine.runtime.limits import ChargeResult
+from policyengine.stores.idempotency import EvictionLog
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyEntry:
+    until: int
+    digest: str
+    token: str
+    draft: bytes | None = None
+    settled: ChargeResult | None = None
+
+
+class MemoryIdempotencyKeys:
+    """By gateway, oldest first, `most` of each; whoever calls holds the lock of the store. A clock that never runs back
+    keeps them in order."""
+
+    def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
+        self._kept: dict[str, dict[str, IdempotencyEntry]] = {}
+        self._most = most
+        self.evicted = EvictionLog()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
+        """None: it is the caller's now."""
+        one = self._found(claim)
+        if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
+            return IdempotencyRecord(one.digest, one.draft, one.settled)
+        self._put(claim, IdempotencyEntry(now + LEASE_MICROSECONDS, claim.digest, claim.token), now)
+        return None
+
+    def holds(self, claim: IdempotencyClaim) -> bool:
+        one = self._found(claim)
+        return one is not None and one.draft is None and one.token == claim.token
+
+    def keep(self, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
+        self._put(
+            claim, IdempotencyEntry(now + KEEP_MICROSECONDS, claim.digest, claim.token, claim.draft, settled), now
+        )
+
+    def release(self, claim: IdempotencyClaim) -> None:
+        if self.holds(claim):
+            del self._kept[claim.gateway][claim.name]
+
+    def _found(self, claim: IdempotencyClaim) -> IdempotencyEntry | None:
+        return self._kept.get(claim.gateway, {}).get(claim.name)
+
+    def _put(self, claim: IdempotencyClaim, kept: IdempotencyEntry, now: int) -> None:
+        """At the end. One that leaves makes room for one that comes, so nobody waits for many."""
+        of_gateway = self._kept.setdefault(claim.gateway, {})
+        of_gateway.pop(claim.name, None)
+        of_gateway[claim.name] = kept
+        evicted = 0
+        while len(of_gateway) > self._most or next(iter(of_gateway.values())).until <= now:
+            evicted += of_gateway.pop(next(iter(of_gateway))).until > now
+        self.evicted.tell(evicted)

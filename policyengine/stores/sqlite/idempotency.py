@@ -1,0 +1,80 @@
+"""Idempotency keys in a table of SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from policyengine.runtime.idempotency import (
+    GATEWAY_DIGITS,
+    KEEP_MICROSECONDS,
+    LEASE_MICROSECONDS,
+    MAX_KEYS_PER_GATEWAY,
+    IdempotencyClaim,
+    IdempotencyRecord,
+)
+from policyengine.runtime.limits import ChargeResult
+from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
+
+EVICTION_BATCH_SIZE = 1_024  # rows: nobody waits long for it
+CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two looks whether a file holds too many
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS once (
+    name TEXT PRIMARY KEY, until INTEGER NOT NULL, digest TEXT NOT NULL, token TEXT NOT NULL, draft BLOB, settled BLOB
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS once_until ON once (until);
+"""
+
+
+class SqliteIdempotencyKeys:
+    """In a table of its own. Each call is inside of a transaction."""
+
+    def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
+        self._most = most
+        self._claims = 0
+        self.evicted = EvictionLog()
+
+    def claim(self, asked: sqlite3.Connection, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
+        """None: it is the caller's now."""
+        row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
+        until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
+        if until > now and (draft is not None or token != claim.token):
+            return IdempotencyRecord(digest, draft, None if settled is None else decode_charge_result(settled))
+        self._put(asked, claim, now + LEASE_MICROSECONDS)
+        self._forget(asked, now)
+        return None
+
+    def holds(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> bool:
+        mine = "SELECT 1 FROM once WHERE name = ? AND token = ? AND draft IS NULL"
+        return asked.execute(mine, (claim.name, claim.token)).fetchone() is not None
+
+    def keep(self, asked: sqlite3.Connection, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
+        self._put(asked, claim, now + KEEP_MICROSECONDS, claim.draft, encode_charge_result(settled))
+
+    def release(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> None:
+        mine = "DELETE FROM once WHERE name = ? AND token = ? AND draft IS NULL"
+        asked.execute(mine, (claim.name, claim.token))
+
+    def _put(
+        self,
+        asked: sqlite3.Connection,
+        claim: IdempotencyClaim,
+        until: int,
+        draft: bytes | None = None,
+        settled: bytes | None = None,
+    ) -> None:
+        row = (claim.name, until, claim.digest, claim.token, draft, settled)
+        asked.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _forget(self, asked: sqlite3.Connection, now: int) -> None:
+        """What counts no more; and what is too much, the oldest first."""
+        self._claims += 1
+        if self._claims % CALLS_BETWEEN_EVICTIONS and self._claims % self._most:
+            return
+        old = "SELECT name FROM once WHERE until <= ? LIMIT ?"
+        asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, EVICTION_BATCH_SIZE))
+        many = "SELECT substr(name, 1, ?) AS gateway, count(*) FROM once GROUP BY gateway HAVING count(*) > ?"
+        oldest = "SELECT name FROM once WHERE substr(name, 1, ?) = ? AND until > ? ORDER BY until LIMIT ?"
+        for gateway, held in asked.execute(many, (GATEWAY_DIGITS, self._most)).fetchall():
+            given = GATEWAY_DIGITS, gateway, now, held - self._most
+            self.evicted.tell(asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", given).rowcount)
