@@ -19,8 +19,9 @@ from urllib.parse import quote_plus, urlencode
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from policyengine.http.fetch import Fetcher, FetchError, UnreachableError
 from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, UnreachableError, check_url, create_fetcher
+from policyengine.identity.http_fetch import check_url, create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import find_weakness
 from policyengine.identity.log_throttle import LogThrottle
