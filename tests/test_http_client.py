@@ -14,8 +14,9 @@ import httpx
 import msgspec
 import pytest
 
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.client.http import AsyncPolicyClient, PolicyClient
-from policyengine.client.http_exchange import OPEN_SECONDS, ClientCircuit, NoDecisionError, to_encodable
+from policyengine.client.http_exchange import ClientCircuit, NoDecisionError, to_encodable
 from policyengine.client.socket import encode_question
 from policyengine.engine import Engine
 from policyengine.runtime import decode
@@ -250,7 +251,7 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
         assert len(tries) == 6
         assert is_failure(policies.decide(OPEN), "did not answer lately")
         assert len(tries) == 6
-        now[0] += OPEN_SECONDS
+        now[0] += PAUSE_SECONDS
         well[0] = True
         assert policies.decide(OPEN).allowed
         assert policies.decide(OPEN).allowed
@@ -261,7 +262,7 @@ def test_only_one_caller_tries_for_all() -> None:
     circuit = ClientCircuit(lambda: now[0])
     for _ in range(3):
         circuit.leave(well=False)
-    now[0] += OPEN_SECONDS
+    now[0] += PAUSE_SECONDS
     circuit.enter()
     with pytest.raises(NoDecisionError):
         circuit.enter()

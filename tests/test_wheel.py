@@ -69,7 +69,22 @@ def test_the_installed_command_checks_a_policy_outside_the_checkout(installed, t
     run(installed / "policyengine", "check", "payments", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["grammar/policy.lark", "examples/payments", "py.typed"])
+def test_the_installed_command_draws_by_its_templates(installed, tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "payments")
+    run(installed / "policyengine", "graph", "payments", "-o", "tree.svg", cwd=tmp_path)
+    assert (tmp_path / "tree.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+TEMPLATES = sorted(
+    path.relative_to(CHECKOUT / "policyengine").as_posix() for path in CHECKOUT.glob("policyengine/**/templates/*")
+)
+
+
+def test_there_are_templates() -> None:
+    assert len(TEMPLATES) > 10
+
+
+@pytest.mark.parametrize("name", ["grammar/policy.lark", "examples/payments", "py.typed", *TEMPLATES])
 def test_the_wheel_carries_what_the_package_reads(installed, tmp_path, name):
     program = "import sys, importlib.resources as r; print(r.files('policyengine').joinpath(sys.argv[1]))"
     assert Path(run(installed / "python", "-c", program, name, cwd=tmp_path).strip()).exists()

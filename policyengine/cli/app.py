@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -26,6 +26,9 @@ from policyengine.cli.errors import (
 )
 from policyengine.cli.output.terminal import OutputFormat
 from policyengine.control_characters import one_line
+
+if TYPE_CHECKING:
+    from policyengine.cli.settings.file import ProjectSettings
 
 USAGE = 2
 # Typer exports only this child of the class of all usage errors.
@@ -73,6 +76,11 @@ COMMAND_PATHS = {
     "keys": "keys.keys",
     "config": "config.config",
 }
+
+
+PATHS = "paths"  # the parameter that says where the policies are
+# Commands some of whose options have a setting; the settings themselves are imported when a file or a variable has one.
+CONFIGURED_COMMANDS = frozenset({"serve", "doctor", "mcp-gateway", "test"})
 
 
 class LazyCommands(MutableMapping[str, Callable[..., int]]):
@@ -146,28 +154,30 @@ def _invoke(arguments: list[str]) -> int | None:
 def apply_settings(command: Any, name: str) -> None:
     """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
     from the line before: the file lies beside or above them."""
-    from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
-    from policyengine.cli.settings.registry import BY_OPTION
+    from policyengine.cli.settings.file import ProjectSettings, load_settings
 
-    def tell_unread(found: ProjectSettings) -> None:
-        if found.unread is not None and found.file is None:
-            why = "it lies above the root of the policies (`.policyroot`)"
-            print(one_line(f"note: `{display_path(found.unread)}` is not read: {why}"), file=sys.stderr)
+    key = "policyengine.configuration"
 
-    def said(context: Any, parameter: str, call: bool = True) -> Any:
-        setting = BY_OPTION.get((name, parameter))
-        if setting is None or not call:  # help shows what is so everywhere
+    def configured(context: Any, parameter: str, call: bool = True) -> Any:
+        if not call or PATHS not in context.params:  # help shows what is so everywhere, and is read before the paths
             return None
-        key = "policyengine.configuration"
         if key not in context.meta:
             context.meta[key] = ProjectSettings()
             with suppress(CommandError) if name == "doctor" else nullcontext():  # which looks at the file by itself
-                context.meta[key] = load_settings([Path(one) for one in context.params.get("paths") or (".",)])
-                tell_unread(context.meta[key])
-        return context.meta[key].option(setting)
+                context.meta[key] = load_settings([Path(path) for path in context.params[PATHS] or (".",)])
+                note_unread_file(context.meta[key])
+        return context.meta[key].option(name, parameter)
 
-    if any(named == name for named, _ in BY_OPTION):
-        command.context_class = type("Configured", (command.context_class,), {"lookup_default": said})
+    if name in CONFIGURED_COMMANDS:
+        command.context_class = type("Configured", (command.context_class,), {"lookup_default": configured})
+
+
+def note_unread_file(settings: ProjectSettings) -> None:
+    from policyengine.cli.settings.file import display_path
+
+    if settings.unread is not None and settings.file is None:
+        why = "it lies above the root of the policies (`.policyroot`)"
+        print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}"), file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:

@@ -57,7 +57,7 @@ def load_engine(
     except PolicyError as error:
         raise policy_error(error) from None
     except IdentityError as error:
-        raise CommandError("identity", error.message, error.hint) from None
+        raise CommandError("identity", error.message, error.hint, detail=error.detail) from None
     except StoreError as error:
         raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
     except EntitiesError as error:

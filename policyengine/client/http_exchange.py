@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import Lock
 from time import monotonic, time_ns
 from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
 import msgspec
 
+from policyengine.circuit_breaker import CircuitBreaker
 from policyengine.client.socket import encode_question
 from policyengine.install_hints import install_command
 from policyengine.runtime.decision import (
@@ -36,8 +36,6 @@ except ImportError as error:
 QuestionMapping: TypeAlias = Mapping[str, object]
 
 TIMEOUT = 0.25  # seconds for each of two tries
-FAILURES_TO_OPEN = 3  # in a row
-OPEN_SECONDS = 0.25  # seconds that nobody asks a server that fails
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000
 MSGPACK = "application/msgpack"
@@ -133,30 +131,20 @@ _decode_problem = msgspec.msgpack.Decoder(ProblemDetails).decode
 
 
 class ClientCircuit:
-    """Opens when a server failed several times in a row. Once it paused, one caller tries; all others are refused."""
+    """The circuit breaker of a server. While it is open one caller in a pause asks; all others are refused."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock, self._lock = clock, Lock()
-        self._fails, self._again = 0, 0.0
+        self._breaker = CircuitBreaker(clock)
 
     def enter(self) -> None:
         """Raises NoDecisionError at once while nobody is to ask."""
-        with self._lock:
-            if self._fails < FAILURES_TO_OPEN:
-                return
-            now = self._clock()
-            if now < self._again:
-                raise NoDecisionError("it did not answer lately")
-            self._again = now + OPEN_SECONDS  # this caller tries for all
+        if not self._breaker.admit():
+            raise NoDecisionError("it did not answer lately")
 
     def leave(self, *, well: bool) -> None:
-        with self._lock:
-            was = self._fails
-            self._fails = 0 if well else was + 1
-            self._again = self._clock() + OPEN_SECONDS
-        if not well and was + 1 == FAILURES_TO_OPEN:
+        if not well and self._breaker.fail():
             _LOG.error("whoever decides does not answer: everything is denied until it does")
-        elif well and was >= FAILURES_TO_OPEN:
+        elif well and self._breaker.succeed():
             _LOG.warning("whoever decides answers again")
 
 

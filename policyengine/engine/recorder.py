@@ -12,8 +12,8 @@ from policyengine.compiler.show import place_of
 from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.question import new_id
-from policyengine.identity.log_throttle import LogThrottle
 from policyengine.kernel import Kernel
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError

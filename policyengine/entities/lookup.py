@@ -9,6 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Protocol
 
+from policyengine.circuit_breaker import CircuitBreaker
 from policyengine.entities.store import (
     NO_ANSWER,
     NOBODY_ANSWERED,
@@ -246,7 +247,7 @@ class RowCache:
         self.source, self.failures = source, 0
         self._clock, self._guard = clock, Lock()
         self._rows: OrderedDict[EntityRef, tuple[RowResult, float]] = OrderedDict()
-        self._again: float | None = None  # when to ask again who did not answer
+        self._circuit = CircuitBreaker(clock, threshold=1, pause=PAUSE_SECONDS)
 
     def known(self, ref: EntityRef) -> tuple[RowResult, float] | None:
         with self._guard:
@@ -259,7 +260,7 @@ class RowCache:
     def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, RowResult]:
         """Asks, whatever is kept: who asks has looked before."""
         now = self._clock()
-        if until <= now or not self._may_ask(now):
+        if until <= now or not self._circuit.admit():
             with self._guard:
                 self.failures += 1
             return dict.fromkeys(refs, NO_ANSWER)
@@ -275,7 +276,7 @@ class RowCache:
 
     def failure(self) -> str | None:
         """Why rows cannot be looked up now; nobody is asked twice within a moment who did not answer."""
-        if not self._may_ask(self._clock()):
+        if not self._circuit.admit():
             return "it did not answer a moment ago"
         try:
             self.source.probe(self.source.timeout)
@@ -284,16 +285,6 @@ class RowCache:
             return str(error)
         self._mended()
         return None
-
-    def _may_ask(self, now: float) -> bool:
-        """One asks whether it is back, the others do not wait for that."""
-        with self._guard:
-            if self._again is None:
-                return True
-            if now < self._again:
-                return False
-            self._again = now + PAUSE_SECONDS
-            return True
 
     def _keep(self, found: Mapping[EntityRef, RowResult], expires: float) -> None:
         with self._guard:
@@ -306,13 +297,10 @@ class RowCache:
     def _failed(self, error: RowLookupError) -> None:
         with self._guard:
             self.failures += 1
-            told = self._again is not None
-            self._again = self._clock() + PAUSE_SECONDS if error.lasts or told else None
-        if not told:
+        lasts = error.lasts or self._circuit.is_open
+        if not lasts or self._circuit.fail():
             _LOG.error("the directory at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
 
     def _mended(self) -> None:
-        with self._guard:
-            told, self._again = self._again is not None, None
-        if told:
+        if self._circuit.succeed():
             _LOG.warning("the directory at `%s` answers again, after %d failures", self.source.shown, self.failures)

@@ -20,7 +20,6 @@ from policyengine.identity.facts import (
     revocable_raw_names,
     watched_names,
 )
-from policyengine.identity.log_throttle import LogThrottle
 from policyengine.identity.quotas import ClientQuotas
 from policyengine.identity.shared_credentials import SharingDetector
 from policyengine.identity.verified import (
@@ -35,6 +34,7 @@ from policyengine.identity.verified import (
     VerifiedToken,
 )
 from policyengine.kernel import Kernel
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError

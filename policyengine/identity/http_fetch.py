@@ -1,130 +1,13 @@
-"""Answers of issuers over HTTP: one request and one answer, bounded in size and time, from the server that was named.
-
-No redirect is followed, no proxy but the configured one is used, nothing is decompressed, and no connection is kept.
-The deadline is one for all of it, headers too, so that a server that sends byte after byte is cut all the same; only
-the name service of the system keeps to times of its own.
-"""
+"""How issuers are asked over HTTP, by the settings of `identity.toml`."""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from ipaddress import ip_address
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
-import httpcore
-
+from policyengine.http.fetch import CertificatesError, Fetcher, FetchError, parse_fetch_url
 from policyengine.identity.config.model import IdentityConfig, IdentityError
-
-MAX_RESPONSE_BYTES = 262_144  # bytes
-MAX_URL_LENGTH = 2_048
-USER_AGENT = "policyengine"
-
-
-class FetchError(Exception):
-    """Why there is no answer, for the log: nothing of what was sent or received is in it. `status` where the server
-    said one."""
-
-    def __init__(self, why: str, status: int | None = None) -> None:
-        super().__init__(why)
-        self.why, self.status = why, status
-
-
-class UnreachableError(FetchError):
-    """It did not answer, or not in time: so will it be for whoever asks next."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchResponse:
-    body: bytes
-    fresh: int | None = None  # seconds, by `Cache-Control`; 0 for `no-store` and `no-cache`
-    kind: str = ""  # `Content-Type` in lower case, without parameters
-
-
-@dataclass(frozen=True)
-class Fetcher:
-    """Threads may share one. `ca`: a file of certificates in PEM that servers are trusted by, in place of those that
-    the system trusts. `plain_http`: not only this machine is asked over `http://`. `proxy`: a URL, for whatever is not
-    on this machine. `clock`: monotonic seconds."""
-
-    ca: Path | None = None
-    plain_http: bool = False
-    proxy: str | None = None
-    largest: int = MAX_RESPONSE_BYTES
-    clock: Callable[[], float] = monotonic
-
-    def get(self, url: str, until: float) -> FetchResponse:
-        """`until` by the clock. Raises FetchError; an answer is one with status 200."""
-        return self._asked("GET", url, {"Accept": "application/json, */*;q=0.1"}, b"", until)
-
-    def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
-        """A form. Raises FetchError."""
-        kind = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-        return self._asked("POST", url, {**kind, **headers}, form, until)
-
-    @cached_property
-    def trusted(self) -> ssl.SSLContext:
-        """Raises IdentityError."""
-        return create_tls_context(self.ca)
-
-    def _asked(self, method: str, url: str, headers: Mapping[str, str], content: bytes, until: float) -> FetchResponse:
-        parts = parse_fetch_url(url, self.plain_http)
-        given = {"Host": parts.netloc, "User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close"}
-        sent = {**given, **headers, **({"Content-Length": str(len(content))} if method == "POST" else {})}
-        left = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(0.001, until - self.clock()))}
-        try:
-            with (
-                self._connections(parts, _DeadlineBackend(until, self.clock)) as pool,
-                pool.stream(method, url, headers=list(sent.items()), content=content, extensions=left) as response,
-            ):
-                return self._read(response)
-        except httpcore.TimeoutException:
-            raise UnreachableError("it did not answer in time") from None
-        except httpcore.ProxyError:
-            raise UnreachableError("the proxy does not let us through") from None
-        except httpcore.ProtocolError:
-            raise FetchError("its answer is no HTTP, or ended too early") from None
-        except httpcore.NetworkError as error:
-            raise UnreachableError(f"it cannot be reached: {describe_network_error(error)}") from None
-        except (OSError, ValueError):  # a name that no resolver takes
-            raise UnreachableError("it cannot be reached: its host is none") from None
-
-    def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
-        context = self.trusted if parts.scheme == "https" else None
-        if self.proxy is None or is_loopback(str(parts.hostname)):
-            return httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1)
-        return httpcore.HTTPProxy(self.proxy, ssl_context=context, network_backend=network, max_connections=1)
-
-    def _read(self, response: httpcore.Response) -> FetchResponse:
-        headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
-        if response.status != 200:
-            leads = ", and redirects are not followed" if 300 <= response.status < 400 else ""
-            raise FetchError(f"it answers {response.status}{leads}", response.status)
-        if headers.get(b"content-encoding", "identity").lower() != "identity":
-            raise FetchError("its answer is compressed, which was not asked for")
-        body = bytearray()
-        for chunk in response.iter_stream():
-            body += chunk
-            if len(body) > self.largest:
-                raise FetchError(f"its answer is longer than {self.largest:,} bytes")
-        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        return FetchResponse(bytes(body), cache_lifetime(headers.get(b"cache-control", "")), kind)
-
-
-def create_tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Raises IdentityError."""
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as error:
-        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
-        raise IdentityError(f"the certificates of `{ca}` cannot be used: {why}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def create_fetcher(
@@ -140,8 +23,16 @@ def create_fetcher(
             )
     fetcher = Fetcher(None if ca is None else configuration.folder / ca, plain_http, proxy, clock=clock)
     if ca is not None:
-        _ = fetcher.trusted  # read now, and not when somebody waits
+        check_certificates(lambda: fetcher.trusted)
     return fetcher
+
+
+def check_certificates(load: Callable[[], object]) -> None:
+    """Load them now, and not when a caller waits. Raises IdentityError."""
+    try:
+        load()
+    except CertificatesError as error:
+        raise IdentityError(str(error)) from None
 
 
 def check_url(url: str, place: str, plain_http: bool) -> None:
@@ -151,106 +42,3 @@ def check_url(url: str, place: str, plain_http: bool) -> None:
     except FetchError as error:
         hint = "`plain_http = true` allows `http://`" if url.startswith("http:") else None
         raise IdentityError(f"`{place}`: {error.why}", hint) from None
-
-
-# ── URLs ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
-    """Raises FetchError for what is no URL that is asked: `https://`, or `http://` on this machine, without a user, a
-    fragment or a character that has no place in one."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise FetchError("it is no URL") from None
-    if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
-        raise FetchError("it is no URL")
-    if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
-        raise FetchError("its URL has no host, or a user or a fragment")
-    if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or is_loopback(parts.hostname))):
-        return parts
-    raise FetchError("it is not asked over `https://`")
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def url_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def cache_lifetime(cache_control: str) -> int | None:
-    """Seconds, by the value of `Cache-Control` (RFC 9111); None where it says nothing."""
-    found: int | None = None
-    for directive in cache_control.lower().split(","):
-        name, _, value = directive.strip().partition("=")
-        value = value.strip('" ')
-        if name in ("no-store", "no-cache"):
-            return 0
-        if name == "max-age" and value.isascii() and value.isdecimal():
-            found = int(value[:10])
-    return found
-
-
-def describe_network_error(error: Exception) -> str:
-    """Short, and without what the server said."""
-    text = str(error).partition("] ")[2] or str(error) or type(error).__name__
-    return text.partition(" (_ssl")[0].lower()[:120]
-
-
-# ── One deadline ──────────────────────────────────────────────────────────────────────────────
-
-
-class _DeadlineBackend(httpcore.NetworkBackend):
-    """Connections of which each step has what is left until the deadline."""
-
-    def __init__(self, until: float, clock: Callable[[], float]) -> None:
-        self._until, self._clock = until, clock
-        self._network = httpcore.SyncBackend()
-
-    def left(self, error: type[Exception]) -> float:
-        left = self._until - self._clock()
-        if left <= 0:
-            raise error
-        return left
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        left = self.left(httpcore.ConnectTimeout)
-        return _DeadlineStream(self._network.connect_tcp(host, port, left, local_address, socket_options), self)
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _DeadlineBackend) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(httpcore.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left(httpcore.WriteTimeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        left = self._deadline.left(httpcore.ConnectTimeout)
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)

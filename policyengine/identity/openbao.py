@@ -13,9 +13,10 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from policyengine.http.fetch import create_tls_context
 from policyengine.identity.config.model import IdentityError, to_seconds
 from policyengine.identity.config.secret_references import OpenBaoReference
-from policyengine.identity.http_fetch import check_url, create_tls_context
+from policyengine.identity.http_fetch import check_certificates, check_url
 from policyengine.identity.secret_reader import Secret, SecretReader, parse_secret
 from policyengine.identity.single_flight import SingleFlight, SingleFlightError, SingleFlightTimeoutError
 from policyengine.install_hints import install_command
@@ -99,7 +100,7 @@ class OpenBaoClient:
         check_url(settings.address, "bao.address", settings.plain_http)
         ca = None if settings.ca is None else secrets.folder / settings.ca
         if ca is not None:
-            create_tls_context(ca)  # told now, and not when somebody waits
+            check_certificates(lambda: create_tls_context(ca))
         return cls(settings, lambda now: secrets.read(settings.token, now), ca)
 
     def read(self, place: OpenBaoReference, now: int) -> Secret:

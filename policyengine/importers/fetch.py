@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeAlias
-from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import getproxies, proxy_bypass
 
 from policyengine.importers.errors import ApiImportError
 
 MAX_BYTES = 32 * 1024 * 1024
 TIMEOUT_SECONDS = 20.0
-CHUNK_BYTES = 1 << 16
+MAX_REDIRECTS = 10
+ACCEPT = "application/json, application/yaml, */*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,47 +83,42 @@ def _read_file(path: Path) -> bytes:
             message = "there is no such file" if not path.exists() else "this is no file"
             raise ApiImportError(message, f"`{path.as_posix()}`")
         with path.open("rb") as stream:
-            return bytes(_check_size(stream.read(MAX_BYTES + 1), path.as_posix()))
+            return _check_size(stream.read(MAX_BYTES + 1), path.as_posix())
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise ApiImportError(f"this cannot be read: {why}", f"`{path.as_posix()}`") from None
 
 
-def _check_size(data: bytes | bytearray, name: str) -> bytes | bytearray:
+def _check_size(data: bytes, name: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise ApiImportError(f"this is longer than {MAX_BYTES:,} bytes", f"`{name}`")
     return data
 
 
-class _SameOrigin(HTTPRedirectHandler):
-    """A redirect that leads elsewhere is not followed: nobody named that server."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        if origin(newurl) != origin(req.full_url):
-            raise ApiImportError(f"it redirects to `{newurl[:200]}`, which is another server", hint="name that one")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _read_url(url: str) -> bytes:
-    until = time.monotonic() + TIMEOUT_SECONDS
-    request = Request(url, headers={"Accept": "application/json, application/yaml, */*"})
+    from policyengine.http.fetch import Fetcher, FetchError, RedirectError
+
+    fetcher = Fetcher(plain_http=True, proxy=environment_proxy(url), largest=MAX_BYTES, redirects=MAX_REDIRECTS)
     try:
-        with build_opener(_SameOrigin).open(request, timeout=TIMEOUT_SECONDS) as answer:
-            return _read_answer(answer, url, until)
-    except ApiImportError as problem:
-        raise ApiImportError(problem.message, f"`{url}`", problem.hint) from None
-    except HTTPError as error:
-        raise ApiImportError(f"it answers {error.code} {error.reason}".rstrip(), f"`{url}`") from None
-    except (URLError, OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
-        raise ApiImportError(f"it cannot be read: {why}".lower(), f"`{url}`") from None
+        return fetcher.get(urldefrag(url).url, time.monotonic() + TIMEOUT_SECONDS, ACCEPT).body
+    except RedirectError as error:
+        message = f"it redirects to `{error.target[:200]}`, which is another server"
+        raise ApiImportError(message, f"`{url}`", "name that one") from None
+    except FetchError as error:
+        raise ApiImportError(describe_status(error.status) if error.status else error.why, f"`{url}`") from None
 
 
-def _read_answer(answer: HTTPResponse, url: str, until: float) -> bytes:
-    data = bytearray()
-    while chunk := answer.read1(CHUNK_BYTES):
-        data += chunk
-        _check_size(data, url)
-        if time.monotonic() > until:
-            raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{url}`")
-    return bytes(data)
+def describe_status(status: int) -> str:
+    try:
+        return f"it answers {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"it answers {status}"
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the system or its variables name for a URL: an import runs for the user of the command."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme.lower())
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"

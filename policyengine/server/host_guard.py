@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
-from threading import Lock
 from time import monotonic
 
 from starlette.types import Scope
 
 from policyengine.http.host_check import AllowedHosts, HostRefusal, gateway_refusal
+from policyengine.log_throttle import LogThrottle
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
@@ -24,10 +23,8 @@ class HostCheck:
     """Counts every refusal, and logs the first of a kind and then one a minute. Threads may share it."""
 
     def __init__(self, allowed: AllowedHosts, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
-        self.allowed, self._tally, self._clock = allowed, tally, clock
-        self._guard = Lock()
-        self._next: dict[str, float] = {}
-        self._many: Counter[str] = Counter()
+        self.allowed, self._tally = allowed, tally
+        self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def problem(self, scope: Scope) -> ProblemError | None:
         """Why a request is refused; None if it is answered."""
@@ -53,12 +50,9 @@ class HostCheck:
         return self.allowed.refusal(scope["method"], headers, own)
 
     def _tell(self, refused: HostRefusal) -> None:
-        with self._guard:
-            self._many[refused.header] += 1
-            now, many = self._clock(), self._many[refused.header]
-            if now < self._next.get(refused.header, now):
-                return
-            self._next[refused.header], self._many[refused.header] = now + LOG_INTERVAL_SECONDS, 0
+        many = self._throttle.admit(refused.header)
+        if many is None:
+            return
         words = "a request was" if many == 1 else f"{many:,} requests were"
         told = {"event": "foreign_refused", "why": refused.message, "header": refused.header}
         _LOG.warning("%s refused, the last because %s: %s", words, refused.message, refused.hint, extra=told)

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Lock
-from time import monotonic, time_ns
+from time import time_ns
 
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.format_values import format_duration
 from policyengine.stores.base import StoreError
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
 AGREES_WITHIN = 0.8  # of the bound: once it was exceeded, the clocks have to come closer than that
-LOG_INTERVAL_SECONDS = 10.0  # seconds
 MICROSECOND = timedelta(microseconds=1)
 _LOG = logging.getLogger("policyengine")
 
@@ -37,12 +37,17 @@ class ClockSkew:
     and ages in conditions, or ends of credentials, are right.
     """
 
-    def __init__(self, bound: int = MAX_SKEW_MICROSECONDS, clock: Callable[[], int] = system_time) -> None:
+    def __init__(
+        self,
+        bound: int = MAX_SKEW_MICROSECONDS,
+        clock: Callable[[], int] = system_time,
+        throttle: LogThrottle | None = None,
+    ) -> None:
         self.bound, self.clock = bound, clock
         self.offset: int | None = None
         self.error = 0
         self.exceeded = False
-        self._lock, self._logged = Lock(), -LOG_INTERVAL_SECONDS
+        self._lock, self._throttle = Lock(), throttle or LogThrottle.every()
 
     @property
     def reason(self) -> str:
@@ -71,11 +76,9 @@ class ClockSkew:
             raise ClockSkewError(self.reason)
 
     def _exceeds(self) -> None:
-        with self._lock:
-            self.exceeded = True
-            if monotonic() - self._logged < LOG_INTERVAL_SECONDS:
-                return
-            self._logged = monotonic()
+        self.exceeded = True
+        if self._throttle.admit() is None:
+            return
         _LOG.error(
             "%s, more than %s: what rests on the store is denied until they agree",
             self.reason,
@@ -85,7 +88,8 @@ class ClockSkew:
 
     def _agrees(self) -> None:
         with self._lock:
-            was, self.exceeded, self._logged = self.exceeded, False, -LOG_INTERVAL_SECONDS
+            was, self.exceeded = self.exceeded, False
+        self._throttle.reset()
         if was:
             _LOG.warning("the clocks of this server and of its store agree again", extra={"event": "clock_agrees"})
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from time import monotonic
 
 from msgspec import msgpack
 
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.idempotency import KEEP_MICROSECONDS
 from policyengine.runtime.limits import ChargeResult, LimitState
 
-LOG_INTERVAL_SECONDS = 10.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
 
@@ -20,18 +19,15 @@ class EvictionLog:
 
     def __init__(self) -> None:
         self.keys = 0  # since the beginning
-        self._lock = Lock()
-        self._logged, self._unsaid = -LOG_INTERVAL_SECONDS, 0
+        self._lock, self._throttle = Lock(), LogThrottle.every()
 
     def tell(self, many: int) -> None:
         if not many:
             return
         with self._lock:
             self.keys += many
-            self._unsaid += many
-            if monotonic() - self._logged < LOG_INTERVAL_SECONDS:
-                return
-            self._logged, unsaid, self._unsaid = monotonic(), self._unsaid, 0
+        if (unsaid := self._throttle.admit(events=many)) is None:
+            return
         _LOG.warning(
             "%d answers were forgotten within %d s of being given, as more keys came than are kept: who asks again by "
             "one of those is decided, and pays, a second time",

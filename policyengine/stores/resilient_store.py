@@ -9,6 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol, TypeVar
 
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import (
     History,
@@ -22,7 +23,7 @@ from policyengine.runtime.history import (
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult, LimitState, uncharged_state
 from policyengine.stores.base import CommitRequest, CommitResult, Store, StoreError
-from policyengine.stores.circuit_breaker import PAUSE_SECONDS, READ, WRITE, CircuitBreaker
+from policyengine.stores.circuit_breaker import READ, WRITE, StoreBreaker
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
@@ -62,8 +63,8 @@ class ResilientMarks:
     def __init__(
         self,
         marks: CredentialMarks,
-        reads: CircuitBreaker,
-        writes: CircuitBreaker,
+        reads: StoreBreaker,
+        writes: StoreBreaker,
         agree: Callable[[], None],
         skew: ClockSkew,
     ) -> None:
@@ -92,7 +93,7 @@ class ResilientMarks:
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
         return self._asked(lambda: self._marks.revoked(names, now), self._reads)
 
-    def _asked(self, ask: Callable[[], T], breaker: CircuitBreaker) -> T:
+    def _asked(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
         self._agree()
         with breaker:
             told = ask()
@@ -115,8 +116,8 @@ class ResilientStore:
     def __init__(self, store: RemoteStore, *, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._local = store, MemoryStore()
         self.skew = store.skew
-        self.writes = CircuitBreaker(clock, WRITE, trial=store.probe)
-        self.reads = CircuitBreaker(clock, READ, refusals=self.writes)
+        self.writes = StoreBreaker(clock, WRITE, trial=store.probe)
+        self.reads = StoreBreaker(clock, READ, refusals=self.writes)
         self._clock, self._lock, self._looks = clock, Lock(), 0.0
         self._inspecting, self._inspected = Lock(), clock()
         self._late: deque[tuple[tuple[HistoryRecord, ...], str]] = deque(maxlen=MAX_LATE_DENIALS)

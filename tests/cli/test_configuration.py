@@ -5,14 +5,9 @@ import os
 import pytest
 
 from policyengine.cli.errors import CommandError
-from policyengine.cli.settings.file import (
-    CHECK_SECTIONS,
-    CoverageSettings,
-    ProjectSettings,
-    TestSettings,
-    load_settings,
-)
+from policyengine.cli.settings.file import CHECK_SECTIONS, ProjectSettings, load_settings
 from policyengine.cli.settings.registry import SECTIONS
+from policyengine.cli.settings.sections import CoverageSettings, TestSettings
 from policyengine.http.gateway_headers import GatewayHeaders
 
 PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
@@ -45,14 +40,14 @@ def test_without_a_file_everything_is_as_it_is(project):
 
 def test_a_file_is_found_above_the_first_path(project):
     found = read(project, "[test]\njobs = 2\nseed = 7\n[coverage]\nfail_under = 90\n")
-    assert found.test == TestSettings(2, 7)
-    assert found.coverage == CoverageSettings(90.0)
+    assert found.test == TestSettings(jobs=2, seed=7)
+    assert found.coverage == CoverageSettings(fail_under=90.0)
     assert found.file == project / "policyengine.toml"
 
 
 def test_the_nearest_file_counts_alone(project):
     (project / "policies" / "policyengine.toml").write_text("[test]\njobs = 5\n")
-    assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestSettings(5, None)
+    assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestSettings(jobs=5)
 
 
 # ── Whose file it is, and where it lies ───────────────────────────────────────────────────────
@@ -165,15 +160,15 @@ def test_rules_are_named_by_code_or_name(project):
     [
         ("[lint]\nselct = []\n", "unknown key `selct` in `[lint]`", "did you mean `select`?",
          "policyengine.toml:2:1: unknown key `selct` in `[lint]`\n  selct = []\n  ^^^^^"),
-        ("[lnt]\nselect = []\n", "unknown part `lnt`", "did you mean `[lint]`?",
-         "policyengine.toml:1:2: unknown part `lnt`\n  [lnt]\n   ^^^"),
-        ("[format]\n", "unknown part `format`", PARTS,
-         "policyengine.toml:1:2: unknown part `format`\n  [format]\n   ^^^^^^"),
+        ("[lnt]\nselect = []\n", "unknown section `lnt`", "did you mean `[lint]`?",
+         "policyengine.toml:1:2: unknown section `lnt`\n  [lnt]\n   ^^^"),
+        ("[format]\n", "unknown section `format`", PARTS,
+         "policyengine.toml:1:2: unknown section `format`\n  [format]\n   ^^^^^^"),
         ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`",
          "there are `jobs`, `seed`, `examples`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
-        ("lint = 1\n", "`lint` is no table", "write `[lint]` on a line of its own",
-         "policyengine.toml:1:1: `lint` is no table\n  lint = 1\n  ^^^^"),
+        ("lint = 1\n", "`lint` is no section", "write `[lint]` on a line of its own",
+         "policyengine.toml:1:1: `lint` is no section\n  lint = 1\n  ^^^^"),
         ("[lint]\nignore = 'head'\n", "`ignore` is a list of rules", 'as in `ignore = ["static-key"]`',
          "policyengine.toml:2:1: `ignore` is a list of rules\n  ignore = 'head'\n  ^^^^^^"),
         ("[lint]\nignore = ['haed']\n", "there is no rule `haed`", "did you mean `head`?",
@@ -272,11 +267,11 @@ def test_a_variable_says_what_a_gateway_hands_on(project):
         ("user_id = 'X-AUTH-USER'", "the header `X-AUTH-USER` means something else", "take another"),
         ("user_id = 'X-Agent-ID'", "the header `x-agent-id` carries `agent_id` already", "take another"),
         ("agent_id = 'X-Agent-User'", "the header `x-agent-user` carries `user_id` already", "take another"),
-        ("trust_domains = { 'ACME' = 'acme' }", "`trust_domains` names an issuer for each domain",
+        ("trust_domains = { 'ACME' = 'acme' }", "`trust_domains` is a table with an issuer for each domain",
          'as in `trust_domains = { "acme.example" = "acme" }`'),
-        ("trust_domains = { 'acme.example' = 7 }", "`trust_domains` names an issuer for each domain",
+        ("trust_domains = { 'acme.example' = 7 }", "`trust_domains` is a table with an issuer for each domain",
          'as in `trust_domains = { "acme.example" = "acme" }`'),
-        ("trust_domains = 'acme'", "`trust_domains` names an issuer for each domain",
+        ("trust_domains = 'acme'", "`trust_domains` is a table with an issuer for each domain",
          'as in `trust_domains = { "acme.example" = "acme" }`'),
         ("obligations = 'warn'", "`obligations` is a list of kinds", 'as in `obligations = ["warn"]`'),
     ],

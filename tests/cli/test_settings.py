@@ -5,16 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 from contextlib import closing
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from policyengine.cli import app
-from policyengine.cli.app import COMMANDS
+from policyengine.cli.app import COMMANDS, CONFIGURED_COMMANDS
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import ProjectSettings, load_settings
-from policyengine.cli.settings.registry import BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
+from policyengine.cli.settings.registry import BY_NAME, BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
+from policyengine.http.gateway_headers import GatewayHeaders
 from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 
@@ -59,6 +61,14 @@ def test_each_setting_stands_once_and_its_options_are_there() -> None:
         assert parameter in signature(COMMANDS[command]).parameters, f"{command} has no {parameter}"
 
 
+def test_every_command_that_has_a_setting_looks_for_it() -> None:
+    assert {command for command, _ in BY_OPTION} == CONFIGURED_COMMANDS
+
+
+def test_each_header_of_a_gateway_can_be_named() -> None:
+    assert {key for section, key in BY_NAME if section == "gateway"} == {one.name for one in fields(GatewayHeaders)}
+
+
 def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
     """What is observed has a part of its own, which both read as a whole."""
     for command, others in (
@@ -97,7 +107,7 @@ def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tu
         ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "as in `100MB` or `1d`"),
         ('[log]\nrotate = ["1s"]', "`1s` is too short for a file", "a minute or longer"),
         ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
-        ("[serv]\nport = 1", "unknown part `serv`", "did you mean `[serve]`?"),
+        ("[serv]\nport = 1", "unknown section `serv`", "did you mean `[serve]`?"),
         ('[serve]\nlog_format = "jsno"', "`log_format` is one of `text`, `json`", "did you mean `json`?"),
         ("[mcp-gateway]\ntimeout = 0", "`timeout` is a number of seconds, from 0.1 to 3600", None),
     ],

@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from policyengine.identity.http_fetch import Fetcher
+from policyengine.http.fetch import Fetcher
 from policyengine.identity.keys.issuer_keys import RemoteKeySource, UrlJwksLoader
 from policyengine.identity.keys.jwks import KeySource
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode

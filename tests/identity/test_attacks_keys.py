@@ -17,9 +17,9 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from policyengine.http.fetch import Fetcher
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.credential_checks import CredentialChecks
-from policyengine.identity.http_fetch import Fetcher
 from policyengine.identity.keys.issuer_keys import DiscoveryJwksLoader, RemoteKeySource
 from policyengine.identity.keys.jwks import MAX_CANDIDATE_KEYS, MAX_KEYS, SMALL_ORDER_POINTS, KeySource
 from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken

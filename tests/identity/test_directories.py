@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from policyengine.http.fetch import Fetcher
 from policyengine.identity.config.model import IdentityError, parse_identity_config
-from policyengine.identity.http_fetch import Fetcher
 from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.agent_directories import (
     MEDIA_TYPE,

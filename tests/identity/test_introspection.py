@@ -15,8 +15,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
+from policyengine.http.fetch import Fetcher
 from policyengine.identity.config.model import IdentityError, parse_identity_config
-from policyengine.identity.http_fetch import Fetcher
 from policyengine.identity.single_flight import MAX_WAITERS
 from policyengine.identity.verify.introspection import (
     MAX_REQUESTS_AT_ONCE,

@@ -32,9 +32,9 @@ from policyengine.identity.issue.delegation_check import (
 from policyengine.identity.issue.errors import ISSUANCE_REFUSAL_INFO, IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.issue.issuer import IssuedToken
 from policyengine.identity.issue.request import JWT
-from policyengine.identity.log_throttle import MAX_LINES, LogThrottle
 from policyengine.identity.revocation import verify_active_token
 from policyengine.identity.verified import ConfirmedKey, TokenPrincipal, VerifiedToken
+from policyengine.log_throttle import MAX_LINES, LogThrottle
 from policyengine.runtime.credential_errors import REFUSAL_INFO as REFUSALS
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, ToolEndpoint
 from policyengine.runtime.entities import EntityData

@@ -12,8 +12,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jws import extract_compact
 
+from policyengine.http.fetch import Fetcher
 from policyengine.identity.config.model import parse_identity_config
-from policyengine.identity.http_fetch import Fetcher
 from policyengine.identity.keys.issuer_keys import (
     DiscoveryJwksLoader,
     KeySources,

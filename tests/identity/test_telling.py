@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from policyengine.identity.log_throttle import MAX_LINES, WINDOW_SECONDS, LogThrottle
+from policyengine.log_throttle import MAX_LINES, WINDOW_SECONDS, LogThrottle
 from tests.identity.issuing import Door, ec, token
 
 

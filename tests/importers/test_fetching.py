@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from policyengine.http.fetch import split_proxy
 from policyengine.importers import ApiImportError, fetch, read_openapi
 from tests.importers.bringing import spec
 
@@ -73,6 +74,37 @@ def test_a_redirect_on_the_same_server_is_followed():
         assert read_openapi(f"{url}/api.json").operations[0].key == "GET /x"
 
 
+def test_redirects_without_end_are_not_followed():
+    with serving({"/api.json": "/api.json"}) as (url, asked):
+        with pytest.raises(ApiImportError, match="it redirects more than 10 times"):
+            read_openapi(f"{url}/api.json")
+        assert len(asked) == 11
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        ({"https_proxy": "http://proxy.example:3128"}, "http://proxy.example:3128"),
+        ({"https_proxy": "proxy.example:3128"}, "http://proxy.example:3128"),
+        ({"http_proxy": "http://proxy.example"}, None),
+        ({"https_proxy": "http://proxy.example", "no_proxy": ".acme.example"}, None),
+    ],
+)
+def test_the_proxy_of_the_environment_is_asked(monkeypatch, variables, found):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert fetch.environment_proxy("https://api.acme.example/openapi.json") == found
+
+
+def test_a_proxy_may_want_a_password():
+    assert split_proxy("http://u%40x:p%3Aq@proxy.example:3128") == ("http://proxy.example:3128", ("u@x", "p:q"))
+    assert split_proxy("http://proxy.example") == ("http://proxy.example", None)
+
+
 def test_a_page_that_is_not_there_is_told():
     with serving({}) as (url, _), pytest.raises(ApiImportError, match=r"`http.*/api.json`: it answers 404 Not Found"):
         read_openapi(f"{url}/api.json")
@@ -89,14 +121,17 @@ def test_an_answer_without_end_is_cut(monkeypatch):
 
 def test_an_answer_that_takes_too_long_is_cut(monkeypatch):
     monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.0001)
-    with serving({"/api.json": b" " * 100}) as (url, _), pytest.raises(ApiImportError):
+    with (
+        serving({"/api.json": b" " * 100}) as (url, _),
+        pytest.raises(ApiImportError, match="it did not answer in time"),
+    ):
         read_openapi(f"{url}/api.json")
 
 
 def test_nobody_who_answers_is_told():
     with serving({}) as (url, _):
         pass
-    with pytest.raises(ApiImportError, match=r"`http.*/api.json`: it cannot be read"):
+    with pytest.raises(ApiImportError, match=r"`http.*/api.json`: it cannot be reached: connection refused"):
         read_openapi(f"{url}/api.json")
 
 

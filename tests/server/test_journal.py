@@ -16,7 +16,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.server.telemetry.server_log import LogFormat, server_logging
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import CircuitBreaker
+from policyengine.stores.circuit_breaker import StoreBreaker
 from tests.server.conftest import OPEN, POLICY
 from tests.server.processes import started
 from tests.server.test_log import SERVE
@@ -72,7 +72,7 @@ def test_a_decision_that_failed_is_found_by_its_id() -> None:
 
 
 def test_a_store_that_fails_and_answers_again_is_told() -> None:
-    breaker = CircuitBreaker(lambda: 0.0)
+    breaker = StoreBreaker(lambda: 0.0)
 
     def fails() -> None:
         with pytest.raises(StoreError), breaker:

@@ -13,10 +13,11 @@ import pytest
 
 from policyengine.audit import DecisionLog, read_records
 from policyengine.audit.replay import replay_decision
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.engine import Engine
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision
 from policyengine.stores.base import Store
-from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew, ClockSkewError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
@@ -391,12 +392,9 @@ def test_one_of_many_servers_that_is_too_far_is_not_forgotten_for_another_that_i
     assert not skew.exceeded
 
 
-def test_the_operator_is_told_when_it_begins_and_when_it_ends(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_operator_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     time = Time()
-    monkeypatch.setattr("policyengine.stores.clock_skew.monotonic", time)
-    skew = ClockSkew()
+    skew = ClockSkew(throttle=LogThrottle.every(clock=time))
     with caplog.at_level(logging.WARNING, "policyengine"):
         for _ in range(100):
             skew.between(START, START - 20 * SECOND, START)

@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
+from policyengine.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS, CircuitBreaker
+from policyengine.stores.circuit_breaker import StoreBreaker
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
@@ -258,7 +259,7 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
 def test_calls_that_were_under_way_together_fail_as_one() -> None:
     """A moment in which a machine did something else met all of them, and was no reason to ask nobody any more."""
     callers = 8
-    together, breaker = Barrier(callers), CircuitBreaker()
+    together, breaker = Barrier(callers), StoreBreaker()
 
     def fails() -> None:
         with suppress(StoreError), breaker:

@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
+from policyengine.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import ChargeResult
 from policyengine.server import create_app
 from policyengine.stores.base import CommitRequest, CommitResult, StoreError, StoreLossError, WriteRefusedError
-from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from policyengine.stores.url import open_store

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import msgpack
 
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.engine import Engine
-from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.history_rows import SLACK_MICROSECONDS, watch_key
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore

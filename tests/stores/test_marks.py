@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from policyengine.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.base import Store, StoreError
-from policyengine.stores.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks, MemoryMarks
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
-from policyengine.cli.settings.file import ProjectSettings, display_path, load_settings
-from policyengine.cli.settings.registry import SETTINGS, SettingSpec
-from policyengine.cli.settings.types import ERROR_KIND
+from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, display_path, load_settings
+
+if TYPE_CHECKING:
+    from policyengine.cli.settings.registry import SettingSpec
 
 URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
@@ -107,12 +108,14 @@ def check_callers(found: ProjectSettings) -> None:
 def missing_files(row: SettingValue) -> Iterator[str]:
     from policyengine.entities.sources import is_url
 
-    if row.setting.must_exist and row.value is not None:
+    if row.setting.traits.must_exist and row.value is not None:
         files = row.value if isinstance(row.value, tuple) else (row.value,)
         yield from (file for file in files if not is_url(file) and not Path(file).exists())
 
 
 def setting_values(found: ProjectSettings) -> Iterator[SettingValue]:
+    from policyengine.cli.settings.registry import SETTINGS
+
     for setting in SETTINGS:
         value = found.values.get(setting.name)
         if setting.name in found.variables:
@@ -152,6 +155,8 @@ def to_toml(value: Any) -> str:
             return str(value).lower()
         case tuple():
             return f"[{', '.join(map(to_toml, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{to_toml(key)} = {to_toml(word)}' for key, word in value.items())} }}"
         case str():
             return f'"{value}"'
         case _:

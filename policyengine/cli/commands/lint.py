@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import unified_diff
 from enum import StrEnum
 from pathlib import Path
@@ -16,11 +16,11 @@ from policyengine.cli.commands.check import count_severities, no_policies_error,
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
-from policyengine.cli.settings.file import LintSettings, load_settings
-from policyengine.cli.settings.types import parse_rule_code
+from policyengine.cli.settings.file import load_settings
 
 if TYPE_CHECKING:
     from policyengine.apply_fixes import FixResult
+    from policyengine.cli.settings.sections import LintSettings
     from policyengine.diagnostics.model import Diagnostic
 
 
@@ -80,15 +80,18 @@ def merge_options(
     settings: LintSettings, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
 ) -> LintSettings:
     """`--select` takes the place of the file's, the others add to it."""
-    return replace(
-        settings,
-        select=parse_codes(select) if select else settings.select,
-        extend=settings.extend + parse_codes(extend or []),
-        ignore=settings.ignore + parse_codes(ignore or []),
+    return settings.model_copy(
+        update={
+            "select": parse_codes(select) if select else settings.select,
+            "extend": settings.extend + parse_codes(extend or []),
+            "ignore": settings.ignore + parse_codes(ignore or []),
+        }
     )
 
 
 def parse_codes(words: Sequence[str]) -> tuple[str, ...]:
+    from policyengine.cli.settings.types import parse_rule_code
+
     try:
         return tuple(parse_rule_code(word) for word in words)
     except CommandError as error:

@@ -13,7 +13,7 @@ from policyengine.cli.output.terminal import Screen
 from policyengine.runtime.literals import RFC3339, parse_duration, parse_time
 
 if TYPE_CHECKING:
-    from policyengine.cli.settings.file import ObserveSettings
+    from policyengine.cli.settings.sections import ObserveSettings
     from policyengine.engine import Engine
 
 WEEK_SECONDS = 7 * 86_400

@@ -1,49 +1,34 @@
-"""What a setting may be: a value of `policyengine.toml`, or of a variable, to what a command reads; or why not."""
+"""The types of settings of `policyengine.toml`: what a value may be, and what messages say that it is."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
 
 from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import ERROR_KIND
 from policyengine.http.forwarded_parts import ALL, WITHHELD_HEADERS, GatewayAdapter
 from policyengine.http.gateway_headers import RESERVED_HEADERS
+from policyengine.settings.section import RELATIVE, RELATIVE_OR_URL, SECRET, ValueDescription, setting_error
 
-ERROR_KIND = "configuration"
-DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+DOMAIN = r"^[a-z0-9._-]{1,255}$"
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-ANY_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-BODY_ADAPTERS = tuple(one.value for one in GatewayAdapter if one.sends_bodies)
-TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
+ANY_HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
+FILLED = r"\S"
+PATH = r"^[^\x00]*[^\s\x00][^\x00]*$"
+MODE = r"^0?[0-7]{3}$"
+BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sends_bodies)
 
 
-class SettingOrigin(Protocol):
-    """Where a value stands. `folder` is where paths in it are read from."""
-
-    @property
-    def folder(self) -> Path: ...
-    def wrong(self, section: str | None, key: str, message: str, hint: str | None = None) -> CommandError: ...
-
-
-SettingParser: TypeAlias = Callable[[SettingOrigin, str, str, object], Any]
-
-
-def rules(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    """Codes and short names of warnings, as codes."""
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise at.wrong(section, key, f"`{key}` is a list of rules", f'as in `{key} = ["static-key"]`')
-    try:
-        return tuple(parse_rule_code(word) for word in value)
-    except CommandError as error:
-        raise at.wrong(section, key, error.message, error.hint) from None
+# ── Checks of the modules that use a setting ──────────────────────────────────────────────────
 
 
 def parse_rule_code(word: str) -> str:
-    """The code that a code or a short name means. Errors cannot be chosen: they are told always."""
+    """The code that a code or a short name means. Errors cannot be turned off. Raises CommandError."""
     from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
     from policyengine.diagnostics.model import suggest
 
@@ -57,267 +42,179 @@ def parse_rule_code(word: str) -> str:
     return known.code
 
 
-def boolean(at: SettingOrigin, section: str, key: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise at.wrong(section, key, f"`{key}` is `true` or `false`")
-    return value
+def parse_rule_codes(words: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(map(parse_rule_code, words))
+    except CommandError as error:
+        raise setting_error(error.message, error.hint) from None
 
 
-def whole_number(at: SettingOrigin, section: str, key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise at.wrong(section, key, f"`{key}` is a whole number, 0 or more")
-    return value
-
-
-def positive_number(at: SettingOrigin, section: str, key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise at.wrong(section, key, f"`{key}` is a whole number, 1 or more")
-    return value
-
-
-def port(at: SettingOrigin, section: str, key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
-        raise at.wrong(section, key, f"`{key}` is a port: a number from 0 to 65535")
-    return value
-
-
-def percent(at: SettingOrigin, section: str, key: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-        raise at.wrong(section, key, f"`{key}` is a number from 0 to 100")
-    return float(value)
-
-
-def seconds(at: SettingOrigin, section: str, key: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.1 <= value <= 3600:
-        raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0.1 to 3600")
-    return float(value)
-
-
-def seconds_or_zero(at: SettingOrigin, section: str, key: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:
-        raise at.wrong(section, key, f"`{key}` is a number of seconds, from 0 to 3600")
-    return float(value)
-
-
-def text(at: SettingOrigin, section: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise at.wrong(section, key, f"`{key}` is a text, and not an empty one", f'as in `{key} = "…"`')
-    return value
-
-
-def texts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise at.wrong(section, key, f"`{key}` is a list of texts", f'as in `{key} = ["…"]`')
-    return tuple(value)
-
-
-def file(at: SettingOrigin, section: str, key: str, value: object) -> str:
-    """A path, from the folder of `policyengine.toml`."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise at.wrong(section, key, f"`{key}` is a path", f'as in `{key} = "…"`: from the folder of this file')
-    return os.path.join(at.folder, value)
-
-
-def files(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    return tuple(file(at, section, key, one) for one in texts(at, section, key, value))
-
-
-def sources(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    """Files and folders as `files` are, and URLs of databases."""
-    from policyengine.entities.sources import is_url
-
-    found = texts(at, section, key, [value] if isinstance(value, str) else value)
-    return tuple(one if is_url(one) else file(at, section, key, one) for one in found)
-
-
-def mode(at: SettingOrigin, section: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise at.wrong(section, key, f"`{key}` is the mode of a file, in octal", f'as in `{key} = "660"`')
-    return value
-
-
-def choice(*words: str) -> SettingParser:
-    def read(at: SettingOrigin, section: str, key: str, value: object) -> str:
-        from policyengine.diagnostics.model import suggest
-
-        if value not in words:
-            meant = suggest(value, words) if isinstance(value, str) else None
-            listed = ", ".join(f"`{word}`" for word in words)
-            raise at.wrong(section, key, f"`{key}` is one of {listed}", meant and f"did you mean `{meant}`?")
-        return str(value)
-
-    return read
-
-
-def store(at: SettingOrigin, section: str, key: str, value: object) -> str:
-    """Nobody is asked there yet. The password of a URL is in no message."""
+def check_store_url(url: str) -> str:
+    """Connects to nothing. The password of a URL is in no message."""
     from policyengine.stores.url import StoreUrlError, parse_store_url
 
-    found = text(at, section, key, value)
     try:
-        if found != "memory:":
-            parse_store_url(found)
+        if url != "memory:":
+            parse_store_url(url)
     except StoreUrlError as error:
-        raise at.wrong(section, key, error.message, error.hint) from None
-    return found
+        raise setting_error(error.message, error.hint) from None
+    return url
 
 
-def facts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
+def check_redacted_facts(facts: tuple[str, ...]) -> tuple[str, ...]:
     from policyengine.audit.redaction import Redaction
 
-    found = texts(at, section, key, value)
     try:
-        Redaction.of(found)
+        Redaction.of(facts)
     except ValueError as error:
-        raise at.wrong(section, key, str(error), 'as in `["body.card", "args.**.note"]`') from None
-    return found
+        raise setting_error(str(error), 'as in `["body.card", "args.**.note"]`') from None
+    return facts
 
 
-def rotation(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
+def check_rotation(limits: tuple[str, ...]) -> tuple[str, ...]:
     from policyengine.cli.options.log_rotation import parse_rotation
 
-    found = texts(at, section, key, value)
     try:
-        parse_rotation(found, None, False)
+        parse_rotation(limits, None, False)
     except CommandError as error:
-        raise at.wrong(section, key, error.message, error.hint) from None
-    return found
+        raise setting_error(error.message, error.hint) from None
+    return limits
 
 
-def header(at: SettingOrigin, section: str, key: str, value: object) -> str:
-    """The name of one, as they are compared; "" for none."""
+def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    from policyengine.http.host_check import AllowedHostError, AllowedHosts
+
+    try:
+        AllowedHosts.of(hosts)
+    except AllowedHostError as error:
+        raise setting_error(error.message, error.hint) from None
+    return hosts
+
+
+def check_reload_allowances(words: tuple[str, ...]) -> tuple[str, ...]:
+    from policyengine.reload.rules import ReloadRuleError, ReloadRules
+
+    try:
+        ReloadRules.of(words)
+    except ReloadRuleError as error:
+        raise setting_error(error.message, error.hint) from None
+    return words
+
+
+# ── Headers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_header(value: object, info: ValidationInfo) -> str:
+    """The name of a header in lower case; "" for none."""
+    key = str(info.field_name)
     if value == "":
         return ""
     if not isinstance(value, str) or not HEADER.fullmatch(value):
         hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
-        raise at.wrong(section, key, f"`{key}` is the name of a header: letters, digits and `-`", hint)
+        raise setting_error(f"`{key}` is the name of a header: letters, digits and `-`", hint)
     if value.lower() in RESERVED_HEADERS:
-        raise at.wrong(section, key, f"the header `{value}` means something else", "take another")
+        raise setting_error(f"the header `{value}` means something else", "take another")
     return value.lower()
 
 
-def forwarded_headers(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    """Names of headers, as they are compared, or `all` of them."""
-    if value in (ALL, [ALL]):
-        return (ALL,)
-    if not isinstance(value, list) or not all(isinstance(one, str) and ANY_HEADER.fullmatch(one) for one in value):
-        raise at.wrong(section, key, f"`{key}` is a list of headers, or `all`", f'as in `{key} = ["X-Tenant"]`')
-    for name in value:
+def parse_all(value: object) -> object:
+    """`all` is a list, too."""
+    return [ALL] if value == ALL else value
+
+
+def check_forwarded_headers(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
         if name.lower() in WITHHELD_HEADERS:
-            raise at.wrong(
-                section, key, f"the header `{name}` is withheld from policies", "leave it out: it is unknown"
-            )
-    return tuple(dict.fromkeys(one.lower() for one in value))
+            raise setting_error(f"the header `{name}` is withheld from policies", "leave it out: it is unknown")
+    return tuple(dict.fromkeys(name.lower() for name in names))
 
 
-def adapters(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    """Those whose gateways can send bodies."""
-    if not isinstance(value, list) or not all(one in BODY_ADAPTERS for one in value):
-        listed = " and ".join(f"`{one}`" for one in BODY_ADAPTERS)
-        raise at.wrong(section, key, f"`{key}` is a list of {listed}", f'as in `{key} = ["{BODY_ADAPTERS[0]}"]`')
-    return tuple(value)
+def check_body_adapters(adapters: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(adapter in BODY_ADAPTERS for adapter in adapters):
+        raise ValueError
+    return adapters
 
 
-def hosts(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    from policyengine.http.host_check import AllowedHostError, AllowedHosts
-
-    found = texts(at, section, key, value)
-    try:
-        AllowedHosts.of(found)
-    except AllowedHostError as error:
-        raise at.wrong(section, key, error.message, error.hint) from None
-    return found
+# ── Other values ──────────────────────────────────────────────────────────────────────────────
 
 
-def reload_allowances(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    from policyengine.reload.rules import ReloadRuleError, ReloadRules
-
-    found = texts(at, section, key, value)
-    try:
-        ReloadRules.of(found)
-    except ReloadRuleError as error:
-        raise at.wrong(section, key, error.message, error.hint) from None
-    return found
+def as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
-def obligation_kinds(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise at.wrong(section, key, f"`{key}` is a list of kinds", f'as in `{key} = ["warn"]`')
-    return tuple(value)
-
-
-def trust_domains(at: SettingOrigin, section: str, key: str, value: object) -> tuple[tuple[str, str], ...]:
-    given = value if isinstance(value, dict) else {"": ""}
-    if not all(DOMAIN.fullmatch(domain) and isinstance(issuer, str) and issuer for domain, issuer in given.items()):
-        hint = f'as in `{key} = {{ "acme.example" = "acme" }}`'
-        raise at.wrong(section, key, f"`{key}` names an issuer for each domain", hint)
-    return tuple(given.items())
-
-
-def timestamp(at: SettingOrigin, section: str, key: str, value: object) -> str:
+def parse_timestamp(value: object) -> str:
     """A time as TOML has it, or in quotes."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.isoformat()
     if not isinstance(value, str) or not value:
-        hint = f'as in `{key} = 2026-12-01T00:00:00Z` or `{key} = "7d"`'
-        raise at.wrong(section, key, f"`{key}` is a time with its zone, or a duration", hint)
+        raise ValueError
     return value
 
 
-def names(at: SettingOrigin, section: str, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        example = '["acme.payments"]' if key == "packages" else '["GET /v1/**"]'
-        raise at.wrong(section, key, f"`{key}` is a list of {key}", f"as in `{key} = {example}`")
-    return tuple(value)
-
-
-# ── Variables ─────────────────────────────────────────────────────────────────────────────────
-
-
-def split_list(words: str) -> object:
-    """Commas stand between them."""
-    return [word.strip() for word in words.split(",") if word.strip()]
-
-
-def parse_number(words: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(words)
-        except ValueError:
-            continue
-    return words
-
-
-def parse_flag(words: str) -> object:
-    lower = words.strip().lower()
-    return True if lower in TRUE else False if lower in FALSE else words
-
-
-def parse_pairs(words: str) -> object:
-    """`acme.example=acme, other.example=other`"""
-    found = [one.partition("=") for one in words.split(",")]
-    return {name.strip(): value.strip() for name, _, value in found}
-
-
-VARIABLE_PARSERS: Mapping[SettingParser, Callable[[str], object]] = {
-    **dict.fromkeys(
-        (
-            rules,
-            texts,
-            files,
-            sources,
-            facts,
-            rotation,
-            forwarded_headers,
-            adapters,
-            obligation_kinds,
-            names,
-            hosts,
-            reload_allowances,
-        ),
-        split_list,
-    ),
-    **dict.fromkeys((whole_number, positive_number, port, percent, seconds, seconds_or_zero), parse_number),
-    boolean: parse_flag,
-    trust_domains: parse_pairs,
-}
+Boolean: TypeAlias = Annotated[bool, Field(strict=True), ValueDescription("`true` or `false`")]
+WholeNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0), ValueDescription("a whole number, 0 or more")]
+PositiveNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1), ValueDescription("a whole number, 1 or more")]
+Port: TypeAlias = Annotated[
+    int, Field(strict=True, ge=0, le=65535), ValueDescription("a port: a number from 0 to 65535")
+]
+Percent: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100), ValueDescription("a number from 0 to 100")]
+Seconds: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0.1, le=3600), ValueDescription("a number of seconds, from 0.1 to 3600")
+]
+SecondsOrZero: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0, le=3600), ValueDescription("a number of seconds, from 0 to 3600")
+]
+FilledText: TypeAlias = Annotated[str, StringConstraints(strict=True, pattern=FILLED)]
+SomeText: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1)]
+Text: TypeAlias = Annotated[FilledText, ValueDescription("a text, and not an empty one", '"…"')]
+Texts: TypeAlias = Annotated[tuple[FilledText, ...], ValueDescription("a list of texts", '["…"]')]
+File: TypeAlias = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=PATH),
+    RELATIVE,
+    ValueDescription("a path", '"…"', ": from the folder of this file"),
+]
+Files: TypeAlias = Annotated[
+    tuple[Annotated[str, StringConstraints(strict=True, pattern=PATH)], ...],
+    RELATIVE,
+    ValueDescription("a list of texts", '["…"]'),
+]
+# Files and folders, and URLs of databases.
+EntitySources: TypeAlias = Annotated[Texts, BeforeValidator(as_list), RELATIVE_OR_URL, SECRET]
+FileMode: TypeAlias = Annotated[
+    str, StringConstraints(strict=True, pattern=MODE), ValueDescription("the mode of a file, in octal", '"660"')
+]
+StoreUrl: TypeAlias = Annotated[Text, AfterValidator(check_store_url), SECRET]
+RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)]
+Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]
+Hosts: TypeAlias = Annotated[Texts, AfterValidator(check_hosts)]
+ReloadAllowances: TypeAlias = Annotated[Texts, AfterValidator(check_reload_allowances)]
+RuleCodes: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(strict=True)], ...],
+    AfterValidator(parse_rule_codes),
+    ValueDescription("a list of rules", '["static-key"]'),
+]
+Header: TypeAlias = Annotated[str, BeforeValidator(parse_header)]
+ForwardedHeaders: TypeAlias = Annotated[
+    tuple[Annotated[str, StringConstraints(strict=True, pattern=ANY_HEADER)], ...],
+    BeforeValidator(parse_all),
+    AfterValidator(check_forwarded_headers),
+    ValueDescription("a list of headers, or `all`", '["X-Tenant"]'),
+]
+BodyAdapters: TypeAlias = Annotated[
+    tuple[str, ...],
+    AfterValidator(check_body_adapters),
+    ValueDescription(f"a list of {' and '.join(f'`{name}`' for name in BODY_ADAPTERS)}", f'["{BODY_ADAPTERS[0]}"]'),
+]
+ObligationKinds: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of kinds", '["warn"]')]
+Packages: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of packages", '["acme.payments"]')]
+Endpoints: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of endpoints", '["GET /v1/**"]')]
+TrustDomains: TypeAlias = Annotated[
+    Mapping[Annotated[str, StringConstraints(pattern=DOMAIN)], SomeText],
+    ValueDescription("a table with an issuer for each domain", '{ "acme.example" = "acme" }'),
+]
+Timestamp: TypeAlias = Annotated[
+    str,
+    BeforeValidator(parse_timestamp),
+    ValueDescription("a time with its zone, or a duration", "2026-12-01T00:00:00Z", ' or `{key} = "7d"`'),
+]

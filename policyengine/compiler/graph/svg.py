@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from typing import TypeAlias
 
 from policyengine.compiler.graph.box import Box
 from policyengine.compiler.graph.styles import COLOURS, MAX_LINE_COLUMNS, number_boxes, text_columns, wrap_text
 from policyengine.compiler.graph.text import box_note, box_title
 from policyengine.control_characters import one_line
+from policyengine.templates import render_template
 
 FONT_SIZE_PIXELS = 13  # of the letters, in pixels
 LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # the widest of the usual fonts, so that a text never leaves its box
@@ -22,18 +23,7 @@ GAP = 7  # between boxes, one below the other
 INDENT = 28
 MARGIN = 16
 
-STYLE = f"""
-text {{ font: {FONT_SIZE_PIXELS}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1c1e21 }}
-.ground {{ fill: #ffffff }}
-.branch {{ fill: none; stroke: #8a8f98 }}
-.told {{ opacity: .75 }}
-rect {{ stroke-width: 1.2 }}
-.folded rect {{ stroke-dasharray: 5 3 }}
-"""
-DARK_STYLE = ".ground { fill: #16181c } text { fill: #e8eaed }"
-
-
-Line = tuple[str, str]  # what stands out, and what is told beside it
+Line: TypeAlias = tuple[str, str]  # what stands out, and what is told beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +73,42 @@ def _lines(box: Box) -> list[Line]:
     return [*((line, "") for line in wrap_text(name)), *(("", line) for text in told for line in wrap_text(text))]
 
 
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line of a box where it is drawn."""
+
+    x: float
+    y: float
+    name: str
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoxShape:
+    kind: str
+    folded: bool
+    title: str
+    x: float
+    y: float
+    width: float
+    height: float
+    texts: tuple[TextLine, ...]
+
+
 def render(root: Box) -> str:
     boxes = layout_boxes(root)
-    right = max(one.x + one.width for one in boxes) + MARGIN
-    bottom = max(one.y + one.height for one in boxes) + MARGIN
-    size = f'width="{right:.0f}" height="{bottom:.0f}" viewBox="0 0 {right:.0f} {bottom:.0f}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
-        f"<title>{_text(root.label)}</title>\n<style>{_style(root)}</style>\n"
-        f'<rect class="ground" width="100%" height="100%"/>\n'
-        f"{''.join(_branches(boxes))}{''.join(map(_draw_box, boxes))}</svg>\n"
-    )
-
-
-def _style(root: Box) -> str:
     kinds = sorted({box.kind for box in root.walk()})
-    light = "".join(f".{kind} rect {{ fill: {COLOURS[kind].light}; stroke: {COLOURS[kind].line} }}\n" for kind in kinds)
-    dark = "".join(f".{kind} rect {{ fill: {COLOURS[kind].dark} }}\n" for kind in kinds)
-    return f"{STYLE}{light}@media (prefers-color-scheme: dark) {{\n{DARK_STYLE}\n{dark}}}\n"
+    return render_template(
+        __file__,
+        "tree.svg.j2",
+        title=_text(root.label),
+        width=f"{max(one.x + one.width for one in boxes) + MARGIN:.0f}",
+        height=f"{max(one.y + one.height for one in boxes) + MARGIN:.0f}",
+        font_size=FONT_SIZE_PIXELS,
+        colours={kind: COLOURS[kind] for kind in kinds},
+        branches=list(_branches(boxes)),
+        boxes=[_draw_box(box) for box in boxes],
+    )
 
 
 def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
@@ -110,27 +118,21 @@ def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
         if box.parent is not None:
             above = boxes[box.parent]
             start = ends.get(box.parent, above.y + above.height)
-            way = f"M{above.x + INDENT / 2:.1f} {start:.1f}V{box.middle:.1f}H{box.x:.1f}"
             ends[box.parent] = box.middle
-            yield f'<path class="branch" d="{way}"/>\n'
+            yield f"M{above.x + INDENT / 2:.1f} {start:.1f}V{box.middle:.1f}H{box.x:.1f}"
 
 
-def _draw_box(one: BoxLayout) -> str:
-    folded = " folded" if one.box.hidden else ""
-    rectangle = f'<rect x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="{one.height:.1f}" rx="4"/>'
-    left, top = one.x + PADDING, one.y + PADDING / 2
-    texts = "".join(
-        f'<text x="{left:.1f}" y="{top + LINE_HEIGHT_PIXELS * number + FONT_SIZE_PIXELS:.1f}">{_line(*line)}</text>'
-        for number, line in enumerate(one.lines)
+def _draw_box(layout: BoxLayout) -> BoxShape:
+    left, top = layout.x + PADDING, layout.y + PADDING / 2 + FONT_SIZE_PIXELS
+    texts = tuple(
+        TextLine(left, top + LINE_HEIGHT_PIXELS * number, _text(name), _text(told))
+        for number, (name, told) in enumerate(layout.lines)
     )
-    whole = _text(box_title(one.box) + box_note(one.box))
-    return f'<g class="{one.box.kind}{folded}"><title>{whole}</title>{rectangle}{texts}</g>\n'
-
-
-def _line(name: str, told: str) -> str:
-    return _text(name) + (f'<tspan class="told">{_text(told)}</tspan>' if told else "")
+    box = layout.box
+    title = _text(box_title(box) + box_note(box))
+    return BoxShape(box.kind, bool(box.hidden), title, layout.x, layout.y, layout.width, layout.height, texts)
 
 
 def _text(text: str) -> str:
-    """Text for XML, which knows no control characters; spaces that stand side by side are kept apart."""
-    return escape(one_line(text)).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")
+    """Text for XML, which knows no control characters; spaces that stand side by side stay."""
+    return one_line(text).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")

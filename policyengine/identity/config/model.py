@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
-from policyengine.identity.config.errors import describe_validation_error
 from policyengine.identity.config.secret_references import LocalSecretReference, SecretReference, SigningKeysReference
 from policyengine.identity.url_compare import url_authority
-from policyengine.trusted_files import UntrustedPathError, open_trusted
+from policyengine.settings.mistakes import first_mistake
+from policyengine.settings.section import SECRET, SettingsSection
+from policyengine.settings.toml_file import SettingsError, SettingsFile, read_settings_file
+from policyengine.trusted_files import UntrustedPathError
 
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -30,11 +29,11 @@ SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class IdentityError(Exception):
-    """Identity cannot be set up: what is wrong, and what to do."""
+    """Identity cannot be set up: what is wrong, and what to do; `detail` shows the line of the file."""
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
-        self.message, self.hint = message, hint
+        self.message, self.hint, self.detail = message, hint, detail
 
 
 def parse_duration(raw: object) -> object:
@@ -73,100 +72,177 @@ def check_absolute_url(url: str) -> str:
     return url
 
 
-class ConfigSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+KEYS = "a file or URL of its keys (JWKS), before what the policy says; without, `url` is asked by OpenID discovery"
+ALGORITHMS = "by which its tokens may be signed"
+CA = "a file of certificates (PEM) by which its server is trusted, in place of the system's"
 
 
-class GeneralSettings(ConfigSection):
-    """`url`: where clients find this server: whom ID-JAGs and attestations are for. (What we issue is by the `url` of
-    the issuer that we are, and proofs to `/token` are for that.) `hosts`: by which clients reach what is decided here,
-    with the port where the gateway says it: what a presenter signed counts for these alone; none: for any. `proxy`: by
-    which issuers are asked that are not on this machine; that of the environment never is."""
+class GeneralSettings(SettingsSection):
+    """`[identity]`: this server, and how it asks others. What we issue is by the `url` of the issuer that we are, and
+    proofs to `/token` are for that. Hosts have their port where the gateway says it; without any, proofs count for
+    every host."""
 
-    url: Annotated[str, AfterValidator(check_absolute_url)] | None = None
-    hosts: tuple[Annotated[str, AfterValidator(check_authority)], ...] = ()
-    leeway: Duration = Field(default=timedelta(seconds=30), le=timedelta(minutes=5))
-    timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100), le=timedelta(seconds=30))
-    only_proved: bool = False
-    proxy: str | None = None
-
-
-class IssuerSettings(ConfigSection):
-    """Of an issuer that the policy names, by that name. `keys`: a file or URL of a JWKS, which goes before what the
-    policy says; without, `url` is asked by OpenID discovery. They are kept for as long as the issuer says, within
-    bounds, or for `cache`; for `stale` longer while it cannot be asked. `ca`: a file of certificates by which its
-    server is trusted, in place of the system's. `plain_http`: it may be asked over `http://`, also on another machine.
-
-    `introspection`: a URL at which opaque tokens are asked for, those that begin with `token_prefix`, as `client_id` by
-    a secret or, with `client_auth = "private_key_jwt"`, by a key: references both. What it says counts for
-    `introspection_cache` at most. `agent`: the claim that names the agent. `types`: which `typ` tokens may have; ID
-    tokens only with `id_token`, ID-JAGs only with `oauth-id-jag+jwt`. `people`: clients that are no agents, but the
-    ways by which people ask for themselves. `alone`: claims, and what they say where an agent acts for nobody, whatever
-    `sub` is then; `{agent}` stands for its name. `user`: the claim that names whom an agent acts for; a person whom it
-    does not name is refused. Take none that people choose for themselves."""
-
-    keys: str | None = None
-    algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
-    types: tuple[str, ...] = ("at+jwt", "application/at+jwt", "jwt")
-    cache: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=10), le=timedelta(days=1))
-    stale: Duration = Field(default=timedelta(hours=1), le=timedelta(days=7))
-    introspection: str | None = None
-    introspection_cache: Duration = Field(
-        default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10)
+    url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
+        default=None, description="where clients find this server: ID-JAGs and attestations are for that"
     )
-    token_prefix: str = ""
-    client_id: str | None = None
-    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = "client_secret_basic"
-    client_secret: SecretReference | None = None
-    client_key: SecretReference | None = None
-    ca: Path | None = None
-    plain_http: bool = False
-    agent: str = "client_id"
-    people: tuple[str, ...] = ()
-    alone: Mapping[str, str] = Field(default_factory=dict)
-    user: Annotated[str, Field(min_length=1)] = "sub"
+    hosts: tuple[Annotated[str, AfterValidator(check_authority)], ...] = Field(
+        default=(),
+        description="by which clients reach what is decided here: proofs and signatures count for these alone",
+    )
+    leeway: Duration = Field(
+        default=timedelta(seconds=30),
+        le=timedelta(minutes=5),
+        description="by how much the clocks of issuers and attesters may differ from this one",
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=2),
+        ge=timedelta(milliseconds=100),
+        le=timedelta(seconds=30),
+        description="how long an issuer is waited for",
+    )
+    only_proved: bool = Field(
+        default=False,
+        description="what a gateway says of who asks counts for nothing; without a credential nobody is known",
+    )
+    proxy: Annotated[str, SECRET] | None = Field(
+        default=None,
+        description="by which issuers are asked that are not on this machine; that of the environment never is",
+    )
 
 
-class AttesterSettings(ConfigSection):
-    """Of an attester that the policy names. `keys` and `ca` as of an issuer. `types`: which `typ` an attestation may
-    have. `audience`: for whom it has to be; without, one that says it has to be for the `url` of this server.
-    `unbound`: one that names no key counts, too, whoever presents it. `environment`: the claim that names that."""
+class IssuerSettings(SettingsSection):
+    """`[issuers.NAME]`: an issuer that the policy names. Keys are cached for as long as the issuer says, within bounds.
+    For `user` take no claim that people choose for themselves."""
 
-    keys: str | None = None
-    algorithms: tuple[Algorithm, ...] = SAFE_ALGORITHMS
-    types: tuple[str, ...] = ("eat+jwt", "application/eat+jwt")
-    audience: str | None = None
-    unbound: bool = False
-    environment: Annotated[str, Field(min_length=1)] = "environment"
-    ca: Path | None = None
+    belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("url", "audience", "claims", "scopes", "records", "records_chains"),
+        "the policy says that, in `issuer {name} {{ … }}`",
+    )
+
+    keys: str | None = Field(default=None, description=KEYS)
+    algorithms: tuple[Algorithm, ...] = Field(default=SAFE_ALGORITHMS, description=ALGORITHMS)
+    types: tuple[str, ...] = Field(
+        default=("at+jwt", "application/at+jwt", "jwt"),
+        description="which `typ` tokens may have; ID tokens and ID-JAGs only where they are named here",
+    )
+    cache: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=10),
+        le=timedelta(days=1),
+        description="how long keys are kept where the issuer does not say",
+    )
+    stale: Duration = Field(
+        default=timedelta(hours=1),
+        le=timedelta(days=7),
+        description="for how much longer they count while it cannot be asked",
+    )
+    introspection: str | None = Field(default=None, description="a URL at which opaque tokens are asked for")
+    introspection_cache: Duration = Field(
+        default=timedelta(seconds=60),
+        ge=timedelta(seconds=1),
+        le=timedelta(minutes=10),
+        description="how long its answer counts at most",
+    )
+    token_prefix: str = Field(
+        default="", description="what its opaque tokens begin with, where several issuers have such"
+    )
+    client_id: str | None = Field(default=None, description="who we are there")
+    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = Field(
+        default="client_secret_basic", description="how we prove that there"
+    )
+    client_secret: SecretReference | None = Field(default=None, description="a reference to our secret there")
+    client_key: SecretReference | None = Field(
+        default=None, description="a reference to our private key there, for `private_key_jwt`"
+    )
+    ca: Path | None = Field(default=None, description=CA)
+    plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
+    agent: str = Field(default="client_id", description="the claim that names the agent")
+    people: tuple[str, ...] = Field(
+        default=(), description="clients that are no agents, but ways by which people ask for themselves"
+    )
+    alone: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="claims, and what they say where an agent (`{agent}`) acts for nobody, whatever `sub` is",
+    )
+    user: Annotated[str, Field(min_length=1)] = Field(
+        default="sub",
+        description="the claim that names whom an agent acts for; a person whom it does not name is refused",
+    )
 
 
-class DpopSettings(ConfigSection):
-    """Of proofs of possession: for how long one is good, and whether each needs a nonce of ours, which is good for
-    `nonce_lifetime`, wherever `nonce_key` is the same: a reference; without, in this process and those forked of it."""
+class AttesterSettings(SettingsSection):
+    """`[attesters.NAME]`: an attester that the policy names."""
 
-    window: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(minutes=10))
-    nonces: bool = False
-    nonce_lifetime: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
-    nonce_key: SecretReference | None = None
+    belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("url", "age", "model", "models", "environments"), "the policy says that, in `attester {name} {{ … }}`"
+    )
+
+    keys: str | None = Field(default=None, description=KEYS)
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=SAFE_ALGORITHMS, description="by which its attestations may be signed"
+    )
+    types: tuple[str, ...] = Field(
+        default=("eat+jwt", "application/eat+jwt"), description="which `typ` an attestation may have"
+    )
+    audience: str | None = Field(
+        default=None, description="for whom it has to be; without, one that says it has to be for `url` of `[identity]`"
+    )
+    unbound: bool = Field(default=False, description="one that names no key counts, too, whoever presents it")
+    environment: Annotated[str, Field(min_length=1)] = Field(
+        default="environment", description="the claim that names the environment"
+    )
+    ca: Path | None = Field(default=None, description=CA)
 
 
-class SignatureSettings(ConfigSection):
-    """Of signed requests: what a signature has to cover, for how long one is good, whether it needs a `nonce`, and
-    files of keys in place of the directories of issuers, by their names in the policy."""
+class DpopSettings(SettingsSection):
+    """`[dpop]`: proofs of possession. Without `nonce_key` a nonce counts in this process and those forked of it."""
 
-    components: tuple[str, ...] = ("@method", "@authority", "@target-uri")
-    window: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1), le=timedelta(hours=1))
-    nonce: bool = True
-    directories: Mapping[str, Path] = Field(default_factory=dict)
+    window: Duration = Field(
+        default=timedelta(seconds=60),
+        ge=timedelta(seconds=1),
+        le=timedelta(minutes=10),
+        description="how long a proof is good for; it is good once",
+    )
+    nonces: bool = Field(default=False, description="whether each proof needs a nonce of ours")
+    nonce_lifetime: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        le=timedelta(hours=1),
+        description="how long that is good for",
+    )
+    nonce_key: SecretReference | None = Field(
+        default=None,
+        description="a reference to what servers share that take each other's nonces, "
+        "also those of attestations: 32 characters or more",
+    )
 
 
-class TrustDomainSettings(ConfigSection):
-    """A SPIFFE trust domain whose workloads ask with their certificates alone: a file of those it trusts, or that the
-    gateway has verified them."""
+class SignatureSettings(SettingsSection):
+    """`[signatures]`: signed requests."""
 
-    bundle: Path | None = None
-    verified_by_gateway: bool = False
+    components: tuple[str, ...] = Field(
+        default=("@method", "@authority", "@target-uri"), description="what a signature has to cover"
+    )
+    window: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        le=timedelta(hours=1),
+        description="how long one is good for, from its `created`",
+    )
+    nonce: bool = Field(default=True, description="whether each needs a nonce, and is good once")
+    directories: Mapping[str, Path] = Field(
+        default_factory=dict,
+        description="files of keys in place of the directories of issuers, by their names in the policy",
+    )
+
+
+class TrustDomainSettings(SettingsSection):
+    """`[trust_domains.NAME]`: a SPIFFE trust domain whose workloads ask with their certificates alone."""
+
+    bundle: Path | None = Field(default=None, description="a file of those it trusts: PEM, or a SPIFFE bundle")
+    verified_by_gateway: bool = Field(
+        default=False, description="the gateway has verified its certificates, in place of a bundle"
+    )
 
     @model_validator(mode="after")
     def one_of_both(self) -> TrustDomainSettings:
@@ -175,44 +251,56 @@ class TrustDomainSettings(ConfigSection):
         return self
 
 
-class ApiKeySettings(ConfigSection):
-    """A file of static keys: `ISSUER/AGENT: sha256:…` in each line."""
+class ApiKeySettings(SettingsSection):
+    """`[api_keys]`: a file of static keys."""
 
-    file: Path
-
-
-class SharingSettings(ConfigSection):
-    """When a credential counts as shared: seen within `window` from networks that differ in so many leading bits."""
-
-    window: Duration = Field(default=timedelta(hours=1), ge=timedelta(seconds=1))
-    ipv4: Annotated[int, Field(ge=1, le=32)] = 24
-    ipv6: Annotated[int, Field(ge=1, le=128)] = 48
+    file: Path = Field(description="static keys: `ISSUER/AGENT: sha256:…` in each line")
 
 
-class OpenBaoSettings(ConfigSection):
-    """OpenBao or Vault, which keeps secrets. `token`, its own, lies in a file or variable. `ca` and `plain_http` as of
-    an issuer. What it said counts for `refresh`, and while it is down until it is older than `stale`."""
+class SharingSettings(SettingsSection):
+    """`[sharing]`: when a credential counts as shared: used within `window` from networks with other leading bits."""
 
-    address: str
-    token: LocalSecretReference
-    ca: Path | None = None
-    plain_http: bool = False
-    namespace: str | None = None
-    timeout: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=10), le=timedelta(seconds=30))
-    refresh: Duration = timedelta(minutes=5)
-    stale: Duration = timedelta(hours=1)
+    window: Duration = Field(
+        default=timedelta(hours=1),
+        ge=timedelta(seconds=1),
+        description="how long it is remembered from where a credential came",
+    )
+    ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=24, description="addresses that have so many bits in common are one place"
+    )
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same of IPv6")
 
 
-class SigningSettings(ConfigSection):
-    """Tokens of our own. `keys`: a file of `policyengine keys`, or a key of OpenBao. `issuer`: the one of the policy
-    that we are; its `url` is who issues, and its `audience` whom tokens are for, unless `audiences` name more.
-    `lifetime`: the longest that a token lasts."""
+class OpenBaoSettings(SettingsSection):
+    """`[bao]`: OpenBao or Vault, which holds secrets."""
 
-    keys: SigningKeysReference
-    issuer: str
-    audiences: tuple[str, ...] = ()
-    lifetime: Annotated[Duration, AfterValidator(check_lifetime)] = timedelta(minutes=15)
-    ahead: Duration = timedelta(minutes=10)
+    address: str = Field(description="OpenBao or Vault, which keeps secrets")
+    token: LocalSecretReference = Field(description="a reference to its own token: a file or a variable")
+    ca: Path | None = Field(default=None, description=CA)
+    plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
+    namespace: str | None = Field(default=None, description="the namespace there")
+    timeout: Duration = Field(
+        default=timedelta(seconds=2),
+        ge=timedelta(milliseconds=10),
+        le=timedelta(seconds=30),
+        description="how long it is waited for",
+    )
+    refresh: Duration = Field(default=timedelta(minutes=5), description="how long what it said counts")
+    stale: Duration = Field(default=timedelta(hours=1), description="how old that may become while it is down")
+
+
+class SigningSettings(SettingsSection):
+    """`[signing]`: tokens of our own. The `url` of `issuer` issues them, and its `audience` is whom they are for."""
+
+    keys: SigningKeysReference = Field(description="a file of `policyengine keys`, or `bao-transit:mount/key`")
+    issuer: str = Field(description="the issuer of the policy that we are")
+    audiences: tuple[str, ...] = Field(default=(), description="whom tokens may be for, beside its `audience`")
+    lifetime: Annotated[Duration, AfterValidator(check_lifetime)] = Field(
+        default=timedelta(minutes=15), description="the longest that a token lasts; at most a day"
+    )
+    ahead: Duration = Field(
+        default=timedelta(minutes=10), description="how long a version of a key in OpenBao is published before it signs"
+    )
 
 
 def check_thumbprint(raw: str) -> str:
@@ -221,16 +309,18 @@ def check_thumbprint(raw: str) -> str:
     return raw
 
 
-class ClientSettings(ConfigSection):
-    """An agent that may ask for tokens, by the id that it says it has: which one of the policy it is, and how it proves
-    that. `keys`: a file of a JWKS with its public keys, for `private_key_jwt` and `dpop`; `certificates`: SHA-256 of
-    its certificates, as `x5t#S256` has them, for `mtls`. With `token` its own bound token is enough."""
+class ClientSettings(SettingsSection):
+    """`[clients.NAME]`: an agent that may ask for tokens, by the id that it says it has."""
 
-    agent: str
-    issuer: str
-    method: Literal["private_key_jwt", "mtls", "dpop", "token"]
-    keys: Path | None = None
-    certificates: tuple[Annotated[str, AfterValidator(check_thumbprint)], ...] = ()
+    agent: str = Field(description="which agent of the policy it is")
+    issuer: str = Field(description="of which issuer")
+    method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how it proves that")
+    keys: Path | None = Field(
+        default=None, description="a file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
+    )
+    certificates: tuple[Annotated[str, AfterValidator(check_thumbprint)], ...] = Field(
+        default=(), description="the SHA-256 of its certificates, as `x5t#S256` has it, for `mtls`"
+    )
 
     @model_validator(mode="after")
     def proves_it(self) -> Self:
@@ -241,17 +331,19 @@ class ClientSettings(ConfigSection):
         return self
 
 
-class IdentityConfig(ConfigSection):
+class IdentityConfig(SettingsSection):
     """The whole file. Paths in it begin where it lies."""
 
-    identity: GeneralSettings = GeneralSettings()
+    hides_unknown: ClassVar[bool] = True
+
+    identity: GeneralSettings = Field(default_factory=GeneralSettings)
     issuers: Mapping[str, IssuerSettings] = Field(default_factory=dict)
     attesters: Mapping[str, AttesterSettings] = Field(default_factory=dict)
-    dpop: DpopSettings = DpopSettings()
+    dpop: DpopSettings = Field(default_factory=DpopSettings)
     signatures: SignatureSettings | None = None
     trust_domains: Mapping[str, TrustDomainSettings] = Field(default_factory=dict)
     api_keys: ApiKeySettings | None = None
-    sharing: SharingSettings = SharingSettings()
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     bao: OpenBaoSettings | None = None
     signing: SigningSettings | None = None
     clients: Mapping[str, ClientSettings] = Field(default_factory=dict)
@@ -260,25 +352,31 @@ class IdentityConfig(ConfigSection):
 
 def read_identity_config(path: Path | str) -> IdentityConfig:
     """Raises IdentityError."""
+    name = str(path)
     try:
-        with os.fdopen(open_trusted(path), "rb") as file:
-            raw = tomllib.loads(read_stream(file, MAX_SETTINGS_BYTES).decode())
+        file = read_settings_file(path, name)
+        return parse_identity_config(file.data(), Path(path).parent, name, file)
     except UntrustedPathError as error:
         raise IdentityError(error.message, error.hint) from None
     except OSError as error:
         raise IdentityError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise IdentityError(f"`{path}` is no TOML: {error}") from None
-    return parse_identity_config(raw, Path(path).parent, str(path))
+    except SettingsError as error:
+        raise IdentityError(error.message, error.hint, error.detail) from None
 
 
 def parse_identity_config(
-    raw: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml"
+    data: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml", file: SettingsFile | None = None
 ) -> IdentityConfig:
-    """Raises IdentityError, which names the setting and never its value."""
-    if "folder" in raw:
-        raise IdentityError(f"`{name}`: unknown setting `folder`")
+    """Raises IdentityError, which names the setting and never a value that may be a secret; with a file also its
+    place."""
+    text = file or SettingsFile(name, "")
     try:
-        return IdentityConfig.model_validate({**raw, "folder": folder})
+        if "folder" in data:  # a field that the file has not
+            raise SettingsError(f"`{name}`: unknown section `folder`", None)
+        return IdentityConfig.model_validate({**data, "folder": folder})
     except ValidationError as error:
-        raise IdentityError(*describe_validation_error(error, IdentityConfig, name)) from None
+        mistake = first_mistake(error, IdentityConfig, text.place)
+        found = text.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret)
+    except SettingsError as error:
+        found = error
+    raise IdentityError(found.message, found.hint, found.detail if file else "")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from policyengine import kernel as k
+from policyengine.http.fetch import FetchError
 from policyengine.identity.config.authenticator_factory import attester_key_source, has_keys
 from policyengine.identity.config.model import IdentityConfig
-from policyengine.identity.http_fetch import FetchError
 from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource
 from policyengine.identity.keys.jwks import JwksFile, KeySource

@@ -9,6 +9,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator
 
+from policyengine.settings.section import SECRET
+
 ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 BAO = re.compile(r"(?P<mount>[\w.-]+)/(?P<path>[\w.-]+(?:/[\w.-]+)*)#(?P<field>[\w.-]+)", re.ASCII)
 TRANSIT = re.compile(r"bao-transit:(?P<mount>[\w.-]+)/(?P<key>[\w.-]+)", re.ASCII)
@@ -93,6 +95,6 @@ def check_signing_keys_reference(reference: str) -> str:
 
 
 # What a setting that is a secret holds; `SecretReader.read` takes it.
-SecretReference: TypeAlias = Annotated[str, AfterValidator(check_secret_reference)]
-LocalSecretReference: TypeAlias = Annotated[str, AfterValidator(check_local_reference)]
-SigningKeysReference: TypeAlias = Annotated[str, AfterValidator(check_signing_keys_reference)]
+SecretReference: TypeAlias = Annotated[str, AfterValidator(check_secret_reference), SECRET]
+LocalSecretReference: TypeAlias = Annotated[str, AfterValidator(check_local_reference), SECRET]
+SigningKeysReference: TypeAlias = Annotated[str, AfterValidator(check_signing_keys_reference), SECRET]

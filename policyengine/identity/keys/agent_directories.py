@@ -13,8 +13,9 @@ from threading import Lock
 from time import monotonic, time
 from typing import Protocol
 
+from policyengine.http.fetch import Fetcher, FetchError, parse_fetch_url
 from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, create_fetcher, parse_fetch_url
+from policyengine.identity.http_fetch import create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.issuer_keys import RemoteKeySource
 from policyengine.identity.keys.jwks import (

@@ -14,8 +14,9 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol
 
+from policyengine.http.fetch import Fetcher, FetchError, parse_fetch_url, url_origin
 from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, check_url, create_fetcher, parse_fetch_url, url_origin
+from policyengine.identity.http_fetch import check_url, create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import SIGNATURE_USES, JwkSet, JwksFile, KeySource, VerifyingKey, parse_jwks
 from policyengine.identity.single_flight import Flight, SingleFlight, SingleFlightError, SingleFlightTimeoutError

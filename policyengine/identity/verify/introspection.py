@@ -19,16 +19,17 @@ from urllib.parse import quote_plus, urlencode
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from policyengine.http.fetch import Fetcher, FetchError, UnreachableError
 from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
-from policyengine.identity.http_fetch import Fetcher, FetchError, UnreachableError, check_url, create_fetcher
+from policyengine.identity.http_fetch import check_url, create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import find_weakness
-from policyengine.identity.log_throttle import LogThrottle
 from policyengine.identity.single_flight import SingleFlight, SingleFlightError, SingleFlightTimeoutError
 from policyengine.identity.verified import VerifiedToken
 from policyengine.identity.verify.claims import time_claim
 from policyengine.identity.verify.jws import MODELS, supports_algorithm
 from policyengine.kernel import Issuer
+from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_TOKEN_LENGTH = 4_096  # characters

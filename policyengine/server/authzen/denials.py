@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
-from threading import Lock
 from time import monotonic
 
+from policyengine.log_throttle import LogThrottle
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines of one kind
@@ -21,19 +20,14 @@ class DenialReporter:
     how many there were, and why the last was none. Threads may share it."""
 
     def __init__(self, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
-        self._tally, self._clock = tally, clock
-        self._guard = Lock()
-        self._next: dict[str, float] = {}
-        self._many: Counter[str] = Counter()
+        self._tally = tally
+        self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def __call__(self, code: str, why: str) -> None:
         self._tally.denied(ADAPTER_NAME, GATES.get(code, code))
-        with self._guard:
-            self._many[code] += 1
-            now, many = self._clock(), self._many[code]
-            if now < self._next.get(code, now):
-                return
-            self._next[code], self._many[code] = now + LOG_INTERVAL_SECONDS, 0
+        many = self._throttle.admit(code)
+        if many is None:
+            return
         words = "a question of AuthZEN was" if many == 1 else f"{many:,} questions of AuthZEN were"
         told = {"event": "authzen_denied", "why": why}
         _LOG.warning("%s denied as `%s`, the last because %s", words, code, why, extra=told)

@@ -16,12 +16,12 @@ from enum import Enum
 from time import monotonic
 from typing import Protocol
 
+from policyengine.log_throttle import LogThrottle
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
 SPARE_CONNECTIONS = 8  # connections beyond the bound, which are only told whether the server is well
-LOG_INTERVAL_SECONDS = 10.0  # between two lines of the log
 _LOG = logging.getLogger("policyengine")
 
 
@@ -108,7 +108,7 @@ class ConnectionTable:
         self._held: dict[ClientConnection, int] = {}
         self._held_by: Counter[str] = Counter()  # address
         self._closed: Counter[tuple[CloseReason, str]] = Counter()
-        self._told: float | None = None
+        self._throttle = LogThrottle.every(clock=lambda: self.now)
 
     # ── Who is here ───────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +228,7 @@ class ConnectionTable:
             if reason is not None:
                 self.close(connection, reason)
         self._tally.now("connections", value=len(self.connections))
-        self._tell(now)
+        self._tell()
 
     def close(self, connection: ClientConnection, reason: CloseReason) -> None:
         self.leave(connection)
@@ -240,9 +240,9 @@ class ConnectionTable:
         if reason in EXPLANATIONS:
             self._closed[reason, address] += 1
 
-    def _tell(self, now: float) -> None:
+    def _tell(self) -> None:
         """One line for all that were closed since the last one."""
-        if not self._closed or (self._told is not None and now - self._told < LOG_INTERVAL_SECONDS):
+        if not self._closed or self._throttle.admit() is None:
             return
         many: Counter[CloseReason] = Counter()
         addresses: Counter[str] = Counter()
@@ -256,7 +256,6 @@ class ConnectionTable:
             extra={"event": "connections_closed", "reasons": {one.value: count for one, count in many.items()}},
         )  # fmt: skip
         self._closed.clear()
-        self._told = now
 
 
 def has_unread_bytes(transport: asyncio.BaseTransport) -> bool:

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import process_time
 
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.engine import Engine
 from policyengine.executor import run_in_thread
 from policyengine.reload import ReloadableEngine
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.stores.base import StoreError
-from policyengine.stores.circuit_breaker import PAUSE_SECONDS
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 

@@ -1,0 +1,154 @@
+"""Where settings come from: variables go before the file. Both are sources of `pydantic-settings`.
+
+This module is imported when there is a file or a variable, as the library takes as long to import as a small command
+to run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from policyengine.cli.settings.registry import BY_NAME, SettingName, SettingSpec
+from policyengine.cli.settings.sections import ProjectSections
+from policyengine.entities.sources import is_url
+from policyengine.settings.section import RELATIVE, RELATIVE_OR_URL, field_metadata
+
+TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
+
+
+class SectionSource(PydanticBaseSettingsSource):
+    """Values by section and key."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self.values = values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        key = field.alias or field_name
+        return self.values.get(key), key, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self.values)
+
+
+class FileSource(SectionSource):
+    """What `policyengine.toml` says; paths begin at its folder."""
+
+    def __init__(self, settings_cls: type[BaseSettings], data: Mapping[str, Any], folder: str) -> None:
+        super().__init__(settings_cls, {section: join_paths(section, table, folder) for section, table in data.items()})
+
+
+class VariableSource(SectionSource):
+    """What variables such as POLICYENGINE_SERVE_PORT say. Lists are written with commas; the parsing of the library
+    knows neither `mcp-gateway` nor that, and takes variables that Kubernetes sets for settings."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[SettingName, str]) -> None:
+        sections: dict[str, dict[str, Any]] = {}
+        for (section, key), text in variables.items():
+            sections.setdefault(section, {})[key] = parse_text(BY_NAME[section, key], text)
+        super().__init__(settings_cls, sections)
+
+
+class ProjectSource(ProjectSections, BaseSettings):
+    """The sections, read from a file and from variables."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict()
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], folder: str, variables: Mapping[SettingName, str]) -> ProjectSource:
+        """Raises ValidationError."""
+        given: dict[str, Any] = {"data": data, "folder": folder, "variables": variables}
+        return cls(**given)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(init_settings, InitSettingsSource)
+        given = init_settings.init_kwargs
+        return (
+            VariableSource(settings_cls, given["variables"]),
+            FileSource(settings_cls, given["data"], given["folder"]),
+        )
+
+
+def join_paths(section: str, table: Any, folder: str) -> Any:
+    """A table of the file with its paths from the current folder."""
+    if not isinstance(table, dict):
+        return table
+    return {key: join_path(BY_NAME.get((section, key)), value, folder) for key, value in table.items()}
+
+
+def join_path(spec: SettingSpec | None, value: Any, folder: str) -> Any:
+    marks = () if spec is None else tuple(field_metadata(spec.field))
+    match value:
+        case list():
+            return [join_path(spec, path, folder) for path in value]
+        case str() if value.strip() and (RELATIVE in marks or (RELATIVE_OR_URL in marks and not is_url(value))):
+            return os.path.join(folder, value)
+        case _:
+            return value
+
+
+# ── Variables ─────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_text(spec: SettingSpec, text: str) -> object:
+    """The text of a variable as a value of TOML; the text itself where it is none."""
+    return next((parse(text) for kind, parse in PARSERS.items() if kind in value_types(spec.field.annotation)), text)
+
+
+def value_types(annotation: object) -> Iterator[object]:
+    """The type of the value itself, without `None` and what is within a list."""
+    origin = get_origin(annotation)
+    match origin:
+        case None:
+            yield annotation
+        case _ if origin in PARSERS:
+            yield origin
+        case _:
+            for part in get_args(annotation):
+                yield from value_types(part)
+
+
+def split_list(text: str) -> object:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def parse_number(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_flag(text: str) -> object:
+    lower = text.strip().lower()
+    return True if lower in TRUE else False if lower in FALSE else text
+
+
+def parse_pairs(text: str) -> object:
+    """`acme.example=acme, other.example=other`"""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+PARSERS: Mapping[object, Callable[[str], object]] = {
+    bool: parse_flag,
+    int: parse_number,
+    float: parse_number,
+    tuple: split_list,
+    Mapping: parse_pairs,
+}

@@ -1,0 +1,67 @@
+"""Log lines that strangers or failing neighbours cause: a few of each kind in a time, and how many more there were."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from time import monotonic
+
+MAX_LINES, WINDOW_SECONDS = 20, 60.0
+LOG_INTERVAL_SECONDS = 10.0  # between two lines about a part that keeps failing
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(slots=True)
+class LogWindow:
+    began: float
+    lines: int = 0
+    left_out: int = 0
+
+
+@dataclass
+class LogThrottle:
+    """Threads may share one. Kinds are few, and none is named by a stranger."""
+
+    most: int = MAX_LINES
+    window: float = WINDOW_SECONDS
+    clock: Callable[[], float] = monotonic
+    _windows: dict[str, LogWindow] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    @classmethod
+    def every(cls, seconds: float = LOG_INTERVAL_SECONDS, clock: Callable[[], float] = monotonic) -> LogThrottle:
+        """One line of a kind in so many seconds."""
+        return cls(1, seconds, clock)
+
+    def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
+        """One line, unless there were too many of the kind; the first one after that says how many were left out."""
+        if not _LOG.isEnabledFor(level):
+            return
+        events = self.admit(kind)
+        if events is None:
+            return
+        left_out = events - 1
+        more = f" ({left_out:,} more lines like this were left out)" if left_out else ""
+        _LOG.log(level, "%s%s", text, more, extra={**extra, **({"left_out": left_out} if left_out else {})})
+
+    def admit(self, kind: str = "", events: int = 1) -> int | None:
+        """How many events of the kind a line stands for: these, and those since the last line. None: leave it out."""
+        now = self.clock()
+        with self._lock:
+            window = self._windows.get(kind)
+            if window is None or now - window.began >= self.window:
+                left_out = 0 if window is None else window.left_out
+                self._windows[kind] = LogWindow(now, 1)
+                return events + left_out
+            if window.lines >= self.most:
+                window.left_out += events
+                return None
+            window.lines += 1
+            return events
+
+    def reset(self, kind: str = "") -> None:
+        """The next line of the kind is a first one: what it was about is over."""
+        with self._lock:
+            self._windows.pop(kind, None)

@@ -1,0 +1,172 @@
+"""What is wrong in a settings file, in words of that file: which setting, what it may be, and never what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from policyengine.diagnostics.model import suggest
+from policyengine.settings.key_places import KeyPath
+from policyengine.settings.section import (
+    CUSTOM_ERROR,
+    SECRET,
+    SettingsSection,
+    ValueDescription,
+    field_metadata,
+    has_named_sections,
+    section_fields,
+    section_of,
+)
+
+ERROR_TEXTS = {
+    "missing": "it has to be there",
+    "bool_type": "write `true` or `false`",
+    "bool_parsing": "write `true` or `false`",
+    "string_type": "write a text in quotes",
+    "path_type": "write the path of a file in quotes",
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "tuple_type": 'write a list: `["…"]`',
+    "string_too_short": "it is empty",
+}
+SECTION_ERRORS = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "is_instance_of"})
+Order: TypeAlias = Callable[[KeyPath], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingMistake:
+    """What is wrong with the setting at a path; the value of a `secret` is not shown."""
+
+    path: KeyPath
+    message: str
+    hint: str | None = None
+    secret: bool = False
+
+
+def first_mistake(
+    error: ValidationError, model: type[SettingsSection], order: Order, name_of: Callable[[KeyPath], str] = ".".join
+) -> SettingMistake:
+    """The first mistake by the `order` of paths. `name_of` is what messages call the setting at a path."""
+    mistakes = error.errors(include_url=False)
+    found = min(mistakes, key=lambda one: order(error_path(one)))
+    return describe_mistake(found, model, name_of)
+
+
+def error_path(details: ErrorDetails) -> KeyPath:
+    """The keys down to the mistake; the validator of a section may name one of its own."""
+    key = details.get("ctx", {}).get("key") if details["type"] == CUSTOM_ERROR else None
+    return (*map(str, details["loc"]), *([key] if key else []))
+
+
+def describe_mistake(
+    details: ErrorDetails, model: type[SettingsSection], name_of: Callable[[KeyPath], str]
+) -> SettingMistake:
+    path, kind = error_path(details), details["type"]
+    field = field_at(path, model)
+    secret = field is None or SECRET in field_metadata(field)
+    expected = (
+        None if field is None else next((m for m in field_metadata(field) if isinstance(m, ValueDescription)), None)
+    )
+    if kind == "extra_forbidden":
+        return SettingMistake(path, *describe_unknown_key(path, model), model.hides_unknown)
+    if kind == CUSTOM_ERROR:
+        context = details["ctx"]
+        return SettingMistake(path, str(details["msg"]), context["hint"], secret)
+    if kind in SECTION_ERRORS and expected is None:
+        section = ".".join(path)
+        return SettingMistake(
+            path, f"`{section}` is no section", f"write `[{section}]` on a line of its own", model.hides_unknown
+        )
+    if expected is not None and kind != "missing":
+        setting = path[: field_depth(path, model)]
+        return SettingMistake(setting, f"`{name_of(setting)}` is {expected.values}", expected.hint(setting[-1]), secret)
+    if kind == "literal_error" and field is not None:
+        return SettingMistake(path, *describe_choice(name_of(path), choices(field), details["input"]), secret)
+    words = describe_error_kind(kind, details.get("ctx", {}), details["msg"])
+    return SettingMistake(path, f"`{name_of(path)}`: {words}", None, secret)
+
+
+def describe_error_kind(kind: str, context: Mapping[str, Any], message: str) -> str:
+    match kind:
+        case "greater_than_equal":
+            return f"it is at least {context['ge']}"
+        case "less_than_equal":
+            return f"it is at most {context['le']}"
+        case _:
+            return ERROR_TEXTS.get(kind, message.removeprefix("Value error, "))
+
+
+def describe_choice(name: str, words: Sequence[str], given: object) -> tuple[str, str | None]:
+    meant = suggest(given, words) if isinstance(given, str) else None
+    return f"`{name}` is one of {', '.join(f'`{word}`' for word in words)}", meant and f"did you mean `{meant}`?"
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words of the `Literal` in an annotation."""
+    waiting: list[Any] = [field.annotation]
+    for part in waiting:
+        if get_origin(part) is Literal:
+            return get_args(part)
+        waiting += get_args(part)
+    return ()
+
+
+def describe_unknown_key(path: KeyPath, model: type[SettingsSection]) -> tuple[str, str | None]:
+    """Which key is unknown; and what may have been meant, or all that there are."""
+    *above, key = path
+    section = section_at(above, model)
+    message = f"unknown key `{key}` in `[{'.'.join(above)}]`" if above else f"unknown section `{key}`"
+    if section is None:
+        return message, None
+    if key in section.belongs_elsewhere:
+        return message, section.belongs_elsewhere[key].format(name=above[-1])
+    keys = section_fields(section)
+    shown_as = {name: f"`{name}`" if above else f"`[{name}]`" for name in keys}
+    meant = suggest(key, keys)
+    return message, f"did you mean {shown_as[meant]}?" if meant else list_keys(shown_as.values())
+
+
+def list_keys(keys: Collection[str]) -> str:
+    return f"there {'are' if len(keys) > 1 else 'is'} {', '.join(keys)}"
+
+
+def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[SettingsSection] | None:
+    """The model of the section at a path. Of sections with names, as `issuers.login`, the name is passed over."""
+    left, section = list(path), model
+    while left:
+        field = section_fields(section).get(left.pop(0))
+        inner = None if field is None else section_of(field.annotation)
+        if field is None or inner is None:
+            return None
+        section = inner
+        if left and has_named_sections(field):
+            left.pop(0)
+    return section
+
+
+def field_at(path: KeyPath, model: type[SettingsSection]) -> FieldInfo | None:
+    """The setting in which a path ends."""
+    depth = field_depth(path, model)
+    section = section_at(path[: depth - 1], model)
+    return None if section is None else section_fields(section).get(path[depth - 1])
+
+
+def field_depth(path: KeyPath, model: type[BaseModel]) -> int:
+    """How many keys of a path lead to a setting: what follows are elements of its value."""
+    section, depth = model, 0
+    while depth < len(path):
+        field = section_fields(section).get(path[depth])
+        inner = None if field is None else section_of(field.annotation)
+        depth += 1
+        if field is None or inner is None:
+            break
+        section = inner
+        if depth < len(path) and has_named_sections(field):
+            depth += 1
+    return depth

@@ -1,0 +1,94 @@
+"""One settings file in TOML: read from a path that only its owner can redirect; mistakes are shown in place."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
+from policyengine.diagnostics.model import format_location, source_excerpt
+from policyengine.settings.key_places import KeyPath, Place, key_places
+from policyengine.source import Source, Span
+from policyengine.trusted_files import open_trusted
+
+SYNTAX_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+# A line that is no TOML is shown unless it looks as if it held a secret.
+CREDENTIALS_IN_URL = re.compile(r"://[^\s\"']*@")
+MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
+
+
+class SettingsError(Exception):
+    """A mistake in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
+
+    def __init__(self, message: str, hint: str | None, span: Span | None = None, detail: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint, self.span, self.detail = message, hint, span, detail
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """The text of a file by the `name` that messages give it."""
+
+    name: str
+    text: str
+
+    def data(self) -> dict[str, Any]:
+        """Raises SettingsError."""
+        try:
+            return tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise self._syntax_error(str(error)) from None
+
+    def error(self, message: str, hint: str | None, path: Sequence[str], *, secret: bool = False) -> SettingsError:
+        """A mistake in the setting at a path. The value of a secret is not shown."""
+        span = Span(Source(self.name, self.text), *self.place(path))
+        line = span.source.line(span.line)
+        hides = (secret and not line.lstrip().startswith("[")) or CREDENTIALS_IN_URL.search(line)
+        excerpt = [f"  {span.text} = …", f"  {'^' * len(span.text)}"] if hides else source_excerpt(span)
+        return self._error(message, hint, span, excerpt)
+
+    def place(self, path: Sequence[str]) -> Place:
+        """The key at a path, or the nearest above it."""
+        places = key_places(self.text)
+        return next((places[above] for above in parents(path) if above in places), (0, 0))
+
+    def lines(self) -> dict[KeyPath, int]:
+        source = Source(self.name, self.text)
+        return {path: source.position(start)[0] for path, (start, _) in key_places(self.text).items()}
+
+    def _syntax_error(self, why: str) -> SettingsError:
+        found = SYNTAX_PLACE.search(why)
+        source, lines = Source(self.name, self.text), self.text.split("\n")
+        line, column = (int(found["line"]), int(found["column"])) if found and found["line"] else (len(lines), 1)
+        start = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
+        message = why[: found.start()] if found else why
+        span = Span(source, start, start + 1)
+        excerpt = [] if MAYBE_SECRET.search(source.line(line)) else source_excerpt(span)
+        return self._error(f"{message[:1].lower()}{message[1:]}", "this is no TOML", span, excerpt)
+
+    def _error(self, message: str, hint: str | None, span: Span, excerpt: Sequence[str]) -> SettingsError:
+        detail = "\n".join([f"{format_location(span)}: {message}", *excerpt])
+        return SettingsError(f"`{self.name}`: {message}", hint, span, detail)
+
+
+def parents(path: Sequence[str]) -> list[KeyPath]:
+    """A path and those above it, the longest first."""
+    return [tuple(path[:length]) for length in range(len(path), 0, -1)]
+
+
+def read_settings_file(
+    path: Path | str, name: str, check: Callable[[os.stat_result], None] = lambda _: None
+) -> SettingsFile:
+    """The file, which `check` may refuse once it is open. Raises OSError, UntrustedPathError, SettingsError."""
+    with os.fdopen(open_trusted(path), "rb") as stream:
+        check(os.fstat(stream.fileno()))
+        content = read_stream(stream, MAX_SETTINGS_BYTES)
+    try:
+        return SettingsFile(name, content.decode())
+    except UnicodeDecodeError:
+        raise SettingsError(f"`{name}` is no UTF-8", "write it in UTF-8") from None
