@@ -1,4 +1,4 @@
-"""Mends what can be mended, round after round, and lets no change stand that alters what the policy means."""
+"""Automatic fixes, applied in rounds; a fix that would change the meaning of the policy is dropped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
-MAX_ROUNDS = 10  # a name that only an unused name uses is unused in the next round
+MAX_ROUNDS = 10  # removing an unused name may make another one unused in the next round
 
 DiagnosticFilter = Callable[[Diagnostic], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class LintState:
-    """Sources, what they mean, and what was found."""
+    """Sources with their modules and diagnostics."""
 
     sources: tuple[Source, ...]
     modules: tuple[ast.Module, ...]
@@ -29,7 +29,7 @@ class LintState:
 
 @dataclass(frozen=True, slots=True)
 class FixResult:
-    """`texts` are the changed files, by name; `fixed` counts the findings that are gone."""
+    """The result of fixing: `texts` are the changed files by name, `fixed` is the number of resolved findings."""
 
     linted: LintState
     texts: Mapping[str, str]
@@ -39,7 +39,7 @@ class FixResult:
 def lint_sources(
     sources: Sequence[Source], problems: Sequence[Diagnostic], optional: Collection[str] = ()
 ) -> LintState:
-    """`problems` were found before: files that could not be read."""
+    """Parse and lint sources. `problems` are earlier diagnostics, about files that could not be read."""
     parsed = [parse(source) for source in sources]
     modules = tuple(module for module, _ in parsed if module is not None)
     found = [*problems, *(one for _, several in parsed for one in several)]
@@ -49,7 +49,7 @@ def lint_sources(
 def apply_fixes(
     first: LintState, own: Collection[str], chosen: DiagnosticFilter, optional: Collection[str] = ()
 ) -> FixResult:
-    """The sources named in `own` without the findings that are `chosen` and can be mended."""
+    """Fix the `chosen` findings in the sources named in `own`, as far as they have an automatic fix."""
     now = first
     for _ in range(MAX_ROUNDS):
         after = run_round(now, own, chosen, optional)
@@ -68,7 +68,8 @@ def count_findings(of: LintState, own: Collection[str], chosen: DiagnosticFilter
 def run_round(
     now: LintState, own: Collection[str], chosen: DiagnosticFilter, optional: Collection[str]
 ) -> LintState | None:
-    """None when there is nothing more to mend, or when mending would alter what the policy means."""
+    """Apply one round of fixes. Returns None if there is nothing to fix, or if every fix would change the meaning of
+    the policy."""
     if now.checked.kernel is None:
         return None
     found = [one for one in now.checked.diagnostics if chosen(one)]
@@ -81,7 +82,7 @@ def run_round(
 
 
 def safe_edits(changes: list[fixes.TextEdit], now: LintState, optional: Collection[str]) -> list[fixes.TextEdit]:
-    """Where all together alter the meaning, those that do not: one that goes wrong keeps no other from helping."""
+    """Return the edits that keep the meaning, found by bisection, so that one bad fix does not prevent the others."""
     middle = len(changes) // 2
     halves = (changes[:middle], changes[middle:]) if middle else ()
     kept = []
@@ -99,13 +100,13 @@ def apply_edits(now: LintState, changes: Sequence[fixes.TextEdit], optional: Col
 
 
 def same_meaning(a: CheckResult, b: CheckResult) -> bool:
-    """The same rules, and as many tests that expect the same."""
+    """Return whether both results have the same rules and the same tests with the same expectations."""
     expected = [[(case.package, case.test, case.expected) for case in one.cases] for one in (a, b)]
     return a.kernel == b.kernel and expected[0] == expected[1]
 
 
 def rewrite_source(source: Source, changes: Sequence[fixes.TextEdit]) -> Source:
-    """A file that was in canonical form stays so; of another one nothing is touched but what is mended."""
+    """Apply edits to a file. A file in canonical form is formatted afterwards; otherwise only the edits change it."""
     after = replace(source, text=fixes.apply_edits(source, changes))
     return replace(after, text=format_source(after)) if format_source(source) == source.text else after
 
@@ -114,4 +115,4 @@ def format_source(source: Source) -> str:
     try:
         return format_module(source)
     except PolicyError:
-        return source.text  # with mistakes in it, it is not taken
+        return source.text  # text with syntax errors is not formatted

@@ -1,4 +1,5 @@
-"""The whole check: modules in, a kernel and every finding out. Nothing here raises, whatever the modules hold."""
+"""The complete check, from modules to a kernel and all diagnostics: checker, test cases, lint. It never raises for
+invalid policies."""
 
 from __future__ import annotations
 
@@ -31,16 +32,17 @@ from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
 
 LANGUAGE_VERSION = "1"
-# What a declaration that could not be read may have said: told only once the syntax is right.
+# Errors that declarations with syntax errors may cause, reported only if the syntax is valid.
 SYNTAX_DEPENDENT_CODES = frozenset(
     "E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split()
 )
-# What holds an error is not in the kernel: only without any is it known what doors open and what places hold.
+# Warnings that depend on all grants and places, reported only without errors: a rule with an error is not in the
+# kernel.
 GRANT_DEPENDENT_CODES = frozenset({"W322", "W421", "W521", "W936"})
 
 
 class CheckDepth(Enum):
-    """How much is sought: errors alone, warnings too, or what is only an opinion as well."""
+    """What a check reports: only errors, warnings too, or also opinions."""
 
     ERRORS = 1
     WARNINGS = 2
@@ -49,8 +51,8 @@ class CheckDepth(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What the check came to. `kernel` is None exactly when a diagnostic is an error; `cases` and
-    `properties` are of its tests."""
+    """The result of a check. `kernel` is None exactly if a diagnostic is an error; `cases` and `properties` come from
+    its tests."""
 
     kernel: k.Kernel | None
     diagnostics: tuple[Diagnostic, ...]
@@ -66,7 +68,10 @@ class CheckResult:
 
 @gc_paused()
 def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> CheckResult:
-    """`syntax` is what parsing found already; `modules` then hold what could be read all the same."""
+    """Check modules and return their kernel and diagnostics.
+
+    `syntax` are the errors from parsing; `modules` then hold the declarations that could be parsed.
+    """
     found = check_unordered(modules, syntax)
     return replace(found, kernel=found.kernel and canonicalize(found.kernel))
 
@@ -75,7 +80,7 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
 def lint(
     modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()
 ) -> CheckResult:
-    """The check, and what is only an opinion; `optional` are codes of rules that are told only where asked for."""
+    """Check modules and report opinions too; `optional` are codes of rules that are off by default."""
     return check_unordered(modules, syntax, CheckDepth.OPINIONS, optional)
 
 
@@ -83,10 +88,11 @@ def lint(
 def compile_sources(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
-    """The kernel of sources, None when there is an error, and what is wrong with them; `problems` were found before.
+    """Return the kernel of sources, or None if there is an error, and all diagnostics. `problems` are earlier ones to
+    include.
 
-    Nothing else is kept: trees and tables, larger than the kernel, are gone before it is put in order.
-    Without `advice` only errors are sought; if there is one, all is told.
+    Syntax trees and tables, which are larger than the kernel, are freed before it is put in canonical order. Without
+    `advice` only errors are looked for; if there is one, everything is reported.
     """
     kernel, found = check_sources(sources, problems, advice)
     return kernel and canonicalize(kernel), found
@@ -100,7 +106,7 @@ def check_sources(
     found = [*problems, *(diagnostic for _, some in parsed for diagnostic in some)]
     checked = check_unordered(modules, found, CheckDepth.WARNINGS if advice else CheckDepth.ERRORS)
     if checked.kernel is None and not advice:
-        checked = check_unordered(modules, found)  # whoever has to mend it is told everything
+        checked = check_unordered(modules, found)  # the author of the policy gets all diagnostics
     return checked.kernel, checked.diagnostics
 
 
@@ -110,7 +116,7 @@ def check_unordered(
     depth: CheckDepth = CheckDepth.WARNINGS,
     optional: Collection[str] = (),
 ) -> CheckResult:
-    """The check, but for the kernel's order and revision."""
+    """Check modules without giving the kernel its canonical order and revision."""
     report = Reporter()
     program = Program.of(modules, report)
     places = PlaceResolver(program)
@@ -131,7 +137,7 @@ def _checked(
     places: PlaceResolver,
     schema: Schema,
 ) -> CheckResult:
-    """Raises BoundExceeded."""
+    """Check modules. Raises BoundExceededError."""
     report = program.report
     places.check_scopes()
     bound = binders.collect_binders(program, places, schema)
@@ -154,18 +160,18 @@ def _checked(
 
 
 def find_empty_files(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
-    """Files in which nothing is declared; one whose mistakes were not read as anything is told by these."""
+    """Yield an error for each file without a declaration, unless its syntax errors are reported already."""
     mistaken = {id(one.span.source) for one in syntax}
     for module in modules:
         source = module.span.source
         if not module.declarations and id(source) not in mistaken:
-            hint = "write what belongs in it, or remove the file"
-            yield Diagnostic("E155", "nothing is declared in this file", Span(source, 0, 0), hint)
+            hint = "add a declaration, or remove the file"
+            yield Diagnostic("E155", "this file declares nothing", Span(source, 0, 0), hint)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckScope:
-    """How much is sought; `optional` are the codes of optional rules that are."""
+    """What a check reports; `optional` are the codes of additional rules."""
 
     depth: CheckDepth
     optional: Collection[str]
@@ -182,7 +188,7 @@ def add_lint_findings(
     shown: testcases.LoweredTests,
     sought: CheckScope,
 ) -> list[Diagnostic]:
-    """Lints and logic speak of a policy that means something: they wait until nothing is wrong with it."""
+    """Add lint findings, and drop allowed warnings. Lint rules run only on a policy without errors."""
     found = [*found, *allow_comments.check_allowances(modules)]
     if has_error(found):
         return allow_comments.drop_allowed((one for one in found if one.code not in GRANT_DEPENDENT_CODES), modules)
@@ -215,17 +221,17 @@ def has_error(found: Iterable[Diagnostic]) -> bool:
 def check_language_versions(modules: Sequence[ast.Module], report: Reporter) -> None:
     for module in modules:
         if module.language is not None and module.language.text != LANGUAGE_VERSION:
-            message = f"language {module.language.text} is not known"
+            message = f"language version {module.language.text} is not supported"
             report("E150", message, module.language.span, f"write `language {LANGUAGE_VERSION}`")
 
 
 def check_text(text_: str) -> list[Diagnostic]:
-    """Every finding about one policy, in the order of its text."""
+    """Return all diagnostics of one policy, in source order."""
     module, found = parse(Source("policy", text_))
     return list(check([module] if module else [], found).diagnostics)
 
 
 def lint_text(text_: str, optional: Collection[str] = ()) -> list[Diagnostic]:
-    """Every finding about one policy, opinions too."""
+    """Return all diagnostics of one policy, including opinions."""
     module, found = parse(Source("policy", text_))
     return list(lint([module] if module else [], found, optional).diagnostics)

@@ -119,7 +119,7 @@ class SourceLoader:
             self.problems += [file_diagnostic("E156", display_name(one), why, hint) for one in self.empty]
 
     def imported(self) -> None:
-        for source, file, root in self.roots:  # grows while it is walked
+        for source, file, root in self.roots:  # grows during iteration
             package, imports = parse_head(source)
             for where in dict.fromkeys((root or package_root(file, package), package_root(file, package))):
                 for imported_file in (file for name in imports for file in package_files(name, where, self.unlisted)):

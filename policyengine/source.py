@@ -1,4 +1,4 @@
-"""The text a policy is written in, and places in it: the first station of the pipeline."""
+"""Policy sources and spans in them, the input of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from msgspec import Struct
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One policy file: `name` is what the checker calls it, `text` its whole content.
+    """One policy file: `name` appears in the checker's messages, `text` is the whole content.
 
-    `label` is what decisions call it: its path below the policy root, which says nothing about the machine.
+    `label` appears in decisions: the path relative to the policy root, which reveals nothing about the machine.
     """
 
     name: str
@@ -25,12 +25,12 @@ class Source:
         object.__setattr__(self, "_line_starts", [0, *(found.end() for found in re.finditer("\n", self.text))])
 
     def position(self, offset: int) -> tuple[int, int]:
-        """The 1-based (line, column) of a character offset; a column counts characters."""
+        """Return the 1-based (line, column) of a character offset; columns count characters."""
         line = bisect_right(self._line_starts, offset)
         return line, offset - self._line_starts[line - 1] + 1
 
     def line(self, number: int) -> str:
-        """The text of a 1-based line without its line break; empty past the end."""
+        """Return the text of a 1-based line without its line break, or an empty string after the end."""
         if not 1 <= number <= len(self._line_starts):
             return ""
         start = self._line_starts[number - 1]
@@ -38,9 +38,9 @@ class Source:
         return self.text[start:end].rstrip("\r")
 
 
-# A struct, as every node has one: it costs a sixth of a dataclass; and it is in no circle that a collector must find.
+# A struct, because every node has one: it costs a sixth of a dataclass, and is never part of a reference cycle.
 class Span(Struct, frozen=True, gc=False):
-    """A stretch of a source: character offsets, `end` excluded."""
+    """A range of a source in character offsets; `end` is exclusive."""
 
     source: Source
     start: int
@@ -60,14 +60,14 @@ class Span(Struct, frozen=True, gc=False):
 
     @property
     def at(self) -> str:
-        """`payments.policy:47`: how decisions and reports name a place."""
+        """The place as decisions and reports show it: `payments.policy:47`."""
         return f"{self.source.label or self.source.name}:{self.line}"
 
     def to(self, other: Span) -> Span:
-        """From the start of this one to the end of the other."""
+        """Return the span from the start of this one to the end of the other."""
         return Span(self.source, self.start, other.end)
 
 
 def is_test_file(name: str) -> bool:
-    """Files named `payments_test.policy` hold tests of a package; no engine loads them."""
+    """Return whether a file name ends in `_test.policy`. Such files hold tests; engines do not load them."""
     return name.endswith("_test.policy")

@@ -1,4 +1,4 @@
-"""The types of the `.policy` language; every expression of the kernel has one."""
+"""The types of the policy language; every kernel expression has one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 
 class Scalar(StrEnum):
-    """A type without parts. The value is the word that policies use for it."""
+    """A simple type. The value is its name in policies."""
 
     BOOL = "bool"
     INT = "int"
@@ -21,12 +21,13 @@ class Scalar(StrEnum):
     IP = "ip"
     CIDR = "cidr"
 
-    __hash__ = str.__hash__  # the one of Enum is not written in C, and types are looked up for every fact
+    __hash__ = str.__hash__  # Enum's own is not written in C, and types are looked up for every fact
 
 
 @dataclass(frozen=True, slots=True)
 class EnumType:
-    """Named values in rising order (`free < team`); built-in ones are not `ordered` and compare for equality only."""
+    """Named values in ascending order (`free < team`). Built-in enums are not `ordered`: they only compare for
+    equality."""
 
     name: str
     values: tuple[str, ...]
@@ -64,8 +65,8 @@ class ListType:
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """A member of a record or an attribute of an entity. `optional` is `T?`; `inherited` unions a set along `in`, with
-    `else_empty` also of entities whose row lacks it."""
+    """A member of a record or an attribute of an entity. `optional` is `T?`. `inherited` unites a set along `in`; with
+    `else_empty`, entities whose row lacks the set count as having an empty one."""
 
     name: str
     type: Type
@@ -87,7 +88,8 @@ class RecordType:
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedType:
-    """The type of an expression that already has an error: it fits everything, so that one mistake is told once."""
+    """The type of an expression with a reported error. It is compatible with every type, so that no further errors
+    follow."""
 
     def __str__(self) -> str:
         return "unknown type"
@@ -98,7 +100,7 @@ Collection: TypeAlias = SetType | ListType
 
 
 class EntityRef(Struct, frozen=True, gc=False):
-    """A value: one entity, by type and id. A struct, as directories hash and compare them all the time."""
+    """A value: an entity by type and id. A struct, because directories hash and compare these very often."""
 
     type: str
     id: str

@@ -32,7 +32,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "declare it: `facts on … { body.currency: string }`"),
     "the body as a part of the request": (
         "when body.amount > 500", "when request.body.amount > 500", "E201", "request.body",
-        "leave `request.` out: `body.amount`"),
+        "remove `request.`: `body.amount`"),
     "the name of the agent": (
         "  require same_tenant", '  require agent.name == "x"', "E201", "agent.name", "did you mean `agent.id`?"),
     "an unknown scope": (
@@ -48,7 +48,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         'to agent "summarizer"', 'to agent "sumarizer"', "W422", '"sumarizer"', "did you mean `summarizer`?"),
     "an unknown package": (
         "package acme.payments\n", "package acme.payments\nimport acme.common\n", "E209", "acme.common",
-        "it is looked for in `acme/common.policy`, from the policy root"),
+        "it must be in `acme/common.policy`, relative to the policy root"),
     "a wrong word of an enum": (
         "user.plan >= team", "user.plan >= teem", "E206", "teem", "did you mean `team`?"),
     "a wrong kind of credential": (
@@ -63,7 +63,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "give one of them another name"),
     "null": (
         "  require same_tenant", "  require user.tenant != null", "E202", "null",
-        "ask whether a fact is there: `x is present`, `x is absent`"),
+        "test whether a fact is present: `x is present`, `x is absent`"),
     # words that are missing
     "no issuer": (
         ARCHIVIST, ARCHIVIST.replace("  issued by acme\n", ""), "E401", 'agent "archivist"', "add `issued by ISSUER`"),
@@ -72,7 +72,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "add `acts alone`, `acts for any user` or `acts for users where …`"),
     "no user block": (
         USERS, "", "E404", 'acts for users where user.roles has "clerk"',
-        "add `user any { may … }`, or `users unrestricted` if the agent's own doors are to decide"),
+        "add `user any { may … }`, or `users unrestricted` if the agent's own grants alone should decide"),
     "no `require`": (
         "  require same_tenant", "  same_tenant", "E101", "same_tenant",
         "a condition follows `require`, or `deny when`: `require same_tenant`"),
@@ -83,12 +83,12 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "confirm by role finance within 15m when", "confirm within 15m when", "E101", "within",
         "say who approves: `confirm by role finance within 15m`"),
     "no time zone": (
-        ' "Europe/Berlin"', "", "E101", "18:00", 'say whose clock: `18:00 "Europe/Berlin"`, or `"UTC"`'),
+        ' "Europe/Berlin"', "", "E101", "18:00", 'add the zone: `18:00 "Europe/Berlin"`, or `"UTC"`'),
     "a time zone that is none": (
         "Europe/Berlin", "Europe/Berln", "E237", '"Europe/Berln"', "did you mean `Europe/Berlin`?"),
     "no method": (
         "may GET /health", "may /health", "E113", "/health",
-        "write the method: `GET /health`; only after `on` may it be left out"),
+        "write the method: `GET /health`; it is optional only after `on`"),
     "a method in small letters": (
         "may GET /health", "may get /health", "E114", "get", "write `GET /health`"),
     # signs
@@ -103,7 +103,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         'has "clerk" { may', "has 'clerk' { may", "E106", "'", 'write `"…"`'),
     "a text without its end": (
         "more than 10,000 at once\"", "more than 10,000 at once", "E105", '"',
-        "close it with `\"`; a line break in a text is `\\n`"),
+        "close it with `\"`; write a line break as `\\n`"),
     "a name without quotes": (
         'agent "archivist"', "agent archivist", "E116", "archivist", 'write `"archivist"`'),
     "a scope of credentials without quotes": (
@@ -111,7 +111,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     "digits in groups": (
         "10_000 message", "10,000 message", "E119", "10,000", "write `10_000`"),
     "a brace too many": (
-        'example" }\n', 'example" }\n}\n', "E104", "}", "leave it out, or look for what was closed too early"),
+        'example" }\n', 'example" }\n}\n', "E104", "}", "remove it, or look for a bracket that is closed too early"),
     "`when` for `where`": (
         "user where user.roles", "user when user.roles", "E115", "when", "did you mean `where`?"),
     "`contains` for `has`": (
@@ -128,7 +128,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "when same_tenant and", 'when user.tenant matches "(a)\\\\1" and', "E239", '"(a)\\\\1"',
         "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"),
     "a network with bits beyond its prefix": (
-        "10.0.0.0/8", "10.0.0.1/8", "E235", "10.0.0.1/8", "beyond the prefix all bits are zero: `10.0.0.0/8`"),
+        "10.0.0.0/8", "10.0.0.1/8", "E235", "10.0.0.1/8", "all bits after the prefix must be zero: `10.0.0.0/8`"),
     "a day that is none": (
         "2036-01-01", "2036-13-01", "E234", "2036-13-01", "a date is written year-month-day"),
     # places
@@ -138,17 +138,17 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "DELETE /v1/invoices/{id: invoice}", "DELETE /v1/invoices/:id", "E308", ":id", "write `{id}`"),
     "a capture in angle brackets": (
         "DELETE /v1/invoices/{id: invoice}", "DELETE /v1/invoices/<id>", "E101", "<id>",
-        "what varies is written `{id}`, or `{id: invoice}` if it names an entity"),
+        "write a variable segment as `{id}`, or as `{id: invoice}` if it is the id of an entity"),
     "a query in a path": (
         "DELETE /v1/invoices/{id: invoice}", "DELETE /v1/invoices/{id: invoice}?force=1", "E101", "?force=1",
-        "a query is no part of the path; it is the fact `request.query`"),
+        "the query is not part of the path; read it with `request.query`"),
     "a fact where it does not exist": (
         "on DELETE /v1/** { audit full", "on DELETE /v1/** { deny when body.amount > 5   audit full", "E241",
         "body.amount", ELSEWHERE),
     # limits
     "a rate of nothing": (
         "100/1m burst 20", "0/1m burst 20", "E910", "0/1m burst 20",
-        "write how many in how long, neither of them zero: `100/1m`"),
+        "write the number and the period, both above zero: `100/1m`"),
     "a budget of words": (
         "delegation {", 'budget "daily" per user.id on refunds.create { sum body.recipient <= 5 within 24h }\n'
         "delegation {", "E251", "body.recipient", "declare `body.recipient` as a number"),
@@ -199,7 +199,7 @@ def test_a_brace_that_is_missing_at_the_end_shows_what_it_leaves_open() -> None:
 
 def test_a_space_that_is_none_is_named() -> None:
     (finding,) = findings(broken("may GET /health", "may\N{NO-BREAK SPACE}GET /health"))
-    assert (finding.code, finding.message) == ("E118", "this is no plain space but U+00A0 (no-break space)")
+    assert (finding.code, finding.message) == ("E118", "this is U+00A0 (no-break space), not a plain space")
     assert (finding.span.text, finding.hint) == ("\N{NO-BREAK SPACE}", "write a plain space")
 
 

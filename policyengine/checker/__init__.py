@@ -1,1 +1,1 @@
-"""AST to kernel: names are resolved, types checked, patterns compared, and every rule lowered."""
+"""AST to kernel: resolve names, check types, compare patterns, and lower every rule."""

@@ -1,6 +1,6 @@
-"""Text that reads differently from what it is: characters nobody sees, words of two scripts, two spellings of one text.
+"""Detection of deceptive text: invisible characters, words that mix scripts, strings that are not in NFC.
 
-Works on the source and the strings of the AST. Names outside of quotes are ASCII by the grammar.
+Works on the source and the strings of the AST. Names outside strings are ASCII by the grammar.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_FINDINGS_PER_KIND = 100  # of one kind in one file: more would help nobody
+MAX_FINDINGS_PER_KIND = 100  # per kind and file: more would not help the author
 
-# Not drawn, and no format characters by their category.
+# Characters without a glyph that are not in Unicode's category of format characters.
 FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 DIRECTION_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Alphabets with letters that look like those of another one.
+# Scripts with letters that look like letters of another one.
 CONFUSABLE_SCRIPTS = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
-# Latin letters in another dress: each looks like a letter of a plain word and is another character.
+# Styled Latin letters: each looks like a plain letter but is another character.
 STYLED_LETTER_NAMES = frozenset({"FULLWIDTH", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
 MARKS = r"\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*")
@@ -45,16 +45,18 @@ def find_confusable_text(module: ast.Module) -> Iterator[Diagnostic]:
 def find_invisible_characters(source: Source) -> Iterator[Diagnostic]:
     for start, end in invisible_runs(source.text):
         span = Span(source, start, end)
-        hint = "remove it: what a reviewer sees must be what is read"
+        hint = "remove it: reviewers cannot see it"
         if DIRECTION_CONTROLS.search(span.text):
-            message = f"{describe_characters(DIRECTION_CONTROLS.findall(span.text)[0])} turns the direction of writing"
+            message = (
+                f"{describe_characters(DIRECTION_CONTROLS.findall(span.text)[0])} changes the direction of writing"
+            )
             yield Diagnostic("E144", message, span, hint)
         else:
-            yield Diagnostic("E140", f"{describe_characters(span.text)} cannot be seen", span, hint)
+            yield Diagnostic("E140", f"{describe_characters(span.text)} is invisible", span, hint)
 
 
 def invisible_runs(text: str) -> Iterator[tuple[int, int]]:
-    """Where unseen characters stand, neighbours together."""
+    """Yield the start and end of each run of invisible characters."""
     unseen = {char for char in set(text) if is_invisible(char)}
     start: int | None = None
     for i, char in enumerate(text if unseen else ""):
@@ -68,7 +70,8 @@ def invisible_runs(text: str) -> Iterator[tuple[int, int]]:
 
 
 def is_invisible(char: str) -> bool:
-    """Controls, format and direction characters, line separators, surrogates, private use, fillers, variations."""
+    """Return whether a character is a control, format, direction or private-use character, a line separator, a
+    surrogate, a filler or a variation selector. Line feeds, tabs and carriage returns are visible."""
     if char.isascii():
         return not char.isprintable() and char not in "\n\t\r"
     return (
@@ -83,7 +86,8 @@ def is_variation_selector(char: str) -> bool:
 
 
 def is_emoji_style(text: str, at: int) -> bool:
-    """The one variation people type without knowing: a sign drawn in colour."""
+    """Return whether the character is the emoji variation selector after a symbol, which keyboards insert by
+    themselves."""
     return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
 
 
@@ -97,11 +101,11 @@ def describe_characters(text: str) -> str:
 
 
 class StringUse(Enum):
-    """What a string is for decides how strictly it is read."""
+    """The use of a string, which decides how strictly it is checked."""
 
-    ID = "id"  # something is compared with it
-    PROSE = "prose"  # words for people
-    SAMPLE = "sample"  # what a test tries: an escape may spell what an id may not hold
+    ID = "id"  # is compared with other values
+    PROSE = "prose"  # text for people
+    SAMPLE = "sample"  # a test value: an escape may spell what an id must not contain
 
 
 def strings_of(module: ast.Module) -> Iterator[tuple[ast.Text, StringUse]]:
@@ -123,7 +127,7 @@ def prose_in(node: ast.Node) -> tuple[ast.Text | None, ...]:
             return (node.name,)
         case ast.Skip():
             return (node.reason,)
-        case ast.Binary(operator="matches", right=ast.Text() as pattern):  # `[a-z\u0430-\u044f]` is no word
+        case ast.Binary(operator="matches", right=ast.Text() as pattern):  # `[a-z\u0430-\u044f]` is not a word
             return (pattern,)
         case _:
             return ()
@@ -134,12 +138,12 @@ def find_mixed_scripts(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
         scripts = scripts_of(match[0])
         if len(scripts) > 1:
             message = f"the word `{match[0]}` mixes {' and '.join(scripts)} letters"
-            hint = "letters of different alphabets can look the same: write each word in one"
+            hint = "letters of different alphabets can look the same: use one alphabet in each word"
             yield Diagnostic("W142" if use is StringUse.PROSE else "E142", message, word_span(text, match[0]), hint)
 
 
 def scripts_of(word: str) -> list[str]:
-    """The alphabets of a word that have look-alikes elsewhere, in order of appearance."""
+    """Return the scripts of a word that have look-alikes in other scripts, in order of appearance."""
     return list(dict.fromkeys(script for char in word if char.isalpha() and (script := script_of(char))))
 
 
@@ -153,10 +157,10 @@ def script_of(char: str) -> str | None:
 
 
 def find_decomposed_text(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
-    """Two spellings of one text look the same and are different ids."""
+    """Report a string that is not in NFC, because it looks the same as another id but differs from it."""
     if not is_composed(text.span.text) or (use is StringUse.ID and not is_composed(text.value)):
         composed = unicodedata.normalize("NFC", text.value)
-        message = "this text is not in Unicode's composed form (NFC)"
+        message = "this string is not in Unicode's composed form (NFC)"
         yield Diagnostic("E143", message, text.span, f'write it composed: `"{composed}"`')
 
 
@@ -165,7 +169,7 @@ def is_composed(text: str) -> bool:
 
 
 def find_invisible_escapes(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
-    """In prose an escape may turn the direction of writing; in an id it can only deceive."""
+    """Report escapes of invisible characters in ids. In prose they may be needed to change the direction of writing."""
     if use is not StringUse.ID or "\\" not in text.span.text:
         return
     written = text.span.text
@@ -173,12 +177,12 @@ def find_invisible_escapes(text: ast.Text, use: StringUse) -> Iterator[Diagnosti
         text.value[start:end] for start, end in invisible_runs(text.value) if text.value[start:end] not in written
     ]
     if unseen:
-        message = f"{describe_characters(unseen[0])} cannot be seen where this text is shown"
-        yield Diagnostic("E141", message, text.span, "leave the escape out")
+        message = f"{describe_characters(unseen[0])} is invisible where this string is displayed"
+        yield Diagnostic("E141", message, text.span, "remove the escape")
 
 
 def word_span(text: ast.Text, word: str) -> Span:
-    """The word inside of the string, if it stands there as it is."""
+    """Return the span of the word, or of the whole string if escapes hide the word."""
     at = text.span.text.find(word)
     start = text.span.start + at
     return Span(text.span.source, start, start + len(word)) if at >= 0 else text.span

@@ -1,4 +1,4 @@
-"""Rows of the directory beside the policy that reads them: what it would never find in them."""
+"""Check of directory rows against the policy: names and values that no rule could use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from policyengine.spec.kleene import elements
 
 
 def check_rows(rows: Iterable[EntityData], entities: Mapping[str, k.EntityType]) -> list[str]:
-    """One sentence for each kind of doubt, of the first row that raises it. Rows may hold more than a policy reads:
-    only what looks misspelled, or is of another type than is declared, is told."""
+    """Return one sentence for each kind of problem, about the first row that has it.
+
+    Rows may have more attributes than the policy declares: only names that look misspelled and values of another type
+    are reported.
+    """
     found: dict[tuple[str, str], str] = {}
     for row in rows:
         for name, doubt in check_row(row, entities):
@@ -27,20 +30,20 @@ def check_row(row: EntityData, entities: Mapping[str, k.EntityType]) -> Iterator
     if entity is None:
         meant = suggest(row.ref.type, entities)
         if meant is not None:
-            yield "", f"{row.ref}: the policy knows no `{row.ref.type}`; did you mean `{meant}`?"
+            yield "", f"{row.ref}: the policy does not declare `{row.ref.type}`; did you mean `{meant}`?"
         return
     for name, raw in row.attributes.items():
         field = entity.field(name)
         if field is None:
             meant = suggest(name, [one.name for one in entity.fields if one.name not in row.attributes])
             if meant is not None:
-                yield name, f"{row.ref}: the policy knows no `{name}`; did you mean `{meant}`?"
+                yield name, f"{row.ref}: the policy does not declare `{name}`; did you mean `{meant}`?"
         elif (why := value_problem(raw, name, field.type)) is not None:
             yield name, f"{row.ref}: `{name}` is unknown: {why}"
 
 
 def value_problem(raw: object, name: str, type_: typesystem.Type) -> str | None:
-    """Why the attribute cannot be read as what it is declared to be; absent is no reason."""
+    """Return why the attribute cannot be read as its declared type, or None. Absence is not a problem."""
     value = coerce(raw, type_, name)
     parts = [value, *elements(value)] if not isinstance(value, Unknown) else [value]
     causes = [cause for one in parts if isinstance(one, Unknown) for cause in one.causes if not cause.absent]

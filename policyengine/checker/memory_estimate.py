@@ -1,4 +1,4 @@
-"""How much memory one key of history can take at most: what `check` tells of each event that a policy remembers."""
+"""Estimate of the memory that one key of a history can take at most, which `check` prints for each stored event."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from policyengine.runtime.history import MAX_EVENTS_PER_KEY
 from policyengine.spec.required_history import awaits_outcome
 from policyengine.typesystem import Scalar
 
-# Bytes in CPython, rounded up; a test fills a store and measures. Texts are of at most MOST_KEPT bytes in UTF-8, which
-# four bytes for each character may hold.
+# Bytes in CPython, rounded up; a test fills a store and measures. Strings have at most MOST_KEPT bytes in UTF-8, and
+# may take four bytes for each character in memory.
 BYTES_PER_KEY = 1_024
-BYTES_PER_EVENT = 448  # when, its order, its decision
-BYTES_PER_OUTCOME = 768  # a decision whose outcome is waited for
-BYTES_PER_UNKNOWN = 640  # whatever the type, a fact may be unknown, with its reason
+BYTES_PER_EVENT = 448  # time, order, decision
+BYTES_PER_OUTCOME = 768  # a decision that waits for its outcome
+BYTES_PER_UNKNOWN = 640  # a fact of any type may be unknown, with its reason
 BYTES_PER_TEXT = 1_280
 BYTES_PER_COLLECTION = 4_096
 
 
 class MemoryEstimate(NamedTuple):
-    """Of one event: how many of a key are kept, and how many bytes they are at most."""
+    """The estimate for one event: the number of events that are kept for a key, and their maximum size in bytes."""
 
     event: str
     at: str
@@ -63,7 +63,7 @@ def fact_bytes(type: typesystem.Type) -> int:
 
 
 def format_bytes(bytes: int) -> str:
-    """`3.2 KiB`, never less than it is."""
+    """Return a size such as `3.2 KiB`, rounded up."""
     for unit, most in (("KiB", 1 << 10), ("MiB", 1 << 20)):
         if bytes <= most * 1_000:
             return f"{-(-bytes * 10 // most) / 10:g} {unit}"

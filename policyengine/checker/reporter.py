@@ -1,4 +1,4 @@
-"""Where the checker puts what it finds."""
+"""The collector of the checker's diagnostics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_FINDINGS_WITH_SUGGESTION = 200
 
 @dataclass(slots=True)
 class Reporter:
-    """Collects what is wrong, each finding once."""
+    """Collects diagnostics without duplicates."""
 
     found: dict[Diagnostic, None] = field(default_factory=dict)
 
@@ -25,7 +25,7 @@ class Reporter:
     __call__ = report
 
     def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
-        """What was probably meant; after very many findings no more is guessed, for it takes time and helps nobody."""
+        """Suggest a similar name. After many findings no more are suggested, because that is slow and does not help."""
         return suggest(word, candidates()) if len(self.found) < MAX_FINDINGS_WITH_SUGGESTION else None
 
     @property

@@ -1,4 +1,4 @@
-"""How messages of the checker name types and pieces of a policy: in the words that policies use."""
+"""Types and source text as the checker's messages show them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_QUOTE_LENGTH = 60
 
 
 def describe_type(type_: Type) -> str:
-    """A type in a sentence: `a string`, `a value of plan`, `a reference to user`, `a set<string>`."""
+    """Return a type with its article: `a string`, `a value of plan`, `a reference to user`, `a set<string>`."""
     match type_:
         case Scalar.INT | Scalar.IP:
             return f"an {type_}"
@@ -35,12 +35,12 @@ def describe_type(type_: Type) -> str:
 
 
 def quote_source(span: Span) -> str:
-    """What is written there, on one line, in backticks."""
+    """Return the source text of the span on one line, shortened, in backticks."""
     text = " ".join(span.text.split())
     return f"`{text if len(text) <= MAX_QUOTE_LENGTH else text[: MAX_QUOTE_LENGTH - 1] + '…'}`"
 
 
 def join_words(words: Iterable[str], last: str = "and") -> str:
-    """`a`, `b` and `c`."""
+    """Return the words in backticks, joined as in `a`, `b` and `c`."""
     quoted = [f"`{word}`" for word in words]
     return "".join(quoted) if len(quoted) < 2 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"

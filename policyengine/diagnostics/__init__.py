@@ -1,1 +1,1 @@
-"""Diagnostics: what is wrong with a policy, where, and what to do."""
+"""Diagnostics: errors and warnings about a policy, with their place in the source and a hint."""

@@ -1,4 +1,4 @@
-"""What is wrong with a policy, as data; and how it is shown to people and machines."""
+"""Diagnostics as data, and their rendering for people and machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RelatedLocation:
-    """Another place that has to do with a diagnostic: `first declared here`."""
+    """Another place that is relevant to a diagnostic, such as `first declared here`."""
 
     message: str
     span: Span
@@ -27,7 +27,8 @@ class RelatedLocation:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `code` is stable and documented (`policyengine explain-code E201`); E is an error, W a warning."""
+    """One error or warning. `code` is stable and documented (`policyengine explain-code E201`): E… is an error, W… a
+    warning."""
 
     code: str
     message: str
@@ -37,16 +38,17 @@ class Diagnostic:
 
     @property
     def severity(self) -> Severity:
-        """By the first letter of the code."""
+        """The severity, which follows from the first letter of the code."""
         return Severity.ERROR if self.code.startswith("E") else Severity.WARNING
 
     @property
     def is_error(self) -> bool:
-        """Whether the policy cannot be used before this is mended."""
+        """Whether the policy cannot be loaded until this is fixed."""
         return self.severity is Severity.ERROR
 
     def render(self) -> str:
-        """The finding in plain text: place, code, message, the underlined line, the hint."""
+        """Return the diagnostic as plain text: location, code, message, the underlined source line, related places and
+        the hint."""
         lines = [one_line(f"{format_location(self.span)}: {self.code} {self.message}"), *source_excerpt(self.span)]
         for other in self.related:
             lines += [one_line(f"{format_location(other.span)}: note: {other.message}"), *source_excerpt(other.span)]
@@ -55,7 +57,8 @@ class Diagnostic:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; lines and columns are counted from 1, an end lies behind the last character."""
+        """Return the diagnostic as JSON-compatible data. Lines and columns count from 1; an end is the position after
+        the last character."""
         return {
             "code": self.code,
             "severity": str(self.severity),
@@ -67,7 +70,7 @@ class Diagnostic:
 
 
 class BoundExceededError(Exception):
-    """A check would take more work than a policy may cause; `diagnostic` says where."""
+    """A check would exceed a work limit; `diagnostic` describes where."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:
         super().__init__(diagnostic.message)
@@ -75,7 +78,7 @@ class BoundExceededError(Exception):
 
 
 class PolicyError(Exception):
-    """A policy cannot be used. `diagnostics` says every reason, errors and warnings alike, in source order."""
+    """A policy that cannot be loaded. `diagnostics` holds all errors and warnings, in source order."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = sort_diagnostics(diagnostics)
@@ -83,7 +86,7 @@ class PolicyError(Exception):
 
 
 def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """Each finding once, by file, place and code."""
+    """Return the diagnostics without duplicates, ordered by file, position, code and message."""
     unique = dict.fromkeys(diagnostics)
     return tuple(sorted(unique, key=lambda d: (d.span.source.name, d.span.start, d.span.end, d.code, d.message)))
 
@@ -108,9 +111,10 @@ def location_data(span: Span) -> dict[str, Any]:
 
 
 def source_excerpt(span: Span) -> list[str]:
-    """The first line of the span, and a line of carets under it; control characters are shown as spaces."""
+    """Return the first line of the span and a line of carets under it. Unprintable characters become spaces; at most
+    160 columns are shown."""
     if not span.source.text:
-        return []  # a file that could not be read
+        return []  # the file could not be read
     line = span.source.line(span.line)
     width = max(1, min(span.end - span.start, len(line) - span.column + 1))
     first = max(0, span.column - 100)
@@ -120,7 +124,7 @@ def source_excerpt(span: Span) -> list[str]:
 
 
 def suggest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that `word` probably was meant to be: ``did you mean `user.role`?``; None when none is close."""
+    """Return the candidate that is most similar to `word`, ignoring case, or None if none is similar enough."""
     known = {candidate.lower(): candidate for candidate in sorted(candidates, reverse=True)}
     close = get_close_matches(word.lower(), known, n=1, cutoff=0.7)
     return known[close[0]] if close else None

@@ -108,7 +108,7 @@ def _read_source(
         case ".toml":
             _open_database(_resolve_url(read_database_config(path)), declared, gathering)
         case _ if not path.exists():
-            with files.open_entity_file(path):  # which says so
+            with files.open_entity_file(path):  # reports the error
                 pass
         case _:
             raise EntitiesError(str(path), "", "nobody knows what this holds", f"name {KINDS}", code="E180")

@@ -69,7 +69,7 @@ def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], R
     """These and all that they are in, nearest first; a circle of memberships is walked once."""
     found = dict.fromkeys(parents)
     pending, complete, answered = list(found), True, True
-    for ref in pending:  # grows while it is walked
+    for ref in pending:  # grows during iteration
         known = row(ref)
         if not isinstance(known, EntityData):
             complete, answered = False, answered and known is None

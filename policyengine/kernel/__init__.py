@@ -1,10 +1,10 @@
-"""The kernel: what a policy means. Every name is resolved and every expression typed, so later stages hold no doubts.
+"""The kernel: the meaning of a policy, with every name resolved and every expression typed.
 
-Everything that says no is written as a deny: `require c` and `deny unless c` have become `deny when not c`. A condition
-of a guard acts when it is true or unknown; one of a door (`may`, `acts`, `delegate`, `where`) only when it is true.
+Every refusal is a deny: `require c` and `deny unless c` become `deny when not c`. The condition of a guard acts when it
+is true or unknown, that of a grant (`may`, `acts`, `delegate`, `where`) only when it is true.
 
-Its expressions stand in `expressions.py`, its endpoints in `endpoints.py`, its limits in `limits.py`, its maps in
-`maps.py`, what approvals are bound to in `approvals.py`, and all of them here once more: all stages say `kernel as k`.
+The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `maps.py` and `approvals.py`. This module
+re-exports all of them: use `from policyengine import kernel as k`.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ from policyengine.typesystem import FieldType as FieldType
 
 @dataclass(frozen=True, slots=True)
 class Binder(Node):
-    """A pattern that binds something at the endpoints it matches: captures, the resource, facts by `with`.
+    """A pattern with bindings at the endpoints that it matches: captures, the resource, facts of `with`.
 
-    `resource` is the entity type and capture of the last typed capture; `facts` are paths and what they are bound to
-    (`("resource",)` included).
+    `resource` is the entity type and name of the last typed capture; `facts` are paths and the bound expressions
+    (including `("resource",)`).
     """
 
     pattern: Pattern
@@ -105,7 +105,7 @@ class ExactName:
 
 @dataclass(frozen=True, slots=True)
 class NamePattern:
-    """Agents whose name fits a glob: `agent "report-*"`."""
+    """Agents whose name matches a glob: `agent "report-*"`."""
 
     glob: str
 
@@ -127,7 +127,8 @@ class PrincipalCondition:
 
 @dataclass(frozen=True, slots=True)
 class GrantTarget(Node):
-    """One pattern a grant opens, and the credential scopes that carry it; none for an endpoint without a scope."""
+    """A pattern of a grant, and the credential scopes that carry it; `carriers` is empty for an endpoint without a
+    scope."""
 
     pattern: Pattern
     carriers: tuple[str, ...]
@@ -143,7 +144,8 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: what it hands on (`patterns`, by `scopes`), to whom, for how long after the hop's issue."""
+    """One `may delegate`: the patterns that it hands on (by `scopes`), to whom, and for how long after the hop was
+    issued."""
 
     scopes: tuple[str, ...]
     patterns: tuple[Pattern, ...]
@@ -164,7 +166,7 @@ class ActsAlone(Node):
 
 @dataclass(frozen=True, slots=True)
 class ActsFor(Node):
-    """`acts for any user` has no condition."""
+    """`acts for users where …`; for `acts for any user` the condition is None."""
 
     condition: Expr | None
 
@@ -196,15 +198,15 @@ class AttestedBy(Node):
 
 @dataclass(frozen=True, slots=True)
 class ValidityPeriod(Node):
-    """From `start` (included) to `end` (excluded)."""
+    """The period from `start` (inclusive) to `end` (exclusive)."""
 
     start: datetime | None
     end: datetime | None
 
 
-# These bind every hop of a chain …
+# Requirements on every hop of a chain.
 HopRequirement: TypeAlias = IssuedBy | ActsAlone | ActsFor | ValidityPeriod
-# … and these the presenter only.
+# Requirements on the presenter, which include those on every hop.
 Requirement: TypeAlias = (
     HopRequirement | CredentialKinds | CredentialLifetime | CredentialAge | ProofOfPossession | AttestedBy
 )
@@ -212,7 +214,7 @@ Requirement: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class AgentBlock(Node):
-    """`label` is the block as messages name it: `agent "x"`, `agent group "ops"`, `agent where …`."""
+    """An agent block. `label` is its head as messages show it: `agent "x"`, `agent group "ops"`, `agent where …`."""
 
     label: str
     package: str
@@ -250,7 +252,7 @@ class DelegationLimits(Node):
 
 @dataclass(frozen=True, slots=True)
 class MessageFact(Node):
-    """A fact inside a message. The caller sees it only if it came with the request; the approver sees it always."""
+    """A fact in a message. Approvers always see it, callers only if it came with the request."""
 
     expression: Expr
     to_caller: bool
@@ -261,7 +263,7 @@ Message: TypeAlias = tuple[str | MessageFact, ...]
 
 @dataclass(frozen=True, slots=True)
 class RoleHolder:
-    """Who has the role."""
+    """Approvers with the role."""
 
     role: str
 
@@ -273,14 +275,14 @@ class ServedUser:
 
 @dataclass(frozen=True, slots=True)
 class MemberOf:
-    """Who is the entity, or is in it, or in any of a set of them."""
+    """Approvers that are the entity, are in it, or are in any of a set of entities."""
 
     expression: Expr
 
 
 @dataclass(frozen=True, slots=True)
 class Approvers:
-    """`count` different persons, each of them `of`; `words` is the phrase as messages and remedies give it."""
+    """`count` different persons, each of whom matches `of`; `words` is the phrase in messages and remedies."""
 
     of: RoleHolder | ServedUser | MemberOf
     count: int
@@ -289,7 +291,7 @@ class Approvers:
 
 @dataclass(frozen=True, slots=True)
 class Deny(Node):
-    """`condition` None is always. `words` is the rule as written, for the reason when there is no message."""
+    """A denial. `condition` None means always. `words` is the rule as written, the reason if there is no message."""
 
     condition: Expr | None
     message: Message | None
@@ -331,8 +333,8 @@ class Guard(Node):
 
 @dataclass(frozen=True, slots=True)
 class Issuer(Node):
-    """`claims` says which claim of a credential is which fact: `tenant` → `("user", "tenant")`; `users_like` for whom
-    it speaks, where that is not everybody."""
+    """A trusted issuer. `claims` maps claims of credentials to facts: `tenant` → `("user", "tenant")`. `users_like`
+    restricts the users that it may speak for; empty means all."""
 
     name: str
     url: str | None
@@ -346,7 +348,7 @@ class Issuer(Node):
 
 @dataclass(frozen=True, slots=True)
 class Attester(Node):
-    """`models` are names with their hash, if one is named; empty means any."""
+    """A trusted attester. `models` are names with an optional hash; empty means any model."""
 
     name: str
     url: str | None
@@ -357,7 +359,7 @@ class Attester(Node):
 
 @dataclass(frozen=True, slots=True)
 class EntityType(Node):
-    """`parents` are the types it can be in."""
+    """A declared entity type. `parents` are the types that its entities can be in."""
 
     name: str
     fields: tuple[FieldType, ...]
@@ -369,7 +371,8 @@ class EntityType(Node):
 
 @dataclass(frozen=True, slots=True)
 class EventRetention(Node):
-    """Requests that are remembered, as some condition asks for them; `within` is the longest that any looks back."""
+    """Events that the store keeps because some condition looks for them; `within` is the longest period of any
+    condition."""
 
     event: EventPattern
     within: timedelta
@@ -377,8 +380,11 @@ class EventRetention(Node):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Everything loaded, as one value: `package` is the first one asked for; `unrestricted` and `advisory` are those
-    that say so of users and of tasks."""
+    """All loaded packages as one value.
+
+    `package` is that of the first module; `unrestricted` and `advisory` are the packages with `users unrestricted` and
+    `tasks advisory`.
+    """
 
     package: str
     packages: tuple[str, ...]

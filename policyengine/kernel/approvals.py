@@ -1,4 +1,4 @@
-"""What approvals are bound to, as the kernel has it; the package has it once more."""
+"""The kernel's bindings of approvals: the parts of a request that an approval is valid for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from policyengine.kernel.expressions import Expr
 
 @dataclass(frozen=True, slots=True)
 class BoundObject:
-    """All of an object of the request, undeclared members too, but for what is below `excepts`: paths as facts have
-    them, `("body", "request_id")`."""
+    """A whole object of the request, including undeclared members but without `excepts`. Paths are those of facts:
+    `("body", "request_id")`."""
 
     path: tuple[str, ...]
     excepts: tuple[tuple[str, ...], ...] = ()
@@ -18,8 +18,8 @@ class BoundObject:
 
 @dataclass(frozen=True, slots=True)
 class BoundTo:
-    """`bound to (…)`: what an approval is bound to in place of what it is bound to otherwise. The resource, and what
-    the rule and its message read, is always part of it."""
+    """`bound to (…)`, which replaces the default binding of an approval. The resource and the facts that the rule and
+    its message read are always bound."""
 
     objects: tuple[BoundObject, ...]
     facts: tuple[Expr, ...]

@@ -1,4 +1,4 @@
-"""What all parts of the kernel have: the place in the text that they come from."""
+"""The base class of kernel nodes, which holds their span in the source."""
 
 from __future__ import annotations
 

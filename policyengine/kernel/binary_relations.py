@@ -1,7 +1,7 @@
-"""Binary relations, one row an operator: what each takes, when it holds, and values that show it.
+"""Binary relations: one row for each operator, with its operands, its meaning and sample values.
 
-The checker, the specification, the solver, tests, `diff` and the documentation look up here what they do with a
-`Relation`; none of them names an operator that it has no reason to know.
+The checker, the specification, the solver, tests, `diff` and the documentation look up what a `Relation` means here and
+rarely name an operator themselves.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Shape = tuple[str, ...]
 
 
 class Operands(Enum):
-    """What a relation takes on its left and on its right."""
+    """The types of operands that a relation takes."""
 
     VALUES = "two values of one type"
     ELEMENT = "a set or list and a value"
     ENTITIES = "two entities"
-    NETWORKS = "an address, and a network or several"
-    PATTERN = "a string and a pattern that is written out"
+    NETWORKS = "an address, and one or more networks"
+    PATTERN = "a string and a literal pattern"
     STRINGS = "two strings"
     COLLECTIONS = "two sets or lists with elements of one type"
 
@@ -36,17 +36,17 @@ class Operands(Enum):
 
 
 def no_check(pattern: str) -> None:
-    """Every text will do."""
+    """Accept every string."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelationRow:
-    """One operator, as the kernel has it: `x in s` for an entity is `s holds x`, for anything else `s has x`.
+    """One operator of the kernel: `x in s` is `s holds x` for an entity, otherwise `s has x`.
 
-    `holds` is its meaning for values that are known; what is unknown on either side is unknown.
-    `samples` are texts on the left for which it may hold, given the right side, and `shape` the beginning, the middle
-    and the end of such a text. `check_pattern` raises PatternError for a pattern that cannot be used. `flipped` is the
-    operator that a slip would put in its place.
+    `holds` is its meaning for known values; it is unknown if either side is. `samples` are strings on the left for
+    which it may hold, given the right side, and `shape` is the beginning, middle and end of such a string.
+    `check_pattern` raises PatternError for an invalid pattern. `flipped` is the operator that a typical mistake would
+    use instead.
     """
 
     operator: str
@@ -58,10 +58,10 @@ class RelationRow:
     shape: Callable[[str], Shape] | None = None
     check_pattern: Callable[[str], object] = no_check
     flipped: str | None = None
-    word: str | None = None  # as policies write it, where that is another one
+    word: str | None = None  # as policies write it, if different
 
     def shapes(self, right: str) -> list[Shape]:
-        """How texts are put together for which it may hold."""
+        """Return the shapes of strings for which the relation may hold."""
         return [self.shape(right)] if self.shape is not None else [("", text, "") for text in self.samples(right)]
 
 
@@ -101,15 +101,15 @@ RELATIONS: dict[str, RelationRow] = {
         RelationRow("==", Operands.VALUES, "both are equal", "user.tenant == resource.tenant", op.eq, flipped="!="),
         RelationRow("!=", Operands.VALUES, "they differ", 'user.tenant != "acme"', op.ne, flipped="=="),
         RelationRow("<", Operands.VALUES, "the left is smaller", "body.amount < 500", op.lt, flipped="<="),
-        RelationRow("<=", Operands.VALUES, "the left is no larger", "body.amount <= 500", op.le, flipped="<"),
+        RelationRow("<=", Operands.VALUES, "the left is smaller or equal", "body.amount <= 500", op.le, flipped="<"),
         RelationRow(">", Operands.VALUES, "the left is larger", "body.amount > 500", op.gt, flipped=">="),
-        RelationRow(">=", Operands.VALUES, "the left is no smaller", "user.plan >= team", op.ge, flipped=">"),
+        RelationRow(">=", Operands.VALUES, "the left is larger or equal", "user.plan >= team", op.ge, flipped=">"),
         RelationRow(
             "has", Operands.ELEMENT, "the value is an element; `x in s` is the same for all but entities",
             'user.roles has "clerk"', has,
         ),
         RelationRow(
-            "holds", Operands.ELEMENT, "the entity is an element, or in one at any depth",
+            "holds", Operands.ELEMENT, "the entity is an element, or in an element at any depth",
             "user in resource.approvers", has, word="in",
         ),
         RelationRow(
@@ -120,7 +120,7 @@ RELATIONS: dict[str, RelationRow] = {
             'user below team "legal"', op.ne, flipped="in",
         ),
         RelationRow(
-            "child of", Operands.ENTITIES, "the second is in the first directly", 'team "legal" has user', op.ne,
+            "child of", Operands.ENTITIES, "the second is directly in the first", 'team "legal" has user', op.ne,
             word="has",
         ),
         RelationRow(
@@ -128,15 +128,15 @@ RELATIONS: dict[str, RelationRow] = {
             "request.ip within 10.0.0.0/8", is_within,
         ),
         RelationRow(
-            "like", Operands.PATTERN, "the whole text fits the pattern: `*` is any run of characters",
+            "like", Operands.PATTERN, "the whole string matches the pattern: `*` is any run of characters",
             'user.email like "*@acme.example"', is_like,
             samples=lambda pattern: (pattern.replace("*", "x"), pattern.replace("*", "")),
             shape=lambda pattern: tuple(pattern.split("*")),
         ),
         RelationRow(
             "matches", Operands.PATTERN,
-            r"the whole text matches; `\d`, `\w`, `\s` are ASCII. Only patterns that run in linear time: what cannot "
-            "be proved to needs the extra `re2`",
+            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: those that "
+            "cannot be shown to do so need the extra `re2`",
             'body.code matches "[A-Z]{2}[0-9]+"', matches,
             samples=lambda pattern: dict.fromkeys(pattern_texts(pattern)), check_pattern=compile_regex,
         ),

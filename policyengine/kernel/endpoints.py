@@ -1,4 +1,4 @@
-"""The kernel's endpoints: what a path, a tool or an action must look like, and where a rule applies."""
+"""The kernel's endpoints: patterns of paths, tools and actions, and the places of rules."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TypeAlias
 
 from policyengine.kernel.base import Node
 
-# Which texts of a request a literal of a path matches: itself, those that differ in the case of ASCII letters, or all
-# that some server may take for the same. Each is a part of the next.
+# Which texts a literal of a path matches: only itself, those that differ in the case of ASCII letters, or all that some
+# server may treat as the same. Each mode includes the one before.
 Folding: TypeAlias = Word["none", "ascii", "full"]
 FOLDINGS: tuple[Folding, ...] = ("none", "ascii", "full")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of a path pattern: `prefix` + anything not empty + `suffix`; a plain literal has `wild` False."""
+    """One segment of a path pattern: `prefix`, then any non-empty text, then `suffix`. A literal segment is `prefix`
+    alone, with `wild` False."""
 
     prefix: str
     wild: bool = False
@@ -27,7 +28,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class HttpPattern(Node):
-    """`methods` None is every method; `rest` is a last `**`: zero or more segments. Methods are never folded."""
+    """A pattern of HTTP endpoints. `methods` None means every method; `rest` is a final `**`: zero or more segments.
+    Methods are never folded."""
 
     methods: tuple[str, ...] | None
     segments: tuple[Segment, ...]
@@ -37,7 +39,7 @@ class HttpPattern(Node):
 
 @dataclass(frozen=True, slots=True)
 class ToolPattern(Node):
-    """`server/name`, where `*` is any run of characters."""
+    """`server/name`, where `*` matches any run of characters."""
 
     glob: str
 
@@ -52,7 +54,7 @@ Pattern: TypeAlias = HttpPattern | ToolPattern | ActionPattern
 
 
 def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
-    """The pattern as it matches with another folding; tools and actions have one spelling."""
+    """Return the pattern with another folding. Tools and actions have only one spelling."""
     if not isinstance(pattern, HttpPattern) or pattern.folding == folding:
         return pattern
     return replace(pattern, folding=folding)
@@ -60,10 +62,11 @@ def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Place(Node):
-    """Where a rule applies: any of `patterns` (None: everywhere, tools and actions too) but none of `excepts`.
+    """The endpoints that a rule applies to: any of `patterns` (None: all, including tools and actions) except
+    `excepts`.
 
-    What closes is not passed by another spelling, and what is taken out is no more than what was written: `patterns`
-    are fully folded, `excepts` are not.
+    `patterns` are fully folded, so that another spelling does not bypass a guard. `excepts` are not, so that an
+    exclusion covers no more than was written.
     """
 
     patterns: tuple[Pattern, ...] | None

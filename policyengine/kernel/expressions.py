@@ -1,4 +1,4 @@
-"""The kernel's expressions: every name resolved, every one typed. The package says what rules do with them."""
+"""The kernel's expressions, with names resolved and types known. The package describes how rules use them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Fact(Node):
 
 @dataclass(frozen=True, slots=True)
 class Attribute(Node):
-    """An attribute of an entity: `resource.owner.tenant`. `id` of any reference is an attribute too.
+    """An attribute of an entity: `resource.owner.tenant`; `id` is an attribute of every reference.
 
-    `levels` of an inherited one are the entities that declare it, each with whether it is empty where a row lacks it.
+    `levels` of an inherited attribute are the entities that declare it, each with whether it is empty if a row lacks
+    it.
     """
 
     base: Expr
@@ -62,7 +63,7 @@ class Member(Node):
 
 @dataclass(frozen=True, slots=True)
 class Variable(Node):
-    """The variable of a quantifier around it."""
+    """A variable of an enclosing quantifier."""
 
     name: str
     type: Type
@@ -70,7 +71,7 @@ class Variable(Node):
 
 @dataclass(frozen=True, slots=True)
 class Collection(Node):
-    """`[a, user.id]`: a list whose items are not all constant."""
+    """`[a, user.id]`: a list with items that are not all constants."""
 
     items: tuple[Expr, ...]
     type: Type
@@ -78,7 +79,7 @@ class Collection(Node):
 
 @dataclass(frozen=True, slots=True)
 class DefinitionRef(Node):
-    """A `define` used by its name: transparent to meaning, there for explanations."""
+    """A use of a `define`. It means the same as its expression; explanations show its name."""
 
     name: str
     expression: Expr
@@ -87,7 +88,7 @@ class DefinitionRef(Node):
 
 @dataclass(frozen=True, slots=True)
 class Condition(Node):
-    """An expression that is true, false or unknown, whatever it is made of."""
+    """An expression that is true, false or unknown."""
 
     type: ClassVar[Type] = Scalar.BOOL
 
@@ -115,7 +116,7 @@ class InWindow(Condition):
 
 @dataclass(frozen=True, slots=True)
 class Relation(Condition):
-    """One value beside another; what `operator` means is its row in `relations.py`."""
+    """A binary relation; the row in `relations.py` defines the meaning of `operator`."""
 
     operator: str
     left: Expr
@@ -135,14 +136,14 @@ class IsPresent(Condition):
 
 @dataclass(frozen=True, slots=True)
 class HasRow(Condition):
-    """`x is known`: whether there is a row for the entity."""
+    """`x is known`: whether the directory has a row for the entity."""
 
     entity: Expr
 
 
 @dataclass(frozen=True, slots=True)
 class Default(Node):
-    """`x else d`: d when x is absent."""
+    """`x else d`: d if x is absent."""
 
     operand: Fact | Attribute | Member | PastFact | Default
     fallback: Expr
@@ -173,7 +174,8 @@ class Quantifier(Condition):
 
 @dataclass(frozen=True, slots=True)
 class Call(Node):
-    """A function of the vocabulary, by name; where the type is a reference, the entity whose id is the argument."""
+    """A call of a built-in function by name. If the type is a reference, `function` is an entity type and the argument
+    is the id."""
 
     function: str
     arguments: tuple[Expr, ...]
@@ -182,8 +184,8 @@ class Call(Node):
 
 @dataclass(frozen=True, slots=True)
 class PastFact(Node):
-    """`past.params.id`: a fact as it was at an earlier request; `past.status` and `past.output.x` are how that came
-    out. What `fact` stands for was found out then."""
+    """`past.params.id`: a fact as it was at an earlier request. `past.status` and `past.output.x` are that request's
+    outcome. The store keeps the value that `fact` had then."""
 
     fact: Fact | Attribute | Member
     type: Type
@@ -192,11 +194,12 @@ class PastFact(Node):
 
 @dataclass(frozen=True, slots=True)
 class EventPattern(Node):
-    """What to look for in the past, by whose history: the requests of equal `keys`, None for those of the same agent
-    and user. `by another user` has become a part of `where`, in which alone `PastFact` stands.
+    """A pattern of past requests, and what the store keeps about them.
 
-    `facts` are what is found out when it happens, in this order; `outputs` what is told when it is reported. Where
-    `latest`, the last event of a key is enough. `watch` names all this: a digest, the same wherever it is written.
+    `keys` select the history: requests with equal values, or None for those of the same agent and user. `by another
+    user` becomes a part of `where`, the only place for `PastFact`. `facts` are evaluated at the time of the event, in
+    this order; `outputs` come with its report. If `latest`, only the last event of a key is needed. `watch` is a digest
+    of all this, equal for equal patterns in every policy.
     """
 
     place: Place
@@ -258,12 +261,14 @@ Expr: TypeAlias = (
 
 @cache
 def child_fields(kind: type[Node]) -> tuple[str, ...]:
-    """The fields of a kind of expression: found once, as a large policy has hundreds of thousands of them."""
+    """Return the fields of a kind of expression. Cached, because a large policy has hundreds of thousands of
+    expressions."""
     return tuple(item.name for item in fields(kind) if item.name not in ("span", "type"))
 
 
 def children(expression: Expr) -> Iterator[Expr]:
-    """The expressions directly inside an expression. What an earlier request said is nothing that this one says."""
+    """Yield the direct children of an expression. Facts inside a PastFact are not included: they belong to an earlier
+    request."""
     if isinstance(expression, PastFact):
         return
     for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
@@ -276,7 +281,7 @@ def children(expression: Expr) -> Iterator[Expr]:
 
 
 def walk(expression: Expr) -> Iterator[Expr]:
-    """The expression and everything inside it, outermost first."""
+    """Yield the expression and all its descendants, parents first."""
     pending = [expression]
     while pending:
         current = pending.pop()
@@ -285,7 +290,8 @@ def walk(expression: Expr) -> Iterator[Expr]:
 
 
 def rewrite(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
-    """The expression with what `change` puts in place of it, or of what is inside it; where that is None it stays."""
+    """Return the expression with each part replaced by the result of `change`. If that is None, the part stays and its
+    children are rewritten."""
     found = change(expression)
     if found is not None:
         return found

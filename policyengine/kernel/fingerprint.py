@@ -1,4 +1,4 @@
-"""The name of what a policy means: equal for equal kernels, wherever and in whatever order they were written."""
+"""The fingerprint of a policy's meaning: equal for equal kernels, whatever the order of their declarations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from policyengine import kernel as k
 
-# What these fields hold is a set: doors are a union, all guards apply. The items of a guard keep their order.
+# Fields whose order has no meaning: grants are a union, all guards apply. The items of a guard keep their order.
 UNORDERED_FIELDS = frozenset(
     "advisory agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants "
     "guards issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted "
@@ -23,19 +23,19 @@ UNORDERED_FIELDS = frozenset(
 )
 
 
-# The version of what policies mean. The revision includes it: an approval, an idempotency key or a log line made under
-# another meaning of the same text does not count under this one. It grows with every change of meaning.
+# The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that an
+# approval, an idempotency key or a log line made under another meaning of the same text does not count under this one.
 SEMANTICS_VERSION = 2
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
-SHARED_ITEM_TYPES = (str, k.Segment)  # lists of these are one object in many rules
-# Whose package was asked for is told in decisions and changes none; watches follow from the rules.
+SHARED_ITEM_TYPES = (str, k.Segment)  # many rules share the same tuples of these
+# The package appears in decisions but does not change them; watches follow from the rules.
 EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches"})
 
 
 def canonicalize(kernel: k.Kernel) -> k.Kernel:
-    """The kernel with its declarations in one set order and its revision: what order they came in is forgotten."""
+    """Return the kernel with its declarations in canonical order, and with its revision."""
     write = CanonicalWriters()
     found = replace(
         kernel,
@@ -58,22 +58,22 @@ def sort_declarations(declared: tuple[Declared, ...], write: CanonicalWriters) -
 
 
 def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) -> str:
-    """`sha256:` and 64 hexadecimal digits. `write` may know parts that it wrote before."""
+    """Return `sha256:` and 64 hexadecimal digits. `write` may already have the text of some parts."""
     hashed = hashlib.sha256()
     for piece in canonical_pieces(
         kernel, write or CanonicalWriters()
-    ):  # never the whole text at once: it is longer than the policy
+    ):  # in pieces, because the whole text is longer than the policy
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 
 
 def canonical_pieces(kernel: k.Kernel, write: CanonicalWriters) -> Iterator[str]:
-    """The version of the semantics, then the members of the kernel as a `record_writer` would write them."""
+    """Yield the version of the semantics, then the members of the kernel as a `record_writer` would write them."""
     yield f"semantics={SEMANTICS_VERSION}"
     for name in (name for name in field_names(k.Kernel) if name not in EXCLUDED_FIELDS):
         value = getattr(kernel, name)
         if name == "maps" and not value:
-            continue  # policies without any are called as they were before there were maps
+            continue  # policies without maps keep the revision that they had before maps existed
         yield f",{name}="
         if name in UNORDERED_FIELDS and isinstance(value, tuple):
             yield from canonical_list(sorted(write.known.get(id(part)) or write(part) for part in value))
@@ -91,14 +91,16 @@ def canonical_list(written: Iterable[str]) -> Iterator[str]:
 
 
 def canonical_text(part: object) -> str:
-    """One text for one meaning. Every kind of part is named, so that no two meanings share a text."""
+    """Return the canonical text of a part. It includes the type of every part, so that different meanings have
+    different texts."""
     return CanonicalWriters()(part)
 
 
 class CanonicalWriters(dict[type, Write]):
-    """How parts are written, by type: found out once for each, as a large policy has hundreds of thousands of parts.
+    """Writers of canonical text by type, cached because a large policy has hundreds of thousands of parts.
 
-    `known` are texts by identity, of parts that stay: declarations, and the paths and names that many rules share.
+    `known` holds texts by identity, for parts that live as long as the writers: declarations, and paths and names that
+    many rules share.
     """
 
     def __init__(self) -> None:
@@ -127,7 +129,7 @@ def writer_for(kind: type, write: CanonicalWriters) -> Write:
     if issubclass(kind, Mapping):
         return lambda part: f"{{{','.join(sorted(f'{write(key)}:{write(one)}' for key, one in part.items()))}}}"
     if issubclass(kind, k.DefinitionRef):
-        return lambda part: write(part.expression)  # a name for a condition means what the condition means
+        return lambda part: write(part.expression)  # a named condition means the same as the condition
     if is_dataclass(kind) or issubclass(kind, Struct):
         return record_writer(kind, write)
     return lambda part: f"{name}({part})"
@@ -146,11 +148,11 @@ def sequence_writer(write: CanonicalWriters) -> Write:
 
 
 def record_writer(kind: type, write: CanonicalWriters) -> Write:
-    """`Kind(member=…,member=…)`, without its place in the text."""
+    """Return a writer of `Kind(member=…,member=…)`, without the span."""
     name, members = kind.__name__, [member for member in field_names(kind) if member != "span"]
     if not members:
         return lambda part: f"{name}()"
-    values = attrgetter(*members, members[0])  # with one more, so that also a single member comes in a tuple
+    values = attrgetter(*members, members[0])  # one more than needed, so that a single member is a tuple too
     heads = [(f"{member}=", member in UNORDERED_FIELDS) for member in members]
 
     def as_set(value: tuple[object, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The kernel's limits: how often and how much. The package exports them; what they mean stands in `spec/limits.py`."""
+"""The kernel's rates and budgets; `spec/limits.py` defines their meaning. The package re-exports them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ StoreFailureMode: TypeAlias = Word["deny", "local", "allow"]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """So many within so long, `burst` of them at once."""
+    """`count` requests within a period, `burst` of them immediately."""
 
     count: int
     within: timedelta
@@ -28,7 +28,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class PaceByFact:
-    """As many as a fact says, within so long; without a `burst` all of them at once."""
+    """A pace whose count is a fact. Without a `burst`, all of the requests may come immediately."""
 
     count: Expr
     within: timedelta
@@ -37,7 +37,7 @@ class PaceByFact:
 
 @dataclass(frozen=True, slots=True)
 class Raise(Node):
-    """While the condition is true: `factor` times the pace (3/2 of it is 3, 2), but never faster than `at_most`."""
+    """A higher pace while the condition is true: `factor` times the pace (3/2 is `(3, 2)`), at most `at_most`."""
 
     factor: tuple[int, int]
     at_most: Pace
@@ -46,7 +46,7 @@ class Raise(Node):
 
 @dataclass(frozen=True, slots=True)
 class Clamp(Node):
-    """While the condition is true or unknown: no faster than this; for so long more, once it was true (`lasts`)."""
+    """A lower pace while the condition is true or unknown, and for `lasts` after it was true."""
 
     pace: Pace
     lasts: timedelta | None
@@ -55,7 +55,7 @@ class Clamp(Node):
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimit(Node):
-    """So many under way: each until its outcome is reported, or for `lease` where nobody reports one."""
+    """A limit of concurrent requests. Each counts until its outcome is reported, or for `lease` if none is."""
 
     most: int
     lease: timedelta
@@ -63,9 +63,9 @@ class ConcurrencyLimit(Node):
 
 @dataclass(frozen=True, slots=True)
 class Rate(Node):
-    """How fast. One of `pace` and `at_once` is there at least; a request takes `cost` of the pace, or one.
+    """A rate. At least one of `pace` and `at_once` is set; a request uses `cost` of the pace, or 1.
 
-    `floor` is what a cluster never takes a member below.
+    `floor` is the minimum for a member of a cluster.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Rate(Node):
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimit(Node):
-    """What may come together within so long, this request included: a sum, how many, how many different ones."""
+    """A limit for a period, including this request: a sum, a number of requests, or a number of distinct values."""
 
     function: Word["sum", "count", "distinct"]
     fact: Expr | None
@@ -96,7 +96,7 @@ class BudgetLimit(Node):
 
 @dataclass(frozen=True, slots=True)
 class Budget(Node):
-    """How much."""
+    """A budget: limits on totals within periods."""
 
     name: str
     package: str

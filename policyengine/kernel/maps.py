@@ -1,4 +1,5 @@
-"""The kernel's maps: how a question of AuthZEN becomes one of ours. They open no door; the package exports them."""
+"""The kernel's maps from AuthZEN questions to questions of this policy. They grant nothing; the package re-exports
+them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ MapPath: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class MapSubject(Node):
-    """Subjects of this type are who asks, and `issuer` is who vouches for them; None: nobody is said to."""
+    """Subjects of this type are callers. `issuer` vouches for them; None means that no issuer is named."""
 
     type: str
     becomes: Word["user", "agent"]
@@ -22,7 +23,7 @@ class MapSubject(Node):
 
 @dataclass(frozen=True, slots=True)
 class MapResource(Node):
-    """Resources of this type are entities of that one."""
+    """Resources of type `type` are entities of type `entity`."""
 
     type: str
     entity: str
@@ -30,8 +31,11 @@ class MapResource(Node):
 
 @dataclass(frozen=True, slots=True)
 class MapFact(Node):
-    """`path` is a fact of the question or, with two steps and an `entity`, an attribute of who asks or of what is asked
-    for; `source` is where the other protocol has it (`("resource", "properties", "status")`)."""
+    """A fact from a member of the question.
+
+    `path` is the fact or, with two parts and `entity`, an attribute of the subject or of the resource. `source` is the
+    member of the AuthZEN question (`("resource", "properties", "status")`).
+    """
 
     path: MapPath
     source: MapPath
@@ -40,7 +44,7 @@ class MapFact(Node):
 
 @dataclass(frozen=True, slots=True)
 class MapSegment(Node):
-    """One segment of a path: `text`, or what stands between `text` and `after` is told by `source`."""
+    """One segment of a path: `text`, followed by the value of `source` and by `after` if there is a source."""
 
     text: str
     source: MapPath | None = None
@@ -55,14 +59,14 @@ class MapHttp(Node):
 
 @dataclass(frozen=True, slots=True)
 class MapTool(Node):
-    """The tool of this name; a `glob` with a star means the tool that the resource names, if it fits."""
+    """The tool with this name. A `glob` with a star means the tool that the resource names, if it matches."""
 
     glob: str
 
 
 @dataclass(frozen=True, slots=True)
 class MapVerb(Node):
-    """An action on the entity of that type that has the resource's id."""
+    """An action on the entity of that type with the resource's id."""
 
     verb: str
     type: str
@@ -73,7 +77,8 @@ MapEndpoint: TypeAlias = MapHttp | MapTool | MapVerb
 
 @dataclass(frozen=True, slots=True)
 class MapAction(Node):
-    """An action of this name, on a resource of the type `on` (None: of any), asks for `endpoint` with these `facts`."""
+    """A mapped action: its name, on a resource of type `on` (None: any), becomes a question for `endpoint` with these
+    `facts`."""
 
     name: str
     on: str | None

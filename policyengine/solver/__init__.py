@@ -1,1 +1,1 @@
-"""What a condition can be: satisfiability and value partitions, for the checker, lints, diff and tests."""
+"""Analysis of conditions: satisfiability and value partitions, for the checker, lints, diff and tests."""

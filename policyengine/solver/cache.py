@@ -1,4 +1,4 @@
-"""What conditions can be, each question answered once: the rules of a large policy ask the same of other constants."""
+"""A cache of satisfiability results, because rules of a large policy have the same conditions with other constants."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from policyengine.solver.formulas import Subject, Truth
 from policyengine.solver.satisfiability import combine_truths, group_by_subject, possible_truths, subjects_of
 
 Truths = frozenset[Truth]
-join_truths = lru_cache(maxsize=64)(combine_truths)  # so few are the pairs of sets of truths
+join_truths = lru_cache(maxsize=64)(combine_truths)  # there are few pairs of sets of truth values
 
 
 class SatisfiabilityCache:
-    """`possible`, with a memory: of parts of conditions by themselves, and of those that share facts together."""
+    """`possible_truths` with a cache, for single parts of conditions and for parts that share facts."""
 
     def __init__(self) -> None:
         self._alone: dict[k.Expr, tuple[Truths, frozenset[Subject]]] = {}
         self._together: dict[tuple[k.Expr, ...], Truths] = {}
 
     def possible(self, condition: k.Expr) -> Truths:
-        """What `possibilities.possible` says: there too, parts that share no fact are tried apart."""
+        """Return the same as `possible_truths`, where parts that share no fact are evaluated separately, too."""
         if not isinstance(condition, k.And):
             return self._alone_or_new(condition)[0]
         found = [self._alone_or_new(part) for part in condition.items]

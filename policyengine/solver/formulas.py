@@ -1,4 +1,4 @@
-"""What a condition asks, as a formula over numbered facts: the kernel's conditions, read for `satisfiability.py`."""
+"""Kernel conditions as formulas over numbered facts, the input of `satisfiability.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Truth: TypeAlias = bool | None
 
 @dataclass(frozen=True, slots=True)
 class FactPair:
-    """Two facts compared with each other; its state is their order: -1, 0 or 1."""
+    """Two facts that are compared with each other; the state of the pair is their order: -1, 0 or 1."""
 
     left: k.Expr
     right: k.Expr
@@ -53,7 +53,7 @@ class TruthConstant:
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A question about one term: `is` (a bool), `present`, `in` (one of), or a comparison with a constant."""
+    """A test of one term: `is` (a bool), `present`, `in` (one of several), or a comparison with a constant."""
 
     term: Term
     word: str
@@ -80,7 +80,8 @@ World: TypeAlias = Sequence[AbstractValue]
 
 
 class FactSpace:
-    """The facts that conditions talk about: numbered, each with the constants it meets and whether absence matters."""
+    """The facts of some conditions: numbered, each with the constants it is compared with and whether its absence
+    matters."""
 
     def __init__(self) -> None:
         self.numbers: dict[Subject, int] = {}
@@ -149,7 +150,7 @@ def comparison_formula(expr: k.Relation, space: FactSpace) -> Formula:
     for side, other in ((left, right), (right, left)):
         if isinstance(side, k.Constant) and isinstance(side.value, bool):
             return negate_unless(to_formula(other, space), side.value == (expr.operator == "=="))
-    scratch = FactSpace()  # a side that turns out to be half of a pair has no place among the facts
+    scratch = FactSpace()  # facts that turn out to be half of a pair must not be registered
     a, b = to_term(left, scratch), to_term(right, scratch)
     operator: str = expr.operator
     if isinstance(a, ConstantTerm):
@@ -160,7 +161,7 @@ def comparison_formula(expr: k.Relation, space: FactSpace) -> Formula:
 
 
 def pair_atom(operator: str, left: k.Expr, right: k.Expr, space: FactSpace) -> Atom:
-    """One order of the two sides stands for both, so that `a < b` and `b > a` are one question."""
+    """Return an atom with the two sides in canonical order, so that `a < b` and `b > a` are equal."""
     if repr(left) > repr(right):
         left, right, operator = right, left, MIRRORED[operator]
     return Atom(FactTerm(space.number(FactPair(left, right))), operator, (Fraction(0),))

@@ -1,9 +1,11 @@
-"""Which of true, false and unknown a condition can be, over all values of all facts; `lint/dead_rules.py` asks.
+"""Satisfiability: which of true, false and unknown a condition can be, over all values of all facts; for
+`lint/dead_rules.py`.
 
-The facts that a condition compares with constants fall into cells: below, at, between and above its constants, absent,
-broken. Within a cell nothing the condition asks can change, so one value of each stands for all. Every combination of
-cells (a world) is tried; facts that share no part of the condition are tried apart. What is not understood may be
-anything, and what would take too many worlds is taken apart: an answer may hold too much, never too little.
+The constants in a condition divide the values of each fact into cells: below, at, between and above them, absent,
+broken. Within a cell the condition cannot change, so one value stands for the whole cell. Every combination of cells (a
+world) is evaluated; facts that no part of the condition has in common are evaluated separately. An expression that the
+solver does not understand may have any value, and a condition with too many worlds is split: a result may contain too
+much, never too little.
 """
 
 from __future__ import annotations
@@ -42,24 +44,24 @@ Item = TypeVar("Item")
 
 UNKNOWN: Final = None
 ANYTHING: Final[frozenset[Truth]] = frozenset({True, False, UNKNOWN})
-ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # doors
+ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # grants
 ACTS_UNLESS_FALSE: Final[frozenset[Truth]] = frozenset({True, UNKNOWN})  # guards
-MAX_EVALUATIONS = 20_000  # worlds × leaves of one question; beyond it nothing is claimed
-MAX_SEPARATE_PARTS = 20  # parts about common facts, tried one by one
+MAX_EVALUATIONS = 20_000  # worlds × leaves of one query; beyond it nothing is claimed
+MAX_SEPARATE_PARTS = 20  # parts with facts in common, evaluated one by one
 MAX_PREMISES = 100  # compared with one conclusion
 
-# "None of these is ever unknown": the engine itself provides them.
+# Facts that the engine itself provides, so they are never unknown.
 NEVER_UNKNOWN = frozenset(fact.path for fact in FACTS if fact.always_known)
 
-# Everything listed here is decided; the tests run each example, and the documentation prints this table.
+# Conditions that the solver decides. Tests run each example, and the documentation prints this table.
 DECIDED_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("no number fits", "body.amount > 10 and body.amount < 5"),
     ("no whole number fits", "body.count > 1 and body.count < 2"),
     ("every number fits", "body.amount >= 1 or body.amount < 1"),
     ("no duration fits", "credential.lifetime > 1h and credential.lifetime < 5m"),
     ("no time fits", "time > 2030-01-01 and time < 2029-01-01"),
-    ("no text fits", 'body.note == "a" and body.note == "b"'),
-    ("every text fits", 'body.note != "a" or body.note != "b"'),
+    ("no string fits", 'body.note == "a" and body.note == "b"'),
+    ("every string fits", 'body.note != "a" or body.note != "b"'),
     ("no value of an enum fits", "body.plan > team and body.plan < enterprise"),
     ("every value of an enum is named", "body.plan == free or body.plan == team or body.plan == enterprise"),
     ("lists without a common value", 'body.note in ["a", "b"] and body.note in ["c"]'),
@@ -78,19 +80,19 @@ DECIDED_EXAMPLES: tuple[tuple[str, str], ...] = (
 
 
 def possible_truths(condition: k.Expr) -> frozenset[Truth]:
-    """Every value the condition can have is in here; what is in here may yet be impossible."""
+    """Return all truth values that the condition can have, possibly with some that it cannot."""
     space = FactSpace()
     return _formula_truths(to_formula(condition, space), space)
 
 
 def subjects_of(condition: k.Expr) -> frozenset[Subject]:
-    """The facts that decide the condition: conditions without a common one are independent."""
+    """Return the facts that the condition depends on. Conditions without a common fact are independent."""
     space = FactSpace()
     return frozenset(space.subjects[number] for number in mentioned_numbers(to_formula(condition, space)))
 
 
 def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bool:
-    """Whether the conclusion acts whenever the premise does. False means only that it was not shown."""
+    """Return whether the conclusion acts whenever the premise does. False means only that this was not shown."""
     space = FactSpace()
     left, right = to_formula(premise, space), to_formula(conclusion, space)
     return all(_all_imply(disjuncts(left), part, acting, space) for part in conjuncts(right))
@@ -100,7 +102,8 @@ def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bo
 
 
 def subject_states(number: int, space: FactSpace) -> tuple[AbstractValue, ...]:
-    """Found once: a quantifier's take a question of their own, and quantifiers nest."""
+    """Return the states of a fact. Cached, because those of a quantifier need a query of their own, and quantifiers
+    nest."""
     if number not in space.states:
         subject = space.subjects[number]
         known = known_states(subject, space.constants[number])
@@ -109,14 +112,14 @@ def subject_states(number: int, space: FactSpace) -> tuple[AbstractValue, ...]:
 
 
 def unknown_states(subject: Subject, absence: bool) -> tuple[AbstractValue, ...]:
-    """Absence differs from other unknowns only where a condition asks for it."""
+    """Return the states without a value. Absence is a separate state only if a condition tests for it."""
     if isinstance(subject, k.Fact) and subject.path in NEVER_UNKNOWN:
         return ()
     return (SpecialValue.BROKEN, SpecialValue.ABSENT) if absence else (SpecialValue.BROKEN,)
 
 
 def known_states(subject: Subject, constants: set[AbstractValue]) -> tuple[AbstractValue, ...]:
-    """One value of every cell."""
+    """Return one value of every cell."""
     match subject:
         case FactPair(left, right):
             return (Fraction(0),) if left == right else (Fraction(-1), Fraction(0), Fraction(1))
@@ -129,7 +132,8 @@ def known_states(subject: Subject, constants: set[AbstractValue]) -> tuple[Abstr
 
 
 def quantifier_states(quantifier: k.Quantifier) -> tuple[AbstractValue, ...]:
-    """Over nothing `any` is false and `all` is true; the other answer needs an element that gives it."""
+    """Return the possible results. Over an empty collection `any` is false and `all` is true; the other result needs an
+    element that yields it."""
     inner = possible_truths(quantifier.condition)
     empty = quantifier.word == "all"
     return (empty, not empty) if (not empty) in inner else (empty,)
@@ -206,7 +210,8 @@ def compare_ordered(operator: str, left: AbstractValue, right: AbstractValue) ->
 
 
 def joint_outcomes(formulas: tuple[Formula, ...], space: FactSpace) -> frozenset[tuple[Truth, ...]] | None:
-    """What the formulas can be together; None when it would take too long to find out."""
+    """Return the combinations of truth values that the formulas can have together, or None if that needs too many
+    evaluations."""
     concerned = sorted({number for formula in formulas for number in mentioned_numbers(formula)})
     choices = [subject_states(number, space) for number in concerned]
     if prod(len(c) for c in choices) * sum(formula_size(f) for f in formulas) > MAX_EVALUATIONS:
@@ -244,7 +249,8 @@ def negate_truths(values: frozenset[Truth]) -> frozenset[Truth]:
 
 
 def conjunction_truths(items: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
-    """Groups that share no fact are independent, so their possibilities combine freely."""
+    """Return the possible results of a conjunction. Groups that share no fact are independent, so their values combine
+    freely."""
     result: frozenset[Truth] = frozenset({True})
     for group in group_by_subject(items, mentioned_numbers):
         result = combine_truths(result, group_truths(group, space))
@@ -252,7 +258,8 @@ def conjunction_truths(items: tuple[Formula, ...], space: FactSpace) -> frozense
 
 
 def group_truths(group: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
-    """Tried together; if that takes too long each apart, which may only find more; or not at all."""
+    """Return the possible results of formulas that share facts. If evaluating them together is too expensive, evaluate
+    each separately, which may only add values, or return anything."""
     if len(group) == 1:
         return _formula_truths(group[0], space)
     together = joint_outcomes((Conjunction(group),), space)
@@ -268,7 +275,7 @@ def combine_truths(left: frozenset[Truth], right: frozenset[Truth]) -> frozenset
 
 
 def group_by_subject(items: Iterable[Item], about: Callable[[Item], Iterable[Hashable]]) -> list[tuple[Item, ...]]:
-    """The items that share facts with each other, directly or through others."""
+    """Return groups of items that share facts, directly or through others."""
     owners: dict[Hashable, list[Item]] = {}
     together: dict[int, list[Item]] = {}
     for item in items:
@@ -296,7 +303,7 @@ def formula_size(formula: Formula) -> int:
 
 
 def atoms_in(formula: Formula) -> Iterator[Atom]:
-    """The leaves of a formula."""
+    """Yield the leaves of a formula."""
     pending = [formula]
     while pending:
         match pending.pop():
@@ -318,7 +325,7 @@ def _all_imply(premises: Sequence[Formula], conclusion: Formula, acting: frozens
 
 
 def _implies(premises: Sequence[Formula], conclusion: Formula, acting: frozenset[Truth], space: FactSpace) -> bool:
-    """When all premises together act, those do that speak of the conclusion's facts; only these are tried."""
+    """Return whether the premises imply the conclusion, considering only premises that share facts with it."""
     if conclusion in premises:
         return True
     if len(premises) > MAX_PREMISES:

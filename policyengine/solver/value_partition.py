@@ -1,4 +1,4 @@
-"""The values of one fact in cells: within a cell nothing that a condition asks of the fact can change."""
+"""Partition of a fact's values into cells: within a cell, no test in the condition can change."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SpecialValue(Enum):
-    """What a fact is when it has no value, or none of those that the condition names."""
+    """The state of a fact without a value, or with a value that the condition does not name."""
 
     ABSENT = "absent"
-    BROKEN = "broken"  # wrong type, failed or pending: not even its presence is known
+    BROKEN = "broken"  # wrong type, failed or pending: even its presence is unknown
     OTHER = "other"
 
 
@@ -32,7 +32,8 @@ AbstractValue: TypeAlias = (
 
 
 def to_abstract_value(value: object, type: Type) -> AbstractValue | None:
-    """A constant as something that equals and orders as the language says: numbers, moments and ranks as fractions."""
+    """Return a constant in a form with the language's equality and order. Numbers, times and enum ranks become
+    fractions."""
     match value:
         case bool() | EntityRef() | IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return value
@@ -51,7 +52,7 @@ def to_abstract_value(value: object, type: Type) -> AbstractValue | None:
 
 
 def is_comparable_constant(value: AbstractValue, type: Type, operator: str) -> bool:
-    """Whether a constant is understood where a fact of this type meets it."""
+    """Return whether the solver understands a comparison of this constant with a fact of this type."""
     match type:
         case Scalar.INT | Scalar.NUMBER | Scalar.DURATION | Scalar.TIME | typesystem.EnumType():
             return isinstance(value, Fraction)
@@ -71,7 +72,7 @@ def values_of_type(type: Type, constants: set[AbstractValue]) -> tuple[AbstractV
             return (True, False)
         case typesystem.EnumType():
             return tuple(Fraction(rank) for rank in range(len(type.values)))
-        case Scalar.INT | Scalar.DURATION | Scalar.TIME:  # both clocks tick in microseconds
+        case Scalar.INT | Scalar.DURATION | Scalar.TIME:  # the last two count microseconds
             return tuple(sorted(whole_numbers(constants))) or (SpecialValue.OTHER,)
         case Scalar.NUMBER:
             return tuple(numbers_between(constants)) or (SpecialValue.OTHER,)
@@ -82,7 +83,7 @@ def values_of_type(type: Type, constants: set[AbstractValue]) -> tuple[AbstractV
 
 
 def whole_numbers(constants: Iterable[AbstractValue]) -> set[Fraction]:
-    """Each constant's neighbours: an integer between two constants is next to one of them, or like one that is."""
+    """Return each constant's neighbors: any other integer behaves like one of them."""
     limits = [c for c in constants if isinstance(c, Fraction)]
     return {Fraction(n) for c in limits for n in (floor(c) - 1, floor(c), ceil(c), ceil(c) + 1)}
 
@@ -97,6 +98,6 @@ def numbers_between(constants: Iterable[AbstractValue]) -> Iterator[Fraction]:
 
 
 def texts_between(constants: Iterable[AbstractValue]) -> set[str]:
-    """The least text, each constant, and the next text after each."""
+    """Return the smallest string, each constant, and the string that follows each."""
     texts = [c for c in constants if isinstance(c, str)]
     return {"", *texts, *(text + "\0" for text in texts)}

@@ -1,4 +1,4 @@
-"""How many steps rules may take at most, as a polynomial in n: the size of the largest collection that they meet."""
+"""The worst-case number of evaluation steps of rules, as a polynomial in n, the size of the largest collection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.reason_texts import PROOFS
 from policyengine.spec.work import count_elements, event_weight, is_fixed, weight
 
-Steps: TypeAlias = tuple[int, ...]  # of each power of n, from the lowest
+Steps: TypeAlias = tuple[int, ...]  # coefficients of the powers of n, the lowest first
 
 NO_STEPS: Steps = ()
 ANY_SIZE: Steps = (0, 1)
@@ -23,26 +23,26 @@ HASHED = (typesystem.Scalar, typesystem.EnumType, typesystem.RefType)
 
 
 class Sizes(Protocol):
-    """How large what a rule meets may be."""
+    """Upper bounds for the sizes of values that rules read."""
 
     def attribute(self, node: k.Attribute) -> Steps:
-        """A set or list of an entity, or a text of it in steps."""
+        """Return the size of a set or list attribute, or the steps of a string attribute."""
 
     def other(self, node: k.Expr) -> Steps:
-        """Anything else that is no constant."""
+        """Return the size of any other expression that is not a constant."""
 
     @property
     def above(self) -> int:
-        """How many entities one may be in."""
+        """The number of entities that one entity may be in."""
 
     @property
     def names(self) -> Steps:
-        """The steps that the names of the members of a record take."""
+        """The steps for the member names of a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnlimitedSizes:
-    """Nothing is known of any size, but how many entities one may be in: each may hold as much of an inherited set."""
+    """No bounds on sizes, except for the number of entities that one may be in: each may add to an inherited set."""
 
     above: int = 0
     names: Steps = ANY_SIZE
@@ -68,7 +68,7 @@ def multiply_steps(one: Steps, other: Steps) -> Steps:
 
 
 def max_steps(*several: Steps) -> Steps:
-    """At least as many as any of these."""
+    """Return an upper bound of all of these."""
     return tuple(map(max, zip_longest(*several, fillvalue=0))) if several else NO_STEPS
 
 
@@ -77,7 +77,7 @@ def evaluate_steps(steps: Steps, size: int) -> int:
 
 
 def largest_size(steps: Steps, most: int) -> int:
-    """The largest n with which these are not more steps; -1 where there is none."""
+    """Return the largest n for which the polynomial is at most `most`, or -1 if there is none."""
     low, high = -1, MAX_ELEMENTS
     while low < high:
         middle = (low + high + 1) // 2
@@ -89,7 +89,7 @@ def largest_size(steps: Steps, most: int) -> int:
 
 
 def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
-    """The steps that evaluating it once may take; `looping`: inside of a loop."""
+    """Return the steps of one evaluation; `looping` is whether it is inside a loop."""
     match node:
         case k.Fact() | k.Constant() | k.Variable():
             return NO_STEPS
@@ -150,7 +150,7 @@ def relation_steps_in_loop(node: k.Relation, sizes: Sizes) -> Steps:
 
 
 def reading_steps(node: k.Expr, sizes: Sizes) -> Steps:
-    """What it takes to read its value through, with the texts in it."""
+    """Return the steps of reading the whole value, including the strings in it."""
     size, (levels, innermost) = size_of(node, sizes), nesting(node.type)
     if not levels:
         return size if innermost in (None, typesystem.Scalar.STRING) else NO_STEPS
@@ -166,7 +166,7 @@ def event_steps(event: k.EventPattern, sizes: Sizes, looping: bool) -> Steps:
 
 
 def size_of(node: k.Expr, sizes: Sizes) -> Steps:
-    """How large its value may be: elements, or a text in steps."""
+    """Return an upper bound for the size of the value: elements, or the steps of a string."""
     match node:
         case k.Constant(str() as text):
             return (len(text) // CHARACTERS_PER_STEP,)
@@ -182,14 +182,14 @@ def size_of(node: k.Expr, sizes: Sizes) -> Steps:
             return sizes.attribute(node)
         case k.Default(operand, fallback):
             return max_steps(size_of(operand, sizes), size_of(fallback, sizes))
-        case k.Call(_, arguments):  # a text in upper case may be longer
+        case k.Call(_, arguments):  # an upper-case string may be longer
             return multiply_steps((3,), add_steps(*(size_of(one, sizes) for one in arguments)))
         case _:
             return sizes.other(node)
 
 
 def elements_of(node: k.Expr, sizes: Sizes) -> Steps:
-    """How many elements its value may have, with all that the collections in it hold."""
+    """Return an upper bound for the number of elements, including those of nested collections."""
     match node:
         case k.Constant(value):
             return (count_elements(value),)
@@ -209,7 +209,7 @@ def elements_of(node: k.Expr, sizes: Sizes) -> Steps:
 
 
 def nesting(type: typesystem.Type | None) -> tuple[int, typesystem.Type | None]:
-    """How many collections are inside of each other, and the type of what the innermost hold."""
+    """Return how many levels of collections the type nests, and the type of the innermost elements."""
     levels = 0
     while isinstance(type, typesystem.SetType | typesystem.ListType):
         levels, type = levels + 1, type.element
@@ -221,7 +221,8 @@ def is_collection(node: k.Expr) -> bool:
 
 
 def is_hashed(node: k.Expr) -> bool:
-    """Whether elements are surely looked up by their hash: records have none, nor lists that hold what is unknown."""
+    """Return whether elements are certainly looked up by hash. Records have no hash, nor do lists with unknown
+    elements."""
     return isinstance(getattr(node.type, "element", None), HASHED)
 
 
@@ -229,7 +230,7 @@ def is_hashed(node: k.Expr) -> bool:
 
 
 def expressions(part: object) -> Iterable[k.Expr]:
-    """The outermost expressions in a part of the kernel."""
+    """Yield the outermost expressions in a part of the kernel."""
     if isinstance(part, tuple):
         for item in part:
             yield from expressions(item)
@@ -242,12 +243,12 @@ def expressions(part: object) -> Iterable[k.Expr]:
 
 
 def steps_of_part(part: object, sizes: Sizes) -> Steps:
-    """The steps of all expressions in a part of the kernel, each evaluated once."""
+    """Return the steps of all expressions in a part of the kernel, each evaluated once."""
     return add_steps(*(steps_of(node, sizes) for node in expressions(part)))
 
 
 def steps_of_guard(guard: k.Guard, sizes: Sizes) -> Steps:
-    """A condition is evaluated once more for each proof that could make it false."""
+    """Return the steps of a guard. A condition is evaluated once more for each proof that could make it false."""
     found = NO_STEPS
     for effect in guard.effects:
         proofs = 0

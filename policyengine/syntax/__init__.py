@@ -1,1 +1,1 @@
-"""Text to AST: what was written, with every place remembered; only `parse_table_generator.py` imports lark."""
+"""Text to AST: every node keeps its source span. Only `parse_table_generator.py` imports lark."""

@@ -1,7 +1,7 @@
-"""Text to the same text in canonical form, beside the pipeline: what was parsed decides which spaces to write.
+"""Formatter: text to the same text in canonical form. The parsed module decides which spaces to write.
 
-The author's line breaks and comments stay. Everything else is normalised: what lies inside of a bracket that is still
-open at the end of its line is indented by two, items side by side stand three spaces apart, tokens one.
+The author's line breaks and comments stay, everything else is normalized: text inside a bracket that is still open at
+the end of its line is indented by two, items on the same line are separated by three spaces, tokens by one.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ITEMS = (
     | ast.BudgetLimit | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow | ast.RecordEntry
     | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip
-FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # begin an item that is no node of its own
+FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # begin an item that has no node
 OPENING = frozenset(["LBRACE", "LPAR", "LSQB"])
 CLOSING = frozenset(["RBRACE", "RPAR", "RSQB"])
 OPERANDS = frozenset("NAME NUMBER STRING DURATION DATE CLOCK IP HASH TRUE FALSE RPAR RSQB".split())
 TIGHT_BEFORE = frozenset(["COMMA", "COLON", "RPAR", "RSQB", "OPTIONAL"])
 TIGHT_AFTER = frozenset(["LPAR", "LSQB"])
-MAX_ALIGNED_COLUMNS = 72  # a test with more before its `=>` stands apart: it would push all others away from theirs
+MAX_ALIGNED_COLUMNS = 72  # longer tests keep their own `=>`: aligning them would push all others too far right
 
 
 @dataclass(frozen=True, slots=True)
 class FormattedLine:
-    """A formatted line in its parts: the offset of a test's `=>` in the code, the cells of a table's row."""
+    """A formatted line. `arrow` is the offset of a test's `=>` in `code`, `cells` are those of a table row."""
 
     indent: str
     code: str
@@ -53,7 +53,7 @@ class FormattedLine:
 
 
 def format_module(source: Source) -> str:
-    """The canonical form. Raises PolicyError when the text has syntax errors: nobody knows what it means."""
+    """Return the canonical form of the text. Raises PolicyError if the text has syntax errors."""
     module, diagnostics = parse(source)
     if module is None or diagnostics:
         raise PolicyError(diagnostics)
@@ -64,7 +64,7 @@ def format_module(source: Source) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lexeme:
-    """A token or a comment, and the space before it when it does not begin its line."""
+    """A token or comment, and the space before it, which is ignored at the beginning of a line."""
 
     text: str
     type: str
@@ -89,7 +89,7 @@ def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
 
 @dataclass(frozen=True, slots=True)
 class LayoutOffsets:
-    """Offsets that say more than a token can: where items, shots and the parameters of types are."""
+    """Offsets that the layout depends on and tokens do not show: those of items, test shots and type parameters."""
 
     items: frozenset[int]
     shots: frozenset[int]
@@ -124,7 +124,7 @@ def _lexeme(places: LayoutOffsets, before: Token | None, previous: Token | None,
 
 
 def _space(places: LayoutOffsets, before: Token | None, previous: Token | None, token: Token) -> str:
-    """What stands between two tokens of a line."""
+    """Return the space between two tokens of a line."""
     if previous is None or _tight(places, before, previous, token):
         return ""
     separated = previous.type not in ("LBRACE", "COMMA", "EXPORT")
@@ -154,7 +154,7 @@ def _tight(places: LayoutOffsets, before: Token | None, previous: Token, token: 
 
 
 def _lines(source: Source, lexemes: list[Lexeme]) -> Iterator[list[Lexeme]]:
-    """The lexemes of each line; an empty list is a blank line."""
+    """Yield the lexemes of each line, and an empty list for a blank line."""
     line: list[Lexeme] = []
     for previous, lexeme in zip([None, *lexemes], lexemes, strict=False):
         breaks = source.text.count("\n", previous.end, lexeme.start) if previous else 0
@@ -170,7 +170,7 @@ def _lines(source: Source, lexemes: list[Lexeme]) -> Iterator[list[Lexeme]]:
 
 @dataclass(slots=True)
 class OpenBracket:
-    """An open bracket: how far the line that opened it is indented, and whether it holds items."""
+    """An open bracket: the indentation of its line, and whether it contains items."""
 
     indent: int
     holds_items: bool
@@ -178,7 +178,7 @@ class OpenBracket:
 
 def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[FormattedLine]:
     opened: list[OpenBracket] = []
-    waiting: list[list[Lexeme]] = []  # comments and blank lines, indented as the code that follows them
+    waiting: list[list[Lexeme]] = []  # comments and blank lines, indented like the code after them
     for line in lines:
         if not line or line[0].type == "COMMENT":
             waiting.append(line)
@@ -193,7 +193,7 @@ def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[FormattedLine]:
 
 
 def _indent(opened: list[OpenBracket], first: Lexeme | None) -> int:
-    """How far a line that begins with this lexeme is indented; with none, a line that begins an item."""
+    """Return the indentation of a line that begins with `first`; None stands for the beginning of an item."""
     innermost = opened[-1] if opened else None
     if first is not None and first.type in CLOSING and innermost is not None:
         return innermost.indent
@@ -221,7 +221,7 @@ def _join_lexemes(lexemes: list[Lexeme]) -> str:
 
 
 def _arrow(code: list[Lexeme]) -> int | None:
-    """Where the `=>` of the one test on this line is."""
+    """Return the offset of `=>` if the line holds exactly one test, or None."""
     arrows = [i for i, lexeme in enumerate(code) if lexeme.text == "=>"]
     if len(arrows) != 1 or not code[0].begins_shot or sum(lexeme.begins_shot for lexeme in code) != 1:
         return None
@@ -229,7 +229,7 @@ def _arrow(code: list[Lexeme]) -> int | None:
 
 
 def _cells(code: list[Lexeme]) -> tuple[str, ...]:
-    """The cells of a table's row that fills its line."""
+    """Return the cells if a table row fills the line, or nothing."""
     if len(code) < 2 or code[0].text != "|" or code[-1].text != "|":
         return ()
     bars = [i for i, lexeme in enumerate(code) if lexeme.text == "|" and lexeme.space]
@@ -252,7 +252,7 @@ def _runs(
     belongs: Callable[[FormattedLine], bool],
     align: Callable[[list[FormattedLine]], Iterable[FormattedLine]],
 ) -> list[FormattedLine]:
-    """Consecutive lines of one indent that belong together, aligned; the others as they are."""
+    """Align each run of consecutive lines that have the same indent and match `belongs`; keep the others unchanged."""
     result: list[FormattedLine] = []
     for (_, together), group in groupby(lines, lambda line: (line.indent, belongs(line))):
         run = list(group)

@@ -1,5 +1,5 @@
-"""No garbage collection while a policy is read: it makes many objects that stay, and a collector would walk them all
-again and again."""
+"""A pause of garbage collection while a policy is read: parsing makes many long-lived objects, which the collector
+would traverse repeatedly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Collection is paused inside, and afterwards as it was before. May be nested, and wrap a function."""
+    """Disable garbage collection inside the context and restore the previous state afterwards. Contexts may be nested,
+    and may decorate a function."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

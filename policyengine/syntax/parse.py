@@ -18,7 +18,7 @@ from policyengine.syntax.tokens import Token
 MAX_ERRORS = 25
 MAX_DEPTH = 100
 MAX_DECLARATIONS = 200_000
-# So few of the signs that nest make no tree of more than a hundred levels: at most three for each.
+# Each of these signs nests at most three levels, so fewer of them never exceed a depth of a hundred.
 MAX_SAFE_NESTING_SIGNS = 30
 NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
 Declared = tuple[ast.Declaration | ast.Export, ...]
@@ -26,8 +26,11 @@ Declared = tuple[ast.Declaration | ast.Export, ...]
 
 @gc_paused()
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
-    """The module a text spells, and what is wrong with its syntax. With diagnostics the module holds what could be
-    read; it is None when the text is no policy at all."""
+    """Parse a source; return its module and the syntax errors.
+
+    With errors, the module holds the declarations that could be parsed. It is None if the text cannot be read as a
+    policy.
+    """
     if found := check_characters(source):
         return None, found
     module, comments, diagnostics = _parse_or_recover(source)
@@ -48,13 +51,13 @@ def _parse_or_recover(source: Source) -> tuple[ast.Module | None, list[Span], li
     diagnostics = [explain_error(source, stop, parser_tables()) for stop in stops]
     if len(stops) >= MAX_ERRORS:
         last = Span(source, stops[-1].offset, stops[-1].offset)
-        message = f"{MAX_ERRORS} mistakes so far; what follows was not read"
-        diagnostics.append(Diagnostic("E123", message, last, "mend these first"))
+        message = f"{MAX_ERRORS} errors so far; the rest of the file was not read"
+        diagnostics.append(Diagnostic("E123", message, last, "fix these first"))
     return rest, reader.machine.comments, diagnostics
 
 
 def _parse_valid(machine: LrParser) -> ast.Module | None:
-    """The module of a text without mistakes."""
+    """Return the module of a text without syntax errors, or None."""
     try:
         return machine.finish() if all(map(machine.feed, machine.tokens())) else None
     except LexError:
@@ -62,7 +65,7 @@ def _parse_valid(machine: LrParser) -> ast.Module | None:
 
 
 def tokenize(source: Source) -> list[Token]:
-    """The tokens of a text that `parse` has found to be without mistakes, comments left out."""
+    """Return the tokens, without comments, of a text that `parse` has accepted."""
     machine = LrParser(source)
     return [token for token in machine.tokens() if machine.feed(token)]
 
@@ -71,7 +74,8 @@ def tokenize(source: Source) -> list[Token]:
 
 
 def check_size_limits(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
-    """The declarations that later stages, which recurse and remember, may see, and why not the others."""
+    """Return the declarations within the size limits, and a diagnostic for each of the others. Later stages are
+    recursive."""
     declarations = module.declarations
     if len(declarations) > MAX_DECLARATIONS:
         message = f"this file has {len(declarations):,} declarations; the limit is {MAX_DECLARATIONS:,}"
@@ -88,12 +92,12 @@ def _too_deep(declaration: ast.Declaration | ast.Export) -> Diagnostic | None:
     while pending:
         node, depth = pending.pop()
         if depth > MAX_DEPTH:
-            message = f"this nests {MAX_DEPTH} levels deep, and more are not read"
+            message = f"this nests more than {MAX_DEPTH} levels deep"
             return Diagnostic(
                 "E125",
                 message,
                 _first_line(node),
-                "name parts of it with `define` or `let`; a sum of many terms counts one level each",
+                "name parts of it with `define` or `let`; each term of a sum counts as one level",
             )
         pending += [(child, depth + 1) for child in ast.children(node)]
     return None

@@ -1,7 +1,7 @@
-"""The parse table of the grammar, saved beside it: building it anew costs half a second, and needs lark.
+"""The parse table of the grammar, saved next to it: generating the table takes half a second and needs lark.
 
-`python -m policyengine.syntax.parse_table` writes it, and a test holds it equal to the grammar. It is data that runs
-nothing, and serves only the grammar that it was made from; for any other the table is built.
+`python -m policyengine.syntax.parse_table` writes it, and a test checks it against the grammar. The file is plain data
+that runs no code. It is used only for the grammar that it was made from; for any other the table is generated.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ _PACKAGE = Path(__file__).parent.parent
 _INSTALLED = _PACKAGE / "grammar"
 GRAMMAR_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"  # in the wheel, or in a checkout
 GRAMMAR, TABLE = GRAMMAR_FOLDER / "policy.lark", GRAMMAR_FOLDER / "policy.table"
-SPACE = r"[ \t\r\n]*+"  # what may stand before any token
-END = "$END"  # the terminal behind the last token
+SPACE = r"[ \t\r\n]*+"  # may precede any token
+END = "$END"  # the terminal after the last token
 
 
 class Lexer:
-    """What can be read where the parser stands: the group that matches is the terminal, unless `words` knows better."""
+    """The tokens that are valid in a parser state. The group that matches is the terminal, unless `words` names
+    another."""
 
     __slots__ = ("match", "words")
     match: Callable[[str, int], re.Match[str] | None]
@@ -36,7 +37,7 @@ class Lexer:
         self.words = words
 
         def compiled(text: str, position: int) -> re.Match[str] | None:
-            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # once it is needed: a small policy needs few
+            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # on first use: a small policy needs few
             return self.match(text, position)
 
         self.match = compiled
@@ -44,7 +45,8 @@ class Lexer:
 
 @dataclass(frozen=True, slots=True)
 class GrammarRule:
-    """A rule of the grammar: `phrase` is what it builds, None a list to be inlined, "" its one part itself."""
+    """A grammar rule. `phrase` is the name of what it builds, None for a list that is inlined, "" for a rule that
+    passes its only part through."""
 
     origin: str
     phrase: str | None
@@ -53,10 +55,11 @@ class GrammarRule:
 
 @dataclass(frozen=True, slots=True)
 class ParseTable:
-    """By state: what can be read there (`lexers`); by terminal the state to shift to, or `~` the rule to reduce by
-    (`actions`); by name of a rule that was reduced the next state (`follows`).
+    """The LR table.
 
-    `start` and `end` are states; `written` spells terminals as they are written.
+    For each state, `lexers` has the tokens that are valid there, `actions` maps terminals to the state to shift to, or
+    to the complement (`~`) of the rule to reduce, and `follows` maps names of reduced rules to the next state. `start`
+    and `end` are states; `written` maps terminals to how they are written.
     """
 
     start: int
@@ -70,7 +73,7 @@ class ParseTable:
 
 @cache
 def load_parse_table() -> ParseTable:
-    """The table of the grammar: the saved one where it is its own."""
+    """Return the parse table: the saved one if it matches the grammar, otherwise a generated one."""
     grammar = GRAMMAR.read_text(encoding="utf-8")
     return decode_table(load_saved_table(grammar) or generate_from(grammar))
 
@@ -83,7 +86,7 @@ def decode_table(data: Mapping[str, Any]) -> ParseTable:
 
 
 def load_saved_table(grammar: str) -> Mapping[str, Any] | None:
-    """What was written for this grammar, if it is there."""
+    """Return the saved table if there is one and it was made from this grammar."""
     if not TABLE.is_file():
         return None
     data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()))
@@ -95,7 +98,7 @@ def grammar_digest(grammar: str) -> str:
 
 
 def generate_from(grammar: str) -> dict[str, Any]:
-    generator = import_module("policyengine.syntax.parse_table_generator")  # lark, only if needed
+    generator = import_module("policyengine.syntax.parse_table_generator")  # imports lark, so only if needed
     found: dict[str, Any] = generator.generate_table(grammar)
     return found
 

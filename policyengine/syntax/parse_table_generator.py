@@ -1,6 +1,6 @@
-"""The grammar to its parse table, by lark: `python -m policyengine.syntax.parse_table` saves what comes out of here.
+"""Grammar to parse table, by lark; `python -m policyengine.syntax.parse_table` saves the result.
 
-The only importer of lark. Reading policies needs the table alone.
+This is the only module that imports lark. Reading policies needs only the table.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from lark.parsers.lalr_analysis import Shift
 
 END = "$END"
 BLANKS = "[ \t\r\n]+"
-SKIPPED = "WHITESPACE"  # skipped before each token; comments are found as tokens are
+SKIPPED = "WHITESPACE"  # skipped before each token; comments are matched like tokens
 
 
 class WholeWords:
-    """Lets the lexer see a whole word wherever it stands, so that `denywhen` is never read as `deny when`."""
+    """Makes the lexer match whole words in every state, so that `denywhen` is never read as `deny when`."""
 
     always_accept = ("NAME",)
 
@@ -26,7 +26,7 @@ class WholeWords:
 
 
 def generate_table(grammar: str) -> dict[str, Any]:
-    """The table as plain data; `parse_table.py` says what each member is."""
+    """Return the table as plain data; `parse_table.py` describes its members."""
     lark: Any = Lark(
         grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
     )
@@ -48,10 +48,10 @@ def generate_table(grammar: str) -> dict[str, Any]:
 
 
 def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
-    """Every state in the order in which a walk from the first one meets them: lark numbers them as it happens."""
+    """Return every state in the order of a walk from the first one: lark's own numbering varies between runs."""
     found = {start: None}
     order = [start]
-    for state in order:  # grows while it is walked
+    for state in order:  # grows during iteration
         shifts = [argument for _, (action, argument) in sorted(table[state].items()) if action is Shift]
         order += [target for target in dict.fromkeys(shifts) if target not in found]
         found.update(dict.fromkeys(shifts))
@@ -59,9 +59,9 @@ def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list
 
 
 def rule_data(rule: Any) -> list[Any]:
-    """Its name in the grammar, the phrase that it builds, and the symbols it is made of.
+    """Return the rule's name in the grammar, the phrase that it builds, and its symbols.
 
-    The phrase is None where the rule is a list to be inlined, and "" where its one part stands for it.
+    The phrase is None if the rule is a list to be inlined, and "" if it passes its only part through.
     """
     origin, symbols = rule.origin.name, [symbol.name for symbol in rule.expansion]
     if origin.startswith("_"):
@@ -73,7 +73,8 @@ def rule_data(rule: Any) -> list[Any]:
 
 
 def lexer_data(lexer: Any) -> list[Any]:
-    """One regular expression of named groups, and by terminal the words that are terminals of their own."""
+    """Return one regular expression with a named group for each terminal, and by terminal the words that are terminals
+    themselves."""
     terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
     pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
     words = {
@@ -86,7 +87,8 @@ def lexer_data(lexer: Any) -> list[Any]:
 def state_actions(
     found: Mapping[str, Any], states: Mapping[int, int], rules: Mapping[Any, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """By terminal the state to shift to, or the complement (`~`) of the rule to reduce by; by rule name the state."""
+    """Return the actions by terminal (a state to shift to, or the complement `~` of the rule to reduce), and the next
+    states by rule name."""
     actions: dict[str, int] = {}
     follows: dict[str, int] = {}
     for symbol, (action, argument) in sorted(found.items()):

@@ -1,4 +1,4 @@
-"""Before the parser: whether a text is fit to be a policy, character by character, and not too costly to read."""
+"""Checks on the text before parsing: invalid characters and limits of size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policyengine.source import Source, Span
 MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million
 MAX_BRACKETS = 64
 
-# Controls, line ends of other systems, halves of characters, a byte order mark. What else may mislead the eye is for
-# the checker, which knows what is a name and what is prose.
+# Control characters, line ends of other systems, lone surrogates, a byte order mark. The checker finds other deceptive
+# characters, because it can tell names from prose.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\\A\ufeff")
 STRINGS_COMMENTS_BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 ESCAPE = re.compile(
@@ -21,16 +21,16 @@ ESCAPE = re.compile(
 
 
 def read_source(name: str, data: bytes) -> Source | Diagnostic:
-    """The source in the bytes of a file, or why they are no text."""
+    """Decode the bytes of a file; return the source, or a diagnostic if they are not UTF-8."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return _not_a_text(
-            name, "this file is UTF-16, and a policy is UTF-8", "save it as UTF-8, without a byte order mark"
+            name, "this file is UTF-16, but a policy must be UTF-8", "save it as UTF-8, without a byte order mark"
         )
     try:
         return Source(name, data.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        message = f"this file is not UTF-8: line {line} holds the byte {data[error.start]:#04x}"
+        message = f"this file is not UTF-8: line {line} contains the byte {data[error.start]:#04x}"
         return _not_a_text(name, message, "save it as UTF-8")
 
 
@@ -39,7 +39,7 @@ def _not_a_text(name: str, message: str, hint: str) -> Diagnostic:
 
 
 def check_characters(source: Source) -> list[Diagnostic]:
-    """Why the parser does not even look at a text."""
+    """Return the errors that make a text unfit for parsing."""
     if len(source.text) > MAX_CHARACTERS:
         message = f"this file has {len(source.text):,} characters; the limit is {MAX_CHARACTERS:,}"
         return [Diagnostic("E121", message, Span(source, 0, 0), "split it into several packages")]
@@ -57,8 +57,8 @@ def _hidden_character(source: Source, place: int) -> Diagnostic:
     if char == "\ufeff" and place == 0:
         return Diagnostic("E100", "this file begins with a byte order mark", span, "save it as UTF-8 without one")
     if char == "\r":
-        return Diagnostic("E128", "a carriage return alone ends no line", span, "end lines with a line feed")
-    message = f"a hidden character, U+{ord(char):04X}"
+        return Diagnostic("E128", "a carriage return alone does not end a line", span, "end lines with a line feed")
+    message = f"hidden character U+{ord(char):04X}"
     return Diagnostic("E128", message, span, "remove it, or write it as an escape")
 
 
@@ -69,8 +69,8 @@ def _too_many_brackets(source: Source) -> list[Diagnostic]:
         if sign in "([{":
             opened.append(match.start())
             if len(opened) > MAX_BRACKETS:
-                outermost = RelatedLocation("this is the outermost", Span(source, opened[0], opened[0] + 1))
-                message = f"more than {MAX_BRACKETS} brackets inside each other"
+                outermost = RelatedLocation("this is the outermost bracket", Span(source, opened[0], opened[0] + 1))
+                message = f"brackets nest more than {MAX_BRACKETS} levels deep"
                 return [
                     Diagnostic(
                         "E122",
@@ -86,7 +86,7 @@ def _too_many_brackets(source: Source) -> list[Diagnostic]:
 
 
 def find_bad_escapes(source: Source) -> Iterator[Diagnostic]:
-    """Escapes in quoted texts that stand for nothing."""
+    """Yield a diagnostic for each invalid escape in a string."""
     if "\\" not in source.text:
         return
     for match in STRINGS_COMMENTS_BRACKETS.finditer(source.text):
@@ -102,7 +102,7 @@ def _bad_escapes_in(source: Source, start: int, quoted: str) -> Iterator[Diagnos
             size = 2
             span = Span(source, start + at, start + at + size)
             yield Diagnostic(
-                "E126", f"`{span.text}` stands for no character", span, f"write `\\{span.text}` for a backslash itself"
+                "E126", f"`{span.text}` is not a valid escape", span, f"write `\\{span.text}` for a backslash itself"
             )
         at += size
 

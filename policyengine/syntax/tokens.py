@@ -1,13 +1,13 @@
-"""The words and signs of a text: what the lexer finds and the builder puts together."""
+"""Tokens: the words and signs of a text, from the lexer to the builders."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 
-# A struct, as a large policy has hundreds of thousands: it costs a tenth of a dataclass.
+# A struct, because a large policy has hundreds of thousands: it costs a tenth of a dataclass.
 class Token(Struct, frozen=True, gc=False):
-    """One word or sign. `type` is its terminal in the grammar; offsets count characters, `end` lies behind it."""
+    """One word or sign. `type` is its terminal in the grammar; offsets count characters, `end` is exclusive."""
 
     type: str
     text: str

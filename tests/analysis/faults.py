@@ -133,7 +133,7 @@ def replaced(old: str, new: str) -> str:
 
 # ruff: noqa: E501
 FAULTS = [
-    # doors
+    # grants
     Fault("doors", 'user.roles has "clerk" { may invoices.read', 'user.roles has "boss" { may invoices.read'),
     Fault("doors", "anyone { may GET /health,", "anyone { may GET /health, GET /v1/invoices,"),
     Fault("doors", "may refunds.create when user.plan >= team", "may refunds.create"),

@@ -13,8 +13,8 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 
-REMOVE = "remove it: what a reviewer sees must be what is read"
-ALPHABETS = "letters of different alphabets can look the same: write each word in one"
+REMOVE = "remove it: reviewers cannot see it"
+ALPHABETS = "letters of different alphabets can look the same: use one alphabet in each word"
 
 
 def found(policy: str) -> list[Diagnostic]:
@@ -41,7 +41,7 @@ def told(policy: str) -> list[tuple[str, str, str, str | None]]:
     ],
 )  # fmt: skip
 def test_a_character_that_nobody_sees_is_refused_everywhere(policy: str, character: str, named: str) -> None:
-    assert told(policy) == [("E140", f"the character {named} cannot be seen", character, REMOVE)]
+    assert told(policy) == [("E140", f"the character {named} is invisible", character, REMOVE)]
 
 
 def test_unseen_characters_side_by_side_are_told_once() -> None:
@@ -64,7 +64,7 @@ def test_a_text_full_of_unseen_characters_is_told_a_hundred_times_at_most() -> N
 @pytest.mark.parametrize("policy", ["# a{}b", 'guard "a{}b" {{ deny }}', 'guard "a" {{ deny message "a{}b" }}'])
 def test_a_character_that_turns_the_writing_is_refused_everywhere(policy: str, char: str, named: str) -> None:
     assert told(policy.format(char)) == [
-        ("E144", f"the character {named} turns the direction of writing", char, REMOVE)
+        ("E144", f"the character {named} changes the direction of writing", char, REMOVE)
     ]
 
 
@@ -127,7 +127,7 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
             'define x = user.id == "rene\u0301"',
             (
                 "E143",
-                "this text is not in Unicode's composed form (NFC)",
+                "this string is not in Unicode's composed form (NFC)",
                 '"rene\u0301"',
                 'write it composed: `"ren\u00e9"`',
             ),
@@ -137,7 +137,7 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
             'define x = user.id == "rene\\u0301"',
             (
                 "E143",
-                "this text is not in Unicode's composed form (NFC)",
+                "this string is not in Unicode's composed form (NFC)",
                 '"rene\\u0301"',
                 'write it composed: `"ren\u00e9"`',
             ),
@@ -147,9 +147,9 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
             'user "al\\u200bice" { may GET /a }',
             (
                 "E141",
-                "the character U+200B (zero width space) cannot be seen where this text is shown",
+                "the character U+200B (zero width space) is invisible where this string is displayed",
                 '"al\\u200bice"',
-                "leave the escape out",
+                "remove the escape",
             ),
             id="an unseen escape",
         ),
@@ -157,9 +157,9 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
             'user "al\\u202eice" { may GET /a }',
             (
                 "E141",
-                "the character U+202E (right-to-left override) cannot be seen where this text is shown",
+                "the character U+202E (right-to-left override) is invisible where this string is displayed",
                 '"al\\u202eice"',
-                "leave the escape out",
+                "remove the escape",
             ),
             id="an escape that turns the text",
         ),

@@ -60,7 +60,7 @@ REFUNDS = f"`{PLACE}`"
             "GET /x",
             (
                 "E241",
-                f"`body.amount` exists only on {REFUNDS}, and this rule applies elsewhere too",
+                f"`body.amount` exists only on {REFUNDS}, but this rule applies elsewhere too",
                 "body.amount",
                 f"narrow the rule to {REFUNDS}, or declare the fact for its place",
             ),
@@ -70,7 +70,7 @@ REFUNDS = f"`{PLACE}`"
             "/v1/**",
             (
                 "E241",
-                f"`body.amount` exists only on {REFUNDS}, and this rule applies elsewhere too",
+                f"`body.amount` exists only on {REFUNDS}, but this rule applies elsewhere too",
                 "body.amount",
                 f"narrow the rule to {REFUNDS}, or declare the fact for its place",
             ),
@@ -80,7 +80,7 @@ REFUNDS = f"`{PLACE}`"
             None,
             (
                 "E241",
-                "`body.amount` belongs to a request, and this condition is about who asks",
+                "`body.amount` belongs to a request, but this condition is about the caller",
                 "body.amount",
                 "move it to a `may … when` or to a guard",
             ),
@@ -117,7 +117,7 @@ REFUNDS = f"`{PLACE}`"
                 "E243",
                 "the path of this rule captures no `x`",
                 "params.x",
-                "write `{x}` in the path that the rule is on",
+                "write `{x}` in the path of the rule",
             ),
         ),
         (
@@ -166,14 +166,14 @@ def test_a_fact_of_two_types_is_two_rules() -> None:
             "let a = user.id",
             (
                 "E247",
-                "a `let` is a constant, and `user.id` is a fact",
+                "a `let` is a constant, but `user.id` is a fact",
                 "user.id",
                 "write `define` for a condition on facts",
             ),
         ),
         (
             "define a = request.size > 5\nlet b = [a]",
-            ("E247", "a `let` is a constant, and `a` is a condition", "a", "write `define` for a condition on facts"),
+            ("E247", "a `let` is a constant, but `a` is a condition", "a", "write `define` for a condition on facts"),
         ),
         ("define a = 5", ("E228", "`5` is an int, not a condition", "5", "compare it: `5 == …`")),
         (
@@ -195,9 +195,9 @@ def test_a_mistake_in_a_definition_is_told_once_however_often_it_is_used() -> No
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("user.tenant", "this must be a number, and `user.tenant` is a string"),
-        ("[1]", "this must be a number, and `[1]` is a list<int>"),
-        ("user.age > 5", "this must be a number, and `user.age > 5` is a bool"),
+        ("user.tenant", "this must be a number, but `user.tenant` is a string"),
+        ("[1]", "this must be a number, but `[1]` is a list<int>"),
+        ("user.age > 5", "this must be a number, but `user.age > 5` is a bool"),
     ],
 )
 def test_a_value_of_another_type_is_told(written: str, message: str) -> None:
@@ -229,7 +229,7 @@ def test_every_mistake_of_a_condition_is_told_in_one_run() -> None:
 
 def test_a_mistake_in_a_definition_is_told_where_it_is_whatever_the_order() -> None:
     assert told(read("define a = b\ndefine b = c\ndefine c = request.size > five").findings) == [
-        ("E202", "unknown name `five`", "five", 'write `"five"` for a text, or declare `let five = …`')
+        ("E202", "unknown name `five`", "five", 'write `"five"` for a string, or declare `let five = …`')
     ]
 
 

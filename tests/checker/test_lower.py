@@ -407,9 +407,7 @@ def test_a_package_that_is_probably_misspelled_is_told_once_without_what_follows
     assert finding.message == (
         "package `acme.shops` declares no `login`, `orders`, and `acme.shop` does: was `acme.shop` meant?"
     )
-    assert finding.hint == (
-        "write `package acme.shop`; a package of its own says `import acme.shop`, for what that exports"
-    )
+    assert finding.hint == ("write `package acme.shop`; a separate package needs `import acme.shop` to use its exports")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ entity user { tenant: string  roles: set<string> }
 DOORS = [
     (
         'agent "bot" { acts alone  may read }',
-        [("E401", "this block does not say whose agents it means", 'agent "bot"', "add `issued by ISSUER`")],
+        [("E401", "this block does not name the issuers of its agents", 'agent "bot"', "add `issued by ISSUER`")],
     ),
     (
         'agent "bot" { issued by acme  may read }',
@@ -43,7 +43,7 @@ DOORS = [
     (
         'agent group "g" { may read }',
         [
-            ("E401", "this block does not say whose agents it means", 'agent group "g"', "add `issued by ISSUER`"),
+            ("E401", "this block does not name the issuers of its agents", 'agent group "g"', "add `issued by ISSUER`"),
             (
                 "E402",
                 "this block does not say for whom the agent acts",
@@ -54,14 +54,21 @@ DOORS = [
     ),
     (
         'agent "bot" { issued by acme  acts alone  acts for any user  may read }',
-        [("E403", "for whom the agent acts is said twice", "acts for any user", "an agent acts in one way: keep one")],
+        [
+            (
+                "E403",
+                "for whom the agent acts is stated twice",
+                "acts for any user",
+                "an agent acts in one way: keep one",
+            )
+        ],
     ),
     (
         'agent "bot" { issued by acme  issued by acme  acts alone  may read }',
         [
             (
                 "E405",
-                "`issued by` is said twice",
+                "`issued by` is stated twice",
                 "issued by acme",
                 "keep one; `issued by` and `attested by` take a list",
             )
@@ -73,8 +80,8 @@ DOORS = [
             "credential { bound  age <= 0s }  may read }"
         ),
         [
-            ("E405", "`bound` is said twice", "bound", "keep one; `issued by` and `attested by` take a list"),
-            ("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`"),
+            ("E405", "`bound` is stated twice", "bound", "keep one; `issued by` and `attested by` take a list"),
+            ("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`"),
         ],
     ),
     (
@@ -82,13 +89,13 @@ DOORS = [
         [
             (
                 "E406",
-                "`jtw` is no kind of credential",
+                "`jtw` is not a kind of credential",
                 "jtw",
                 "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
             ),
             (
                 "E406",
-                "`5` is no kind of credential",
+                "`5` is not a kind of credential",
                 "5",
                 "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
             ),
@@ -96,7 +103,7 @@ DOORS = [
     ),
     (
         'agent "bot" { issued by acme  acts alone  credential { kind in [] }  may read }',
-        [("E406", "no credential is of no kind", "[]", "write the kinds: `kind in [jwt, mtls]`")],
+        [("E406", "the list of credential kinds is empty", "[]", "write the kinds: `kind in [jwt, mtls]`")],
     ),
     (
         ('agent "bot" { issued by acme  acts alone  valid from 2026-02-01 until 2026-02-01  may read }'),
@@ -116,26 +123,26 @@ DOORS = [
                 "E408",
                 "no credential can carry `GET /b`: it is in no scope",
                 "GET /b",
-                "name it in a scope, or write `scopes none` in the issuer if its credentials carry none",
+                "add it to a scope, or write `scopes none` in the issuer if its credentials carry none",
             )
         ],
     ),
     (
         'agent "" { issued by acme  acts alone  may read }',
-        [("E417", "an empty name is nobody's", '""', "write the name")],
+        [("E417", "the name is empty", '""', "write the name")],
     ),
     (
         'agent group "" { issued by acme  acts alone  may read }',
-        [("E417", "an empty name is nobody's", '""', "write the name")],
+        [("E417", "the name is empty", '""', "write the name")],
     ),
     (
         "agent where credential.bound { issued by acme  acts alone  may read }",
         [
             (
                 "E414",
-                "this is about the agent, and `credential` is not",
+                "this condition is about the agent, but `credential` is not",
                 "credential.bound",
-                "only who asks is known here: ask for the rest in `may … when`",
+                "only the caller is known here: move other conditions to `may … when`",
             )
         ],
     ),
@@ -147,9 +154,9 @@ DOORS = [
         [
             (
                 "E414",
-                "this is about the agent, and `credential` is not",
+                "this condition is about the agent, but `credential` is not",
                 "fresh",
-                "only who asks is known here: ask for the rest in `may … when`",
+                "only the caller is known here: move other conditions to `may … when`",
             )
         ],
     ),
@@ -158,22 +165,22 @@ DOORS = [
         [
             (
                 "E414",
-                "this is about the user, and `request` is not",
+                "this condition is about the user, but `request` is not",
                 "request.size",
-                "only who asks is known here: ask for the rest in `may … when`",
+                "only the caller is known here: move other conditions to `may … when`",
             )
         ],
     ),
     (
         'agent "bot" { issued by acme  acts alone  may read when approval.granted }',
-        [("E416", "an approval never opens a door", "approval.granted", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.granted", "ask for it in a guard: `confirm by …`")],
     ),
     (
         'agent "bot" { issued by acme  acts alone  may read when behavior.trust > 0.9 }',
         [
             (
                 "E415",
-                "behaviour never opens a door",
+                "behavior cannot grant access",
                 "behavior.trust",
                 "use it in a guard: `deny when …`, `confirm … when …`",
             )
@@ -181,13 +188,13 @@ DOORS = [
     ),
     (
         ('define ok = approval.granted\nagent "bot" { issued by acme  acts alone  may read when ok }'),
-        [("E416", "an approval never opens a door", "ok", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "ok", "ask for it in a guard: `confirm by …`")],
     ),
     (
         ('agent "bot" { issued by acme  acts alone  may read  may delegate read to agent "" for 0m }'),
         [
-            ("E417", "an empty name is nobody's", '""', "write the name"),
-            ("E409", "`0m` lets nothing through", "0m", "write a longer time: `15m`"),
+            ("E417", "the name is empty", '""', "write the name"),
+            ("E409", "`0m` allows nothing", "0m", "write a longer time: `15m`"),
         ],
     ),
     (
@@ -198,7 +205,7 @@ DOORS = [
         [
             (
                 "W421",
-                'agent "bot" hands on what it may not do itself',
+                'agent "bot" hands on a scope without a grant of its own',
                 'may delegate write to agent "b"',
                 "add `may write` to the block: authority only narrows along a chain",
             ),
@@ -215,35 +222,35 @@ DOORS = [
         [
             (
                 "E405",
-                "`users unrestricted` is said twice",
+                "`users unrestricted` is stated twice",
                 "users unrestricted",
-                "say it once in a package, where everybody sees it",
+                "state it once in the package",
             )
         ],
     ),
-    ('user "" { may read }', [("E417", "an empty name is nobody's", '""', "write the name")]),
+    ('user "" { may read }', [("E417", "the name is empty", '""', "write the name")]),
     (
         'user where tool.name == "x" { may read }',
         [
             (
                 "E414",
-                "this is about the user, and `tool` is not",
+                "this condition is about the user, but `tool` is not",
                 "tool.name",
-                "only who asks is known here: ask for the rest in `may … when`",
+                "only the caller is known here: move other conditions to `may … when`",
             )
         ],
     ),
     (
         'user "a" { may read  valid until 2026-01-01  valid until 2027-01-01 }',
-        [("E405", "`valid` is said twice", "valid until 2027-01-01", "keep one")],
+        [("E405", "`valid` is stated twice", "valid until 2027-01-01", "keep one")],
     ),
     (
         'user "a" { may read when approval.granted }',
-        [("E416", "an approval never opens a door", "approval.granted", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.granted", "ask for it in a guard: `confirm by …`")],
     ),
     (
         'anyone { may read when approval.by == "x" }',
-        [("E416", "an approval never opens a door", "approval.by", "ask for it in a guard: `confirm by …`")],
+        [("E416", "an approval cannot grant access", "approval.by", "ask for it in a guard: `confirm by …`")],
     ),
     (
         "delegation { depth <= 0 }",
@@ -253,22 +260,22 @@ DOORS = [
         "delegation { depth <= 1.5 }",
         [("E410", "the depth of a chain is a whole number, 1 or more", "1.5", "write `1` or more")],
     ),
-    ("delegation { lifetime <= 0s }", [("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`")]),
+    ("delegation { lifetime <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`")]),
     (
         "delegation { depth <= 1  depth <= 2 }",
-        [("E405", "`depth` is said twice", "depth <= 2", "keep the stricter one")],
+        [("E405", "`depth` is stated twice", "depth <= 2", "keep the stricter one")],
     ),
-    ('issuer b { url ""  url "x" }', [("E405", "`url` is said twice", 'url "x"', "keep one")]),
+    ('issuer b { url ""  url "x" }', [("E405", "`url` is stated twice", 'url "x"', "keep one")]),
     (
         "issuer b { claims { a -> user.tenat } }",
-        [("E412", "`user.tenat` is no declared attribute", "user.tenat", "did you mean `user.tenant`?")],
+        [("E412", "`user.tenat` is not a declared attribute", "user.tenat", "did you mean `user.tenant`?")],
     ),
     (
         "issuer b { claims { a -> body.x } }",
         [
             (
                 "E412",
-                "`body.x` is no attribute that a credential can give",
+                "`body.x` is not an attribute that a credential can give",
                 "body.x",
                 "a claim is an attribute of the user or the agent: `tenant -> user.tenant`",
             )
@@ -279,40 +286,40 @@ DOORS = [
         [
             (
                 "E412",
-                "`user.id` is no declared attribute",
+                "`user.id` is not a declared attribute",
                 "user.id",
-                "who asks is told by the verified credential itself, not by a claim: remove the line",
+                "the credential itself identifies the caller, not a claim: remove the line",
             )
         ],
     ),
     (
         "issuer b { claims { a -> user.tenant  b -> user.tenant } }",
-        [("E405", "`user.tenant` is said twice", "b -> user.tenant", "keep one")],
+        [("E405", "`user.tenant` is stated twice", "b -> user.tenant", "keep one")],
     ),
     (
         "issuer b { claims { a -> agent.team } }",
         [
             (
                 "E412",
-                "`agent.team` is no declared attribute",
+                "`agent.team` is not a declared attribute",
                 "agent.team",
                 "declare it: `entity agent { team: string? }`",
             )
         ],
     ),
-    ("attester lab { age <= 0s }", [("E409", "`0s` lets nothing through", "0s", "write a longer time: `15m`")]),
+    ("attester lab { age <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`")]),
     (
         "attester lab { environment in [] }",
-        [("E419", "no environment is in an empty list", "[]", "name the environments, or remove it")],
+        [("E419", "the list of environments is empty", "[]", "name the environments, or remove it")],
     ),
     (
         "attester lab { environment in [tdx, 5] }",
         [
-            ("E419", "`tdx` is no name of an environment", "tdx", 'write it in quotes: `"tdx"`'),
-            ("E419", "`5` is no name of an environment", "5", None),
+            ("E419", "`tdx` is not the name of an environment", "tdx", 'write it in quotes: `"tdx"`'),
+            ("E419", "`5` is not the name of an environment", "5", None),
         ],
     ),
-    ('attester lab { model "" }', [("E417", "this is empty", '""', "write it, or remove the whole setting")]),
+    ('attester lab { model "" }', [("E417", "this is empty", '""', "write a value, or remove the setting")]),
 ]
 
 
@@ -330,9 +337,9 @@ ALONE = [
         [
             (
                 "E404",
-                "this agent acts for users, and no `user` block says what they may do",
+                "this agent acts for users, but no `user` block grants them anything",
                 "acts for any user",
-                "add `user any { may … }`, or `users unrestricted` if the agent's own doors are to decide",
+                "add `user any { may … }`, or `users unrestricted` if the agent's own grants alone should decide",
             )
         ],
     ),

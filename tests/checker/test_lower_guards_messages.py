@@ -30,9 +30,9 @@ GUARDS = [
         [
             (
                 "E502",
-                "a lone `{`",
+                "a single `{`",
                 "{",
-                "a fact stands between braces, `{body.amount}`; for a brace itself write it twice",
+                "write a fact in braces, `{body.amount}`, and a literal brace twice",
             )
         ],
     ),
@@ -41,24 +41,24 @@ GUARDS = [
         [
             (
                 "E502",
-                "a lone `}`",
+                "a single `}`",
                 "}",
-                "a fact stands between braces, `{body.amount}`; for a brace itself write it twice",
+                "write a fact in braces, `{body.amount}`, and a literal brace twice",
             )
         ],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { deny message "{}" }\n',
-        [("E502", "`{}` names no fact", "{}", "braces hold the name of a fact and nothing else: `{body.amount}`")],
+        [("E502", "`{}` does not name a fact", "{}", "braces contain only the name of a fact: `{body.amount}`")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { deny message "{a b}" }\n',
         [
             (
                 "E502",
-                "`{a b}` names no fact",
+                "`{a b}` does not name a fact",
                 "{a b}",
-                "braces hold the name of a fact and nothing else: `{body.amount}`",
+                "braces contain only the name of a fact: `{body.amount}`",
             )
         ],
     ),
@@ -67,9 +67,9 @@ GUARDS = [
         [
             (
                 "E502",
-                "`{body.amount + 1}` names no fact",
+                "`{body.amount + 1}` does not name a fact",
                 "{body.amount + 1}",
-                "braces hold the name of a fact and nothing else: `{body.amount}`",
+                "braces contain only the name of a fact: `{body.amount}`",
             )
         ],
     ),
@@ -84,7 +84,7 @@ GUARDS = [
                 "E503",
                 "a message must not show `credential.kind`",
                 '"x \\" {credential.kind}"',
-                "remove it: whoever sees the message could use it",
+                "remove it: a reader of the message could use it",
             )
         ],
     ),
@@ -95,28 +95,28 @@ GUARDS = [
                 "E503",
                 "a message must not show `credential.scopes`",
                 "{credential.scopes}",
-                "remove it: whoever sees the message could use it",
+                "remove it: a reader of the message could use it",
             )
         ],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by role x within 0s }\n',
-        [("E507", "`0s` lets nothing through", "0s", "write a longer time: `15m`")],
+        [("E507", "`0s` allows nothing", "0s", "write a longer time: `15m`")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1 of role x }\n',
-        [("E506", "`1` is no number of persons", "1", "write a whole number, `2` or more")],
+        [("E506", "`1` is not a number of persons", "1", "write a whole number, `2` or more")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1.5 of role x }\n',
-        [("E506", "`1.5` is no number of persons", "1.5", "write a whole number, `2` or more")],
+        [("E506", "`1.5` is not a number of persons", "1.5", "write a whole number, `2` or more")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by resource.tenant }\n',
         [
             (
                 "E505",
-                "`resource.tenant` is a string: that approves nothing",
+                "`resource.tenant` is a string, which cannot approve",
                 "resource.tenant",
                 "name a user, a group of users, or a set of them",
             )
@@ -127,7 +127,7 @@ GUARDS = [
         [
             (
                 "E505",
-                "`resource.amounts` is a set<int>: that approves nothing",
+                "`resource.amounts` is a set<int>, which cannot approve",
                 "resource.amounts",
                 "name a user, a group of users, or a set of them",
             )
@@ -168,11 +168,11 @@ GUARDS = [
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { audit ful }\n',
-        [("E508", "`ful` is no level of audit", "ful", "did you mean `full`?")],
+        [("E508", "`ful` is not an audit level", "ful", "did you mean `full`?")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { audit everything }\n',
-        [("E508", "`everything` is no level of audit", "everything", "levels are none, brief, full")],
+        [("E508", "`everything` is not an audit level", "everything", "levels are none, brief, full")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { redact user.tenant }\n',
@@ -181,21 +181,21 @@ GUARDS = [
                 "E509",
                 "`user.tenant` cannot be redacted",
                 "user.tenant",
-                "only declared facts that begin with `body.` or `args.` are",
+                "only declared facts that begin with `body.` or `args.` can be redacted",
             )
         ],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { notify "" }\n',
-        [("E511", "nobody is notified", '""', 'name who is: `notify "security"`')],
+        [("E511", "the recipient is empty", '""', 'name a recipient: `notify "security"`')],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { header "a b" "c" }\n',
-        [("E510", "`a b` is no name of a header", '"a b"', "a name has letters, digits and dashes")],
+        [("E510", "`a b` is not a valid header name", '"a b"', "a name has letters, digits and dashes")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { header "a" "b\\nc" }\n',
-        [("E510", "the value of a header holds no control characters", '"b\\nc"', "write it on one line")],
+        [("E510", "the value of a header cannot contain control characters", '"b\\nc"', "write it on one line")],
     ),
     (
         'guard "g" { deny when time > 2026-01-01 }\nguard "g" { deny when time < 2026-01-01 }',
@@ -207,9 +207,9 @@ GUARDS = [
         [
             (
                 "W521",
-                "no door opens anything at `POST /c`",
+                "no grant covers `POST /c`",
                 "POST /c",
-                "check how it is spelled; nothing has to be guarded here",
+                "check the spelling; nothing needs to be guarded here",
             )
         ],
     ),
@@ -218,9 +218,9 @@ GUARDS = [
         [
             (
                 "W521",
-                "no door opens anything at `POST /d`",
+                "no grant covers `POST /d`",
                 "POST /d",
-                "check how it is spelled; nothing has to be guarded here",
+                "check the spelling; nothing needs to be guarded here",
             )
         ],
     ),
@@ -235,14 +235,14 @@ def test_a_mistake_in_a_guard_is_told(text: str, findings: list[tuple[str, ...]]
 ROLES = [
     (
         'anyone { may GET /a }\nguard "g" { confirm by role x }',
-        [("E504", "nothing says which roles a user has", "x", "declare it: `entity user { roles: set<string> }`")],
+        [("E504", "users have no declared roles", "x", "declare it: `entity user { roles: set<string> }`")],
     ),
     (
         (
             "enum role = a < boss\nentity user { roles: set<role> }\nanyone { may GET /a when "
             'user.roles has a }\nguard "g" { confirm by role bos }'
         ),
-        [("E504", "`bos` is no value of `role`", "bos", "did you mean `boss`?")],
+        [("E504", "`bos` is not a value of `role`", "bos", "did you mean `boss`?")],
     ),
 ]
 
@@ -256,25 +256,40 @@ LATER = [
     (
         'anyone { may GET /a }\nrate "r" per agent.id { }',
         [
-            ("E910", "this rate has no limit", '"r"', "write how many in how long: `100/1m`, or `at most 5 at once`"),
+            (
+                "E910",
+                "this rate has no limit",
+                '"r"',
+                "write the number and the period: `100/1m`, or `at most 5 at once`",
+            ),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id on GET /a { 0/1m }',
         [
-            ("E910", "`0/1m` is no pace", "0/1m", "write how many in how long, neither of them zero: `100/1m`"),
+            (
+                "E910",
+                "`0/1m` is not a valid rate",
+                "0/1m",
+                "write the number and the period, both above zero: `100/1m`",
+            ),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/0s }',
         [
-            ("E910", "`5/0s` is no pace", "5/0s", "write how many in how long, neither of them zero: `100/1m`"),
+            (
+                "E910",
+                "`5/0s` is not a valid rate",
+                "5/0s",
+                "write the number and the period, both above zero: `100/1m`",
+            ),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m burst 0 }',
         [
-            ("E910", "`0` is no number of requests", "0", "write `1` or more"),
+            ("E910", "`0` is not a valid number of requests", "0", "write `1` or more"),
         ],
     ),
     (
@@ -298,7 +313,12 @@ LATER = [
                 "raise x1 at most 4/1m when time > 5",
                 "only `clamp` goes below it",
             ),
-            ("E910", "`x1` raises nothing", "raise x1 at most 4/1m when time > 5", "write a factor above one: `x2`"),
+            (
+                "E910",
+                "`x1` does not raise the rate",
+                "raise x1 at most 4/1m when time > 5",
+                "write a factor above one: `x2`",
+            ),
         ],
     ),
     (
@@ -315,7 +335,7 @@ LATER = [
     (
         ('anyone { may GET /a }\nbudget "b" per user.id { count <= 5 within 0s  sum user.id <= 5 within 1h }'),
         [
-            ("E910", "a budget of no time limits nothing", "0s", "write how long: `24h`"),
+            ("E910", "a budget with a period of zero limits nothing", "0s", "write how long: `24h`"),
         ],
     ),
     (
@@ -346,7 +366,7 @@ LATER = [
             ("E501", "two rules are called `r`", '"r"', "give one of them another name"),
         ],
     ),
-    ("language 2\nanyone { may GET /a }", [("E150", "language 2 is not known", "2", "write `language 1`")]),
+    ("language 2\nanyone { may GET /a }", [("E150", "language version 2 is not supported", "2", "write `language 1`")]),
 ]
 
 

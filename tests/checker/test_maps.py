@@ -44,13 +44,13 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
     ('action "a" => GET /todos/**', ("E935", "this is more than one endpoint", "/todos/**", ONE)),
     (
         'action "a" => GET /todos/{id}',
-        ("E934", "`id` is no member of a question", "/todos/{id}", SOURCES),
+        ("E934", "`id` is not a member of a question", "/todos/{id}", SOURCES),
     ),
     (
         'action "a" => GET /todos/{id: todo}',
         (
             "E934",
-            "`{id: todo}` is not told by a question",
+            "`{id: todo}` is not a member of a question",
             "/todos/{id: todo}",
             f"write `{{resource.id}}`, once in a segment: {SOURCES}",
         ),
@@ -63,48 +63,51 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
         'action "a" => TOOL "billing/"',
         (
             "E319",
-            "no tool is called so: a slash stands between a server and a name",
+            "this is not a valid tool name: a slash separates a server and a name",
             'TOOL "billing/"',
-            "tools are called `server/name`, or `name` alone",
+            "a tool name is `server/name`, or `name` alone",
         ),
     ),
     (
         'action "a" => ACTION read todo with args.amount = 7',
-        ("E934", "`7` is no member of a question", "7", SOURCES),
+        ("E934", "`7` is not a member of a question", "7", SOURCES),
     ),
     (
         'action "a" => ACTION read todo with args.amount = action.amount',
-        ("E934", "`action.amount` is no member of a question", "action.amount", SOURCES),
+        ("E934", "`action.amount` is not a member of a question", "action.amount", SOURCES),
     ),
     (
         'action "a" => ACTION read todo with resource = todo(resource.id)',
-        ("E934", "`todo(resource.id)` is no member of a question", "todo(resource.id)", SOURCES),
+        ("E934", "`todo(resource.id)` is not a member of a question", "todo(resource.id)", SOURCES),
     ),
-    ("fact args.amount = amount", ("E934", "`amount` is no member of a question", "amount", SOURCES)),
+    ("fact args.amount = amount", ("E934", "`amount` is not a member of a question", "amount", SOURCES)),
     (
         "fact args.amount = subject.properties",
-        ("E934", "`subject.properties` is no member of a question", "subject.properties", SOURCES),
+        ("E934", "`subject.properties` is not a member of a question", "subject.properties", SOURCES),
     ),
-    ("fact args.amount = subject.id.x", ("E934", "`subject.id.x` is no member of a question", "subject.id.x", SOURCES)),
-    ("fact args.amount = context", ("E934", "`context` is no member of a question", "context", SOURCES)),
+    (
+        "fact args.amount = subject.id.x",
+        ("E934", "`subject.id.x` is not a member of a question", "subject.id.x", SOURCES),
+    ),
+    ("fact args.amount = context", ("E934", "`context` is not a member of a question", "context", SOURCES)),
     (
         "fact args.amonut = context.amount",
         (
             "E933",
-            "`args.amonut` is no fact that a question can give",
+            "`args.amonut` is not a fact that a question can supply",
             "args.amonut",
             "declare it: `facts { args.amonut: string }`",
         ),
     ),
     (
         "fact user.rolle = subject.properties.role",
-        ("E933", "`user.rolle` is no fact that a question can give", "user.rolle", "did you mean `user.role`?"),
+        ("E933", "`user.rolle` is not a fact that a question can supply", "user.rolle", "did you mean `user.role`?"),
     ),
     (
         "fact todo.title = resource.properties.title",
         (
             "E933",
-            "`todo.title` is no fact that a question can give",
+            "`todo.title` is not a fact that a question can supply",
             "todo.title",
             "declare it: `entity todo { title: string? }`",
         ),
@@ -113,7 +116,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
         "fact resource.owner = resource.properties.owner",
         (
             "E933",
-            "`resource.owner` is no fact that a question can give",
+            "`resource.owner` is not a fact that a question can supply",
             "resource.owner",
             "name its type, as in `record.status`",
         ),
@@ -122,29 +125,34 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
         "fact user.role = context.role",
         (
             "E933",
-            "`user.role` is an attribute, and `context.role` is of no entity",
+            "`user.role` is an attribute, but `context.role` belongs to no entity",
             "context.role",
             "take it from `subject.properties` or from `resource.properties`",
         ),
     ),
     (
         "fact agent.isuer = context.issuer",
-        ("E933", "`agent.isuer` is no fact that a question can give", "agent.isuer", "did you mean `agent.issuer`?"),
+        (
+            "E933",
+            "`agent.isuer` is not a fact that a question can supply",
+            "agent.isuer",
+            "did you mean `agent.issuer`?",
+        ),
     ),
     (
         "fact request.path = resource.id",
         (
             "E933",
-            "`request.path` is no fact that a question can give",
+            "`request.path` is not a fact that a question can supply",
             "request.path",
-            "which endpoint is asked for is said by `action`: remove it",
+            "`action` sets the endpoint: remove it",
         ),
     ),
     (
         "fact behavior.trust = context.trust",
         (
             "E933",
-            "`behavior.trust` is no fact that a question can give",
+            "`behavior.trust` is not a fact that a question can supply",
             "behavior.trust",
             "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
         ),
@@ -153,7 +161,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
         "fact approval.granted = context.granted",
         (
             "E933",
-            "`approval.granted` is no fact that a question can give",
+            "`approval.granted` is not a fact that a question can supply",
             "approval.granted",
             "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
         ),
@@ -162,14 +170,19 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
         'action "a" => GET /todo/{resource.id}',
         (
             "W936",
-            "no door opens `GET /todo/{resource.id}`",
+            "no grant covers `GET /todo/{resource.id}`",
             "GET /todo/{resource.id}",
-            "check how it is spelled: everybody is denied here",
+            "check the spelling: every caller is denied this action",
         ),
     ),
     (
         'action "a" => TOOL mail/*',
-        ("W936", "no door opens `TOOL mail/*`", "TOOL mail/*", "check how it is spelled: everybody is denied here"),
+        (
+            "W936",
+            "no grant covers `TOOL mail/*`",
+            "TOOL mail/*",
+            "check the spelling: every caller is denied this action",
+        ),
     ),
 ]
 

@@ -63,46 +63,63 @@ PATHS = [
     ("anyone { may GET /{x}. }", [("E302", "`{x}.` matches no path: a segment that ends in a dot", "{x}.", None)]),
     (
         "anyone { may GET /a/**/b }",
-        [("E303", "`**` stands only at the end of a path", "**", "use `*` for exactly one segment")],
+        [("E303", "`**` is valid only at the end of a path", "**", "use `*` for exactly one segment")],
     ),
     (
         "anyone { may GET /a%2Fb }",
-        [("E304", "`a%2Fb` holds a percent escape", "a%2Fb", "write the character itself: paths are compared decoded")],
+        [
+            (
+                "E304",
+                "`a%2Fb` contains a percent escape",
+                "a%2Fb",
+                "write the character itself: paths are compared decoded",
+            )
+        ],
     ),
     (
         "anyone { may GET /a%41 }",
-        [("E304", "`a%41` holds a percent escape", "a%41", "write the character itself: paths are compared decoded")],
+        [
+            (
+                "E304",
+                "`a%41` contains a percent escape",
+                "a%41",
+                "write the character itself: paths are compared decoded",
+            )
+        ],
     ),
     (
         "anyone { may GET /{a}.{b} }",
-        [("E305", "`{a}.{b}` holds two captures", "{a}.{b}", "a segment has one capture at most")],
+        [("E305", "`{a}.{b}` contains two captures", "{a}.{b}", "a segment has one capture at most")],
     ),
     ("anyone { may GET /{a}/x/{a} }", [("E306", "`a` is captured twice", "{a}", "give one another name")]),
-    ("anyone { may GET /{a.b} }", [("E307", "the capture `a.b` is no plain word", "{a.b}", "write one word: `{id}`")]),
+    (
+        "anyone { may GET /{a.b} }",
+        [("E307", "the capture `a.b` is not a single word", "{a.b}", "write one word: `{id}`")],
+    ),
     (
         "anyone { may GETGETGETGETGETGET /a }",
         [
             (
                 "E309",
-                "`GETGETGETGETGETGET` is no method of any request",
+                "`GETGETGETGETGETGET` is not a valid method",
                 "GETGETGETGETGETGET",
                 "a method has at most 16 letters",
             )
         ],
     ),
-    ("anyone { may PSOT /a }", [("W321", "HTTP knows no method `PSOT`", "PSOT", "did you mean `POST`?")]),
+    ("anyone { may PSOT /a }", [("W321", "HTTP has no method `PSOT`", "PSOT", "did you mean `POST`?")]),
     (
         "anyone { may GET|FETCH /a }",
-        [("W321", "HTTP knows no method `FETCH`", "FETCH", "methods are matched as written")],
+        [("W321", "HTTP has no method `FETCH`", "FETCH", "methods are matched as written")],
     ),
     (
         'anyone { may TOOL "" }',
         [
             (
                 "E319",
-                "no tool is called so: the name is empty",
+                "this is not a valid tool name: the name is empty",
                 'TOOL ""',
-                "tools are called `server/name`, or `name` alone",
+                "a tool name is `server/name`, or `name` alone",
             )
         ],
     ),
@@ -111,9 +128,9 @@ PATHS = [
         [
             (
                 "E319",
-                "no tool is called so: a slash stands between a server and a name",
+                "this is not a valid tool name: a slash separates a server and a name",
                 'TOOL "/x"',
-                "tools are called `server/name`, or `name` alone",
+                "a tool name is `server/name`, or `name` alone",
             )
         ],
     ),
@@ -122,9 +139,9 @@ PATHS = [
         [
             (
                 "E319",
-                "no tool is called so: it holds a control character",
+                "this is not a valid tool name: it contains a control character",
                 'TOOL "a\\nb"',
-                "tools are called `server/name`, or `name` alone",
+                "a tool name is `server/name`, or `name` alone",
             )
         ],
     ),
@@ -133,7 +150,7 @@ PATHS = [
         [
             (
                 "E908",
-                "`INPUT` is a reserved word: nothing is decided by it yet",
+                "`INPUT` is a reserved word without a meaning yet",
                 "INPUT",
                 "remove it; write the HTTP endpoint, tool or action itself",
             )
@@ -144,7 +161,7 @@ PATHS = [
         [
             (
                 "E908",
-                "`OUTPUT` is a reserved word: nothing is decided by it yet",
+                "`OUTPUT` is a reserved word without a meaning yet",
                 "OUTPUT",
                 "remove it; write the HTTP endpoint, tool or action itself",
             )
@@ -155,9 +172,9 @@ PATHS = [
         [
             (
                 "W322",
-                "`except GET /b` leaves nothing out",
+                "`except GET /b` excludes nothing",
                 "GET /b",
-                "it meets none of the places before `except`: remove it",
+                "it overlaps none of the places before `except`: remove it",
             )
         ],
     ),
@@ -166,9 +183,9 @@ PATHS = [
         [
             (
                 "E318",
-                "`except` leaves no place",
+                "`except` excludes every place",
                 "on GET /a except /**",
-                "the rule would never apply: remove one of both",
+                "the rule would never apply: remove one of the two",
             )
         ],
     ),
@@ -181,12 +198,12 @@ def test_a_mistake_in_an_endpoint_is_told(text: str, findings: list[tuple[str, .
 
 
 SCOPES = [
-    ("scope a { }", [("E311", "the scope `a` holds nothing", "a", "write an endpoint, a tool or an action in it")]),
+    ("scope a { }", [("E311", "the scope `a` is empty", "a", "add an endpoint, a tool or an action")]),
     (
         "scope a { include b }\nscope b { }",
         [
-            ("E311", "the scope `a` holds nothing", "a", "write an endpoint, a tool or an action in it"),
-            ("E311", "the scope `b` holds nothing", "b", "write an endpoint, a tool or an action in it"),
+            ("E311", "the scope `a` is empty", "a", "add an endpoint, a tool or an action"),
+            ("E311", "the scope `b` is empty", "b", "add an endpoint, a tool or an action"),
         ],
     ),
     ("scope a { include a  GET /x }", [("E312", "the scope `a` includes itself", "a", "remove one of the includes")]),
@@ -274,8 +291,8 @@ BINDINGS = [
     (
         "scope a { TOOL t with body.n = args.n, args.n = body.n }",
         [
-            ("E317", "`args.n` is itself bound here", "args.n", "write what it is bound to in place of `args.n`"),
-            ("E317", "`body.n` is itself bound here", "body.n", "write what it is bound to in place of `body.n`"),
+            ("E317", "`args.n` is itself bound here", "args.n", "write its value in place of `args.n`"),
+            ("E317", "`body.n` is itself bound here", "body.n", "write its value in place of `body.n`"),
         ],
     ),
     (
@@ -283,7 +300,7 @@ BINDINGS = [
         [
             (
                 "E317",
-                "`user.id` is more than the request says",
+                "`user.id` is not part of the request",
                 "user.id",
                 "`with` reads only `args`, `body`, `params`, `context`, `request` and `tool`",
             )
@@ -294,7 +311,7 @@ BINDINGS = [
         [
             (
                 "E320",
-                "`GET /{id: invoice}` binds `resource` already",
+                "`GET /{id: invoice}` already binds `resource`",
                 "resource",
                 "remove it, or the type of the capture",
             )
@@ -311,7 +328,7 @@ BINDINGS = [
                 "E317",
                 "`args.n` is bound by another pattern of the same endpoint",
                 "args.n",
-                "write what it is bound to in its place",
+                "write its value in its place",
             )
         ],
     ),

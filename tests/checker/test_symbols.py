@@ -140,13 +140,13 @@ def test_a_user_exists_without_a_declaration() -> None:
             ("E211", "the value `tool` hides the built-in facts of that name", "tool", "choose another name"),
         ),
         ("enum a = x\nlet x = 1", ("E211", "the let `x` hides a value of the enum `a`", "x", "choose another name")),
-        ("entity string", ("E212", "`string` is a type already", "string", "choose another name")),
+        ("entity string", ("E212", "`string` is already a type", "string", "choose another name")),
         ("let a.b = 1", ("E215", "the name of a let has no dots", "a.b", "write `a_b`")),
         ("entity a.b", ("E215", "the name of an entity has no dots", "a.b", "write `a_b`")),
         ("enum a = x.y", ("E215", "the value of an enum has no dots", "x.y", "write `x_y`")),
         (
             "import zip",
-            ("E209", "unknown package `zip`", "zip", "it is looked for in `zip.policy`, from the policy root"),
+            ("E209", "unknown package `zip`", "zip", "it must be in `zip.policy`, relative to the policy root"),
         ),
         ("package a\nimport a", ("E209", "package `a` imports itself", "a", "its own names need no import")),
     ],
@@ -181,7 +181,7 @@ def test_a_word_that_could_never_be_used_is_no_name_for_a_value(what: str, word:
         (
             ["package b\nimport acme.common\nimport other.common", 'package other.common\nguard "g" { audit full }'],
             "E210",
-            "`common` already stands for the package `acme.common`",
+            "`common` already refers to the package `acme.common`",
         ),
         (
             ["package b\nimport acme.common\nscope common.x { GET /x }"],
@@ -212,7 +212,7 @@ def unused(*texts: str) -> list[tuple[str, str, str, str | None]]:
 
 def test_an_import_of_names_that_none_is_used_of_is_a_warning() -> None:
     assert unused(COMMON, "package b\nimport acme.common") == [
-        ("W209", "nothing of package `acme.common` is used", "import acme.common", "remove the import")
+        ("W209", "no name of package `acme.common` is used", "import acme.common", "remove the import")
     ]
 
 
@@ -232,16 +232,16 @@ def test_an_import_that_brings_attributes_of_the_user_is_used_by_them() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("define a = a", ["`a` is defined by itself"]),
-        ("let a = a", ["`a` is defined by itself"]),
-        ("define a = b\ndefine b = not a", ["`a` is defined by itself through `b`"]),
+        ("define a = a", ["`a` is defined in terms of itself"]),
+        ("let a = a", ["`a` is defined in terms of itself"]),
+        ("define a = b\ndefine b = not a", ["`a` is defined in terms of itself through `b`"]),
         (
             "define a = b\ndefine b = c\ndefine c = a and d\ndefine d = true",
-            ["`a` is defined by itself through `b` and `c`"],
+            ["`a` is defined in terms of itself through `b` and `c`"],
         ),
         (
             "define a = b and c\ndefine b = b\ndefine c = a",
-            ["`a` is defined by itself through `c`", "`b` is defined by itself"],
+            ["`a` is defined in terms of itself through `c`", "`b` is defined in terms of itself"],
         ),
         ("define a = b\ndefine b = true and c\ndefine c = false", []),
     ],

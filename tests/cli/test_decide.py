@@ -254,7 +254,7 @@ def test_a_misspelled_attribute_is_told(run, project, tmp_path):
     ended = run("decide", project, "-r", "-", "-e", with_alice(tmp_path, rolles=["writer"]), stdin=ask("/health"))
     assert ended.out == "allow\n"
     assert ended.err == (
-        'warning: `entities.json`: user "alice": the policy knows no `rolles`; did you mean `roles`?\n'
+        'warning: `entities.json`: user "alice": the policy does not declare `rolles`; did you mean `roles`?\n'
     )
 
 
@@ -274,7 +274,7 @@ def test_a_type_that_looks_misspelled_is_told_once(run, project, tmp_path):
     rows = [{"type": "usr", "id": id_} for id_ in "ab"]
     (tmp_path / "entities.json").write_text(json.dumps({"entities": rows}))
     ended = run("decide", project, "-r", "-", "-e", "entities.json", stdin=ask("/health"))
-    assert ended.err == 'warning: `entities.json`: usr "a": the policy knows no `usr`; did you mean `user`?\n'
+    assert ended.err == 'warning: `entities.json`: usr "a": the policy does not declare `usr`; did you mean `user`?\n'
 
 
 @pytest.mark.parametrize(

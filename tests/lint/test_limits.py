@@ -50,7 +50,7 @@ def test_conditions_that_decide_are_not_told():
     ['rate "calls" per request.ip on {} {{ 5/1m }}', 'budget "calls" per request.ip on {} {{ count <= 5 within 1m }}'],
 )
 def test_a_limit_where_no_door_opens_is_told(limit):
-    assert told(limit.format("/b")) == [("W521", "no door opens anything at `/b`", "/b")]
+    assert told(limit.format("/b")) == [("W521", "no grant covers `/b`", "/b")]
     assert told(limit.format("/a")) == []
 
 

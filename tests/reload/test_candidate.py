@@ -72,7 +72,7 @@ def test_a_file_that_declares_nothing_is_refused_whatever_lies_beside_it(folder:
     (folder / "guards.policy").write_text(left)
     found = refused(folder)
     assert found.why == "1 error in the policies"
-    assert "E155 nothing is declared in this file" in str(found)
+    assert "E155 this file declares nothing" in str(found)
 
 
 def test_a_folder_that_was_named_and_is_empty_is_refused_beside_one_that_is_not(folder: Path, tmp_path: Path) -> None:

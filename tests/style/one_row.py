@@ -70,7 +70,7 @@ FACT_ROWS = """
     BuiltInFact(("request", "http2"), _B, "whether it came by HTTP/2", optional=True),
 )  # fmt: skip
 
-# What nobody has learned yet"""
+# Values for every caller"""
 FACT_POLICY = """
 issuer acme { scopes none }
 agent "*" {
@@ -191,7 +191,7 @@ def add_fact() -> None:
     import policyengine  # noqa: F401
 
     sys.path.insert(0, str(ROOT))
-    import_changed("policyengine.vocabulary", ")  # fmt: skip\n\n# What nobody has learned yet", FACT_ROWS)
+    import_changed("policyengine.vocabulary", ")  # fmt: skip\n\n# Values for every caller", FACT_ROWS)
 
 
 # ── An operator ───────────────────────────────────────────────────────────────────────────────

@@ -119,7 +119,7 @@ def test_the_formatter_writes_an_added_operator(operator: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "words", ["E223 `7` is an int, not a string", "E223 `body.count` is an int", "hint: `starts with` is for texts"]
+    "words", ["E223 `7` is an int, not a string", "E223 `body.count` is an int", "hint: `starts with` is for strings"]
 )
 def test_the_checker_knows_what_an_added_operator_takes(operator: dict[str, Any], words: str) -> None:
     assert words in operator["mistakes"]

@@ -148,8 +148,8 @@ def test_bytes_become_a_source() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"anyone {}\n# \xe9", "this file is not UTF-8: line 2 holds the byte 0xe9"),
-        ("anyone {}".encode("utf-16"), "this file is UTF-16, and a policy is UTF-8"),
+        (b"anyone {}\n# \xe9", "this file is not UTF-8: line 2 contains the byte 0xe9"),
+        ("anyone {}".encode("utf-16"), "this file is UTF-16, but a policy must be UTF-8"),
     ],
 )
 def test_other_bytes_are_refused_with_the_reason(data: bytes, message: str) -> None:

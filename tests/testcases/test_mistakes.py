@@ -142,7 +142,7 @@ MISTAKES = [
      "write the name of one tool"),
     ('ACTION view invoces "1" => deny', "E205", "invoces", "unknown entity `invoces`", "did you mean `invoice`?"),
     ('ACTION view invoice "" => deny', "E240", '""', "an id cannot be empty", "an empty id counts as absent"),
-    ("OUTPUT => deny", "E908", "OUTPUT", "`OUTPUT` is a reserved word: nothing is decided by it yet",
+    ("OUTPUT => deny", "E908", "OUTPUT", "`OUTPUT` is a reserved word without a meaning yet",
      "remove it; write the HTTP endpoint, tool or action itself"),
     # ── Time
     (f"{GET} at 2025-12-31 {GET}", "E617", "at 2025-12-31", "the clock of a test never runs back",

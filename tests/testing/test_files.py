@@ -43,7 +43,7 @@ def test_a_fixture_serves_its_own_package_only() -> None:
     found = checked(shop=POLICY, people=PEOPLE, shop_test=TESTS, other=other)
     assert found.kernel is None
     message = "`shop.people` is private to package `shop`"
-    assert told(found) == [("E208", message, "a fixture serves its own package only: write one here")]
+    assert told(found) == [("E208", message, "fixtures are private to their package: declare one here")]
 
 
 def test_a_fixture_cannot_be_exported() -> None:

@@ -1,1 +1,1 @@
-"""Checked declarations to kernel rules, one module for each kind."""
+"""Lowering of checked declarations to kernel rules: one module for each kind."""

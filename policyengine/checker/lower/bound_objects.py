@@ -1,4 +1,4 @@
-"""`bound to (…)` of a confirm to kernel: what an approval is bound to, and what may change after it was granted."""
+"""Lowering of `bound to (…)` in confirms: what an approval is bound to, and what may change after it was granted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ OBJECT_NAMES = join_words(map(format_fact_path, BINDABLE_OBJECTS), "or")
 
 @dataclass(frozen=True, slots=True)
 class ClauseItem:
-    """An item: an object with what is left out of it, a fact, or the resource, which is neither and always bound."""
+    """An item of the clause: an object with its exclusions, a fact, or the resource. The resource sets neither field,
+    because every approval is bound to it."""
 
     written: ast.BoundItem
     path: tuple[str, ...]
@@ -34,7 +35,7 @@ class ClauseItem:
 def lower_bound_clause(
     written: ast.BoundTo | None, condition: k.Expr | None, said: k.Message | None, context: ExpressionContext
 ) -> k.BoundTo | None:
-    """What is wrong is reported, and then nothing is narrowed."""
+    """Lower the clause and report its mistakes."""
     if written is None:
         return None
     items = [item for one in written.items if (item := lower_clause_item(one, context)) is not None]
@@ -52,9 +53,9 @@ def lower_clause_item(item: ast.BoundItem, context: ExpressionContext) -> Clause
     if item.excepts:
         context.report(
             "E517",
-            f"nothing of `{format_fact_path(path)}` can be left out",
+            f"no part of `{format_fact_path(path)}` can be excluded",
             item.of.span,
-            f"`except` follows {OBJECT_NAMES}",
+            f"`except` is valid only after {OBJECT_NAMES}",
         )
         return None
     if path == RESOURCE:
@@ -66,7 +67,7 @@ def lower_clause_item(item: ast.BoundItem, context: ExpressionContext) -> Clause
 def is_bindable(found: k.Expr, item: ast.BoundItem, context: ExpressionContext) -> bool:
     written = format_fact_path(reference_path(item.of))
     if not isinstance(found, k.Fact | k.Attribute | k.Member):
-        context.report("E516", f"`{written}` is no fact", item.of.span, f"name a fact, or {OBJECT_NAMES}")
+        context.report("E516", f"`{written}` is not a fact", item.of.span, f"name a fact, or {OBJECT_NAMES}")
         return False
     if any(fact.path in VOLATILE for fact, _ in facts_read(found)):
         hint = "remove it: `within 15m` says how long an approval lasts"
@@ -80,7 +81,7 @@ def reference_path(reference: ast.Reference) -> tuple[str, ...]:
 
 
 def paths_read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[tuple[str, ...]]:
-    """The facts that the rule and its message read."""
+    """Yield the paths of the facts that the rule and its message read."""
     shown = [part.expression for part in said or () if isinstance(part, k.MessageFact)]
     for expression in (condition, *shown):
         if expression is not None:
@@ -104,7 +105,8 @@ def check_duplicate_bound_items(items: Sequence[ClauseItem], context: Expression
 
 
 def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: ExpressionContext) -> None:
-    """Nothing is left out that is no part of the object, or that the rule reads: that is always bound."""
+    """Report exclusions that are not part of the object, are repeated, or are read by the rule, which is always bound
+    to them."""
     for item in items:
         seen: set[tuple[str, ...]] = set()
         for written in item.written.excepts:
@@ -112,11 +114,11 @@ def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]
             name, holder = format_fact_path(path), format_fact_path(item.path)
             if not is_path_below(path, item.path):
                 hint = f"name a member of it: `{holder}.request_id`"
-                context.report("E517", f"`{name}` is no part of `{holder}`", written.span, hint)
+                context.report("E517", f"`{name}` is not a part of `{holder}`", written.span, hint)
             elif any(is_nested_path(path, other) for other in seen):
-                context.report("E517", f"`{name}` is left out twice", written.span, "write it once")
+                context.report("E517", f"`{name}` is excluded twice", written.span, "write it once")
             elif found := next((one for one in read if is_nested_path(one, path)), None):
-                hint = "what the rule and its message read is always bound: read less, or leave less out"
+                hint = "facts that the rule and its message read are always bound: read or exclude fewer facts"
                 context.report("E517", f"the rule reads `{format_fact_path(found)}`", written.span, hint)
             seen.add(path)
 

@@ -1,4 +1,4 @@
-"""The kernel in the making: what lowering doors, guards and limits has in common."""
+"""Shared state and helpers for lowering grants, guards and limits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from policyengine.syntax import nodes as ast
 
 Declaration = TypeVar("Declaration", bound=ast.Node)
 Rule = TypeVar("Rule")
-NOT_FOR_GRANTS = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # what opens no door
+NOT_FOR_GRANTS = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # roots of facts that cannot grant access
 MENTIONS_NOT_FOR_GRANTS = re.compile("|".join(NOT_FOR_GRANTS))
-NO_ENDPOINT_FACTS = AvailableFacts()  # for conditions about who asks: nothing about an endpoint exists there
+NO_ENDPOINT_FACTS = AvailableFacts()  # for conditions about the caller: no endpoint is known
 
 
 @dataclass(frozen=True, slots=True)
 class LoweringContext:
-    """All that is known before the rules are read. `keyless`: some `define` speaks of what opens no door.
+    """Everything that is known before the rules are lowered.
 
-    `known` are rules that have been read already, by the id of their declaration.
+    `keyless` is whether a `define` reads a fact that cannot grant access. `known` holds rules that were lowered before,
+    by the id of their declaration.
     """
 
     program: Program
@@ -59,11 +60,11 @@ class LoweringContext:
         return ExpressionContext(self.program, self.schema, package, here, {}, self.report)
 
     def declared(self, kind: type[Declaration]) -> Iterator[tuple[str, Declaration]]:
-        """Every declaration of a kind, with its package."""
+        """Yield every declaration of a kind, with its package."""
         yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
 
     def rules(self, kind: type[Declaration], read: Callable[[Declaration, str], Rule | None]) -> tuple[Rule, ...]:
-        """What the declarations of a kind mean, but for those that were reported."""
+        """Lower the declarations of a kind, without those that have reported errors."""
         found: list[Rule] = []
         for package, declared in self.declared(kind):
             rule = cast("Rule | None", self.known.get(id(declared))) or read(declared, package)
@@ -89,35 +90,37 @@ class LoweringContext:
         return None
 
     def once(self, items: Iterable[tuple[str, Span]], code: str, hint: str) -> None:
-        """Each thing is said once; the first one is shown beside the second."""
+        """Report repeated items; the diagnostic refers to the first occurrence."""
         first: dict[str, Span] = {}
         for what, span in items:
             where = first.setdefault(what, span)
             if where is not span:
-                self.report(code, f"{what} is said twice", span, hint, [RelatedLocation("first said here", where)])
+                self.report(code, f"{what} is stated twice", span, hint, [RelatedLocation("first stated here", where)])
 
     def packages_that_say(self, kind: type[Declaration]) -> tuple[str, ...]:
-        """A line that holds for its whole package stands there once."""
+        """Return the packages that contain a declaration of a kind that applies to the whole package, and report
+        repetitions."""
         said = [(package, f"`{rule_text(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
         packages = sorted({package for package, _, _ in said})
         for package in packages:
             own = [(what, span) for owner, what, span in said if owner == package]
-            self.once(own, "E405", "say it once in a package, where everybody sees it")
+            self.once(own, "E405", "state it once in the package")
         return tuple(packages)
 
 
 def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
-    """A limit of time; one of zero would let nothing through."""
+    """Lower a duration, and report one of zero, which would allow nothing."""
     constant = lower_literal(literal, report)
     value = constant.value if constant else None
     if value == timedelta(0):
-        report(code, f"`{literal.text}` lets nothing through", literal.span, "write a longer time: `15m`")
+        report(code, f"`{literal.text}` allows nothing", literal.span, "write a longer time: `15m`")
         return None
     return value if isinstance(value, timedelta) else None
 
 
 def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
-    """Each fact in the expression, and where the rule mentions it: for one inside a `define`, the use of its name."""
+    """Yield each fact in the expression with its place in the rule. For a fact inside a `define`, that is the use of
+    the definition."""
     pending: list[tuple[k.Expr, Span | None]] = [(expression, None)]
     while pending:
         node, use = pending.pop()
@@ -130,12 +133,12 @@ def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
 
 
 def rule_text(span: Span) -> str:
-    """The text of a rule as written, on one line."""
+    """Return the text of a rule as written, on one line."""
     return " ".join(span.text.split())
 
 
 def block_head_span(declaration: ast.Node, head: ast.Node) -> Span:
-    """`agent "x"`: a block's first words."""
+    """Return the span of a block's head, such as `agent "x"`."""
     return Span(declaration.span.source, declaration.span.start, max(head.span.end, declaration.span.start + 1))
 
 
@@ -144,12 +147,12 @@ def first_item(items: Sequence[ast.Node], kind: type[Declaration]) -> Declaratio
 
 
 def lower_agent_name(name: ast.Text, draft: LoweringContext) -> k.ExactName | k.NamePattern:
-    """An agent by its name, in which `*` is any run of characters."""
+    """Lower an agent name, in which `*` matches any run of characters."""
     written = check_name_not_empty(name, draft)
     return k.NamePattern(written) if "*" in written else k.ExactName(written)
 
 
 def check_name_not_empty(name: ast.Text, draft: LoweringContext) -> str:
     if not name.value:
-        draft.report("E417", "an empty name is nobody's", name.span, "write the name")
+        draft.report("E417", "the name is empty", name.span, "write the name")
     return name.value

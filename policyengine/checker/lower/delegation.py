@@ -1,4 +1,4 @@
-"""Delegation to kernel: what agents may hand on, to whom, and the limits on it."""
+"""Lowering of delegation: which scopes agents may hand on, to whom, and within which limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lower_receiver(to: ast.AgentRef, draft: LoweringContext) -> k.ExactName | k.
 
 
 def check_delegates(blocks: Sequence[k.AgentBlock], draft: LoweringContext) -> None:
-    """What an agent hands on it must itself be let do: by its block, or by another one that may be about it."""
+    """Report delegations of patterns that neither the agent's own block nor another block that may match it grants."""
     if not any(block.delegates for block in blocks):
         return
     by_name: dict[str, list[k.AgentBlock]] = {}
@@ -47,7 +47,7 @@ def check_delegates(blocks: Sequence[k.AgentBlock], draft: LoweringContext) -> N
             own = [opened_to_several, index_blocks(by_name[block.who.name] if block.delegates else ())]
         for delegate in block.delegates:
             if delegate.patterns and not any(any(index.overlapping(p)) for index in own for p in delegate.patterns):
-                message = f"{block.label} hands on what it may not do itself"
+                message = f"{block.label} hands on a scope without a grant of its own"
                 hint = f"add `may {', '.join(delegate.scopes)}` to the block: authority only narrows along a chain"
                 draft.report("W421", message, delegate.span, hint)
 

@@ -1,4 +1,4 @@
-"""Expressions of the AST to typed expressions of the kernel: every name resolved, every operand of a type that fits."""
+"""Lowering of expressions: AST to typed kernel expressions, with names resolved and operand types checked."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ __all__ = [
 
 
 def lower_condition(expression: ast.Expr, context: ExpressionContext) -> k.Expr | None:
-    """The condition; None when an error was reported."""
+    """Lower a condition. Returns None if an error was reported."""
     return lower_boolean(expression, context) if check_expression_size(expression, context) else None
 
 
 def lower_value(expression: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
-    """The value, of the expected type if one is named; None when an error was reported."""
+    """Lower a value and check its type if one is expected. Returns None if an error was reported."""
     if not check_expression_size(expression, context):
         return None
     found = lower_expression(expression, context, expected)
     if found is None or expected is None or is_assignable(found.type, expected):
         return found
-    message = f"this must be {describe_type(expected)}, and {quote_source(found.span)} is {describe_type(found.type)}"
+    message = f"this must be {describe_type(expected)}, but {quote_source(found.span)} is {describe_type(found.type)}"
     hint = one_sided_hint(found, found.type, found, expected) if isinstance(expected, Scalar | EnumType) else None
     context.report("E251", message, found.span, hint)
     return None
 
 
 def check_definitions(program: Program, schema: Schema) -> None:
-    """Every `let` and `define` by itself, used or not: what is wrong with it wherever it stands."""
-    for package, name in schema.measures:  # innermost first, so that a mistake is told where it is
+    """Check every `let` and `define` by itself, used or not, and report the errors that it has in every context."""
+    for package, name in schema.measures:  # innermost first, so that an error is reported where it is
         symbol = program.packages[package].symbols["value", name]
         context = ExpressionContext(program, schema, package, EVERYWHERE, {}, Reporter())
         lower_body(symbol, context, None)
@@ -78,7 +78,7 @@ def check_definitions(program: Program, schema: Schema) -> None:
 def check_expression_size(expression: ast.Expr, context: ExpressionContext) -> bool:
     span = expression.span
     if span.end - span.start <= MAX_DEPTH and not context.schema.measures:
-        return True  # each part takes a character: where no name stands for more, so few are no cause to count
+        return True  # each part takes a character, so without definitions the size cannot exceed the limit
     found = measure(expression, context.package, context.program, context.schema.measures)
     if found.too_much:
         report_size(found, expression, "", context.report)
@@ -98,15 +98,15 @@ def condition_hint(found: k.Expr) -> str:
     text = " ".join(found.span.text.split())
     match found.type:
         case SetType() | ListType():
-            return f"ask what it has: `{text} has …`"
+            return f"test what it contains: `{text} has …`"
         case RefType():
-            return f"compare it: `{text} == …`, or ask where it is: `{text} in …`"
+            return f"compare it: `{text} == …`, or test membership: `{text} in …`"
         case _:
             return f"compare it: `{text} == …`"
 
 
 def lower_expression(expression: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
-    """`expected` gives meaning to words and empty lists; whether the type really fits, the caller checks."""
+    """Lower an expression. `expected` gives a type to words and empty lists; the caller checks that the type fits."""
     match expression:
         case ast.Literal():
             return lower_literal(expression, context.report)
@@ -166,7 +166,7 @@ def lower_logic(expression: ast.Logic, context: ExpressionContext) -> k.Expr | N
 
 
 def report_mixed_logic(expression: ast.Logic, context: ExpressionContext) -> None:
-    """At the first operator that is not the one before it."""
+    """Report the first operator that differs from the one before it."""
     first = expression.operators[0]
     index = next(i for i, operator in enumerate(expression.operators) if operator != first)
     span = operator_span(expression.items[index], expression.items[index + 1], expression.operators[index])
@@ -175,7 +175,7 @@ def report_mixed_logic(expression: ast.Logic, context: ExpressionContext) -> Non
 
 
 def operator_span(left: ast.Expr, right: ast.Expr, word: str) -> Span:
-    """Where the word stands; comments may stand there too."""
+    """Return the span of the operator between its operands, skipping comments."""
     source, start, end = left.span.source, left.span.end, right.span.start
     lines = source.text[start:end].split("\n")
     code = "\n".join(line.partition("#")[0].ljust(len(line)) for line in lines)
@@ -201,17 +201,17 @@ def lower_quantified(expression: ast.Quantifier, context: ExpressionContext) -> 
 
 
 def check_domain(expression: ast.Quantifier, domain: k.Expr | None, context: ExpressionContext) -> k.Expr | None:
-    """What is neither set nor list."""
+    """Report a domain that is neither a set nor a list."""
     if domain is None or isinstance(domain.type, UnresolvedType):
         return domain
     found = f"{quote_source(domain.span)} is {describe_type(domain.type)}"
-    message = f"`{expression.quantifier}` goes through a set or a list, and {found}"
+    message = f"`{expression.quantifier}` needs a set or a list, but {found}"
     context.report("E252", message, domain.span, "name a set or a list after `in`")
     return None
 
 
 def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
-    """A variable hides nothing."""
+    """Report a variable name that hides another name."""
     reference = ast.Reference(name.text, span=name.span)
     if "." in name.text:
         context.report("E215", "the name of a variable has no dots", name.span, "write one word: `any x in …`")
@@ -234,7 +234,8 @@ def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
 
 
 def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr | None:
-    """The side that says its type by itself goes first, so that words on the other side have a meaning."""
+    """Lower a binary operation. The side that has a type by itself is lowered first, so that it gives a type to words
+    on the other side."""
     if needs_expected_type(expression.left, context) and not needs_expected_type(expression.right, context):
         right = lower_expression(expression.right, context)
         left = lower_expression(expression.left, context, expected_left(expression.operator, right))
@@ -265,7 +266,7 @@ def lower_within_window(expression: ast.WithinWindow, context: ExpressionContext
     instant, window = lower_expression(expression.operand, context), lower_window(expression.window, context.report)
     if instant is not None and instant.type not in (Scalar.TIME, UNRESOLVED):
         message = (
-            f"{quote_source(instant.span)} is {describe_type(instant.type)}, and only a time is within a window of time"
+            f"{quote_source(instant.span)} is {describe_type(instant.type)}, but only a time is within a time window"
         )
         context.report("E225", message, instant.span, "write `time within …`")
         return None
@@ -306,7 +307,7 @@ def lower_reference(reference: ast.Reference, context: ExpressionContext, expect
     if named is not None:
         return lower_named(reference, *named, context, expected)
     if isinstance(expected, UnresolvedType) and "." not in reference.name:
-        return k.Constant(reference.name, UNRESOLVED, span=reference.span)  # the other side has its error already
+        return k.Constant(reference.name, UNRESOLVED, span=reference.span)  # the other side already has an error
     lone = None if isinstance(expected, EnumType) or reference.keys else lower_lone_word(reference, context)
     if lone is None:
         report_unknown_name(reference, expected, context)
@@ -324,17 +325,17 @@ def lower_variable(reference: ast.Reference, name: str, context: ExpressionConte
 def lower_named(
     reference: ast.Reference, symbol: Symbol, length: int, context: ExpressionContext, expected: Type | None
 ) -> k.Expr | None:
-    """What a `let` or a `define` stands for, as if it were written here."""
+    """Lower the value of a `let` or `define` at the place of its use."""
     if not context.program.is_visible(context.package, symbol):
         report_private(symbol, reference.name, reference.span, context.report)
         return None
     if definition_key(symbol) not in context.schema.measures or definition_key(symbol) in context.program.broken:
-        return None  # circular, too large or wrong by itself, and told as such
+        return None  # circular, too large or invalid by itself, which has been reported
     if reference.keys:
         context.report("E244", f"`{reference.name}` takes no name in brackets", reference.span, "remove the brackets")
         return None
     if context.constant and symbol.kind == "define":
-        message = f"a `let` is a constant, and `{reference.name}` is a condition"
+        message = f"a `let` is a constant, but `{reference.name}` is a condition"
         context.report("E247", message, reference.span, "write `define` for a condition on facts")
         return None
     inner = replace(context, report=Reporter())
@@ -344,7 +345,7 @@ def lower_named(
 
 
 def lower_body(symbol: Symbol, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
-    """In the names of its own package; the facts are those of the place where it is used."""
+    """Lower the body of a definition: names are those of its own package, facts those of the place where it is used."""
     body = definition_body(symbol)
     inside = replace(context, package=symbol.package, variables={}, past=None, constant=symbol.kind == "let")
     if body is None:
@@ -371,7 +372,8 @@ def place_definition(
 
 
 def forward_errors(inner: Reporter, symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> None:
-    """What is wrong with a definition by itself is told there; what is wrong with using it here is told here."""
+    """Report errors that arise from using a definition here. Errors of the definition itself are reported at its
+    declaration."""
     for finding in inner.diagnostics:
         if finding.is_error and finding not in context.program.report.found:
             message = f"`{reference.name}` cannot be used here: {finding.message.rpartition('used here: ')[2]}"

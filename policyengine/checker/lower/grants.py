@@ -1,4 +1,4 @@
-"""Grants to kernel: what `may` opens, and when."""
+"""Lowering of grants: the endpoints of each `may`, and its condition."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 NOT_FOR_GRANTS_MESSAGES = {
-    "E415": ("behaviour never opens a door", "use it in a guard: `deny when …`, `confirm … when …`"),
-    "E416": ("an approval never opens a door", "ask for it in a guard: `confirm by …`"),
+    "E415": ("behavior cannot grant access", "use it in a guard: `deny when …`, `confirm … when …`"),
+    "E416": ("an approval cannot grant access", "ask for it in a guard: `confirm by …`"),
 }
 
 
@@ -23,7 +23,7 @@ def lower_grants(items: Sequence[ast.Node], package: str, draft: LoweringContext
 
 
 def lower_grant(may: ast.May, package: str, draft: LoweringContext) -> k.Grant | None:
-    """One `may`; None when something in it was reported."""
+    """Lower a `may`. Returns None if an error was reported."""
     opened = [lower_targets(target, package, draft) for target in may.targets]
     merged = merge_targets(opening for some in opened for opening in some or ())
     place = k.Place(tuple(dict.fromkeys(opening.pattern for opening in merged)), span=may.span)
@@ -47,7 +47,7 @@ def lower_targets(target: ast.Target, package: str, draft: LoweringContext) -> l
 
 
 def merge_targets(every: Iterable[k.GrantTarget]) -> tuple[k.GrantTarget, ...]:
-    """One opening for a pattern that several scopes carry; what needs no scope stays apart."""
+    """Merge the targets of several scopes with the same pattern. Targets without a scope remain separate."""
     found: dict[tuple[k.Pattern, bool], k.GrantTarget] = {}
     for opening in every:
         known = found.setdefault((opening.pattern, bool(opening.carriers)), opening)
@@ -64,11 +64,11 @@ def lower_grant_condition(
         return None
     suspect = (
         draft.keyless or MENTIONS_NOT_FOR_GRANTS.search(written.span.text) is not None
-    )  # few are: only these are gone through
+    )  # most conditions do not need the walk
     for node in ast.walk(written) if suspect else ():
         if isinstance(node, ast.Reference):
             report_not_for_grants(node.name.partition(".")[0], node.span, draft)
-    here = draft.places.here(place) if place.patterns else EVERYWHERE  # no pattern: all of them were reported
+    here = draft.places.here(place) if place.patterns else EVERYWHERE  # without patterns, all of them had errors
     found = draft.condition(written, package, here)
     for fact, span in facts_read(found) if found and suspect else ():
         report_not_for_grants(fact.path[0], span, draft)
@@ -83,7 +83,7 @@ def report_not_for_grants(root: str, span: Span, draft: LoweringContext) -> None
 
 
 def index_blocks(blocks: Iterable[k.AgentBlock | k.UserBlock | k.AnyoneBlock]) -> PatternIndex[bool]:
-    """Every pattern that the blocks open."""
+    """Return an index of every pattern that the blocks grant."""
     index: PatternIndex[bool] = PatternIndex()
     patterns = {opening.pattern for block in blocks for one in block.grants for opening in one.openings}
     for pattern in patterns:

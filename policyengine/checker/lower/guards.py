@@ -1,4 +1,4 @@
-"""Guards to kernel: what they deny, what they ask a person, what they oblige to."""
+"""Lowering of guards: denials, confirms and obligations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType
 from policyengine.vocabulary import AUDIT_LEVELS, FACT_ROOT_NAMES
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-USER_ENTITY = "user"  # an approver is one
+USER_ENTITY = "user"  # approvers are entities of this type
 
 
 def lower_guards(draft: LoweringContext) -> tuple[k.Guard, ...]:
@@ -32,7 +32,7 @@ def lower_guards(draft: LoweringContext) -> tuple[k.Guard, ...]:
 
 
 def check_rule_names(draft: LoweringContext) -> None:
-    """Tests and reasons name a rule: two of one package cannot share a name."""
+    """Report rules of one package with the same name: tests and decisions refer to rules by name."""
     first: dict[tuple[str, str], Span] = {}
     for kind in (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl):
         for package, declared in draft.declared(kind):
@@ -59,16 +59,17 @@ def lower_guard(declared: ast.GuardDecl, package: str, draft: LoweringContext) -
 
 
 def check_cluster_denials(effects: Iterable[k.Effect], context: ExpressionContext) -> None:
-    """Whoever shares a cluster with others must not be denied for it: it only says whose count a rate goes by."""
+    """Report effects that read `cluster`. Members of a cluster share a count of a rate, but must not be denied for each
+    other."""
     for condition in (one.condition for one in effects if one.condition is not None):
         for part in k.walk(condition):
             if isinstance(part, k.Fact) and part.path[0] == "cluster":
-                message = f"`{'.'.join(part.path)}` counts in rates and budgets alone"
+                message = f"`{'.'.join(part.path)}` is available only in rates and budgets"
                 context.report("E515", message, part.span, 'write a rate: `rate "…" per cluster.id { … }`')
 
 
 def check_guards_reach_grants(draft: LoweringContext, opened: PatternIndex[bool]) -> None:
-    """A guard or limit where no door opens is for nothing: more often a misspelled path than a wish."""
+    """Report guards and limits at places that no grant covers: usually the path is misspelled."""
     for kind, done in ((ast.GuardDecl, "guarded"), (ast.RateDecl, "limited"), (ast.BudgetDecl, "limited")):
         for package, declared in draft.declared(kind):
             check_place(declared.place, done, package, draft, opened)  # type: ignore[attr-defined]  # all have one
@@ -82,15 +83,15 @@ def check_place(
         patterns = draft.places.target(target, package) or ()
         kept = [pattern for pattern in patterns if not any(covers(hole, pattern) for hole in outside or ())]
         if kept and not any(any(opened.overlapping(k.with_folding(pattern, "full"))) for pattern in kept):
-            message = f"no door opens anything at `{rule_text(target.span)}`"
-            draft.report("W521", message, target.span, f"check how it is spelled; nothing has to be {done} here")
+            message = f"no grant covers `{rule_text(target.span)}`"
+            draft.report("W521", message, target.span, f"check the spelling; nothing needs to be {done} here")
 
 
 # ── Items ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def lower_effect(item: ast.GuardItem, context: ExpressionContext) -> k.Effect | None:
-    """One item; None when its condition was reported."""
+    """Lower one item. Returns None if its condition has a reported error."""
     said = lower_message(item.message, context)
     match item:
         case ast.Deny(written):
@@ -112,13 +113,13 @@ def lower_effect(item: ast.GuardItem, context: ExpressionContext) -> k.Effect | 
 
 @dataclass(frozen=True, slots=True)
 class EffectCondition:
-    """When an item acts; `value` None is always."""
+    """The condition of an item; `value` None means always."""
 
     value: k.Expr | None
 
 
 def lower_when(written: ast.WhenClause | None, context: ExpressionContext) -> EffectCondition | None:
-    """`unless c` acts as `when not c`; None when the condition was reported."""
+    """Lower the condition: `unless c` acts like `when not c`. Returns None if an error was reported."""
     if written is None:
         return EffectCondition(None)
     if written.word == "unless":
@@ -160,7 +161,7 @@ def lower_approvers(written: ast.Approver, context: ExpressionContext) -> k.Appr
 
 
 def approver_words(written: ast.Approver) -> str:
-    """As remedies and messages say it: `role finance`, `2 of team "legal"`."""
+    """Return the approvers as remedies and messages name them: `role finance`, `2 of team "legal"`."""
     match written:
         case ast.Quorum(count, of):
             return f"{count.text} of {approver_words(of)}"
@@ -180,7 +181,9 @@ def lower_quorum(count: ast.Literal, context: ExpressionContext) -> int | None:
     digits = count.text.replace("_", "")
     if digits.isdigit() and len(digits) <= 4 and int(digits) >= 2:
         return int(digits)
-    context.report("E506", f"`{count.text}` is no number of persons", count.span, "write a whole number, `2` or more")
+    context.report(
+        "E506", f"`{count.text}` is not a number of persons", count.span, "write a whole number, `2` or more"
+    )
     return None
 
 
@@ -207,7 +210,7 @@ def lower_approver(
 
 
 def is_bare_word(name: ast.Name, context: ExpressionContext) -> bool:
-    """Neither a fact nor what a `let` names: a role whose word is missing."""
+    """Return whether the name is neither a fact nor a definition: probably a role without the word `role`."""
     named = context.program.visible(context.package, "let", "define")
     return "." not in name.text and name.text not in (*FACT_ROOT_NAMES, *named)
 
@@ -222,18 +225,18 @@ def has_roles(role: ast.Name, context: ExpressionContext) -> bool:
                 return True
             meant = suggest(role.text, values)
             hint = f"did you mean `{meant}`?" if meant else f"roles are {', '.join(values)}"
-            context.report("E504", f"`{role.text}` is no value of `{name}`", role.span, hint)
+            context.report("E504", f"`{role.text}` is not a value of `{name}`", role.span, hint)
         case _:
             hint = "declare it: `entity user { roles: set<string> }`"
-            context.report("E504", "nothing says which roles a user has", role.span, hint)
+            context.report("E504", "users have no declared roles", role.span, hint)
     return False
 
 
 def check_holds_users(found: k.Expr, context: ExpressionContext) -> bool:
-    """An approver is the entity, or is in it: so it must be a user, or something that users can be in."""
+    """Check that a user can be the approver or be in it."""
     entities = referenced_types(found.type)
     if entities is None:
-        message = f"`{rule_text(found.span)}` is {describe_type(found.type)}: that approves nothing"
+        message = f"`{rule_text(found.span)}` is {describe_type(found.type)}, which cannot approve"
         context.report("E505", message, found.span, "name a user, a group of users, or a set of them")
         return False
     if entities and entities.isdisjoint(container_types(USER_ENTITY, context)):
@@ -257,7 +260,7 @@ def referenced_types(type_: Type) -> frozenset[str] | None:
 
 
 def container_types(entity: str, context: ExpressionContext) -> set[str]:
-    """The entity itself, and all that it can be in at any depth."""
+    """Return the entity type itself and all types that it can be in, at any depth."""
     found: set[str] = set()
     pending = [entity]
     while pending:
@@ -305,13 +308,13 @@ def is_level(level: ast.Name, context: ExpressionContext) -> bool:
         return True
     meant = suggest(level.text, AUDIT_LEVELS)
     hint = f"did you mean `{meant}`?" if meant else f"levels are {', '.join(AUDIT_LEVELS)}"
-    context.report("E508", f"`{level.text}` is no level of audit", level.span, hint)
+    context.report("E508", f"`{level.text}` is not an audit level", level.span, hint)
     return False
 
 
 def is_redactable(path: ast.Name, context: ExpressionContext) -> bool:
     if path.text.partition(".")[0] not in ("body", "args"):
-        hint = "only declared facts that begin with `body.` or `args.` are"
+        hint = "only declared facts that begin with `body.` or `args.` can be redacted"
         context.report("E509", f"`{path.text}` cannot be redacted", path.span, hint)
         return False
     return lower_value(ast.Reference(path.text, span=path.span), context) is not None
@@ -319,13 +322,15 @@ def is_redactable(path: ast.Name, context: ExpressionContext) -> bool:
 
 def check_recipient(whom: ast.Text, context: ExpressionContext) -> bool:
     if not whom.value.strip():
-        context.report("E511", "nobody is notified", whom.span, 'name who is: `notify "security"`')
+        context.report("E511", "the recipient is empty", whom.span, 'name a recipient: `notify "security"`')
     return bool(whom.value.strip())
 
 
 def check_header(name: ast.Text, value: ast.Text, context: ExpressionContext) -> None:
     if not HEADER_NAME.fullmatch(name.value):
         hint = "a name has letters, digits and dashes"
-        context.report("E510", f"`{name.value}` is no name of a header", name.span, hint)
+        context.report("E510", f"`{name.value}` is not a valid header name", name.span, hint)
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in value.value):
-        context.report("E510", "the value of a header holds no control characters", value.span, "write it on one line")
+        context.report(
+            "E510", "the value of a header cannot contain control characters", value.span, "write it on one line"
+        )

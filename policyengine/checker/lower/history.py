@@ -1,4 +1,4 @@
-"""History in conditions: what to look for among earlier requests, and what must be remembered of them for that."""
+"""Lowering of history in conditions: which earlier requests to look for, and what must be stored about them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def lower_history(
 ) -> k.Expr | None:
     if context.past is not None or context.constant:
         where = "another history" if context.past is not None else "a `let`, which is a constant"
-        context.report("E253", f"a history cannot stand inside {where}", node.span, "say both apart, joined by `and`")
+        context.report(
+            "E253", f"a history cannot be inside {where}", node.span, "write both separately, joined by `and`"
+        )
         return None
     history = node.history
     window, keys = lower_history_window(history.within, context), lower_history_keys(history.per, context, value)
@@ -56,7 +58,7 @@ def lower_history(
 def lower_history_keys(
     per: tuple[ast.Reference | ast.Call, ...], context: ExpressionContext, value: Lower
 ) -> tuple[k.Expr, ...] | None:
-    """None where none is said: then it is the agent and the user. No variable says whose a request was."""
+    """Lower the keys of a history. None means the default, agent and user. Keys cannot read quantifier variables."""
     if not per:
         return None
     found = (value(key, replace(context, variables={})) for key in per)
@@ -67,7 +69,7 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
     assert node.field is not None
     written = ast.Reference(node.field.text, span=node.field.span)
     if node.field.text.partition(".")[0] != "past":
-        message = f"`{node.field.text}` is a fact of this request, and `{node.function}` is about earlier ones"
+        message = f"`{node.field.text}` is a fact of this request, but `{node.function}` is about earlier ones"
         reading.context.report("E246", message, node.field.span, f"write `past.{node.field.text}`")
         return None
     found = value(written, reading.inside, Scalar.NUMBER if node.function == "sum" else Scalar.STRING)
@@ -77,20 +79,20 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
     if node.function == "sum" and type_ not in NUMBERS:
         reading.context.report(
             "E251",
-            f"`sum` adds numbers, and `{node.field.text}` is {describe_type(type_)}",
+            f"`sum` adds numbers, but `{node.field.text}` is {describe_type(type_)}",
             node.field.span,
             "count them, or the `distinct` ones",
         )
         return None
     if node.function == "distinct" and isinstance(type_, SetType | ListType | RecordType):
-        message = f"`distinct` counts single values, and `{node.field.text}` is {describe_type(type_)}"
+        message = f"`distinct` counts single values, but `{node.field.text}` is {describe_type(type_)}"
         reading.context.report("E251", message, node.field.span, "name one value: `past.params.id`")
         return None
     return found
 
 
 class EventLowerer:
-    """One event as it is read: first the context in which `past` speaks of it, then the whole."""
+    """Lowers one event: first the context in which `past` refers to it, then the event."""
 
     def __init__(self, written: ast.EventPattern, context: ExpressionContext, condition: Lower) -> None:
         self.written, self.context, self.condition = written, context, condition
@@ -134,18 +136,18 @@ def build_event(
 
 
 def event_digest(event: k.EventPattern) -> str:
-    """A digest of all that is remembered: the same for the same event, in whatever policy it stands."""
+    """Return a digest of everything that is stored for the event: equal events have equal digests in every policy."""
     told = canonical_text(replace(event, watch=""))
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def plain_fact_path(past: k.PastFact) -> tuple[str, ...]:
-    """The path of a plain fact; that of an attribute is no path of its own."""
+    """Return the path of a fact, or an empty path for an attribute."""
     return past.fact.path if isinstance(past.fact, k.Fact) else ()
 
 
 def other_user_condition(span: Span) -> k.Expr:
-    """Both are known, and they differ; a request of nobody was none of another user."""
+    """Return the condition for `by another user`: the earlier request had a user, and a different one."""
     user = k.Fact(USER, Scalar.STRING, span=span)
     past = k.PastFact(user, Scalar.STRING, span=span)
     return k.And((k.IsPresent(past, span=span), k.Relation("!=", past, user, span=span)), span=span)
@@ -156,7 +158,7 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
     if window is None or not isinstance(window.value, timedelta):
         return None
     if not timedelta(0) < window.value <= MAX_HISTORY_WINDOW:
-        message = "a window of no length holds nothing" if not window.value else "nothing is remembered for so long"
+        message = "an empty window matches nothing" if not window.value else "history is not kept for that long"
         context.report("E238", message, within.span, "write how far back: `within 1h`")
         return None
     return window.value
@@ -165,10 +167,10 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
 def lower_past(
     reference: ast.Reference, context: ExpressionContext, expected: Type | None, value: Lower
 ) -> k.Expr | None:
-    """`past.params.id`: the fact as it was at the earlier request, and how that one came out."""
+    """Lower `past.params.id`, a fact as it was at the earlier request, or a member of that request's outcome."""
     if context.past is None:
-        message = f"`{reference.name}` speaks of an earlier request, and there is none here"
-        hint = "`past` stands in the `where` of a history: `after (POST /review where past.status < 400) within 1h`"
+        message = f"`{reference.name}` is a fact of an earlier request, but there is none here"
+        hint = "`past` is valid in the `where` of a history: `after (POST /review where past.status < 400) within 1h`"
         context.report("E246", message, reference.span, hint)
         return None
     match reference.name.split("."):
@@ -204,7 +206,7 @@ def lower_past(
 
 
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
-    """Nothing declares what an outcome is like: it has the type of what it stands beside."""
+    """Lower a member of the outcome. It has no declaration, so its type is that of the value it is compared with."""
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected
     if type_ is None or isinstance(type_, UnresolvedType):
         message = f"the type of `{reference.name}` is not known here"

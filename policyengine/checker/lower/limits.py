@@ -1,4 +1,4 @@
-"""Rates and budgets to kernel: how fast, how much, by whose count."""
+"""Lowering of rates and budgets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 
 RATE = re.compile(r"(?P<count>[0-9][0-9_]*|[a-z][\w.]*)/(?P<within>[0-9]+(?:ms|s|m|h|d))")
-DEFAULT_LEASE = timedelta(minutes=10)  # where `at most N at once` says no other
+DEFAULT_LEASE = timedelta(minutes=10)  # if `at most N at once` sets none
 NOT_COUNTABLE = "this cannot be counted exactly"
 
 
@@ -53,7 +53,7 @@ def lower_limit_keys(declared: ast.RateDecl | ast.BudgetDecl, context: Expressio
 def lower_store_failure(declared: ast.RateDecl | ast.BudgetDecl, context: ExpressionContext) -> k.StoreFailureMode:
     said = [item for item in declared.items if isinstance(item, ast.StoreFailure)]
     for other in said[1:]:
-        context.report("E910", "what holds without the store is said twice", other.span, "keep one")
+        context.report("E910", "`on store failure` is stated twice", other.span, "keep one")
     return said[0].word if said else "deny"
 
 
@@ -71,7 +71,7 @@ def lower_rate(declared: ast.RateDecl, package: str, draft: LoweringContext) -> 
         [item for item in declared.items if isinstance(item, ast.ConcurrencyLimit)], context
     )
     if not paces and at_once is None:
-        hint = "write how many in how long: `100/1m`, or `at most 5 at once`"
+        hint = "write the number and the period: `100/1m`, or `at most 5 at once`"
         context.report("E910", "this rate has no limit", declared.name.span, hint)
     cost = lower_cost([item for item in declared.items if isinstance(item, ast.Cost)], bool(paces), context)
     moves = tuple(
@@ -136,35 +136,35 @@ def parse_pace_window(window: str, text: str, span: Span, context: ExpressionCon
 
 
 def report_bad_pace(text: str, span: Span, context: ExpressionContext) -> None:
-    context.report("E910", f"`{text}` is no pace", span, "write how many in how long, neither of them zero: `100/1m`")
+    context.report(
+        "E910", f"`{text}` is not a valid rate", span, "write the number and the period, both above zero: `100/1m`"
+    )
 
 
 def lower_request_count(literal: ast.Literal, context: ExpressionContext) -> int | None:
     digits = literal.text.replace("_", "")
     if digits.isdigit() and int(digits[:18]) > 0:
         return int(digits[:18])
-    context.report("E910", f"`{literal.text}` is no number of requests", literal.span, "write `1` or more")
+    context.report("E910", f"`{literal.text}` is not a valid number of requests", literal.span, "write `1` or more")
     return None
 
 
 def lower_concurrency_limit(items: list[ast.ConcurrencyLimit], context: ExpressionContext) -> k.ConcurrencyLimit | None:
     for other in items[1:]:
-        context.report("E910", "how many at once is said twice", other.span, "keep one")
+        context.report("E910", "`at most` is stated twice", other.span, "keep one")
     if not items:
         return None
     lease = DEFAULT_LEASE if items[0].lease is None else parse_duration(items[0].lease.text)
     most = lower_request_count(items[0].count, context)
     if not lease:
-        context.report(
-            "E910", "a place that is held for no time limits nothing", items[0].span, "write how long: `10m`"
-        )
+        context.report("E910", "a lease of zero limits nothing", items[0].span, "write how long: `10m`")
     return k.ConcurrencyLimit(most, lease, span=items[0].span) if most and lease else None
 
 
 def lower_cost(items: list[ast.Cost], paced: bool, context: ExpressionContext) -> k.Expr | None:
     for item in items[1:] if paced else items:
-        message = "`cost` is said twice" if paced else "`cost` is taken of a pace, and there is none"
-        context.report("E910", message, item.span, "keep one" if paced else "write how many in how long: `100/1m`")
+        message = "`cost` is stated twice" if paced else "`cost` needs a rate, but this rule has none"
+        context.report("E910", message, item.span, "keep one" if paced else "write the number and the period: `100/1m`")
     if not items:
         return None
     return lower_value(ast.Reference(items[0].fact.text, span=items[0].fact.span), context, Scalar.NUMBER)
@@ -177,7 +177,7 @@ def lower_rate_adjustment(
     context: ExpressionContext,
 ) -> k.Pace | k.Raise | k.Clamp | None:
     if not paced:
-        context.report("E910", "there is no pace that this could move", item.span, "write it first: `100/1m`")
+        context.report("E910", "there is no rate for this to adjust", item.span, "write it first: `100/1m`")
     known = base if isinstance(base, k.Pace) else None
     match item:
         case ast.RateFloor(text):
@@ -198,7 +198,7 @@ def lower_rate_adjustment(
 def lower_clamp_duration(literal: ast.Literal, context: ExpressionContext) -> timedelta | None:
     lasts = parse_duration(literal.text)
     if not lasts:
-        context.report("E910", "a clamp for no time is none", literal.span, "write how long: `10m`")
+        context.report("E910", "a clamp with a duration of zero has no effect", literal.span, "write how long: `10m`")
     return lasts or None
 
 
@@ -214,7 +214,7 @@ def lower_slower_pace(
 def lower_raise(item: ast.Raise, base: k.Pace | None, context: ExpressionContext) -> k.Raise | None:
     factor = Decimal(item.factor[1:])
     if factor <= 1:
-        context.report("E910", f"`{item.factor}` raises nothing", item.span, "write a factor above one: `x2`")
+        context.report("E910", f"`{item.factor}` does not raise the rate", item.span, "write a factor above one: `x2`")
     most, condition = lower_pace(item.at_most, item.span, context), lower_condition(item.when, context)
     if most and base and base.faster_than(most):
         context.report("E910", "`at most` is slower than the rate itself", item.span, "only `clamp` goes below it")
@@ -233,7 +233,7 @@ def lower_budget(declared: ast.BudgetDecl, package: str, draft: LoweringContext)
     context = limit_context(place, package, draft)
     items = [item for item in declared.items if isinstance(item, ast.BudgetLimit)]
     if not items:
-        hint = "write how much in how long: `count <= 5 within 1h`"
+        hint = "write the amount and the period: `count <= 5 within 1h`"
         context.report("E910", "this budget has no limit", declared.name.span, hint)
     quotas = tuple(lower_budget_limit(item, context) for item in items)
     when = None if declared.when is None else lower_condition(declared.when, context)
@@ -260,7 +260,9 @@ def lower_budget_limit(item: ast.BudgetLimit, context: ExpressionContext) -> k.B
     bound = lower_value(written, context, Scalar.NUMBER)
     within = parse_duration(item.within.text)
     if not within:
-        context.report("E910", "a budget of no time limits nothing", item.within.span, "write how long: `24h`")
+        context.report(
+            "E910", "a budget with a period of zero limits nothing", item.within.span, "write how long: `24h`"
+        )
     if isinstance(bound, k.Constant) and isinstance(bound.value, int | Decimal) and bound.value * MICRO > MAX_UNITS:
         context.report("E910", NOT_COUNTABLE, bound.span, "take a smaller number")
     if bound is None or not within or (item.fact is not None and fact is None):

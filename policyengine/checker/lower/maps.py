@@ -1,4 +1,4 @@
-"""`map authzen { … }` to kernel: which subject is who, which action asks for what, which properties are which facts."""
+"""Lowering of `map authzen { … }`: subjects, resources, actions, and properties as facts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE_QUESTION = "a question has one endpoint: name it, as in `GET /todos/{resourc
 
 
 def lower_maps(draft: LoweringContext) -> tuple[k.MapItem, ...]:
-    """Every item that could be read; the others are reported."""
+    """Lower every valid item and report the others."""
     items: list[k.MapItem] = []
     for package, declared in draft.declared(ast.MapDecl):
         if declared.protocol.text != PROTOCOL:
@@ -53,7 +53,7 @@ def lower_maps(draft: LoweringContext) -> tuple[k.MapItem, ...]:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenMapReader:
-    """Reads the items of one block."""
+    """Lowers the items of one block."""
 
     draft: LoweringContext
     package: str
@@ -108,7 +108,7 @@ class AuthzenMapReader:
                     k.MapVerb(found.verb, found.type, span=written.span) if isinstance(found, k.ActionPattern) else None
                 )
             case ast.ReservedWord():
-                self.draft.places.pattern(written, self.package, opening=False)  # which says so
+                self.draft.places.pattern(written, self.package, opening=False)  # reports the error
                 return None
             case _:
                 assert_never(written)
@@ -135,7 +135,7 @@ class AuthzenMapReader:
         found = SEGMENT.fullmatch(text)
         if found is None or (found["source"] is None and "{" in text):
             hint = f"write `{{resource.id}}`, once in a segment: {SOURCE_HINT}"
-            self.draft.report("E934", f"`{text}` is not told by a question", written.path_span, hint)
+            self.draft.report("E934", f"`{text}` is not a member of a question", written.path_span, hint)
             return None
         if found["source"] is None:
             return k.MapSegment(text, span=written.path_span)
@@ -147,7 +147,7 @@ class AuthzenMapReader:
 
     def binding(self, binding: ast.FactAssignment) -> k.MapFact | None:
         if not isinstance(binding.value, ast.Reference):
-            message = f"`{' '.join(binding.value.span.text.split())}` is no member of a question"
+            message = f"`{' '.join(binding.value.span.text.split())}` is not a member of a question"
             self.draft.report("E934", message, binding.value.span, SOURCE_HINT)
             return None
         source = (*binding.value.name.split("."), *(key.value for key in binding.value.keys))
@@ -160,7 +160,7 @@ class AuthzenMapReader:
         if self.is_attribute(path):
             if source[0] in ENTITY_SOURCES:
                 return k.MapFact(path, source, True, span=span)
-            message = f"`{fact.text}` is an attribute, and `{source_span.text}` is of no entity"
+            message = f"`{fact.text}` is an attribute, but `{source_span.text}` belongs to no entity"
             hint = "take it from `subject.properties` or from `resource.properties`"
             self.draft.report("E933", message, source_span, hint)
             return None
@@ -169,7 +169,7 @@ class AuthzenMapReader:
     def is_source(self, source: k.MapPath, text: str, span: Span) -> bool:
         told = is_source(source)
         if not told:
-            self.draft.report("E934", f"`{text}` is no member of a question", span, SOURCE_HINT)
+            self.draft.report("E934", f"`{text}` is not a member of a question", span, SOURCE_HINT)
         return told
 
     def is_attribute(self, path: k.MapPath) -> bool:
@@ -177,18 +177,18 @@ class AuthzenMapReader:
         return len(path) == 2 and entity is not None and entity.field(path[1]) is not None
 
     def is_fact(self, path: k.MapPath, fact: ast.Name) -> bool:
-        """Whether the caller of `/decide` could claim it as well; if not, that is reported."""
+        """Return whether a caller of `/decide` could also claim the fact, and report it if not."""
         root, known = path[0], is_claimable(path)
         if known and root in OPEN_ROOTS:
             known = any(are_nested_paths(path, declared.path) for declared in self.draft.schema.facts)
             hint = f"declare it: `facts {{ {fact.text}: string }}`"
         elif path in ENDPOINT_FACTS:
-            hint = "which endpoint is asked for is said by `action`: remove it"
+            hint = "`action` sets the endpoint: remove it"
         else:
             meant = suggest(path[1], ROOTS[root] or ()) if root in ROOTS_OF_FACTS and len(path) > 1 else None
             hint = f"did you mean `{root}.{meant}`?" if meant else self.attribute_hint(path)
         if not known:
-            self.draft.report("E933", f"`{fact.text}` is no fact that a question can give", fact.span, hint)
+            self.draft.report("E933", f"`{fact.text}` is not a fact that a question can supply", fact.span, hint)
         return known
 
     def attribute_hint(self, path: k.MapPath) -> str:
@@ -206,7 +206,7 @@ class AuthzenMapReader:
 
 
 def is_source(source: k.MapPath) -> bool:
-    """Whether a question of the other protocol may have it."""
+    """Return whether AuthZEN questions have this member."""
     root, *rest = source or ("",)
     if not rest or root not in SOURCES:
         return root == "context" and bool(rest)
@@ -214,7 +214,7 @@ def is_source(source: k.MapPath) -> bool:
 
 
 def is_claimable(path: k.MapPath) -> bool:
-    """Whether who asks `/decide` could claim it, too; which endpoint is asked for is no claim."""
+    """Return whether a caller of `/decide` could also claim the fact. The endpoint is not a claim."""
     root, *rest = path or ("",)
     if root in OPEN_ROOTS:
         return bool(rest)
@@ -222,7 +222,7 @@ def is_claimable(path: k.MapPath) -> bool:
 
 
 def are_nested_paths(one: k.MapPath, other: k.MapPath) -> bool:
-    """Whether one of both is the other or lies within it."""
+    """Return whether one path equals or contains the other."""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
 
@@ -231,32 +231,33 @@ def are_nested_paths(one: k.MapPath, other: k.MapPath) -> bool:
 
 
 def check_duplicate_items(items: Sequence[k.MapItem], draft: LoweringContext) -> None:
-    """Nothing of a question becomes two things: which of them would depend on the order."""
+    """Report members that are mapped twice, because the result would depend on their order."""
     first: dict[tuple[object, ...], Span] = {}
     for item in items:
         for key, what in item_identities(item):
             where = first.setdefault(key, item.span)
             if where is not item.span:
-                related = [RelatedLocation("the other one", where)]
+                related = [RelatedLocation("the other mapping", where)]
                 draft.report("E931", f"{what} is mapped twice", item.span, "keep one", related)
 
 
 def check_conflicting_facts(
     facts: Iterable[k.MapFact], vouched: Sequence[k.MapSubject], draft: LoweringContext
 ) -> None:
-    """No fact is said twice, or within another one; and the issuer by `from` or by a fact, not by both."""
+    """Report facts that are set twice or inside one another, and an issuer that both `from` and a fact set."""
     before: list[k.MapFact] = []
     for fact in facts:
         others: list[k.MapItem] = [one for one in before if facts_conflict(one, fact)]
         others += vouched if fact.path == ISSUER else ()
         if others:
-            related = [RelatedLocation("the other one", others[0].span)]
+            related = [RelatedLocation("the other mapping", others[0].span)]
             draft.report("E931", f"`{'.'.join(fact.path)}` is mapped twice", fact.span, "keep one", related)
         before.append(fact)
 
 
 def facts_conflict(one: k.MapFact, other: k.MapFact) -> bool:
-    """Attributes of the subject and of the resource are of two entities, or hold one value or none."""
+    """Return whether two facts conflict. Attributes of the subject and of the resource do not: they belong to two
+    entities, or have the same value."""
     if one.entity or other.entity:
         return (one.path, one.source[0]) == (other.path, other.source[0])
     return are_nested_paths(one.path, other.path)
@@ -271,21 +272,22 @@ def item_identities(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]
         case k.MapAction(name, on):
             yield ("action", name, on), f"the action `{name}`"
         case k.MapFact():
-            pass  # they may also lie within one another: see `check_conflicting_facts`
+            pass  # these may also contain one another: see `check_conflicting_facts`
         case _:
             assert_never(item)
 
 
 def check_actions_reach_grants(items: Sequence[k.MapItem], draft: LoweringContext, opened: PatternIndex[bool]) -> None:
-    """An action that becomes what no door opens is denied whoever asks: more often misspelled than meant."""
+    """Report actions with an endpoint that no grant covers: every caller is denied, so usually the endpoint is
+    misspelled."""
     for item in items:
         if isinstance(item, k.MapAction) and not any(opened.overlapping(endpoint_pattern(item.endpoint))):
-            message = f"no door opens `{' '.join(item.endpoint.span.text.split())}`"
-            draft.report("W936", message, item.endpoint.span, "check how it is spelled: everybody is denied here")
+            message = f"no grant covers `{' '.join(item.endpoint.span.text.split())}`"
+            draft.report("W936", message, item.endpoint.span, "check the spelling: every caller is denied this action")
 
 
 def endpoint_pattern(endpoint: k.MapEndpoint) -> k.Pattern:
-    """What a mapped action can ask for, as a pattern."""
+    """Return a pattern of all endpoints that a mapped action can produce."""
     match endpoint:
         case k.MapHttp(method, segments):
             return k.HttpPattern((method,), tuple(map(segment_pattern, segments)), span=endpoint.span)

@@ -1,4 +1,4 @@
-"""Messages of guards: text with facts in braces, each marked with who may see it."""
+"""Lowering of guard messages: text with facts in braces, each marked with who may see it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from policyengine.vocabulary import SECRET_HEADERS
 PIECE = re.compile(r"\{\{|\}\}|\{(?P<fact>[^{}]*)\}|(?P<lone>[{}])")
 FACT = re.compile(r'(?P<name>[a-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<keys>(?:\["[^"\]]*"\])*)', re.ASCII)
 KEY = re.compile(r'\["([^"\]]*)"\]')
-# What came with the request the caller knows already; anything else only the approver and the audit see.
+# The caller already knows facts of the request; only the approver and the audit log see any others.
 CALLER_ROOTS = frozenset({"args", "body", "params", "request", "tool", "context"})
 ID_ROOTS = frozenset({"agent", "resource", "user"})
 
 
 def lower_message(text: ast.Text | None, context: ExpressionContext) -> k.Message | None:
-    """`refund of {body.amount}`: `{{` and `}}` stand for braces. None without a message; what is wrong is reported."""
+    """Lower a message such as `refund of {body.amount}`; `{{` and `}}` are literal braces. Returns None if there is no
+    message. Errors are reported."""
     if text is None:
         return None
     if not text.value.strip():
@@ -32,8 +33,8 @@ def lower_message(text: ast.Text | None, context: ExpressionContext) -> k.Messag
         parts.append(text.value[plain : piece.start()])
         plain = piece.end()
         if piece["lone"]:
-            hint = "a fact stands between braces, `{body.amount}`; for a brace itself write it twice"
-            context.report("E502", f"a lone `{piece['lone']}`", placeholder_span(text, piece), hint)
+            hint = "write a fact in braces, `{body.amount}`, and a literal brace twice"
+            context.report("E502", f"a single `{piece['lone']}`", placeholder_span(text, piece), hint)
         elif piece["fact"] is None:
             parts.append(piece[0][0])
         else:
@@ -44,7 +45,7 @@ def lower_message(text: ast.Text | None, context: ExpressionContext) -> k.Messag
 
 
 def merge_texts(parts: list[str | k.MessageFact]) -> Iterator[str | k.MessageFact]:
-    """Neighbouring texts as one, empty ones left out."""
+    """Yield the parts with neighboring strings joined and empty ones removed."""
     text = ""
     for part in parts:
         if isinstance(part, str):
@@ -59,7 +60,7 @@ def merge_texts(parts: list[str | k.MessageFact]) -> Iterator[str | k.MessageFac
 
 
 def placeholder_span(text: ast.Text, found: re.Match[str]) -> Span:
-    """The braces in the source; the whole text when escapes before them move them."""
+    """Return the span of the placeholder, or of the whole string if escapes before it change the offsets."""
     start = text.span.start + 1 + found.start()
     span = Span(text.span.source, start, start + len(found[0]))
     return span if span.text == found[0] else text.span
@@ -68,8 +69,8 @@ def placeholder_span(text: ast.Text, found: re.Match[str]) -> Span:
 def lower_placeholder(written: str, span: Span, context: ExpressionContext) -> k.MessageFact | None:
     match = FACT.fullmatch(written.strip())
     if match is None:
-        hint = "braces hold the name of a fact and nothing else: `{body.amount}`"
-        context.report("E502", f"`{{{written}}}` names no fact", span, hint)
+        hint = "braces contain only the name of a fact: `{body.amount}`"
+        context.report("E502", f"`{{{written}}}` does not name a fact", span, hint)
         return None
     name = placeholder_name_span(span, written.strip())
     keys = tuple(ast.Text(key, span=name) for key in KEY.findall(match["keys"]))
@@ -77,14 +78,14 @@ def lower_placeholder(written: str, span: Span, context: ExpressionContext) -> k
     if found is None:
         return None
     if is_secret(found):
-        hint = "remove it: whoever sees the message could use it"
+        hint = "remove it: a reader of the message could use it"
         context.report("E503", f"a message must not show `{written.strip()}`", span, hint)
         return None
     return k.MessageFact(found, came_with_request(found), span=span)
 
 
 def placeholder_name_span(span: Span, written: str) -> Span:
-    """The name inside the braces."""
+    """Return the span of the name inside the braces."""
     at = span.text.find(written)
     return Span(span.source, span.start + at, span.start + at + len(written)) if at >= 0 else span
 

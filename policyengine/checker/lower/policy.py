@@ -1,4 +1,4 @@
-"""Declarations to kernel: all packages that are loaded become one, and every rule of each of them applies."""
+"""Lowering of all loaded packages to one kernel, in which the rules of every package apply."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ REMOVE_HINT = "remove it: a policy that only seems to limit something would be w
 def lower_policy(
     draft: LoweringContext, binders: tuple[k.Binder, ...], package: str, *, advice: bool = True
 ) -> k.Kernel:
-    """The kernel without what was reported, to be used only when no error was; `canonicalize` then gives it its
-    revision.
+    """Lower the policy, without the parts that have reported errors: use the kernel only if there are none.
 
-    Without `advice` nothing is sought that only warns.
+    `canonicalize` adds the revision. Without `advice`, checks that only produce warnings are skipped.
     """
     issuers = trust.lower_issuers(draft)
     agents = principals.lower_agent_blocks(draft, issuers)
@@ -33,7 +32,7 @@ def lower_policy(
         guards.check_guards_reach_grants(draft, opened)
         maps.check_actions_reach_grants(mapped, draft, opened)
     check_unsupported(draft)
-    draft.packages_that_say(ast.PathsIgnoreCase)  # `PlaceResolver` has read them
+    draft.packages_that_say(ast.PathsIgnoreCase)  # `PlaceResolver` has already read them
     found = k.Kernel(
         package=package,
         packages=tuple(draft.program.packages),
@@ -48,7 +47,7 @@ def lower_policy(
         advisory=draft.packages_that_say(ast.TasksAdvisory),
         delegation=sort_declarations(
             delegation.lower_delegation_limits(draft), CanonicalWriters()
-        ),  # which one is told first depends on it
+        ),  # the order decides which limit is reported first
         guards=guards.lower_guards(draft),
         limits=limits.lower_limits(draft),
         maps=mapped,

@@ -1,4 +1,4 @@
-"""Agent, user and anyone blocks to kernel: whom they are about, and what they require."""
+"""Lowering of agent, user and anyone blocks: whom they match, and their requirements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_KIND, CREDENTIAL_ROOTS
 
-# What a condition about who asks may read; nothing of the endpoint exists there, and a hop presents no credential.
+# Facts that a condition about the caller may read: no endpoint is known there, and hops do not present credentials.
 AGENT_ROOTS = frozenset({"agent", "time", "context"})
 SERVED_USER_ROOTS = AGENT_ROOTS | {"user"}
 USER_ROOTS = SERVED_USER_ROOTS | {*CREDENTIAL_ROOTS, "request"}
@@ -53,7 +53,7 @@ def lower_agent_block(
 def lower_agent_head(
     head: ast.PrincipalName | ast.InGroup | ast.PrincipalCondition, package: str, draft: LoweringContext
 ) -> tuple[str, str, k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition]:
-    """The block's label, its package, and whom it is about."""
+    """Return the block's label, its package, and which agents it matches."""
     match head:
         case ast.PrincipalName(name):
             return f'agent "{name.value}"', package, lower_agent_name(name, draft)
@@ -69,19 +69,20 @@ def lower_agent_head(
 
 
 def never_condition(written: ast.Expr) -> k.Constant:
-    """Stands for a condition that was reported: no kernel with one is ever used, and this one opens nothing."""
+    """Return a placeholder for a condition with a reported error. It grants nothing, and a kernel with errors is never
+    used."""
     return k.Constant(False, Scalar.BOOL, span=written.span)
 
 
 def lower_principal_condition(
     written: ast.Expr, roots: frozenset[str], whom: str, package: str, draft: LoweringContext
 ) -> k.Expr | None:
-    """A condition about who asks, which stands where no endpoint is known."""
+    """Lower a condition about the caller, where no endpoint is known."""
     found = draft.condition(written, package, NO_ENDPOINT_FACTS)
     for fact, span in facts_read(found) if found else ():
         if fact.path[0] not in roots:
-            hint = "only who asks is known here: ask for the rest in `may … when`"
-            draft.report("E414", f"this is about the {whom}, and `{fact.path[0]}` is not", span, hint)
+            hint = "only the caller is known here: move other conditions to `may … when`"
+            draft.report("E414", f"this condition is about the {whom}, but `{fact.path[0]}` is not", span, hint)
             return None
     return found
 
@@ -89,7 +90,7 @@ def lower_principal_condition(
 def check_required_words(declared: ast.AgentDecl, draft: LoweringContext) -> None:
     head = block_head_span(declared, declared.head)
     if first_item(declared.items, ast.IssuedBy) is None:
-        draft.report("E401", "this block does not say whose agents it means", head, "add `issued by ISSUER`")
+        draft.report("E401", "this block does not name the issuers of its agents", head, "add `issued by ISSUER`")
     acts = [item for item in declared.items if isinstance(item, ast.ActsClause)]
     if not acts:
         hint = "add `acts alone`, `acts for any user` or `acts for users where …`"
@@ -153,16 +154,16 @@ def lower_acts(
 
 
 def check_user_blocks(item: ast.ActsClause, package: str, draft: LoweringContext) -> None:
-    """Who lends an agent authority needs some: without a user's door nothing could ever be lent."""
+    """Report agents that act for users if no user block grants anything: there would be no authority to borrow."""
     if item.mode == "alone" or any(draft.declared(ast.UserDecl)):
         return
     agents = (agent for owner, agent in draft.declared(ast.AgentDecl) if owner == package)
     every = (one for agent in agents for one in agent.items if isinstance(one, ast.ActsClause) and one.mode != "alone")
     if next(every, None) is not item:
-        return  # one mistake is told once
+        return  # report each mistake once
     if not any(owner == package for owner, _ in draft.declared(ast.UnrestrictedUsers)):
-        hint = "add `user any { may … }`, or `users unrestricted` if the agent's own doors are to decide"
-        draft.report("E404", "this agent acts for users, and no `user` block says what they may do", item.span, hint)
+        hint = "add `user any { may … }`, or `users unrestricted` if the agent's own grants alone should decide"
+        draft.report("E404", "this agent acts for users, but no `user` block grants them anything", item.span, hint)
 
 
 def lower_credential(items: Sequence[ast.Node], draft: LoweringContext) -> Iterator[k.Requirement]:
@@ -183,7 +184,9 @@ def lower_credential(items: Sequence[ast.Node], draft: LoweringContext) -> Itera
 
 def lower_credential_kinds(kinds: ast.ListLiteral, draft: LoweringContext) -> Iterator[str]:
     if not kinds.items:
-        draft.report("E406", "no credential is of no kind", kinds.span, "write the kinds: `kind in [jwt, mtls]`")
+        draft.report(
+            "E406", "the list of credential kinds is empty", kinds.span, "write the kinds: `kind in [jwt, mtls]`"
+        )
     for item in kinds.items:
         word = item.name if isinstance(item, ast.Reference) and not item.keys else rule_text(item.span)
         word = item.value if isinstance(item, ast.Text) else word
@@ -192,7 +195,7 @@ def lower_credential_kinds(kinds: ast.ListLiteral, draft: LoweringContext) -> It
         else:
             meant = suggest(word, CREDENTIAL_KIND.values)
             hint = f"did you mean `{meant}`?" if meant else f"kinds are {', '.join(CREDENTIAL_KIND.values)}"
-            draft.report("E406", f"`{word}` is no kind of credential", item.span, hint)
+            draft.report("E406", f"`{word}` is not a kind of credential", item.span, hint)
 
 
 def lower_validity(item: ast.ValidityPeriod, draft: LoweringContext) -> k.ValidityPeriod:
@@ -209,13 +212,13 @@ def check_scopeless(
     issuers: Mapping[str, k.Issuer],
     draft: LoweringContext,
 ) -> None:
-    """A credential carries scopes; what is in no scope it can only carry where its issuer uses none."""
+    """Report grants outside all scopes, unless an issuer of the block uses no scopes: credentials carry only scopes."""
     names = [name for requirement in found if isinstance(requirement, k.IssuedBy) for name in requirement.issuers]
     if not names or any(name not in issuers or issuers[name].scopes_none for name in names):
         return
     for opening in (opening for one in opened for opening in one.openings if not opening.carriers):
         message = f"no credential can carry `{rule_text(opening.span)}`: it is in no scope"
-        hint = "name it in a scope, or write `scopes none` in the issuer if its credentials carry none"
+        hint = "add it to a scope, or write `scopes none` in the issuer if its credentials carry none"
         draft.report("E408", message, opening.span, hint)
 
 
@@ -239,7 +242,7 @@ def lower_user_head(
         case ast.PrincipalName(name):
             if "*" in name.value:
                 hint = f'write `user where user.id like "{name.value}"`'
-                draft.report("E418", "a user is called by the whole name", name.span, hint)
+                draft.report("E418", "a `user` block needs the whole name", name.span, hint)
             return f'user "{name.value}"', package, k.ExactName(check_name_not_empty(name, draft))
         case ast.AnyUser():
             return "user any", package, k.AnyUser()

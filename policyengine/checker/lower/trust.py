@@ -1,4 +1,4 @@
-"""Trust anchors to kernel: issuers and attesters, known by one name to every package."""
+"""Lowering of trust anchors: issuers and attesters, whose names are shared by all packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 Anchor = TypeVar("Anchor", k.Issuer, k.Attester)
-CLAIM_HOLDERS = ("user", "agent")  # whose attributes a credential can vouch for
+CLAIM_HOLDERS = ("user", "agent")  # entities whose attributes a credential can set
 
 
 def lower_issuers(draft: LoweringContext) -> dict[str, k.Issuer]:
@@ -29,7 +29,7 @@ def lower_attesters(draft: LoweringContext) -> dict[str, k.Attester]:
 
 
 def index_by_name(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: LoweringContext) -> dict[str, Anchor]:
-    """By name. Requests say `from acme`, so two packages cannot mean different ones by it."""
+    """Return the anchors by name. Requests say `from acme`, so packages cannot use one name for different anchors."""
     first: dict[str, tuple[str, ast.Name]] = {}
     for package, anchor, name in found:
         owner, declared = first.setdefault(anchor.name, (package, name))
@@ -68,7 +68,7 @@ def lower_option_text(value: ast.Text | ast.Literal | None, draft: LoweringConte
     if not isinstance(value, ast.Text):
         return None
     if not value.value.strip():
-        draft.report("E417", "this is empty", value.span, "write it, or remove the whole setting")
+        draft.report("E417", "this is empty", value.span, "write a value, or remove the setting")
         return None
     return value.value
 
@@ -91,15 +91,15 @@ def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: LoweringContext) 
     entity = draft.schema.entities.get(path[0]) if path[0] in CLAIM_HOLDERS else None
     if len(path) != 2 or path[0] not in CLAIM_HOLDERS:
         hint = "a claim is an attribute of the user or the agent: `tenant -> user.tenant`"
-        draft.report("E412", f"`{fact.text}` is no attribute that a credential can give", fact.span, hint)
+        draft.report("E412", f"`{fact.text}` is not an attribute that a credential can give", fact.span, hint)
         return False
     if entity is not None and entity.field(path[1]) is not None:
         return True
     meant = suggest(path[1], [f.name for f in entity.fields]) if entity else None
     hint = f"did you mean `{path[0]}.{meant}`?" if meant else f"declare it: `entity {path[0]} {{ {path[1]}: string? }}`"
     if path[1] == "id":
-        hint = "who asks is told by the verified credential itself, not by a claim: remove the line"
-    draft.report("E412", f"`{fact.text}` is no declared attribute", fact.span, hint)
+        hint = "the credential itself identifies the caller, not a claim: remove the line"
+    draft.report("E412", f"`{fact.text}` is not a declared attribute", fact.span, hint)
     return False
 
 
@@ -125,11 +125,11 @@ def lower_attester(declared: ast.AttesterDecl, draft: LoweringContext) -> k.Atte
 
 def lower_environments(values: ast.ListLiteral, draft: LoweringContext) -> Iterator[str]:
     if not values.items:
-        draft.report("E419", "no environment is in an empty list", values.span, "name the environments, or remove it")
+        draft.report("E419", "the list of environments is empty", values.span, "name the environments, or remove it")
     for item in values.items:
         constant = lower_text(item, draft.report) if isinstance(item, ast.Text) else None
         if constant is not None:
             yield str(constant.value)
         elif not isinstance(item, ast.Text):
             hint = f'write it in quotes: `"{item.span.text}"`' if isinstance(item, ast.Reference) else None
-            draft.report("E419", f"`{item.span.text}` is no name of an environment", item.span, hint)
+            draft.report("E419", f"`{item.span.text}` is not the name of an environment", item.span, hint)

@@ -1,1 +1,1 @@
-"""Names: which are declared, and what each name in an expression refers to."""
+"""Names: the declared ones, and the resolution of names in expressions."""

@@ -1,4 +1,4 @@
-"""The declarations of a package to its symbols; a name that hides another one is reported."""
+"""Symbols of a package's declarations; reports names that hide another one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DECLARED: Mapping[type[object], SymbolKind] = {
 
 
 def declarations(module: ast.Module) -> Iterator[tuple[ast.Declaration, bool]]:
-    """Each declaration, and whether it is exported."""
+    """Yield each declaration, and whether it is exported."""
     for item in module.declarations:
         yield (item.declaration, True) if isinstance(item, ast.Export) else (item, False)
 
@@ -65,7 +65,7 @@ def declare(symbol: Symbol, symbols: dict[tuple[str, str], Symbol], report: Repo
 
 
 def enum_values(symbols: Iterable[Symbol]) -> dict[str, tuple[Symbol, Span]]:
-    """The values of all enums, each with the enum that has it first."""
+    """Return the values of all enums, each with the first enum that declares it."""
     values: dict[str, tuple[Symbol, Span]] = {}
     for symbol in symbols:
         if isinstance(symbol.declaration, ast.EnumDecl):
@@ -77,7 +77,7 @@ def enum_values(symbols: Iterable[Symbol]) -> dict[str, tuple[Symbol, Span]]:
 def check_name(
     symbol: Symbol, values: Mapping[str, tuple[Symbol, Span]], imports: Mapping[str, PackageImport], report: Reporter
 ) -> None:
-    """A name must be one that can be used, and only for what it says."""
+    """Check that a declared name is usable and does not hide another one."""
     match symbol.declaration:
         case ast.LetDecl() | ast.DefineDecl():
             check_value_name(symbol.declaration.name, symbol.kind, values, report)
@@ -97,7 +97,7 @@ def check_name(
 
 
 def check_value_name(name: ast.Name, kind: str, values: Mapping[str, tuple[Symbol, Span]], report: Reporter) -> None:
-    """A new name for a value must not make another one unreachable."""
+    """Check that the name of a definition does not hide a built-in fact or an enum value."""
     hint = "choose another name"
     if name.text in FACT_ROOT_NAMES:
         report.report("E211", f"the {kind} `{name.text}` hides the built-in facts of that name", name.span, hint)

@@ -1,4 +1,4 @@
-"""Declared facts where a rule applies: which declarations exist there, and whether they say the same."""
+"""Declared facts at a place: which declarations apply there, and whether they agree."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from policyengine.source import Span
 
 
 def declared_fact(all_places: FactPlaces, span: Span, context: ExpressionContext) -> k.Fact | None:
-    """The fact as it is declared where the rule applies; `span` is where it is named."""
+    """Return the fact as declared where the rule applies. `span` is its place in the rule."""
     declared = all_places.facts if context.here.everywhere else all_places.near(context.here.place)
     if not exists_everywhere(declared, context):
         report_fact_elsewhere(all_places.facts, span, context)
         return None
-    if len(declared) == 1:  # as nearly all are: no other declaration can differ
+    if len(declared) == 1:  # the usual case: no other declaration can differ
         return k.Fact(declared[0].path, declared[0].type, declared[0].optional, span=span)
     here = [fact for fact in declared if exists_somewhere(fact, context)]
     types = {fact.type for fact in here}
@@ -47,11 +47,11 @@ def exists_somewhere(fact: DeclaredFact, context: ExpressionContext) -> bool:
 
 
 def exists_everywhere(declared: tuple[DeclaredFact, ...], context: ExpressionContext) -> bool:
-    """At every endpoint of the rule some declaration gives the fact."""
+    """Return whether some declaration covers every endpoint of the rule."""
     place = context.here.place
     if context.here.everywhere:
         return True
-    if place is None:  # no request yet, only who asks: what the gateway says of every request is known
+    if place is None:  # a condition about the caller: only context that the gateway adds to every request is known
         return declared[0].path[0] == "context" and any(fact.place is None for fact in declared)
     if any(fact.place is None or place_covers(fact.place, place) for fact in declared):
         return True
@@ -64,10 +64,10 @@ def report_fact_elsewhere(declared: tuple[DeclaredFact, ...], span: Span, contex
     name = declared[0].name
     where = [RelatedLocation("declared here", fact.span) for fact in declared]
     if context.here.place is None:
-        message = f"`{name}` belongs to a request, and this condition is about who asks"
+        message = f"`{name}` belongs to a request, but this condition is about the caller"
         context.report("E241", message, span, "move it to a `may … when` or to a guard", where)
         return
     places = [" ".join(fact.place.span.text.split()).removeprefix("on ") for fact in declared if fact.place]
     only = join_words(dict.fromkeys(places))
-    message = f"`{name}` exists only on {only}, and this rule applies elsewhere too"
+    message = f"`{name}` exists only on {only}, but this rule applies elsewhere too"
     context.report("E241", message, span, f"narrow the rule to {only}, or declare the fact for its place", where)

@@ -1,4 +1,4 @@
-"""`let` and `define` before they are used: which use themselves, and how large each is once its names are replaced."""
+"""Check of `let` and `define` before they are used: cycles, and sizes after expansion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.syntax import nodes as ast
 
-# A policy of a few lines could otherwise stand for a condition of billions of parts.
+# Without these limits, a policy of a few lines could expand to a condition of billions of parts.
 MAX_PARTS = 10_000
 MAX_DEPTH = 150
 
@@ -22,7 +22,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ExpressionSize:
-    """How many parts an expression has and how deep it nests, with all names replaced by what they stand for."""
+    """The number of parts and the nesting depth of an expression, with all definitions expanded."""
 
     parts: int
     depth: int
@@ -51,7 +51,7 @@ def definition_body(symbol: Symbol) -> ast.Expr | None:
 
 
 def leading_definition(reference: ast.Reference, package: str, program: Program) -> tuple[Symbol, int] | None:
-    """The `let` or `define` that a dotted name begins with, and how many of its names that takes."""
+    """Return the `let` or `define` that a dotted name begins with, and how many of its parts that takes."""
     names = reference.name.split(".")
     for length in (1, 2):
         text = ".".join(names[:length])
@@ -62,7 +62,7 @@ def leading_definition(reference: ast.Reference, package: str, program: Program)
 
 
 def measure_all(program: Program, report: Reporter) -> dict[Key, ExpressionSize]:
-    """The measure of each definition; those without one use themselves, or are too large, which is reported."""
+    """Return the size of each definition, without circular and too large ones, which are reported."""
     symbols = {
         definition_key(s): s
         for package in program.packages.values()
@@ -93,14 +93,14 @@ def used_definitions(symbol: Symbol, program: Program) -> Iterator[Key]:
 
 
 def dependency_order(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
-    """All that is not circular, each after what it uses."""
+    """Return all keys that are not part of a cycle and do not depend on one, dependencies first."""
     users: dict[Key, list[Key]] = {key: [] for key in uses}
     waiting = {key: len(list(inner)) for key, inner in uses.items()}
     for key, inner in uses.items():
         for used_key in inner:
             users[used_key].append(key)
     ready = [key for key, count in waiting.items() if count == 0]
-    for key in ready:  # grows while it is walked
+    for key in ready:  # grows during iteration
         for user in users[key]:
             waiting[user] -= 1
             if waiting[user] == 0:
@@ -109,7 +109,7 @@ def dependency_order(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
 
 
 def circular_definitions(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
-    """What uses itself, or something that does."""
+    """Return the definitions that use themselves, or use one that does."""
     fine = set(dependency_order(uses))
     return [key for key in uses if key not in fine]
 
@@ -128,11 +128,11 @@ def measure(body: ast.Expr, package: str, program: Program, measures: Expression
 
 def report_size(found: ExpressionSize, where: ast.Node, name: str, report: Reporter) -> None:
     if found.parts > MAX_PARTS:
-        message = f"{name_or_this(name)} has {found.parts:,} parts once its names are replaced"
-        report("E248", message, where.span, f"the limit is {MAX_PARTS:,}: say it in fewer words")
+        message = f"{name_or_this(name)} has {found.parts:,} parts once its definitions are expanded"
+        report("E248", message, where.span, f"the limit is {MAX_PARTS:,}: simplify it")
     else:
-        message = f"{name_or_this(name)} nests {found.depth} levels deep once its names are replaced"
-        report("E248", message, where.span, f"the limit is {MAX_DEPTH}: join fewer definitions in a row")
+        message = f"{name_or_this(name)} nests {found.depth} levels deep once its definitions are expanded"
+        report("E248", message, where.span, f"the limit is {MAX_DEPTH}: chain fewer definitions")
 
 
 def name_or_this(name: str) -> str:
@@ -140,7 +140,7 @@ def name_or_this(name: str) -> str:
 
 
 def report_cycles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbol], report: Reporter) -> None:
-    """Each circle once; where one is found its members are set aside, for another may lie behind them."""
+    """Report each cycle once. Its members are then removed, because another cycle may depend on them."""
     left = {key: list(uses[key]) for key in circular_definitions(uses)}
     while left:
         circles = list(find_cycles(left))
@@ -153,7 +153,7 @@ def report_cycles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbo
 
 
 def find_cycles(uses: Mapping[Key, list[Key]]) -> Iterator[list[Key]]:
-    """Circles found by going from each to the first that it uses; each key is walked once."""
+    """Yield cycles, found by following the first use of each definition. Each key is visited once."""
     seen: set[Key] = set()
     for start in uses:
         walked: list[Key] = []
@@ -170,5 +170,5 @@ def report_cycle(circle: list[Symbol], report: Reporter) -> None:
     first, *others = circle
     through = f" through {join_words(symbol.name for symbol in others)}" if others else ""
     where = [RelatedLocation(f"`{symbol.name}` is declared here", symbol.span) for symbol in others]
-    message = f"`{first.name}` is defined by itself{through}"
-    report("E213", message, first.span, "a definition uses only what is defined without it", where)
+    message = f"`{first.name}` is defined in terms of itself{through}"
+    report("E213", message, first.span, "a definition cannot use itself, directly or through others", where)

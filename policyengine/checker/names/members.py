@@ -1,4 +1,4 @@
-"""What stands behind a dot: attributes of entities and members of records."""
+"""Names after a dot: attributes of entities and members of records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Navigable: TypeAlias = k.Fact | k.Attribute | k.Member | k.Variable | k.Constant
 
 
 def strip_parentheses(reference: ast.Reference) -> ast.Reference:
-    """The reference without the parentheses that stand around it."""
+    """Return the reference without the parentheses around it."""
     whole = reference.span
     left, right = whole.text.lstrip("( \t\r\n"), whole.text.rstrip(") \t\r\n")
     start, end = whole.end - len(left), whole.start + len(right)
@@ -31,13 +31,13 @@ def strip_parentheses(reference: ast.Reference) -> ast.Reference:
 
 
 def head_span(reference: ast.Reference, length: int) -> Span:
-    """The first names of a dotted name."""
+    """Return the span of the first `length` parts of a dotted name."""
     whole, size = reference.span, len(".".join(reference.name.split(".")[:length]))
     return whole if whole.end - whole.start == size else Span(whole.source, whole.start, whole.start + size)
 
 
 def navigate(base: Navigable, reference: ast.Reference, length: int, context: ExpressionContext) -> k.Expr | None:
-    """From what the first `length` names mean to what the whole dotted name means."""
+    """Resolve a dotted name, given the value of its first `length` parts."""
     found: Navigable | None = base
     for index, name in enumerate(reference.name.split(".")[length:], length):
         if found is None:
@@ -66,7 +66,7 @@ def navigate_step(base: Navigable, name: str, span: Span, context: ExpressionCon
 def navigate_attribute(
     base: Navigable, type_: RefType, name: str, span: Span, context: ExpressionContext
 ) -> Navigable | None:
-    """What is declared for every entity that the base may be."""
+    """Resolve an attribute, which every entity type of the base must declare."""
     if name == "id":
         return k.Attribute(base, name, Scalar.STRING, span=span)
     entities = [context.schema.entities[one] for one in sorted(type_.entities) if one in context.schema.entities]
@@ -96,14 +96,14 @@ def navigate_attribute(
 def common_type(
     fields: list[FieldType], name: str, span: Span, lenient: bool, context: ExpressionContext
 ) -> tuple[Type, bool, bool]:
-    """The type, whether it may be absent, whether it is inherited: the same for every entity."""
+    """Return the type, and whether the attribute is optional and inherited; report if entities differ."""
     first = fields[0]
     for other in fields[1:]:
         if (other.type, other.inherited) != (first.type, first.inherited):
             if not lenient:
                 one, another = describe_type(first.type), describe_type(other.type)
                 message = f"`{name}` is {one} for one entity and {another} for another"
-                context.report("E203", message, span, "declare it alike for each")
+                context.report("E203", message, span, "declare the same type for each")
             return UNRESOLVED, True, False
     return first.type, any(field.optional for field in fields), first.inherited
 

@@ -1,4 +1,4 @@
-"""Imports between packages, and the entities that all of them share."""
+"""Imports between packages, and the entities, which all packages share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def report_bad_import(package: str, name: str, loaded: set[str], span: Span, rep
         return
     meant = suggest(name, loaded - {package, MAIN_PACKAGE})
     file = name.replace(".", "/") + ".policy"
-    hint = f"did you mean `{meant}`?" if meant else f"it is looked for in `{file}`, from the policy root"
+    hint = f"did you mean `{meant}`?" if meant else f"it must be in `{file}`, relative to the policy root"
     report.report("E209", f"unknown package `{name}`", span, hint)
 
 
@@ -44,13 +44,13 @@ def add_import(imported: PackageImport, span: Span, imports: dict[str, PackageIm
         message = f"the import `{imported.alias}` hides the built-in facts of that name"
         report.report("E211", message, span, f"write `import {imported.package} as other_name`")
     elif first.package != imported.package:
-        message = f"`{imported.alias}` already stands for the package `{first.package}`"
+        message = f"`{imported.alias}` already refers to the package `{first.package}`"
         where = [RelatedLocation("imported here", first.span)]
         report.report("E210", message, span, f"write `import {imported.package} as other_name`", where)
 
 
 def global_entities(packages: Iterable[Package], report: Reporter) -> dict[str, Symbol]:
-    """Entities by name: the directory knows one set of them, so no two packages declare the same one."""
+    """Return all entities by name. There is one directory, so two packages cannot declare the same entity."""
     entities: dict[str, Symbol] = {}
     for package in sorted(packages, key=lambda p: p.name):
         for symbol in package.symbols.values():

@@ -23,7 +23,7 @@ from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_NAMES_LISTED = 3  # names that a hint lists
+MAX_NAMES_LISTED = 3  # in a hint
 EXAMPLES: Mapping[SymbolKind, str] = {
     "enum": "enum plan = free < team",
     "entity": "entity invoice { owner: user }",
@@ -39,18 +39,18 @@ UNKNOWN_NAMES = frozenset({"E202", "E205", "E207"})
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """All packages that are loaded together; `used` remembers through which imports names were found."""
+    """All packages that are loaded together. `used` collects the imports through which names were found."""
 
     packages: Mapping[str, Package]
     report: Reporter
     entities: Mapping[str, Symbol]
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
-    broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions told to be wrong
-    remembers: set[str] = field(default_factory=set, compare=False)  # packages that ask for history
+    broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions with reported errors
+    remembers: set[str] = field(default_factory=set, compare=False)  # packages that use history
 
     @classmethod
     def of(cls, modules: Sequence[ast.Module], report: Reporter) -> Program:
-        """The program that the modules are, whatever their order; mistakes in names and imports are reported."""
+        """Build the program from modules in any order, and report errors in names and imports."""
         grouped: dict[str, list[ast.Module]] = {}
         for module in modules:
             grouped.setdefault(package_of(module), []).append(module)
@@ -58,12 +58,12 @@ class Program:
         return cls(packages, report, global_entities(packages.values(), report))
 
     def declarations(self) -> Iterator[tuple[str, ast.Declaration]]:
-        """Every declaration, with the name of its package."""
+        """Yield every declaration, with the name of its package."""
         modules = ((package.name, module) for package in self.packages.values() for module in package.modules)
         return ((package, declared) for package, module in modules for declared, _ in declarations(module))
 
     def lookup(self, package: str, kind: SymbolKind, text: str) -> Symbol | None:
-        """What the name means in the package, private names of others included; None when it means nothing."""
+        """Return the symbol that the name refers to in the package, even if it is private to another one, or None."""
         here = self.packages[package]
         own = here.symbols.get((NAMESPACES[kind], text))
         if own is not None:
@@ -84,7 +84,8 @@ class Program:
         return found
 
     def built_in_entity(self, package: str, name: str) -> Symbol | None:
-        """`user` exists without a declaration; `agent` and `tool` are entities only where they are declared as such."""
+        """Return a built-in entity. `user` needs no declaration; `agent` and `tool` are entities only if the policy
+        declares them."""
         found = self.entities.get(name)
         if found is None:
             return IMPLICIT_USER if name == "user" else None
@@ -94,7 +95,7 @@ class Program:
         return found
 
     def find(self, package: str, kind: SymbolKind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
-        """What the name means in the package; what means nothing, or is not ours to use, is reported."""
+        """Return the symbol that the name refers to in the package. Unknown and private names are reported."""
         tell = report or self.report
         found = self.lookup(package, kind, name.text)
         if found is None:
@@ -111,7 +112,7 @@ class Program:
     def report_unknown(self, package: str, kind: SymbolKind, name: ast.Name, tell: Reporter) -> None:
         imported = self.packages[package].imports.get(name.text.partition(".")[0])
         if imported is not None and imported.package not in self.packages:
-            return  # the import is reported
+            return  # the import has an error of its own
         code = "E205" if kind in ("enum", "entity") else "E207"
         meant = tell.nearest(name.text, lambda: self.visible(package, kind))
         elsewhere = None if meant else self.exporter(package, kind, name.text)
@@ -120,12 +121,12 @@ class Program:
         tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint)
 
     def issuers_there_are(self, package: str, kind: SymbolKind) -> str:
-        """`there is `acme`; or `, for whoever renamed one; the empty text where many or none are there."""
+        """Return a hint such as `there is `acme`; or ` if few issuers are declared, otherwise an empty string."""
         names = self.visible(package, kind) if kind == "issuer" else []
         return f"there is {', '.join(f'`{one}`' for one in names)}; or " if 0 < len(names) <= MAX_NAMES_LISTED else ""
 
     def visible(self, package: str, *kinds: SymbolKind) -> list[str]:
-        """Every name of the kinds that the package may use, as it would write it."""
+        """Return every name of the kinds that the package may use, as the package would write it."""
         here = self.packages[package]
         names = [name for kind in kinds for name in here.names(kind)]
         for alias, imported in here.imports.items():
@@ -134,7 +135,7 @@ class Program:
         return names + (["user"] if "entity" in kinds and "user" not in names else [])
 
     def exporter(self, package: str, kind: SymbolKind, text: str) -> str | None:
-        """Where else the name could come from."""
+        """Return a hint about another package that exports the name."""
         for other in self.packages.values():
             if other.name != package and text in other.names(kind, exported=True):
                 alias = next((a for a, i in self.packages[package].imports.items() if i.package == other.name), None)
@@ -153,20 +154,18 @@ def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None
     message = f"`{text}` is private to package `{found.package}`"
     hint = f"write `export {found.kind} {found.name}` there"
     if found.kind == "fixture":
-        hint = "a fixture serves its own package only: write one here"
+        hint = "fixtures are private to their package: declare one here"
     tell.report("E208", message, span, hint, [RelatedLocation("declared here", found.span)])
 
 
 def report_unused_imports(program: Program) -> None:
-    """After all checking: imports of packages that only offer names, none of which was used.
-
-    An import that brings guards, doors or limits has its effect without any name.
-    """
+    """Report unused imports, after all other checks. An import of a package with rules takes effect without being used
+    by name."""
     for package in program.packages.values():
         for alias, imported in package.imports.items():
             other = program.packages.get(imported.package)
             if other and other is not package and (package.name, alias) not in program.used and has_only_names(other):
-                message = f"nothing of package `{imported.package}` is used"
+                message = f"no name of package `{imported.package}` is used"
                 program.report.report("W209", message, imported.span, "remove the import")
 
 
@@ -180,7 +179,8 @@ def has_only_names(package: Package) -> bool:
 def merge_misspelled_packages(
     found: Iterable[Diagnostic], program: Program, following: Collection[str]
 ) -> list[Diagnostic]:
-    """The findings; those with codes of `following` are one in a package that lacks what its namesake declares."""
+    """Return the findings. In a package that lacks names which a similarly named one declares, those with codes in
+    `following` are replaced by one finding."""
     kept = list(found)
     for package in program.packages.values():
         meant = namesake(package, program)
@@ -194,7 +194,7 @@ def merge_misspelled_packages(
 
 
 def namesake(package: Package, program: Program) -> Package | None:
-    """Another package of nearly the same name, that neither imports the other."""
+    """Return another package with a similar name, if neither imports the other."""
     tied = {one.package for one in package.imports.values()}
     tied |= {one.name for one in program.packages.values() if package.name in imported_by(one)}
     others = {name for name in program.packages if name != package.name} - tied
@@ -208,7 +208,7 @@ def imported_by(package: Package) -> set[str]:
 
 
 def missing_names(found: Iterable[Diagnostic], inside: Collection[Source], meant: Package) -> list[str]:
-    """Names that are unknown there and known here."""
+    """Return the names that are unknown in these sources and declared in the other package."""
     declared = {name for _, name in meant.symbols}
     unknown = (one.span.text for one in found if one.code in UNKNOWN_NAMES and one.span.source in inside)
     return [name for name in dict.fromkeys(unknown) if name in declared]
@@ -220,7 +220,7 @@ def misspelled_package(package: Package, meant: Package, lacking: list[str]) -> 
         " …" if len(lacking) > MAX_NAMES_LISTED else ""
     )
     message = f"package `{package.name}` declares no {words}, and `{meant.name}` does: was `{meant.name}` meant?"
-    hint = f"write `package {meant.name}`; a package of its own says `import {meant.name}`, for what that exports"
+    hint = f"write `package {meant.name}`; a separate package needs `import {meant.name}` to use its exports"
     other = next((module.package for module in meant.modules if module.package is not None), None)
     related = () if other is None else (RelatedLocation("the other package", other.span),)
     return Diagnostic("E257", message, named.span, hint, related)

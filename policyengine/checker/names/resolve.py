@@ -1,4 +1,5 @@
-"""Names in expressions: built-in and declared facts, attributes of entities, members of records, words of enums."""
+"""Resolution of names in expressions: built-in and declared facts, attributes of entities, members of records, enum
+values."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def lower_fact(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
-    """A reference that begins with a root of facts."""
+    """Lower a reference that begins with a root of facts."""
     if context.constant:
-        message = f"a `let` is a constant, and `{reference.name}` is a fact"
+        message = f"a `let` is a constant, but `{reference.name}` is a fact"
         context.report("E247", message, reference.span, "write `define` for a condition on facts")
         return None
     if reference.keys:
@@ -58,7 +59,7 @@ def lower_built_in(reference: ast.Reference, path: Path, context: ExpressionCont
         report_group(reference, context)
         return None
     of_the_request = path[0] == "request" and path[1] in (*FACT_ROOTS, "params")
-    hint = f"leave `request.` out: `{'.'.join(path[1:])}`" if of_the_request else None
+    hint = f"remove `request.`: `{'.'.join(path[1:])}`" if of_the_request else None
     report_unknown_fact(reference, head_span(reference, 2), context, hint)
     return None
 
@@ -67,7 +68,11 @@ def navigate_built_in(
     fact: BuiltInFact, reference: ast.Reference, path: Path, context: ExpressionContext
 ) -> k.Expr | None:
     if fact.later is not None:
-        context.report("W902", f"`{fact.name}` is the same for everybody: {fact.later} come later", reference.span)
+        context.report(
+            "W902",
+            f"`{fact.name}` has the same value for every caller until {fact.later} are available",
+            reference.span,
+        )
     length = len(fact.path)
     type_ = SetType(RefType(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type
     found = k.Fact(fact.path, type_, fact.optional, span=head_span(reference, length))
@@ -75,12 +80,12 @@ def navigate_built_in(
 
 
 def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Fact | None:
-    """`request.headers.host`: without brackets, for names that need none."""
+    """Lower `request.headers.accept`, the form without brackets for plain names."""
     match path:
         case ("request", "headers" | "query"):
             example = "x-id" if path[1] == "headers" else "page"
             hint = f'write `{reference.name}["{example}"]`'
-            context.report("E250", f"`{reference.name}` holds many values: name one", reference.span, hint)
+            context.report("E250", f"`{reference.name}` has many values: name one of them", reference.span, hint)
             return None
         case ("request", "headers" | "query", name):
             return lower_header(path, name, reference, context)
@@ -90,7 +95,7 @@ def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionCo
 
 
 def lower_header(path: Path, name: str, reference: ast.Reference, context: ExpressionContext) -> k.Fact | None:
-    """`path` begins with the map: a header, or a parameter of the query."""
+    """Lower a header or a query parameter; `path` begins with the map that has it."""
     if path[1] == "headers" and name != name.lower():
         hint = f'write `request.headers["{name.lower()}"]`' if name.lower() != "host" else "write `request.host`"
         context.report("E245", f"the header `{name}` is not in lower case", reference.span, hint)
@@ -101,7 +106,7 @@ def lower_header(path: Path, name: str, reference: ast.Reference, context: Expre
         )
         return None
     if path[1] == "headers" and name == "host":
-        message = "the header `host` comes with a port and in any case, and is no name to compare"
+        message = "the header `host` may have a port and any case, so it cannot be compared"
         context.report("E256", message, reference.span, "write `request.host`")
         return None
     return k.Fact((*path[:2], name), Scalar.STRING, True, span=reference.span)
@@ -132,7 +137,7 @@ def report_unknown_fact(
 
 
 def known_facts(context: ExpressionContext) -> set[str]:
-    """The full names of all facts, attributes of the entities at their roots included."""
+    """Return the full names of all facts, including attributes of the entities at their roots."""
     names = {fact.name for fact in FACTS} | {fact.name for fact in context.schema.facts}
     for root in ENTITY_ROOTS:
         entity = context.schema.entities.get(root)
@@ -141,13 +146,13 @@ def known_facts(context: ExpressionContext) -> set[str]:
 
 
 def suggest_standard_name(text: str) -> str | None:
-    """`agent.name`, as others call what is `agent.id` here."""
+    """Suggest `agent.id` for `agent.name` and other common names of the same fact."""
     root, _, member = text.partition(".")
     return f"{root}.id" if root in ("agent", "user") and member in ("name", "uid", "sub") else None
 
 
 def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
-    """Only what differs is compared: the root is right."""
+    """Suggest a similar member of the same root."""
     root, _, member = text.partition(".")
     meant = context.report.nearest(
         member, lambda: [name.partition(".")[2] for name in known_facts(context) if name.startswith(f"{root}.")]
@@ -156,7 +161,7 @@ def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
 
 
 def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
-    """`user.kind` may have been meant to be `credential.kind`, when only one fact is called so."""
+    """Suggest another root, as `credential.kind` for `user.kind`, if exactly one fact has this member name."""
     member = text.partition(".")[2]
     same = sorted(name for name in known_facts(context) if name.partition(".")[2] == member)
     return same[0] if len(same) == 1 else None
@@ -164,7 +169,7 @@ def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
 
 def members_hint(root: str, context: ExpressionContext) -> str | None:
     names = sorted(name for name in known_facts(context) if name.partition(".")[0] == root and "." in name)
-    return f"known are {join_words(names[:6])}" if names else None
+    return f"known names are {join_words(names[:6])}" if names else None
 
 
 # ── Declared facts: body, args, context ───────────────────────────────────────────────────────
@@ -196,10 +201,10 @@ def lower_declared(reference: ast.Reference, path: Path, context: ExpressionCont
 
 
 def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
-    """`request.headers["x-id"]`, `args["content-type"]`: names that no name of a policy can spell."""
+    """Lower `request.headers["x-id"]` or `args["content-type"]`, whose names are not plain names of the language."""
     for key in reference.keys:
         if not key.value or not unicodedata.is_normalized("NFC", key.value):
-            context.report("E244", "a name in brackets is not empty, and in Unicode NFC", key.span)
+            context.report("E244", "a name in brackets must be non-empty and in Unicode NFC", key.span)
             return None
     path, keys = tuple(reference.name.split(".")), tuple(key.value for key in reference.keys)
     if path in STRING_MAPS and len(keys) == 1:
@@ -215,7 +220,7 @@ def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.E
 
 
 def lower_foreign(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """A declared fact in another spelling, or one that cannot be declared: then a string that may be absent."""
+    """Lower a declared fact written with brackets, or one that cannot be declared, which is an optional string."""
     declared = context.schema.by_path.get(path)
     if declared:
         return declared_fact(declared, reference.span, context)
@@ -239,15 +244,16 @@ def lower_capture(reference: ast.Reference, path: Path, context: ExpressionConte
     if type_ is None:
         known = [f"params.{one}" for one in sorted(context.here.params)]
         meant = suggest(name, context.here.params)
-        hint = f"did you mean `params.{meant}`?" if meant else f"captured are {join_words(known)}" if known else None
+        hint = f"did you mean `params.{meant}`?" if meant else f"captures are {join_words(known)}" if known else None
         message = f"the path of this rule captures no `{name}`"
-        context.report("E243", message, span, hint or f"write `{{{name}}}` in the path that the rule is on")
+        context.report("E243", message, span, hint or f"write `{{{name}}}` in the path of the rule")
         return None
     return navigate(k.Fact(path[:2], type_, span=span), reference, 2, context)
 
 
 def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """Facts of `user`, `agent` and `tool` come from the request, their other attributes from the entity."""
+    """Lower a fact of `user`, `agent`, `tool` or `resource`: built-in ones come from the request, declared attributes
+    from the entity."""
     root = path[0]
     if root == "resource":
         return lower_resource(reference, context)
@@ -278,8 +284,8 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionC
 
 
 def check_attribute_visible(symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> bool:
-    """The attributes of an entity are private to its package unless it is exported."""
-    context.program.lookup(context.package, "entity", symbol.name)  # remembers the import
+    """Check that the package may use the attributes of an entity, which are private unless the entity is exported."""
+    context.program.lookup(context.package, "entity", symbol.name)  # marks the import as used
     if symbol.name == reference.name or context.program.is_visible(context.package, symbol):
         return True
     report_private(symbol, symbol.name, reference.span, context.report)
@@ -302,25 +308,25 @@ def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Ex
 
 
 def lower_enum_word(reference: ast.Reference, enum: EnumType) -> k.Constant | None:
-    """The word as a value of the enum, if it is one."""
+    """Return the word as a value of the enum, or None."""
     if reference.keys or reference.name not in enum.values:
         return None
     return k.Constant(reference.name, enum, span=reference.span)
 
 
-FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # as other languages call what is absent
+FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # other languages' words for absent values
 
 
 def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.Constant | None:
-    """A word where no enum is expected: a value of the only enum that has it."""
+    """Lower a word where no enum is expected: a value of the only enum that has it."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
         return k.Constant(
             reference.name, UNRESOLVED, span=reference.span
-        )  # of a `let`: where it is used will say which
+        )  # in a `let`, the place of its use decides which
     if len(enums) > 1:
         message = f"`{reference.name}` is a value of {join_words(one.name for one in enums)}"
-        context.report("E206", message, reference.span, "compare it with a fact of its type, so that it is clear which")
+        context.report("E206", message, reference.span, "compare it with a fact, whose type decides which")
         return k.Constant(reference.name, UNRESOLVED, span=reference.span)
     return k.Constant(reference.name, enums[0], span=reference.span) if enums else None
 
@@ -335,7 +341,7 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
     values = [*context.program.visible(context.package, "let", "define"), *context.variables]
     if context.program.lookup(context.package, "enum", first) is not None:
         word = name.rpartition(".")[2]
-        context.report("E202", f"`{name}` is not a value", reference.span, f"write a word of the enum alone: `{word}`")
+        context.report("E202", f"`{name}` is not a value", reference.span, f"write the value alone: `{word}`")
         return
     if "." in name and first not in context.program.packages[context.package].imports:
         meant = context.report.nearest(name, lambda: known_facts(context)) or suggest(first, FACT_ROOT_NAMES)
@@ -346,8 +352,8 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
     meant = context.report.nearest(name, lambda: values) or context.report.nearest(
         name, lambda: [*words, *FACT_ROOT_NAMES]
     )
-    hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a text, or declare `let {name} = …`'
+    hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a string, or declare `let {name} = …`'
     hint = bracket_hint(reference.span) or hint
     if name in FOREIGN_NULLS:
-        hint = "ask whether a fact is there: `x is present`, `x is absent`"
+        hint = "test whether a fact is present: `x is present`, `x is absent`"
     context.report("E202", f"unknown name `{name}`", reference.span, hint)

@@ -1,4 +1,4 @@
-"""What an expression may speak of where it stands: names, types, facts and variables."""
+"""The context of an expression: which names, types, facts and variables it may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from policyengine.typesystem import Type
 
 @dataclass(frozen=True, slots=True)
 class ExpressionContext:
-    """`past` is what existed at an earlier request, inside a history's `where`; `constant` is the inside of a `let`."""
+    """The context of an expression. `past` holds the facts of an earlier request, inside the `where` of a history;
+    `constant` is whether this is a `let`."""
 
     program: Program
     schema: Schema

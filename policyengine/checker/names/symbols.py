@@ -25,7 +25,7 @@ Declared: TypeAlias = (
     | ast.FixtureDecl
 )
 
-# Names of these kinds stand in the same places, so one name cannot be both.
+# Kinds that share a namespace cannot share a name.
 NAMESPACES: Mapping[str, str] = {
     "enum": "type",
     "entity": "type",
@@ -37,8 +37,8 @@ NAMESPACES: Mapping[str, str] = {
     "fixture": "fixture",
 }
 TYPE_WORDS = frozenset(scalar.value for scalar in Scalar) | {"set", "list"}
-MAIN_PACKAGE = "main"  # the package of a file that names none
-BUILT_IN_ENTITIES = ("user", "agent", "tool")  # their names are everybody's: facts of the same name speak of them
+MAIN_PACKAGE = "main"  # the package of files that name none
+BUILT_IN_ENTITIES = ("user", "agent", "tool")  # every package can use them without an import: facts have the same names
 NO_SPAN = Span(Source("built in", ""), 0, 0)
 
 
@@ -66,7 +66,7 @@ class PackageImport:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """All files of one package: what they declare, by space and name, and what they import, by alias."""
+    """All files of one package, its declarations by namespace and name, and its imports by alias."""
 
     name: str
     modules: tuple[ast.Module, ...]
@@ -87,12 +87,12 @@ def package_of(module: ast.Module) -> str:
 
 
 def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
-    """Some words mean something else wherever the name would be used."""
+    """Check that the name is not a keyword where it would be used."""
     usable = name.text not in RESERVED_WORDS.get(what, ())
     if NAMESPACES.get(what) == "type" and name.text in TYPE_WORDS:
-        report("E212", f"`{name.text}` is a type already", name.span, "choose another name")
+        report("E212", f"`{name.text}` is already a type", name.span, "choose another name")
     elif not usable:
-        message = f"`{name.text}` cannot be {article(what)}: it is a word of the language where that would be used"
+        message = f"`{name.text}` cannot be {article(what)}: it is a keyword where the name would be used"
         report("E212", message, name.span, "choose another name")
     return usable
 

@@ -1,1 +1,1 @@
-"""Endpoint patterns: read, compared with each other, and what their captures bind."""
+"""Endpoint patterns: parsing, comparison, and the bindings of their captures."""

@@ -1,4 +1,4 @@
-"""What patterns bind: captures, the resource, facts by `with`; and that no endpoint is bound in two ways."""
+"""Bindings of patterns: captures, the resource, and facts in `with`; reports endpoints with conflicting bindings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import RefType, Scalar, Type, UnresolvedType
 
 BINDABLE = ("args", "body", "context")
-# A bound value may be shown to the caller and must not depend on another one: it reads what the request says, no more.
+# Roots that a bound value may read. Messages may show it to the caller and it must not depend on other bindings, so it
+# reads only the request.
 READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
 RESOURCE = ("resource",)
-READ = "read"  # a fact, and not bound
-MAX_CONFLICTS = 20  # of one pattern that are told
+READ = "read"  # a fact that is read but not bound
+MAX_CONFLICTS = 20  # reported for each pattern
 BoundFact = tuple[tuple[str, ...], k.Expr]
 
 
 def collect_binders(program: Program, places: PlaceResolver, schema: Schema) -> tuple[k.Binder, ...]:
-    """All that binds something, told to `places` so that rules can be lowered; conflicts are reported."""
+    """Collect all bindings, register them with `places` so that rules can be lowered, and report conflicts."""
     found: dict[PatternBindings, None] = {}
     for package, endpoint, bindings in written_endpoints(program):
         pattern = places.pattern(endpoint, package, opening=False)
@@ -43,11 +44,11 @@ def collect_binders(program: Program, places: PlaceResolver, schema: Schema) -> 
 
 
 def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tuple[ast.FactAssignment, ...]]]:
-    """Every endpoint that a rule, a scope or `facts` names, with its package and what stands after `with`."""
+    """Yield every endpoint in a rule, a scope or `facts`, with its package and its `with` bindings."""
     for package, declaration in program.declarations():
         for endpoint, bindings in endpoints_of(declaration):
             yield package, endpoint, bindings
-        if "within" in declaration.span.text:  # most have no history, and need not be walked
+        if "within" in declaration.span.text:  # most have no history and need no walk
             events = (node for node in ast.walk(declaration) if isinstance(node, ast.EventPattern))
             yield from (
                 (package, endpoint, ()) for event in events for endpoint, _ in _without_bindings((event.target,))
@@ -74,7 +75,7 @@ def _without_bindings(targets: Iterable[ast.Target]) -> Iterator[tuple[ast.Endpo
 
 
 def facts_for_bindings(pattern: k.Pattern) -> AvailableFacts:
-    """What a `with` may read: the facts at its own endpoint; `resource` is what it is there to say."""
+    """Return the facts that a `with` may read: those at its own endpoint, except `resource`, which it defines."""
     captures = bindings_of(pattern).captures
     params: dict[str, Type] = {
         name: RefType(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
@@ -124,13 +125,13 @@ def reads_only_the_request(
 ) -> bool:
     for node in k.walk(value):
         if isinstance(node, k.Attribute) or (isinstance(node, k.Fact) and node.path[0] not in READABLE):
-            message = f"`{node.span.text}` is more than the request says"
+            message = f"`{node.span.text}` is not part of the request"
             hint = "`with` reads only `args`, `body`, `params`, `context`, `request` and `tool`"
             context.report("E317", message, node.span, hint)
             return False
         if isinstance(node, k.Fact) and node.path in bound:
             message = f"`{node.span.text}` is itself bound here"
-            context.report("E317", message, node.span, f"write what it is bound to in place of `{node.span.text}`")
+            context.report("E317", message, node.span, f"write its value in place of `{node.span.text}`")
             return False
     return True
 
@@ -142,18 +143,18 @@ def check_double_resource(
     bindings: tuple[ast.FactAssignment, ...],
     program: Program,
 ) -> None:
-    """A typed capture binds the resource already."""
+    """Report a `resource` binding in addition to a typed capture."""
     if RESOURCE in dict(facts) and bindings_of(pattern).resource is not None:
         written = next(binding for binding in bindings if binding.fact.text == "resource")
         hint = "remove it, or the type of the capture"
-        program.report("E320", f"`{endpoint.span.text}` binds `resource` already", written.fact.span, hint)
+        program.report("E320", f"`{endpoint.span.text}` already binds `resource`", written.fact.span, hint)
 
 
 # ── Conflicts between patterns that match the same endpoint ───────────────────────────────────
 
 
 def check_conflicts(every: list[PatternBindings], program: Program) -> None:
-    """Guards match without regard to case, and read what all such patterns bind."""
+    """Report conflicting patterns. They are compared without regard to case, because guards match that way."""
     earlier: PatternIndex[PatternBindings] = PatternIndex()
     for binding in contested(every):
         before = len(program.report.found)
@@ -165,7 +166,7 @@ def check_conflicts(every: list[PatternBindings], program: Program) -> None:
 
 
 def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
-    """Those that bind something which another one binds in another way, or reads: the others need not be compared."""
+    """Return the patterns that bind a name which another one binds differently or reads; others need no comparison."""
     bindings, ways = list(every), dict[object, set[object]]()
     for binding in bindings:
         for name, way in ways_of(binding):
@@ -174,7 +175,7 @@ def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """What a pattern binds or reads in `with`, and how."""
+    """Yield each name that the pattern binds or that its `with` reads, and how."""
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():
         yield f"params.{name}", (place, entity, name == resource)
@@ -187,7 +188,7 @@ def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
 
 def check_pair(binding: PatternBindings, other: PatternBindings, program: Program) -> None:
     report, span = program.report, binding.pattern.span
-    where = [RelatedLocation("the other one", other.pattern.span)]
+    where = [RelatedLocation("the other pattern", other.pattern.span)]
     if (
         resource_identity(binding)
         and resource_identity(other)
@@ -214,18 +215,18 @@ def check_pair(binding: PatternBindings, other: PatternBindings, program: Progra
 
 
 def check_reads(binding: PatternBindings, other: PatternBindings, program: Program) -> None:
-    """What one pattern binds, the other must not read, or the order of both would matter."""
+    """Report a read of a fact that the other pattern binds, because the result would depend on the order of the two."""
     bound = {path for path, _ in other.facts}
     for _, value in binding.facts:
         for node in k.walk(value):
             if isinstance(node, k.Fact) and node.path in bound and binding is not other:
                 where = [RelatedLocation("bound here", other.pattern.span)]
                 message = f"`{node.span.text}` is bound by another pattern of the same endpoint"
-                program.report("E317", message, node.span, "write what it is bound to in its place", where)
+                program.report("E317", message, node.span, "write its value in its place", where)
 
 
 def resource_identity(binding: PatternBindings) -> object:
-    """What makes two resources the same: one capture of one type at one place, or one expression."""
+    """Return a value that is equal for equal resources: the type and position of the capture, or the expression."""
     bound = dict(binding.facts).get(RESOURCE)
     if bound is not None or binding.resource is None:
         return bound

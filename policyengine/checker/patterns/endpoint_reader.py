@@ -1,4 +1,4 @@
-"""One endpoint as written to its pattern: `GET /v1/{id: invoice}`, `TOOL mail/*`, `ACTION view invoice`."""
+"""Parsing of endpoints to patterns: `GET /v1/{id: invoice}`, `TOOL mail/*`, `ACTION view invoice`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.runtime import paths
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
-STANDARD_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")  # what `ANY` opens
+STANDARD_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")  # what `ANY` grants
 HTTP_METHODS = frozenset(
     "ANY GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT "
     "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH MERGE PURGE LINK UNLINK BIND ACL QUERY".split()
@@ -24,41 +24,41 @@ HTTP_METHODS = frozenset(
 CAPTURE = re.compile(r"\{([^{}:]*)(?::[ \t]*([^{}]*))?\}")
 CAPTURE_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
 MAX_TOOL_NAME_LENGTH = 256
-PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be wrong
+PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be invalid
 
 
 def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, opening: bool) -> k.Pattern | None:
-    """The pattern, or None when something about it was reported. `opening`: it stands in a `may`, not in a guard."""
+    """Return the pattern, or None if an error was reported. `opening` is true in a `may`, false in other rules."""
     match endpoint:
         case ast.HttpPattern():
             return read_http(endpoint, package, program, opening)
         case ast.ToolPattern(pattern):
             why = tool_mistake(pattern)
             if why:
-                hint = "tools are called `server/name`, or `name` alone"
-                program.report("E319", f"no tool is called so: {why}", endpoint.span, hint)
+                hint = "a tool name is `server/name`, or `name` alone"
+                program.report("E319", f"this is not a valid tool name: {why}", endpoint.span, hint)
             return None if why else k.ToolPattern(pattern, span=endpoint.span)
         case ast.ActionPattern(verb, type_):
             found = program.find(package, "entity", type_)
             return k.ActionPattern(verb.text, found.name, span=endpoint.span) if found else None
         case ast.ReservedWord(word):
             hint = "remove it; write the HTTP endpoint, tool or action itself"
-            program.report("E908", f"`{word}` is a reserved word: nothing is decided by it yet", endpoint.span, hint)
+            program.report("E908", f"`{word}` is a reserved word without a meaning yet", endpoint.span, hint)
             return None
         case _:
             assert_never(endpoint)
 
 
 def tool_mistake(pattern: str) -> str | None:
-    """Why no tool is called so: `server/name`, where a server and a name without one hold no slash."""
+    """Return why the pattern is not a valid tool name, or None. A name is `server/name`, or a name without a slash."""
     if not pattern:
         return "the name is empty"
     if len(pattern) > MAX_TOOL_NAME_LENGTH:
         return f"it has more than {MAX_TOOL_NAME_LENGTH} characters"
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in pattern):
-        return "it holds a control character"
+        return "it contains a control character"
     if pattern.startswith("/") or pattern.endswith("/"):
-        return "a slash stands between a server and a name"
+        return "a slash separates a server and a name"
     return None
 
 
@@ -73,9 +73,10 @@ def read_http(endpoint: ast.HttpPattern, package: str, program: Program, opening
     return read_segments(endpoint, methods, package, program)
 
 
-@lru_cache(maxsize=10_000)  # endpoints share paths, and then their segments too: a large policy takes less memory
+@lru_cache(maxsize=10_000)  # endpoints share paths, so large policies take less memory
 def plain_path(path: str) -> tuple[tuple[k.Segment, ...], bool] | None:
-    """The segments of a path that needs no closer look, and whether it ends in `**`."""
+    """Return the segments of a path without captures or special characters, and whether it ends in `**`; None for any
+    other path."""
     if len(path) > paths.MAX_PATH_LENGTH or path.count("/") > paths.MAX_SEGMENTS or not PLAIN_PATH.fullmatch(path):
         return None
     return tuple(map(k.Segment, path.removesuffix("/**")[1:].split("/"))), path.endswith("/**")
@@ -98,17 +99,17 @@ def read_segments(
 
 
 def read_methods(endpoint: ast.HttpPattern, program: Program, opening: bool) -> tuple[str, ...] | None:
-    """In a set order, HEAD as GET; None is every method, `()` a mistake."""
+    """Return the methods in a fixed order, with HEAD as GET. None is every method, `()` an error."""
     for method in () if HTTP_METHODS.issuperset(endpoint.methods) else endpoint.methods:
         at = endpoint.span.start + endpoint.span.text.find(method)
         span = Span(endpoint.span.source, at, at + len(method))
         if isinstance(paths.canonical_method(method), paths.MalformedPath):
-            program.report("E309", f"`{method}` is no method of any request", span, "a method has at most 16 letters")
+            program.report("E309", f"`{method}` is not a valid method", span, "a method has at most 16 letters")
             return ()
         if method not in HTTP_METHODS:
             meant = suggest(method, HTTP_METHODS)
             hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
-            program.report("W321", f"HTTP knows no method `{method}`", span, hint)
+            program.report("W321", f"HTTP has no method `{method}`", span, hint)
     return normalize_methods(endpoint.methods, opening)
 
 
@@ -122,7 +123,7 @@ def normalize_methods(written: tuple[str, ...], opening: bool) -> tuple[str, ...
 
 @dataclass(frozen=True, slots=True)
 class SegmentText:
-    """One segment as written, and where."""
+    """One segment as written, and its span."""
 
     text: str
     span: Span
@@ -147,7 +148,7 @@ def read_segment(part: SegmentText, package: str, program: Program) -> k.Segment
     found = captures[0]
     name, type_ = found[1], found[2]
     if not CAPTURE_NAME.fullmatch(name):
-        program.report("E307", f"the capture `{name}` is no plain word", part.span, "write one word: `{id}`")
+        program.report("E307", f"the capture `{name}` is not a single word", part.span, "write one word: `{id}`")
         return None
     entity = None
     if type_ is not None:
@@ -161,23 +162,23 @@ def read_segment(part: SegmentText, package: str, program: Program) -> k.Segment
 
 
 def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | None:
-    """What makes a segment one that no canonical path has: code, message, hint."""
+    """Return the code, message and hint if no canonical path can have this segment, or None."""
     if text == "":
         return "E301", "an empty segment matches no path", "remove the extra `/`; a trailing slash makes no difference"
     if text == "**":
-        return "E303", "`**` stands only at the end of a path", "use `*` for exactly one segment"
+        return "E303", "`**` is valid only at the end of a path", "use `*` for exactly one segment"
     if "%" in text:
-        return "E304", f"`{text}` holds a percent escape", "write the character itself: paths are compared decoded"
+        return "E304", f"`{text}` contains a percent escape", "write the character itself: paths are compared decoded"
     if text.startswith(":") and text[1:].isidentifier():
         return "E308", f"`{text}` captures nothing", f"write `{{{text[1:]}}}`"
     if captures > 1:
-        return "E305", f"`{text}` holds two captures", "a segment has one capture at most"
+        return "E305", f"`{text}` contains two captures", "a segment has one capture at most"
     why = paths.find_segment_hazard(CAPTURE.sub("x", text) if text != "*" else "x")
     return ("E302", f"`{text}` matches no path: {why}", None) if why else None
 
 
 def visible_span(span: Span) -> Span:
-    """An empty segment is underlined with the slash before it."""
+    """Return the span, or that of the slash before an empty segment."""
     return span if span.end > span.start else Span(span.source, span.start - 1, span.start)
 
 

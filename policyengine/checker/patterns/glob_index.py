@@ -1,4 +1,4 @@
-"""Globs by the text they begin and end with, so that those that may meet another one are found among many."""
+"""An index of globs by their literal prefixes and suffixes, which finds possible overlaps among many globs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class _ByText(Generic[Item]):
-    """Items by a text; finds those whose text begins another one, or is begun by it."""
+    """Items by string; finds those whose string is a prefix of another string or begins with it."""
 
     items: dict[str, list[tuple[str, Item]]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -33,10 +33,10 @@ class _ByText(Generic[Item]):
 
 @dataclass(slots=True)
 class GlobIndex(Generic[Item]):
-    """Items by glob, where `*` is any run of characters. `near` leaves out most of those that cannot meet a glob."""
+    """Items by glob, where `*` is any run of characters. `near` skips most items that cannot overlap a glob."""
 
     beginning: _ByText[Item] = field(default_factory=_ByText)
-    ending: _ByText[Item] = field(default_factory=_ByText)  # of those that begin with `*`; their ends, reversed
+    ending: _ByText[Item] = field(default_factory=_ByText)  # of globs that begin with `*`: their suffixes, reversed
 
     def add(self, glob: str, item: Item) -> None:
         if glob.startswith("*"):
@@ -54,5 +54,5 @@ def beginning_of(glob: str) -> str:
 
 
 def end_of(glob: str) -> str:
-    """Reversed."""
+    """Return the literal suffix, reversed."""
     return glob[::-1].partition("*")[0]

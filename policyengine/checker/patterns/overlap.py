@@ -1,7 +1,7 @@
-"""Which patterns and places lie within others, and which meet: what the checker asks about endpoints.
+"""Containment and overlap of endpoint patterns and places.
 
-A pattern stands for the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns.
-`place_covers` never says yes wrongly, but patterns that cover another one only together go unnoticed.
+A pattern is the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns. `place_covers` is
+never wrongly true, but it does not detect patterns that cover another one only together.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, P
 from policyengine.runtime.letter_case import fold_case, has_letters
 
 Item = TypeVar("Item")
-MAX_STEPS = 1_000_000  # of an index, from segment to segment, beside
-STEPS_PER_PATTERN = 500  # that is in it
+MAX_STEPS = 1_000_000  # base limit of an index, counted per segment
+STEPS_PER_PATTERN = 500  # added to the limit for each pattern in the index
 
 
 def covers(outer: Pattern, inner: Pattern) -> bool:
-    """Every endpoint that `inner` matches is one that `outer` matches."""
+    """Return whether `outer` matches every endpoint that `inner` matches."""
     match outer, inner:
         case HttpPattern(), HttpPattern():
             return _methods_cover(outer.methods, inner.methods) and _path_covers(outer, inner)
@@ -35,7 +35,7 @@ def covers(outer: Pattern, inner: Pattern) -> bool:
 
 
 def overlaps(a: Pattern, b: Pattern) -> bool:
-    """Some endpoint matches both."""
+    """Return whether some endpoint matches both patterns."""
     match a, b:
         case HttpPattern(), HttpPattern():
             return _methods_meet(a.methods, b.methods) and _paths_meet(a, b)
@@ -48,20 +48,21 @@ def overlaps(a: Pattern, b: Pattern) -> bool:
 
 
 def place_covers(outer: Place, inner: Place) -> bool:
-    """Wherever a rule at `inner` applies, one at `outer` applies too."""
+    """Return whether a rule at `outer` applies wherever a rule at `inner` applies."""
     if inner.patterns is None:
         return outer.patterns is None and all(_is_excluded(hole, inner) for hole in outer.excepts)
     return all(_piece_is_within(piece, outer, inner) for pattern in inner.patterns for piece in by_method(pattern))
 
 
 def place_overlaps(place: Place, pattern: Pattern) -> bool:
-    """Some endpoint of the pattern is in the place; what is left out is left out only when the whole pattern is."""
+    """Return whether some endpoint of the pattern is in the place. Exclusions count only if they cover the whole
+    pattern."""
     inside = place.patterns is None or any(overlaps(p, pattern) for p in near(place.patterns, pattern))
     return inside and not all(covered(piece, place.excepts) for piece in by_method(pattern))
 
 
 def _piece_is_within(piece: Pattern, outer: Place, inner: Place) -> bool:
-    """What `inner` keeps of one of its patterns is in `outer`."""
+    """Return whether `outer` contains everything that `inner` keeps of one of its patterns."""
     if covered(piece, inner.excepts):
         return True
     inside = outer.patterns is None or covered(piece, outer.patterns)
@@ -70,17 +71,17 @@ def _piece_is_within(piece: Pattern, outer: Place, inner: Place) -> bool:
 
 
 def _is_excluded(hole: Pattern, inner: Place) -> bool:
-    """What `outer` leaves out here, `inner` leaves out as well."""
+    """Return whether `inner` also excludes what `outer` excludes here."""
     return all(covered(piece, inner.excepts) for piece in by_method(hole))
 
 
 def covered(piece: Pattern, patterns: tuple[Pattern, ...]) -> bool:
-    """Whether one of them covers it."""
+    """Return whether one of the patterns covers the piece."""
     return any(covers(pattern, piece) for pattern in near(patterns, piece))
 
 
 def by_method(pattern: Pattern) -> Iterator[Pattern]:
-    """The pattern for each of its methods: `GET|POST /a` is covered by `GET /a` and `POST /a` together."""
+    """Yield the pattern for each of its methods, because `GET /a` and `POST /a` together cover `GET|POST /a`."""
     if isinstance(pattern, HttpPattern) and pattern.methods is not None:
         yield from (replace(pattern, methods=(method,)) for method in pattern.methods)
     else:
@@ -116,8 +117,8 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 
 
 class LiteralMatch(Enum):
-    """When a literal of one pattern stands for that of another: where they are equal, equal but for case, or equal and
-    without letters, where every other spelling of the one would be too many for the other."""
+    """When a literal of one pattern counts as equal to that of another: if they are equal, equal except for case, or
+    equal and without letters. The last applies if a different spelling of one is not matched by the other."""
 
     EXACT = "exact"
     FOLDED = "folded"
@@ -131,11 +132,12 @@ class LiteralMatch(Enum):
 
     @classmethod
     def meeting(cls, a: Folding, b: Folding) -> LiteralMatch:
-        """Both match the text as one of them spells it, if either folds."""
+        """Return how literals of overlapping patterns compare: if either pattern folds case, both match the other's
+        spelling."""
         return cls.EXACT if a == b == "none" else cls.FOLDED
 
     def __call__(self, text: str) -> str:
-        """Texts that stand for each other come to the same."""
+        """Return a normalized text, equal for texts that count as equal."""
         return fold_case(text) if self is LiteralMatch.FOLDED else text
 
     def allows(self, text: str) -> bool:
@@ -154,7 +156,7 @@ def _segment_covers(outer: Segment, inner: Segment, spelling: LiteralMatch) -> b
 
 
 def segments_meet(a: Segment, b: Segment, spelling: LiteralMatch = LiteralMatch.EXACT) -> bool:
-    """Some text is matched by both segments of a path."""
+    """Return whether some text matches both segments."""
     if not a.wild:
         return spelling(b.prefix) == spelling(a.prefix) if not b.wild else _fits(a.prefix, b, spelling)
     if not b.wild:
@@ -166,7 +168,7 @@ def segments_meet(a: Segment, b: Segment, spelling: LiteralMatch = LiteralMatch.
 
 
 def _fits(text: str, wild: Segment, spelling: LiteralMatch) -> bool:
-    """The wild part of a segment is never empty."""
+    """Return whether a text matches a wild segment. Its wild part is never empty."""
     text, prefix, suffix = spelling(text), spelling(wild.prefix), spelling(wild.suffix)
     return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
 
@@ -175,7 +177,11 @@ def _fits(text: str, wild: Segment, spelling: LiteralMatch) -> bool:
 
 
 def _glob_covers(outer: str, inner: str) -> bool:
-    """Exact: were `inner`'s `*` a character that `outer` does not hold, only a `*` of `outer` could take it."""
+    """Return whether `outer` matches all texts of `inner`.
+
+    This is exact: `*` of `inner` is treated as a character that `outer` does not contain, which only a `*` of `outer`
+    can match.
+    """
     reached = _skip_stars(outer, {0})
     for char in inner:
         stay = {i for i in reached if i < len(outer) and outer[i] == "*"}
@@ -185,7 +191,7 @@ def _glob_covers(outer: str, inner: str) -> bool:
 
 
 def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
-    """The positions, and those behind the `*`s that stand there."""
+    """Return the positions, and those after any `*` at them."""
     found = set()
     for position in positions:
         found.add(position)
@@ -196,7 +202,8 @@ def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
 
 
 def globs_meet(a: str, b: str) -> bool:
-    """Some text matches both: row by row through `a`, the positions of `b` that a common text can have reached."""
+    """Return whether some text matches both globs. Each row holds the positions of `b` that a common text can have
+    reached."""
     row = _skip_stars(b, {0})
     for char in a:
         if char == "*":
@@ -219,9 +226,9 @@ class _TrieNode(Generic[Item]):
 
 
 class PatternIndex(Generic[Item]):
-    """Items by pattern; finds those whose pattern overlaps a given one. Paths are kept in a trie of segments.
+    """Items by pattern; finds those whose pattern overlaps a given one. Paths are stored in a trie of segments.
 
-    Raises BoundExceeded where that takes more steps than a policy of such a size may.
+    Raises BoundExceededError if that takes more steps than the number of patterns allows.
     """
 
     def __init__(self, max_steps: int = MAX_STEPS) -> None:
@@ -229,7 +236,7 @@ class PatternIndex(Generic[Item]):
         self._paths: _TrieNode[Item] = _TrieNode()
         self._exact: dict[Pattern, list[Item]] = {}
         self._globs: GlobIndex[tuple[Pattern, Item]] = GlobIndex()
-        self._names: GlobIndex[Pattern] = GlobIndex()  # of tools called by a whole name
+        self._names: GlobIndex[Pattern] = GlobIndex()  # of tools with a literal name
 
     def add(self, pattern: Pattern, item: Item) -> None:
         self._left += STEPS_PER_PATTERN
@@ -254,7 +261,7 @@ class PatternIndex(Generic[Item]):
             self._exact.setdefault(pattern, []).append(item)
 
     def overlapping(self, pattern: Pattern | None) -> Iterator[Item]:
-        """The items whose pattern meets this one; all of them for None."""
+        """Yield the items whose pattern overlaps this one, or all items for None."""
         if pattern is None:
             yield from (item for items in self._exact.values() for item in items)
             yield from (item for _, (_, item) in self._globs.near("*"))
@@ -286,8 +293,8 @@ class PatternIndex(Generic[Item]):
     def _spend(self, steps: int, pattern: HttpPattern) -> None:
         self._left -= steps
         if self._left < 0:
-            message = "it takes too many steps to see which patterns match the same requests as this one"
-            hint = "write texts in place of captures and `*` where paths begin, or fewer patterns"
+            message = "it takes too many steps to find the patterns that overlap this one"
+            hint = "begin paths with literal text instead of captures and `*`, or write fewer patterns"
             raise BoundExceededError(Diagnostic("E322", message, pattern.span, hint))
 
 
@@ -296,12 +303,12 @@ def _is_glob(pattern: Pattern) -> bool:
 
 
 def _steps(branch: _TrieNode[Item], segment: Segment) -> int:
-    """How many branches `_matching_branches` looks at."""
+    """Return how many branches `_matching_branches` examines."""
     return 1 + len(branch.wild) + (len(branch.literal) if segment.wild else 0)
 
 
 def _matching_branches(branch: _TrieNode[Item], segment: Segment) -> Iterator[_TrieNode[Item]]:
-    """Where patterns may go on that meet one with this segment, whatever the case."""
+    """Yield the branches that can overlap this segment, ignoring case."""
     if segment.wild:
         yield from (inner for text, inner in branch.literal.items() if _fits(text, segment, LiteralMatch.FOLDED))
     elif (text := fold_case(segment.prefix)) in branch.literal:
@@ -319,13 +326,13 @@ def _all_below(branch: _TrieNode[Item]) -> Iterator[tuple[Pattern, Item]]:
 
 # ── Places of many patterns ───────────────────────────────────────────────────────────────────
 
-FEW = 8  # patterns, which are compared one by one
+FEW = 8  # below this, patterns are compared one by one
 MAX_INDEXES = 64
 _indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}  # by the identity of a place's patterns
 
 
 def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:
-    """Those of a place that may meet a pattern: few as they are, many by an index."""
+    """Return the patterns of a place that may overlap a pattern, from an index if there are many."""
     if len(patterns) <= FEW:
         return patterns
     known = _indexes.get(id(patterns))
@@ -340,5 +347,5 @@ def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:
 
 
 def forget_places() -> None:
-    """Once a check is over: policies that are gone are not held on to."""
+    """Clear the indexes after a check, so that they do not keep old policies in memory."""
     _indexes.clear()

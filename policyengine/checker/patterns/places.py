@@ -1,4 +1,4 @@
-"""Where rules apply: targets to patterns, scopes with what they include, and which facts exist at a place."""
+"""Places of rules: targets to patterns, scopes with their includes, and the facts that exist at a place."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from policyengine.typesystem import RefType, Scalar, Type
 
 __all__ = ["PatternBindings", "PlaceResolver", "Position", "bindings_of", "covers", "overlaps", "place_covers"]
 
-MAX_INCLUDED = 500_000  # scopes in others, all counted, beside
+MAX_INCLUDED = 500_000  # base limit for the includes of all scopes; the next is added for each scope
 INCLUDED_PER_SCOPE = 20
 Key = tuple[str, str]  # of a scope: its package and its name
-Position = tuple[int, str, str]  # of a capture: the segment, and what stands around it there
+Position = tuple[int, str, str]  # of a capture: the segment, and the text before and after it
 
 
 @dataclass(frozen=True, slots=True)
 class PatternBindings:
-    """What one pattern binds: `captures` by name with the entity of typed ones, `facts` by `with`.
+    """The bindings of one pattern: `captures` by name with the entity of typed ones, and `facts` of `with`.
 
-    `resource` is the last typed capture or what `with` says. `resource_types` are the types that it can have, those of
-    an action included, which binds nothing itself: the request says what it acts on.
+    `resource` is the last typed capture, or the one in `with`. `resource_types` are its possible types. They include
+    the type of an action, which binds no resource: the request names it.
     """
 
     pattern: k.Pattern
@@ -43,7 +43,7 @@ class PatternBindings:
 
 
 def has_bindings(pattern: k.Pattern) -> bool:
-    """Whether the pattern binds something by itself: most do not."""
+    """Return whether the pattern has captures or is an action: most do not bind anything."""
     if isinstance(pattern, k.HttpPattern):
         return any(segment.capture is not None for segment in pattern.segments)
     return isinstance(pattern, k.ActionPattern)
@@ -70,17 +70,17 @@ def bindings_of(pattern: k.Pattern, facts: tuple[tuple[tuple[str, ...], k.Expr],
 
 @dataclass(slots=True)
 class PlaceResolver:
-    """Reads targets and places. `bindings` is filled once, before any rule is lowered; then `facts_here` can tell."""
+    """Resolves targets and places. Fill `bindings` before any rule is lowered, because `facts_here` depends on it."""
 
     program: Program
     bindings: PatternIndex[PatternBindings] = field(default_factory=PatternIndex)
-    ignoring_case: frozenset[str] = field(init=False)  # the packages that say `paths ignore case`
-    _binds: bool = False  # whether there are any
+    ignoring_case: frozenset[str] = field(init=False)  # the packages with `paths ignore case`
+    _binds: bool = False  # whether there are any bindings
     _patterns: dict[tuple[int, bool], tuple[ast.Endpoint, k.Pattern | None]] = field(default_factory=dict)
     _here: dict[tuple[object, ...], AvailableFacts] = field(default_factory=dict)
     _scopes: dict[tuple[str, str, bool], list[tuple[Symbol, k.Pattern]]] = field(default_factory=dict)
     _reach: dict[Key, tuple[Symbol, ...]] = field(default_factory=dict)
-    _included: int = 0  # scopes in others, all counted
+    _included: int = 0  # includes of all scopes
     _carriers: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class PlaceResolver:
         self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
 
     def know(self, bindings: Iterable[PatternBindings]) -> None:
-        """What patterns bind. Facts of places that were asked for before, inside of `with`, are asked for again."""
+        """Register the bindings of patterns. Facts of places that were computed before, for `with`, are recomputed."""
         for binding in bindings:
             self.bindings.add(binding.pattern, binding)
             self._binds = True
@@ -97,9 +97,9 @@ class PlaceResolver:
     # ── Targets ───────────────────────────────────────────────────────────────────────────────
 
     def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
-        """The pattern of an endpoint; `opening` in a `may`, where `ANY` is the standard methods only.
+        """Return the pattern of an endpoint. `opening` is true in a `may`, where `ANY` means only the standard methods.
 
-        Each is read once, however many stages ask: by identity, for equal ones stand at different places.
+        Patterns are cached by the identity of the endpoint, because equal ones have different spans.
         """
         key = (id(endpoint), opening and isinstance(endpoint, ast.HttpPattern) and "ANY" in endpoint.methods)
         if key not in self._patterns:
@@ -110,7 +110,7 @@ class PlaceResolver:
         return self._patterns[key][1]
 
     def of_scope(self, scope: Symbol, opening: bool) -> list[tuple[Symbol, k.Pattern]]:
-        """Each pattern of the scope and of what it includes, with the scope that writes it."""
+        """Return each pattern of the scope and of its includes, with the scope that declares it."""
         key = (scope.package, scope.name, opening)
         if key not in self._scopes:
             self._scopes[key] = [
@@ -122,7 +122,8 @@ class PlaceResolver:
         return self._scopes[key]
 
     def patterns(self, targets: Iterable[ast.Target], package: str, opening: bool = False) -> list[k.Pattern] | None:
-        """All patterns that the targets stand for; None when one of them was reported, as empty scopes are too."""
+        """Return all patterns of the targets. Returns None if one of them is an empty scope or has another reported
+        error."""
         found: list[k.Pattern] = []
         sound = True
         for target in targets:
@@ -141,7 +142,7 @@ class PlaceResolver:
     # ── Places: what the schema and the expressions ask for ───────────────────────────────────
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
-        """`on A, B except C`; None when something in it was reported."""
+        """Resolve `on A, B except C`. Returns None if an error was reported."""
         inside, outside = self.patterns(place.targets, package), self.patterns(place.excepts, package)
         if inside is None or outside is None:
             return None
@@ -159,7 +160,7 @@ class PlaceResolver:
         )
 
     def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> AvailableFacts | None:
-        """Which facts exist at the targets; None when one of them was reported."""
+        """Return the facts that exist at the targets. Returns None if an error was reported."""
         patterns = self.patterns(targets, package)
         if patterns is None:
             return None
@@ -167,7 +168,7 @@ class PlaceResolver:
         return self.here(k.Place(tuple(patterns), span=span))
 
     def here(self, place: k.Place) -> AvailableFacts:
-        """Which facts exist in the place: what any pattern that meets it may bind."""
+        """Return the facts that exist at the place: everything that an overlapping pattern may bind."""
         if not self._binds and not any(map(has_bindings, place.patterns or ())):
             return AvailableFacts(place=place)
         key = (place.patterns, place.excepts)
@@ -187,15 +188,17 @@ class PlaceResolver:
         for target in place.excepts:
             some = self.target(target, package) or ()
             if some and not any(overlaps(hole, pattern) for hole in some for pattern in inside):
-                message = f"`except {target.span.text}` leaves nothing out"
-                report("W322", message, target.span, "it meets none of the places before `except`: remove it")
+                message = f"`except {target.span.text}` excludes nothing"
+                report("W322", message, target.span, "it overlaps none of the places before `except`: remove it")
         if inside and all(any(covers(hole, pattern) for hole in outside) for pattern in inside):
-            report("E318", "`except` leaves no place", place.span, "the rule would never apply: remove one of both")
+            report(
+                "E318", "`except` excludes every place", place.span, "the rule would never apply: remove one of the two"
+            )
 
     # ── Scopes ────────────────────────────────────────────────────────────────────────────────
 
     def reach(self, scope: Symbol) -> tuple[Symbol, ...]:
-        """The scope and all that it includes, each once; cycles are reported by `check_scopes`."""
+        """Return the scope and all that it includes, each once. `check_scopes` reports cycles."""
         key = (scope.package, scope.name)
         if key not in self._reach:
             found: dict[Key, Symbol] = {}
@@ -209,10 +212,10 @@ class PlaceResolver:
         return self._reach[key]
 
     def _count_included(self, scope: Symbol, count: int) -> None:
-        """Every scope that holds an endpoint is told with it. Raises BoundExceeded where that is too much."""
+        """Count the includes of a scope. Raises BoundExceededError if all scopes together include too many others."""
         self._included += count
         if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
-            message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others, all counted"
+            message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others in all"
             hint = "include what is needed, not chains of scopes that each include the one before"
             raise BoundExceededError(Diagnostic("E323", message, scope.span, hint))
 
@@ -228,7 +231,8 @@ class PlaceResolver:
             yield from (symbol for symbol in package.symbols.values() if symbol.kind == "scope")
 
     def carriers(self, owner: Symbol) -> tuple[str, ...]:
-        """What a credential may carry to reach what `owner` writes: the names of all scopes that hold it."""
+        """Return the names that a credential may carry to use the endpoints of `owner`: those of all scopes that
+        contain it."""
         if not self._carriers:
             found: dict[Key, set[str]] = {}
             for scope in self.scopes():
@@ -238,7 +242,7 @@ class PlaceResolver:
         return self._carriers[owner.package, owner.name]
 
     def check_scopes(self) -> None:
-        """Every scope opens something, includes no circle, and is called otherwise than its neighbours."""
+        """Check that every scope has an endpoint, is not part of a cycle, and has a unique name in credentials."""
         aliases: dict[Key, Symbol] = {}
         in_circles: set[Key] = set()
         for scope in self.scopes():
@@ -247,8 +251,8 @@ class PlaceResolver:
             for item in _scope_endpoints(scope):
                 self.pattern(item.endpoint, scope.package, opening=True)
             if not any(_scope_endpoints(inner) for inner in self.reach(scope)):
-                hint = "write an endpoint, a tool or an action in it"
-                self.program.report("E311", f"the scope `{scope.name}` holds nothing", scope.span, hint)
+                hint = "add an endpoint, a tool or an action"
+                self.program.report("E311", f"the scope `{scope.name}` is empty", scope.span, hint)
 
     def _check_alias(self, scope: Symbol, aliases: dict[Key, Symbol]) -> None:
         assert isinstance(scope.declaration, ast.ScopeDecl)
@@ -264,7 +268,7 @@ class PlaceResolver:
             self.program.report("E313", message, written.span, "give one of them another `as` name", related)
 
     def _check_circle(self, scope: Symbol, in_circles: set[Key]) -> None:
-        """Told once for a circle, where its first scope includes the next."""
+        """Report a cycle once, at the include of its first scope."""
         key = (scope.package, scope.name)
         if key in in_circles:
             return
@@ -282,7 +286,7 @@ def _entity_types(type_: Type) -> set[str]:
 
 
 def scope_alias(scope: Symbol) -> str:
-    """What a credential calls the scope."""
+    """Return the name of the scope in credentials."""
     assert isinstance(scope.declaration, ast.ScopeDecl)
     return scope.declaration.alias.value if scope.declaration.alias else scope.name
 
@@ -301,7 +305,8 @@ def _scopes_known(scope: Symbol, found: Mapping[Key, Symbol]) -> bool:
 
 
 def _parameter_types(found: list[PatternBindings]) -> dict[str, Type]:
-    """A capture is a reference where all that capture it, or others at the same endpoints, say of which type."""
+    """Return the types of captures. A capture is a reference if all patterns that capture it, or others at the same
+    endpoints, agree on its type; otherwise it is a string."""
     typed: dict[str, PatternIndex[str]] = {}
     types: dict[str, set[str]] = {}
     for binding in found:

@@ -1,4 +1,4 @@
-"""Calls: functions of the vocabulary, and entities by a computed id (`invoice(args.invoice_id)`)."""
+"""Calls: built-in functions, and entities with a computed id (`invoice(args.invoice_id)`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FUNCTIONS_BY_NAME = {function.name: function for function in FUNCTIONS}
 Arguments = tuple[k.Expr | None, ...]
 
 
-# A type of the table that is a Scalar is one; other strings there say several (`number or duration`).
+# A Scalar in the table is that type; a string there stands for several types (`number or duration`).
 def expected_arguments(call: ast.Call) -> list[Type | None]:
-    """What is expected of each argument that is written."""
+    """Return the expected type of each written argument, or None."""
     function = FUNCTIONS_BY_NAME.get(call.function.text)
     known: list[Type | None] = []
     for _, type_ in function.parameters if function else ():
@@ -29,7 +29,7 @@ def expected_arguments(call: ast.Call) -> list[Type | None]:
 
 
 def lower_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
-    """`arguments` are already lowered, None where that failed."""
+    """Lower a call. `arguments` are already lowered; None stands for one with an error."""
     function = FUNCTIONS_BY_NAME.get(call.function.text)
     if function is not None:
         return lower_function(function, call, arguments, context)
@@ -109,7 +109,7 @@ def check_argument(
         str(parameter), f"a {parameter}"
     )
     wanted = describe_type(parameter) if isinstance(parameter, Scalar) else wanted
-    message = f"`{function.name}` takes {wanted}, and {quote_source(argument.span)} is {describe_type(argument.type)}"
+    message = f"`{function.name}` takes {wanted}, but {quote_source(argument.span)} is {describe_type(argument.type)}"
     context.report("E232", message, argument.span, f"for example `{function.example}`")
     return False
 
@@ -132,7 +132,7 @@ def join_all(types: list[Type]) -> Type:
 
 
 def lower_entity_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
-    """A reference to an entity whose id is computed; a written id makes a constant, as `invoice "42"` does."""
+    """Lower a reference to an entity with a computed id. A literal id makes a constant, like `invoice "42"`."""
     symbol = context.program.find(context.package, "entity", call.function, context.report)
     if (
         symbol is None
@@ -143,10 +143,14 @@ def lower_entity_call(call: ast.Call, arguments: Arguments, context: ExpressionC
     written, argument = call.arguments[0], arguments[0]
     if argument.type not in (Scalar.STRING, UNRESOLVED):
         message = (
-            f"the id of an entity is a string, and {quote_source(argument.span)} is {describe_type(argument.type)}"
+            f"the id of an entity is a string, but {quote_source(argument.span)} is {describe_type(argument.type)}"
         )
-        hint = f"write `{argument.span.text}` alone: it is one already" if isinstance(argument.type, RefType) else None
-        context.report("E232", message, argument.span, hint or "ids are strings, also those of digits only")
+        hint = (
+            f"write `{argument.span.text}` alone: it is already an entity"
+            if isinstance(argument.type, RefType)
+            else None
+        )
+        context.report("E232", message, argument.span, hint or "ids are strings, even if they consist of digits")
         return None
     if isinstance(written, ast.Text):
         id_ = lower_id(written, context.report)

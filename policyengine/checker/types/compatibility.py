@@ -1,4 +1,4 @@
-"""Which types go together."""
+"""Compatibility of types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ADDRESSES = (Scalar.IP, Scalar.CIDR)
 
 
 def are_comparable(left: Type, right: Type) -> bool:
-    """Values of both types can be equal."""
+    """Return whether values of both types can be equal."""
     match left, right:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True
@@ -26,7 +26,7 @@ def are_comparable(left: Type, right: Type) -> bool:
 
 
 def is_assignable(actual: Type, expected: Type) -> bool:
-    """Every value of the first type is one of the second."""
+    """Return whether every value of the first type is one of the second."""
     match actual, expected:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True

@@ -1,4 +1,4 @@
-"""Literals to constants: what a number, a date, an address or a window of time says, or why it says nothing."""
+"""Lowering of literals to constants: numbers, dates, addresses, time windows."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def lower_literal(literal: ast.Literal, report: Reporter) -> k.Constant | None:
             return k.Constant(literal.text, Scalar.STRING, span=literal.span)
         case "clock":
             hint = 'write `time within 08:00..18:00 "Europe/Berlin"`'
-            report("E236", "a time of day stands only in a window of time", literal.span, hint)
+            report("E236", "a time of day is valid only in a time window", literal.span, hint)
             return None
         case _:
             assert_never(literal.kind)
 
 
 def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
-    """A whole number is an int while 64 bits hold it; every number is exact."""
+    """Lower a number exactly: to an int if it is whole and fits in 64 bits, otherwise to a decimal."""
     digits = text.replace("_", "")
     if len(digits.replace(".", "").strip("0")) > DECIMAL_CONTEXT.prec:
         report(
             "E233",
             f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
-            "round it yourself: nothing here rounds silently",
+            "round it: numbers are never rounded silently",
         )
         return None
     if "." not in digits and int(digits) <= MAX_INT:
@@ -62,7 +62,7 @@ def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
             "E233",
             f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
-            "round it yourself: nothing here rounds silently",
+            "round it: numbers are never rounded silently",
         )
         return None
     return k.Constant(value, Scalar.NUMBER, span=span)
@@ -79,9 +79,9 @@ def lower_duration(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
-    """A date alone is its first moment, in UTC; a time says its zone."""
+    """Lower a date to its first moment in UTC, or a time with its zone."""
     if "T" in literal.text and calendar_windows.LOCAL_TIME.fullmatch(literal.text):
-        message = f"the time `{literal.text}` does not say in which zone"
+        message = f"the time `{literal.text}` does not name its zone"
         report("E234", message, literal.span, f"write `{literal.text}Z` for UTC, or an offset: `+02:00`")
         return None
     value = calendar_windows.parse_moment(with_seconds(literal.text), ZoneInfo("UTC"))
@@ -92,7 +92,7 @@ def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def with_seconds(text: str) -> str:
-    """`2027-01-01T10:00Z` is `2027-01-01T10:00:00Z`."""
+    """Return `2027-01-01T10:00:00Z` for `2027-01-01T10:00Z`."""
     date, separator, clock = text.partition("T")
     return f"{date}T{clock[:5]}:00{clock[5:]}" if separator and clock[5:6] not in ("", ":") else text
 
@@ -114,7 +114,7 @@ def lower_address(literal: ast.Literal, report: Reporter) -> k.Constant | None:
             "E235",
             f"`{literal.text}` is not an IP address",
             literal.span,
-            "each part goes from 0 to 255, without leading zeros" if "." in literal.text else None,
+            "each part ranges from 0 to 255, without leading zeros" if "." in literal.text else None,
         )
         return None
     network = parse_cidr(literal.text)
@@ -125,15 +125,15 @@ def lower_address(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def network_hint(text: str) -> str:
-    """What could have been meant: most often bits are set beyond the prefix."""
+    """Return a hint for an invalid network; the usual mistake is a bit set after the prefix."""
     address, _, prefix = text.partition("/")
     known = parse_ip(address)
     if known is None:
         return f"`{address}` is not an IP address"
     if not prefix.isdigit() or int(prefix) > known.max_prefixlen:
-        return f"the prefix goes from 0 to {known.max_prefixlen}"
+        return f"the prefix ranges from 0 to {known.max_prefixlen}"
     kept = int(known) >> (known.max_prefixlen - int(prefix)) << (known.max_prefixlen - int(prefix))
-    return f"beyond the prefix all bits are zero: `{type(known)(kept)}/{int(prefix)}`"
+    return f"all bits after the prefix must be zero: `{type(known)(kept)}/{int(prefix)}`"
 
 
 # ── Texts and ids ─────────────────────────────────────────────────────────────────────────────
@@ -141,13 +141,13 @@ def network_hint(text: str) -> str:
 
 def lower_text(text: ast.Text, report: Reporter) -> k.Constant | None:
     if len(text.value) > MAX_STRING_LENGTH:
-        report("E240", "a text has at most 65,536 characters", text.span, "such a text equals no fact")
+        report("E240", "a string has at most 65,536 characters", text.span, "a longer string equals no fact")
         return None
     return k.Constant(text.value, Scalar.STRING, span=text.span)
 
 
 def lower_id(id_: ast.Text, report: Reporter) -> str | None:
-    """The id of an entity: not empty, and in the one spelling that ids have."""
+    """Return the id of an entity, which must be non-empty and in NFC. Returns None if an error was reported."""
     if id_.value == "":
         report("E240", "an id cannot be empty", id_.span, "an empty id counts as absent")
         return None
@@ -171,7 +171,7 @@ def entity_constant(name: str, id_: str, span: Span) -> k.Constant:
 
 
 def lower_window(window: ast.Window, report: Reporter) -> calendar_windows.Window | None:
-    """Every mistake of a window is told, not only the first."""
+    """Lower a time window and report all of its errors, not only the first."""
     zone = lower_zone(window.zone, report)
     match window:
         case ast.DailyWindow():

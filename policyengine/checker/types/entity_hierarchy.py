@@ -1,4 +1,4 @@
-"""Which entities can be in which, by their declarations alone."""
+"""The entity hierarchy as declared: which entity types can be in which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from policyengine.typesystem import RefType
 
 
 def can_be_in(item: RefType, holder: RefType, schema: Schema, strict: bool = False) -> bool:
-    """Some entity of the one kind can be in one of the other at some depth; unless `strict` each is in itself."""
+    """Return whether an entity of one type can be in one of the other, at any depth. Unless `strict`, each is also in
+    itself."""
     if not strict and item.entities & holder.entities:
         return True
     return any(ancestor_types(name, schema) & holder.entities for name in item.entities)
@@ -31,7 +32,7 @@ def parent_types(name: str, schema: Schema) -> frozenset[str]:
 
 
 def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
-    """Everything that such an entity can be in, at any depth."""
+    """Return every type that such an entity can be in, at any depth."""
     found: set[str] = set()
     pending = [name]
     while pending:
@@ -42,7 +43,8 @@ def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
 
 
 def check_inherited(program: Program, schema: Schema) -> None:
-    """What a set is inherited from holds elements of its type; else nobody would ever know what is in it."""
+    """Check that an inherited set and the sets it inherits from have the same type; otherwise its elements would always
+    be unknown."""
     for entity in schema.entities.values():
         inherited = [one for one in entity.fields if one.inherited]
         for field, name in product(inherited, sorted(ancestor_types(entity.name, schema) - {entity.name})):

@@ -1,4 +1,4 @@
-"""The type that one side of an operator expects of the other: it gives meaning to words and empty lists."""
+"""Expected types: what one side of an operator expects of the other, which gives a type to words and empty lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.vocabulary import FACT_ROOT_NAMES
 
 
 def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> bool:
-    """A word, a list or a `let` means what the other side expects of it."""
+    """Return whether the meaning depends on the other side: that of a word, a list or a `let`."""
     match expression:
         case ast.Reference(name, keys):
             first = name.partition(".")[0]

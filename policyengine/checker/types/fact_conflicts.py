@@ -1,4 +1,4 @@
-"""Declared facts, found by the places for which they are declared, and whether declarations contradict each other."""
+"""Fact declarations: lookup by place, and detection of conflicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Path: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFact:
-    """One line of `facts`. `place` None is everywhere."""
+    """One line of `facts`. `place` None means everywhere."""
 
     path: Path
     type: Type
@@ -42,14 +42,14 @@ class FactPlaces:
     facts: tuple[DeclaredFact, ...]
 
     def near(self, place: k.Place | None) -> tuple[DeclaredFact, ...]:
-        """Those that may exist in the place: few as they are, many by an index."""
+        """Return the declarations that may exist at the place, from an index if there are many."""
         if len(self.facts) <= FEW or place is None or place.patterns is None:
             return self.facts
         numbers = {number for pattern in place.patterns for number in self._index.overlapping(pattern)}
         return tuple(self.facts[number] for number in sorted(numbers.union(self._everywhere)))
 
     def pairs(self) -> Iterator[tuple[DeclaredFact, DeclaredFact]]:
-        """Each two that may meet and are of different types, the earlier one first."""
+        """Yield each pair of declarations whose places may overlap, if types differ at all, the earlier one first."""
         if len({fact.type for fact in self.facts}) < 2:
             return
         if len(self.facts) <= FEW:
@@ -74,12 +74,13 @@ class FactPlaces:
 
 
 def check_fact_conflicts(by_path: Mapping[Path, FactPlaces], report: Reporter) -> None:
-    """Where two declarations of one fact meet they say the same, and nothing stands under what is no record."""
+    """Report declarations of one fact with different types at overlapping places, and members of facts that are not
+    records."""
     for path, declared in by_path.items():
         for other, fact in declared.pairs():
             if other.type != fact.type and can_coexist(fact, other):
                 message = f"`{fact.name}` is {describe_type(fact.type)} here and {describe_type(other.type)} elsewhere"
-                report_fact_conflict(message, "where both places meet it has one type", fact, other, report)
+                report_fact_conflict(message, "where both places overlap, it must have one type", fact, other, report)
         for length in range(2, len(path)):
             above = by_path.get(path[:length])
             for outer in () if above is None else above.facts:
@@ -88,7 +89,7 @@ def check_fact_conflicts(by_path: Mapping[Path, FactPlaces], report: Reporter) -
 
 def check_nesting(outer: DeclaredFact, inner: DeclaredFact, report: Reporter) -> None:
     if not isinstance(outer.type, RecordType | UnresolvedType) and can_coexist(outer, inner):
-        message = f"`{inner.name}` cannot be: `{outer.name}` is {describe_type(outer.type)}, which has no members"
+        message = f"`{inner.name}` cannot exist: `{outer.name}` is {describe_type(outer.type)}, which has no members"
         report_fact_conflict(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
 
 
@@ -97,7 +98,7 @@ def report_fact_conflict(message: str, hint: str, fact: DeclaredFact, other: Dec
 
 
 def can_coexist(one: DeclaredFact, other: DeclaredFact) -> bool:
-    """Both may exist in one request."""
+    """Return whether both facts may exist in one request."""
     if isinstance(one.type, UnresolvedType) or isinstance(other.type, UnresolvedType):
         return False
     if one.place is None or other.place is None or other.place.patterns is None:

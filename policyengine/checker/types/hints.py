@@ -1,4 +1,4 @@
-"""What to write instead, where operands and their operator do not go together."""
+"""Hints for operands that do not fit their operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(
 
 
 def bracket_hint(span: Span) -> str | None:
-    """For a word of `request.headers.x-id`, which reads as a subtraction: the name in brackets."""
+    """Return a hint for a word of `request.headers.x-id`, which parses as a subtraction: write the name in brackets."""
     line, column = span.source.line(span.line), span.column - 1
     for reference in HYPHENATED.finditer(line):
         if reference.start() < column < reference.end():
@@ -27,7 +27,7 @@ def order_hint(type_: Type) -> str:
         case EnumType():
             return f"use `==`, or `in [{', '.join(type_.values[:2])}]`"
         case SetType() | ListType():
-            return "compare how many there are: `size(…)`"
+            return "compare the number of elements: `size(…)`"
         case Scalar.IP | Scalar.CIDR:
             return "use `within` and a network"
         case _:
@@ -35,16 +35,16 @@ def order_hint(type_: Type) -> str:
 
 
 def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> str | None:
-    """What to write instead of `mine`, or to do about it, so that it compares with `other`."""
+    """Return a hint that makes `mine` comparable with `other`."""
     match type_, wanted:
         case RefType(), Scalar.STRING:
             return f"compare the id: `{mine.span.text}.id`"
         case RefType(), RefType():
-            return "no entity is both: compare attributes of them that have one type"
+            return "no entity is both: compare attributes of the same type"
         case Scalar.STRING, EnumType() if isinstance(mine, k.Constant) and mine.value in wanted.values:
             return f"write `{mine.value}` without quotes"
         case EnumType(), Scalar.STRING if isinstance(mine, k.Constant):
-            return f'a text is written in quotes: `"{mine.value}"`'
+            return f'write a string in quotes: `"{mine.value}"`'
         case Scalar.STRING, (Scalar.INT | Scalar.NUMBER | Scalar.IP | Scalar.CIDR | Scalar.TIME | Scalar.DURATION):
             return (
                 f"write {describe_type(wanted)} without quotes"
@@ -55,13 +55,13 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             fact = f"declare {quote_source(mine.span)} as a duration, or compare it with a number"
             return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
         case Scalar.DURATION, Scalar.TIME:
-            return f"a moment is told by `time - {mine.span.text}`"
+            return f"for a moment, write `time -  {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{mine.span.text} within {other.span.text}`"
         case ((RecordType() | ListType(RecordType())), _):
             return "records are compared member by member"
         case ((SetType() | ListType()), (SetType() | ListType())):
-            return "a set equals a set of the same things only"
+            return "a set equals only sets with elements of the same type"
         case ((SetType() | ListType()), _):
             return f"write `{other.span.text} in {mine.span.text}`"
         case Scalar.BOOL, _:
@@ -71,7 +71,7 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
 
 
 def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:
-    """Where one element was asked for and several were named: any of them, or all."""
+    """Return a hint for a collection where one element is expected: test for any of its elements, or for all."""
     if not isinstance(type_, SetType | ListType) or not are_comparable(type_.element, element):
         return None
     return (
@@ -87,11 +87,11 @@ def plural(type_: Type) -> str:
 def in_hint(item: str, whole: str, left: Type, right: Type) -> str:
     match left, right:
         case Scalar.STRING, Scalar.STRING:
-            return f"use `==`, or `contains({whole}, {item})` for a part of a text, or declare a set"
+            return f"use `==`, or `contains({whole}, {item})` for a part of a string, or declare a set"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{item} within {whole}`"
         case _, RefType():
-            return "only entities are in entities"
+            return "only entities can be in entities"
         case RefType(), _:
             return f"the right side is an entity or a set of them; for ids write `{item}.id`"
         case _:
@@ -102,7 +102,7 @@ def arithmetic_hint(operator: str, left: Type, right: Type) -> str:
     types = {left, right}
     match operator:
         case "+" if Scalar.STRING in types:
-            return "texts are not joined; compare each by itself"
+            return "strings cannot be joined; compare each separately"
         case "-" if types == {Scalar.TIME}:
             return "compare the times, or use an age such as `credential.age`"
         case "*" if Scalar.DURATION in types and Scalar.NUMBER in types:

@@ -1,4 +1,4 @@
-"""Texts that stand beside `request.host`: one that no host is ever like is a mistake."""
+"""Check of strings that are compared with `request.host`: values that no host can have are errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ HOST_COMPARISON = "hosts are compared without port, final dot and case"
 
 
 def check_hosts(found: k.Expr | None, report: Reporter) -> bool:
-    """Whether every text beside it is like a host: in one operation, for those inside have been looked at before."""
+    """Return whether every string that the operation compares with the host is valid. Nested operations were checked
+    before."""
     sound = True
     for text, span in texts_beside_host(found):
         mistake = (
@@ -69,22 +70,22 @@ def constant_texts(expression: k.Expr) -> Iterator[tuple[str, Span]]:
 
 
 def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
-    """What is wrong, and what to write; of a pattern, where `*` stands for anything."""
+    """Return what is wrong with a host and what to write; in a pattern, `*` matches anything."""
     if pattern and "*" in text:
         return host_pattern_mistake(text)
     found = parse_host(text)
     if not isinstance(found, str):
-        hint = "write the name alone, as `api.example`; an international one as it travels: `xn--…`"
-        return f"`{text}`, which is no plain host" if text else "an empty text", hint
+        hint = "write the name alone, as `api.example`; an international name in its encoded form: `xn--…`"
+        return f"`{text}`, which is not a plain host" if text else "an empty string", hint
     return None if found == text else (f"`{text}`: {HOST_COMPARISON}", f"write `{found}`")
 
 
 def host_part_mistake(text: str) -> tuple[str, str] | None:
-    """The same of a text with which a host may begin or end, as `.example` or `2001:db8:`."""
+    """Check a string that a host may begin or end with, such as `.example` or `2001:db8:`."""
     name, colon, port = text.rpartition(":")
     bare = (name if colon and ":" not in name and port.isdigit() else text).lower()
     if not bare.isascii() or any(char in "/@%,; []" for char in bare):
-        return f"like `{text}`, which is in no plain host", "write a part of a name: `.example`"
+        return f"like `{text}`, which no plain host contains", "write a part of a name: `.example`"
     return (
         None
         if bare == text
@@ -97,5 +98,5 @@ def host_pattern_mistake(text: str) -> tuple[str, str] | None:
     has_port = bool(colon) and ":" not in name and all(char.isdigit() or char == "*" for char in port)
     bare = (name if has_port else text).rstrip(".").lower()
     if not bare.isascii() or any(char in "/@%,; " for char in bare):
-        return f"like `{text}`, which is no plain host", "write `*` and parts of a name: `*.example`"
+        return f"like `{text}`, which is not a plain host", "write `*` and parts of a name: `*.example`"
     return None if bare == text else (f"like `{text}`: {HOST_COMPARISON}", f"write `{bare}`")

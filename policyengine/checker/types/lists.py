@@ -1,4 +1,4 @@
-"""Lists written out: one type for all elements, and a constant where all of them are."""
+"""List literals: one type for all elements, and a constant if all elements are constants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.typesystem import ListType, RefType, Scalar, SetType, Type, Un
 
 
 def expected_element(expected: Type | None) -> Type | None:
-    """What each element is expected to be."""
+    """Return the expected type of each element."""
     match expected:
         case SetType(element) | ListType(element):
             return element
@@ -29,10 +29,10 @@ def expected_element(expected: Type | None) -> Type | None:
 def build_collection(
     written: ast.ListLiteral, items: Sequence[k.Expr | None], expected: Type | None, report: Reporter
 ) -> k.Expr | None:
-    """The list of items that are lowered already; a set where a set is expected."""
+    """Build a list of lowered items, or a set if one is expected."""
     known, wanted = [item for item in items if item is not None], expected_element(expected)
     if not items and wanted is None:
-        report("E249", "an empty list does not say what it holds", written.span, "compare it with a set or a list")
+        report("E249", "the type of this empty list is unknown", written.span, "compare it with a set or a list")
         return None
     element = common_type(known, wanted, report) if len(known) == len(items) else None
     if element is None:
@@ -48,13 +48,13 @@ def build_collection(
 
 
 def as_network(constant: k.Constant) -> Value:
-    """Among networks an address is the network of itself alone."""
+    """Return the value as a network: in a list of networks, an address is the network of itself alone."""
     value = constant.value
     return ip_network(value) if isinstance(value, IPv4Address | IPv6Address) else value
 
 
 def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) -> Type | None:
-    """The type that all elements have; None when one differs, which is reported."""
+    """Return the type of all elements. Returns None if one differs, which is reported."""
     if not items:
         return wanted or UNRESOLVED
     common = items[0].type
@@ -62,7 +62,7 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
         joined = join_types(common, item.type)
         if joined is None:
             found, before = describe_type(item.type), describe_type(common)
-            message = f"{quote_source(item.span)} is {found}, and what stands before it is {before}"
+            message = f"{quote_source(item.span)} is {found}, but the element before it is {before}"
             report("E249", message, item.span, "all elements of a list have one type")
             return None
         common = joined
@@ -70,7 +70,7 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
 
 
 def join_types(one: Type, other: Type) -> Type | None:
-    """The narrowest type that holds both."""
+    """Return the narrowest type that contains both."""
     match one, other:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return UNRESOLVED

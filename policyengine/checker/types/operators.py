@@ -1,4 +1,4 @@
-"""Operators: what each takes and what it becomes; one function for each family, and a hint for each way to go wrong."""
+"""Operators: operand and result types, one function for each family, with hints for mistakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_TYPE = "both sides must have the same type"
 
 @dataclass(frozen=True, slots=True)
 class OperatorApplication:
-    """One use of an operator, its operands lowered."""
+    """One use of an operator, with its operands lowered."""
 
     node: ast.Binary
     left: k.Expr
@@ -68,7 +68,7 @@ def lower_comparison(operation: OperatorApplication) -> k.Relation | None:
         return k.Relation(node.operator, operation.left, operation.right, span=node.span)
     unordered = next((t for t in (left, right) if not is_ordered(t)), None)
     if unordered is not None:
-        message = f"`{node.operator}` needs an order, and {describe_type(unordered)} has none"
+        message = f"`{node.operator}` needs an order, but {describe_type(unordered)} has none"
         operation.refuse("E221", message, "use `==`" if isinstance(unordered, RefType) else order_hint(unordered))
         return None
     return k.Relation(node.operator, operation.left, operation.right, span=node.span)
@@ -126,7 +126,7 @@ def lower_membership(operation: OperatorApplication) -> k.Expr | None:
 def lower_element_membership(
     operation: OperatorApplication, item: Type, element: Type, deep: bool
 ) -> k.Relation | None:
-    """The right side is a set or a list."""
+    """Lower a membership test in a set or a list."""
     if isinstance(item, RefType) and isinstance(element, RefType):
         if not can_be_in(item, element, operation.schema):
             report_unrelated_entities(operation, item, element)
@@ -152,7 +152,7 @@ def report_unrelated_entities(operation: OperatorApplication, item: RefType, hol
     operation.refuse(
         "E222",
         f"{describe_type(item)} is never in {describe_type(holder)}",
-        f"an entity is in what it is declared to be in: `{example}`",
+        f"declare the membership: `{example}`",
     )
 
 
@@ -225,7 +225,7 @@ def lower_within(operation: OperatorApplication) -> k.Relation | None:
 
 
 def lower_relation(operation: OperatorApplication, row: k.RelationRow) -> k.Relation | None:
-    """An operator of the table of relations, by what it takes."""
+    """Check the operands of an operator in the table of relations."""
     match row.operands:
         case k.Operands.VALUES:
             sound = lower_comparison(operation) is not None
@@ -238,7 +238,7 @@ def lower_relation(operation: OperatorApplication, row: k.RelationRow) -> k.Rela
         case k.Operands.PATTERN:
             sound = is_text(operation, operation.left) and is_pattern(operation, row)
         case k.Operands.STRINGS:
-            sides = [is_text(operation, side) for side in (operation.left, operation.right)]  # each is reported
+            sides = [is_text(operation, side) for side in (operation.left, operation.right)]  # report both sides
             sound = all(sides)
         case k.Operands.COLLECTIONS:
             sound = are_collections(operation)
@@ -251,8 +251,8 @@ def is_text(operation: OperatorApplication, side: k.Expr) -> bool:
     word, type_ = operation.node.operator, side.type
     if type_ in (Scalar.STRING, UNRESOLVED):
         return True
-    hint = f"use `any x in {side.span.text}: x {word} …`" if side is operation.left else f"`{word}` is for texts"
-    hint = hint if isinstance(type_, SetType | ListType) else f"`{word}` is for texts"
+    hint = f"use `any x in {side.span.text}: x {word} …`" if side is operation.left else f"`{word}` is for strings"
+    hint = hint if isinstance(type_, SetType | ListType) else f"`{word}` is for strings"
     operation.refuse("E223", f"{quote_source(side.span)} is {describe_type(type_)}, not a string", hint)
     return False
 
@@ -262,8 +262,8 @@ def is_pattern(operation: OperatorApplication, row: k.RelationRow) -> bool:
     if pattern.type == UNRESOLVED:
         return False
     if not (isinstance(pattern, k.Constant) and isinstance(pattern.value, str) and pattern.type == Scalar.STRING):
-        message = f"the pattern after `{row.operator}` is not a text in quotes"
-        operation.report("E223", message, pattern.span, "a pattern is known before any request: write it out")
+        message = f"the pattern after `{row.operator}` is not a literal string"
+        operation.report("E223", message, pattern.span, "write a literal pattern, which is known before any request")
         return False
     try:
         row.check_pattern(pattern.value)
@@ -281,7 +281,7 @@ def are_collections(operation: OperatorApplication) -> bool:
             hint = f"put it in brackets: `[{side.span.text}]`"
             operation.report(
                 "E224",
-                f"`{word}` compares sets, and {quote_source(side.span)} is {describe_type(type_)}",
+                f"`{word}` compares sets, but {quote_source(side.span)} is {describe_type(type_)}",
                 side.span,
                 hint,
             )
@@ -292,7 +292,7 @@ def are_collections(operation: OperatorApplication) -> bool:
         and not are_comparable(left.element, right.element)
     ):
         message = f"`{word}` cannot compare {describe_type(left)} with {describe_type(right)}"
-        operation.refuse("E224", message, "both hold things of the same type")
+        operation.refuse("E224", message, "both sides need elements of the same type")
         return False
     return True
 
@@ -329,7 +329,7 @@ def arithmetic_type(operator: str, left: Type, right: Type) -> Type | None:
 
 
 ARITHMETIC: Mapping[str, Calculation] = {"+": "+", "-": "-", "*": "*"}
-# Operators that are no relation, or one of several as the types of their sides are.
+# Operators that are not relations, or that become one of several relations depending on their types.
 OPERATORS: Mapping[str, Callable[[OperatorApplication], k.Expr | None]] = {
     "in": lower_in, "not in": lower_in, "has": lower_has, **dict.fromkeys(ARITHMETIC, lower_arithmetic),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Absence: `is present`, `is absent` and `else`, which speak of facts only; `is known`, which speaks of entities."""
+"""Absence: `is present`, `is absent` and `else` apply only to facts, `is known` to entities."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def lower_presence(expression: ast.Presence, operand: k.Expr | None, context: Ex
         return None
     word = "present" if expression.present else "absent"
     if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.PastFact):
-        context.report("E229", f"{quote_source(operand.span)} is never absent: it is no fact", operand.span, HINT)
+        context.report("E229", f"{quote_source(operand.span)} is never absent: it is not a fact", operand.span, HINT)
         return None
     if not may_be_absent(operand):
-        message = f"`{operand.span.text}` is always present by declaration, so `is {word}` says nothing"
+        message = f"`{operand.span.text}` is always present by declaration, so `is {word}` has no effect"
         context.report("W201", message, expression.span, presence_hint(operand, word))
     found = k.IsPresent(operand, span=expression.span)
     return found if expression.present else k.Not(found, span=expression.span)
 
 
 def presence_hint(operand: k.Expr, word: str) -> str:
-    """Of an attribute it may be the row that is in doubt, not the attribute."""
+    """Return a hint. For an attribute, the author may have meant to test for the entity's row."""
     if isinstance(operand, k.Fact):
         return f"remove `is {word}`" if operand.path in BUILT_IN else "add `?` to its type"
     while isinstance(operand, k.Member):
@@ -37,10 +37,12 @@ def presence_hint(operand: k.Expr, word: str) -> str:
     if not isinstance(operand, k.Attribute):
         return "add `?` to its type"
     if operand.name == "id":
-        return f"whatever is there has an id: `{operand.base.span.text} is known` asks whether there is a row"
+        return f"every entity has an id: `{operand.base.span.text} is known` tests whether there is a row"
     if operand.inherited:
-        return f"`else []` makes it empty where rows lack it; `{operand.base.span.text} is known` asks for its row"
-    return f"`{operand.base.span.text} is known` asks whether there is a row; if a row may lack it, add `?` to its type"
+        return f"`else []` makes it empty in rows that lack it; `{operand.base.span.text} is known` tests for its row"
+    return (
+        f"`{operand.base.span.text} is known` tests whether there is a row; if a row may lack it, add `?` to its type"
+    )
 
 
 def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: ExpressionContext) -> k.HasRow | None:
@@ -51,7 +53,7 @@ def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Expre
         may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
         hint = f"write `{operand.span.text} is present`" if may_be_there else None
         message = (
-            f"`is known` asks for the row of an entity, and {quote_source(operand.span)} is {describe_type(type_)}"
+            f"`is known` tests for the row of an entity, but {quote_source(operand.span)} is {describe_type(type_)}"
         )
         context.report("E254", message, operand.span, hint)
         return None
@@ -59,7 +61,7 @@ def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Expre
 
 
 def may_be_absent(operand: k.Expr) -> bool:
-    """By its declaration, or by that of something on the way to it."""
+    """Return whether an operand may be absent by its declaration, or by that of something it is a part of."""
     match operand:
         case k.Fact(path, _, optional):
             built_in = BUILT_IN.get(path)
@@ -69,7 +71,7 @@ def may_be_absent(operand: k.Expr) -> bool:
         case k.PastFact(fact):
             return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
         case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
-            return True  # an inherited set is absent where no level has it
+            return True  # an inherited set is absent if no level has it
         case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
             return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
         case _:
@@ -86,15 +88,15 @@ def lower_else(
     if operand is None or fallback is None:
         return None
     if not isinstance(operand, k.Fact | k.Attribute | k.Member | k.PastFact | k.Default):
-        context.report("E229", f"{quote_source(operand.span)} is never absent: it is no fact", operand.span, HINT)
+        context.report("E229", f"{quote_source(operand.span)} is never absent: it is not a fact", operand.span, HINT)
         return None
     type_, other = operand.type, fallback.type
     if not is_assignable(other, type_) and not is_assignable(type_, other):
-        message = f"{quote_source(operand.span)} is {describe_type(type_)}, and `else` gives {describe_type(other)}"
-        context.report("E230", message, fallback.span, f"after `else` stands {describe_type(type_)}")
+        message = f"{quote_source(operand.span)} is {describe_type(type_)}, but `else` gives {describe_type(other)}"
+        context.report("E230", message, fallback.span, f"the value after `else` must be {describe_type(type_)}")
         return None
     if isinstance(operand, k.Attribute) and operand.inherited:
-        message = f"`else` stands for {quote_source(operand.span)} only where nothing that it is inherited from has it"
-        hint = f"`{operand.name}: … inherited else []` makes each row empty that lacks it"
+        message = f"`else` replaces {quote_source(operand.span)} only if nothing that it is inherited from has it"
+        hint = f"`{operand.name}: … inherited else []` makes it empty in each row that lacks it"
         context.report("W202", message, expression.fallback.span, hint)
     return k.Default(operand, fallback, type_ if is_assignable(other, type_) else other, span=expression.span)

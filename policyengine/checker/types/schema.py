@@ -1,4 +1,4 @@
-"""The types of what is declared: enums, entities and facts; they stand before any expression is read."""
+"""The types of declarations: enums, entities and facts. They are complete before any expression is lowered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policyengine.typesystem import (
 from policyengine.vocabulary import CREDENTIAL_KIND, ENTITY_ROOTS, FACTS
 
 FACT_ROOTS = ("args", "body", "context")
-# What the request itself says about an entity; no entity declares it.
+# Attributes that the request itself provides, so no entity declares them.
 RESERVED_ATTRIBUTES = {
     root: frozenset({"id", *(fact.path[1] for fact in FACTS if fact.path[0] == root and not fact.declarable)})
     for root in ENTITY_ROOTS
@@ -54,10 +54,10 @@ UNRESOLVED = UnresolvedType()
 
 @dataclass(frozen=True, slots=True)
 class AvailableFacts:
-    """Which facts exist where a rule applies.
+    """The facts that exist where a rule applies.
 
-    `resource` is what may be bound there (None: nothing binds it), `params` the captures with their types, `place` the
-    place of the rule. `everywhere` is for a `define` on its own: any fact may exist.
+    `resource` is the type that may be bound there (None: not bound), `params` the captures with their types, `place`
+    the place of the rule. `everywhere` is for a `define` on its own, where any fact may exist.
     """
 
     resource: RefType | None = None
@@ -70,16 +70,16 @@ EVERYWHERE = AvailableFacts(everywhere=True)
 
 
 class PlaceLookup(Protocol):
-    """What the checker of places knows; it comes from outside because it reads expressions itself."""
+    """The interface to the resolver of places, passed in because the resolver itself lowers expressions."""
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
-        """The patterns of `on …`; None when an error was reported."""
+        """Return the patterns of `on …`. Returns None if an error was reported."""
 
     def here(self, place: k.Place) -> AvailableFacts:
-        """Which facts exist in the place."""
+        """Return the facts that exist at the place."""
 
     def facts_here(self, targets: tuple[ast.Target, ...], package: str) -> AvailableFacts | None:
-        """What exists at all of the targets; None when an error was reported."""
+        """Return the facts that exist at the targets. Returns None if an error was reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Schema:
     facts: tuple[DeclaredFact, ...]
     places: PlaceLookup
     by_path: Mapping[Path, FactPlaces]
-    measures: ExpressionSizes  # of each `let` and `define` that can be used
-    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of sets that are inherited
+    measures: ExpressionSizes  # of each valid `let` and `define`
+    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of inherited sets
 
     @classmethod
     def of(cls, program: Program, places: PlaceLookup, report: Reporter | None = None) -> Schema:
@@ -110,7 +110,7 @@ class Schema:
         )
 
     def enums_in(self, program: Program, package: str) -> Iterator[EnumType]:
-        """Every enum whose words the package may use, built-in ones last."""
+        """Yield every enum that the package may use, built-in ones last."""
         for name in program.visible(package, "enum"):
             symbol = program.lookup(package, "enum", name)
             if symbol is not None and (symbol.package, symbol.name) in self.enums:
@@ -125,7 +125,7 @@ def enum_of(symbol: Symbol) -> EnumType:
 
 @dataclass(frozen=True, slots=True)
 class TypeDeclarationReader:
-    """Reads declarations of types; `report` is told what is wrong with them."""
+    """Reads declarations of types and reports their errors."""
 
     program: Program
     places: PlaceLookup
@@ -145,14 +145,14 @@ class TypeDeclarationReader:
                 if name.text in COLLECTIONS:
                     return self.collection(written, package)
                 if parameters:
-                    hint = "only `set<…>` and `list<…>` hold something"
+                    hint = "only `set<…>` and `list<…>` take an element type"
                     self.report("E219", f"`{name.text}` takes no type in angle brackets", written.span, hint)
                 return self.plain(name, package)
             case _:
                 assert_never(written)
 
     def plain(self, name: ast.Name, package: str) -> Type:
-        """A scalar, an enum or an entity."""
+        """Return the scalar, enum or entity type of a name."""
         if name.text in SCALARS:
             return SCALARS[name.text]
         symbol = self.program.lookup(package, "enum", name.text) or self.program.lookup(package, "entity", name.text)
@@ -175,7 +175,7 @@ class TypeDeclarationReader:
         word = written.name.text
         elements = [self.element(parameter, word, package) for parameter in written.parameters]
         if not elements:
-            self.report("E219", f"`{word}` does not say what it holds", written.span, f"write `{word}<string>`")
+            self.report("E219", f"`{word}` needs an element type", written.span, f"write `{word}<string>`")
             return UNRESOLVED
         element = elements[0] if len(elements) == 1 else self.union(elements, written)
         if word == "list":
@@ -187,7 +187,7 @@ class TypeDeclarationReader:
 
     def element(self, written: ast.TypeExpr, word: str, package: str) -> Type:
         if written.optional:
-            hint = f"what is absent is not in a {word}"
+            hint = f"an element of a {word} cannot be absent"
             self.report("E218", "only a whole fact or attribute may be absent", written.span, hint)
         return self.type(written, package)
 
@@ -197,17 +197,21 @@ class TypeDeclarationReader:
             if isinstance(element, RefType):
                 entities |= element.entities
             elif not isinstance(element, UnresolvedType):
-                self.report("E219", f"`or` joins entities, and `{element}` is none", parameter.span, "use one type")
+                self.report(
+                    "E219", f"`or` joins entities, but `{element}` is not an entity", parameter.span, "use one type"
+                )
                 return UNRESOLVED
         return RefType(entities) if entities else UNRESOLVED
 
     def fields(self, written: tuple[ast.FieldDecl, ...], package: str) -> Iterator[FieldType]:
-        """The members of a record."""
+        """Yield the members of a record."""
         seen: dict[str, ast.FieldDecl] = {}
         for item in written:
             if self.is_new(item, seen):
                 if item.inherited:
-                    self.report("E218", "only an attribute of an entity is inherited", item.span, "remove `inherited`")
+                    self.report(
+                        "E218", "only an attribute of an entity can be inherited", item.span, "remove `inherited`"
+                    )
                 yield FieldType(item.name.text, self.type(item.type, package), item.type.optional)
 
     def is_new(self, item: ast.FieldDecl, seen: dict[str, ast.FieldDecl]) -> bool:
@@ -259,13 +263,13 @@ class TypeDeclarationReader:
         name = declared.name.text
         if not isinstance(type_, SetType | UnresolvedType):
             message, hint = (
-                f"only a set is inherited, and `{item.name.text}` is {describe_type(type_)}",
+                f"only a set can be inherited, but `{item.name.text}` is {describe_type(type_)}",
                 "remove `inherited`",
             )
             self.report("E218", message, item.type.span, hint)
         elif not declared.parents and not (item.else_empty and self.holds_others(name)):
             message, hint = (
-                f"`{name}` is in nothing that it could inherit from",
+                f"`{name}` is in no entity that it could inherit from",
                 f"write `entity {name} {{ … }} in folder`",
             )
             self.report("E218", message, item.span, hint)
@@ -277,7 +281,7 @@ class TypeDeclarationReader:
         return False
 
     def holds_others(self, name: str) -> bool:
-        """Whether some entity is in this one: then others inherit from it, though it inherits from nothing."""
+        """Return whether entities can be in this one. They inherit from it, even if it inherits from nothing."""
         declared = (symbol.declaration for symbol in self.program.entities.values())
         return any(
             parent.text.rpartition(".")[2] == name
@@ -304,14 +308,14 @@ class TypeDeclarationReader:
                 where = [RelatedLocation("first declared here", first.name.span)]
                 self.report("E210", f"`{item.name.text}` is declared twice", item.name.span, "remove one", where)
             elif fact is not None:
-                # A place with an error stays unknown: its facts then count as existing everywhere, told once is enough.
+                # The facts of a place with an error count as existing everywhere, so that no further errors follow.
                 yield fact if not nowhere else DeclaredFact(fact.path, fact.type, True, None, package, fact.span)
 
     def fact(self, item: ast.FieldDecl, place: k.Place | None, package: str) -> DeclaredFact | None:
         path = tuple(item.name.text.split("."))
         type_ = self.type(item.type, package)
         if item.inherited:
-            self.report("E218", "only an attribute of an entity is inherited", item.span, "remove `inherited`")
+            self.report("E218", "only an attribute of an entity can be inherited", item.span, "remove `inherited`")
         if path[0] not in FACT_ROOTS or len(path) == 1:
             self.report_root(item.name, path)
             return None
@@ -331,7 +335,7 @@ class TypeDeclarationReader:
 
 
 def inherited_levels(entities: Mapping[str, k.EntityType]) -> dict[str, tuple[tuple[str, bool], ...]]:
-    """By the name of each inherited set the entities that declare it, and whether `else []` ends that declaration."""
+    """Return, for each inherited set, the entities that declare it and whether that declaration has `else []`."""
     inherited = {field.name for entity in entities.values() for field in entity.fields if field.inherited}
     declared = {name: [(one.name, one.field(name)) for one in entities.values()] for name in inherited}
     return {

@@ -1,4 +1,4 @@
-"""Every diagnostic, documented: one table for `explain-code`, the editor and the documentation."""
+"""Documentation of every diagnostic, in one table for `explain-code`, the editor and the docs."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _PARTS = (
 
 CODES: Mapping[str, DiagnosticDoc] = MappingProxyType({code.code: code for part in _PARTS for code in part.CODES})
 
-# The warnings by their short names: what an allowance may name, and `policyengine.toml` select and ignore.
+# Warnings by short name, as allowances and `select` and `ignore` in `policyengine.toml` use them.
 CODES_BY_NAME: Mapping[str, DiagnosticDoc] = MappingProxyType({code.name: code for code in CODES.values() if code.name})
 
 
 def find_code(word: str) -> DiagnosticDoc | None:
-    """The diagnostic that a code or a short name means, in upper or lower case."""
+    """Return the documentation for a code or short name, ignoring case, or None if there is none."""
     return CODES_BY_NAME.get(word.lower()) or CODES.get(word.upper())

@@ -8,17 +8,18 @@ _DOOR = "anyone { may GET /a }\n"
 CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W170",
-        "an allowance without its reason",
-        "`# lint: allow RULE because …` silences a warning on its line, or on the next line where it stands alone. "
-        "Without a reason nobody can tell later whether it still holds, so it allows nothing.",
+        "an allowance without a reason",
+        "`# lint: allow RULE because …` silences a warning on its line, or on the next line if the comment is alone "
+        "on its line. Without a reason no reader can check later whether it still holds, so the comment allows "
+        "nothing.",
         "# lint: allow W350\n" + _DOOR,
         "# lint: allow W350 because the probe of the load balancer speaks it\n" + _HEAD,
         name="bare-allowance",
     ),
     DiagnosticDoc(
         "W171",
-        "an allowance for no rule",
-        "No warning has that code or name. Errors cannot be allowed: a policy with errors means nothing.",
+        "an allowance for an unknown rule",
+        "No warning has this code or name. Errors cannot be allowed, because a policy with errors has no meaning.",
         "# lint: allow haed because the probe of the load balancer speaks it\n" + _DOOR,
         "# lint: allow head because the probe of the load balancer speaks it\n" + _HEAD,
         name="unknown-rule",
@@ -26,7 +27,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W172",
         "an allowance that allows nothing",
-        "What it allowed is gone. Left in place it would silence the next mistake at that line, unseen. "
+        "The warning that it allowed is gone. If the comment stays, it silences the next mistake on that line. "
         "`policyengine lint --fix` removes it.",
         "# lint: allow head because the probe of the load balancer speaks it\n" + _DOOR,
         _DOOR,

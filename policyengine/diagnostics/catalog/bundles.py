@@ -1,54 +1,53 @@
-"""E16x: compiled policies in bundles, and the keys that sign them."""
+"""E16x: bundles of compiled policies, and the keys that sign them."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E160",
-        "no bundle",
-        "A bundle is what `policyengine compile` writes. Policies themselves, files that end in `.policy`, are loaded "
-        "as they are.",
+        "not a bundle",
+        "`policyengine compile` writes bundles. Files that end in `.policy` are policies, which are loaded directly.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E161",
         "a bundle of another version",
-        "A bundle holds rules as one version of policyengine stores them, and is read by versions that store them "
-        "alike. Compile the policy again with the version that loads it: what it decides stays the same.",
+        "A bundle stores rules in the format of one version of policyengine, and only versions with that format read "
+        "it. Compile the policy again with the version that loads it: its decisions stay the same.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E162",
-        "a damaged bundle",
-        "The digest in a bundle is not the one of its bytes: it was cut off or changed on its way. Copy it again.",
+        "a corrupted bundle",
+        "The digest in the bundle does not match its bytes: the file was truncated or changed. Copy it again.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E163",
-        "a bundle that nobody trusted signed",
-        "Whoever loads a bundle with keys accepts only what one of these keys signed. Sign it by "
-        "`policyengine compile … --key private.pem`, or trust the key of whoever did.",
+        "a bundle without a trusted signature",
+        "An engine that loads bundles with trusted keys accepts only bundles that one of these keys signed. Sign the "
+        "bundle with `policyengine compile … --key private.pem`, or add the key of its signer to the trusted keys.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E164",
         "a key that cannot be used",
-        "Bundles are signed with Ed25519 keys: a private one in PEM signs, a public one in PEM or base64url is "
-        "trusted. Both need the package `cryptography`, which the extra `sign` brings.",
+        "Bundles are signed with Ed25519 keys: a private key in PEM signs, a public key in PEM or base64url verifies. "
+        "Both need the package `cryptography`, which the extra `sign` installs.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E165",
-        "a bundle that holds what no policy compiles to",
-        "Everything in a bundle is checked before it is used. This one is undamaged and yet holds something that the "
-        "compiler never writes, so it was made or changed by something else. Nothing is decided by it.",
+        "a bundle with invalid contents",
+        "Every part of a bundle is checked before it is used. This bundle is intact but holds something that the "
+        "compiler never writes, so another program made or changed it. The engine refuses to load it.",
         "",
         "",
     ),
-    DiagnosticDoc("E166", "a bundle that is too large", "A bundle has a thousand million bytes at most.", "", ""),
+    DiagnosticDoc("E166", "a bundle that is too large", "A bundle has at most 1,000,000,000 bytes.", "", ""),
 )

@@ -10,106 +10,109 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E301",
         "an empty segment in a path",
-        "A request whose path has an empty segment is refused before any rule is asked. So a pattern with one matches "
-        "nothing. One trailing slash of a request is dropped, and needs no pattern.",
+        "A request whose path has an empty segment is refused before any rule applies, so a pattern with one never "
+        "matches. One trailing slash of a request is dropped, and needs no pattern.",
         "anyone { may GET /a//b }\n",
         "anyone { may GET /a/b }\n",
     ),
     DiagnosticDoc(
         "E302",
         "a segment that no request can have",
-        "Requests are decided by canonical paths: no dot segments, nothing that another server could read differently.",
+        "Decisions use canonical paths: without dot segments, and without anything that another server could read "
+        "differently.",
         "anyone { may GET /public/../secret }\n",
         "anyone { may GET /public/help }\n",
     ),
     DiagnosticDoc(
         "E303",
         "`**` before the end of a path",
-        "`**` means zero or more segments and is the last part of a path. `*` is exactly one segment.",
+        "`**` matches zero or more segments and is the last part of a path. `*` matches exactly one segment.",
         "anyone { may GET /files/**/open }\n",
         "anyone { may GET /files/*/open }\n",
     ),
     DiagnosticDoc(
         "E304",
         "a percent escape in a pattern",
-        "Paths are decoded once and compared decoded. A pattern shows the text that is compared.",
+        "Request paths are decoded once before they are compared, so patterns are written decoded.",
         "anyone { may GET /%68ealth }\n",
         "anyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E305",
         "two captures in one segment",
-        "Where one capture would end and the next begin could be read in several ways.",
+        "It would be ambiguous where one capture ends and the next begins.",
         "anyone { may GET /{name}.{version} }\n",
         "anyone { may GET /{name} }\n",
     ),
     DiagnosticDoc(
         "E306",
-        "one name captured twice",
-        "`params.id` can hold one text only.",
+        "a name that is captured twice",
+        "`params.id` can hold only one string.",
         "anyone { may GET /{id}/copies/{id} }\n",
         "anyone { may GET /{id}/copies/{copy} }\n",
     ),
     DiagnosticDoc(
         "E307",
-        "a capture whose name is no plain word",
+        "an invalid capture name",
         "A capture becomes `params.NAME`, so its name is one word without dots.",
         "anyone { may GET /{doc.id} }\n",
         "anyone { may GET /{id} }\n",
     ),
     DiagnosticDoc(
         "E308",
-        "a capture in the form of another language",
-        "`:id` would be a segment that is just these three characters: a door that never opens, or worse, a guard that "
-        "never shuts. A segment that varies is `*`, or `{id}` if rules speak of it.",
+        "a capture in the syntax of another language",
+        "`:id` would match only these three literal characters: a grant that never applies, or worse, a guard that "
+        "never acts. Write a variable segment as `*`, or as `{id}` if rules use its value.",
         "anyone { may GET /users/:id }\n",
         "anyone { may GET /users/{id} }\n",
     ),
     DiagnosticDoc(
         "E309",
-        "not a method",
-        "A method is a word of at most 16 upper-case letters. Requests with another one are refused before any rule.",
+        "not a valid method",
+        "A method is a word of at most 16 upper-case letters. Requests with any other method are refused before any "
+        "rule applies.",
         "anyone { may GETGETGETGETGETGET /health }\n",
         "anyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E310",
         "a path longer than any request",
-        "Requests with more segments or characters are refused before any rule is asked.",
+        "Requests with more segments or characters are refused before any rule applies.",
         f"anyone {{ may GET {_LONG} }}\n",
         "anyone { may GET /a/** }\n",
     ),
     DiagnosticDoc(
         "E311",
-        "a scope that holds nothing",
-        "A scope names endpoints, tools or actions. One without any opens nothing and guards nothing.",
+        "an empty scope",
+        "A scope lists endpoints, tools or actions. An empty scope grants nothing and guards nothing.",
         "scope reports { }\n",
         "scope reports { GET /reports }\nuser any { may reports }\n",
     ),
     DiagnosticDoc(
         "E312",
         "a scope that includes itself",
-        "Including in a circle says nothing about which scope holds what.",
+        "If scopes include each other in a circle, none of them has a defined content.",
         "scope read { include write   GET /a }\nscope write { include read   POST /a }\n",
         "scope read { GET /a }\nscope write { include read   POST /a }\nuser any { may write }\n",
     ),
     DiagnosticDoc(
         "E313",
-        "two scopes with one name in credentials",
-        "A credential that carries the name would carry both. Without `as` the name of the scope itself is carried.",
+        "two scopes with the same name in credentials",
+        "A credential with this name would carry both scopes. Without `as`, credentials carry the name of the scope "
+        "itself.",
         'scope a as "files" { GET /a }\nscope b as "files" { GET /b }\n',
         'scope a as "files:a" { GET /a }\nscope b as "files:b" { GET /b }\nuser any { may a, b }\n',
     ),
     DiagnosticDoc(
         "E314",
-        "a name that no credential carries",
-        "Scopes in credentials are separated by spaces, so none is empty or holds white space.",
+        "a scope name that no credential can carry",
+        "Credentials separate scopes by spaces, so a name is not empty and has no white space.",
         'scope a as "read files" { GET /a }\n',
         'scope a as "read:files" { GET /a }\nuser any { may a }\n',
     ),
     DiagnosticDoc(
         "E315",
-        "bound twice in one `with`",
+        "a fact bound twice in one `with`",
         "A fact has one value.",
         f"{_FACTS}scope pay {{ TOOL pay/refund with body.amount = args.amount, body.amount = 1 }}\n",
         f"{_FACTS}scope pay {{ TOOL pay/refund with body.amount = args.amount }}\n"
@@ -118,38 +121,38 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E316",
-        "what `with` cannot bind",
+        "a name that `with` cannot bind",
         "`with` binds `resource` to an entity, or a declared fact of the request to a value of its type.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = args.id }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
     DiagnosticDoc(
         "E317",
-        "what `with` cannot read",
-        "A bound value is the request's own, or a message could show the caller what only the directory knows. It "
-        "reads no other bound fact, so that order never matters.",
+        "a fact that `with` cannot read",
+        "A bound value comes from the request itself; otherwise a message could show the caller a value that only the "
+        "directory knows. It reads no other bound fact, so that the order of bindings does not matter.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(user.id) }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
     DiagnosticDoc(
         "E318",
-        "`except` leaves nothing",
-        "All places before `except` are left out again, so the rule would never apply.",
+        "`except` excludes everything",
+        "`except` excludes every place before it, so the rule would never apply.",
         'anyone { may GET /a/b }\nguard "g" on GET /a/b except /a/** { deny }\n',
         'anyone { may GET /a/b, GET /a/c }\nguard "g" on GET /a/** except GET /a/b { deny }\n',
     ),
     DiagnosticDoc(
         "E319",
-        "a name that no tool has",
-        "Tools are called `server/name`, or `name` alone. `*` stands for any run of characters.",
+        "not a valid tool name",
+        "Tools have names of the form `server/name`, or `name` alone. `*` matches any run of characters.",
         'anyone { may TOOL "" }\n',
         "anyone { may TOOL calendar/* }\n",
     ),
     DiagnosticDoc(
         "E320",
         "two bindings for one endpoint",
-        "What `resource` or a bound fact is must not depend on which pattern is looked at. A typed capture at the "
-        "same place in both patterns is one binding.",
+        "The value of `resource` or of a bound fact must not depend on which of two patterns matches. A typed capture "
+        "in the same position of both patterns is one binding.",
         "entity org\nentity invoice\n"
         'anyone { may GET /{org: org}/** when resource in [org "a"]   may GET /{o}/{id: invoice} }\n',
         "entity org\nentity invoice\n"
@@ -157,51 +160,52 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E321",
-        "one name captured in two ways",
-        "Two patterns that match the same endpoint capture different segments by one name, so `params.id` would be "
+        "one name for different segments",
+        "Two patterns that match the same endpoint use one name for different segments, so `params.id` would be "
         "unknown.",
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",
     ),
     DiagnosticDoc(
         "E322",
-        "patterns that meet too often",
-        "Which patterns match the same requests is looked up segment by segment, in a million steps, and 500 more for "
-        "each pattern. More is not looked at: thousands of paths that each begin with a capture, beside "
-        "thousands that begin with a text, take that many.",
+        "too many overlapping patterns",
+        "The checker searches for overlapping patterns segment by segment, with a limit of a million steps plus 500 "
+        "for each pattern. Thousands of paths that begin with a capture, along with thousands that begin with literal "
+        "text, exceed this limit.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E323",
-        "scopes that include too many others",
-        "What each scope includes, directly or through others, is listed. All scopes together include 500,000 others "
-        "at most, and 20 more for each scope: a thousand scopes that each include the one before are about as many.",
+        "too many included scopes",
+        "The checker lists everything that each scope includes, directly or through others. All scopes together "
+        "include at most 500,000 others, plus 20 for each scope: about a thousand scopes that each include the one "
+        "before.",
         "",
         "",
     ),
     DiagnosticDoc(
         "W321",
-        "a method that HTTP does not know",
-        "Methods are matched as they are written. A misspelled one in a guard guards nothing.",
+        "an unknown HTTP method",
+        "Methods match exactly as written, so a guard with a misspelled method guards nothing.",
         "anyone { may DELTE /a }\n",
         "anyone { may DELETE /a }\n",
         name="unknown-method",
     ),
     DiagnosticDoc(
         "W322",
-        "`except` leaves nothing out",
-        "What is left out meets none of the places before `except`, so it changes nothing.",
+        "`except` excludes nothing",
+        "The places after `except` overlap none of the places before it, so it has no effect.",
         'anyone { may GET /a }\nguard "g" on GET /a except GET /b { require time > 2026-01-01 }\n',
         'anyone { may GET /a }\nguard "g" on GET /a { require time > 2026-01-01 }\n',
         name="empty-except",
     ),
     DiagnosticDoc(
         "W323",
-        "two paths that differ in case alone",
-        "Guards and limits match paths without regard to case, so one on either covers both; a door opens the one that "
-        "is written. Where the server takes both for the same, `paths ignore case` says so, once, for doors and "
-        "`except`.",
+        "two paths that differ only in case",
+        "Guards and limits match paths without regard to case, so a guard on either path covers both; a grant allows "
+        "only the path as written. If the server treats both as the same, declare `paths ignore case` once, for "
+        "grants and `except`.",
         "anyone { may GET /files/{id}, POST /Files }\n",
         "anyone { may GET /files/{id}, POST /files }\n",
         name="two-spellings",

@@ -1,15 +1,16 @@
-"""What the documentation of a diagnostic consists of."""
+"""The data class for the documentation of one diagnostic."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class DiagnosticDoc:
-    """`bad` and `good` are whole policies: the first yields the code, the second is the first one mended.
+    """Documentation of one diagnostic code.
 
-    Both are empty where an example would fill pages. `name` is the short name of a warning, which an allowance and
-    `policyengine.toml` may say in place of the code. An `opinion` is told by `policyengine lint` only; an `optional`
-    one only where it is asked for.
+    `bad` and `good` are complete policies: `bad` yields the code, `good` is its corrected version. Both are empty if an
+    example would be too long. `name` is the short name of a warning, which allowances and `policyengine.toml` accept in
+    place of the code. Only `policyengine lint` reports a warning marked `opinion`; an `optional` warning is off by
+    default.
     """
 
     code: str

@@ -1,47 +1,54 @@
-"""E15x: files, and the version of the language they are written in."""
+"""E15x: policy files, and the language version they use."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E150",
-        "another version of the language",
-        "This engine reads version 1. A policy of another version could mean something else by the same words.",
+        "an unsupported language version",
+        "This engine reads version 1. The same words could have another meaning in another version.",
         "language 2\nanyone { may GET /health }\n",
         "language 1\nanyone { may GET /health }\n",
     ),
-    DiagnosticDoc("E151", "no such file", "A file that was named, or that a link points to, is not there.", "", ""),
+    DiagnosticDoc(
+        "E151", "file not found", "The file does not exist, or a link points to a file that does not exist.", "", ""
+    ),
     DiagnosticDoc(
         "E152",
-        "a file or folder that cannot be read",
-        "What cannot be read may hold a guard, so nothing is decided without it.",
+        "an unreadable file or folder",
+        "The file may hold a guard, so the engine makes no decisions without it.",
         "",
         "",
     ),
     DiagnosticDoc(
-        "E153", "a file that is too large", "A policy has 33,554,432 characters at most, of four bytes each.", "", ""
+        "E153",
+        "a policy file that is too large",
+        "A policy has at most 33,554,432 characters of up to four bytes each.",
+        "",
+        "",
     ),
     DiagnosticDoc(
         "E154",
-        "several sets of policies in one folder",
-        "A file `.policyroot` marks the root of one set of policies: they are loaded together, and imports are found "
-        "from there. An engine decides by one set. `check` and `test` take the sets of a folder one by one.",
+        "several policy roots in one folder",
+        "A file `.policyroot` marks the root of a set of policies, which are loaded together; imports are resolved "
+        "from that root. An engine loads one set. `check` and `test` handle the sets of a folder one by one.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E155",
         "an empty policy",
-        "A file that declares nothing (no bytes, or only comments, `language`, `package` and `import`) was more often "
-        "cut off than meant: guards that stood in it would be gone without a word. Remove it if nothing belongs there.",
+        "The file declares nothing: it has no bytes, or only comments, `language`, `package` and `import`. Usually "
+        "such a file was truncated, and its guards would silently be missing. Remove the file if it is meant to be "
+        "empty.",
         "language 1\npackage shop # what stood here?\n",
         "language 1\npackage shop\nanyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E156",
         "a folder without policies",
-        "A folder that is named beside other policies holds no file `….policy`. More often than meant it is not "
-        "mounted, or was emptied, and the guards that should lie in it are missing.",
+        "The folder was given along with other policies and holds no `.policy` file. Usually it is not mounted or was "
+        "emptied, and its guards are missing.",
         "",
         "",
     ),

@@ -1,4 +1,4 @@
-"""E4xx: doors, identity, delegation."""
+"""E4xx: grants, identity, delegation."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
@@ -24,80 +24,81 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E401",
         "an agent block without `issued by`",
-        "A name alone says nothing: who an agent is, is an issuer's word. So each block says whose word it takes.",
+        "An agent's name is only as trustworthy as the issuer that asserts it, so each block names the issuers that "
+        "it trusts.",
         f'{_OPEN}agent "bot" {{ acts for any user   may read }}\n',
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E402",
         "an agent block without `acts`",
-        "An agent acts alone or for users, and which of the two changes what may be asked of it.",
+        "An agent acts alone or for users, and the rules that apply to it depend on which.",
         f'{_OPEN}agent "bot" {{ issued by acme   may read }}\n',
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E403",
         "an agent block with two `acts`",
-        "A block speaks of agents that act in one way. For another way write another block.",
+        "A block describes agents that act in one way. Write another block for the other way.",
         _agent("acts alone   may read"),
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E404",
-        "an agent acts for users without doors",
-        "An agent borrows the authority of a user, so a `user` block must say what users may do. `users unrestricted` "
-        "says, once and visibly, that the agent's own doors decide alone.",
+        "an agent that acts for users without grants",
+        "An agent borrows the authority of a user, so a `user` block must grant something to users. `users "
+        "unrestricted` states once, visibly, that the agent's own grants decide alone.",
         _agent("may read", _BASE),
         _agent("may read", _BASE + "user any { may read }\n"),
     ),
     DiagnosticDoc(
         "E405",
-        "said twice",
-        "Two lines that say the same thing leave open which one holds.",
+        "a repeated line",
+        "If two lines set the same thing, it is unclear which one counts.",
         _agent("issued by acme   may read"),
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E406",
-        "no kind of credential",
-        "`kind in` lists what a credential may be; the words are those of `credential.kind`.",
+        "an unknown kind of credential",
+        "`kind in` lists the accepted kinds of credentials, with the values of `credential.kind`.",
         _agent("credential { kind in [jtw] }   may read"),
         _agent("credential { kind in [jwt] }   may read"),
     ),
     DiagnosticDoc(
         "E407",
-        "valid for no time",
-        "`from` is the first moment, `until` the first one after the end.",
+        "an empty validity period",
+        "`from` is the first moment of the period, `until` the first one after its end.",
         _agent("valid from 2027-01-01 until 2026-01-01   may read"),
         _agent("valid from 2026-01-01 until 2027-01-01   may read"),
     ),
     DiagnosticDoc(
         "E408",
-        "a door that no credential can open",
-        "An agent's credential carries scopes. What is in no scope it can only reach where every issuer of the block "
-        "says `scopes none`, or through an `anyone` block.",
+        "a grant that no credential allows",
+        "Credentials of agents carry scopes. An endpoint in no scope is reachable only if every issuer of the block "
+        "declares `scopes none`, or through an `anyone` block.",
         _agent("may read, GET /b"),
         _agent("may read, GET /b", _OPEN.replace("{ url", "{ scopes none   url")),
     ),
     DiagnosticDoc(
         "E409",
-        "a limit of no time",
-        "Nothing happens in no time at all, so such a limit would let nothing through.",
+        "a time limit of zero",
+        "A limit of zero would allow nothing.",
         _agent("credential { lifetime <= 0s }   may read"),
         _agent("credential { lifetime <= 15m }   may read"),
     ),
     DiagnosticDoc(
         "E410",
-        "not a depth of a chain",
-        "Depth counts how often an agent hands on work to another agent: once or more.",
+        "an invalid chain depth",
+        "The depth counts how often one agent hands a task on to another: at least once.",
         "delegation { depth <= 0.5 }\nanyone { may GET /health }\n",
         "delegation { depth <= 1 }\nanyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E412",
-        "not an attribute that a credential can give",
-        "`claims` say which claim of a credential is which declared attribute of the user or the agent. Who they are "
-        "is never a claim.",
+        "an attribute that a credential cannot give",
+        "`claims` maps claims of a credential to declared attributes of the user or the agent. The id of the user or "
+        "agent never comes from a claim.",
         _USER + 'issuer acme { url "https://x"   claims { org -> user.tenat } }\nanyone { may GET /health }\n',
         _USER
         + _agent(
@@ -107,59 +108,61 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E413",
-        "one issuer or attester, declared by two packages",
-        "Requests name an issuer in one word, so that word has one meaning for all packages that are loaded together.",
+        "an issuer or attester that two packages declare",
+        "Requests name an issuer by one word, so that word has one meaning in all packages that are loaded together.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E414",
-        "a condition about who asks reads something else",
-        "The head of a block and `acts for users where` say whom the block is about. No endpoint is known there, and "
-        "what an earlier agent of a chain presented is not known either.",
+        "a condition about the caller that reads something else",
+        "The head of a block and `acts for users where` select the callers that the block is about. Neither the "
+        "endpoint nor the credentials of earlier agents in a chain are known there.",
         _agent("may read", head="where credential.age < 5m"),
         _agent("may read when credential.age < 5m", head='where agent.publisher == "acme"'),
     ),
     DiagnosticDoc(
         "E415",
-        "behaviour in a `may`",
-        "Behaviour can tighten what is allowed and never open a door: whoever imitates good behaviour would get in.",
+        "behavior in a `may`",
+        "Behavior can tighten what a policy allows, but never grants anything: an attacker could imitate good "
+        "behavior to gain access.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E416",
         "an approval in a `may`",
-        "An approval lifts the confirm that asked for it, and opens no door.",
+        "An approval lifts the confirm that asked for it, and grants nothing else.",
         _agent("may read when approval.granted"),
         _agent("may read") + 'guard "ask" on read { confirm by user }\n',
     ),
     DiagnosticDoc(
         "E417",
-        "an empty name or text",
-        "An empty id counts as absent, so nobody has it.",
+        "an empty name or string",
+        "An empty id counts as absent, so no user or agent has it.",
         f'{_OPEN}agent "" {{ issued by acme   acts alone   may read }}\n',
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E418",
-        "a user's name with a `*`",
-        "In an agent's name `*` is any run of characters. A user is one person, called by the whole name; several are "
-        "told by a condition.",
+        "a user name with `*`",
+        "In the name of an agent, `*` matches any run of characters. A `user` block names one person in full; use a "
+        "condition to match several.",
         _agent("may read", _BASE) + 'user "*@acme.example" { may read }\n',
         _agent("may read", _BASE) + 'user where user.id like "*@acme.example" { may read }\n',
     ),
     DiagnosticDoc(
         "E419",
-        "no name of an environment",
+        "not the name of an environment",
         "An attester names environments by strings.",
         "attester lab { environment in [tdx] }\nanyone { may GET /health }\n",
         _agent("attested by lab   may read", _OPEN + 'attester lab { environment in ["tdx"] }\n'),
     ),
     DiagnosticDoc(
         "W421",
-        "handing on what one may not do",
-        "Authority only narrows along a chain: an agent hands on what it may do itself, so this line has no effect.",
+        "handing on a grant that the agent does not have",
+        "Authority only narrows along a chain: an agent can hand on only what it is allowed to do, so this line has "
+        "no effect.",
         "scope write { POST /a }\n"
         + _agent('may read   may delegate write to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may write }\n',
@@ -169,8 +172,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W422",
-        "handing on to nobody",
-        "An agent that is handed work needs a door of its own, so without a block about it the line has no effect.",
+        "handing on to an agent without a grant",
+        "An agent that takes over a task needs a grant of its own, so without a block about it this line has no "
+        "effect.",
         _agent('may read   may delegate read to agent "helpre"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
         _agent('may read   may delegate read to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
@@ -179,14 +183,14 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W462",
-        "two issuers speak for the same users",
-        "A user is a name, whichever issuer says it. Where agents of two issuers borrow the authority of the same "
-        "users, a token of either can name a user of the other: a partner's `alice` is yours. Nothing tells them "
-        "apart: no condition about users that only one of the two has, no guard that asks for the issuer. Let the "
-        "partner's agents act alone, say whose users they mean by what your own directory knows (what the partner's "
-        "`claims` say is its own word), or shut what is not the partner's. Issuers of one agent are taken for one "
-        "house, and so are those whose agents hand work on to the other's. Where two more name the same people, allow "
-        "it beside the issuer.",
+        "two issuers that speak for the same users",
+        "A user is identified by name alone, whichever issuer asserts it. If agents of two issuers borrow the "
+        "authority of the same users, a token of either issuer can name a user of the other: a partner's `alice` "
+        "counts as yours. This policy does not separate them: no condition about users that holds for only one of the "
+        "two, no guard on the issuer. Let the partner's agents act alone, restrict their users by an attribute from "
+        "your own directory (the partner controls what its `claims` assert), or deny them everything that is not the "
+        "partner's. Issuers of one agent count as one organization, and so do issuers whose agents hand tasks on to "
+        "each other. If both issuers name the same people, allow this warning next to the issuer.",
         _TWO_ISSUERS + _COURIER.format("any user"),
         _TWO_ISSUERS + _COURIER.format('users where user.org == "partner"'),
         name="shared-users",

@@ -22,108 +22,108 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E501",
         "two rules with one name",
-        'Decisions and tests name a rule: `deny by "pay"`. One name means one rule of the package.',
+        'Decisions and tests refer to a rule by name: `deny by "pay"`. A name belongs to one rule of the package.',
         _guard(f"deny {_LARGE}", 'guard "pay" on POST /pay { deny when body.amount < 1 }\n'),
         _guard(f"deny {_LARGE}", 'guard "small" on POST /pay { deny when user in team "a" }\n'),
     ),
     DiagnosticDoc(
         "E502",
-        "a message that cannot be read",
-        "In a message a fact stands in braces. A brace itself is written twice.",
+        "an invalid message template",
+        "In a message, facts are written in braces. Write a literal brace twice.",
         _guard(f'deny {_LARGE} message "too much: {{body.amount"', _TEAM),
         _guard(f'deny {_LARGE} message "too much: {{body.amount}}"', _TEAM),
     ),
     DiagnosticDoc(
         "E503",
         "a secret in a message",
-        "Messages are read by people and kept in logs; what a credential says could be used again by whoever reads it.",
+        "People read messages and logs keep them, so a reader could reuse a value from a credential.",
         _guard(f'deny {_LARGE} message "not with {{credential.scopes}}"', _TEAM),
         _guard(f'deny {_LARGE} message "not for {{user.id}}"', _TEAM),
     ),
     DiagnosticDoc(
         "E504",
-        "a role that nobody can have",
-        "`by role` asks the directory for `roles` of the approver, so `entity user` declares them.",
+        "a role that no user can have",
+        "`by role` looks up `roles` of the approver in the directory, so `entity user` must declare them.",
         'anyone { may POST /pay }\nguard "ask" on POST /pay { confirm by role finance }\n',
         'entity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
         'guard "ask" on POST /pay { confirm by role finance }\n',
     ),
     DiagnosticDoc(
         "E505",
-        "not somebody who can approve",
-        "Approvers are persons: a user, what users are in, or a set of these.",
+        "not a valid approver",
+        "Approvers are persons: a user, an entity that users are in, or a set of these.",
         _guard(f"confirm by body.card {_LARGE}", _TEAM),
         _guard(f'confirm by team "a" {_LARGE}', _TEAM),
     ),
     DiagnosticDoc(
         "E506",
-        "not a number of persons",
-        "A quorum is two persons or more.",
+        "not a valid quorum",
+        "A quorum is at least two persons.",
         _guard(f'confirm by 1 of team "a" {_LARGE}', _TEAM),
         _guard(f'confirm by 2 of team "a" {_LARGE}', _TEAM),
     ),
     DiagnosticDoc(
         "E507",
-        "an approval that lasts no time",
-        "`within` is how long an approval lasts from the moment it is granted.",
+        "an approval with a duration of zero",
+        "`within` is how long an approval lasts from the moment when it is granted.",
         _guard(f"confirm by role boss within 0s {_LARGE}", _TEAM),
         _guard(f"confirm by role boss within 15m {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "E508",
-        "not a level of audit",
+        "not an audit level",
         "The levels are `none`, `brief` and `full`.",
         _guard("audit ful", _TEAM),
         _guard("audit full", _TEAM),
     ),
     DiagnosticDoc(
         "E509",
-        "what cannot be redacted",
+        "a fact that cannot be redacted",
         "`redact` hides declared facts that begin with `body.` or `args.`.",
         _guard("redact user.roles", _TEAM),
         _guard("redact body.card", _TEAM),
     ),
     DiagnosticDoc(
         "E510",
-        "not a header",
+        "not a valid header",
         "The name of a header is one word, its value one line.",
         _guard('header "X Reviewed" "yes"', _TEAM),
         _guard('header "X-Reviewed" "yes"', _TEAM),
     ),
     DiagnosticDoc(
         "E511",
-        "nobody is notified",
-        "`notify` names who is told.",
+        "`notify` without a recipient",
+        "`notify` lists who is notified.",
         _guard('notify " "', _TEAM),
         _guard('notify "security"', _TEAM),
     ),
     DiagnosticDoc(
         "E512",
         "a confirm that depends on an approval",
-        "The approval lifts the confirm that asked for it; the confirm does not ask whether there is one.",
+        "The approval lifts the confirm that asked for it; the condition of the confirm cannot test for the approval.",
         _guard("confirm by role boss when not approval.granted", _TEAM),
         _guard(f"confirm by role boss {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "E514",
         "a rule without a name",
-        "The name is what a decision says when the rule acts.",
+        "Decisions report the name of the rule that acted.",
         f'{_BASE}guard " " on POST /pay {{ deny {_LARGE} }}\n{_TEAM}',
         _FINE,
     ),
     DiagnosticDoc(
         "E515",
         "a cluster in a guard",
-        "Keys that move in lock-step share the count of a rate. What one of them does must not deny or confirm "
-        "anything for the others, so `cluster` is known in rates and budgets alone.",
+        "Keys that act in lock-step share one count of a rate. The actions of one key must not deny or confirm "
+        "anything for the others, so only rates and budgets can read `cluster`.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E518",
-        "a rule reads `resource` at doors that bind none",
-        "At an endpoint where nothing binds `resource` what the rule reads of it is unknown: a guard denies there, a "
-        "rate or budget has no key. A rule applies to endpoints that bind it, or says what holds without one.",
+        "a rule that reads `resource` at endpoints that bind none",
+        "At an endpoint without a binding, every fact of `resource` is unknown: a guard denies there, a rate or "
+        "budget has no key. Restrict the rule to endpoints that bind `resource`, or say what holds without one.",
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
         'guard "owners" { require resource.owner == user }\n',
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
@@ -131,25 +131,25 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E516",
-        "what no approval is bound to",
-        "In the parentheses of `bound to` stand `body`, `args`, `context`, `request.query` and `request.headers`, each "
-        "as a whole and but for what `except` names, facts of the request or of the directory, and `resource`, which "
-        "an approval is always bound to. Nothing stands there twice, and nothing that changes by itself.",
+        "not a valid binding of an approval",
+        "`bound to (…)` lists `body`, `args`, `context`, `request.query` and `request.headers`, each as a whole or "
+        "with `except`, facts of the request or of the directory, and `resource`, which every approval is bound to. "
+        "Nothing is listed twice, and no fact that changes by itself is listed.",
         _guard(f"confirm by role boss bound to (body, body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body) {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "E517",
-        "what cannot be left out",
-        "`except` names what may change after an approval was granted: members of the object before it. What the rule "
-        "and its message read never may.",
+        "a fact that `except` cannot exclude",
+        "`except` names what may change after an approval was granted: members of the object before it. Facts that "
+        "the rule or its message reads cannot be excluded.",
         _guard(f"confirm by role boss bound to (body except body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body except body.request_id) {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "W521",
-        "a guard or limit where no door opens",
-        "Nothing is opened at this place, so the rule never matters. More often than not the place is misspelled.",
+        "a guard or limit at a place without grants",
+        "No grant covers this place, so the rule never matters. Usually the place is misspelled.",
         _guard(f"deny {_LARGE}", _TEAM.replace("/pay", "/play")),
         _FINE,
         name="guard-without-door",

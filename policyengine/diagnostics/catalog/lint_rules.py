@@ -1,4 +1,4 @@
-"""What `policyengine lint` tells besides: policies that mean what they say, and could be safer or clearer."""
+"""W26x to W65x: additional warnings of `policyengine lint`, about valid policies that could be safer or clearer."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
@@ -51,8 +51,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W262",
         "a fact that no rule reads",
-        "Whoever declares a fact is taken to rely on it, and the gateway goes on sending it. "
-        "It may also be that the rule that should read it was never written.",
+        "A declared fact looks as if a rule relied on it, and the gateway goes on sending it. The rule that should "
+        "read it may be missing.",
         _FACTS + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
         name="unread-fact",
@@ -60,8 +60,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W263",
-        "an issuer or attester that no agent asks for",
-        "A trust anchor that nobody needs is one more key that can be stolen.",
+        "an unused issuer or attester",
+        "A trust anchor that no agent needs is one more key that can be stolen.",
         'issuer old { url "https://old.acme.example" }\n' + _DOOR,
         _DOOR,
         name="unused-anchor",
@@ -70,8 +70,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W264",
         "two names that look alike",
-        "They differ only in case, in `0` and `O`, in `1`, `l` and `I`, or in separators. Names are compared exactly, "
-        "so a reader who takes one for the other reads another policy.",
+        "The names differ only in case, in `0` and `O`, in `1`, `l` and `I`, or in separators. Names are compared "
+        "exactly, so a reader who confuses them misreads the policy.",
         _BOT + _agent() + _agent(door="GET /b").replace('"bot"', '"Bot"'),
         _BOT + _agent() + _agent(door="GET /b").replace('"bot"', '"archivist"'),
         name="look-alike",
@@ -80,18 +80,19 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W265",
         "a secret in a policy",
-        "Policies are read by many, copied and kept: whoever has seen one has the secret. Private keys, tokens "
-        "and keys of well-known shapes are found, and texts that look random. Digests (`sha256:…`) are no secrets.",
-        _DOOR.replace("{", '{ # asks with ghp_' + "x4Kq" * 9 + "\n "),
-        _DOOR.replace("{", "{ # asks with what `env:GITHUB_TOKEN` holds\n "),
+        "Policies are read by many people, copied and archived, so a secret in one leaks. This rule finds private "
+        "keys, tokens and keys in well-known formats, and strings that look random. Digests (`sha256:…`) are not "
+        "secrets.",
+        _DOOR.replace("{", '{ # uses ghp_' + "x4Kq" * 9 + "\n "),
+        _DOOR.replace("{", "{ # uses the token in `env:GITHUB_TOKEN`\n "),
         name="pasted-secret",
         opinion=True,
     ),
     DiagnosticDoc(
         "W352",
         "a scope that no OAuth token can carry",
-        "OAuth separates scopes by spaces and writes them in printable ASCII without quotes and backslashes. "
-        "An issuer cannot grant this one, so its door stays shut.",
+        "OAuth separates scopes by spaces and allows only printable ASCII without quotes and backslashes. An issuer "
+        "cannot issue this scope, so its grant never applies.",
         _SERVED.replace("a.read {", 'a.read as "läs:a" {').replace("scope b.read { GET /b }\n", "")
         + _SERVANT + "user any { may a.read }\n",
         _SERVED.replace("a.read {", 'a.read as "read:a" {').replace("scope b.read { GET /b }\n", "")
@@ -101,9 +102,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W456",
-        "an agent whose credential may last for ever",
-        "A credential that is stolen opens doors for as long as it lasts. Ask for a `lifetime` or an `age` in the "
-        "block, or in a guard that stands before all its doors.",
+        "an agent whose credential may never expire",
+        "A stolen credential is valid as long as it lasts. Require a `lifetime` or an `age` in the block, or in a "
+        "guard that covers all its grants.",
         _BOT + _agent("credential { kind in [jwt, mtls] }"),
         _BOT + _agent(),
         name="no-lifetime",
@@ -111,9 +112,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W457",
-        "static keys are taken",
-        "Whoever has seen an API key or a password can use it, and nothing in it says for whom it was. Without "
-        "`credential { kind in … }` an agent may come with any kind. A `bound` credential is not such a key.",
+        "static keys are accepted",
+        "An API key or a password works for anyone who has seen it, and it does not say for whom it was made. Without "
+        "`credential { kind in … }` an agent may use any kind. A `bound` credential is not a static key.",
         _BOT + _agent("credential { lifetime <= 15m }"),
         _BOT + _agent(),
         name="static-key",
@@ -121,9 +122,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W458",
-        "`**` is granted",
-        "The block may use every endpoint below, those that are added next year too, and nobody will look at the "
-        "policy then. Name what is meant. Guards are another matter: there `**` is what keeps new endpoints shut.",
+        "`**` in a grant",
+        "The block may use every endpoint below, including those added later without a review of the policy. Name the "
+        "endpoints that are meant. In a guard `**` is fine: it keeps new endpoints protected.",
         _BOT + _agent(door="GET /a/**"),
         _BOT + _agent(door="GET /a/{id}"),
         name="wide-grant",
@@ -131,9 +132,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W459",
-        "chains of any depth",
-        "Each agent may hand on to the next, and the request of a user ends where nobody expects it. One "
-        "`delegation` block limits all chains.",
+        "chains of unlimited depth",
+        "Each agent may hand on to the next, so a user's request can end up at an unexpected agent. One `delegation` "
+        "block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="no-depth",
@@ -141,9 +142,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W460",
-        "handed on for ever",
-        "What is handed on outlives the task it was handed on for. `for 30m` counts from when the hop was issued; "
-        "`delegation { lifetime <= 1h }` does so for all chains.",
+        "delegation without an end",
+        "Delegated authority outlives its task. `for 30m` limits it from the time when the hop was issued; "
+        "`delegation { lifetime <= 1h }` limits all chains.",
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="open-delegation",
@@ -151,9 +152,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W461",
-        "a `may` that no user block goes along with",
-        "An agent that acts for a user needs the user's door too. No user block opens any of these endpoints, so this "
-        "line never has an effect.",
+        "a `may` without a matching user grant",
+        "An agent that acts for a user needs a grant of that user too. No user block grants any of these endpoints, "
+        "so this line has no effect.",
         _SERVED + _SERVANT.replace("may a.read", "may a.read  may b.read") + "user any { may b.read }\n",
         _SERVED + _SERVANT.replace("may a.read", "may b.read") + "user any { may a.read, b.read }\n",
         name="no-user-door",
@@ -161,11 +162,12 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W463",
-        "a user's door that a token of any issuer opens",
-        "Where no agent asks, the user block is the door, and a token of any issuer that is declared opens it, for "
-        "whichever user it names: a partner's token that says `alice` is yours. `users like` says for whom an issuer "
-        "speaks; what it says of others does not count. `user where credential.issuer == …` says whose word counts at "
-        "the door. Where two issuers name the same people, allow it beside the issuer.",
+        "a user grant that a token of any issuer opens",
+        "For a request without an agent the user block alone grants access, and a token of any declared issuer "
+        "suffices, for any user that it names: a partner's token that says `alice` counts as yours. `users like` "
+        "restricts the users that an issuer speaks for; its statements about others are ignored. `user where "
+        "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
+        "allow this warning next to the issuer.",
         _HOUSES + _ASSISTANT,
         _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _ASSISTANT,
         name="any-issuers-token",
@@ -173,10 +175,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W464",
-        "any agent does anything for any user",
-        "`agent \"*\"`, as `agent where agent.id like \"*\"`, asks for no name, `scopes none` for no scope, "
-        "`users unrestricted` for no door of the user. "
-        "Together they leave one question: whether the issuer made the token.",
+        "any agent may do anything for any user",
+        '`agent "*"`, like `agent where agent.id like "*"`, requires no name, `scopes none` no scope, and `users '
+        "unrestricted` no grant of the user. Together they check only that the issuer made the token.",
         _BOT + _WHOEVER.replace("NAME", "*"),
         _BOT + _WHOEVER.replace("NAME", "mail-bot"),
         name="any-agent",
@@ -184,9 +185,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W465",
-        "an agent that serves users where no user has a door",
-        "An agent that acts for a user needs the user's door too. No user whom this agent acts for has one where the "
-        "agent has one: no user block opens any of it, or only to others. So it never gets through.",
+        "an agent that acts for users without grants",
+        "An agent that acts for a user needs a grant of that user too. None of the users that this agent acts for has "
+        "a grant for the agent's endpoints: no user block grants them, or only to other users. So every request of "
+        "this agent is denied.",
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "bob"') + _BOB,
         name="no-user-served",
@@ -195,9 +197,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W466",
         "an agent of two issuers that speak for the same users",
-        "One block that names two issuers takes the word of both for the same users: a token of a partner that says "
-        "`alice` acts for yours. `users like` says for whom an issuer speaks; what it says of others does not count. "
-        "Where both name the same people, allow it beside the agent.",
+        "A block that names two issuers trusts both for the same users: a partner's token that says `alice` acts for "
+        "yours. `users like` restricts the users that an issuer speaks for; its statements about others are ignored. "
+        "If both issuers name the same people, allow this warning next to the agent.",
         _HOUSES + _COMMON,
         _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _COMMON,
         name="shared-agent",
@@ -205,9 +207,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W552",
-        "a denial that tells the caller nothing",
-        "Without a message the caller sees the words of the rule. A sentence that says what is wrong and what to do "
-        "saves a question to whoever wrote the policy.",
+        "a denial without a message",
+        "Without a message the caller sees the text of the rule. A sentence that says what is wrong and what to do "
+        "spares callers a question to the policy's author.",
         'guard "small" { deny when request.size > 1000 }\n' + _DOOR,
         'guard "small" { deny when request.size > 1000 message "send at most 1000 bytes" }\n' + _DOOR,
         name="no-message",
@@ -216,7 +218,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W553",
         "an approval that never expires",
-        "A person agreed to what was asked then. `within` says for how long that holds, counted from the grant.",
+        "The approver agreed to one request at one time. `within` limits how long the approval holds, counted from "
+        "the grant.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss message "pay {body.amount}" }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="open-confirm",
@@ -225,9 +228,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W557",
         "approvers who see nothing of the request",
-        "An approval is bound to what comes with the request, so whoever approves should see it. The message names "
-        "members of `body`, `args` or `context`, the path or captures of it, the resource, parameters of the query or "
-        "headers. Where nothing of that matters, the comment says why.",
+        "An approval is bound to the contents of the request, so the approver should see them. Let the message show "
+        "members of `body`, `args` or `context`, the path or its captures, the resource, query parameters or headers. "
+        "If none of these matters, say why in the comment that allows this warning.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m when body.amount > 9 }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="blind-confirm",
@@ -236,10 +239,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W554",
         "a default that the caller can choose",
-        "Facts of `body`, `args`, `context` and `request` come with the request, and whoever leaves one out gets "
-        "what stands after `else`. Where that opens a door, raises a rate, or keeps a guard or a limit from acting, "
-        "leaving it out is a way around the rule. So it is where `x is absent or x <= 10` holds, or `x is present and "
-        "x > 10` does not. Without that part the fact is unknown, which does neither.",
+        "Facts of `body`, `args`, `context` and `request` come with the request, and a caller who omits one gets the "
+        "value after `else`. If that value grants access, raises a rate, or keeps a guard or limit from acting, "
+        "omitting the fact bypasses the rule. The same applies where `x is absent or x <= 10` is true, or `x is "
+        "present and x > 10` is not. Without that part the condition is unknown, which does neither.",
         _FACTS + 'guard "small" { deny when (body.amount else 0) > 10 message "at most 10" }\n' + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
         name="callers-default",
@@ -247,11 +250,11 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W555",
-        "a limit by what the caller chooses",
-        "Each value of a key has a count of its own. Facts of `body`, `args`, `context` and `request` come with the "
-        "request, so whoever sends another value begins anew, and the limit holds nobody back. `request.ip` is not "
-        "meant: a network is not for the sender to choose. `address(request.ip)` is, as who has an IPv6 network has "
-        "all addresses of it.",
+        "a limit keyed by a value that the caller chooses",
+        "Each value of a key has its own count. Facts of `body`, `args`, `context` and `request` come with the "
+        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` "
+        "is exempt, because a sender cannot choose its network. `address(request.ip)` is not: the owner of an IPv6 "
+        "network has all its addresses.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
         'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
@@ -259,9 +262,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W556",
-        "a limit that is gone while the store is down",
-        "`on store failure allow` lets everything through as long as the store cannot be asked, and whoever can bring "
-        "it down has no limit. `local` goes on counting in each process; without the line such requests are denied.",
+        "a limit that is off while the store is down",
+        "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
+        "bring the store down is not limited. `local` continues counting in each process; without the line, such "
+        "requests are denied.",
         'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
         'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
         name="open-on-failure",
@@ -270,11 +274,11 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W559",
         "an absence that a gateway may not show",
-        "`is present` and `is absent` speak of facts that somebody saw, or saw to be missing. nginx, Caddy and Traefik "
-        "hand on no body, and nginx and Envoy only the headers that their files name: behind them the fact is neither "
-        "present nor absent. Then the rule acts, or opens nothing, whatever came. A comparison alone says that it has "
-        "to be there. Where it may be missing, let the gateway hand it on and say so in `policyengine.toml`: "
-        "`hands_on_nginx`, `bodies` and their like under `[gateway]`.",
+        "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
+        "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
+        "them other facts are neither present nor absent, so the rule acts, or grants nothing, for every request. A "
+        "comparison alone requires the fact to be there. If the fact may be missing, let the gateway forward it and "
+        "declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and similar settings under `[gateway]`.",
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
         'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
@@ -284,9 +288,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W558",
-        "a guard that a path in another case gets past",
-        "A server may take `/Admin` for `/admin`, and a text is compared with case: what such a rule is to stop passes "
-        "in another spelling. A place after `on` covers every case; what a capture holds is compared in lower case.",
+        "a guard that a path in another case bypasses",
+        "A server may treat `/Admin` as `/admin`, but string comparisons are case-sensitive: a request in another "
+        "spelling bypasses the rule. A place after `on` covers every case; compare the value of a capture in lower "
+        "case.",
         'guard "admin" { deny when request.path like "/admin/*" message "no" }\n' + _DOOR,
         'guard "admin" { deny when lower(request.path) like "/admin/*" message "no" }\n' + _DOOR,
         name="looks-at-case",
@@ -295,9 +300,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W560",
         "a folder that `..` leads out of",
-        "A text that callers write is compared as it is, and whoever opens the file reads `drafts/../secret` as "
-        "`secret`. A path of a request is canonical and holds no `..`; a text of `body`, `args`, the query or a header "
-        "is not. Deny `..` in it, or compare what no file is opened by.",
+        "A string from a caller is compared as it is, but a program that opens the file reads `drafts/../secret` as "
+        "`secret`. The path of a request is canonical and has no `..`; a string from `body`, `args`, the query or a "
+        "header may have one. Deny `..` in it, or compare a value that names no file.",
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
         'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "drafts alone" }\n',
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
@@ -308,9 +313,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W561",
-        "a host of a URL of any scheme",
-        "`host(url)` is the host whatever the scheme is: `file://api.example/etc/passwd` has that of "
-        "`https://api.example/`, and `http:` sends in the clear. Compare the scheme, too.",
+        "the host of a URL of any scheme",
+        "`host(url)` returns the host for every scheme: `file://api.example/etc/passwd` has the same host as "
+        "`https://api.example/`, and `http:` sends data unencrypted. Compare the scheme, too.",
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
         'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "ours alone" }\n',
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
@@ -321,9 +326,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W562",
-        "a guard of one server's tools, and a door of all",
-        "The door opens the tools of whatever server the gateway names, and the guard stands before those of one name: "
-        "the same tools behind another name, or without one, get past it.",
+        "a guard for one server's tools, a grant for all",
+        "The grant allows the tools of every server that the gateway names, and the guard covers those of one name: "
+        "the same tools behind another server name, or without one, bypass it.",
         'anyone { may TOOL *' + _ALLOWED + '}\nguard "files" on TOOL fs/* { deny message "no files" }\n',
         'anyone { may TOOL fs/*, TOOL mail/* }\n'
         'guard "files" on TOOL fs/* { deny when tool.name == "delete" message "no files" }\n',
@@ -332,9 +337,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W563",
-        "a guard of one path, and a door of all below",
-        "The guard stands before that path and nothing below it, where the door's `**` leads. `/admin/**` covers "
-        "`/admin` and all below. Where the path alone is meant, the comment says why.",
+        "a guard for one path, a grant for all below",
+        "The guard covers that path and nothing below it, while the grant's `**` covers both. `/admin/**` covers "
+        "`/admin` and everything below. If the path alone is meant, say why in the comment that allows this warning.",
         'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin { deny message "no" }\n',
         'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin/** { deny message "no" }\n',
         name="paths-below",
@@ -342,9 +347,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W652",
-        "the same test again",
-        "It asks what was asked before, of the same world, and expects the same. Often the line was copied and the "
-        "change that it was to show was forgotten.",
+        "a duplicate test",
+        "It sends the same request in the same setting as an earlier line, and expects the same outcome. Often a line "
+        "was copied and not changed.",
         _DOOR + 'test "a" { GET /a => allow   GET /b => deny   GET /a => allow }\n',
         _DOOR + 'test "a" { GET /a => allow   GET /b => deny }\n',
         name="repeated-test",
@@ -352,9 +357,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W653",
-        "an endpoint that no test asks about",
-        "Some block opens it, and no test shows for whom. Told only where it is asked for: "
-        "`policyengine lint --extend untested-endpoint`.",
+        "an endpoint without a test",
+        "A block grants the endpoint, but no test sends a request to it. Off by default: enable it with `policyengine "
+        "lint --extend untested-endpoint`.",
         "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow }\n',
         "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow   GET /b => allow }\n',
         name="untested-endpoint",

@@ -1,10 +1,10 @@
-"""E9xx: what the language has and the engine does not enforce yet, and other bounds."""
+"""E9xx: syntax that is not enforced yet, and invalid rates and budgets."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _WHY = (
-    "The language has it and the engine does not enforce it yet. A policy that only seems to limit something is worse "
-    "than one that does not, so it is refused."
+    "The language reserves this syntax, but the engine does not enforce it yet. It is refused, because a policy that "
+    "only seems to limit something is worse than one that does not."
 )
 _GOOD = "anyone { may GET /a }\n"
 
@@ -12,15 +12,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
-        "Facts that are learned from what callers do come with a later version: until then nobody can give them.",
+        "Facts that are learned from the behavior of callers come with a later version; tests cannot give them yet.",
         _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
     DiagnosticDoc(
         "W902",
         "a fact that is not learned yet",
-        "Facts that are learned from what callers do come with a later version. Until then each has its neutral value "
-        "for everybody: a raise that asks for more trust never acts, and neither does a clamp for a burst.",
+        "Facts that are learned from the behavior of callers come with a later version. Until then each has its "
+        "neutral value for every caller: a raise that asks for more trust never acts, and neither does a clamp for a "
+        "burst.",
         _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
         _GOOD,
         name="not-learned-yet",
@@ -42,9 +43,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc("E908", "a reserved word", _WHY, "anyone { may OUTPUT }\n", _GOOD),
     DiagnosticDoc(
         "E910",
-        "a rate or budget that makes no sense",
-        "A rate says how many in how long, neither of them zero, or how many at once. `floor` and `clamp` go below its "
-        "pace, `raise` above it. Windows and numbers must be such that every store counts them exactly.",
+        "an invalid rate or budget",
+        "A rate says how many requests in how long, neither of them zero, or how many concurrently. `floor` and "
+        "`clamp` are below its rate, `raise` is above it. Windows and numbers are limited to those that every store "
+        "counts exactly.",
         _GOOD + 'rate "r" per agent.id { 0/1m }\n',
         _GOOD + 'rate "r" per request.ip { 100/1m burst 20 }\n',
     ),

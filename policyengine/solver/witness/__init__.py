@@ -1,4 +1,5 @@
-"""Witnesses: facts, entity rows and times for which conditions come out as wanted.
+"""Witnesses: facts, entity rows and times that make conditions true or false as required.
 
-`analysis/diff` and `testing/properties` use it. A witness is only likely to fit: the caller asks an engine.
+`analysis/diff` and `testing/properties` use it. A witness is only likely to fit, so the caller verifies it with an
+engine.
 """

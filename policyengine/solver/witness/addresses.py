@@ -1,4 +1,4 @@
-"""Addresses inside and outside of networks: their edges, and those beside them, stand for all others."""
+"""Sample addresses inside and outside networks: their first and last addresses and the neighbors of these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ USUAL_ADDRESSES = tuple(map(ip_address, ("203.0.113.9", "2001:db8::9", "198.51.1
 
 
 def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
-    """Usual ones first, then those at the edges of networks and addresses, inside and outside; some come twice."""
+    """Yield common addresses first, then those at the edges of networks and next to addresses, inside and outside. May
+    repeat some."""
     yield from USUAL_ADDRESSES
     for network in networks:
         match network:
@@ -26,7 +27,7 @@ def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
 
 
 def shifted(address: Address, step: int) -> list[Address]:
-    """The address so many steps on, if there is one."""
+    """Return the address `step` after this one, or nothing if it does not exist."""
     try:
         return [address + step]
     except ValueError:
@@ -34,7 +35,7 @@ def shifted(address: Address, step: int) -> list[Address]:
 
 
 def fitting_addresses(networks: object, wanted: bool) -> list[Address]:
-    """Addresses within networks, or outside of all of them."""
+    """Return addresses in one of the networks, or outside all of them."""
     every = networks if isinstance(networks, tuple) else (networks,)
     known = tuple(one for one in every if one is not None)
     return [one for one in dict.fromkeys(boundary_addresses(known)) if is_within(one, known) is wanted]

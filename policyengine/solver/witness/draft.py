@@ -1,4 +1,4 @@
-"""A request in the making: how finders read and write operands of conditions in it."""
+"""Drafts of requests: reading and writing the operands of conditions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from policyengine.runtime.values import Unknown
 from policyengine.solver.witness.values import compute, sample_elements, typed_value
 from policyengine.typesystem import EntityRef, RefType, Scalar, Type
 
-MAX_SIZE = 1_000  # elements or characters that a size may ask for
-# Texts around a wanted result, by function.
+MAX_SIZE = 1_000  # elements or characters for a required size
+# Templates of arguments for a required result, by function.
 ARGUMENT_TEXTS: Mapping[str, str] = {"domain": "x@{}", "host": "https://{}/"}
 
 
 class Draft(Protocol):
-    """Facts, entity rows and a clock. Writes return whether the draft took the value; reads return None for no value.
+    """Facts, entity rows and a clock. Writes return whether the draft accepted the value; reads return None if there is
+    no value.
 
-    `variables` are the elements that quantifiers around a condition speak of.
+    `variables` are the current elements of enclosing quantifiers.
     """
 
     @property
@@ -54,7 +55,7 @@ class Draft(Protocol):
 
 
 def read(draft: Draft, node: k.Expr) -> Any:
-    """Return the value of an operand; None where it has none or is too involved."""
+    """Return the value of an operand, or None if it has none or is too complex."""
     match node:
         case k.Constant(value):
             return value
@@ -105,7 +106,8 @@ def read_call(draft: Draft, call: k.Call) -> Any:
 
 
 def write(draft: Draft, node: k.Expr, value: Any) -> bool:
-    """Give an operand a value, through the expression down to the fact; return whether the draft took it."""
+    """Set the fact that an operand is based on so that the operand has this value. Return whether the draft accepted
+    it."""
     match node:
         case k.DefinitionRef(_, inner) | k.Default(inner):
             return write(draft, inner, value)
@@ -140,7 +142,7 @@ def write_attribute(draft: Draft, node: k.Attribute, value: Any) -> bool:
 
 
 def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
-    """Write one side of a sum, a difference or a product: the one without a value, or else the left one."""
+    """Set one side of a sum, difference or product: the one without a value, otherwise the left one."""
     left, right = read(draft, term.left), read(draft, term.right)
     if left is None and right is None:
         right = neutral_operand(term)
@@ -155,7 +157,7 @@ def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
 
 
 def neutral_operand(term: k.Arithmetic) -> object:
-    """The value of the right side for which the whole is the left side."""
+    """Return the value of the right side that makes the term equal to its left side."""
     match term.right.type:
         case Scalar.DURATION:
             return timedelta(0)
@@ -166,7 +168,7 @@ def neutral_operand(term: k.Arithmetic) -> object:
 
 
 def solve_term(term: k.Arithmetic, side: k.Expr, other: Any, value: Any) -> Any:
-    """The value of one side for which the term has the wanted value, None where there is none."""
+    """Return the value of one side that gives the term the required value, or None if there is none."""
     match term.operator:
         case "+":
             return compute("-", value, other)
@@ -205,5 +207,5 @@ def write_argument(draft: Draft, call: k.Call, argument: k.Expr, value: Any) -> 
 
 
 def is_fixed(operand: k.Expr) -> bool:
-    """Whether it is a constant or the clock: what stands beside it is changed instead."""
+    """Return whether the operand is a constant or the clock, so that only the other side can change."""
     return isinstance(operand, k.Constant) or (isinstance(operand, k.Fact) and operand.path == ("time",))

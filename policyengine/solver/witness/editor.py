@@ -1,4 +1,4 @@
-"""Operands get values: what stands below them first, then one of the values that are worth trying."""
+"""The editor of drafts: it gives values to operands, starting with the entities and records that contain them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.typesystem import EntityRef
 
 @dataclass(slots=True)
 class DraftEditor:
-    """Reads and changes operands of one draft. `forbidden` are items that a collection is not to hold."""
+    """Reads and changes operands of one draft. `forbidden` are items that a collection must not contain."""
 
     draft: Draft
     pools: ValuePools
@@ -23,11 +23,11 @@ class DraftEditor:
     forbidden: Mapping[k.Expr, Sequence[Any]] = field(default_factory=dict)
 
     def value(self, node: k.Expr) -> Any:
-        """Return what is known of an operand by now, None where nothing is."""
+        """Return the current value of an operand, or None."""
         return read(self.draft, node)
 
     def settle(self, node: k.Expr) -> Any:
-        """Return the value of an operand, chosen now where it has none."""
+        """Return the value of an operand, and choose one if it has none."""
         value, leaf = self.value(node), underlying_leaf(node)
         if value is None and leaf is not None:
             self.put(leaf, self.choose.of(self.pools.values(leaf)))
@@ -35,7 +35,7 @@ class DraftEditor:
         return value
 
     def put(self, node: k.Expr, value: Any) -> bool:
-        """Give an operand a value; return whether the draft took it."""
+        """Set the value of an operand. Return whether the draft accepted it."""
         self._settle_holder(underlying_leaf(node))
         return write(self.draft, node, value)
 
@@ -44,7 +44,7 @@ class DraftEditor:
         return bool(every) and self.put(node, self.choose.of(every))
 
     def remove(self, leaf: k.Expr) -> bool:
-        """Make a fact absent. An attribute is absent only where there is a row that lacks it."""
+        """Make a fact absent. An attribute is only absent if its entity has a row without it, so the row is added."""
         match leaf:
             case k.Fact(path):
                 return self.draft.remove_fact(path)
@@ -63,14 +63,15 @@ class DraftEditor:
                 return False
 
     def candidates(self, side: k.Expr, value: Any) -> list[Any]:
-        """What a side may become: the value of the other side, its neighbours, then all that is known of this side."""
+        """Return candidate values of a side: the value of the other side, its neighbors, then the values in this side's
+        pool."""
         leaf = underlying_leaf(side)
         known = () if leaf is None or leaf.type != side.type else self.pools.values(leaf)
         every = (value, *adjacent_values(value, self.pools.step), *known, *other_values(value))
         return unique_values(one for one in every if typed_value(one, side.type) is not None)
 
     def elements(self, collection: k.Expr) -> list[Any]:
-        """Elements that a collection may get: those of the pool first, then usual ones of its type."""
+        """Return candidate elements of a collection: those in the pool first, then common ones of its type."""
         leaf = underlying_leaf(collection)
         every = (*(() if leaf is None else self.pools.values(leaf)), *sample_values(collection.type))
         return unique_values(one for value in every if isinstance(value, tuple) for one in value)

@@ -1,4 +1,4 @@
-"""Drafts filled by states: what a solver says facts are in one of its worlds becomes values, rows and a time."""
+"""Drafts from solver states: the states of facts in one world become values, rows and a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Quantified: TypeAlias = tuple[k.Quantifier, bool]
 MAX_COMBINATIONS = 2_000
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
-# What others are made of comes first.
+# Parts come before what is computed from them.
 FILL_ORDER: tuple[type, ...] = (
     k.Fact, k.Attribute, k.Member, k.Variable, k.Call, k.Arithmetic,
     k.Relation,  # of an element and a collection
@@ -40,16 +40,16 @@ OTHER_RANK = FILL_ORDER.index(k.Quantifier)
 
 @dataclass(slots=True)
 class StateFiller:
-    """Fills a draft. `absence` are the facts of which conditions ask whether they are absent, `constants` those that
-    facts are compared with."""
+    """Fills a draft. `absence` are the facts that conditions test for absence, `constants` those that facts are
+    compared with."""
 
     editor: DraftEditor
     absence: frozenset[Subject] = frozenset()
     constants: Mapping[Subject, Sequence[AbstractValue]] = field(default_factory=dict)
 
     def fill(self, states: States) -> None:
-        """Facts first, then what is asked of entities and collections, then what compares two facts: equal ones first.
-        What several conditions ask of one operand is settled together, at the end."""
+        """Fill facts first, then memberships and quantifiers, then pairs of facts, equal ones first. Conditions on one
+        operand are solved together at the end."""
         before, self.editor.forbidden = self.editor.forbidden, forbidden_items(states)
         for subject, state in sorted(states.items(), key=lambda item: (fill_rank(item[0]), must_differ(*item))):
             self._fill_one(subject, state)
@@ -63,13 +63,13 @@ class StateFiller:
         self.editor.forbidden = before
 
     def complete(self, operands: Iterable[k.Expr], states: States) -> None:
-        """Settle operands that have no state and no value."""
+        """Give values to operands that have neither a state nor a value."""
         for operand in operands:
             if operand not in states:
                 self.editor.settle(operand)
 
     def meet(self, conditions: Sequence[k.Expr], states: States) -> bool:
-        """Fill facts that have no state so that all the conditions hold; return whether there are such."""
+        """Fill facts without a state so that all the conditions are true. Return whether that is possible."""
         world = find_world([(condition, True) for condition in conditions])
         if world is None or not conditions:
             return False
@@ -88,21 +88,21 @@ class StateFiller:
         elif state is SpecialValue.BROKEN:
             self._spoil(subject)
         elif isinstance(subject, k.Quantifier | k.InWindow) or constant_question(subject):
-            return  # settled together with others
+            return  # solved together with others
         elif isinstance(subject, k.HasRow):
-            WitnessFinder(self.editor).make(subject, True)  # until the end, also where there is to be none
+            WitnessFinder(self.editor).make(subject, True)  # temporarily, even if the row must not exist
         elif isinstance(state, bool):
             WitnessFinder(self.editor).make(subject, state)
         else:
             self.editor.put(subject, self._value(subject, state))
 
     def _spoil(self, subject: k.Expr) -> None:
-        """What is unknown is absent, unless conditions tell that from other unknowns."""
+        """Make a fact unknown: it stays absent, unless conditions distinguish absence from other unknowns."""
         if subject in self.absence and isinstance(subject, k.Fact | k.Attribute | k.Member):
             self.editor.put(subject, WRONG_TYPE if not isinstance(subject.type, RecordType) else 7)
 
     def _value(self, subject: k.Expr, state: AbstractValue) -> Any:
-        """The state as a value: one that a person would choose, where conditions do not tell it from others."""
+        """Return a value for the state, a natural one if conditions do not distinguish it from others."""
         constants = self.constants.get(subject, ())
         if state is SpecialValue.OTHER:
             leaf = underlying_leaf(subject)
@@ -114,7 +114,8 @@ class StateFiller:
         return state
 
     def _order(self, pair: FactPair, state: AbstractValue) -> None:
-        """Two facts in the wanted order, unless they are so already: the one that has no value yet is chosen."""
+        """Make two facts have the required order, unless they already have it, preferably by changing the one without a
+        value."""
         row = k.RELATIONS[order_operator(state, pair.left.type)]
         left, right = self.editor.value(pair.left), self.editor.value(pair.right)
         if left is not None and right is not None and relation_holds(row, left, right, pair.left.type):
@@ -146,19 +147,20 @@ class StateFiller:
                 self.editor.put(instant, moment)
 
     def _fill_quantifiers(self, several: Sequence[Quantified]) -> None:
-        """`any` is true, and `all` false, by one element, for which what is said of all of them is so, too."""
+        """Fill the elements of a collection: one for each true `any` or false `all`, which must also satisfy the
+        quantifiers over all elements."""
         by_one = [one for one in several if one[1] != (one[0].word == "all")]
         every = [one for one in several if one not in by_one]
         domain = several[0][0].domain
         held = self.editor.value(domain)
         elements = [self._find_element([one, *every]) for one in by_one]
         more = len(held) - len(elements) if isinstance(held, tuple) else 0
-        if more > 0:  # its size was asked for
+        if more > 0:  # a required size
             elements += [self._find_element(every or several)] * more
         self.editor.put(domain, tuple(elements))
 
     def _find_element(self, asked: Sequence[Quantified]) -> Any:
-        """An element for which all these conditions come out as wanted."""
+        """Return an element for which all these conditions have the required result."""
         quantifier, variables = asked[0][0], self.editor.draft.variables
         world = find_world([(rename_variable(one, quantifier.variable), wanted) for one, wanted in asked])
         variables.pop(quantifier.variable, None)
@@ -176,7 +178,7 @@ class StateFiller:
 def find_world(
     wanted: Iterable[tuple[k.Expr, bool]],
 ) -> tuple[States, Mapping[Subject, Sequence[AbstractValue]]] | None:
-    """States of facts in which all the conditions come out as wanted, and the constants of those facts."""
+    """Return states of facts for which all conditions have the required result, and the facts' constants."""
     space = FactSpace()
     formulas = [(to_formula(condition, space), state) for condition, state in wanted]
     choices = [subject_states(number, space) for number in range(len(space.subjects))]
@@ -188,7 +190,7 @@ def find_world(
 
 
 def rename_variable(quantifier: k.Quantifier, name: str) -> k.Expr:
-    """The condition about an element, which it calls by that name."""
+    """Return the quantifier's condition with its variable renamed."""
 
     def renamed(part: k.Expr) -> k.Expr | None:
         if isinstance(part, k.Variable) and part.name == quantifier.variable != name:
@@ -199,7 +201,7 @@ def rename_variable(quantifier: k.Quantifier, name: str) -> k.Expr:
 
 
 def order_operator(state: AbstractValue, type_: Type) -> str:
-    """The operator that the state of a pair stands for; values without an order only are equal or not."""
+    """Return the operator for the state of a pair; values without an order are only equal or different."""
     if not isinstance(state, Fraction) or state == 0:
         return "=="
     if not isinstance(type_, EnumType) and type_ not in ORDERED_SCALARS:
@@ -217,12 +219,12 @@ def fill_rank(subject: Subject) -> int:
 
 
 def must_differ(subject: Subject, state: AbstractValue) -> bool:
-    """Whether two facts are to differ: those that are to be equal are made so first."""
+    """Return whether two facts must differ. Pairs that must be equal are filled first."""
     return isinstance(subject, FactPair) and state != 0
 
 
 def forbidden_items(states: States) -> dict[k.Expr, list[Any]]:
-    """By collection the constants that it is not to hold."""
+    """Return, by collection, the constants that it must not contain."""
     forbidden: dict[k.Expr, list[Any]] = {}
     for subject, state in states.items():
         if state is not False:

@@ -1,4 +1,4 @@
-"""Conditions to facts that make them true or false, as far as their own structure shows how. The rest is luck."""
+"""The finder of witnesses: it changes facts to make conditions true or false by their structure, and may fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.typesystem import EntityRef
 
 @dataclass(frozen=True, slots=True)
 class WitnessFinder:
-    """Changes a draft until a condition holds, or does not. `gently`: what surely is as wanted stays as it is."""
+    """Changes a draft until a condition is true or false as required; `gently` keeps parts that already are."""
 
     editor: DraftEditor
     gently: bool = False
@@ -62,7 +62,8 @@ class WitnessFinder:
             self.editor.draft.add_row(ref) if wanted else self.editor.draft.remove_row(ref)
 
     def _make_quantifier(self, node: k.Quantifier, wanted: bool) -> None:
-        """One element settles `any` as true and `all` as false; for the rest every one counts."""
+        """Make a quantifier true or false: one element suffices to make `any` true or `all` false, otherwise all must
+        change."""
         editor, settled_by_one = self.editor, wanted == (node.word == "any")
         items, leaf = editor.settle(node.domain), underlying_leaf(node.domain)
         if items == () and settled_by_one and leaf is not None:
@@ -88,7 +89,7 @@ class WitnessFinder:
     # ── What is so already ────────────────────────────────────────────────────────────────────
 
     def holds(self, node: k.Expr) -> bool | None:
-        """Whether a condition is true or false; None where something is not known or too involved."""
+        """Return whether a condition is true or false, or None if a value is unknown or it is too complex."""
         match node:
             case k.DefinitionRef(_, inner):
                 return self.holds(inner)

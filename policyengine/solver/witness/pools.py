@@ -1,4 +1,4 @@
-"""Values to choose from for a fact: those that conditions hold against it, what lies beside them, and usual ones."""
+"""Pools of candidate values for a fact: constants of its comparisons, their neighbors, and common values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 class Choice(Protocol):
-    """Which of several things is taken; the first is the likeliest."""
+    """A strategy for choosing one of several items; the first is the preferred one."""
 
     def of(self, things: Sequence[Item]) -> Item: ...
 
@@ -25,7 +25,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FirstChoice:
-    """Always the first, never by chance."""
+    """Always chooses the first item, never at random."""
 
     def of(self, things: Sequence[Item]) -> Item:
         return things[0]
@@ -36,9 +36,9 @@ class FirstChoice:
 
 @dataclass(frozen=True, slots=True)
 class ValuePools:
-    """`by_slot` are the values that conditions hold against a fact, and those beside them.
+    """Candidate values by fact. `by_slot` has the constants that conditions compare a fact with, and their neighbors.
 
-    `usual` returns the values of a leaf, given those of its slot; `step` is from one time or duration to the next.
+    `usual` returns the values of a leaf, given those of its slot; `step` is the distance to the next time or duration.
     """
 
     by_slot: Mapping[PoolKey, tuple[Any, ...]] = field(default_factory=dict)
@@ -55,17 +55,17 @@ class ValuePools:
         return cls({slot: tuple(values) for slot, values in slots.items()})
 
     def values(self, leaf: Leaf) -> tuple[Any, ...]:
-        """Values of the leaf's own type, those that its conditions name first."""
+        """Return candidate values of the leaf's type, those from conditions first."""
         return self.usual(leaf, self.by_slot.get(pool_key(leaf), ()))
 
 
 def pool_key(leaf: Leaf) -> PoolKey:
-    """The slot of a leaf's constants: attributes and members share one by their name, of whichever holder."""
+    """Return the slot of a leaf: attributes and members with the same name share one."""
     return leaf.path if isinstance(leaf, k.Fact) else ("", leaf.name)
 
 
 def underlying_leaf(node: k.Expr) -> Leaf | None:
-    """The fact that an operand is, or is made of in a way that keeps its values."""
+    """Return the fact that an operand is, or is computed from."""
     match node:
         case k.Fact() | k.Attribute() | k.Member() | k.Variable():
             return node
@@ -80,7 +80,7 @@ def underlying_leaf(node: k.Expr) -> Leaf | None:
 
 
 def compared_constants(node: k.Expr) -> Iterator[tuple[Leaf, Any]]:
-    """Each fact of a comparison with each constant that it is held against."""
+    """Yield each fact of a comparison with each constant that it is compared with."""
     match node:
         case k.Relation() if node.row.operands is k.Operands.PATTERN:
             return

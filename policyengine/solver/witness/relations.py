@@ -1,4 +1,4 @@
-"""Relations made to hold, or not to hold, by a change of one of their sides: one way for each kind of operands."""
+"""Changes that make relations true or false: one method for each kind of operands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Items = Sequence[Any]
 
 
 def make_relation(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
-    """Change the draft until a relation holds, or does not."""
+    """Change the draft to make a relation true or false."""
     row, left, right = node.row, node.left, node.right
     match row.operands:
         case k.Operands.VALUES:
@@ -41,7 +41,7 @@ def make_relation(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
 
 
 def compare(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-    """Change one side to fit the other: mostly the left one, where both can be changed."""
+    """Change one side to fit the other, usually the left one if both can change."""
     sides = [(left, right, False), (right, left, True)]
     if is_fixed(left) or editor.choose.chance(4):
         sides.reverse()
@@ -60,7 +60,7 @@ def compare(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr
 
 
 def ask_text(editor: DraftEditor, name: str, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-    """Give the left side a text for which a question comes out as wanted."""
+    """Give the left side a string for which the question has the required answer."""
     text, leaf = editor.settle(right), underlying_leaf(left)
     if isinstance(text, str):
         question = TextQuestion(name, text)
@@ -73,7 +73,7 @@ def ask_text(editor: DraftEditor, name: str, left: k.Expr, right: k.Expr, wanted
 
 
 def contain(editor: DraftEditor, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
-    """Change the collection, or else the item where the collection stays as it is."""
+    """Change the collection, or the item if the collection cannot change."""
     if not wanted and editor.value(collection) is None and is_empty_by_default(collection):
         editor.remove(collection)
         return
@@ -83,7 +83,7 @@ def contain(editor: DraftEditor, collection: k.Expr, item: k.Expr, wanted: bool)
         changed = with_element(held, element) if wanted else tuple(one for one in held if one != element)
         if editor.put(collection, changed):
             if not wanted and isinstance(element, EntityRef):
-                editor.draft.add_row(element)  # an entity without a row may be in anything
+                editor.draft.add_row(element)  # without a row, membership is unknown
             return
     leaf = underlying_leaf(item)
     if leaf is not None:
@@ -95,19 +95,19 @@ def with_element(held: Items, element: Any) -> tuple[Any, ...]:
 
 
 def is_empty_by_default(collection: k.Expr) -> bool:
-    """Whether it is empty where no row says what it holds: `inherited else []`."""
+    """Return whether rows without the set count as empty: `inherited else []`."""
     return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
 
 
 def place(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
-    """Put an entity into another one, or take it out: into itself it is put by no row."""
+    """Put an entity into another one or take it out. An entity is always in itself, so no row changes that."""
     lower, upper = editor.settle(node.left), editor.settle(node.right)
     if lower == upper and isinstance(lower, EntityRef) and wanted is not (node.operator == "in"):
         editor.put_any(node.left, [EntityRef(lower.type, id_) for id_ in SAMPLE_IDS if id_ != lower.id])
         lower = editor.value(node.left)
     if not isinstance(lower, EntityRef) or not isinstance(upper, EntityRef):
         return
-    for ref in (lower, upper):  # an entity without a row may be in anything
+    for ref in (lower, upper):  # without a row, membership is unknown
         editor.draft.add_row(ref)
     if not wanted:
         editor.draft.remove_parent(lower, upper)
@@ -119,7 +119,7 @@ def place(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
 
 
 def relate_collections(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-    """Change one side to what stands in the relation to the other, or does not; both may have to get an element."""
+    """Change one side so that the relation is true or false as required; an empty side may need an element first."""
     if change_collection(editor, row, left, right, wanted):
         return
     for side in (left, right):
@@ -129,7 +129,8 @@ def relate_collections(editor: DraftEditor, row: k.RelationRow, left: k.Expr, ri
 
 
 def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> bool:
-    """Return whether a side could be changed. Sides grow rather than shrink: other conditions may have filled them."""
+    """Return whether a side could be changed. Growing comes before shrinking, because other conditions may have filled
+    it."""
     for side, other, choice in collection_choices(editor, left, right):
         pair = (choice, other) if side is left else (other, choice)
         if row.holds(*pair) is wanted and editor.put(side, choice):
@@ -138,7 +139,7 @@ def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, rig
 
 
 def collection_choices(editor: DraftEditor, left: k.Expr, right: k.Expr) -> Iterator[tuple[k.Expr, Items, Items]]:
-    """A side, what the other side holds, and what this side may hold instead of what it holds."""
+    """Yield a side, the elements of the other side, and possible new elements of this side."""
     for choices in (grown, shrunk):
         for side, other in ((left, right), (right, left)):
             held = editor.settle(other)
@@ -148,20 +149,21 @@ def collection_choices(editor: DraftEditor, left: k.Expr, right: k.Expr) -> Iter
 
 
 def allowed_elements(editor: DraftEditor, side: k.Expr, others: Items = ()) -> list[Any]:
-    """Elements that a side may get: those of the other side, then others."""
+    """Return elements that a side may contain, those of the other side first."""
     forbidden = editor.forbidden.get(side, ())
     return [one for one in (*others, *editor.elements(side)) if one not in forbidden]
 
 
 def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
-    """What a side holds, with one element of the other side, with all of them, with one that is not there."""
+    """Yield the side's elements alone, with one element of the other side, with all of them, and with one that is not
+    in it."""
     common = [one for one in allowed if one in other and one not in own]
     strange = [one for one in allowed if one not in other]
     yield from ((*own, *more) for more in ((), common[:1], common, strange[:1]))
 
 
 def shrunk(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
-    """What is on both sides, what only this side holds, one element, one that the other side lacks, nothing."""
+    """Yield the common elements, those only this side has, one element, one that the other side lacks, and none."""
     yield tuple(one for one in own if one in other)
     yield tuple(one for one in own if one not in other)
     yield from (tuple(allowed[:1]), tuple(one for one in allowed if one not in other)[:1], ())

@@ -1,4 +1,4 @@
-"""Texts for which all questions about one operand come out as wanted: what they are like, begin with or contain."""
+"""Strings for which all questions about one operand have the required answers: patterns, prefixes and so on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain, islice, product
 from policyengine import kernel as k
 
 MAX_TEXTS_TRIED = 2_000
-MAX_SAMPLES = 20  # texts for one question
+MAX_SAMPLES = 20  # strings for one question
 SAMPLE_TEXTS = ("something-else", "x", "", "a", "abc", "A", "1", "42", "12345", "a1", "user@example.com", "other", "!")
 TEXT_FUNCTIONS: dict[str, Callable[[str, str], bool]] = {
     "starts_with": str.startswith,
@@ -21,7 +21,7 @@ TEXT_FUNCTIONS: dict[str, Callable[[str, str], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class TextQuestion:
-    """What is asked about a text: a relation or a function by its name, and the text on its right side."""
+    """A question about a string: the name of a relation or function, and the string on its right side."""
 
     name: str
     right: str
@@ -35,7 +35,7 @@ class TextQuestion:
             yield from k.RELATIONS[self.name].samples(self.right)
 
     def shapes(self) -> Iterator[Sequence[str]]:
-        """A beginning, a middle and an end of which such a text may be made."""
+        """Yield shapes of such a string: its beginning, middle and end."""
         if self.name not in TEXT_FUNCTIONS:
             yield from k.RELATIONS[self.name].shapes(self.right)
             return
@@ -44,7 +44,7 @@ class TextQuestion:
 
 
 def text_sides(node: object) -> tuple[str, k.Expr, k.Expr] | None:
-    """The name of a question about a text, and its two sides; None for all else."""
+    """Return the name of a question about a string and its two sides, or None for any other node."""
     match node:
         case k.Relation(operator, left, right) if node.row.operands.are_texts:
             return operator, left, right
@@ -55,7 +55,7 @@ def text_sides(node: object) -> tuple[str, k.Expr, k.Expr] | None:
 
 
 def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
-    """The operand, and what is asked about it, where the right side is a constant."""
+    """Return the operand and the question about it if the right side is a constant."""
     match text_sides(node):
         case (name, operand, k.Constant(str() as right)):
             return operand, TextQuestion(name, right)
@@ -64,13 +64,13 @@ def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
 
 
 def sample_text(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[str] = ()) -> str | None:
-    """The known text where it fits, else one made of the pieces of all that is asked."""
+    """Return a known string that fits, otherwise one made of pieces of all the questions, or None."""
     return next(fitting_texts(asked, known), None)
 
 
 @lru_cache(maxsize=1_024)
 def sample_texts(question: TextQuestion, wanted: bool) -> tuple[str, ...]:
-    """A few texts for which one question comes out as wanted."""
+    """Return a few strings for which one question has the required answer."""
     return tuple(dict.fromkeys(islice(fitting_texts([(question, wanted)]), MAX_SAMPLES)))
 
 
@@ -84,7 +84,7 @@ def fitting_texts(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[st
 
 
 def joined_texts(questions: Sequence[TextQuestion]) -> Iterator[str]:
-    """A beginning, something between and an end, each as one of the questions has it."""
+    """Yield strings made of a beginning, a middle and an end, each from one of the questions."""
     shapes = [shape for question in questions for shape in question.shapes()]
     starts = longest_first(shape[0] for shape in shapes)
     ends = longest_first(shape[-1] for shape in shapes)

@@ -1,4 +1,4 @@
-"""Times inside and outside of windows: windows open and close at minutes of the week, by the clock on the wall."""
+"""Sample times inside and outside time windows, which open and close at local minutes of the week."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from policyengine.runtime.calendar_windows import MINUTES_PER_DAY, Window
 from policyengine.solver.witness.values import MONDAY, SECOND
 
 DAYS_TRIED = 8
-# No calendar ends within a week of these.
+# Both are more than a week from the limits of every calendar.
 MIN_TIME, MAX_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 WINTER_SUMMER_LATER = (timedelta(0), timedelta(weeks=26), timedelta(weeks=160))
 
 
 def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[datetime]:
-    """The start, then every time of the week after it at which a window opens or closes, and the second before.
+    """Yield the start, then every time in the following week when a window opens or closes, and the second before.
 
-    A window of dates has such a week after each of its edges, and before the first of all.
+    A window of dates adds such a week after each of its edges, and one before the first of all edges.
     """
     edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, calendar_windows.Absolute)
                    for edge in (window.start, window.end))  # fmt: skip
@@ -31,7 +31,7 @@ def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[dateti
 
 
 def week_edges(start: datetime, every: Iterable[Window]) -> list[datetime]:
-    """The times in the week after the start at which a window may open or close, and the second before each."""
+    """Return the times in the week after the start when a window may open or close, and the second before each."""
     found = {edge - before for window in every if not isinstance(window, calendar_windows.Absolute)
              for edge in wall_times(start, window_minutes((window,)), window.zone)
              for before in (timedelta(0), SECOND)}  # fmt: skip
@@ -39,14 +39,14 @@ def week_edges(start: datetime, every: Iterable[Window]) -> list[datetime]:
 
 
 def wall_times(start: datetime, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[datetime]:
-    """These minutes of the start's day and of the days after it, by the clock on the wall."""
+    """Yield these local minutes of the start's day and of the days after it."""
     midnight = start.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     for minute in minutes:
         yield from ((midnight + timedelta(days=day, minutes=minute)).astimezone(UTC) for day in range(DAYS_TRIED))
 
 
 def window_minutes(every: Iterable[Window]) -> list[int]:
-    """The minutes of the day at which windows open or close; a day begins at one of them."""
+    """Return the minutes of the day when windows open or close, including midnight."""
     return sorted({0, *(minute % MINUTES_PER_DAY for window in every for minute in edge_minutes(window))})
 
 
@@ -59,7 +59,7 @@ def edge_minutes(window: Window) -> tuple[int, ...]:
 
 
 def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> datetime | None:
-    """The first candidate that lies in all windows as wanted."""
+    """Return the first candidate that is inside and outside windows as required, or None."""
     for moment in candidate_times(start, [window for window, _ in wanted]):
         if all(calendar_windows.contains(window, moment) is inside for window, inside in wanted):
             return moment
@@ -68,13 +68,13 @@ def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> date
 
 @lru_cache(maxsize=256)
 def window_times(window: Window, monday: datetime) -> tuple[tuple[datetime, ...], tuple[datetime, ...]]:
-    """Candidates of the week after a monday: those in the window, and those outside."""
+    """Return candidates from the week after a Monday: those in the window, and those outside."""
     every = [(moment, calendar_windows.contains(window, moment)) for moment in candidate_times(monday, (window,))]
     return tuple(moment for moment, inside in every if inside), tuple(moment for moment, inside in every if not inside)
 
 
 def candidate_mondays(moment: object) -> tuple[datetime, ...]:
-    """The monday of the week of a time that is known; one in winter, one in summer and one of years to come."""
+    """Return the Monday of the week of a known time, and one each in winter, in summer and some years later."""
     known = (monday_of(moment),) if isinstance(moment, datetime) and MIN_TIME <= moment < MAX_TIME else ()
     return (*known, *(monday_of(MONDAY) + later for later in WINTER_SUMMER_LATER))
 

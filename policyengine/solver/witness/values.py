@@ -1,4 +1,4 @@
-"""Values of every type that are worth trying, what lies beside a value, and what stands for a state of a fact."""
+"""Sample values of every type, their neighbors, and values for states of facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.typesystem import EntityRef, EnumType, ListType, RecordType, R
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
-# The first is the one to take where any will do.
+# The first one is used where any value fits.
 SAMPLE_VALUES: Mapping[Scalar, tuple[Any, ...]] = {
     Scalar.BOOL: (True, False),
     Scalar.INT: (1, 0, 10),
@@ -35,7 +35,7 @@ SAMPLE_IDS = ("1", "2")
 
 
 def default_value(type_: Type) -> Any:
-    """The value of a type that says least: a text that is no other, nothing in a collection, nothing in a record."""
+    """Return a neutral value of a type: an unlikely string, an empty collection, an empty record."""
     match type_:
         case Scalar.STRING:
             return "other"
@@ -54,7 +54,7 @@ def default_value(type_: Type) -> Any:
 
 
 def sample_values(type_: Type, preferred: tuple[Any, ...] = ()) -> tuple[Any, ...]:
-    """Values of a type, the preferred ones that fit it first."""
+    """Return sample values of a type, fitting preferred values first."""
     match type_:
         case EnumType(_, values):
             return values
@@ -74,7 +74,7 @@ def sample_values(type_: Type, preferred: tuple[Any, ...] = ()) -> tuple[Any, ..
 
 
 def sample_elements(type_: Type, count: int) -> tuple[Any, ...]:
-    """So many different elements for a collection, as far as its type has them."""
+    """Return `count` elements for a collection, all different if the type has enough values."""
     element = type_.element if isinstance(type_, SetType | ListType) else Scalar.STRING
     match element:
         case RefType(entities):
@@ -90,7 +90,7 @@ def sample_elements(type_: Type, count: int) -> tuple[Any, ...]:
 
 
 def typed_value(raw: object, type_: Type) -> Any:
-    """Return the value of a raw fact, None where it is unknown."""
+    """Return the value of a raw fact, or None if it is unknown."""
     value = coerce(raw, type_, "")
     return None if isinstance(value, Unknown) else value
 
@@ -102,7 +102,7 @@ def has_type(value: object, type_: Type) -> bool:
 
 
 def unique_values(values: Iterable[Any]) -> list[Any]:
-    """Each value once: `1` and `True` are two."""
+    """Return each value once; `1` and `True` are different."""
     unique: dict[str, Any] = {}
     for value in values:
         unique.setdefault(format_value(value), value)
@@ -113,7 +113,7 @@ def unique_values(values: Iterable[Any]) -> list[Any]:
 
 
 def adjacent_values(value: Any, step: timedelta = SECOND) -> tuple[Any, ...]:
-    """The neighbours of a value that has an order, where a slip by one would show."""
+    """Return the neighbors of an ordered value, where an off-by-one error would show."""
     match value:
         case bool():
             return (not value,)
@@ -130,7 +130,7 @@ def adjacent_values(value: Any, step: timedelta = SECOND) -> tuple[Any, ...]:
 
 
 def other_values(value: Any) -> tuple[Any, ...]:
-    """Values that are not the same, where the type has no next one."""
+    """Return different values of a type without neighbors."""
     match value:
         case str():
             return (f"{value}-other", f"!{value}")
@@ -143,7 +143,7 @@ def other_values(value: Any) -> tuple[Any, ...]:
 
 
 def compute(operator: str, left: Any, right: Any) -> Any:
-    """Return the result of arithmetic, None where there is none."""
+    """Return the result of the arithmetic, or None if there is none."""
     numbers = (int, Decimal, timedelta, datetime)
     if not isinstance(left, numbers) or not isinstance(right, numbers):
         return None
@@ -155,7 +155,7 @@ def compute(operator: str, left: Any, right: Any) -> Any:
 
 
 def relation_holds(row: k.RelationRow, left: Any, right: Any, type_: Type) -> bool:
-    """Whether two values of the type stand in the relation; values that have no order do not."""
+    """Return whether the relation is true for two values of the type; it is false for values without an order."""
     if row.operator not in ("==", "!=") and isinstance(type_, EnumType):
         ranks = type_.values
         return left in ranks and right in ranks and row.holds(ranks.index(left), ranks.index(right))
@@ -183,7 +183,7 @@ def state_value(state: Fraction, type_: Type) -> Any:
 
 
 def rounded_state(state: Fraction, constants: Sequence[AbstractValue], type_: Type) -> Fraction:
-    """A rounder number between the same constants: a minute beside a moment, where a microsecond would do."""
+    """Return a rounder number between the same constants, such as the next minute instead of the next microsecond."""
     if type_ not in (Scalar.DURATION, Scalar.TIME) or state in constants:
         return state
     minute = microseconds(MINUTE)
@@ -205,7 +205,7 @@ def microseconds(duration: timedelta) -> Fraction:
 
 
 def constants_in(node: k.Expr) -> Iterator[Any]:
-    """The constants of an expression, those in collections one by one."""
+    """Yield the constants of an expression, and the items of collections one by one."""
     for inner in k.walk(node):
         if isinstance(inner, k.Constant):
             yield from inner.value if isinstance(inner.value, tuple) else (inner.value,)

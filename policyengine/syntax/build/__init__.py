@@ -1,4 +1,4 @@
-"""Grammar phrases to AST nodes, while the machine reads: one function per phrase of `grammar/policy.lark`."""
+"""Builders of AST nodes: one method for each phrase of `grammar/policy.lark`, called by the parser."""
 
 from __future__ import annotations
 

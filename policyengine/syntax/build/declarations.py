@@ -1,4 +1,4 @@
-"""Phrases of a file and of what its rules speak of: types and facts, scopes, issuers, other protocols."""
+"""Builders for files and declarations: types, facts, scopes, issuers, maps of other protocols."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DeclarationBuilder(BuilderBase):
         return ast.FieldDecl(self._name(name), type_, bool(inherited), else_empty, span=span)
 
     def inherited(self, span: Span, *words: Token) -> ast.Name:
-        """`inherited`, or `inherited else []`. No token: `field` is given only those that hold a value."""
+        """Return `inherited` or `inherited else []` as a name, because `field` receives only tokens with a value."""
         return ast.Name(" ".join(word.text for word in words), span=span)
 
     def named_type(self, span: Span, name: Token, *parts: Phrase) -> ast.NamedTypeExpr:

@@ -1,4 +1,4 @@
-"""Phrases of what opens, closes and limits: doors, guards, rates and budgets."""
+"""Builders for rules: grants, guards, rates and budgets."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class RuleBuilder(BuilderBase):
 
     # ── Rates, budgets, profiles, invariants ──────────────────────────────────────────────────
     def _limits(self, name: Token, parts: tuple[Phrase, ...], items: tuple[type, ...]) -> tuple[Any, ...]:
-        """name, per, place, when, items: what a rate and a budget share."""
+        """Return the parts that rates and budgets share: name, per, place, when, items."""
         place = self._only(ast.Place, parts)
         found = tuple(part for part in parts[1:] if isinstance(part, items))
         when = self._only(ast.Node, tuple(p for p in parts[1:] if p is not place and not isinstance(p, items)))
@@ -226,7 +226,7 @@ class RuleBuilder(BuilderBase):
         return ast.BudgetLimit("distinct", self._name(fact), bound, self._literal("duration", within), span=span)
 
     def per(self, span: Span, *keys: Phrase) -> tuple[ast.Reference | ast.Call, ...]:
-        """Without the parentheses around them."""
+        """Return the keys without the parentheses around them."""
         return tuple(key for key in keys if isinstance(key, ast.Reference | ast.Call))
 
     def key(self, span: Span, name: Token) -> ast.Reference:

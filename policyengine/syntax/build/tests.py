@@ -1,4 +1,4 @@
-"""Phrases of fixtures and tests."""
+"""Builders for fixtures and tests."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ExampleBuilder(BuilderBase):
         negated: bool = False,
         first_at: ast.Literal | None = None,
     ) -> ast.ExpectationClause:
-        """The parts after the outcome: `by …`, then `with { … }`, or neither."""
+        """Build the clause from its outcome and the parts after it: `by …` and `with { … }`, both optional."""
         reason = rest[0] if rest and not isinstance(rest[0], ast.RecordLiteral) else None
         details = rest[-1] if rest and isinstance(rest[-1], ast.RecordLiteral) else None
         return ast.ExpectationClause(outcome, reason, negated, first_at, details, span=span)

@@ -1,4 +1,4 @@
-"""What the phrases of every part are made of: names, texts, literals, words, and their places."""
+"""Shared parts of all builders: names, strings, literals, words, and their spans."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Phrase: TypeAlias = Any  # a Node, a Token, or a tuple of them
 
 
 def unquote(token: Token) -> str:
-    """The text a string stands for: JSON's escapes; any other escaped character is itself."""
+    """Return the value of a string token. JSON escapes are decoded; any other escaped character stands for itself."""
     if "\\" not in token.text:
-        return intern(token.text[1:-1])  # most strings; and rules speak of the same ones
+        return intern(token.text[1:-1])  # most strings have no escapes, and rules repeat them
     try:
         return str(json.loads(token.text.replace("\t", "\\t"), strict=False))
     except ValueError:
@@ -29,7 +29,7 @@ def unquote(token: Token) -> str:
 
 
 class BuilderBase:
-    """What all builders share: the source that they build from."""
+    """Base class of the builders; holds the source."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -50,7 +50,7 @@ class BuilderBase:
         return next((part for part in parts if isinstance(part, kind)), None)
 
     def _duration_and_rest(self, parts: tuple[Phrase, ...]) -> tuple[ast.Literal | None, Any]:
-        """An optional duration, then an optional expression."""
+        """Split an optional leading duration from an optional expression."""
         token = parts[0] if parts and isinstance(parts[0], Token) else None
         rest = parts[1:] if token else parts
         return self._literal("duration", token) if token else None, rest[0] if rest else None
@@ -68,7 +68,7 @@ class BuilderBase:
     parent = entity_literal
 
     def modality(self, span: Span, word: Token) -> ast.Name:
-        return ast.Name(word.text, span=span)  # a node, so that a phrase that begins with it has its place
+        return ast.Name(word.text, span=span)  # a node, because phrases that begin with it take their span from it
 
     effect = modality
     repeat = modality

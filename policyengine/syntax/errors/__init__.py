@@ -1,1 +1,1 @@
-"""Syntax errors: where the parser stopped, what was probably meant, and how to go on."""
+"""Syntax errors: where the parser stopped, the probable mistake, and how parsing continues."""

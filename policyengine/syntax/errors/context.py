@@ -1,4 +1,4 @@
-"""A place where the parser stopped, as a person would look at it: what the explanations of syntax errors read."""
+"""The context of a syntax error, which the explanations read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS ANY CONNECT TRACE".s
 
 @dataclass(frozen=True, slots=True)
 class ErrorContext:
-    """A stop with what a person would look at: the text found, the text before it, the brackets still open."""
+    """A syntax error in context: the unexpected text, the text before it, and the offsets of the open brackets."""
 
     source: Source
     stop: ErrorPosition
@@ -41,7 +41,7 @@ class ErrorContext:
 
     @property
     def adjoins(self) -> bool:
-        """Whether no space stands before the place."""
+        """Whether the unexpected text directly follows the previous token, without a space."""
         return self.stop.previous is not None and self.stop.previous.end == self.at
 
     @property

@@ -1,4 +1,4 @@
-"""What could have stood at the place of a syntax error, in the words of whoever writes policies."""
+"""Descriptions of the tokens that a syntax error would have allowed, in the terms of the language guide."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TERMINAL_NAMES = {
     "METHOD": "a method",
     "PATH": "a path",
     "TOOLPAT": "a tool",
-    "STRING": "a text in quotes",
+    "STRING": "a string",
     "NUMBER": "a number",
     "DURATION": "a duration",
     "DATE": "a date",
@@ -58,15 +58,15 @@ MAX_ALTERNATIVES = 4
 
 
 def continues_expression(accepted: frozenset[str]) -> bool:
-    """Whether an operand stands before the place, so that an operator may follow."""
+    """Whether an operand precedes this position, so that an operator may follow."""
     return "*" in accepted or {"and", "or"} <= accepted
 
 
 def describe_alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
-    """What is accepted, in groups that a reader knows, at most four of them; `order` is that of the grammar."""
+    """Describe the accepted terminals in at most four groups; `order` is that of the grammar."""
     rest, groups = set(accepted - UNMENTIONED_TERMINALS), []
     if "PATH" in rest:
-        rest.discard("|")  # a second method: right, and seldom what is missing
+        rest.discard("|")  # a second method: valid, but seldom what is missing
     if continues_expression(accepted):
         rest -= OPERATORS | {"[", "(", "STRING"}
         if not rest:
@@ -94,13 +94,13 @@ def _cut(choices: list[str], endings: list[str]) -> list[str]:
 
 
 def join_alternatives(choices: list[str]) -> str:
-    """`a method, a path or `TOOL``; an ellipsis needs no `or`."""
+    """Join alternatives as in `a method, a path or `TOOL``; after an ellipsis, leave out the `or`."""
     if len(choices) < 2 or choices[-1] == "…":
         return ", ".join(choices)
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def example_for(accepted: frozenset[str]) -> str | None:
-    """How the one thing that fits looks like, when just one kind of thing does."""
+    """Return an example of the accepted terminal if there is only one kind."""
     kinds = accepted - UNMENTIONED_TERMINALS - ({"|"} if "PATH" in accepted else set())
     return TERMINAL_EXAMPLES.get(min(kinds)) if len(kinds) == 1 else None

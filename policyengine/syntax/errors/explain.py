@@ -1,4 +1,4 @@
-"""A place where the parser stopped becomes a diagnostic: the likeliest mistake, in the words of the language."""
+"""Parser stops to diagnostics: each explanation recognizes one likely mistake, in the terms of the language guide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 NUMBERS = "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
 NUMBER_WITH_COMMAS = re.compile(r"\d{1,3}(?:,\d{3})+\b")
-# What other languages say, and what to say here where it fits.
+# Keywords of other languages → the keyword here, suggested where it fits.
 FOREIGN_WORDS = {
     "all": "any",
     "allow": "may",
@@ -55,7 +55,7 @@ FOREIGN_WORDS = {
     "when": "where",
     "where": "when",
 }
-UNQUOTED_TEXT = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a text whose quotes were forgotten: `invoice-bot`, `read:invoices`
+UNQUOTED_TEXT = re.compile(r"\w+(?:[-.:/]+\w+)*")  # a string without its quotes: `invoice-bot`, `read:invoices`
 EVERYBODY = frozenset({"all", "any", "anybody", "anyone", "every", "everybody", "everyone"})
 ENDPOINTS = frozenset({*METHODS, "ACTION", "TOOL"})
 DELEGATES = re.compile(r"\bmay\s+delegate\s+(?:[\w.]+\s*,\s*)*\Z")
@@ -71,7 +71,7 @@ QUOTES = {
 
 
 def explain_error(source: Source, stop: ErrorPosition, known: ParserTables) -> Diagnostic:
-    """The first explanation that fits."""
+    """Return the first explanation that applies."""
     match = UNEXPECTED_TEXT.match(source.text, stop.offset)
     found = match[0] if match else ""
     situation = ErrorContext(source, stop, known, found, _open_brackets(source.text, stop.declaration, stop.offset))
@@ -94,10 +94,10 @@ def _open_brackets(text: str, start: int, end: int) -> tuple[int, ...]:
 def explain_quote(s: ErrorContext) -> Diagnostic | None:
     if s.found == '"':
         return s.report(
-            "E105", "this text has no closing quote on its line", 'close it with `"`; a line break in a text is `\\n`'
+            "E105", "this string has no closing quote on its line", 'close it with `"`; write a line break as `\\n`'
         )
     if s.found in QUOTES:
-        return s.report("E106", f"texts stand in straight double quotes, not in `{s.found}`", 'write `"…"`')
+        return s.report("E106", f"strings use straight double quotes, not `{s.found}`", 'write `"…"`')
     return None
 
 
@@ -113,7 +113,7 @@ def explain_equals(s: ErrorContext) -> Diagnostic | None:
     if s.found == "=" and "==" in s.accepted:
         return s.report("E108", "`=` does not compare", "write `==`")
     if (s.found == "==" and "=" in s.accepted) or (s.found == "=" and s.previous == "=" and s.adjoins):
-        return s.report("E108", "`==` compares and gives no name", "write `=`")
+        return s.report("E108", "`==` compares and does not define a name", "write `=`")
     return None
 
 
@@ -146,16 +146,16 @@ def explain_division(s: ErrorContext) -> Diagnostic | None:
 
 def explain_separator(s: ErrorContext) -> Diagnostic | None:
     if s.found == ";":
-        return s.report("E112", "nothing is separated by `;`", "leave it out: every item begins with a word of its own")
+        return s.report("E112", "items are not separated by `;`", "remove it: every item begins with its own keyword")
     if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
         if s.previous == ",":
-            return s.report("E112", "one `,` is enough", "leave it out")
-        return s.report("E112", "no `,` belongs here", "leave it out: every item begins with a word of its own")
+            return s.report("E112", "one `,` is enough", "remove the other")
+        return s.report("E112", "`,` does not belong here", "remove it: every item begins with its own keyword")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
         at = s.stop.previous.start if s.stop.previous is not None else s.at
         fits = join_alternatives(_choices(s))
         return Diagnostic(
-            "E112", f"after this `,` another one must follow: {fits}", Span(s.source, at, at + 1), "or leave it out"
+            "E112", f"expected {fits} after this `,`", Span(s.source, at, at + 1), "add it, or remove the `,`"
         )
     return None
 
@@ -174,8 +174,8 @@ def explain_method(s: ErrorContext) -> Diagnostic | None:
     if "METHOD" in s.accepted or s.previous in ("may", "include", "allow", "deny", ","):
         return s.report(
             "E113",
-            "a path needs its method here",
-            f"write the method: `GET {s.found}`; only after `on` may it be left out",
+            "a path needs a method here",
+            f"write the method: `GET {s.found}`; it is optional only after `on`",
         )
     return None
 
@@ -188,7 +188,9 @@ def explain_bracket(s: ErrorContext) -> Diagnostic | None:
     if innermost is None:
         if s.found in CLOSING.values() and s.found not in s.accepted:
             return s.report(
-                "E104", f"this `{s.found}` closes nothing", "leave it out, or look for what was closed too early"
+                "E104",
+                f"this `{s.found}` closes no bracket",
+                "remove it, or look for a bracket that is closed too early",
             )
         return None
     opening = s.source.text[innermost]
@@ -216,9 +218,7 @@ def explain_number(s: ErrorContext) -> Diagnostic | None:
         grouped = NUMBER_WITH_COMMAS.match(s.source.text, s.stop.previous.start)
         if grouped is not None and grouped.end() > s.at:
             span = Span(s.source, *grouped.span())
-            return Diagnostic(
-                "E119", "digits are not grouped by commas", span, f"write `{span.text.replace(',', '_')}`"
-            )
+            return Diagnostic("E119", "commas do not group digits", span, f"write `{span.text.replace(',', '_')}`")
     if s.found == "." and s.source.text[s.at + 1 : s.at + 2].isdigit() and "NUMBER" in s.accepted:
         return s.report("E119", "a number begins with a digit", "write `0.5`, not `.5`")
     return None
@@ -230,7 +230,7 @@ def explain_export(s: ErrorContext) -> Diagnostic | None:
         return s.report(
             "E129",
             f"`{shorten_text(s.found)}` cannot be exported",
-            f"guards, rates and invariants apply everywhere; names can be: {fits}",
+            f"guards, rates and invariants always apply everywhere; you can export {fits}",
         )
     return None
 
@@ -257,14 +257,14 @@ def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
         if NAME.fullmatch(inner)
         else "names are letters, digits, `_` and `.`, and begin with a lower-case letter"
     )
-    return s.report("E117", f"a name stands without quotes, not as `{shorten_text(s.found)}`", hint)
+    return s.report("E117", f"a name has no quotes, unlike `{shorten_text(s.found)}`", hint)
 
 
 def explain_spelling(s: ErrorContext) -> Diagnostic | None:
-    """A name that only looks like one: a capital first, a hyphen inside, a letter outside of ASCII."""
+    """Explain text that is almost a name: with an upper-case initial, a hyphen, or a letter outside ASCII."""
     if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
-        hint = f"name a scope that holds it: `scope NAME {{ {s.found} … }}`, and `may delegate NAME to …`"
-        return s.report("E127", "scopes are delegated, by their names, and no endpoints", hint)
+        hint = f"declare a scope for it, `scope NAME {{ {s.found} … }}`, and write `may delegate NAME to …`"
+        return s.report("E127", "an agent can delegate scopes, not endpoints", hint)
     if s.is_word and s.found[:1].isascii() and s.found[:1].isupper() and "NAME" in s.accepted and s.found.isascii():
         return s.report(
             "E127",
@@ -283,16 +283,18 @@ def explain_spelling(s: ErrorContext) -> Diagnostic | None:
 def explain_character(s: ErrorContext) -> Diagnostic | None:
     if s.found and not s.found.isascii() and s.found.isspace():
         name = f"U+{ord(s.found):04X} ({unicodedata.name(s.found, 'a control character').lower()})"
-        return s.report("E118", f"this is no plain space but {name}", "write a plain space")
+        return s.report("E118", f"this is {name}, not a plain space", "write a plain space")
     if s.found and not s.found.isascii():
         return s.report(
             "E118",
-            f"`{shorten_text(s.found)}` has a meaning only inside of quotes and comments",
-            "outside of them a policy is ASCII",
+            f"`{shorten_text(s.found)}` is valid only in strings and comments",
+            "use ASCII characters everywhere else",
         )
     if s.found in ("@", "$", "\\", "~", "&", "!", "%", "^"):
         money = s.found == "$" and s.source.text[s.at + 1 : s.at + 2].isdigit()
-        return s.report("E118", f"`{s.found}` means nothing here", "a number stands alone: `10_000`" if money else None)
+        return s.report(
+            "E118", f"`{s.found}` means nothing here", "write the number alone: `10_000`" if money else None
+        )
     return None
 
 
@@ -301,7 +303,7 @@ def _words(s: ErrorContext) -> list[str]:
 
 
 def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
-    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # which is the opposite of `known`
+    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # the opposite of `known`
         return None
     foreign = FOREIGN_WORDS.get(s.found)
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
@@ -316,7 +318,7 @@ def explain_block_head(s: ErrorContext) -> Diagnostic | None:
     if s.found in ("language", "package", "import") and HEADS & s.accepted:
         return s.report(
             "E120",
-            f"`{s.found}` comes too late",
+            f"`{s.found}` must come before all declarations",
             "a file begins with `language`, `package` and its imports, in this order",
         )
     return None
@@ -326,8 +328,8 @@ def explain_declaration(s: ErrorContext) -> Diagnostic | None:
     if s.accepted >= HEADS and s.is_word and s.at_line_start:
         hint = "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …"
         if s.found in ("openapi", "swagger"):
-            hint = "to make a policy of a specification: `policyengine init DIR --openapi FILE`"
-        return s.report("E102", f"`{shorten_text(s.found)}` begins no declaration", hint)
+            hint = "to generate a policy from a specification: `policyengine init DIR --openapi FILE`"
+        return s.report("E102", f"`{shorten_text(s.found)}` does not begin a declaration", hint)
     return None
 
 

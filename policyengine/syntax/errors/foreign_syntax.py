@@ -1,4 +1,4 @@
-"""Slips of writers who know other languages well: what to write instead, where a syntax error stands."""
+"""Explanations of syntax from other languages and notations: what to write instead."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
 def explain_path(s: ErrorContext) -> Diagnostic | None:
-    """A path goes on with a sign that no path has."""
+    """Explain a path that continues with a character that paths do not have."""
     before = s.stop.previous
     if not s.adjoins or before is None or before.type != "PATH" or s.found[:1] not in set('<{-?*#[("'):
         return None
     rest = re.compile(r"[^\s,]+").match(s.source.text, s.at)
     span = Span(s.source, s.at, rest.end() if rest else s.at + 1)
     hint = {
-        "?": "a query is no part of the path; it is the fact `request.query`",
-        "*": "`*` is a whole segment, `**` the whole rest",
-        "-": "`*` is a whole segment, `**` the whole rest" if "*" in span.text else None,
-    }.get(s.found[0], "what varies is written `{id}`, or `{id: invoice}` if it names an entity")
-    return Diagnostic("E101", f"`{shorten_text(span.text)}` cannot stand in a path", span, hint)
+        "?": "the query is not part of the path; read it with `request.query`",
+        "*": "`*` matches a whole segment, `**` the rest of the path",
+        "-": "`*` matches a whole segment, `**` the rest of the path" if "*" in span.text else None,
+    }.get(s.found[0], "write a variable segment as `{id}`, or as `{id: invoice}` if it is the id of an entity")
+    return Diagnostic("E101", f"`{shorten_text(span.text)}` is not valid in a path", span, hint)
 
 
 def explain_weekdays(s: ErrorContext) -> Diagnostic | None:
-    """`mon-fri` is a difference."""
+    """Explain `mon-fri`, which parses as a subtraction."""
     found = WEEKDAYS.search(s.source.text, s.stop.declaration, s.at) if s.found[:1].isdigit() else None
     if found is None:
         return None
     span = Span(s.source, found.start(), found.end(2))
-    return Diagnostic("E101", f"`{span.text}` is no span of days", span, f"write `{found[1]}..{found[2]}`")
+    return Diagnostic("E101", f"`{span.text}` is not a range of days", span, f"write `{found[1]}..{found[2]}`")
 
 
 def explain_missing_zone(s: ErrorContext) -> Diagnostic | None:
-    """A time window without its zone: the next thing, wherever it stands, is not what is wrong."""
+    """Explain a time window without a zone. The token after it is not the mistake, wherever it is."""
     before = s.stop.previous
     if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
         return None
     span = Span(s.source, before.start, before.end)
-    hint = f'say whose clock: `{span.text} "Europe/Berlin"`, or `"UTC"`'
+    hint = f'add the zone: `{span.text} "Europe/Berlin"`, or `"UTC"`'
     return Diagnostic("E101", "a time window needs its time zone", span, hint)
 
 
 def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
-    """`raise x2 when …`: how far it goes is left out."""
+    """Explain `raise x2 when …` without `at most`."""
     before = s.stop.previous
     if before is None or before.type != "FACTOR" or s.found == "at":
         return None
     span = Span(s.source, before.start, before.end)
-    hint = f"write how far it goes: `raise {span.text} at most 100/1m when …`"
-    return Diagnostic("E101", "a raise needs its `at most`", span, hint)
+    hint = f"write its upper limit: `raise {span.text} at most 100/1m when …`"
+    return Diagnostic("E101", "a raise needs `at most`", span, hint)
 
 
 # ── Hints for what was not expected ───────────────────────────────────────────────────────────
 
 
 def foreign_syntax_hint(s: ErrorContext) -> str | None:
-    """The first hint that fits."""
+    """Return the first hint that applies."""
     return next((found for one in HINTS if (found := one(s)) is not None), None)
 
 
@@ -87,12 +87,12 @@ def _half_day_hint(s: ErrorContext) -> str | None:
 
 
 def _rate_hint(s: ErrorContext) -> str | None:
-    """`10/m`, `100 per minute`."""
-    return "write how many in how long: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
+    """Explain `10/m` and `100 per minute`."""
+    return "write the number and the period: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
 
 
 def _star_hint(s: ErrorContext) -> str | None:
-    """`agent *`, `user *`."""
+    """Explain `agent *` and `user *`."""
     if not s.found.startswith("*") or "STRING" not in s.accepted:
         return None
     return {"agent": 'write `"*"` for every agent', "user": "write `user any` for every user"}.get(s.previous)
@@ -104,19 +104,19 @@ def _presence_hint(s: ErrorContext) -> str | None:
             return "write `is absent`"
         if s.found == "unknown":
             return "write `not … is known`"
-        return "`is` asks only whether something is there; compare with `==` or `!=`"
+        return "`is` only tests for presence; compare with `==` or `!=`"
     return None
 
 
 def _entity_hint(s: ErrorContext) -> str | None:
     before = s.source.text[s.stop.declaration : s.stop.previous.start] if s.stop.previous is not None else ""
     if s.is_word and "STRING" in s.accepted and MEMBERSHIP.search(before):
-        return f'an entity is written `{s.previous} "{s.found}"`'
+        return f'write an entity as `{s.previous} "{s.found}"`'
     return None
 
 
 def _list_hint(s: ErrorContext) -> str | None:
-    """Two names where a list may stand."""
+    """Explain two names in a row where a list is allowed."""
     if "," not in s.accepted or continues_expression(s.accepted) or s.at_line_start:
         return None
     if s.found in ("and", "&", "+"):
@@ -128,7 +128,7 @@ def _list_hint(s: ErrorContext) -> str | None:
 
 def _scope_name_hint(s: ErrorContext) -> str | None:
     if s.found == ":" and s.adjoins and "," in s.accepted and not continues_expression(s.accepted):
-        return "scopes go by their own names here, not by those that credentials use"
+        return "use the scope's own name, not the one in credentials"
     return None
 
 
@@ -152,16 +152,16 @@ def _approver_hint(s: ErrorContext) -> str | None:
 def _enum_hint(s: ErrorContext) -> str | None:
     inside = s.source.text.startswith(("enum", "export enum"), s.stop.declaration)
     if inside and s.found in ("|", "{", ",", "[", "(", ":"):
-        return "the values go up, from the least to the most: `enum plan = free < team`"
+        return "list the values in ascending order: `enum plan = free < team`"
     return None
 
 
 def _type_hint(s: ErrorContext) -> str | None:
     before = s.source.text[s.stop.declaration : s.at]
     if s.found == "[" and (TYPE_BEFORE.search(before) or (s.adjoins and "?" in s.accepted)):
-        return "several are a `set<string>`, or a `list<string>`"
+        return "for several values, use `set<string>` or `list<string>`"
     if s.accepted == {":"} and s.found == "?":
-        return f"what may be absent has its `?` after the type: `{s.previous}: string?`"
+        return f"write the `?` of an optional field after its type: `{s.previous}: string?`"
     if s.accepted == {":"} and s.is_word:
         return f"write `{s.previous}: {shorten_text(s.found)}`"
     return None
@@ -171,11 +171,11 @@ def _path_hint(s: ErrorContext) -> str | None:
     if "PATH" not in s.accepted:
         return None
     if s.found.startswith('"/') and "STRING" not in s.accepted:
-        return "a path stands without quotes"
+        return "write the path without quotes"
     if s.found in ("http", "https"):
-        return "a path begins with `/`; the host is the fact `request.host`"
+        return "a path begins with `/`; read the host with `request.host`"
     if s.found == "," and s.previous in METHODS:
-        return f"several methods are written `{s.previous}|POST`" if s.previous != "POST" else "write `GET|POST`"
+        return f"write several methods as `{s.previous}|POST`" if s.previous != "POST" else "write `GET|POST`"
     return None
 
 
@@ -184,17 +184,17 @@ def _bound_hint(s: ErrorContext) -> str | None:
 
 
 def _bound_to_hint(s: ErrorContext) -> str | None:
-    """Where `bound to (…)` of a confirm stands, and what it looks like."""
+    """Explain the position and the form of `bound to (…)` in a confirm."""
     example = "`bound to (body except body.request_id)`"
     before = s.source.text[s.stop.declaration : s.at]
     if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
-        return f"what an approval is bound to stands in parentheses: {example}"
+        return f"write what an approval is bound to in parentheses: {example}"
     if s.found == ")" and before.rstrip().endswith("bound to ("):
-        return f"name what an approval is bound to: {example}, or `resource` for nothing but what the rule reads"
+        return f"name what an approval is bound to: {example}, or `resource` for only the facts that the rule reads"
     if s.found == "bound" and "deny" in s.accepted:
-        return "`bound to (…)` stands before `when` and `message`, after `within`"
+        return "`bound to (…)` comes before `when` and `message`, after `within`"
     if s.found == "within" and "when" in s.accepted and ENDS_BOUND.search(before):
-        return "`within` stands before `bound to (…)`"
+        return "`within` comes before `bound to (…)`"
     return None
 
 
@@ -204,25 +204,25 @@ def _example_hint(s: ErrorContext) -> str | None:
 
 
 def _by_rule_hint(s: ErrorContext) -> str | None:
-    """`=> deny by guard "g"`, `=> deny by gate user`: what a test expects names the rule, or the gate, alone."""
+    """Explain `=> deny by guard "g"` and `=> deny by gate user`: after `by` comes only the name of the rule or gate."""
     found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
     if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
         return None
     what = "a gate" if found[2] == "gate" else "the rule"
-    return f"{what} stands alone after `by`: `{found[1]} by {shorten_text(s.found)}`"
+    return f"write only the name of {what} after `by`: `{found[1]} by {shorten_text(s.found)}`"
 
 
 def _test_outcome_hint(s: ErrorContext) -> str | None:
-    """What stands before and after the outcome of a test."""
+    """Explain mistakes before and after the expected outcome of a test."""
     match s.previous:
         case "with" if s.accepted == {"{"}:
-            return 'details stand in braces: `with { message: "…" }`'
+            return 'write details in braces: `with { message: "…" }`'
         case "=>" if s.found == "with":
-            return "the outcome stands before them: `=> deny with { … }`"
+            return "the outcome comes before them: `=> deny with { … }`"
         case "repeat" if s.accepted == {"NUMBER"}:
-            return "write how often and in how long: `repeat 21 in 10s`"
+            return "write how often and how long: `repeat 21 in 10s`"
         case "responded" if s.accepted == {"NUMBER"}:
-            return "write its status: `responded 201`"
+            return "write the status: `responded 201`"
         case "forall" if s.accepted == {"request"}:
             return "write `forall request where …`"
         case "request" if s.accepted == {"where", "=>"}:
@@ -230,13 +230,13 @@ def _test_outcome_hint(s: ErrorContext) -> str | None:
         case "cases" | "{" if s.accepted == {"|"}:
             return "a table begins with its columns: `| request | body.amount | => |`"
     if s.accepted == {"in"} and s.previous.isdigit():
-        return f"write how long all of them take: `repeat {s.previous} in 10s`"
+        return f"write the total time: `repeat {s.previous} in 10s`"
     if s.accepted == {"at"} and s.previous in ("allow", "deny", "throttle", "confirm"):
-        return f"say which of them: `first {s.previous} at 21`"
+        return f"write the number of the request: `first {s.previous} at 21`"
     if s.found == "responded" and "=>" in s.accepted:
-        return "what comes of the request stands before it: `=> allow responded 201`"
+        return "the outcome comes before it: `=> allow responded 201`"
     if s.found == "by" and s.previous == "}" and "METHOD" in s.accepted:
-        return "`by …` stands before `with { … }`"
+        return "`by …` comes before `with { … }`"
     return None
 
 

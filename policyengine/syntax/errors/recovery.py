@@ -1,4 +1,4 @@
-"""After a syntax error: the slower pass beside `parse`, which finds every mistake and keeps what is whole."""
+"""Parsing after a syntax error: a slower pass that finds every mistake and keeps the valid declarations."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from policyengine.syntax.tokens import Token
 
 @dataclass(frozen=True, slots=True)
 class ErrorPosition:
-    """A place where the text stops making sense. `accepted` holds what could have stood there: words and signs as they
-    are written, `NAME`, `PATH`, … for the rest, END for the end of the file."""
+    """A position where the text is no longer valid.
+
+    `accepted` holds the terminals that would be valid there: words and punctuation as they are written, `NAME`, `PATH`,
+    … for the others, END for the end of the file.
+    """
 
     offset: int
     accepted: frozenset[str]
     previous: Token | None
-    declaration: int  # where the declaration around it begins
+    declaration: int  # where the enclosing declaration begins
 
 
 @dataclass(frozen=True, slots=True)
 class ParserTables:
-    """What the parser knows: its table, and which states begin a declaration."""
+    """Lookup tables for error recovery: the parse table, and which states begin a declaration."""
 
     table: ParseTable
-    written: Mapping[str, str]  # terminal → as it is written, or its own name
-    heads: frozenset[str]  # the words that begin something at the left margin
+    written: Mapping[str, str]  # terminal → how it is written, or its name
+    heads: frozenset[str]  # the words that begin a declaration at the left margin
     head_states: frozenset[int]
 
     def actions(self, state: int) -> Mapping[str, int]:
@@ -53,7 +56,10 @@ def _margin(heads: frozenset[str]) -> re.Pattern[str]:
 
 
 def accepted_terminals(known: ParserTables, stack: list[int]) -> frozenset[str]:
-    """What can stand next. The parser's own answer comes too late: it reduces before it finds a token impossible."""
+    """Return the terminals that can come next.
+
+    The parser's own action table lists more, because it reduces rules before it finds that a token is impossible.
+    """
     candidates = {name for name in known.actions(stack[-1]) if name in known.written}
     return frozenset(known.written[name] for name in candidates if _shifts(known, stack, name))
 
@@ -76,13 +82,13 @@ def _shifts(known: ParserTables, stack: list[int], terminal: str) -> bool:
 
 
 class RecoveringParser:
-    """Feeds the parser token by token; after a stop it forgets the declaration around it and goes on at the next."""
+    """A parser that recovers from errors: it drops the declaration with the error and continues at the next one."""
 
     def __init__(self, source: Source) -> None:
         self.text = source.text
         self.known = parser_tables()
         self.machine = LrParser(source)
-        self.level = len(self.machine.states)  # how high the stack is outside of all declarations
+        self.level = len(self.machine.states)  # the height of the stack outside all declarations
         self.declaration = 0
         self.previous: Token | None = None
         self.restarted = -1
@@ -124,7 +130,8 @@ class RecoveringParser:
         return self.previous is not None and self.previous.type == "EXPORT"
 
     def _go_on_after(self, stop: ErrorPosition) -> bool:
-        """Forget the declaration around the stop, unless it was whole, and move to the next word at the left margin."""
+        """Move to the next keyword at the left margin. Drop the declaration that holds the error unless it was
+        complete."""
         begins_at = stop.offset if stop.offset > self.restarted else stop.offset + 1
         following = _margin(self.known.heads).search(self.text, begins_at)
         if not self._was_whole(stop):

@@ -1,6 +1,6 @@
-"""The abstract syntax tree: what was written, nothing resolved. A span never takes part in comparison.
+"""The abstract syntax tree: nodes as written, with nothing resolved. Spans are ignored in comparisons.
 
-Every name stands here once more: the rest of the house says `from policyengine.syntax import nodes as ast`.
+This module re-exports every node: use `from policyengine.syntax import nodes as ast`.
 """
 
 from policyengine.syntax.nodes.base import Literal as Literal

@@ -1,4 +1,4 @@
-"""What every node of the abstract syntax tree is: its place, its words, and the walk through it."""
+"""The base of all AST nodes: span, shared leaf nodes, and tree traversal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ Kind = TypeVar("Kind")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def node(*, kw_only: bool = False) -> Callable[[type[Kind]], type[Kind]]:
-    """A dataclass that type checkers hold to be frozen. At run time it is not: one that is takes thrice as long to
-    make, and a large policy has hundreds of thousands of nodes. What all nodes share is Node's, as each method that
-    dataclasses write for each kind would delay every start."""
+    """Declare a node class, which type checkers treat as frozen.
+
+    It is not frozen at run time, because creating frozen dataclasses takes three times as long and a large policy has
+    hundreds of thousands of nodes. Node defines the shared methods once, because generating them for each class would
+    slow down every start.
+    """
     return dataclass(slots=True, eq=False, repr=False, kw_only=kw_only)
 
 
 @node(kw_only=True)
 class Node:
-    """Nodes are equal when they say the same, wherever that stands."""
+    """An AST node. Nodes with the same contents are equal, wherever they are in the source."""
 
     span: Span = field(compare=False, repr=False)
 
@@ -51,7 +54,7 @@ class Name(Node):
 
 @node()
 class Text(Node):
-    """A string, its escapes resolved."""
+    """A string with its escapes decoded."""
 
     value: str
 
@@ -61,23 +64,23 @@ LiteralKind: TypeAlias = Word["number", "duration", "date", "clock", "ip", "hash
 
 @node()
 class Literal(Node):
-    """A literal other than a string, as written (`10_000`, `15m`, `10.0.0.0/8`); the checker reads its value."""
+    """A literal other than a string, as written (`10_000`, `15m`, `10.0.0.0/8`); the checker parses its value."""
 
     kind: LiteralKind
     text: str
 
 
-LEAF_ANNOTATIONS = frozenset({"Span", "str", "bool", "tuple[str, ...]"})  # annotations of fields that hold no node
+LEAF_ANNOTATIONS = frozenset({"Span", "str", "bool", "tuple[str, ...]"})  # annotations of fields that hold no nodes
 
 
 @cache
 def child_fields(kind: type[Node]) -> tuple[str, ...]:
-    """The fields that may hold nodes: found once, as a large policy has hundreds of thousands of nodes."""
+    """Return the fields that may hold nodes. Cached, because a large policy has hundreds of thousands of nodes."""
     return tuple(item.name for item in fields(kind) if item.type not in LEAF_ANNOTATIONS)
 
 
 def children(node: Node) -> Iterator[Node]:
-    """The nodes directly inside a node, in the order of its fields."""
+    """Yield the direct children of a node, in the order of its fields."""
     for name in child_fields(type(node)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
         value = getattr(node, name)
         if isinstance(value, Node):
@@ -87,7 +90,8 @@ def children(node: Node) -> Iterator[Node]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and everything inside it, outermost first; without recursion, so that no text can exhaust the stack."""
+    """Yield the node and all its descendants, parents first. The loop is iterative, so deep nesting cannot exhaust the
+    stack."""
     pending = [node]
     while pending:
         current = pending.pop()

@@ -1,4 +1,4 @@
-"""Endpoints, and the places that rules name by them."""
+"""Endpoints, and the places of rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.syntax.nodes.base import Name, Node, node
 
 @node()
 class HttpPattern(Node):
-    """`GET|POST /v1/{id: invoice}`; no `methods` is a bare path after `on`: every method."""
+    """`GET|POST /v1/{id: invoice}`. Empty `methods` means every method: a path without a method after `on`."""
 
     methods: tuple[str, ...]
     path: str
@@ -33,13 +33,13 @@ class ActionPattern(Node):
 
 @node()
 class ReservedWord(Node):
-    """`INPUT`, `OUTPUT`, `RESULT`: words kept for later."""
+    """`INPUT`, `OUTPUT`, `RESULT`: words reserved for later versions."""
 
     word: str
 
 
 Endpoint: TypeAlias = HttpPattern | ToolPattern | ActionPattern | ReservedWord
-Target: TypeAlias = Endpoint | Name  # a Name is a scope
+Target: TypeAlias = Endpoint | Name  # a Name refers to a scope
 
 
 @node()

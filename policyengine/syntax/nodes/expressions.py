@@ -1,4 +1,4 @@
-"""Expressions, with windows of time and history inside them."""
+"""Expressions, including time windows and history."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class UnaryMinus(Node):
 
 @node()
 class Logic(Node):
-    """`a and b and c`. When `operators` mixes both words the checker asks for parentheses."""
+    """`a and b and c`. If `operators` holds both words, the checker asks for parentheses."""
 
     operators: tuple[str, ...]
     items: tuple[Expr, ...]
@@ -58,7 +58,7 @@ class Logic(Node):
 
 @node()
 class Binary(Node):
-    """Two operands; `operator` is as the grammar has it, and `operator_span` underlines it."""
+    """A binary operation; `operator` is spelled as in the grammar, `operator_span` is its place for error messages."""
 
     operator: str
     left: Expr
@@ -105,12 +105,12 @@ class WithinWindow(Node):
     window: Window
 
 
-# Windows of time; the zone is mandatory.
+# Time windows; the zone is mandatory.
 
 
 @node()
 class DailyWindow(Node):
-    """`mon..fri 08:00..18:00 "Zone"`; without days every day; one day has `last_day` None."""
+    """`mon..fri 08:00..18:00 "Zone"`; no days means every day, a single day has `last_day` None."""
 
     first_day: Name | None
     last_day: Name | None
@@ -130,7 +130,7 @@ class WholeDaysWindow(Node):
 
 @node()
 class WeeklyWindow(Node):
-    """`fri 16:00..mon 08:00 "Zone"`: one span across days."""
+    """`fri 16:00..mon 08:00 "Zone"`: one continuous period across days."""
 
     first_day: Name
     start: Literal
@@ -156,7 +156,7 @@ Window: TypeAlias = DailyWindow | WholeDaysWindow | WeeklyWindow | AbsoluteWindo
 
 @node()
 class EventPattern(Node):
-    """What to look for in the past: a target with its qualifiers."""
+    """A pattern of past events: a target with its qualifiers."""
 
     target: Target
     denied: bool = False
@@ -176,7 +176,7 @@ class HistoryQuery(Node):
 
 @node()
 class HistoryCondition(Node):
-    """`after …`; `no …` when `negated`."""
+    """`after …`, or `no …` if `negated`."""
 
     history: HistoryQuery
     negated: bool

@@ -1,4 +1,4 @@
-"""What opens: agent, user and anyone blocks, and the limits of delegation."""
+"""Grants: agent, user and anyone blocks, and the limits of delegation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class IssuedBy(Node):
 
 @node()
 class ActsClause(Node):
-    """`acts alone`, `acts for any user`, `acts for users where …` (then with a condition)."""
+    """`acts alone`, `acts for any user`, `acts for users where …` (with a condition)."""
 
     mode: Word["alone", "any", "where"]
     condition: Expr | None = None
@@ -67,7 +67,7 @@ class CredentialLimit(Node):
 
 @node()
 class ProofOfPossession(Node):
-    """`bound`: the credential proves possession of a key."""
+    """`bound`: the caller must prove possession of the credential's key."""
 
 
 @node()
@@ -129,7 +129,7 @@ class TasksAdvisory(Node):
 
 @node()
 class DelegationLimit(Node):
-    """`depth <= 3`, `lifetime <= 1h`, `no cycles` (then without a limit)."""
+    """`depth <= 3`, `lifetime <= 1h`, `no cycles` (without a limit)."""
 
     name: Word["depth", "lifetime", "no cycles"]
     limit: Literal | None = None

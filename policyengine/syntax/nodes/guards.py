@@ -1,4 +1,4 @@
-"""What closes or asks: guards and their items."""
+"""Guards and their items: denials, requirements, confirms and obligations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Require(Node):
 
 @node()
 class ByUser(Node):
-    """`confirm by user`: the person served."""
+    """`confirm by user`: the user that the agent acts for."""
 
 
 @node()
@@ -67,7 +67,7 @@ Approver: TypeAlias = ByUser | ByRole | ByFact | ByEntity | Quorum
 
 @node()
 class BoundItem(Node):
-    """`body except body.request_id`: what an approval is bound to, and what of it is left out."""
+    """`body except body.request_id`: a part of what an approval is bound to, with exclusions."""
 
     of: Reference
     excepts: tuple[Reference, ...] = ()

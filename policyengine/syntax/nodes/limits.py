@@ -1,4 +1,4 @@
-"""Rates and budgets; profiles and invariants, which are parsed and checked, and enforced later."""
+"""Rates and budgets; profiles and invariants, which are parsed and checked but not enforced yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policyengine.syntax.nodes.tests import OutcomeWord
 
 @node()
 class RateLimit(Node):
-    """`100/1m burst 20`, or `user.quota/1d`: as many as a fact says."""
+    """`100/1m burst 20`, or `user.quota/1d` with the number from a fact."""
 
     rate: str
     burst: Literal | None = None
@@ -22,7 +22,8 @@ class RateLimit(Node):
 
 @node()
 class ConcurrencyLimit(Node):
-    """`at most 5 at once for 10m`: so many under way, each until its outcome is reported or its time is over."""
+    """`at most 5 at once for 10m`: a limit of concurrent requests. Each counts until its outcome is reported or its
+    lease ends."""
 
     count: Literal
     lease: Literal | None = None
@@ -30,14 +31,14 @@ class ConcurrencyLimit(Node):
 
 @node()
 class Cost(Node):
-    """`cost body.tokens`: what one request takes of the rate, instead of one."""
+    """`cost body.tokens`: how much of the rate one request uses, instead of 1."""
 
     fact: Name
 
 
 @node()
 class StoreFailure(Node):
-    """`on store failure local`: what holds while the store cannot be asked."""
+    """`on store failure local`: what applies while the store is unreachable."""
 
     word: Word["deny", "local", "allow"]
 
@@ -80,7 +81,7 @@ class RateDecl(Node):
 
 @node()
 class BudgetLimit(Node):
-    """`sum body.amount <= 5_000 within 24h`, `count <= 5 within 1h` (then without a fact)."""
+    """`sum body.amount <= 5_000 within 24h`, `count <= 5 within 1h` (without a fact)."""
 
     function: Word["sum", "count", "distinct"]
     fact: Name | None

@@ -1,4 +1,4 @@
-"""Fixtures and tests: the examples that a policy carries."""
+"""Fixtures and tests in a policy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ValueList(Node):
 
 @node()
 class WordValue(Node):
-    """A bare word as a value: an enum value, `absent`, a matrix variable."""
+    """An unquoted word as a value: an enum value, `absent`, or a matrix variable."""
 
     text: str
 
@@ -87,7 +87,7 @@ Setup: TypeAlias = UseFixtures | GivenEntities | GivenAgent | GivenFact
 
 @node()
 class RawHttp(Node):
-    """`GET "/a//b"`: a path that no path token can spell."""
+    """`GET "/a//b"`: a path that a path token cannot express."""
 
     methods: tuple[str, ...]
     path: Text
@@ -147,7 +147,7 @@ class ExpectationClause(Node):
 
 @node()
 class ResponseClause(Node):
-    """`responded 201 { output.claim_id: 7 }`: what the gateway reports once the request was made."""
+    """`responded 201 { output.claim_id: 7 }`: the gateway's report about the response."""
 
     status: Literal
     output: RecordLiteral | None
@@ -155,7 +155,7 @@ class ResponseClause(Node):
 
 @node()
 class Shot(Node):
-    """One request and what it must come to."""
+    """One test request and its expected outcome."""
 
     moments: tuple[Moment, ...]
     request: TestRequest

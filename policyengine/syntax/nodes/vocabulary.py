@@ -1,4 +1,4 @@
-"""What rules speak of: types and facts, scopes, issuers and attesters, other protocols' words."""
+"""Declarations that rules refer to: types, facts, scopes, issuers, attesters, and maps of other protocols."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ScopeDecl(Node):
 
 @node()
 class TrustAnchorOption(Node):
-    """A word and its value inside an issuer or attester: `url "…"`, `age <= 1h`, `records chains`, `scopes none`."""
+    """A keyword with its value in an issuer or attester: `url "…"`, `age <= 1h`, `records chains`, `scopes none`."""
 
     name: Word["url", "audience", "keys", "records chains", "scopes none", "age"]
     value: Text | Literal | None = None
@@ -122,7 +122,7 @@ class ClaimsClause(Node):
 
 @node()
 class UsersLike(Node):
-    """`users like "*@partner.example"`: whom an issuer speaks for."""
+    """`users like "*@partner.example"`: the users that an issuer may speak for."""
 
     patterns: tuple[Text, ...]
 
@@ -155,7 +155,7 @@ class AttesterDecl(Node):
 
 @node()
 class MapEntity(Node):
-    """`subject "user" => user from acme`, `resource "todo" => todo`; only subjects are of an issuer."""
+    """`subject "user" => user from acme`, `resource "todo" => todo`; only subjects have an issuer."""
 
     role: Word["subject", "resource"]
     foreign: Text
