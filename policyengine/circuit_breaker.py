@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-FAILURES_BEFORE_OPEN = 3  # in a row
+FAILURES_BEFORE_OPEN = 3  # consecutive failures
 PAUSE_SECONDS = 0.25
 
 
@@ -22,7 +22,7 @@ class CircuitBreaker:
         pause: float = PAUSE_SECONDS,
     ) -> None:
         self.clock, self.threshold, self.pause = clock, threshold, pause
-        self.fails = 0  # in a row
+        self.fails = 0  # consecutive failures
         self._lock, self._retry_at, self._failed_at = Lock(), 0.0, 0.0
 
     @property

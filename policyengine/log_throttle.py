@@ -22,7 +22,7 @@ class LogWindow:
 
 @dataclass
 class LogThrottle:
-    """Threads may share one. Kinds are few, and none is named by a stranger."""
+    """A limit on log lines by kind; kinds are few, and no client can name one. Threads may share it."""
 
     most: int = MAX_LINES
     window: float = WINDOW_SECONDS
@@ -36,14 +36,15 @@ class LogThrottle:
         return cls(1, seconds, clock)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
-        """One line, unless there were too many of the kind; the first one after that says how many were left out."""
+        """Log a line unless there were too many of its kind; the first line after that reports how many were
+        suppressed."""
         if not _LOG.isEnabledFor(level):
             return
         events = self.admit(kind)
         if events is None:
             return
         left_out = events - 1
-        more = f" ({left_out:,} more lines like this were left out)" if left_out else ""
+        more = f" ({left_out:,} more lines like this were suppressed)" if left_out else ""
         _LOG.log(level, "%s%s", text, more, extra={**extra, **({"left_out": left_out} if left_out else {})})
 
     def admit(self, kind: str = "", events: int = 1) -> int | None:

@@ -125,7 +125,7 @@ def test_outcomes_are_reported_once(ask: Call) -> None:
 
 @pytest.mark.parametrize(
     ("question", "words"),
-    [({"agnet": {}}, "unknown member `agnet`"), ({"body": {"x": object()}}, "cannot be written"), ({}, "no endpoint")],
+    [({"agnet": {}}, "unknown member `agnet`"), ({"body": {"x": object()}}, "cannot be encoded"), ({}, "no endpoint")],
 )
 def test_what_is_no_question_is_a_deny_that_says_so(served: str, ask: Call, question: Any, words: str) -> None:
     assert is_failure(ask(served, "decide", question), words)
@@ -186,7 +186,7 @@ CONTRADICTION = msgspec.msgpack.encode({**ALLOWED.to_dict(), "outcome": "deny"})
 @pytest.mark.parametrize(
     ("bytes_", "words"),
     [
-        (answer(ALLOWED.to_msgpack(), media="text/html"), "no decision API"),
+        (answer(ALLOWED.to_msgpack(), media="text/html"), "not from a decision API"),
         (answer(ALLOWED.to_msgpack(), status=201), "201"),
         (answer(ALLOWED.to_msgpack(), status=302), "302"),
         (answer(b"\xc3"), "cannot be read"),
@@ -249,7 +249,7 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
         for _ in range(3):
             assert not policies.decide(OPEN).allowed
         assert len(tries) == 6
-        assert is_failure(policies.decide(OPEN), "did not answer lately")
+        assert is_failure(policies.decide(OPEN), "is not asked again yet")
         assert len(tries) == 6
         now[0] += PAUSE_SECONDS
         well[0] = True

@@ -1,5 +1,5 @@
-"""The decision log: one line for each decision, complete enough to decide it again, and for each token that was issued
-or ended. Written by the engine, and by the server that issues tokens."""
+"""The decision log: one line for each decision, complete enough to replay it, and one for each issued or revoked token.
+The engine writes it, and so does the server that issues tokens."""
 
 from policyengine.audit.fsync import Sync
 from policyengine.audit.log import DecisionLog, LogError, OnFailure

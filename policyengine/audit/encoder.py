@@ -1,7 +1,7 @@
-"""A question and its decision to one line of the log.
+"""Encodes a question and its decision as one line of the log.
 
-JSON holds most questions as they are. What it cannot hold (times and addresses as Python has them, hazards that a
-decoder found) stands beside the request, under `beyond_json`, so that whoever reads the line gets the very same facts.
+JSON represents most questions exactly. What it cannot represent (Python times and addresses, hazards that a decoder
+found) is written under `beyond_json`, so that a reader restores exactly the same facts.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
 
 LOG_VERSION = 1
-LINE_START = b'{"v":1,'  # of every line: where a torn one is followed by a whole one, the whole one is found by it
+LINE_START = b'{"v":1,'  # every line begins with it, so that a whole line after a torn one is found
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 NO_NAMES: frozenset[str] = frozenset()
-WITHHELD_MESSAGE = "not in the log: it could show a fact that was left out"
-MAX_PLAIN_BYTES = 65_536  # bytes in which no string is too long to be a value
+WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
+MAX_PLAIN_BYTES = 65_536  # at this size, no string can be too long for a value
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -47,15 +47,15 @@ def format_second(seconds: int) -> str:
 
 
 def format_moment(nanoseconds: int) -> bytes:
-    """RFC 3339 in UTC, to the microsecond: what a decision knows of the clock."""
+    """Format nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond, the precision of decisions."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     return b"%b.%06dZ" % (format_second(seconds).encode(), rest // 1000)
 
 
 def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
-    """Whether JSON holds the object as it is, and no name in it is one that secrets go by.
+    """Whether JSON represents the object exactly and no name in it is one that secrets have.
 
-    Every decision waits for this. Raises AttributeError, TypeError for names that are no strings.
+    Every decision waits for this function. Raises AttributeError, TypeError for names that are not strings.
     """
     for name, value in tree.items():
         if name in suspicious or (not name.islower() and name.lower() in suspicious):
@@ -89,7 +89,7 @@ def is_plain_value(value: object, suspicious: frozenset[str]) -> bool:
 
 
 def has_decimal_point(number: Decimal) -> bool:
-    """Whether who reads it takes it for a decimal, as it is, and not for a whole number."""
+    """Whether a reader will read the number as a decimal, not as a whole number."""
     return number.is_finite() and not str(number).lstrip("-").isdigit()
 
 
@@ -97,7 +97,7 @@ def has_decimal_point(number: Decimal) -> bool:
 
 
 def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, object]:
-    """The question in its wire shape, whatever it holds: what no rule asked about was not looked at before."""
+    """Return the question in its wire shape, even if malformed: parts that no rule reads are not validated."""
     if isinstance(question, Request):
         return to_raw_request(question)
     try:
@@ -107,7 +107,7 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
 
 
 def bound_depth(value: object, levels: int) -> object:
-    """The value as far as a request may hold it: nothing nested deeper, and no name that none may have."""
+    """Return the value without parts nested too deep, and without invalid names."""
     match value:
         case Mapping() | list() | tuple() if not levels:
             return Invalid(TOO_DEEP)
@@ -121,7 +121,7 @@ def bound_depth(value: object, levels: int) -> object:
 
 
 def to_raw_request(request: Request) -> dict[str, object]:
-    """The question that this request was, in its wire shape."""
+    """Return a request in its wire shape."""
     return {
         **without_pending(request.facts),
         **({"approvals": tuple(map(encode_approval, request.approvals))} if request.approvals else {}),
@@ -132,7 +132,7 @@ def to_raw_request(request: Request) -> dict[str, object]:
 
 
 def without_pending(facts: Mapping[str, object]) -> dict[str, object]:
-    """What is pending, a whole root or a part of one, stands under `pending`."""
+    """Remove pending facts, which are written under `pending`."""
     return {
         name: without_pending(one) if isinstance(one, Mapping) else one
         for name, one in facts.items()
@@ -162,7 +162,7 @@ def encode_options(given: Options) -> dict[str, object]:
 
 
 def to_json_value(value: object, at: tuple[str | int, ...], beyond: list[dict[str, object]]) -> object:
-    """The value as JSON holds it; what JSON cannot hold is null there and told in `beyond`."""
+    """Return the value as JSON; a value that JSON cannot represent becomes null and is added to `beyond`."""
     match value:
         case Mapping():
             return {str(name): to_json_value(one, (*at, str(name)), beyond) for name, one in value.items()}
@@ -202,14 +202,14 @@ def encode_special_value(value: object) -> tuple[str, object]:
 
 
 class LogLineEncoder:
-    """Writes the lines of one log."""
+    """The encoder of the lines of one log."""
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
         self._suspicious = redaction.suspicious
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
-        """The members of a line from `request` on, and whether messages could show what was left out of it."""
+        """Return the members of a line from `request` on, and whether messages could reveal a redacted fact."""
         if type(question) is dict and (plainly := self._plainly(question)) is not None:
             return plainly
         tree, redacted = self._redaction.applied(to_raw_question(question))
@@ -218,7 +218,7 @@ class LogLineEncoder:
         return encode_members(b'"request":' + written, redacted, beyond), any(one.tellable for one in redacted)
 
     def _plainly(self, question: dict[str, object]) -> tuple[bytes, bool] | None:
-        """None for a question that must be read with care to be written down."""
+        """Encode an ordinary question on the fast path, or return None."""
         redacted: list[RedactedFact] = []
         try:
             if not is_plain_object(question, self._suspicious):
@@ -233,7 +233,7 @@ class LogLineEncoder:
         return encode_members(b'"request":' + written, redacted, ()), any(one.tellable for one in redacted)
 
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
-        """One decision; `state` are members with a comma behind each."""
+        """Return the line of a decision; `state` is members with a comma after each."""
         question, tells = asked
         line = b"".join(
             (
@@ -254,7 +254,7 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: TokenEventKind, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """What became of a token; `told` has facts under the names of questions, which are left out as there."""
+        """Return the line of a token event. `told` has facts under the names of questions, redacted like them."""
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)
         beyond: list[dict[str, object]] = []
@@ -265,18 +265,18 @@ class LogLineEncoder:
         )
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
-        """The member that tells what happened before; nothing where nothing was asked."""
+        """Return the member with the histories that the decision used; empty if it used none."""
         found = told_past(asked, facts, self._redaction)
         return b'"history":' + encode(found) + b"," if found else b""
 
     def directory(self, rows: Iterable[EntityData], digest: Callable[[bytes], str]) -> tuple[str, bytes]:
-        """The line that holds the rows that decisions were made by, under the name that these give."""
+        """Return the name and the line of the entity rows that decisions use; the name is their digest."""
         rest = self._rows(rows)
         name = digest(rest)
         return name, escape_unprintable(LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n")
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
-        """The member that tells which rows a decision asked for, and of which it was told nothing."""
+        """Return the member with the rows that a decision looked up, including missing and unanswered ones."""
         rest = self._rows(one for one in found.values() if isinstance(one, EntityData))
         unanswered = [[ref.type, ref.id] for ref, one in found.items() if isinstance(one, UnknownRow)]
         none = [[ref.type, ref.id] for ref, one in found.items() if one is None]
@@ -291,7 +291,7 @@ class LogLineEncoder:
 
 
 def escape_unprintable(line: bytes) -> bytes:
-    """The same line for whoever shows it: no control, no mark that turns letters around, no other end of a line."""
+    """Escape control characters, bidirectional marks and line separators, so that the line is safe to display."""
     if line.isascii() and b"\x7f" not in line:
         return line
     text = line.decode()
@@ -299,7 +299,7 @@ def escape_unprintable(line: bytes) -> bytes:
 
 
 def withhold_messages(decision: bytes) -> bytes:
-    """The decision without the messages of rules, which may show what was left out of its request."""
+    """Remove the messages of rules, which could reveal redacted facts."""
     tree = msgspec.json.decode(decision)
     for entry in (*tree["reasons"], *tree["obligations"]):
         if entry.get("rule") is not None and entry.get("message") is not None:
@@ -308,7 +308,7 @@ def withhold_messages(decision: bytes) -> bytes:
 
 
 def encode_members(first: bytes, redacted: Sequence[RedactedFact], beyond: Sequence[dict[str, object]]) -> bytes:
-    """The rest of a line: mostly there is nothing else to say."""
+    """Return the rest of a line, in most cases only `first`."""
     if not redacted and not beyond:
         return first
     parts = [first]

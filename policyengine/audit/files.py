@@ -1,4 +1,4 @@
-"""The files of one log: the one that is written to, and those that were set aside, by us or by logrotate."""
+"""The files of one log: the current one, and those rotated by this program or by logrotate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policyengine.bounded_files import ByteStream, begins_with
 
 Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some shippers begin a file or a line with it
-PIECE_BYTES = 2**20  # bytes of a line that are read at once
-MAX_LINE_BYTES = 2**29  # bytes: that of a directory holds all its rows
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add it to a file or a line
+PIECE_BYTES = 2**20  # of a line that are read in one call
+MAX_LINE_BYTES = 2**29  # a line of a large entity store is long
 
 
 def log_files(path: Path) -> list[Path]:
-    """Oldest first. A file that was set aside can be named by itself. Raises OSError where there is none at all."""
+    """Return the files, oldest first. A rotated file can be named itself. Raises OSError if there is no file."""
     ours = rf"\.{TIMESTAMP_PATTERN}"
     logrotates = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
     named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{logrotates})(?:\.gz)?")
@@ -35,18 +35,18 @@ def log_files(path: Path) -> list[Path]:
 
 
 def without_duplicates(files: list[Path]) -> list[Path]:
-    """A file that is being compressed may be there twice for a moment."""
+    """Drop the compressed copy of a file that is being compressed."""
     names = {one.name for one in files}
     return [one for one in files if not (one.suffix == ".gz" and one.name.removesuffix(".gz") in names)]
 
 
 def read_lines(path: Path, tell: Report) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers. Raises OSError where the file cannot be read at all."""
+    """Yield lines with their numbers. Raises OSError if the file cannot be read at all."""
     with open_log_file(path) as file:
         try:
             yield from bounded_lines(file, path, tell)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            tell(f"{path}: the rest of this file is left out: {error}")
+            tell(f"{path}: skipped the rest of this file: {error}")
 
 
 def open_log_file(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -54,19 +54,19 @@ def open_log_file(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def bounded_lines(file: ByteStream, path: Path, tell: Report) -> Iterator[tuple[int, bytes]]:
-    """None longer than is good: what is no JSON is not even put together."""
+    """Yield lines up to the length limit; long lines that do not begin like JSON are not read into memory."""
     number = 0
     while line := file.readline(PIECE_BYTES):
         number += 1
         whole = read_rest_of_line(file, line) if len(line) == PIECE_BYTES and not line.endswith(b"\n") else line
         if whole is None:
-            tell(f"{path}:{number}: this line is left out: it is longer than any of a log")
+            tell(f"{path}:{number}: skipped this line: it is too long for a log")
         elif whole.strip():
             yield number, whole.removeprefix(BYTE_ORDER_MARK)
 
 
 def read_rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
-    """The whole line; None where it is too long, or begins as no record does."""
+    """Return the whole line, or None if it is too long or does not begin like a record."""
     pieces, size, fits = [begun], len(begun), begun.startswith(b"{")
     while not pieces[-1].endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
         size += len(piece)

@@ -1,4 +1,4 @@
-"""When what was written is forced to the disk, so that it is still there when the machine loses power."""
+"""When log lines are forced to disk (fsync), so that they survive a power failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ FSYNC_INTERVAL_SECONDS = 1.0  # seconds
 
 
 class Sync(StrEnum):
-    """NEVER: when the system does, mostly within half a minute; SECOND: each second; ALWAYS: before it is answered."""
+    """When to force lines to disk. NEVER: when the system does, usually within 30 seconds; SECOND: every second;
+    ALWAYS: before each answer."""
 
     NEVER = "never"
     SECOND = "second"
@@ -18,18 +19,18 @@ class Sync(StrEnum):
 
 
 class FileSyncer:
-    """What one process does about it. What cannot be forced to the disk is as if it was not written."""
+    """The part of one process that forces lines to disk. A line that cannot be forced counts as not written."""
 
     def __init__(self, sync: Sync, every: float) -> None:
         self.sync, self._every = sync, every
-        self._process = 0  # whose thread it is
+        self._process = 0  # that the thread belongs to
         self._dirty, self._file, self._failed = Event(), -1, None
 
     _failed: OSError | None
 
     def wrote(self, file: int, *, at_once: bool = False) -> None:
-        """Raises OSError: also for what was written in the second before. `at_once` starts no thread: a process that
-        has one cannot be forked into workers."""
+        """Note a write, and force it as configured. Raises OSError, also for a failure in the last second. `at_once`
+        forces it in this thread: a process with a thread cannot be forked into workers."""
         if self.sync is Sync.ALWAYS or (at_once and self.sync is Sync.SECOND):
             os.fdatasync(file)
         elif self.sync is Sync.SECOND:
@@ -42,7 +43,7 @@ class FileSyncer:
                 raise self._failed
 
     def leaving(self, file: int) -> None:
-        """Before another file takes its place. Raises OSError."""
+        """Force the old file before another one replaces it. Raises OSError."""
         if self.sync is not Sync.NEVER:
             os.fdatasync(file)
 

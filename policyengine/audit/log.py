@@ -1,5 +1,4 @@
-"""The file that decisions and what became of tokens are written to: append-only, one write for each line, so that
-processes may share it."""
+"""The decision log file: append-only, one write for each line, so that processes may share it."""
 
 from __future__ import annotations
 
@@ -33,20 +32,20 @@ from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
-CHECK_INTERVAL_SECONDS = 1.0  # seconds between two looks whether the file was moved away
+CHECK_INTERVAL_SECONDS = 1.0  # between checks whether the file was moved
 OWNER_ONLY = 0o600
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class OnFailure(StrEnum):
-    """What a decision comes to that cannot be written down."""
+    """The answer to a decision that cannot be logged."""
 
     DENY = "deny"
     CONTINUE = "continue"
 
 
 class LogError(Exception):
-    """A log cannot be used: what is wrong, and what to do."""
+    """A log cannot be used; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -54,12 +53,11 @@ class LogError(Exception):
 
 
 class DecisionLog:
-    """Appends to a file that only its owner may read. Threads and forked processes may share it.
+    """A log in a file that only its owner may read. Threads and forked processes may share it.
 
-    `redact` names facts (`body.card`, `args.**.token`) that are left out like those whose names are always secret.
-    `failures` counts the lines that could not be written. A file that was moved away is opened anew within a
-    second, or by `reopen`; `rotation` says when it is set aside from here, `sync` when lines are forced to the disk.
-    Raises LogError.
+    `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
+    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` says
+    when to rotate it, `sync` when to force lines to disk. Raises LogError.
     """
 
     def __init__(
@@ -74,15 +72,15 @@ class DecisionLog:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
         self.rotation, self._syncing = rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS)
-        self._room = inf if rotation.size is None else float(rotation.size)  # bytes until it is worth a look
+        self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
         self._later = 0.0
         self.failures = 0
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
-            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by what guards leave out: as many as they say
+            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by redacted facts of guards, a bounded number
         except ValueError as error:
-            raise LogError(str(error), 'write it as policies do: `body.card`, `request.headers["x-id"]`') from None
+            raise LogError(str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`') from None
         self._directories: dict[str, bytes] = {}
         self._guard = Lock()
         self._due = self._looked()
@@ -95,59 +93,59 @@ class DecisionLog:
             raise LogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """Close the file; nothing may be written afterwards."""
         os.close(self._file)
 
     @property
     def redaction(self) -> Redaction:
-        """What it leaves out beside the names that are always secret."""
+        """The redacted facts, in addition to those with secret names."""
         return self._redaction
 
     @property
     def others_may_read(self) -> bool:
-        """Whether the file was there, with a mode that lets more than its owner read."""
+        """Whether the file existed with a mode that permits others to read it."""
         return bool(os.fstat(self._file).st_mode & 0o077)
 
     def flush(self) -> None:
-        """Waits until what was written is on the disk, as far as that can be known."""
+        """Wait until written lines are on disk, if the system can say so."""
         with suppress(OSError):
             os.fsync(self._file)
 
     def reopen(self) -> None:
-        """Before the next line: the file was moved away."""
+        """Reopen the file before the next line, because it was moved."""
         self._due = 0.0
 
     def directory(self, rows: Iterable[EntityData]) -> bytes:
-        """Write down the rows that decisions will be made by; what the lines of those say. Raises LogError."""
+        """Write the entity rows that decisions will use, and return the member that refers to them. Raises LogError."""
         name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
         if name not in self._directories:
             if not self._holds(line) and not self._append(line, at_once=True):
-                raise LogError(f"`{self.path}`: the directory could not be written", "is there room on the disk?")
+                raise LogError(f"`{self.path}`: the entities could not be written", "check that the disk has space")
             last = list(self._directories.items())[-1:]
-            self._directories = {**dict(last), name: line}  # some may still decide by the one before
+            self._directories = {**dict(last), name: line}  # decisions in progress may use the previous one
         return b'"directory":' + encode(name) + b","
 
     def _holds(self, line: bytes) -> bool:
-        """Whether it is in the file: at its beginning, or near its end, where who started this process put it."""
+        """Whether the file already has the line: at its beginning, or near its end if the parent process wrote it."""
         if os.pread(self._file, len(line), 0) == line:
             return True
         size = os.fstat(self._file).st_size
         return line in os.pread(self._file, len(line) + MAX_COUNTED_BYTES, max(0, size - len(line) - MAX_COUNTED_BYTES))
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
-        """What a line says of the histories that a decision rested on."""
+        """Return the member with the histories that a decision used."""
         return self._writer.past(asked, facts)
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
-        """What a line says of the rows that a decision asked a database for."""
+        """Return the member with the rows that a decision looked up."""
         return self._writer.looked_up(found, types)
 
     def keep(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request
     ) -> bool:
-        """Whether the decision may be given: it is on record, or the operator lets it pass all the same.
+        """Write a decision. Return whether it may be answered: it was written, or `on_failure` permits to continue.
 
-        `moment` is the clock it was decided by, in nanoseconds.
+        `moment` is the time of the decision in nanoseconds.
         """
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
@@ -158,26 +156,26 @@ class DecisionLog:
         return self._append(line) or self.lets_pass
 
     def note(self, what: TokenEventKind, told: Mapping[str, object], now: int) -> bool:
-        """Whether it is on record what became of a token. `now` in seconds since 1970."""
+        """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
         try:
             line = self._writer.event(what, told, now * 1_000_000_000, trace_member())
         except Exception:
-            self._not_put("what became of a token")
+            self._not_put("a token event")
             return False
         return self._append(line)
 
     @property
     def lets_pass(self) -> bool:
-        """Whether what cannot be written is given all the same."""
+        """Whether decisions that cannot be written are answered anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
     def _not_put(self, what: str) -> None:
-        _LOG.exception("%s could not be written down", what, extra={"event": "log_fails"})
+        _LOG.exception("%s could not be logged", what, extra={"event": "log_fails"})
         with self._guard:
             self.failures += 1
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
-        """What the policy has the gateway leave out, the log leaves out, too."""
+        """Return the encoder that also redacts what the policy's `redact` obligations name."""
         facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
         if not facts:
             return self._writer
@@ -212,19 +210,19 @@ class DecisionLog:
         return monotonic() + CHECK_INTERVAL_SECONDS
 
     def _look(self) -> None:
-        """Whether the file is still there, and not due to be set aside; else a new one is opened in its place."""
+        """Reopen the file if it was moved, and rotate it if that is due."""
         with self._guard:
             if monotonic() < self._due:
                 return
             self._due = self._looked()
             if self._is_in_place() and not (self.rotation.wanted and self._set_aside()):
                 room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
-                self._room = room if room > 0 else inf  # it cannot be set aside now
+                self._room = room if room > 0 else inf  # rotation is not possible now
                 return
             self._open_anew()
 
     def _open_anew(self) -> None:
-        """It begins with the directories. Raises OSError."""
+        """Open a new file, which begins with the entity rows. Raises OSError."""
         self._syncing.leaving(self._file)
         try:
             opened = open_log(self.path)
@@ -232,7 +230,7 @@ class DecisionLog:
             raise OSError(errno.EINVAL, error.message) from None
         try:
             write_beginning(opened, b"".join(self._directories.values()))
-            os.dup2(opened, self._file, inheritable=False)  # at once: no thread ever writes to a closed file
+            os.dup2(opened, self._file, inheritable=False)  # atomic: no thread writes to a closed file
             self._place, self._ends_torn = file_identity(self._file), False
             self._size = os.fstat(self._file).st_size
             self._room = inf if self.rotation.size is None else float(max(1, self.rotation.size - self._size))
@@ -240,7 +238,7 @@ class DecisionLog:
             os.close(opened)
 
     def _set_aside(self) -> bool:
-        """Whether it was, by this process or by another that was quicker. Where it cannot be, it is written on."""
+        """Rotate the file. Return whether this or another process did; otherwise writing continues in the same file."""
         if not self._is_due() or monotonic() < self._later:
             return False
         try:
@@ -252,7 +250,7 @@ class DecisionLog:
         except OSError as error:
             self._later = monotonic() + LATER
             _LOG.error(
-                "the decision log `%s` cannot be set aside, and grows: %s", self.path, error.strerror,
+                "the decision log `%s` cannot be rotated, and grows: %s", self.path, error.strerror,
                 extra={"event": "log_rotation"},
             )  # fmt: skip
             return False
@@ -260,12 +258,12 @@ class DecisionLog:
         return True
 
     def _is_due(self) -> bool:
-        """Never of a file that holds nothing but directories."""
+        """Whether rotation is due; never if the file has only entity rows."""
         found = os.fstat(self._file)
         return found.st_size > sum(map(len, self._directories.values())) and self.rotation.due(found, time())
 
     def _is_in_place(self) -> bool:
-        """Whether the file is the one that the path names, and was not emptied."""
+        """Whether the path still names the open file, and it was not truncated."""
         with suppress(FileNotFoundError):
             before, self._size = self._size, os.fstat(self._file).st_size
             return file_identity(self.path) == self._place and self._size >= before
@@ -287,42 +285,42 @@ class DecisionLog:
             told, self._failing, self._ends_torn = self._failing, False, False
         if told:
             _LOG.warning(
-                "the decision log `%s` is written again, after %d failures", self.path, self.failures,
+                "the decision log `%s` is written again after %d failures", self.path, self.failures,
                 extra={"event": "log_written", "failures": self.failures},
             )  # fmt: skip
 
 
 def trace_member() -> bytes:
-    """The member that tells to which trace a line belongs; nothing where it belongs to none."""
+    """Return the member with the current trace; empty if there is none."""
     trace = current_trace()
     return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()
 
 
 def open_log(path: Path) -> int:
-    """Raises OSError, LogError for what is no file."""
+    """Open the file. Raises OSError, and LogError if it is not a regular file."""
     try:
         opened = open_trusted(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, OWNER_ONLY)
     except UntrustedPathError as error:
         raise LogError(error.message, error.hint) from None
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise LogError(f"`{path}` is no file", "lines of several processes stay whole in files only")
+        raise LogError(f"`{path}` is not a file", "only in a file do lines of several processes stay whole")
     return opened
 
 
 def file_identity(file: Path | int) -> tuple[int, int]:
-    """Which file that is, whatever it is called."""
+    """Return device and inode, which identify the file under any name."""
     found = os.stat(file)
     return found.st_dev, found.st_ino
 
 
 def write_beginning(file: int, lines: bytes) -> None:
-    """What a new file begins with; another process may have been first. Raises OSError."""
+    """Write the first lines of a new file, unless another process did. Raises OSError."""
     if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
         raise NO_ROOM
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line has its end: a process that was killed may have left half of one."""
+    """Whether the last line is complete: a killed process may have left part of one."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

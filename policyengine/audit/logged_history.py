@@ -1,7 +1,7 @@
-"""What a decision rested on of what happened before, as a line of the log holds it: the events that may have counted.
+"""Encodes the histories that a decision used, as members of a log line: the events that may have counted.
 
-A history is written under the name of its watch alone: whose it is, the request says. What its condition surely passes
-over is left out, so that a line holds what mattered to it and no more.
+A history is identified by its watch only, as the request contains the rest. Events that its condition certainly ignores
+are left out, so that a line contains only relevant ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from policyengine.spec.kleene import describe
 from policyengine.spec.required_history import event_patterns
 from policyengine.typesystem import EntityRef
 
-MAX_EVENTS = 1_000  # events of one history on a line
+MAX_EVENTS = 1_000  # of one history in a line
 
 
 class LoggedHistory(NamedTuple):
-    """A history as it was looked at. `events` is None where there were too many to be written down."""
+    """A history as the decision read it. `events` is None if there were too many to write."""
 
     events: Sequence[PastEvent] | None
     complete_after: int
@@ -44,7 +44,7 @@ class LoggedHistory(NamedTuple):
 def encode_histories(
     asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts, redaction: Redaction
 ) -> list[dict[str, Any]]:
-    """The histories that the conditions look at, without their secrets."""
+    """Return the histories that the conditions read, redacted."""
     found: list[dict[str, Any]] = []
     for event, span in longest_spans(asked):
         key = history_key(event, facts, evaluate)
@@ -59,7 +59,7 @@ def encode_histories(
 
 
 def longest_spans(asked: Iterable[k.HistoryCondition | k.Aggregate]) -> Iterator[tuple[k.EventPattern, timedelta]]:
-    """Each event once, and how far back anybody looks for it."""
+    """Yield each event once, with the longest span that a condition reads."""
     spans: dict[str, tuple[k.EventPattern, timedelta]] = {}
     for node in asked:
         for event in event_patterns(node):
@@ -76,7 +76,7 @@ def select_events(history: History, event: k.EventPattern, span: timedelta, fact
 
 
 def rests_on_approvals(event: k.EventPattern) -> bool:
-    """Which approvals count is known in a guard only."""
+    """Whether the event depends on approvals, which only a guard can resolve."""
     read = k.walk(event.where) if event.where is not None else ()
     return any(isinstance(one, k.Fact) and one.path[0] == "approval" for one in read)
 
@@ -113,7 +113,7 @@ def encode_raw_values(values: tuple[Any, ...]) -> msgspec.Raw:
 
 
 def decode_histories(tree: Iterable[Mapping[str, Any]]) -> dict[str, LoggedHistory]:
-    """By watch. Raises LookupError, TypeError, ValueError."""
+    """Return the histories by watch. Raises LookupError, TypeError, ValueError."""
     return {
         one["watch"]: LoggedHistory(
             None if one["events"] is None else [decode_event(event) for event in one["events"]],
@@ -137,7 +137,7 @@ def decode_event(one: Mapping[str, Any]) -> PastEvent:
 
 
 class LoggedHistories(dict[WindowKey, History]):
-    """The histories of a record for one policy. `lacking` tells whether it asked for one that is not there."""
+    """The histories of a record for one policy. `lacking`: whether the policy read one that the record lacks."""
 
     def __init__(self, recorded: Mapping[str, LoggedHistory], facts: Facts) -> None:
         self.recorded, self.lacking = recorded, False

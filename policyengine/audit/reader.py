@@ -1,4 +1,4 @@
-"""Lines of a log to records: what was asked, in which world, and what was said to it; and what became of tokens."""
+"""Reads a log: decisions with the question and the world they were made in, and token events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policyengine.typesystem import EntityRef
 DIRECTORY_LINE_START = LINE_START + b'"directory":'
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
-PARTS: dict[str, tuple[str, ...]] = {  # of a decision, with the texts that each has
+PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the texts that each must have
     "reasons": ("outcome", "gate", "message"),
     "remedies": ("kind",),
     "obligations": ("kind",),
@@ -40,13 +40,11 @@ PARTS: dict[str, tuple[str, ...]] = {  # of a decision, with the texts that each
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """One decision. `decision` is what was answered, as `/decide` gives it; `request` the question in its wire shape.
-
-    `time` is the clock it was decided by; `spent` the approvals that an earlier allow had used, `spends` those that
-    this one used. `directory` are the rows it was decided by; None where the log does not hold them. `history` is what
-    happened before, by watch: all that may have counted. `observed`: it was let through all the same, as somebody
-    observed. `trace` is what the answer said of its trace. `line` is counted from the beginning of the log, through all
-    its files; `file` is the one it stands in.
+    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` the question in its wire shape.
+    `time` is the clock of the decision; `spent` the approvals that an earlier allow had used, `spends` those that this
+    one used. `directory` has the entity rows that it used; None if the log does not contain them. `history` is the past
+    by watch: all events that may have counted. `observed`: it was allowed anyway, in observe mode. `trace` is the trace
+    of the answer. `line` counts from the beginning of the log, through all its files; `file` is the one with the line.
     """
 
     line: int
@@ -81,25 +79,25 @@ class DecisionRecord:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the credential that it was decided by: the token that was issued has the same one."""
+        """The fingerprint of the credential; the event of its issue has the same one."""
         return get_fingerprint(self.request)
 
     @cached_property
     def question(self) -> Request:
-        """The request as the decision read it."""
+        """The request as the decision parsed it."""
         return Request.from_mapping(self.request)
 
 
-LogEntry: TypeAlias = DecisionRecord | TokenEvent  # what a line tells that happened
+LogEntry: TypeAlias = DecisionRecord | TokenEvent  # a line about an event
 
 
 class LogRecordError(Exception):
-    """A line tells of nothing that happened: why."""
+    """A line is not a valid record; the message says why."""
 
 
 def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[LogEntry]:
-    """All that a log tells, decisions and what became of tokens, in the order of its files (those that were set aside,
-    too) and their lines. `tell` hears about lines that hold neither.
+    """Yield decisions and token events, in the order of the files (rotated ones included) and their lines. `tell`
+    receives a message for each line that is neither.
 
     Raises OSError when a file cannot be read.
     """
@@ -109,12 +107,13 @@ def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[
 
 
 def read_records(path: Path | str, tell: Report = lambda message: None) -> Iterator[DecisionRecord]:
-    """The decisions alone, as `read_log` reads them. Raises OSError when a file cannot be read."""
+    """Yield only the decisions, as `read_log` reads them. Raises OSError when a file cannot be read."""
     return (one for one in read_log(path, tell) if isinstance(one, DecisionRecord))
 
 
 def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
-    """Those of one file, which can be read alone; how many lines it has. So many lines were in files before it."""
+    """Yield the entries of one file, which can be read alone, and return its number of lines. `before` is the number of
+    lines in earlier files."""
     directories, number = dict(read_directories(path, tell)), 0
     for number, line in read_lines(path, tell):
         if is_directory(line):
@@ -139,11 +138,11 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
                 EntityStore(read_entity_rows(tuple(decode.clean(row) for row in rows), "entities")),
             )
         except (LogRecordError, RequestError, decode.DecodeError, LookupError, TypeError, ValueError) as error:
-            tell(f"{path}:{number}: the directory on this line cannot be read: {error}")
+            tell(f"{path}:{number}: cannot read the entities on this line: {error}")
 
 
 def is_directory(line: bytes) -> bool:
-    """Whether a line holds rows that decisions were made by, also where a shipper wrote its JSON anew."""
+    """Whether a line has entity rows, also if a log shipper reformatted its JSON."""
     if line.startswith(LINE_START):
         return line.startswith(DIRECTORY_LINE_START)
     if b'"entities"' not in line:
@@ -166,44 +165,44 @@ def is_log_line(line: bytes) -> bool:
 def salvage_entry(
     number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
 ) -> Iterator[LogEntry]:
-    """Behind half a line, which a process left that was killed, another process may have written a whole one."""
+    """Yield the whole line that a process wrote after a torn one of a killed process."""
     half, begins, rest = line.rpartition(LINE_START)
     if not line.endswith(b"\n"):
-        tell(f"{path}:{number}: the last line was cut off: it is left out")
+        tell(f"{path}:{number}: skipped the last line: it was cut off")
         return
     if half and not rest.startswith(DIRECTORY_LINE_START.removeprefix(LINE_START)):
         try:
             yield parse_entry(number, begins + rest, directories)
-            tell(f"{path}:{number}: a line was cut off before this one: it is left out")
+            tell(f"{path}:{number}: skipped the line before this one: it was cut off")
             return
         except LogRecordError:
             pass
-    tell(f"{path}:{number}: this line is left out: {problem}")
+    tell(f"{path}:{number}: skipped this line: {problem}")
 
 
 def parse_entry(number: int, line: bytes, directories: Mapping[str, EntityStore]) -> LogEntry:
-    """Raises LogRecordError."""
+    """Parse a decision or token event. Raises LogRecordError."""
     tree = parse_line(line)
     what = next((one for one in TokenEventKind if one in tree), None)
     return parse_decision_record(number, tree, directories) if what is None else parse_token_event(number, tree, what)
 
 
 def parse_token_event(number: int, tree: Mapping[str, Any], what: TokenEventKind) -> TokenEvent:
-    """Raises LogRecordError."""
+    """Parse a token event. Raises LogRecordError."""
     try:
         told = restore_special_values(tree[what], tree.get("beyond_json", ()))
         if not isinstance(told, dict):
-            raise LogRecordError(f"its `{what}` is no object")
+            raise LogRecordError(f"its `{what}` is not an object")
         return TokenEvent(number, parse_record_time(tree), what, told, parse_redacted_facts(tree), parse_trace(tree))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise LogRecordError(f"it does not say what became of a token ({error})") from None
+        raise LogRecordError(f"it is not a valid token event ({error})") from None
 
 
 def parse_record_time(tree: Mapping[str, Any]) -> datetime:
-    """Raises LogRecordError, LookupError."""
+    """Parse the time of a line. Raises LogRecordError, LookupError."""
     found = coerce_time(tree["time"], "time")
     if not isinstance(found, datetime):
-        raise LogRecordError("its time is none")
+        raise LogRecordError("its time is malformed")
     return found
 
 
@@ -218,7 +217,7 @@ def parse_trace(tree: Mapping[str, Any]) -> str | None:
 def parse_decision_record(
     number: int, tree: Mapping[str, Any], directories: Mapping[str, EntityStore]
 ) -> DecisionRecord:
-    """Raises LogRecordError."""
+    """Parse a decision. Raises LogRecordError."""
     try:
         digest = tree.get("directory")
         found = DecisionRecord(
@@ -249,28 +248,28 @@ def parse_decision_record(
         RequestError,
         decode.DecodeError,
     ) as error:
-        raise LogRecordError(f"it is no record of a decision ({error})") from None
+        raise LogRecordError(f"it is not a valid record of a decision ({error})") from None
 
 
 def check_shape(record: DecisionRecord) -> None:
-    """Raises LogRecordError where a member that is looked into later is of another type."""
+    """Check the types of members that are read later. Raises LogRecordError."""
     if not isinstance(record.request, dict):
-        raise LogRecordError("its `request` is no object")
+        raise LogRecordError("its `request` is not an object")
     if not isinstance(record.decision.get("principal"), dict | None):
-        raise LogRecordError("its `principal` is no object")
+        raise LogRecordError("its `principal` is not an object")
     for name, needed in PARTS.items():
         several = record.decision.get(name, ())
         if not isinstance(several, list | tuple) or not all(isinstance(one, dict) for one in several):
-            raise LogRecordError(f"its `{name}` is no list of objects")
+            raise LogRecordError(f"its `{name}` is not a list of objects")
         texts = [(one.get(word), word) for one in several for word in needed]
         texts += [(one[word], word) for one in several for word in OPTIONAL_TEXTS if one.get(word) is not None]
         texts += [(text, "arguments") for one in several for text in one.get("arguments", ())]
         if wrong := next((word for text, word in texts if not isinstance(text, str)), None):
-            raise LogRecordError(f"a `{wrong}` of its `{name}` is no text")
+            raise LogRecordError(f"a `{wrong}` of its `{name}` is not a text")
 
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
-    """The directory as a decision saw it that looked up rows: of others of these types it knew nothing. Raises
+    """Return the entity store as a decision saw it that looked up rows: other rows of these types are unknown. Raises
     LookupError, TypeError, ValueError, RequestError."""
     if looked_up is None or directory is None:
         return directory
@@ -284,17 +283,17 @@ def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Raises LogRecordError."""
+    """Parse the JSON of a line and check its version. Raises LogRecordError."""
     try:
         tree = decode.json_tree(line)
     except decode.DecodeError as error:
         raise LogRecordError(str(error)) from None
     if not isinstance(tree, dict) or "v" not in tree:
-        raise LogRecordError("it is no line of a decision log")
+        raise LogRecordError("it is not a line of a decision log")
     if type(tree["v"]) is not int and tree["v"] != LOG_VERSION:
-        raise LogRecordError("its version `v` is no whole number")
+        raise LogRecordError("its version `v` is not a whole number")
     if tree["v"] != LOG_VERSION:
-        raise LogRecordError(f"it is of version {tree['v']}, and this program knows {LOG_VERSION}")
+        raise LogRecordError(f"it has version {tree['v']}, but this program supports {LOG_VERSION}")
     return tree
 
 
@@ -302,7 +301,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def restore_special_values(tree: Any, beyond: Any) -> Any:
-    """The tree with every value where it was. Raises LookupError, TypeError, ValueError."""
+    """Put the special values back in place. Raises LookupError, TypeError, ValueError."""
     for item in beyond:
         *path, last = item["at"]
         place = tree
@@ -328,7 +327,7 @@ def decode_special_value(kind: str, written: Any) -> object:
             return EntityRef(*written)
         case "invalid":
             return Invalid(str(written))
-        case "no_value":  # one thing stood there, and this is its digest
+        case "no_value":  # an invalid value with its digest
             return Invalid(*map(str, written))
         case _:
-            raise ValueError(f"`{kind}` is no kind of value")
+            raise ValueError(f"`{kind}` is not a kind of value")

@@ -1,4 +1,4 @@
-"""What no log may hold: values under names that secrets go by, each replaced by its fingerprint."""
+"""Redaction: replaces values under secret names by fingerprints, so that no log contains them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ access_token api_key apikey assertion auth_token authorization client_assertion 
 id_token passphrase passwd password private_key refresh_token secret session_token token x_amz_security_token
 x_auth_token x_csrf_token
 """
-# In lower case, as headers and as members of a body are spelled.
+# In lower case, as header names and as names in a body.
 SECRET_NAMES: Final = SECRET_HEADERS | {
     name for word in _WORDS.split() for name in (word, word.replace("_", "-"), word.replace("_", ""))
 }
@@ -28,14 +28,14 @@ ENDPOINT_PATHS = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
-ANY_MEMBER, ANY_PATH = "*", "**"  # one step of a path, and any number of them
+ANY_MEMBER, ANY_PATH = "*", "**"  # one step of a path, or any number of steps
 
 
 @dataclass(frozen=True, slots=True)
 class RedactedFact:
-    """A fact that was left out. Equal fingerprints of one run of the server are of equal values.
+    """A redacted fact. Within one run of the server, equal fingerprints mean equal values.
 
-    `tellable`: a message of a rule could show it. No message shows secret headers.
+    `tellable`: whether a rule's message could reveal it. Messages never contain secret headers.
     """
 
     fact: str
@@ -45,10 +45,8 @@ class RedactedFact:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """`paths` are facts that an operator names beside the names that are always secret, `patterns` those with a star.
-
-    Fingerprints are keyed by chance that no file holds: nobody can try values against them.
-    """
+    """The facts to redact: `paths` in addition to those with secret names, and `patterns`, which have a star.
+    Fingerprints use a random key that is never stored, so that values cannot be guessed from them."""
 
     paths: frozenset[Path] = frozenset()
     patterns: tuple[Path, ...] = ()
@@ -56,28 +54,28 @@ class Redaction:
 
     @classmethod
     def of(cls, facts: Iterable[str]) -> Redaction:
-        """By names as policies write them: `body.card`, `request.headers["x-id"]`; a star stands for any member or
-        place in a list, and two for any number of them: `args.**.token`. Raises ValueError."""
+        """Parse facts as policies write them: `body.card`, `request.headers["x-id"]`; one star matches any member or
+        index, two match any number of them: `args.**.token`. Raises ValueError."""
         paths = list(map(parse_fact_path, facts))
         patterns = tuple(path for path in paths if not {ANY_MEMBER, ANY_PATH}.isdisjoint(path))
         return cls(frozenset(paths).difference(patterns), patterns)
 
     def also(self, facts: Iterable[str]) -> Redaction:
-        """These facts, too."""
+        """Return a copy that redacts these facts, too."""
         return replace(self, paths=self.paths.union(map(parse_fact_path, facts)))
 
     @property
     def suspicious(self) -> frozenset[str]:
-        """Names in lower case under which something may have to be left out."""
+        """Names, in lower case, whose values may have to be redacted."""
         return SECRET_NAMES | {path[-1].lower() for path in (*self.paths, *self.patterns)}
 
     def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[RedactedFact]]:
-        """The tree without its secrets, and what they were."""
+        """Return the tree without its secrets, and the redacted facts."""
         found: list[RedactedFact] = []
         return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
 
     def value(self, value: object, path: Path) -> Any:
-        """One value, without its secrets."""
+        """Return one value without its secrets."""
         return self._without(value, path, [])
 
     def _without(self, value: object, path: Path, found: list[RedactedFact]) -> object:
@@ -95,7 +93,8 @@ class Redaction:
                 return value
 
     def hides(self, path: Path) -> bool:
-        """Roots and their own members (`task.id`) are no secrets; what callers name may be."""
+        """Whether the value at a path is redacted. Members that the format defines (`task.id`) are not secrets; names
+        that callers choose may be."""
         named = (*path[:2], path[2].lower(), *path[3:]) if path[:2] == ("request", "headers") and path[2:] else path
         if path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths:
             return True
@@ -115,20 +114,20 @@ def matches_pattern(path: Path, pattern: Path) -> bool:
 
 
 def parse_fact_path(fact: str) -> Path:
-    """Raises ValueError with what is wrong."""
+    """Parse a fact. Raises ValueError with a message for the user."""
     if not NAMED_FACT.fullmatch(fact):
-        raise ValueError(f"`{fact}` is no name of a fact")
+        raise ValueError(f"`{fact}` is not the name of a fact")
     path = tuple(STEP.findall(fact))
     if path[0] not in FACT_ROOT_NAMES:
-        raise ValueError(f"`{fact}`: there is no fact `{path[0]}`")
+        raise ValueError(f"`{fact}`: the fact `{path[0]}` does not exist")
     if path[0] not in CALLER_ROOTS or path[:2] in ENDPOINT_PATHS:
-        raise ValueError(f"`{fact}` is no fact of the request that can be left out: a record says who asked for what")
+        raise ValueError(f"`{fact}` cannot be redacted: a record must identify the caller and the endpoint")
     if path[-1] in (ANY_MEMBER, ANY_PATH):
-        raise ValueError(f"`{fact}` ends with a star: name what holds it, and all of that is left out")
+        raise ValueError(f"`{fact}` ends with a star: name the fact that contains it, to redact all of it")
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 
 def format_fact_path(path: Path) -> str:
-    """`request.headers["x-id"]`: the fact as policies write it."""
+    """Return the fact as policies write it: `request.headers["x-id"]`."""
     first, *others = path
     return first + "".join(f".{name}" if name.isidentifier() else f'["{name}"]' for name in others)

@@ -1,4 +1,4 @@
-"""A recorded decision made once more by a policy: what comes of the same question in the same world."""
+"""Replays a recorded decision with a policy: the same question in the same world."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class ReplayError(Exception):
-    """A record does not hold all that its decision depended on."""
+    """A record lacks something that its decision depended on."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a policy says to a recorded question. `read` are the entities that were looked up for it.
+    """The decision of a policy about a recorded question. `read` are the entities that it looked up.
 
-    `unsure` are facts that were left out of the log and may have mattered: nobody can tell what the policy would say.
+    `unsure` are redacted facts that may have mattered: with them, the policy could decide otherwise.
     """
 
     record: DecisionRecord
@@ -50,12 +50,12 @@ class ReplayResult:
 
     @property
     def explanation(self) -> Explanation:
-        """The walk to the decision."""
+        """The explanation of the decision."""
         return explain(self.decision, self.facts, self.seen)
 
     @property
     def same(self) -> bool:
-        """Whether it comes to the same: the outcome, and the rules and gates that are the reasons."""
+        """Whether the result is the same: the outcome, and the rules and gates of the reasons."""
         then = self.record.decision
         reasons = {(one["gate"], one.get("rule"), one["outcome"]) for one in then.get("reasons", ())}
         now = {(str(one.gate), one.rule, str(one.outcome)) for one in self.decision.reasons}
@@ -63,8 +63,7 @@ class ReplayResult:
 
 
 def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """By the specification, with the facts, the directory, the clock, the approvals and the past of then. Raises
-    ReplayError."""
+    """Decide by the specification, with the recorded facts, entities, clock, approvals and past. Raises ReplayError."""
     again = decide_from_record(record, kernel)
     if not record.redacted:
         return again
@@ -75,7 +74,7 @@ def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
 
 
 def unknown_causes(seen: object) -> Iterator[Cause]:
-    """Of all that was unknown on the way to a decision."""
+    """Yield the causes of all unknown values in a trace."""
     match seen:
         case Unknown():
             yield from seen.causes
@@ -88,7 +87,7 @@ def unknown_causes(seen: object) -> Iterator[Cause]:
 
 
 def hide_redacted(record: DecisionRecord) -> dict[str, object]:
-    """The request in which all that was left out is unknown: a fingerprint is no value."""
+    """Return the request with redacted facts unknown, as a fingerprint is not a value."""
     marks = {f"redacted:{one.fingerprint}" for one in record.redacted}
 
     def without(value: object) -> object:
@@ -106,13 +105,13 @@ def hide_redacted(record: DecisionRecord) -> dict[str, object]:
 
 
 def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """Raises ReplayError."""
+    """Decide a recorded question. Raises ReplayError."""
     if record.directory is None:
-        raise ReplayError("the log does not hold the directory that this was decided by")
+        raise ReplayError("the log does not contain the entities that this decision used")
     try:
         request = record.question
     except RequestError as error:
-        raise ReplayError(f"its request cannot be read: {error}") from None
+        raise ReplayError(f"its request is malformed: {error}") from None
     entities = TracingEntities(record.directory)
     snapshot = Snapshot(entities, record.spent)
     facts = build_facts(kernel, request, snapshot, record.time)
@@ -124,8 +123,8 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
             facts.looked_at_anew, request=replace(request, approvals=tuple(recorded_approvals(record, seen)))
         )
         seen = trace_request(facts, snapshot)
-    if past.lacking and seen.identified:  # else nothing of it is told
-        raise ReplayError("the log does not hold what happened before it")
+    if past.lacking and seen.identified:  # otherwise no history was recorded
+        raise ReplayError("the log does not contain the history that this decision used")
     decision, effects = conclude(facts, seen)
     if effects.limits:
         decision = apply_limits(decision, effects.limits, tuple(recorded_limit_states(record.decision, effects.limits)))
@@ -133,8 +132,8 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
 
 
 def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:
-    """The approvals, where those that were spent count for all that asked for one: they were bound to facts that were
-    left out of the log, and nothing was spent unless all of these had theirs."""
+    """Yield the approvals. Approvals that were spent count for every guard that asked for one: they were bound to facts
+    that are now redacted, and all guards had theirs, or none would have been spent."""
     effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
     bindings = [one.approval.binding for one in effects if one.approval is not None]
     for approval in record.question.approvals:
@@ -146,7 +145,7 @@ def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[
 
 
 def recorded_limit_states(decision: Mapping[str, Any], limits: Sequence[LimitCharge]) -> Iterator[LimitState]:
-    """How the limits stood, as the decision of then tells it; one that was not there then lets the request through."""
+    """Yield the states of the limits from the recorded decision; a limit that did not exist then admits the request."""
     states: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for state in decision.get("rates", ()):
         states[state["rule"]].append(state)
@@ -175,7 +174,7 @@ def parse_limit_state(state: Mapping[str, Any], *, admitted: bool, retry: int | 
 
 @dataclass(slots=True)
 class TracingEntities:
-    """A directory that remembers which entities it was asked about."""
+    """An entity store that records which entities are read."""
 
     entities: Entities
     asked: set[EntityRef] = field(default_factory=set)

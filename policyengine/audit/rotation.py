@@ -1,7 +1,8 @@
-"""A log of many files: when the one that is written to is full or old, it gets another name, and a new one begins.
+"""Rotates the log: when the current file is full or old, it is renamed and a new one begins.
 
-Several processes share the files. Whoever finds that it is time renames the file; what others write to it until they
-look again, within a second, is in it all the same. It is compressed no sooner than a rotation later, when nobody does.
+Several processes share the files. The first process that finds rotation due renames the file; others continue writing
+to it until their next check, within a second, and lose no line. It is compressed at the next rotation or later, when no
+process writes to it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,18 @@ from threading import Thread
 _LOG = logging.getLogger("policyengine")
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 TIMESTAMP_PATTERN = r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z"
-COMPRESS_AFTER_SECONDS = 60.0  # seconds after which nobody writes to a file that was renamed
+COMPRESS_AFTER_SECONDS = 60.0  # after which no process writes to a renamed file
 COMPRESSED_SUFFIX = ".gz"
 UNFINISHED_SUFFIX = ".gz.new"
-UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which nobody finishes it
+UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # after which an unfinished file counts as abandoned
 OWNER_ONLY = 0o600
-LATER = 60.0  # seconds until it is tried again where it cannot be done
+LATER = 60.0  # until rotation is tried again after a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A file of `size` bytes is full; one of another period of `age` seconds is old (86,400: of another day, in UTC).
-
-    `keep` is how many old files are kept, all of them without it; `compress` makes them smaller.
-    """
+    """When to rotate: a file of `size` bytes is full; a file of another period of `age` seconds is old (86,400: of
+    another day, in UTC). `keep` is the number of old files to keep (default: all); `compress` compresses them."""
 
     size: int | None = None
     age: int | None = None
@@ -47,7 +46,7 @@ class Rotation:
         return self.size is not None or self.age is not None
 
     def due(self, found: os.stat_result, now: float) -> bool:
-        """Whether the file has had enough; it was written to last when its time says."""
+        """Whether rotation is due; the file's modification time is its last write."""
         full = self.size is not None and found.st_size >= self.size
         return full or (self.age is not None and found.st_size > 0 and now // self.age > found.st_mtime // self.age)
 
@@ -57,7 +56,7 @@ NO_ROTATION = Rotation()
 
 @contextmanager
 def rotation_lock(path: Path) -> Iterator[None]:
-    """Of all processes that write in its folder nobody else renames meanwhile. Raises OSError."""
+    """Hold the lock under which processes that share the folder rename files. Raises OSError."""
     import fcntl
 
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -65,11 +64,11 @@ def rotation_lock(path: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)  # which lets others go on
+        os.close(folder)  # releases the lock
 
 
 def rename_aside(path: Path, now: float) -> Path:
-    """Gives the file the name of that moment, or of the next that is free. Raises OSError."""
+    """Rename the file with the current time, or the next free one. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
     taken = {name.removesuffix(COMPRESSED_SUFFIX) for name in os.listdir(path.parent)}
     name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
@@ -81,13 +80,13 @@ def rename_aside(path: Path, now: float) -> Path:
 
 
 def rotated_files(path: Path) -> list[Path]:
-    """The files that were set aside, oldest first."""
+    """Return the rotated files, oldest first."""
     named = re.compile(rf"{re.escape(path.name)}\.({TIMESTAMP_PATTERN})(?:\.gz)?")
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name))
 
 
 def tidy(path: Path, rotation: Rotation) -> None:
-    """Removes what is too much, and compresses what nobody writes to any more. What cannot be done stays for later."""
+    """Delete surplus files, and compress those that no process writes to. A failure is logged, and retried later."""
     try:
         files = rotated_files(path)
         for old in files_to_delete(files, rotation.keep):
@@ -97,32 +96,32 @@ def tidy(path: Path, rotation: Rotation) -> None:
             compress(file)
     except OSError as error:
         _LOG.error(
-            "old files of the decision log `%s` could not be looked after: %s", path, error,
+            "cannot delete or compress old files of the decision log `%s`: %s", path, error,
             extra={"event": "log_rotation"},
         )  # fmt: skip
 
 
 def files_to_delete(files: Sequence[Path], keep: int | None) -> list[Path]:
-    """The oldest of `files`, which are in order, of which there are more than `keep`. One that is being compressed is
-    there twice for a moment, and counts once."""
+    """Return the oldest of the ordered `files` beyond `keep`. A file that is being compressed exists twice for a
+    moment, and counts once."""
     names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED_SUFFIX) for file in files))
     old = set() if keep is None else set(names[: max(0, len(names) - keep)])
     return [file for file in files if file.name.removesuffix(COMPRESSED_SUFFIX) in old]
 
 
 def compress(path: Path) -> None:
-    """In one step, so that no reader sees half a file, nor misses one. Raises OSError."""
+    """Compress a file atomically, so that readers never see part of it or miss it. Raises OSError."""
     before = path.stat()
     if path.suffix == COMPRESSED_SUFFIX or time.time() - before.st_mtime < COMPRESS_AFTER_SECONDS:
         return
     new = path.with_name(path.name + UNFINISHED_SUFFIX)
     with suppress(FileNotFoundError):
-        if time.time() - new.stat().st_mtime > UNFINISHED_MAX_AGE_SECONDS:  # whoever began it is gone
+        if time.time() - new.stat().st_mtime > UNFINISHED_MAX_AGE_SECONDS:  # abandoned by a dead process
             new.unlink()
     try:
         opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     except FileExistsError:
-        return  # another process does
+        return  # another process compresses it
     try:
         with (
             os.fdopen(opened, "wb") as to,
@@ -141,7 +140,7 @@ def compress(path: Path) -> None:
 
 
 def tidy_in_thread(path: Path, rotation: Rotation) -> Thread:
-    """In a thread: no decision waits for it."""
+    """Tidy in a thread, so that no decision waits for it."""
     thread = Thread(target=tidy, args=(path, rotation), name="log rotation", daemon=True)
     thread.start()
     return thread

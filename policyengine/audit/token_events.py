@@ -1,4 +1,4 @@
-"""What became of tokens, as a line of the log holds it: issued, not issued, ended. Nothing of it is decided again."""
+"""Token events in the log: issued, not issued, revoked. They are not replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.audit.redaction import RedactedFact
 
 
 class TokenEventKind(StrEnum):
-    """The value is the member of its line that tells the rest."""
+    """The kind of event; the value is the member of its line with the details."""
 
     ISSUED = "issued"
     NOT_ISSUED = "not_issued"
@@ -22,10 +22,8 @@ class TokenEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """What became of a token. `told` is the rest of the line, as `docs/decision-log.md` lists its members; times in it
-    are RFC 3339. `time` is the clock of the server, in whole seconds; `trace`, `line` and `file` are as a Record has
-    them.
-    """
+    """A token event. `told` is the rest of the line, as `docs/decision-log.md` lists its members; times in it are RFC
+    3339. `time` is the clock of the server, in whole seconds; `trace`, `line` and `file` are as in a DecisionRecord."""
 
     line: int
     time: datetime
@@ -37,25 +35,25 @@ class TokenEvent:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the token that was issued or ended: decisions that were made by it have the same one."""
+        """The fingerprint of the issued or revoked token; decisions that used it have the same one."""
         return get_fingerprint(self.told)
 
     @property
     def revision(self) -> str | None:
-        """Of the policies by which it was issued, or was not."""
+        """The revision of the policies at the time."""
         found = self.told.get("revision")
         return found if isinstance(found, str) else None
 
 
 def get_fingerprint(facts: Mapping[str, Any]) -> str | None:
-    """`credential.fingerprint`, where that is there."""
+    """Return `credential.fingerprint`, if present."""
     credential = facts.get("credential")
     found = credential.get("fingerprint") if isinstance(credential, Mapping) else None
     return found if isinstance(found, str) else None
 
 
 def format_times(value: object) -> object:
-    """As people and other programs read them."""
+    """Format times as RFC 3339 in UTC."""
     match value:
         case Mapping():
             return {name: format_times(one) for name, one in value.items()}

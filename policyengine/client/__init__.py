@@ -1,1 +1,1 @@
-"""Clients of the decision API: over HTTP, and over a Unix socket without any other module of this project."""
+"""Clients of the decision API: over HTTP, and over a Unix socket without other modules of this project."""

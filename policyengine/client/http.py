@@ -1,9 +1,9 @@
-"""The HTTP API from Python, sync and async: whatever goes wrong on the way is a decision to deny, never an exception.
+"""The HTTP API for Python, sync and async: any failure is a decision to deny, never an exception.
 
     with PolicyClient("http://127.0.0.1:8080", token="…") as policies:
         if policies.decide(question).allowed: …
 
-Nothing of the engine is needed, only `httpx`.
+It requires `httpx`, and nothing of the engine.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ _LOG = logging.getLogger("policyengine")
 
 
 class PolicyClient(ClientBase):
-    """Asks `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
+    """A client of `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
 
-    Each of at most two tries has `timeout` seconds. What spends is asked twice only by a key, which needs a `token`, or
-    where the first try cannot have arrived. A server that failed three times in a row is left alone for a moment.
+    Each of at most two attempts has `timeout` seconds. A spending request is repeated only with an idempotency key,
+    which needs a `token`, or if the first attempt cannot have arrived. After three consecutive failures, the server is
+    not asked for a moment.
     """
 
     def __init__(
@@ -64,21 +65,21 @@ class PolicyClient(ClientBase):
         self._http = httpx.Client(transport=transport, **self._settings)
 
     def decide(self, question: QuestionMapping) -> Decision:
-        """Decide and spend. A deny at gate `failure` where there was no answer."""
+        """Decide and spend. Without an answer, return a deny at gate `failure`."""
         try:
             return parse_decision(self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
             return failure_denial(error)
 
     def evaluate(self, question: QuestionMapping) -> Decision:
-        """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
+        """Decide and spend nothing. Without an answer, return a deny at gate `failure`."""
         try:
             return parse_decision(self._asked(self.question("/evaluate", question, spends=False)))
         except Exception as error:
             return failure_denial(error)
 
     def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
-        """Decide each and spend, in order. Those without an answer are denied."""
+        """Decide and spend each, in order. Questions without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in self._decided(chunk)]
 
     def report(
@@ -90,12 +91,12 @@ class PolicyClient(ClientBase):
         output: QuestionMapping | None = None,
         refund: bool = False,
     ) -> bool:
-        """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
+        """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund)
             return self._asked(self.question("/events", event, spends=False)).status == 200
         except Exception as error:
-            _LOG.warning("an outcome could not be reported: %s", error)
+            _LOG.warning("reporting an outcome failed: %s", error)
             return False
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class PolicyClient(ClientBase):
         return answer
 
     def _tried(self, sent: WireRequest) -> WireResponse:
-        """Twice, where the first try came to nothing."""
+        """Send a request, and repeat it once after a failure."""
         try:
             answer = self._exchanged(sent)
         except (httpx.HTTPError, TimeoutError) as error:
@@ -137,7 +138,7 @@ class PolicyClient(ClientBase):
         return self._exchanged(sent)
 
     def _exchanged(self, sent: WireRequest) -> WireResponse:
-        """One try. That each piece comes in time is not enough: all of them together have to."""
+        """Send a request once. The whole answer must arrive before the deadline, not only each piece."""
         deadline = monotonic() + self.timeout
         content = bytearray()
         with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:
@@ -150,7 +151,7 @@ class PolicyClient(ClientBase):
 
 
 class AsyncPolicyClient(ClientBase):
-    """`PolicyClient` for callers with an event loop: the same, awaited. Integrations take one in place of an Engine."""
+    """`PolicyClient` with `async` methods. Integrations accept it in place of an Engine."""
 
     def __init__(
         self,
@@ -165,21 +166,21 @@ class AsyncPolicyClient(ClientBase):
         self._http = httpx.AsyncClient(transport=transport, **self._settings)
 
     async def decide(self, question: QuestionMapping) -> Decision:
-        """Decide and spend. A deny at gate `failure` where there was no answer."""
+        """Decide and spend. Without an answer, return a deny at gate `failure`."""
         try:
             return parse_decision(await self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
             return failure_denial(error)
 
     async def evaluate(self, question: QuestionMapping) -> Decision:
-        """Decide and spend nothing. A deny at gate `failure` where there was no answer."""
+        """Decide and spend nothing. Without an answer, return a deny at gate `failure`."""
         try:
             return parse_decision(await self._asked(self.question("/evaluate", question, spends=False)))
         except Exception as error:
             return failure_denial(error)
 
     async def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
-        """Decide each and spend, in order. Those without an answer are denied."""
+        """Decide and spend each, in order. Questions without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in await self._decided(chunk)]
 
     async def report(
@@ -191,15 +192,15 @@ class AsyncPolicyClient(ClientBase):
         output: QuestionMapping | None = None,
         refund: bool = False,
     ) -> bool:
-        """How the request of a decision came out. False where nothing waits for it, or nobody answers."""
+        """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund)
             return (await self._asked(self.question("/events", event, spends=False))).status == 200
         except Exception as error:
-            _LOG.warning("an outcome could not be reported: %s", error)
+            _LOG.warning("reporting an outcome failed: %s", error)
             return False
 
-    # By the names that an Engine has for callers with an event loop.
+    # The same names as the async methods of an Engine.
     decide_async, evaluate_async, report_async = decide, evaluate, report
 
     async def close(self) -> None:
@@ -233,7 +234,7 @@ class AsyncPolicyClient(ClientBase):
         return answer
 
     async def _tried(self, sent: WireRequest) -> WireResponse:
-        """Twice, where the first try came to nothing."""
+        """Send a request, and repeat it once after a failure."""
         try:
             answer = await self._exchanged(sent)
         except (httpx.HTTPError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""What asking over HTTP sends and reads, without sending it: for the clients of `client.http`."""
+"""The requests and answers of the HTTP clients, without the network."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ except ImportError as error:
 
 QuestionMapping: TypeAlias = Mapping[str, object]
 
-TIMEOUT = 0.25  # seconds for each of two tries
+TIMEOUT = 0.25  # seconds for each of two attempts
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000
 MSGPACK = "application/msgpack"
 GATEWAY_ERRORS = (502, 503, 504)
-# Raised before a question can have arrived.
+# Errors before the question can have arrived.
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _LOG = logging.getLogger("policyengine")
 
 
 class WireDecision(msgspec.Struct, frozen=True):
-    """A decision on the wire."""
+    """A decision as the server sends it."""
 
     outcome: Outcome
     allowed: bool
@@ -94,7 +94,7 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 class WireRequest(NamedTuple):
-    """One question as it goes over the wire, the same each time. `again`: it may be asked twice, whatever happened."""
+    """A request, the same in each attempt. `again`: it may be repeated after any failure."""
 
     path: str
     content: bytes
@@ -109,11 +109,11 @@ class WireResponse(NamedTuple):
 
 
 class NoDecisionError(Exception):
-    """There is no decision; why, in words."""
+    """There is no decision; the message says why."""
 
 
 def to_encodable(value: object) -> object:
-    """With what has no value in the form in which servers know it again."""
+    """Encode invalid values in the form that servers decode again."""
     match value:
         case Mapping():
             return {name: to_encodable(one) for name, one in value.items()}
@@ -137,19 +137,19 @@ class ClientCircuit:
         self._breaker = CircuitBreaker(clock)
 
     def enter(self) -> None:
-        """Raises NoDecisionError at once while nobody is to ask."""
+        """Permit a request. Raises NoDecisionError immediately while the circuit is open."""
         if not self._breaker.admit():
-            raise NoDecisionError("it did not answer lately")
+            raise NoDecisionError("the server failed repeatedly and is not asked again yet")
 
     def leave(self, *, well: bool) -> None:
         if not well and self._breaker.fail():
-            _LOG.error("whoever decides does not answer: everything is denied until it does")
+            _LOG.error("the decision server does not answer: all requests are denied until it does")
         elif well and self._breaker.succeed():
-            _LOG.warning("whoever decides answers again")
+            _LOG.warning("the decision server answers again")
 
 
 class ClientBase:
-    """What both clients share: what is sent, and what is read of the answer."""
+    """The parts that both clients share: building requests and reading answers."""
 
     def __init__(
         self, url: str, *, token: str | None = None, timeout: float = TIMEOUT, clock: Callable[[], float] = monotonic
@@ -158,28 +158,29 @@ class ClientBase:
         self.circuit = ClientCircuit(clock)
         self._token = token
         shown = {} if token is None else {"authorization": f"Bearer {token}"}
-        # No proxy of the environment stands between, and nobody is followed elsewhere.
+        # No proxy of the environment, and no redirects.
         self._settings: dict[str, Any] = {
             "base_url": url, "timeout": timeout, "trust_env": False, "follow_redirects": False,
             "headers": {**shown, "content-type": MSGPACK, "accept": MSGPACK},
         }  # fmt: skip
 
     def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
-        """A key has an owner only where a token says whose it is; without one, what spends is not asked twice."""
+        """Build a request. An idempotency key needs an owner, and only a token names one; without a token, a spending
+        request is not repeated."""
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
             return WireRequest(path, encode_question(to_encodable(asked)), headers, again=keyed or not spends)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise NoDecisionError(f"the question cannot be written: {error}") from None
+            raise NoDecisionError(f"the question cannot be encoded: {error}") from None
 
 
 def response_content(answer: WireResponse) -> bytes:
-    """The content of an answer that is one. Raises NoDecisionError."""
+    """Return the content of an answer with status 200 in MessagePack. Raises NoDecisionError."""
     if answer.status != 200:
         raise NoDecisionError(describe_error(answer))
     if answer.media_type.partition(";")[0].strip() != MSGPACK:
-        raise NoDecisionError("what answers is no decision API")
+        raise NoDecisionError("the answer is not from a decision API")
     return answer.content
 
 
@@ -187,7 +188,7 @@ def describe_error(answer: WireResponse) -> str:
     try:
         problem = _decode_problem(answer.content)
     except (msgspec.MsgspecError, ValueError):
-        return f"it answered with status {answer.status}"
+        return f"the server answered with status {answer.status}"
     return f"{problem.detail} ({problem.hint})" if problem.hint else problem.detail or f"status {answer.status}"
 
 
@@ -204,21 +205,21 @@ def parse_decisions(answer: WireResponse, wanted: int) -> list[Decision]:
     except (msgspec.MsgspecError, ValueError) as error:
         raise NoDecisionError(f"the answer cannot be read: {error}") from None
     if len(found) != wanted:
-        raise NoDecisionError("there are not as many answers as questions")
+        raise NoDecisionError("the numbers of answers and questions differ")
     return found
 
 
 def failure_denial(error: Exception) -> Decision:
-    """The decision where there is none."""
+    """Return the deny for a failed request."""
     if not isinstance(error, NoDecisionError):
-        _LOG.error("no decision, so it is denied", exc_info=error)
-    why = str(error) if isinstance(error, NoDecisionError) else "asking failed"
+        _LOG.error("the request for a decision failed and is denied", exc_info=error)
+    why = str(error) if isinstance(error, NoDecisionError) else "the request failed"
     reason = Reason(Gate.FAILURE, f"no decision: {why}")
     return Decision.of(Outcome.DENY, Gate.FAILURE, (reason,), id=ulid(time_ns(), next(serials)))
 
 
 def with_consume(question: QuestionMapping) -> QuestionMapping:
-    """An item of a batch spends only where it says so."""
+    """Set `consume`, without which an item of a batch does not spend."""
     options = question.get("options")
     given = options if isinstance(options, Mapping) else {}
     return {**question, "options": {"consume": True, **given}}
@@ -240,7 +241,7 @@ def to_no_decision_error(error: Exception, timeout: float) -> NoDecisionError:
         case httpx.TimeoutException() | TimeoutError():
             return NoDecisionError(f"no answer within {timeout * 1_000:g} ms")
         case _:
-            return NoDecisionError(f"it cannot be asked: {str(error) or type(error).__name__}")
+            return NoDecisionError(f"the server cannot be asked: {str(error) or type(error).__name__}")
 
 
 def check_size(content: bytearray) -> None:

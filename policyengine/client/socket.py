@@ -1,10 +1,10 @@
-"""A client of `policyengine serve --socket`, and the frames that both ends speak; of policyengine it needs no more.
+"""A client of `policyengine serve --socket`, and the frame format; it requires no other module of policyengine.
 
     with SocketClient("/run/policyengine.sock") as client:
         if client.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …}).allowed:
             …
 
-A frame is four bytes of length, most significant first, and so many bytes of MessagePack.
+A frame is a length of four bytes, most significant first, and that many bytes of MessagePack.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 FRAME_HEADER = Layout(">I")
-MAX_QUESTION_BYTES = 1024 * 1024  # bytes in a frame that asks
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # bytes in a frame that answers
+MAX_QUESTION_BYTES = 1024 * 1024  # in a frame of a question
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # in a frame of an answer
 MAX_BATCH_ITEMS = 64
-NUMBER_EXTENSION = 1  # of MessagePack: the text of a number that MessagePack itself does not hold
-MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # that it does
+NUMBER_EXTENSION = 1  # MessagePack extension: the text of a number that MessagePack cannot hold
+MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # that MessagePack can hold
 STATUS_DECIDED = 200
-NOT_AWAITED_STATUSES = (404, 409)  # not known, or reported before
+NOT_AWAITED_STATUSES = (404, 409)  # unknown, or already reported
 KEY_UNDER_WAY = "key_under_way"
-RETRY_PAUSE_SECONDS = 0.05  # seconds until it is asked again
+RETRY_PAUSE_SECONDS = 0.05  # between attempts
 
 FrameKind = Literal["decide", "evaluate", "report"]
 JsonObject = dict[str, Any]
@@ -40,9 +40,9 @@ Read = TypeVar("Read")
 
 
 class SocketError(Exception):
-    """There is no decision, so whoever asked must treat it as a deny.
+    """There is no decision; the caller must deny.
 
-    `problem` is the server's, where it is the server that said so: `status`, `detail`, `member`, `hint`.
+    `problem` has the server's `status`, `detail`, `member` and `hint`, if the server reported the error.
     """
 
     def __init__(self, message: str, problem: JsonObject | None = None) -> None:
@@ -81,10 +81,10 @@ _decode_problem = msgspec.msgpack.Decoder(JsonObject).decode
 
 
 class SocketClient:
-    """Asks over the socket at `path`; each answer must be complete within `timeout` seconds.
+    """A client of the socket at `path`; each answer must be complete within `timeout` seconds.
 
-    It connects when it is first asked, and anew after an error. Threads may share one and take turns. Where no answer
-    came it asks again, as often as `retries` says, by the same key: what was decided already is not decided again.
+    It connects at the first question, and again after an error. Threads may share it and take turns. Without an answer
+    it repeats a question up to `retries` times with the same idempotency key, so that nothing is decided twice.
     """
 
     def __init__(self, path: Path | str, timeout: float = 5.0, *, retries: int = 0) -> None:
@@ -96,11 +96,11 @@ class SocketClient:
         self._turn = Lock()
 
     def decide(self, question: Mapping[str, object], *, key: str | None = None) -> SocketDecision:
-        """Decide and spend, as `POST /decide` does; by a `key` once. Raises SocketError: no decision, deny."""
+        """Decide and spend, as `POST /decide` does; once for each idempotency `key`. Raises SocketError: deny."""
         return _decode_content(_decode_decision, self._ask("decide", question, self._key(key)))
 
     def evaluate(self, question: Mapping[str, object]) -> SocketDecision:
-        """Decide and spend nothing. Raises SocketError: no decision, deny."""
+        """Decide and spend nothing. Raises SocketError: deny."""
         return _decode_content(_decode_decision, self._ask("evaluate", question))
 
     def report(
@@ -112,9 +112,10 @@ class SocketClient:
         output: Mapping[str, object] | None = None,
         refund: bool = False,
     ) -> bool:
-        """How the request of a decision (its id) came out: once, by the user that asked for the decision here.
+        """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may,
+        and once. Return False if the server does not expect it.
 
-        False where nothing waits for it. Raises SocketError where nobody answers, or the report is malformed.
+        Raises SocketError if the server does not answer, or the report is malformed.
         """
         event = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output, "refund": refund}
         try:
@@ -126,9 +127,9 @@ class SocketClient:
         return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
-        """Decide each, in order, as `decide` does; what is no question is a deny with its `error`.
+        """Decide each, in order, as `decide` does; a malformed question is a deny with an `error`.
 
-        Raises SocketError: then none of the answers is known, whatever was spent, and all are a deny.
+        Raises SocketError: then all answers, and what was spent, are unknown, and all are a deny.
         """
         asked = list(questions)
         answers: list[SocketDecision] = []
@@ -137,11 +138,11 @@ class SocketClient:
                 _decode_decisions, self._ask("decide", asked[at : at + MAX_BATCH_ITEMS], self._key(None))
             )
         if len(answers) != len(asked):
-            raise SocketError("there are not as many answers as questions")
+            raise SocketError("the numbers of answers and questions differ")
         return answers
 
     def close(self) -> None:
-        """Close the connection; another question opens one again."""
+        """Close the connection; the next question opens a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -155,7 +156,7 @@ class SocketClient:
     # ── One exchange ──────────────────────────────────────────────────────────────────────────
 
     def _key(self, given: str | None) -> str | None:
-        """What is not asked again needs none, and is answered quicker without."""
+        """Return the key, if questions may be repeated; without one, the server answers faster."""
         return given or (secrets.token_urlsafe(16) if self.retries else None)
 
     def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:
@@ -176,10 +177,10 @@ class SocketClient:
                     raise self._unheard(error) from None
                 time.sleep(0 if isinstance(error, TimeoutError) else RETRY_PAUSE_SECONDS)
             except BaseException:
-                # Interrupted in the middle: what comes next would be the answer to this question.
+                # Interrupted: the next answer on this connection would belong to this question.
                 self.close()
                 raise
-        raise AssertionError("the last try answers or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _unheard(self, error: OSError) -> SocketError:
         if isinstance(error, TimeoutError):
@@ -207,7 +208,7 @@ class SocketClient:
             raise _to_socket_error(content)
         if answered != id:
             self.close()
-            raise SocketError("the answer is to another question")
+            raise SocketError("the answer belongs to another question")
         return content
 
     def _connected(self) -> socket.socket:
@@ -220,12 +221,13 @@ class SocketClient:
 
 
 def encode_question(question: object) -> bytes:
-    """A question as MessagePack, its numbers exact. Raises TypeError, ValueError, OverflowError, RecursionError."""
+    """Encode a question as MessagePack, with exact numbers. Raises TypeError, ValueError, OverflowError,
+    RecursionError."""
     return _encode_msgpack(_with_exact_numbers(question))
 
 
 def _with_exact_numbers(value: object) -> object:
-    """Numbers that MessagePack has none of travel as their text, in an extension."""
+    """Replace numbers that MessagePack cannot hold by an extension with their text."""
     match value:
         case dict():
             return {name: _with_exact_numbers(one) for name, one in value.items()}
@@ -243,7 +245,7 @@ def _build_frame(question: object) -> bytes:
     try:
         payload = encode_question(question)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise SocketError(f"the question cannot be written as MessagePack: {error}") from None
+        raise SocketError(f"the question cannot be encoded as MessagePack: {error}") from None
     if len(payload) > MAX_QUESTION_BYTES:
         raise SocketError("the question is larger than 1 MiB")
     return FRAME_HEADER.pack(len(payload)) + payload

@@ -1,7 +1,7 @@
-"""The body of an HTTP request as facts: an object in JSON or the fields of a form, where every reader reads the same.
+"""Reads HTTP bodies as facts: a JSON object or the fields of a form, if every parser reads the body the same.
 
-The server behind may take JSON for what is sent as a form, or decode what its head says in another way than we do. So a
-body is read only where there is one way to read it, and unknown in any doubt.
+The upstream server may parse a form as JSON, or decode the body differently than its headers say. So a body is read
+only if there is one way to read it; in any doubt it is unknown.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ IN_UTF_8 = r"""(?: *; *charset=(?:utf-?8|"utf-?8"))?"""
 JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
-JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # comments are JSON to Ruby, and Go stops where a value ends
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what a policy can ask for in a body
-ALSO_FORM_FIELD = Invalid("a text of the JSON has it as a field of a form, too (write `&` as `\\u0026`)")
-METHOD_OVERRIDE = {
-    "_method": Invalid("the body names another method (`_method`)")
-}  # which no request may have: it is refused, whatever else is there
+JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments; Go ignores what follows
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use in `body`
+ALSO_FORM_FIELD = Invalid("a text in the JSON contains it as a form field, too (write `&` as `\\u0026`)")
+METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
 
 
 def body_members(types: Sequence[str], codings: Sequence[str], content: bytes) -> Mapping[str, object] | Invalid:
-    """`types` and `codings` are the values of `Content-Type` and `Content-Encoding`, as they came."""
+    """Return the members of the body. `types` and `codings` are the values of `Content-Type` and `Content-Encoding` as
+    sent."""
     found = members_by_type(types, codings, content) if content else Invalid("the body is empty")
     if isinstance(found, Invalid) and names_method(types, content):
         return METHOD_OVERRIDE
@@ -54,7 +53,7 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
 
 
 def json_body(content: bytes) -> Mapping[str, object] | Invalid:
-    """Names that stand in it as fields of a form are unknown: some servers read a form, whatever the head says."""
+    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse any body as a form."""
     try:
         found = parse_json_members(content)
     except decode.DecodeError as error:

@@ -1,6 +1,6 @@
-"""Whether a body that is not read as facts names another method: `_method=DELETE`, as some servers take it.
+"""Detects a method override (`_method=DELETE`) in a body that is not read as facts.
 
-It is looked for where a server could find it: in what can be read as a form, as JSON, and in the parts of `multipart`.
+It searches everything that a server could parse as a form, as JSON, or as parts of `multipart`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
 ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
 DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]++|\r?\n[ \t])*+)", re.IGNORECASE)
 NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
-NAMED = (  # in double quotes, or in single ones, too
+NAMED = (  # in double quotes; or in single ones, too
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|[^;\s]*)""", re.IGNORECASE),
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|'(?:\\.|[^'\\]++)*+'?|[^;\s]*)""", re.IGNORECASE),
 )
-# Types whose bodies no server takes for a form or for JSON; without white space around.
+# Types that no server parses as a form or JSON, without surrounding white space.
 OTHER_TYPE = re.compile(
     r"(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
 BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
-MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # of one body; a part has a name in several ways
-COMMENTS = ("/*", "//")  # which JSON has to some
+MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # of one body; a part may have several names
+COMMENTS = ("/*", "//")  # some parsers accept comments in JSON
 
 
 def names_method(types: Sequence[str], content: bytes) -> bool:
-    """`types` are the content types as they came. UTF-16 and UTF-32 have the letters of ASCII, with zeros between."""
+    """Whether the body names a method. `types` are the content types as sent. UTF-16 and UTF-32 are ASCII letters with
+    zero bytes between them."""
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):
         return True
@@ -42,7 +43,7 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether all of it could be JSON or a form: it is no text that speaks of one."""
+    """Whether the whole text could be JSON or a form, rather than prose that mentions one."""
     bare = text.lstrip(BYTE_ORDER_MARKS).strip()
     return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
 
@@ -56,7 +57,7 @@ def in_json(text: str) -> bool:
 
 
 def in_parts(text: str) -> bool:
-    """Of more parts and names than servers take nobody looks at the rest: one of those may name a method."""
+    """Whether a part is named like an override. Parts and names above the limits are not searched, and count as one."""
     dispositions = list(islice(DISPOSITION.finditer(text), MAX_PARTS + 1))
     names = list(islice((name for one in dispositions for name in part_names(one[1])), MAX_NAMES + 1))
     if len(dispositions) > MAX_PARTS or len(names) > MAX_NAMES:
@@ -66,7 +67,7 @@ def in_parts(text: str) -> bool:
 
 
 def part_names(disposition: str) -> Iterator[str]:
-    """The names of a part, in each way that one can be written."""
+    """Yield the names of a part in each way of writing them."""
     for pattern in NAMED:
         found = islice(pattern.finditer(disposition), MAX_NAMES)
         values = [(one[1], one[2].strip("\"'")[:MAX_NAME_LENGTH]) for one in found]

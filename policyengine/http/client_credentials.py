@@ -1,8 +1,8 @@
-"""The raw credentials of a client, as the headers of its request bring them, for whoever verifies them here.
+"""Reads the raw credentials of a client from the headers of its request, for a verifier in this server.
 
-`Authorization` is the client's own where whoever asks needs no token of ours; else a gateway hands it on in
-`X-Forwarded-Authorization`. `Client-Cert` or `X-Forwarded-Client-Cert` is what the gateway says of the connection
-where the configuration says so: it takes away what its client sent under that name.
+`Authorization` is the client's if this server requires no token of its callers; otherwise the gateway passes the
+client's in `X-Forwarded-Authorization`. `Client-Cert` or `X-Forwarded-Client-Cert` describes the client's connection if
+it is configured: the gateway must then remove that header from the client's request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CREDENTIAL_HEADERS = {
     "signature-agent": "signature_agent",
     "content-digest": "content_digest",
 }
-# Secrets that are no facts of a request.
+# Secret headers, which are never facts of a request.
 CREDENTIAL_SECRET_HEADERS = frozenset(
     {
         "authorization",
@@ -51,23 +51,21 @@ def read_client_credentials(
     certificate: str | None,
     content: bytes | None = None,
 ) -> dict[str, object]:
-    """The member `credentials` of a question; empty where nothing was sent.
+    """Return the member `credentials` of a question; empty if there are none.
 
-    `own`: whether `Authorization` is the client's. `certificate`: the header in which somebody who may says whose
-    connection it is; None: nobody does. `content`: the body, where all of it is here. Raises RequestError for what is
-    there twice or in another spelling: of two values nobody knows which one counts.
+    `own`: whether `Authorization` is the client's. `certificate`: the header with the client's certificate, set by a
+    trusted gateway; None if there is none. `content`: the whole body, if available. Raises RequestError for a repeated
+    or respelled header, as it is unknown which of two values counts.
     """
     check_spellings(given, (*CREDENTIAL_HEADERS, *CREDENTIAL_SECRET_HEADERS))
-    given = {name: values for name, values in given.items() if values != ("",)}  # as some say that there is none
+    given = {name: values for name, values in given.items() if values != ("",)}  # an empty header means none
     found: dict[str, object] = {}
     for header, name in CREDENTIAL_HEADERS.items():
         if header in given:
             found[name] = get_single_value(header, given[header])
     authorizations = [name for name in (FORWARDED_AUTHORIZATION, *(("authorization",) if own else ())) if name in given]
     if len(authorizations) > 1:
-        raise RequestError(
-            f"headers.{FORWARDED_AUTHORIZATION}", "two headers say what the client authorizes itself with"
-        )
+        raise RequestError(f"headers.{FORWARDED_AUTHORIZATION}", "two headers contain the client's authorization")
     for name in authorizations:
         found["authorization"] = get_single_value(name, given[name])
     if certificate is not None and certificate in given:
@@ -81,11 +79,11 @@ def read_client_credentials(
 
 def get_single_value(header: str, values: tuple[str, ...] | Invalid) -> str:
     if isinstance(values, Invalid) or len(values) != 1:
-        raise RequestError(f"headers.{header}", f"the header `{header}` is there twice")
+        raise RequestError(f"headers.{header}", f"the header `{header}` is repeated")
     return values[0]
 
 
 def request_url(given: Mapping[str, tuple[str, ...]], host: str | None, uri: str) -> str:
-    """What the client asked for, as far as the gateway says so: `https` unless it says otherwise."""
+    """Return the URL that the client requested, as the gateway reports it; the default scheme is `https`."""
     scheme = given.get(PROTOCOL_HEADER, ("https",))[-1].strip().lower()
     return f"{scheme if scheme in ('http', 'https') else 'https'}://{host or ''}{uri}"

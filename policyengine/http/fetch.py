@@ -30,8 +30,8 @@ class CertificatesError(Exception):
 
 
 class FetchError(Exception):
-    """Why there is no answer, for the log: nothing of what was sent or received is in it. `status` where the server
-    said one."""
+    """A request failed; `why` is safe to log, as it contains nothing that was sent or received. `status` is the HTTP
+    status, if there was one."""
 
     def __init__(self, why: str, status: int | None = None) -> None:
         super().__init__(why)
@@ -71,7 +71,7 @@ class Fetcher:
     clock: Callable[[], float] = monotonic
 
     def get(self, url: str, until: float, accept: str = "application/json, */*;q=0.1") -> FetchResponse:
-        """`until` by the clock. Raises FetchError; an answer is one with status 200."""
+        """Return the answer, which has status 200. `until` is the deadline by the clock. Raises FetchError."""
         for _ in range(self.redirects + 1):
             answer = self._ask("GET", url, {"Accept": accept}, b"", until)
             if isinstance(answer, FetchResponse):
@@ -80,7 +80,7 @@ class Fetcher:
         raise FetchError(f"it redirects more than {self.redirects} times")
 
     def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
-        """A form. Raises FetchError."""
+        """Post a form. Raises FetchError."""
         kind = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         answer = self._ask("POST", url, {**kind, **headers}, form, until)
         if isinstance(answer, FetchResponse):
@@ -109,13 +109,13 @@ class Fetcher:
         except httpcore.TimeoutException:
             raise UnreachableError("it did not answer in time") from None
         except httpcore.ProxyError:
-            raise UnreachableError("the proxy does not let us through") from None
+            raise UnreachableError("the proxy refuses the connection") from None
         except httpcore.ProtocolError:
-            raise FetchError("its answer is no HTTP, or ended too early") from None
+            raise FetchError("its answer is not valid HTTP, or ended too early") from None
         except httpcore.NetworkError as error:
             raise UnreachableError(f"it cannot be reached: {describe_network_error(error)}") from None
-        except (OSError, ValueError):  # a name that no resolver takes
-            raise UnreachableError("it cannot be reached: its host is none") from None
+        except (OSError, ValueError):  # a host name that the resolver rejects
+            raise UnreachableError("it cannot be reached: its host name is not valid") from None
 
     def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
         context = self.trusted if parts.scheme == "https" else None
@@ -145,7 +145,7 @@ class Fetcher:
             leads = ", and redirects are not followed" if 300 <= response.status < 400 else ""
             raise FetchError(f"it answers {response.status}{leads}", response.status)
         if headers.get(b"content-encoding", "identity").lower() != "identity":
-            raise FetchError("its answer is compressed, which was not asked for")
+            raise FetchError("its answer is compressed, although the request does not allow it")
         body = bytearray()
         for chunk in response.iter_stream():
             body += chunk
@@ -160,7 +160,7 @@ def create_tls_context(ca: Path | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
-        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
+        why = "the file has no PEM certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
         raise CertificatesError(f"the certificates of `{ca}` cannot be used: {why}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -178,20 +178,20 @@ def split_proxy(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
-    """Raises FetchError for what is no URL that is asked: `https://`, or `http://` on this machine, without a user, a
-    fragment or a character that has no place in one."""
+    """Parse a URL. Raises FetchError unless it is `https://`, or `http://` to this machine, without user, fragment or
+    invalid characters."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise FetchError("it is no URL") from None
+        raise FetchError("it is not a valid URL") from None
     if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
-        raise FetchError("it is no URL")
+        raise FetchError("it is not a valid URL")
     if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
-        raise FetchError("its URL has no host, or a user or a fragment")
+        raise FetchError("the URL must have a host, and no user or a fragment")
     if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or is_loopback(parts.hostname))):
         return parts
-    raise FetchError("it is not asked over `https://`")
+    raise FetchError("the URL must begin with `https://`")
 
 
 def is_loopback(host: str) -> bool:
@@ -208,7 +208,7 @@ def url_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def cache_lifetime(cache_control: str) -> int | None:
-    """Seconds, by the value of `Cache-Control` (RFC 9111); None where it says nothing."""
+    """Return the seconds that a `Cache-Control` value allows (RFC 9111), or None if it does not say."""
     found: int | None = None
     for directive in cache_control.lower().split(","):
         name, _, value = directive.strip().partition("=")
@@ -221,7 +221,7 @@ def cache_lifetime(cache_control: str) -> int | None:
 
 
 def describe_network_error(error: Exception) -> str:
-    """Short, and without what the server said."""
+    """Return a short description that contains nothing the server sent."""
     text = str(error).partition("] ")[2] or str(error) or type(error).__name__
     return text.partition(" (_ssl")[0].lower()[:120]
 
@@ -230,7 +230,7 @@ def describe_network_error(error: Exception) -> str:
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):
-    """Connections of which each step has what is left until the deadline."""
+    """Connections whose every step is limited to the time left until the deadline."""
 
     def __init__(self, until: float, clock: Callable[[], float]) -> None:
         self._until, self._clock = until, clock

@@ -1,8 +1,8 @@
-"""Fields of a query string or a form (`a=1&b=2`): those that every reader reads alike, the others as unknown.
+"""Parses a query string or a form (`a=1&b=2`): fields that every parser reads the same have values, others are unknown.
 
-`a[]=1`, `a.b=1` and ` a=1` are lists, objects or other names to PHP, Rack and Express; of `a=1&a=2` some take the
-first, some the last, some both; `;` parts fields for some; a broken escape is text, an error, or no field at all. So a
-field counts where there is one way to read it. Every name that some reader may give another field is unknown.
+PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names; of `a=1&a=2` some take the
+first, some the last, some both; some split at `;`; a broken escape is text, an error, or no field. So a field has a
+value only if there is one way to read it, and every name that some parser may give another field is unknown.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from urllib.parse import unquote_to_bytes
 from policyengine.http.forwarded_parts import GIVEN_TWICE, UNREADABLE
 from policyengine.runtime.values import Invalid
 
-MAX_NAME_LENGTH = 1_000  # that a policy could ask for
-MAX_FIELDS = 1_000  # what stands after them PHP and Express leave out
-MAX_PIECES = 4 * MAX_FIELDS  # of a text that is no form, in which names are looked for
+MAX_NAME_LENGTH = 1_000  # characters of a name that a policy could use
+MAX_FIELDS = 1_000  # PHP and Express drop further ones
+MAX_PIECES = 4 * MAX_FIELDS  # pieces of another text that are searched for names
 BROKEN = Invalid("a `%` that begins no escape")
-OTHER_NAME = Invalid("a field whose name some servers read otherwise")
+OTHER_NAME = Invalid("a field whose name servers read differently")
 WITH_SEMICOLON = Invalid("a field with a `;` in it")
 WITH_BRACKET_EQUALS = Invalid("a value with `]=` in it")
 NO_VALUE = Invalid("a field without `=`")
 EMPTY = Invalid("an empty field of a form")
-# What makes a query no question.
+# Reasons not to read the whole query.
 TOO_MANY = Invalid(f"more than {MAX_FIELDS:,} parameters")
-FRAGMENT = Invalid("a `#`, where some servers end it")
+FRAGMENT = Invalid("a `#`, where some servers end the query")
 
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# Anything else in a name is a list, an object, another name or none to some reader.
+# Some parser reads any other name as a list, an object, another name or no field.
 PLAIN_NAME = re.compile(r"""[^\x00-\x20\x7f."%&'+;=\[\\\]]+""")
-RAW = re.compile(r"[\x20-\x7e]*")  # bytes beyond ASCII that are not escaped are Latin-1 to some
+RAW = re.compile(r"[\x20-\x7e]*")  # some parsers read unescaped non-ASCII bytes as Latin-1
 BRACKET_EQUALS = re.compile(r"(?:\]|%5[Dd])=")
 BRACKETS = re.compile(r"[\[\]]+")
-OPENING = ("[", "%5B", "%5b")  # with one of these before it, a field is an element of a list to Express
+OPENING = ("[", "%5B", "%5b")  # Express reads a field with this prefix as a list element
 ESCAPED_BRACKET = re.compile(r"%5[BDbd]")
-# Names that all objects of JavaScript have: Express leaves such fields out.
+# Names that all JavaScript objects have: Express drops such fields.
 OBJECT_MEMBER_NAMES = frozenset(
     "__proto__ __defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__ constructor hasOwnProperty"
     " isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf".split()
@@ -44,7 +44,7 @@ Field = str | Invalid
 
 
 def query_fields(text: str) -> dict[str, Field] | Invalid:
-    """The parameters of a query as it stood in the request line, or why it is not read."""
+    """Return the parameters of the query as in the request line, or the reason not to read it."""
     if "#" in text:
         return FRAGMENT
     found = form_fields(text)
@@ -52,8 +52,8 @@ def query_fields(text: str) -> dict[str, Field] | Invalid:
 
 
 def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
-    """By name; None where there are too many to read. `text` is as it came, its escapes in it; `of_body`: of a form,
-    where an empty field is none to some."""
+    """Return the fields by name, or None if there are too many. `text` still has its escapes; `of_body`: it is a form,
+    in which some parsers drop empty fields."""
     pieces = text.split("&")
     if len(pieces) + text.count(";") > MAX_FIELDS:
         return None
@@ -66,8 +66,8 @@ def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
 
 
 def possible_fields(text: str) -> set[str] | None:
-    """The names that may stand after the first `&` of a text that is no form; None where there are too many to look
-    at. Every one costs the time of a form's field: so they are counted before they are looked at."""
+    """Return the names that a text other than a form may have as fields after the first `&`, or None if there are too
+    many pieces, which are counted first because each takes time."""
     pieces = frozenset(text.split("&")[1:])
     if sum(len(frozenset(piece.split(";"))) for piece in pieces) > MAX_PIECES:
         return None
@@ -75,10 +75,10 @@ def possible_fields(text: str) -> set[str] | None:
 
 
 def field_readings(piece: str, of_body: bool = False) -> Iterator[tuple[str, Field]]:
-    """One field, by each name that it might have: a value only where there is but one."""
+    """Yield one field under each name that a parser may give it, with a value only if there is one name."""
     raw, equals, value = piece.partition("=")
     bracket = BRACKET_EQUALS.search(value)
-    if bracket:  # there the name ends to Express
+    if bracket:  # Express ends the name here
         yield from ((one, WITH_BRACKET_EQUALS) for one in possible_names(f"{raw}={value[: bracket.end() - 1]}"))
     name = unambiguous_name(raw)
     if ";" in piece:
@@ -92,7 +92,7 @@ def field_readings(piece: str, of_body: bool = False) -> Iterator[tuple[str, Fie
 
 
 def unambiguous_name(raw: str) -> str | None:
-    """The name of a field, if there is but one way to read it."""
+    """Return the name of a field, or None if there is more than one way to read it."""
     if BAD_ESCAPE.search(raw) or not RAW.fullmatch(raw):
         return None
     try:
@@ -122,11 +122,11 @@ def unescape_field(raw: str) -> bytes:
 
 
 def possible_names(*raws: str) -> set[str]:
-    """Every name that some reader takes from what stands before `=`."""
+    """Return every name that some parser reads from the text before `=`."""
     found: set[str] = set()
     for raw in frozenset(raws):
         for text in (raw, unescape_brackets(raw), *byte_readings(raw), *text_readings(unescape_field(raw))):
-            ended = text.partition("\0")[0]  # to readers in C
+            ended = text.partition("\0")[0]  # as parsers in C read it
             parts = [part for part in BRACKETS.split(ended) if part][:1]
             before = (ended.partition("[")[0], ended[:1] + ended[1:].partition("[")[0], ended.partition(".")[0])
             found |= {text, text.strip(), ended, *before, *parts, bracketed_name(text)}
@@ -134,7 +134,8 @@ def possible_names(*raws: str) -> set[str]:
 
 
 def bracketed_name(text: str) -> str:
-    """What the brackets at its start enclose, others within them included, as Express names a field; else all of it."""
+    """Return the content of the leading brackets, nested ones included, as Express names a field; otherwise the whole
+    text."""
     depth = 0
     for place, char in enumerate(text[:MAX_NAME_LENGTH]):
         depth += (char == "[") - (char == "]")
@@ -144,7 +145,7 @@ def bracketed_name(text: str) -> str:
 
 
 def text_readings(content: bytes) -> Iterator[str]:
-    """What is no UTF-8 stands as it is, replaced, or escaped as Flask leaves it."""
+    """Yield the text with invalid UTF-8 kept, replaced, or escaped as Flask does."""
     text = content.decode("utf-8", "surrogateescape")
     yield text
     if not text.isascii():
@@ -153,12 +154,12 @@ def text_readings(content: bytes) -> Iterator[str]:
 
 
 def unescape_brackets(raw: str) -> str:
-    """As Express names a field whose escapes are broken: only its brackets are unescaped."""
+    """Return the name that Express gives a field with broken escapes: only its brackets are unescaped."""
     return ESCAPED_BRACKET.sub(lambda found: "[" if found[0] in "%5b%5B" else "]", raw.replace("+", " "))
 
 
 def byte_readings(raw: str) -> Iterator[str]:
-    """Bytes beyond ASCII are characters of Latin-1 to some, and UTF-8 to others."""
+    """Yield the text with non-ASCII bytes read as Latin-1 or as UTF-8."""
     for here, there in (("latin-1", "utf-8"), ("utf-8", "latin-1")):
         try:
             yield raw.encode(here).decode(there)
@@ -167,5 +168,5 @@ def byte_readings(raw: str) -> Iterator[str]:
 
 
 def php_variable_name(name: str) -> str:
-    """As PHP names variables."""
+    """Return the name that PHP gives the variable."""
     return re.sub(r"[ .\[]", "_", name.lstrip(" "))

@@ -1,4 +1,4 @@
-"""What the adapters for gateways know by what does not arrive: which headers are handed on, and whether bodies are."""
+"""Which headers and bodies a gateway passes on, so that its adapter knows which facts are absent and which unknown."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from policyengine.runtime.values import Invalid
 
 HeaderValues = Mapping[str, tuple[str, ...]]
 
-ALL: Final = "all"  # in place of names of headers
+ALL: Final = "all"  # in place of header names
 GIVEN_TWICE = Invalid("given twice")
 UNREADABLE = Invalid("not valid UTF-8")
 MAYBE_GIVEN_TWICE = Invalid("a comma, as if it had been given twice")
-# What is between two neighbours, or says how a body is framed: no gateway hands it on as its client sent it.
+# Hop-by-hop and framing headers; a gateway does not pass them on as the client sent them.
 HOP_BY_HOP = frozenset(
     "connection content-length expect host http2-settings keep-alive proxy-authenticate proxy-authorization "
     "proxy-connection te trailer transfer-encoding upgrade".split()
 )
-# Secrets, and what is between two neighbours: none of it is a fact.
+# Secret and hop-by-hop headers, which are never facts.
 WITHHELD_HEADERS = CREDENTIAL_SECRET_HEADERS | HOP_BY_HOP | {"cookie"}
-# `authorization` is often the gateway's own, or is taken away before we are asked.
+# `authorization` is often the gateway's own, or removed before the check.
 UNKNOWABLE_HEADERS = HOP_BY_HOP | {"authorization"}
-ENVOY_PREFIX = "x-envoy-"  # about the call of Envoy to us, at least some of them
-# Fields that are lists, or hold a date or a comment: a comma in one is no sign that it came twice.
+ENVOY_PREFIX = "x-envoy-"  # some describe Envoy's call to this server
+# List fields, and fields with a date or a comment: a comma in one does not mean that it is repeated.
 COMMA_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language access-control-request-headers baggage cache-control "
     "content-encoding content-language date expires forwarded if-match if-modified-since if-none-match if-range "
@@ -37,7 +37,7 @@ COMMA_HEADERS = frozenset(
 
 
 class GatewayAdapter(StrEnum):
-    """By the name that it has in settings."""
+    """An adapter, by its name in settings."""
 
     FORWARD_AUTH = "forward_auth"
     NGINX = "nginx"
@@ -46,12 +46,12 @@ class GatewayAdapter(StrEnum):
 
     @property
     def place(self) -> str:
-        """Where it answers."""
+        """The path where it answers."""
         return ADAPTER_PATHS[self]
 
     @property
     def sends_bodies(self) -> bool:
-        """Whether its gateway can send them at all."""
+        """Whether its gateway can send bodies at all."""
         return self in (GatewayAdapter.ENVOY, GatewayAdapter.ENVOY_GRPC)
 
 
@@ -65,23 +65,21 @@ ADAPTER_PATHS: Mapping[GatewayAdapter, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ForwardedParts:
-    """What a gateway hands on of a request. `headers`: those that arrive whenever its client sends them; None: all.
-
-    `bodies`: each arrives whole, or its request is refused. `joins`: several headers of a name arrive as one.
-    """
+    """The parts of a request that a gateway passes on. `headers`: those that arrive whenever the client sends them;
+    None: all. `bodies`: each body arrives whole, or the request is refused. `joins`: repeated headers arrive as one."""
 
     headers: frozenset[str] | None = frozenset()
     bodies: bool = False
     joins: bool = False
 
     def shows_absence(self, header: str) -> bool:
-        """Whether a header that does not arrive is not there."""
+        """Whether a header that did not arrive is absent."""
         return header not in UNKNOWABLE_HEADERS and (self.headers is None or header in self.headers)
 
 
 def header_facts(given: HeaderValues, hands_on: ForwardedParts, ours: Collection[str]) -> dict[str, object]:
-    """What the client says about itself: facts of the request, as guards may ask for them. None for a header that is
-    known not to be there. `ours` are headers that only the gateway sets."""
+    """Return the client's headers as facts of the request; None for a header that is known to be absent. `ours` are
+    headers that only the gateway sets."""
     told: dict[str, object] = {
         name: get_header_value(name, values, hands_on) for name, values in given.items() if not is_withheld(name, ours)
     }
@@ -91,7 +89,7 @@ def header_facts(given: HeaderValues, hands_on: ForwardedParts, ours: Collection
 
 
 def unknown_headers(given: HeaderValues, hands_on: ForwardedParts, ours: Collection[str]) -> Iterator[str]:
-    """The names, as `pending` has them, of headers of which nobody knows whether they are there."""
+    """Yield, in the spelling of `pending`, the headers that may or may not be present."""
     if hands_on.headers is not None:
         yield "request.headers.*"
         return

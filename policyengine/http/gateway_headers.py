@@ -1,8 +1,8 @@
-"""What a gateway vouches for in headers: who asks and how, read to a question for the engine.
+"""Reads the headers in which a gateway states the agent, user and credential, and builds the question for the engine.
 
-The gateway takes away what its client sent under these names and sets what it found itself. All of them begin with
-`X-Agent-` unless somebody configures others, so that one line takes all of them away. One that is there twice, that is
-spelled another way, or that makes no sense is refused: of two values nobody knows which one the gateway set.
+The gateway removes these headers from the client's request and sets them itself. By default all begin with `X-Agent-`,
+so that one line removes them all. A repeated, respelled or malformed one is refused, as it is unknown which of two
+values the gateway set.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from policyengine.vocabulary import FACTS, FactOrigin
 
 RawHeaderPairs = Iterable[tuple[bytes, bytes]]
 Facts = Mapping[str, Mapping[str, object]]
-# A body as far as the gateway sent it. One that came as text is not as its client sent it: the gateway has put other
-# characters in place of bytes that are no UTF-8.
+# The body as far as the gateway sent it. A text is not what the client sent: the gateway has replaced bytes that are
+# not UTF-8.
 Content: TypeAlias = bytes | str
 
 MAX_VALUE_LENGTH = 4_096
 SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 BYTES = re.compile(r"[0-9]{1,15}")
 SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,1024}")
-BODY_AS_TEXT = Invalid("the body came as text, not as it was sent (`pack_as_bytes` is not set)")
+BODY_AS_TEXT = Invalid("the body was sent as text, not as bytes (set `pack_as_bytes`)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED_HEADERS = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
-# Servers behind us may take another path than that of the request line from these.
+# From these headers, upstream servers may take another path than that of the request line.
 OTHER_TARGET_HEADERS = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
 OWN_HEADERS = ("x-auth-subject", "x-auth-user")
-# Names that cannot carry a fact: they say something else, or everybody sets them.
+# Names that cannot carry a fact: they have another meaning, or any client sets them.
 RESERVED_HEADERS = (
     frozenset(
         {*FORWARDED_HEADERS, *OTHER_TARGET_HEADERS, *OWN_HEADERS, "x-request-id", "content-type", "idempotency-key"}
     )
     | WITHHELD_HEADERS
 )
-# What servers trust or read a body by, and no other spelling may stand in for.
+# Headers that servers trust or parse bodies by; a respelled one is refused.
 TRUSTED_HEADERS = frozenset(
     {
         *CREDENTIAL_HEADERS,
@@ -72,19 +72,19 @@ TRUSTED_HEADERS = frozenset(
         "x-would-be",
     }
 )
-# Facts of who asks that may be there although no header says so.
+# Facts about the caller that may exist although no header states them.
 OPTIONAL_FACTS = ("agent_instance", "agent_groups", "credential_kind", "credential_scopes", "credential_bound")
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayHeaders:
-    """Which header carries which fact, in lower case; "" for none. `obligations` are kinds that the gateway meets.
+    """The header (in lower case; "" for none) of each fact. `obligations` are the kinds that the gateway fulfils.
+    `trust_domains` are SPIFFE trust domains (`acme.example`), each with its issuer in the policy. `hands_on_…` are the
+    headers that reach an adapter whenever the client sends them, or `all`; `bodies` are the adapters whose gateway
+    sends every body, or refuses the request.
 
-    `trust_domains` are those of certificates (`acme.example`), each with the issuer that the policy knows it by.
-    `hands_on_…` are the headers that arrive at an adapter whenever its client sends them, or `all`; `bodies` are the
-    adapters whose gateway sends every body along, or refuses its request.
-    `client_certificate`: the header that tells of the certificate of the client's connection; None: none does, as who
-    does not set it passes on what its client says.
+    `client_certificate`: the header with the certificate of the client's connection; None if the gateway does not set
+    it, as it would then pass on the client's own header.
     """
 
     agent_id: str = "x-agent-id"
@@ -100,7 +100,7 @@ class GatewayHeaders:
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
-    request_size: str = ""  # where it is named, the gateway takes it away from clients: an empty body may open a door
+    request_size: str = ""  # if named, the gateway must remove it from clients: an empty body may satisfy a grant
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()
     client_certificate: str | None = None
@@ -118,7 +118,7 @@ class GatewayHeaders:
         )
 
     def hides_absence(self, adapter: GatewayAdapter, path: tuple[str, ...]) -> bool:
-        """Whether nobody who asks by that adapter knows that a fact is not there."""
+        """Whether the absence of a fact is unknown to this adapter."""
         hands_on = self.hands_on(adapter)
         match path:
             case ("body", *_):
@@ -138,14 +138,14 @@ class GatewayHeaders:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Key to header, of those that are taken."""
+        """Key to header, for the facts that have a header."""
         named = {one.name: getattr(self, one.name) for one in fields(self) if one.type == "str"}
         return {key: header for key, header in named.items() if header}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTarget:
-    """What was asked for, as it stood in the request line."""
+    """The request line as the client sent it."""
 
     method: str
     uri: str
@@ -156,7 +156,7 @@ class RequestTarget:
 
 
 def collect_headers(raw: RawHeaderPairs) -> HeaderValues:
-    """All values of each name. What is no UTF-8 keeps its bytes, as surrogates."""
+    """Collect all values of each name; bytes that are not UTF-8 become surrogates."""
     found: dict[str, tuple[str, ...]] = {}
     for name, value in raw:
         key = name.decode("latin-1").lower()
@@ -165,17 +165,15 @@ def collect_headers(raw: RawHeaderPairs) -> HeaderValues:
 
 
 def get_only_value(given: HeaderValues, name: str) -> str | None:
-    """The value of a header that the gateway sets; None where there is none, or an empty one. Raises RequestError."""
+    """Return the value of a header that the gateway sets; None if it is missing or empty. Raises RequestError."""
     values = given.get(name, ())
     if len(values) > 1:
-        raise header_error(name, "came twice", "the gateway must set it in place of what its client sent")
+        raise header_error(name, "is repeated", "the gateway must replace the client's value")
     value = values[0].strip(" \t") if values else ""
     if not value:
         return None
     if len(value) > MAX_VALUE_LENGTH or not value.isprintable():
-        raise header_error(
-            name, "has a value that nobody can read", "visible characters in UTF-8, 4,096 of them at most"
-        )
+        raise header_error(name, "is not readable", "write at most 4,096 visible characters in UTF-8")
     return value
 
 
@@ -187,9 +185,9 @@ def header_error(name: str, why: str, hint: str | None = None) -> RequestError:
 
 
 def parse_word(name: str, value: str) -> str:
-    """Gateways join what came twice with commas, so there is none in a value that stands alone."""
+    """Return a single value, which must not have a comma: gateways join repeated headers with commas."""
     if "," in value:
-        raise header_error(name, "has a comma in it, as if it had come twice")
+        raise header_error(name, "contains a comma, as if it were repeated")
     return value
 
 
@@ -198,12 +196,12 @@ def parse_list(name: str, value: str) -> list[str]:
 
 
 def parse_scopes(name: str, value: str) -> list[str]:
-    """As in OAuth: with a space between them."""
+    """Split scopes at spaces, as in OAuth."""
     return parse_word(name, value).split()
 
 
 def parse_time_or_seconds(name: str, value: str) -> str | datetime:
-    """A time, or the seconds since 1970 that tokens have."""
+    """Parse a time, or seconds since 1970 as in tokens."""
     if not SECONDS.fullmatch(value):
         return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
@@ -217,7 +215,7 @@ def parse_boolean(name: str, value: str) -> bool:
 
 def parse_byte_count(name: str, value: str) -> int:
     if not BYTES.fullmatch(parse_word(name, value)):
-        raise header_error(name, "is no number of bytes")
+        raise header_error(name, "is not a number of bytes")
     return int(value)
 
 
@@ -231,8 +229,8 @@ HEADER_PARSERS: Mapping[str, Callable[[str, str], object]] = {
 }
 
 CARRIED_KEYS = frozenset(one.name for one in fields(GatewayHeaders))
-# What no header carries of who asks, and what a request has besides its endpoint: nobody knows that it is not there.
-# A user is the subject of the credential that a gateway vouches for.
+# Facts about the caller that no header carries: their absence is never known. The subject is not among them: it is the
+# user that the gateway states.
 UNCARRIED_FACTS = tuple(
     fact.name
     for fact in FACTS
@@ -243,7 +241,7 @@ HTTP_FACTS = tuple(fact.name for fact in FACTS if fact.path[0] == "request" and 
 
 
 def read_header_facts(given: HeaderValues, names: GatewayHeaders) -> dict[str, dict[str, object]]:
-    """By root, each as the header of its name says it. Raises RequestError."""
+    """Return the facts of all headers by root. Raises RequestError."""
     found: dict[str, dict[str, object]] = {}
     for key, header in names.facts.items():
         value = get_only_value(given, header)
@@ -254,8 +252,8 @@ def read_header_facts(given: HeaderValues, names: GatewayHeaders) -> dict[str, d
 
 
 def read_spiffe_facts(principal: str, names: GatewayHeaders) -> dict[str, dict[str, object]]:
-    """What a certificate that the gateway verified says, where it is a SPIFFE id of a domain that is trusted: which
-    agent asks, and that the connection is its own. Another name says nothing."""
+    """Return the agent and credential of a certificate that the gateway verified, if its name is a SPIFFE id in a
+    trusted domain; otherwise nothing."""
     found = SPIFFE.fullmatch(principal)
     issuer = dict(names.trust_domains).get(found["domain"]) if found else None
     if issuer is None:
@@ -270,11 +268,11 @@ def read_spiffe_facts(principal: str, names: GatewayHeaders) -> dict[str, dict[s
 
 
 def read_forwarded_target(given: HeaderValues) -> RequestTarget:
-    """As Caddy and Traefik say it, and nginx as it is configured. Raises RequestError."""
+    """Read the target from the headers of Caddy, Traefik, or nginx as configured. Raises RequestError."""
     method, uri, host = (get_only_value(given, name) for name in FORWARDED_HEADERS)
     if method is None or uri is None:
         missing = FORWARDED_HEADERS[0] if method is None else FORWARDED_HEADERS[1]
-        raise header_error(missing, "is missing", "the gateway says in it what its client asked for")
+        raise header_error(missing, "is missing", "the gateway must set it to the client's request")
     return RequestTarget(method, uri, host)
 
 
@@ -286,8 +284,9 @@ def build_question(
     content: Content | None = None,
     vouched: Facts | None = None,
 ) -> dict[str, object]:
-    """What the engine is asked, in the shape of `/decide`; what nobody saw is pending. `content` is the body as far as
-    the gateway sent it, None where it never does; `vouched` is what else it says of who asks. Raises RequestError."""
+    """Build the question in the shape of `/decide`; facts that the gateway does not show are pending. `content` is the
+    body as far as the gateway sent it, None if it never does; `vouched` are further facts about the caller. Raises
+    RequestError."""
     ours = (
         *names.facts.values(),
         *FORWARDED_HEADERS,
@@ -299,7 +298,7 @@ def build_question(
     check_spellings(given, (*ours, *TRUSTED_HEADERS))
     for name in OTHER_TARGET_HEADERS:
         if name in given:
-            raise header_error(name, "would have some servers take another path", "the gateway takes it away")
+            raise header_error(name, "makes some servers use another path", "the gateway must remove it")
     facts: dict[str, dict[str, object]] = {**(vouched or {}), **read_header_facts(given, names)}  # type: ignore[dict-item]
     body, size = read_body_and_size(given, hands_on, content, facts.get("request", {}).pop("size", None))
     path, _, query = target.uri.partition("?")
@@ -324,7 +323,7 @@ def build_question(
 
 
 def missing_facts(facts: Facts, given: HeaderValues, names: GatewayHeaders, hands_on: ForwardedParts) -> Iterator[str]:
-    """What the gateway could know of who asks, and has said in no header: an empty one says that there is nothing."""
+    """Yield the optional facts that no header states; an empty header states that there is no such fact."""
     for key in OPTIONAL_FACTS:
         root, _, member = key.partition("_")
         header = getattr(names, key)
@@ -337,8 +336,8 @@ def missing_facts(facts: Facts, given: HeaderValues, names: GatewayHeaders, hand
 def read_body_and_size(
     given: HeaderValues, hands_on: ForwardedParts, content: Content | None, said: object
 ) -> tuple[Mapping[str, object] | Invalid | None, object]:
-    """The members of the body, none of an empty one, and None where nobody saw it; and its bytes. What the gateway
-    has `said` of them counts where it never sends any."""
+    """Return the members of the body and its size: no members if empty, None if unknown. `said`, the size that the
+    gateway states, counts only if it never sends bodies."""
     if content is None:
         return ({} if said == 0 else None), said
     whole = whole_body(given, content)
@@ -351,14 +350,14 @@ def read_body_and_size(
 
 
 def read_body(given: HeaderValues, content: Content) -> Mapping[str, object] | Invalid:
-    """The members of a whole body, or why nobody can say what is in it, nor what is not."""
+    """Return the members of a whole body, or the reason that they are unknown."""
     if isinstance(content, str):
         return find_body_override(given, content) or BODY_AS_TEXT
     return body_members(given.get("content-type", ()), given.get("content-encoding", ()), content)
 
 
 def find_body_override(given: HeaderValues, content: Content) -> Mapping[str, object] | None:
-    """What is known of a body that is not read: that it names another method, if it does."""
+    """Return the method override of an unread body, or None."""
     return METHOD_OVERRIDE if names_method(given.get("content-type", ()), raw_body(content)) else None
 
 
@@ -371,9 +370,9 @@ def add_credentials(
     certificate: str | None,
     content: Content | None = None,
 ) -> dict[str, object]:
-    """The question with what the client brought to prove who it is; `own`: in `Authorization`, as whoever asks needs no
-    token of ours. `certificate`: the header that tells of its certificate. `content`: the body, as far as the gateway
-    sent it. Raises RequestError."""
+    """Add the client's raw credentials to the question. `own`: `Authorization` is the client's, as this server requires
+    no token. `certificate`: the header with its certificate. `content`: the body, as far as the gateway sent it. Raises
+    RequestError."""
     url, whole = request_url(given, target.host, target.uri), whole_body(given, content)
     signed = None if whole is None else raw_body(whole)
     found = read_client_credentials(
@@ -383,8 +382,8 @@ def add_credentials(
 
 
 def whole_body(given: HeaderValues, content: Content | None) -> Content | None:
-    """The body where the gateway says that this is all of it. Without a word of it none may have been sent, or only
-    its beginning: then nobody saw it."""
+    """Return the body if the gateway states that it is complete; otherwise it may be missing or cut off, and is
+    unknown."""
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 
 
@@ -393,7 +392,7 @@ def raw_body(content: Content) -> bytes:
 
 
 def read_query(text: str) -> dict[str, Field]:
-    """By name. Raises RequestError."""
+    """Return the query parameters by name. Raises RequestError."""
     found = query_fields(text)
     if isinstance(found, Invalid):
         raise RequestError("request.query", f"the query has {found.why}")

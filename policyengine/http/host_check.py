@@ -1,8 +1,8 @@
-"""The `Host` and `Origin` check of listeners without a token: it stops web pages, and DNS rebinding above all.
+"""The `Host` and `Origin` check of listeners without a token, against requests of web pages and DNS rebinding.
 
-A browser sends the name it asks for in `Host`, and no page can change that. So a page whose name was rebound to this
-machine is known by its `Host`. A page of another site that asks under our own name is known by `Origin`, or by
-`Sec-Fetch-Site` where it sends no `Origin`.
+A browser sends the requested name in `Host`, and no page can change that: a page whose name was rebound to this machine
+is recognized by its `Host`. A page of another site that uses this server's name is recognized by `Origin`, or by
+`Sec-Fetch-Site` if it sends no `Origin`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ORIGIN = re.compile(r"https?://(?P<host>[^/?#@]+)")
 NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?\.?")
 ANY_HOST_NAME = "*"
 OWN_SITES = frozenset({b"same-origin", b"none"})
-# A page needs a preflight to send these to another site, and no preflight succeeds here.
+# A page needs a preflight to send these to another site, and preflights fail here.
 GATEWAY_HEADER_PREFIXES = (b"x-envoy-", b"x-forwarded-")
 
 
@@ -38,7 +38,7 @@ class AllowedHostError(ValueError):
 
 
 class HostRefusal(NamedTuple):
-    """Why a request is refused: the header, a message, and what to do."""
+    """A refused request: the header, a message, and what to do."""
 
     header: str
     message: str
@@ -47,7 +47,7 @@ class HostRefusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
-    """The names that a listener answers beside those of loopback, in lower case and without ports.
+    """The host names that a listener accepts in addition to loopback, in lower case and without ports.
 
     `*.example.com` allows every name below; `*` allows every name, which is no protection against rebinding.
     """
@@ -56,22 +56,22 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, given: Iterable[str]) -> AllowedHosts:
-        """Raises AllowedHostError."""
+        """Parse allowed hosts. Raises AllowedHostError."""
         return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether headers, each given once, are those of an ordinary client. False: `refusal` has to say."""
+        """Whether these unrepeated headers are those of an ordinary client. If False, `refusal` decides."""
         known = is_named(headers.get(b"host", b""), self.names)
         return known and b"origin" not in headers and b"sec-fetch-site" not in headers
 
     def answers(self, host: bytes, own: str | None = None) -> bool:
-        """Whether a `Host` is allowed. `own` is the address the connection arrived at: nobody can rebind an address."""
+        """Whether a `Host` is allowed. `own` is the address of the listener, which cannot be rebound."""
         return is_named(host, self.names) or is_address(parse_host_header(host), own)
 
     def refusal(
         self, method: str, headers: Sequence[tuple[bytes, bytes]], own: str | None = None
     ) -> HostRefusal | None:
-        """Why a request is refused; None if it is answered."""
+        """Return why a request is refused, or None if it is accepted."""
         return self.host_refusal(headers, own) or self.page_refusal(method, headers)
 
     def host_refusal(self, headers: RawHeaderLines, own: str | None = None) -> HostRefusal | None:
@@ -79,17 +79,17 @@ class AllowedHosts:
         if len(hosts) == 1 and self.answers(hosts[0], own):
             return None
         if len(hosts) != 1:
-            said = "there is no Host" if not hosts else "there are several Hosts"
-            return HostRefusal("host", said, "say whom you ask: `Host: 127.0.0.1`")
+            said = "the Host header is missing" if not hosts else "the Host header is repeated"
+            return HostRefusal("host", said, "send one, such as `Host: 127.0.0.1`")
         name = quote_input(hosts[0].decode("latin-1"))
         hint = (
-            "ask `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
-            "with `--allowed-host NAME` (without a port), or with `--token-file`: then every name is answered"
+            "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
+            "with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every name"
         )
-        return HostRefusal("host", f"the Host `{name}` is no name of this server", hint)
+        return HostRefusal("host", f"the Host `{name}` is not a name of this server", hint)
 
     def page_refusal(self, method: str, headers: RawHeaderLines) -> HostRefusal | None:
-        """Why a request is refused as one of a page of another site, by what its browser says; None if it is not."""
+        """Return why a request is refused as one of another site's page, or None."""
         headers = tuple(headers)
         origins, sites = header_values(headers, b"origin"), header_values(headers, b"sec-fetch-site")
         if origins:
@@ -103,7 +103,7 @@ class AllowedHosts:
         return foreign_host_refusal("sec-fetch-site", sites[0])
 
     def is_own(self, origin: bytes, headers: RawHeaderLines) -> bool:
-        """Whether an `Origin` is this server, or has an allowed name."""
+        """Whether an `Origin` is this server, or an allowed host."""
         found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
         if found is None:
             return False
@@ -112,14 +112,14 @@ class AllowedHosts:
         return is_listed(parse_host_header(found["host"].encode("latin-1")), self.names)
 
 
-@lru_cache(maxsize=256)  # clients name few hosts, and every question names one
+@lru_cache(maxsize=256)  # clients use few hosts, and each request names one
 def is_named(host: bytes, names: frozenset[str]) -> bool:
-    """Whether a `Host` is a name of loopback or one of these."""
+    """Whether a `Host` is loopback or one of these names."""
     return LOOPBACK(host) is not None or ANY_HOST_NAME in names or is_listed(parse_host_header(host), names)
 
 
 def parse_host_header(host: bytes) -> str:
-    """The name in a `Host`, in lower case; empty where there is none."""
+    """Return the name in a `Host`, in lower case; empty if malformed."""
     found = HOST.fullmatch(host.decode("latin-1").lower())
     return "" if found is None else found["name"]
 
@@ -129,42 +129,42 @@ def is_listed(name: str, names: frozenset[str]) -> bool:
 
 
 def parse_allowed_host(given: str) -> str:
-    """The name of a host as it is compared. Raises AllowedHostError."""
+    """Return the host name as it is compared. Raises AllowedHostError."""
     name = given.strip().lower()
     bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if ":" in bare and is_literal(bare):
         return f"[{ip_address(bare).compressed}]"
     if name == ANY_HOST_NAME or NAME.fullmatch(name):
         return name.removesuffix(".")
-    hint = "a name or an address, without scheme, port or path, like pdp.example.com; `*.example.com` is all below"
-    raise AllowedHostError(f"`{quote_input(given)}` is no name of a host", hint)
+    hint = "write a name or address without scheme, port or path, like pdp.example.com, or `*.example.com`"
+    raise AllowedHostError(f"`{quote_input(given)}` is not a host name", hint)
 
 
 def url_host_names(url: str | None) -> tuple[str, ...]:
-    """The name of the host in a URL."""
+    """Return the host name in a URL, if there is one."""
     found = None if url is None else ORIGIN.match(url.lower())
     name = "" if found is None else parse_host_header(found["host"].encode("latin-1", "replace"))
     return (name,) if name else ()
 
 
 def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
-    """Why a request at a gateway's door is refused: a page could send it without a preflight. None: it could not."""
+    """Return why a request at an adapter is refused because a page could have sent it without a preflight, or None."""
     if any(name.startswith(GATEWAY_HEADER_PREFIXES) for name, _ in headers):
         return None
     hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; by hand add `-H 'x-forwarded-for: 127.0.0.1'`"
-    return HostRefusal("gateway", "nothing shows that a gateway asks", hint)
+    return HostRefusal("gateway", "the request does not come from a gateway", hint)
 
 
 def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
     said = f"`{quote_input(value.decode('latin-1'))}`"
     of = f"of {said}" if header == "origin" else f"of another site (`Sec-Fetch-Site: {said[1:]}"
     end = "" if header == "origin" else ")"
-    hint = "pages of this server may; where that page is yours: `--allowed-host` with the name of its host"
-    return HostRefusal(header, f"a page {of}{end} may not ask here", hint)
+    hint = "if the page is yours, start the server with `--allowed-host` and the host name of the page"
+    return HostRefusal(header, f"a page {of}{end} may not send requests here", hint)
 
 
 def is_navigation(method: str, headers: RawHeaderLines) -> bool:
-    """Whether somebody followed a link: the page that had it learns nothing of the answer."""
+    """Whether the request follows a link: the linking page cannot read the answer."""
     how = header_values(headers, b"sec-fetch-mode"), header_values(headers, b"sec-fetch-dest")
     return method == "GET" and how == ([b"navigate"], [b"document"])
 
@@ -174,7 +174,7 @@ def header_values(headers: RawHeaderLines, name: bytes) -> list[bytes]:
 
 
 def parent_domains(name: str) -> Iterable[str]:
-    """`b.c` and `c` of `a.b.c`."""
+    """Yield `b.c` and `c` for `a.b.c`."""
     while "." in name:
         name = name.partition(".")[2]
         yield name
@@ -189,6 +189,6 @@ def is_literal(text: str) -> bool:
 
 
 def is_address(name: str, own: str | None) -> bool:
-    """Whether a name is that very address."""
+    """Whether a name is exactly this address."""
     bare = name.removeprefix("[").removesuffix("]")
     return own is not None and is_literal(own) and is_literal(bare) and ip_address(own) == ip_address(bare)

@@ -1,7 +1,7 @@
-"""The members of an object in JSON: those that every reader reads alike, the others as unknown.
+"""Parses a JSON object: members that every parser reads the same have values, others are unknown.
 
-Readers disagree about names that stand twice, names that differ in case only (Go takes one for the other), numbers that
-no double holds as they are written (JavaScript rounds them), and what is the prototype of objects in JavaScript.
+Parsers disagree about duplicate names, names that differ only in case (Go accepts one for the other), numbers that no
+double represents exactly (JavaScript rounds them), and the prototype of JavaScript objects.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from decimal import Decimal
 from policyengine.runtime import decode
 from policyengine.runtime.values import Invalid
 
-SAFE_DIGITS = 15  # that many any double holds
-ROUNDED = "a number that some readers round"
-DUPLICATE_IN_OTHER_CASE = Invalid("a name that is there in another case, too")
+SAFE_DIGITS = 15  # any double represents this many
+ROUNDED = "a number that some parsers round"
+DUPLICATE_IN_OTHER_CASE = Invalid("a name that is repeated in another case")
 PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototype`")
 
 
 def parse_json_members(content: bytes) -> dict[str, object]:
-    """Clean, as `decode.from_json` has them. Raises DecodeError for what is no object in JSON."""
+    """Return clean members, as `decode.from_json` does. Raises DecodeError if the content is not a JSON object."""
     found = decode.clean(decode.json_tree(content, DECODER))
     if isinstance(found, Invalid):
         raise decode.DecodeError(found.why)
@@ -41,7 +41,7 @@ def object_from_pairs(pairs: list[tuple[str, object]]) -> dict[object, object] |
 
 
 def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
-    """With no value where two names are the same but for their case."""
+    """Remove the values of names that differ only in case."""
     spellings = Counter(str(name).casefold() for name in found)
     if len(spellings) == len(found):
         return found
@@ -51,7 +51,7 @@ def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
 
 
 def require_exact_double(read: Callable[[str], object]) -> Callable[[str], object]:
-    """A reader of numbers that takes those only which are the same as doubles."""
+    """Wrap a number parser so that numbers that a double would round are unknown."""
 
     def number(text: str) -> object:
         value = read(text)

@@ -1,4 +1,4 @@
-"""How limits stand, in words of HTTP: `RateLimit` and `RateLimit-Policy`, structured fields both, and `Retry-After`."""
+"""Formats limits as HTTP headers: `RateLimit` and `RateLimit-Policy` (structured fields), and `Retry-After`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, 
 MAX_INTEGER = 999_999_999_999_999  # of a structured field
 MAX_NAME_LENGTH = 64
 UNESCAPED_PUNCTUATION = (
-    " !#$&'()*+,/:;<=>?@[]^`{|}~"  # beside letters, digits and `_.-`: all visible ASCII but quotes, `\` and `%`
+    " !#$&'()*+,/:;<=>?@[]^`{|}~"  # with letters, digits and `_.-`: all visible ASCII except quotes, `\` and `%`
 )
 
 HeaderFields = tuple[tuple[str, str], ...]
 
 
 class RateLimitField(NamedTuple):
-    """One limit: its name, how it stands, and `window`: in how many microseconds all of it comes back. None where it
-    is no matter of time: of what is under way at once, and where only the state was kept."""
+    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely. None for a
+    concurrency limit, and if only the state was kept."""
 
     name: str
     standing: LimitState
@@ -28,7 +28,7 @@ class RateLimitField(NamedTuple):
 
 
 def rate_limit_headers(decision: Decision) -> HeaderFields:
-    """Of the limit that is tightest, and when to come again; empty where no limit applies."""
+    """Return the headers of the tightest limit, and when to retry; empty if no limit applies."""
     if not decision.standings:
         return ()
     limits = tuple(map(to_rate_limit_field, decision.standings))
@@ -52,13 +52,13 @@ def to_rate_limit_field(one: RateState | tuple[object, ...]) -> RateLimitField:
         case ConcurrencyCharge():
             return RateLimitField(stood.name, standing, None, at_once=True)
         case _:
-            # At the pace in force, which may be below the one that the request was charged by.
+            # the current rate, which may be lower than the one of the charge
             drain = max(1, round(charge.flow.drain * standing.base))
             return RateLimitField(stood.name, standing, -(-standing.limit * charge.token // drain) * charge.tick)
 
 
 def tightness(limit: RateLimitField) -> tuple[bool, float, float]:
-    """The smallest is the tightest: what stopped the request, then the smallest share that is left, then the longest
+    """The sort key of limits: first those that stopped the request, then the smallest remaining share, then the longest
     wait."""
     how = limit.standing
     share = how.remaining / how.limit if how.limit else 0.0
@@ -67,21 +67,21 @@ def tightness(limit: RateLimitField) -> tuple[bool, float, float]:
 
 
 def retry_after(limits: tuple[RateLimitField, ...]) -> int | None:
-    """Whole seconds until all that stopped the request would let it through; None where one never would."""
+    """Return the whole seconds until all exceeded limits admit the request, or None if one never does."""
     waits = [one.standing.retry for one in limits if not one.standing.admitted]
     known = [wait for wait in waits if wait is not None]
     return to_whole_seconds(max(known)) if known and len(known) == len(waits) else None
 
 
 def format_policy_field(limit: RateLimitField) -> str:
-    """`"per agent";q=20;w=12`: so many, in so many seconds."""
+    """Return `"per agent";q=20;w=12`: the quota and its window in seconds."""
     window = "" if limit.window is None else f";w={clamp_integer(max(1, to_whole_seconds(limit.window)))}"
     unit = ';qu="concurrent-requests"' if limit.at_once else ""
     return f"{format_string(limit.name)};q={clamp_integer(limit.standing.limit)}{unit}{window}"
 
 
 def format_state_field(limit: RateLimitField) -> str:
-    """`"per agent";r=19;t=1`: what is left, and in how many seconds all of it is there again."""
+    """Return `"per agent";r=19;t=1`: what remains, and the seconds until full recovery."""
     remaining, seconds = limit.standing.remaining, to_whole_seconds(limit.standing.reset)
     return f"{format_string(limit.name)};r={clamp_integer(remaining)};t={clamp_integer(seconds)}"
 
@@ -95,5 +95,5 @@ def clamp_integer(number: int) -> int:
 
 
 def format_string(name: str) -> str:
-    """A string of a structured field, which holds visible ASCII only: anything else is written as in an address."""
+    """Return a string of a structured field, which allows visible ASCII only: other characters are percent-encoded."""
     return f'"{quote(name[:MAX_NAME_LENGTH], safe=UNESCAPED_PUNCTUATION)}"'

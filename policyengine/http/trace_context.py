@@ -1,6 +1,6 @@
-"""W3C Trace Context: which trace a question belongs to, so that others find what was done for it.
+"""W3C Trace Context: the trace that a question belongs to, so that logs and spans can be correlated.
 
-What is invalid is as if it were not there, as the specification wants it. Nothing is decided by any of this.
+Invalid headers are ignored, as the specification requires. Decisions do not depend on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 PARENT = re.compile(
     r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
-KNOWN_FLAGS = 0b11  # sampled, and that the id is random
+KNOWN_FLAGS = 0b11  # sampled, and random id
 MAX_TRACEPARENT_LENGTH = 256
 MAX_TRACESTATE_LENGTH = 2_048
 MAX_TRACESTATE_MEMBERS = 32
@@ -25,7 +25,8 @@ MEMBER = re.compile(
 
 
 class TraceContext(NamedTuple):
-    """`parent` is what whoever asks next is told, with a span of our own: `00-TRACE-SPAN-FLAGS`. `state` as it came."""
+    """A trace. `parent` is the `traceparent` to send on, with this server's span: `00-TRACE-SPAN-FLAGS`. `state` is
+    unchanged."""
 
     id: str
     parent: str
@@ -33,7 +34,7 @@ class TraceContext(NamedTuple):
 
 
 _current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
-current_trace = _current.get  # of the question that is being answered
+current_trace = _current.get  # of the current question
 
 
 @contextmanager
@@ -46,12 +47,12 @@ def trace_scope(trace: TraceContext | None) -> Iterator[None]:
 
 
 def enter_trace(trace: TraceContext | None) -> None:
-    """For the rest of this task."""
+    """Set the trace for the rest of this task."""
     _current.set(trace)
 
 
 def parse_trace_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceContext | None:
-    """By the headers `traceparent` and `tracestate`, of which the first is to be there once."""
+    """Parse `traceparent`, which must occur once, and `tracestate`."""
     found = (
         PARENT.fullmatch(parents[0].strip(" \t"))
         if len(parents) == 1 and len(parents[0]) <= MAX_TRACEPARENT_LENGTH
@@ -65,7 +66,7 @@ def parse_trace_context(parents: Sequence[str], states: Sequence[str] = ()) -> T
 
 
 def parse_tracestate(given: Sequence[str]) -> str:
-    """All or nothing: of what cannot be read nobody knows what to hand on."""
+    """Return the whole `tracestate`, or nothing if a part is malformed."""
     whole = ",".join(given)
     members = [one.strip(" \t") for one in whole.split(",") if one.strip(" \t")]
     found = [MEMBER.fullmatch(one) for one in members]

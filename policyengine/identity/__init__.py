@@ -1,1 +1,1 @@
-"""Identity: from the raw credentials of a request to facts that were proved, or to a refusal with its own reason."""
+"""Identity: verifies the raw credentials of a request and returns proved facts, or a refusal with a code."""

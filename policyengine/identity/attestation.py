@@ -1,8 +1,8 @@
-"""Attestations: by the word of an attester, which model whoever presents it runs, and in which environment (RFC 9711).
+"""Attestations (RFC 9711): an attester states which model the presenter runs, and in which environment.
 
-An attestation is a JWT that an `attester` of the policy signed lately, for a nonce of ours and for the key that the
-presenter proved to have. What it says of models and environments, at the top and in each submodule, has to be what the
-policy lists, so that no requirement `attested by` is met by half of it.
+An attestation is a JWT, recently signed by an `attester` of the policy, with a nonce of this server and bound to the
+key that the presenter proved. Every model and environment it names, at the top and in each submodule, must be on the
+policy's list, so that an attestation that is only partly right does not satisfy `attested by`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HEX, BASE64URL = re.compile(r"[0-9A-Fa-f]+"), re.compile(r"[A-Za-z0-9_-]+")
 
 
 class ModelClaim(NamedTuple):
-    """`digest` as policies write it: `sha256:9f2c…`. What is None is not said."""
+    """A model by name and digest, spelled as in policies: `sha256:9f2c…`. None means that the attestation omits it."""
 
     id: str | None = None
     digest: str | None = None
@@ -51,7 +51,7 @@ class ModelClaim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrustedAttester:
-    """An attester of the policy. `audience`: for whom its attestations may be, where they say it."""
+    """An attester of the policy. `audience` is the accepted `aud` of an attestation that has one."""
 
     attester: Attester
     settings: AttesterSettings
@@ -65,24 +65,25 @@ class TrustedAttester:
 
 @dataclass(frozen=True)
 class AttestationVerifier:
-    """`attesters` by the exact text of `iss`. `leeway` in seconds: by how much their clocks may differ."""
+    """The verifier of attestations. `attesters` is keyed by the exact text of `iss`; `leeway` is the tolerated clock
+    difference in seconds."""
 
     attesters: Mapping[str, TrustedAttester]
     nonces: AttestationNonces
     leeway: int = 30
 
     def __call__(self, raw: str, token: VerifiedToken, binding: ConfirmedKey, now: Seconds) -> Mapping[str, object]:
-        """The root `attestation` of the facts. The nonce is taken where all else is right, and only then. Raises
-        CredentialError, StoreError."""
+        """Return the facts of the root `attestation`. The nonce is used up last, and only when all other checks pass.
+        Raises CredentialError, StoreError."""
         try:
             return self._facts(raw, binding, now)
         except CredentialError as refused:
             if refused.refusal.value.startswith("attest"):
                 raise
-            raise CredentialError(refused.refusal, f"of the attestation: {refused.why}") from None
+            raise CredentialError(refused.refusal, f"in the attestation: {refused.why}") from None
 
     def authentic(self, raw: str, now: Seconds) -> VerifiedToken:
-        """What its attester signed, whether it holds or not. It uses nothing up. Raises CredentialError."""
+        """Verify only the attester's signature, not validity, and use up no nonce. Raises CredentialError."""
         jws = read_jws(raw)
         return build_signed_token(raw, jws, "attestation", self._signed_by(jws, now).attester.name, now)
 
@@ -112,7 +113,7 @@ class AttestationVerifier:
         return trusted
 
     def _take_nonce(self, claims: Claims, now: Seconds) -> None:
-        """All of them are taken, so that an attestation of two is not good twice."""
+        """Use up all nonces of the attestation, so that one with two nonces is not accepted twice."""
         given = text_or_list_claim(claims, "eat_nonce")
         if given is None or len(given) > MAX_NONCES:
             raise CredentialError(RefusalCode.ATTESTATION_NONCE)
@@ -126,8 +127,9 @@ def create_attestation_verifier(
     keys: Mapping[str, KeySource],
     nonces: AttestationNonces,
 ) -> AttestationVerifier:
-    """For the attesters of a policy that have a URL and, by name, keys. Raises IdentityError for settings of one that
-    no policy names, and for two by one URL: nobody could tell whose word it is."""
+    """Create the verifier for the attesters of a policy that have a URL and an entry in `keys` (by name). Raises
+    IdentityError for settings of an attester that the policy does not declare, and for two attesters with one URL, as
+    the signer of an attestation would be ambiguous."""
     for name in configuration.attesters:
         if name not in attesters:
             hint = did_you_mean(name, tuple(attesters)) or 'declare it: `attester NAME { url "https://…" }`'
@@ -150,21 +152,23 @@ def create_attestation_verifier(
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:
-    """When it was issued: never later than now, as the policy counts its age from then. Raises CredentialError."""
+    """Return when the attestation was issued, at most `now`, because the policy counts its age from then. Raises
+    CredentialError."""
     issued, expires, begins = (time_claim(claims, name) for name in ("iat", "exp", "nbf"))
     if issued is None or expires is None:
-        raise CredentialError(RefusalCode.MISSING_CLAIM, f"it has no `{'iat' if issued is None else 'exp'}`")
+        raise CredentialError(RefusalCode.MISSING_CLAIM, f"the claim `{'iat' if issued is None else 'exp'}` is missing")
     if expires <= now - leeway:
         raise CredentialError(RefusalCode.ATTESTATION_AGE, "the attestation has expired")
     if max(issued, begins or 0) > now + leeway:
-        raise CredentialError(RefusalCode.ATTESTATION_AGE, "the attestation is of the future")
+        raise CredentialError(RefusalCode.ATTESTATION_AGE, "the attestation is not yet valid")
     if attester.age is not None and now - issued > attester.age.total_seconds():
-        raise CredentialError(RefusalCode.ATTESTATION_AGE, "the attestation is older than the policy says")
+        raise CredentialError(RefusalCode.ATTESTATION_AGE, "the attestation is older than the policy allows")
     return float(min(issued, now))
 
 
 def check_audience(claims: Claims, trusted: TrustedAttester) -> None:
-    """Where it says for whom it is, or has to, it is for us. Raises CredentialError."""
+    """Check that the attestation is for this server, if it has an audience or the settings require one. Raises
+    CredentialError."""
     given = text_or_list_claim(claims, "aud")
     if given is None and trusted.settings.audience is None:
         return
@@ -173,12 +177,14 @@ def check_audience(claims: Claims, trusted: TrustedAttester) -> None:
 
 
 def check_key(claims: Claims, trusted: TrustedAttester, binding: ConfirmedKey) -> None:
-    """It is of the key that was proved for this request. Raises CredentialError."""
+    """Check that the attestation is bound to the key that was proved for this request. Raises CredentialError."""
     cnf = object_claim(claims, "cnf")
     if cnf is None and trusted.settings.unbound:
         return
     if not cnf or not cnf.keys() <= CNF_MEMBERS:
-        raise CredentialError(RefusalCode.ATTESTATION_KEY, "the attestation is bound to no key that could be proved")
+        raise CredentialError(
+            RefusalCode.ATTESTATION_KEY, "the attestation is bound to a kind of key that cannot be proved"
+        )
     named = [(text_claim(cnf, "jkt"), binding.jkt), (text_claim(cnf, "x5t#S256"), binding.x5t)]
     if "jwk" in cnf:
         named.append((cnf_thumbprint(cnf), binding.jkt))
@@ -187,18 +193,19 @@ def check_key(claims: Claims, trusted: TrustedAttester, binding: ConfirmedKey) -
 
 
 def cnf_thumbprint(cnf: Claims) -> str:
-    """Raises CredentialError."""
+    """Return the RFC 7638 thumbprint of `cnf.jwk`. Raises CredentialError."""
     jwk = object_claim(cnf, "jwk") or {}
     try:
         if "d" not in jwk:
             return import_public_key(jwk).thumbprint()
     except UnusableKeyError:
         pass
-    raise CredentialError(RefusalCode.ATTESTATION_KEY, "the attestation names a key that is none")
+    raise CredentialError(RefusalCode.ATTESTATION_KEY, "the attestation names a key that is not a valid public key")
 
 
 def check_submodules(claims: Claims, trusted: TrustedAttester) -> tuple[ModelClaim, str | None]:
-    """Model and environment of the whole; those of submodules have to be allowed, too. Raises CredentialError."""
+    """Return the model and environment of the whole attestation, after checking those of all submodules against the
+    policy's lists. Raises CredentialError."""
     attester, name = trusted.attester, trusted.settings.environment
     model, environment = parse_model_claim(claims), text_claim(claims, name)
     check_model(model, attester)
@@ -223,8 +230,8 @@ def check_environment(environment: str | None, attester: Attester) -> None:
 
 
 def iterate_submodules(claims: Claims) -> Iterator[Claims]:
-    """All of them, at whatever depth. One that is a token of its own, or a digest of one that is elsewhere, is refused:
-    nobody here could say which models are in it. Raises CredentialError."""
+    """Yield all nested submodules. A submodule that is a token itself, or a digest of a detached one, is refused,
+    because its models are not visible here. Raises CredentialError."""
     waiting: list[tuple[Claims, int]] = [(claims, 0)]
     many = 0
     while waiting:
@@ -234,11 +241,11 @@ def iterate_submodules(claims: Claims) -> Iterator[Claims]:
             if depth == MAX_SUBMODULE_DEPTH or many > MAX_SUBMODULES:
                 raise CredentialError(
                     RefusalCode.TOO_DEEP if depth == MAX_SUBMODULE_DEPTH else RefusalCode.TOO_LARGE,
-                    "it has too many submodules",
+                    "the submodules are too many or nested too deep",
                 )
             if not isinstance(submodule, Mapping):
                 raise CredentialError(
-                    RefusalCode.ATTESTATION, "the attestation has a submodule that is not told in claims"
+                    RefusalCode.ATTESTATION, "the attestation has a submodule that is not a set of claims"
                 )
             yield submodule
             waiting.append((submodule, depth + 1))
@@ -248,7 +255,8 @@ def iterate_submodules(claims: Claims) -> Iterator[Claims]:
 
 
 def parse_model_claim(claims: Claims) -> ModelClaim:
-    """By `ai_model_id` and `ai_model_hash`, which is `{alg, hash}` or such a text. Raises CredentialError."""
+    """Parse `ai_model_id` and `ai_model_hash`; the hash is an object `{alg, hash}` or a text `alg:hash`. Raises
+    CredentialError."""
     name = text_claim(claims, "ai_model_id")
     match claims.get("ai_model_hash"):
         case None if "ai_model_hash" not in claims:
@@ -263,10 +271,11 @@ def parse_model_claim(claims: Claims) -> ModelClaim:
 
 
 def canonical_digest(alg: str | int, digest: str) -> str:
-    """Of a hash in hexadecimal or base64url: no length is one of both. Raises CredentialError."""
+    """Return the digest as `alg:hex`. It may be hexadecimal or base64url, which differ in length. Raises
+    CredentialError."""
     name = COSE_HASHES.get(alg) if isinstance(alg, int) else alg.lower().replace("-", "")
     if name not in DIGEST_BYTES:
-        raise CredentialError(RefusalCode.ALGORITHM, "the hash of the model is by an algorithm that is not allowed")
+        raise CredentialError(RefusalCode.ALGORITHM, "the hash of the model uses an algorithm that is not allowed")
     return f"{name}:{decode_digest(digest, DIGEST_BYTES[name]).hex()}"
 
 
@@ -278,5 +287,5 @@ def decode_digest(digest: str, size: int) -> bytes:
     except binascii.Error:
         found = b""
     if len(found) != size:
-        raise claim_type_error("ai_model_hash", "hash of its length")
+        raise claim_type_error("ai_model_hash", "hash with the length of its algorithm")
     return found

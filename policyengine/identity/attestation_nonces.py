@@ -1,4 +1,4 @@
-"""Nonces that attestations have to answer, which nobody has to remember."""
+"""Nonces for attestations, which are verified by HMAC instead of stored."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from policyengine.identity.verified import Seconds
 from policyengine.stores.credential_marks import CredentialMarks
 
 NONCE_LIFETIME_SECONDS = 300  # seconds
-TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # bytes of a nonce
-NONCE_BYTES = (
-    TIME_BYTES + RANDOM_BYTES + TAG_BYTES
-)  # of which base64url makes 56 characters: RFC 9711 takes from 8 to 88
+TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # of a nonce
+NONCE_BYTES = TIME_BYTES + RANDOM_BYTES + TAG_BYTES  # 56 characters of base64url: RFC 9711 allows 8 to 88
 NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class AttestationNonces:
-    """The time, chance, and what only servers with `key` can make of both. Anybody may ask for as many as they like:
-    the store has a mark of those alone that an attestation answered. `leeway`: seconds by which clocks of servers that
-    share a key may differ. Threads may share them."""
+    """Nonces of a time, random bytes and an HMAC with `key`. The store keeps only used nonces, so that clients may
+    request any number. `leeway`: tolerated clock difference in seconds between servers that share the key. Threads may
+    share it."""
 
     marks: CredentialMarks = field(repr=False)
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
@@ -33,12 +31,12 @@ class AttestationNonces:
     leeway: int = 0
 
     def issue(self, now: Seconds) -> tuple[str, Seconds]:
-        """A new one, and when it ends."""
+        """Return a new nonce and its expiry."""
         head = now.to_bytes(TIME_BYTES, "big") + token_bytes(RANDOM_BYTES)
         return encode_base64url(head + self._tag(head)), now + self.lifetime
 
     def take(self, nonce: str, now: Seconds) -> bool:
-        """Whether it is one of ours, has not ended and was not taken before; it is now. Raises StoreError."""
+        """Use up a nonce; return whether it is valid, has not expired and was unused. Raises StoreError."""
         if not NONCE.fullmatch(nonce):
             return False
         raw = urlsafe_b64decode(nonce)

@@ -1,6 +1,6 @@
-"""What the decision log says of tokens of our own and of what was ended: who, through whom, for whom, on whose word.
+"""Fields of decision log events about issued tokens and revocations: the actor, the client, the user and the agent.
 
-A token is told by its fingerprint, and by the facts that decisions have that are made by it; never by itself.
+Events identify a token by its fingerprint and by the facts that decisions derive from it; they never contain it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EventFields: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Whoever has a token of `--token-file`; `name` where that gives it one."""
+    """An operator, who authenticated with a token of `--token-file`; `name` is the name given there, if any."""
 
     name: str | None = None
 
@@ -46,7 +46,7 @@ def issued_token_fields(
     subject: tuple[VerifiedToken, TokenPrincipal],
     kernel: Kernel,
 ) -> EventFields:
-    """`facts`: as the token proves them; `claims`: what it says."""
+    """Return the fields of a `token_issued` event. `facts` are the facts that the token proves, `claims` its claims."""
     own = {} if actor.token is None else {"actor": token_fields(*actor.token)}
     return {
         **client_fields(actor.client), "jti": claims["jti"], "audience": claims["aud"], "bound_to": claims["cnf"],
@@ -61,7 +61,8 @@ def refused_token_fields(
     subject: tuple[VerifiedToken, TokenPrincipal] | bytes,
     kernel: Kernel,
 ) -> EventFields:
-    """What a client was not given that had proved who it is; `subject`: the token, or the digest of what is none."""
+    """Return the fields of an event about a token that was not issued to an authenticated client. `subject` is the
+    subject token, or the digest of one that was refused."""
     about = {"fingerprint": fingerprint(subject)} if isinstance(subject, bytes) else token_fields(*subject)
     own = {} if actor.token is None else {"actor": token_fields(*actor.token)}
     scopes = {} if asked.scopes is None else {"credential": {"scopes": asked.scopes}}
@@ -86,7 +87,7 @@ def policy_fields(kernel: Kernel) -> EventFields:
 
 
 def token_fields(token: VerifiedToken, who: TokenPrincipal) -> EventFields:
-    """Enough to find it by, in this log and at its issuer."""
+    """Return enough to find the token in this log and at its issuer."""
     jti = token.claims.get("jti")
     return without_none(
         {
@@ -100,7 +101,8 @@ def token_fields(token: VerifiedToken, who: TokenPrincipal) -> EventFields:
 
 
 def revocation_fields(kind: str, about: Mapping[str, object], by: EventActor, until: int | None = None) -> EventFields:
-    """`kind`: what was ended, `about` which one that is; `until`: where it was for a while only."""
+    """Return the fields of a revocation event: `kind` is the kind of thing that was revoked, `about` identifies it, and
+    `until` (seconds since 1970) is the end of a temporary revocation."""
     ends = {} if until is None or until > MAX_NUMERIC_DATE else {"until": datetime.fromtimestamp(until, UTC)}
     return {"what": kind, "by": actor_fields(by), **about, **ends}
 
@@ -119,7 +121,7 @@ def actor_fields(by: EventActor) -> EventFields:
 
 
 def describe_actor(by: EventActor) -> str:
-    """For a line in words."""
+    """Return the actor's name for a log message."""
     match by:
         case Operator():
             return "an operator"
@@ -132,18 +134,18 @@ def describe_actor(by: EventActor) -> str:
 
 
 def revoked_token_facts(token: VerifiedToken, who: TokenPrincipal | None, binding: ConfirmedKey) -> EventFields:
-    """The facts that decisions have that were made by it, but for claims. `who` None: it is nobody's, or does not say
-    in a way that is understood."""
+    """Return the facts that decisions derive from this token, without its claims. `who` is None if the token names no
+    principal, or is not understood."""
     jti = token.claims.get("jti")
     facts: Mapping[str, object] = {"credential": {"fingerprint": fingerprint(token.digest), "issuer": token.issuer}}
     if who is not None:
-        with suppress(CredentialError, ValueError, OverflowError):  # it says what is no value: it is ended all the same
+        with suppress(CredentialError, ValueError, OverflowError):  # malformed claims do not matter here
             facts = build_facts(token, who, binding)
     return {**({"jti": jti} if isinstance(jti, str) else {}), **facts}
 
 
 def revoked_name_facts(kind: str, name: str) -> EventFields:
-    """As an operator names it: `issuer/name`, and of keys the key alone."""
+    """Return the facts of a name as an operator writes it: `issuer/name`, or a key alone."""
     issuer, _, rest = name.partition("/")
     match kind:
         case "key":
@@ -157,5 +159,5 @@ def revoked_name_facts(kind: str, name: str) -> EventFields:
 
 
 def revoked_task_facts(task: str, issuers: Collection[str]) -> EventFields:
-    """Of whose tokens it was a task."""
+    """Return the task and the issuers whose tokens belong to it."""
     return {"task": {"id": task}, "issuers": sorted(issuers)}

@@ -1,4 +1,4 @@
-"""The front of identity: credentials in, proved facts out, by way of what was proved before."""
+"""The entry point of identity: turns credentials into proved facts, with a cache of what was proved before."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import CredentialMarks
 
-MAX_CACHED_CREDENTIALS = 100_000  # credentials that were proved, by digest
-EVICTIONS_PER_INSERT = 2  # that have ended, by each that is new: nobody waits for many
-RECHECK_SECONDS = 300  # seconds: for so long what was verified stands, as issuers take keys back
-MAX_CERTIFICATE_LENGTH = 1_024  # characters of a certificate that is kept as it is, as it is no secret
+MAX_CACHED_CREDENTIALS = 100_000  # proved credentials, by digest
+EVICTIONS_PER_INSERT = 2  # expired entries that each new entry may evict: a bound on the work of one request
+RECHECK_SECONDS = 300  # seconds after which a token is verified again, as issuers withdraw keys
+MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate is cached by its digest (it is not a secret)
 NO_TOKEN = b""
 STRINGS = frozenset({str})
-CertificateKey: TypeAlias = str | bytes | None  # of a long one a digest
-CredentialCacheKey: TypeAlias = bytes | tuple[bytes, CertificateKey]  # digest of a token, and what came beside it
+CertificateKey: TypeAlias = str | bytes | None  # a digest if the certificate is long
+CredentialCacheKey: TypeAlias = bytes | tuple[bytes, CertificateKey]  # token digest, certificate sent with it
 T = TypeVar("T")
 K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialCacheEntry:
-    """What was proved with this certificate, and the version of all revocations by which none was of it."""
+    """A credential that was proved with this certificate; `version` is the revocation version at which it was not
+    revoked."""
 
     proved: VerifiedCredential
     certificate: CertificateKey
@@ -63,23 +64,23 @@ class CredentialCacheEntry:
 
 @dataclass
 class CredentialAuthenticator:
-    """Threads may share one. With `only_proved` what a gateway says of who asks counts for nothing. `counts` are
-    refusals by code, and `proved` what was verified."""
+    """The authenticator of credentials; safe to share between threads. With `only_proved`, facts about the agent and
+    user that a gateway supplies are ignored. `counts` holds refusals by code, and `proved` credentials."""
 
     parts: CredentialChecks
     marks: CredentialMarks
-    mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer, the claims that its policy asks for
+    mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer: claims that the policy uses
     only_proved: bool = False
-    of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities whose rows speak of who asks
-    people: Mapping[str, Collection[str]] = field(default_factory=dict)  # by issuer, clients that are no agents
-    nonces: Callable[[], str] | None = None  # for proofs, where they need one
-    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # one, and when it ends
-    again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None  # for other policies
+    of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities that describe the agent or the user
+    people: Mapping[str, Collection[str]] = field(default_factory=dict)  # by issuer: clients that are not agents
+    nonces: Callable[[], str] | None = None  # for DPoP, if proofs need a nonce
+    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # returns a nonce and its expiry
+    again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None  # for new policies
     sharing: SharingDetector | None = None
-    issuing: object | None = None  # a `TokenIssuer`, where tokens of our own are issued
-    own: OwnIssuer | None = None  # likewise
+    issuing: object | None = None  # a `TokenIssuer`, if this server issues tokens
+    own: OwnIssuer | None = None  # set if this server issues tokens
     telling: LogThrottle = field(default_factory=LogThrottle)
-    endings: ClientQuotas = field(default_factory=ClientQuotas)  # what each client has ended lately
+    endings: ClientQuotas = field(default_factory=ClientQuotas)  # recent revocations by client
     most_kept: int = MAX_CACHED_CREDENTIALS
     counts: Counter[str] = field(default_factory=Counter)
     _kept: OrderedDict[CredentialCacheKey, CredentialCacheEntry] = field(default_factory=OrderedDict, repr=False)
@@ -87,27 +88,28 @@ class CredentialAuthenticator:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def successor(self, kernel: Kernel) -> CredentialAuthenticator:
-        """For the issuers and attesters of other policies, with the keys that are known. Raises IdentityError."""
+        """Return the authenticator for the issuers and attesters of new policies, with the keys already loaded. Raises
+        IdentityError."""
         return self if self.again is None else self.again(kernel, self)
 
     def apart(self, tokens: TokenCheck) -> CredentialAuthenticator:
-        """The same where tokens are verified by these: nothing that they prove is known elsewhere."""
+        """Return a copy that verifies tokens with `tokens` and shares no cache with this one."""
         parts = replace(self.parts, tokens=tokens)
         return replace(self, parts=parts, most_kept=0, _kept=OrderedDict(), _tokens=OrderedDict())
 
     def nonce(self) -> str | None:
-        """One for the next proof, where proofs need one."""
+        """Return a nonce for the next DPoP proof, or None if proofs need none."""
         return None if self.nonces is None else self.nonces()
 
     def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
-        """The question with what its credentials proved before in their place, as `known` knows it. None where that
-        takes a longer look, also at what it says itself of who asks."""
+        """Return the question with its credentials replaced by the facts they proved before (see `known`). Return None
+        if the slow path is needed, also because the question itself states facts about the agent or user."""
         if not has_plain_names(question):
             return None
         found = self.known(question.get("credentials"), now)
         if found is None:
             return None
-        # Of two members the other one names the endpoint: without that it is no question, whatever is said in it.
+        # With two members, the other one is the endpoint; a question without an endpoint is malformed anyway.
         if len(question) != 2 and not question.keys().isdisjoint(
             PROVABLE_MEMBERS if self.only_proved else PRINCIPAL_MEMBERS
         ):
@@ -122,9 +124,9 @@ class CredentialAuthenticator:
         return kept
 
     def known(self, raw: object, now: int, *, asks: bool = False) -> VerifiedCredential | None:
-        """What these credentials proved before, where that is enough and nothing was revoked since: quick, and waits
-        for nobody. None where somebody has to be asked, be it only whether it was revoked: with `asks` whoever calls
-        does that. `raw` is the member `credentials` of a question."""
+        """Return what these credentials proved before, if that suffices and nothing was revoked since. Does not block.
+        Return None if an issuer or the store must be asked, even only about revocation; with `asks`, the caller checks
+        revocation itself. `raw` is the member `credentials` of a question."""
         marks = self.marks
         if type(raw) is not dict or (marks.remote and not asks) or not has_plain_names(raw):
             return None
@@ -141,7 +143,7 @@ class CredentialAuthenticator:
             digest = sha256(token.encode()).digest()
         else:
             return None
-        found = self._kept.get(digest)  # with whichever certificate came first: to compare is quicker than to hash
+        found = self._kept.get(digest)  # most tokens come with one certificate: comparing it is faster than hashing it
         if found is None or found.certificate != certificate:
             found = self._kept.get((digest, certificate))
         if found is None or found.proved.expires <= now:
@@ -152,19 +154,20 @@ class CredentialAuthenticator:
         try:
             return proved if asks or marks.version == found.version else None
         except StoreError:
-            return None  # who proves it is told
+            return None  # `prove` reports the error
 
     def known_of(self, credentials: Credentials, now: int, *, asks: bool = False) -> VerifiedCredential | None:
-        """The same of credentials that were read."""
+        """Return the same as `known`, for parsed credentials."""
         return self.known(reusable_members(credentials), now, asks=asks) if is_reusable(credentials) else None
 
     def prove(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
-        """Raises CredentialError. It may wait for an issuer, or for a store, for a bounded time."""
+        """Verify credentials and return the facts they prove. Raises CredentialError. May wait for an issuer or a
+        store, for a bounded time."""
         before = self.known_of(credentials, now)
         if before is not None:
             return self.used(before, request.ip, now)
         try:
-            version = self.marks.version  # as it is before anybody is asked
+            version = self.marks.version  # read before any check, so that a revocation meanwhile counts
             found = self.known_of(credentials, now, asks=True) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise CredentialError(RefusalCode.REVOKED)
@@ -176,20 +179,20 @@ class CredentialAuthenticator:
             raise
         except StoreError as error:
             self.count(RefusalCode.STORE.value)
-            told = f"a credential was refused, as the store does not answer: {error}"
+            told = f"a credential was refused because the store does not answer: {error}"
             self.telling.tell(logging.WARNING, "store", told)
             raise CredentialError(RefusalCode.STORE) from None
         self.count("proved")
         return self.used(found, request.ip, now)
 
     def use(self, single: SingleUse | None, now: int) -> None:
-        """What counts once is used last, when all else holds: whoever stole it, and cannot present it, takes nothing
-        from its owner. Raises CredentialError, StoreError."""
+        """Use up a credential that is accepted once. This is the last check, so that a thief who cannot present the
+        credential cannot use it up either. Raises CredentialError, StoreError."""
         if single is not None and not self.marks.once(single.name, single.until, now):
             raise CredentialError(RefusalCode.REPLAYED)
 
     def used(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """The same for a request from there, with what that tells of who else has the credential."""
+        """Return the credential for a request from this address, with the fact whether it is shared."""
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
     # ── One credential ────────────────────────────────────────────────────────────────────────
@@ -221,7 +224,7 @@ class CredentialAuthenticator:
     def _presented(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """The one credential that says who asks."""
+        """Return the one credential that identifies the agent and user."""
         if sum(one is not None for one in (credentials.authorization, credentials.txn_token, credentials.api_key)) > 1:
             raise CredentialError(RefusalCode.TWO_CREDENTIALS)
         if credentials.authorization is not None:
@@ -231,13 +234,14 @@ class CredentialAuthenticator:
         else:
             found = self.parts.presents(credentials, request, now)
             if found is None:
-                raise CredentialError(RefusalCode.NO_SCHEME, "no credential is there")
+                raise CredentialError(RefusalCode.NO_SCHEME, "the request has no credential")
             return found
         return token, self.parts.reads(token), self.parts.binds(credentials, request, token, now)
 
     def _token(self, scheme: str, raw: str, now: int) -> VerifiedToken:
-        """Tokens that come with a proof are the same each time, and only the proof is not. What was verified stands for
-        a while only: then its issuer has to have the key still. Of our own keys that is looked at each time."""
+        """Verify a token, or return it from the cache: a token that comes with proofs stays the same while the proofs
+        change. A cached token is verified again after a while, in case its issuer withdrew the key; this server's own
+        keys are checked each time."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
         if known is None or known.expires <= now or not self._stands(known, now):
@@ -250,7 +254,7 @@ class CredentialAuthenticator:
         return known
 
     def _own_key(self, token: VerifiedToken) -> str | None:
-        """The one of our keys that signed it, if one did."""
+        """Return the id of this server's key that signed the token, or None if another issuer signed it."""
         return str(token.header.get("kid")) if self.own is not None and token.issuer == self.own.issuer else None
 
     def _stands(self, token: VerifiedToken, now: int) -> bool:
@@ -263,7 +267,7 @@ class CredentialAuthenticator:
             drop_expired(self._tokens, lambda one: one.expires <= now)
 
     def _keep(self, credentials: Credentials, proved: VerifiedCredential, version: int, now: int) -> None:
-        """By the token's digest, so that no secret is kept."""
+        """Cache the credential by the token's digest, so that no secret is kept."""
         token, certificate = credentials.authorization, certificate_cache_key(credentials.client_certificate)
         digest = NO_TOKEN if token is None else digest_text(token)
         with self._lock:
@@ -279,7 +283,7 @@ class CredentialAuthenticator:
 
 
 def put_newest(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
-    """As the newest: whoever comes makes room by what came first."""
+    """Insert as the newest entry, and evict the oldest ones above `most`."""
     kept[key] = value
     kept.move_to_end(key)
     while len(kept) > most:
@@ -287,14 +291,14 @@ def put_newest(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
 
 
 def drop_expired(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
-    """What came first, where it has ended."""
+    """Evict the oldest entries that have expired."""
     for _ in range(EVICTIONS_PER_INSERT):
         if kept and ended(kept[next(iter(kept))]):
             kept.popitem(last=False)
 
 
 def has_plain_names(members: dict[str, object]) -> bool:
-    """Whether no name is of a class of its own: such a one may say that it equals any other."""
+    """Whether all names are exactly `str`: a subclass could claim to equal any other name."""
     return STRINGS.issuperset(map(type, members))
 
 
@@ -305,7 +309,7 @@ def certificate_cache_key(certificate: str | None) -> CertificateKey:
 
 
 def concerns_request_only(pending: object) -> bool:
-    """Whether none of what is pending could be said by a credential."""
+    """Whether no pending fact could be proved by a credential."""
     return type(pending) is list and all(type(one) is str and one.startswith(REQUEST_FACT_PREFIXES) for one in pending)
 
 
@@ -314,7 +318,7 @@ def digest_text(text: str) -> bytes:
 
 
 def parse_authorization(authorization: str) -> tuple[str, str]:
-    """Raises CredentialError."""
+    """Return the scheme in lower case and the token. Raises CredentialError."""
     scheme, _, raw = authorization.strip().partition(" ")
     if scheme.lower() not in ("bearer", "dpop") or not raw.strip():
         raise CredentialError(RefusalCode.NO_SCHEME)
@@ -322,13 +326,13 @@ def parse_authorization(authorization: str) -> tuple[str, str]:
 
 
 def reusable_members(credentials: Credentials) -> dict[str, object]:
-    """As the member of a question had them, of those that can be proved once for all."""
+    """Return the members of `credentials` that can be proved once for many requests, as a question holds them."""
     both = {"authorization": credentials.authorization, "client_certificate": credentials.client_certificate}
     return {name: value for name, value in both.items() if value is not None}
 
 
 def is_reusable(credentials: Credentials) -> bool:
-    """Whether nothing in it is for one request alone."""
+    """Whether the credentials contain nothing that is valid for one request only."""
     return (
         credentials.dpop is None
         and credentials.signature is None

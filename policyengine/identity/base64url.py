@@ -1,4 +1,4 @@
-"""Base64url as tokens have it, and texts compared in a time that says nothing of them."""
+"""Base64url as in tokens, and comparison of texts in constant time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is told that has to prove who it is: a challenge of RFC 6750 or 9449, by how it was refused."""
+"""Challenges (RFC 6750, RFC 9449) for clients whose credentials are missing or refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PROOF_ERRORS = (OAuthErrorCode.INVALID_DPOP_PROOF, OAuthErrorCode.USE_DPOP_NONCE
 
 
 def challenge_headers(decision: Decision, identity: CredentialAuthenticator | None = None) -> ChallengeHeaders:
-    """`WWW-Authenticate`, and a nonce where one is needed: which check failed, and nothing of a secret. Of proofs it
-    says by which algorithms they may be (RFC 9449, 7.1)."""
+    """Return `WWW-Authenticate`, and a nonce if one is needed. It names the check that failed and no secret; for DPoP
+    it lists the accepted algorithms (RFC 9449, 7.1)."""
     code = decision.reasons[0].code if decision.reasons else None
     if code not in REFUSAL_INFO:
         return (("www-authenticate", f"Bearer {REALM}"),)
@@ -31,5 +31,5 @@ def challenge_for_refusal(refusal: RefusalCode, identity: CredentialAuthenticato
 
 
 def quotable_description(refusal: RefusalCode) -> str:
-    """Of the characters that RFC 6750 allows there."""
+    """Return the description in the characters that RFC 6750 allows."""
     return refusal.words.replace("`", "'").replace('"', "'").replace("\\", "/")

@@ -1,4 +1,4 @@
-"""Checks of a credential, as protocols: what the authenticator asks, and what `verify/` and `proof/` implement."""
+"""The protocols of credential checks, which the authenticator calls and `verify/` and `proof/` implement."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from policyengine.runtime.credentials import Credentials
 
 
 class TokenCheck(Protocol):
-    """Tokens of every kind that stand for themselves. May wait for an issuer, for a bounded time."""
+    """A verifier of tokens of every kind. A call may wait for an issuer, for a bounded time."""
 
     def verify(self, raw: str, now: int) -> VerifiedToken:
-        """Raises CredentialError."""
+        """Verify a token. Raises CredentialError."""
         ...
 
     def verify_txn(self, raw: str, now: int) -> VerifiedToken:
-        """A transaction token. Raises CredentialError."""
+        """Verify a transaction token. Raises CredentialError."""
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
-        not. It uses nothing up. Raises CredentialError."""
+        """Verify only that the issuer signed the token, or reports it as active: any kind, any audience, expired or
+        not. Use up nothing. Raises CredentialError."""
         ...
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenCheck:
-        """The same that take what this issuer signed for any of these."""
+        """Return a copy that accepts tokens of this issuer for any of these audiences."""
         ...
 
 
 class PrincipalReader(Protocol):
     def __call__(self, token: VerifiedToken) -> TokenPrincipal:
-        """Who presents it, for whom, through whom. Raises CredentialError."""
+        """Return the agent, the user and the chain that a token names. Raises CredentialError."""
         ...
 
 
@@ -46,9 +46,9 @@ class BindingCheck(Protocol):
         now: int,
         recognizes: Callable[[str], bool] | None = None,
     ) -> ConfirmedKey:
-        """What of the presenter's keys was proved for this request; `token` may demand it. `recognizes`: whether a
-        thumbprint is that of a known client; of other keys that come without a token not many are remembered. Raises
-        CredentialError, StoreError."""
+        """Return the keys that the presenter proved for this request; `token` may require one. `recognizes` returns
+        whether a thumbprint belongs to a known client; of proofs without a token by other keys, only a bounded number
+        is remembered. Raises CredentialError, StoreError."""
         ...
 
 
@@ -56,34 +56,34 @@ class TokenlessCheck(Protocol):
     def __call__(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
-        """A credential that is no token: a certificate, a signature of the message, an API key. Raises
+        """Verify a credential that is not a token: a certificate, a message signature or an API key. Raises
         CredentialError."""
         ...
 
 
 class AttestationCheck(Protocol):
     def __call__(self, raw: str, token: VerifiedToken, binding: ConfirmedKey, now: int) -> Mapping[str, object]:
-        """The facts of an attestation. Raises CredentialError."""
+        """Return the facts of an attestation. Raises CredentialError."""
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """What its attester signed, whether it holds or not. It uses nothing up. Raises CredentialError."""
+        """Verify only the attester's signature, not validity, and use up no nonce. Raises CredentialError."""
         ...
 
 
 class OwnIssuer(Protocol):
-    """Our own issuer, whose keys are here: what becomes of one is known within a second."""
+    """The issuer that this server is; a change of its keys takes effect within a second."""
 
     issuer: str
 
     def has(self, kid: object, now: int) -> bool:
-        """Whether a key that signed what was verified before still counts. Quick, and waits for nobody."""
+        """Whether the key that signed an already verified token is still valid. Does not block."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialChecks:
-    """What the front asks; without `attests` an attestation is refused."""
+    """The checks that the authenticator calls; without `attests`, attestations are refused."""
 
     tokens: TokenCheck
     reads: PrincipalReader

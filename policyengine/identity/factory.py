@@ -1,4 +1,4 @@
-"""Where an engine is told to verify credentials: what is needed for that is loaded only then."""
+"""Creates the authenticator of an engine; its dependencies are imported only if credentials are verified."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INSTALL = install_command("identity")
 def create_authenticator(
     given: IdentitySource, kernel: Kernel, store: Store, clock: Callable[[], float] = time
 ) -> CredentialAuthenticator:
-    """By an `identity.toml`, or what one holds, for the issuers and attesters of a policy. `clock`
-    says when a nonce is given out, in seconds since 1970. Raises IdentityError."""
+    """Create the authenticator for the issuers and attesters of a policy, from the path or the content of an
+    `identity.toml`. `clock` returns seconds since 1970, for nonces. Raises IdentityError."""
     configuration = given if isinstance(given, IdentityConfig) else read_identity_config(given)
     try:
         from policyengine.identity.config.authenticator_factory import build_authenticator

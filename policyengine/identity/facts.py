@@ -1,4 +1,4 @@
-"""From what was proved to the facts of a question, in its shape."""
+"""Turns a verified credential into facts, in the shape that questions have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.identity.verified import ConfirmedKey, Hop, TokenPrincipal, Ve
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.decode import DecodeError, from_python
 
-LINKS = "links"  # a claim of our own tokens
+LINKS = "links"  # claim of tokens that this server issues
 MAX_CHAIN_LINKS = 200
 
 
@@ -24,8 +24,8 @@ def build_facts(
     attestation: Mapping[str, object] | None = None,
     mapped: Collection[str] = (),
 ) -> dict[str, dict[str, object]]:
-    """By root, as a question that was read has them. Of the claims only those that the policy asks for (`mapped`) are
-    told. Raises CredentialError where one of these is no value at all."""
+    """Return the facts by root, as in a parsed question. Only the claims that the policy uses (`mapped`) are included.
+    Raises CredentialError if one of these is not a valid value."""
     found: dict[str, dict[str, object]] = {"credential": credential_facts(token, who, binding, mapped)}
     if who.agent is not None:
         more = {"instance": who.instance, "groups": None if who.groups is None else list(who.groups)}
@@ -79,7 +79,7 @@ def without_none(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def to_datetime(seconds: object) -> datetime | None:
-    """Of a NumericDate; who verified the token has seen that it is one."""
+    """Convert a NumericDate, which the verifier has checked."""
     match seconds:
         case bool() | None:
             return None
@@ -90,31 +90,31 @@ def to_datetime(seconds: object) -> datetime | None:
 
 
 def fingerprint(digest: bytes) -> str:
-    """What logs say of a credential: enough to tell two apart, and nothing to present."""
+    """Return the name of a credential in logs: enough to distinguish credentials, useless to present."""
     return f"sha256:{digest.hex()[:32]}"
 
 
 def revocable_token_name(token: VerifiedToken) -> str:
-    """By which a token is revoked, also where its signature is spelled in another way that holds."""
+    """Return the revocation name of a token, the same for every valid spelling of its signature."""
     return f"token:{(token.signed or token.digest).hex()}"
 
 
 def revocable_raw_names(raw: str) -> frozenset[str]:
-    """By which a credential would be revoked that nobody verified: as it is and, where it has the form of a signed
-    token, by what would be signed."""
+    """Return the revocation names of a credential that was not verified: its digest and, if it has the form of a signed
+    token, the digest of the signed part."""
     told, _, signature = raw.rpartition(".")
     parts = (raw, told) if signature and told.count(".") == 1 else (raw,)
     return frozenset(f"token:{sha256(one.encode('utf-8', 'surrogatepass')).hexdigest()}" for one in parts)
 
 
 def revocable_names(token: VerifiedToken, who: TokenPrincipal, binding: ConfirmedKey) -> frozenset[str]:
-    """What can be revoked so that this credential is: itself, whoever is in it, its task, the keys that it is bound to,
-    and the links of its chain."""
+    """Return every name whose revocation revokes this credential: its own, those of its agents, user, task and bound
+    keys, and the links of its chain."""
     names = {revocable_token_name(token), *(f"agent:{hop.issuer}/{hop.agent}" for hop in who.hops)}
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= revocable_key_names(binding, token.key)
     other = token.claims.get("sub") if who.subject is not None else None
-    if isinstance(other, str):  # whoever that is has two names, and may be revoked by either
+    if isinstance(other, str):  # this principal has two names, and either may be revoked
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
     task = revocable_task_name(who)
     if task is not None:
@@ -126,7 +126,7 @@ def revocable_names(token: VerifiedToken, who: TokenPrincipal, binding: Confirme
 
 
 def revocable_key_names(binding: ConfirmedKey, *more: str | None) -> frozenset[str]:
-    """Of every key that was proved, and of a certificate both its digest and its key."""
+    """Return the names of all proved keys; a certificate has two, its digest and its key."""
     keys = (binding.jkt, binding.x5t, binding.key, *more)
     return frozenset(f"key:{key}" for key in keys if key is not None)
 
@@ -137,7 +137,8 @@ def revocable_task_name(who: TokenPrincipal) -> str | None:
 
 
 def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """The agent that opened its task, `issuer/agent`: the first of the chain, where the token does not say who did."""
+    """Return the agent that opened the task, as `issuer/agent`: the one that the token names, or else the first of its
+    chain."""
     if who.opener is not None:
         return who.opener
     if who.hops:
@@ -146,9 +147,9 @@ def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
 
 
 def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """By which an agent ends its task: of those that are called so the one that the same agent opened for the same user
-    or, for none, of the same first agent. Who opens a task calls it as it likes, and may not end what others call so.
-    None where no agent is in it."""
+    """Return the name by which an agent ends its own task, or None without an agent. It includes the task's opener and
+    the user (or, without a user, the first agent), because openers choose task ids freely and must not end tasks of
+    others with the same id."""
     task, opener = revocable_task_name(who), task_opener(token, who)
     if task is None or opener is None:
         return None
@@ -158,8 +159,8 @@ def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
 
 
 def chain_links(token: VerifiedToken) -> frozenset[str]:
-    """What can be revoked of the chain before, as we write it into tokens that we issue. Of another issuer it takes
-    away and never gives."""
+    """Return the revocation names of the chain, which this server writes into the tokens it issues. In another issuer's
+    token they can only revoke more, never grant anything."""
     links = token.claims.get(LINKS)
     if not isinstance(links, list | tuple):
         return frozenset()
@@ -167,9 +168,9 @@ def chain_links(token: VerifiedToken) -> frozenset[str]:
 
 
 def watched_names(token: VerifiedToken, binding: ConfirmedKey) -> tuple[str, ...]:
-    """Of these names those that nobody else should have: the keys, or the credential where it is bound to none. It is
-    watched by what its issuer signed, as whoever stole it may spell the signature anew; so it is with a certificate
-    that comes alone, and its key is known."""
+    """Return the names that only one presenter should use: the bound keys, or the credential itself if it is not bound.
+    An unbound credential is identified by its signed part, as a thief may respell the signature; a certificate that
+    comes alone is identified by its key, if known."""
     keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, token.key or binding.x5t) if key is not None)
     return tuple(keys) or (revocable_token_name(token),)
 

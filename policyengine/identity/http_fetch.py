@@ -13,13 +13,14 @@ from policyengine.identity.config.model import IdentityConfig, IdentityError
 def create_fetcher(
     ca: Path | None, plain_http: bool, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> Fetcher:
-    """`ca` begins where the configuration lies. Raises IdentityError where the certificates are none."""
+    """Create a client; `ca` is relative to the folder of the configuration. Raises IdentityError if the certificates
+    cannot be used."""
     proxy = configuration.identity.proxy
     if proxy is not None:
         check_url(proxy, "identity.proxy", plain_http=True)
         if not proxy.startswith("http://"):
             raise IdentityError(
-                "`identity.proxy`: a proxy is asked over `http://`, by whom issuers are over `https://`"
+                "`identity.proxy`: write an `http://` URL; connections to issuers through it still use `https://`"
             )
     fetcher = Fetcher(None if ca is None else configuration.folder / ca, plain_http, proxy, clock=clock)
     if ca is not None:
@@ -36,7 +37,7 @@ def check_certificates(load: Callable[[], object]) -> None:
 
 
 def check_url(url: str, place: str, plain_http: bool) -> None:
-    """Of a setting at `place`. Raises IdentityError."""
+    """Check the URL of the setting `place`. Raises IdentityError."""
     try:
         parse_fetch_url(url, plain_http)
     except FetchError as error:

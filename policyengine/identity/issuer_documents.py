@@ -1,4 +1,4 @@
-"""What issuers answer: JSON of strangers, of which something is wrong for the log, and not for who brought a token."""
+"""Parses JSON documents of issuers; errors are for the log, not for the presenter of a token."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from policyengine.identity.verify import strict_json
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PROBLEM_TEXTS = {
-    RefusalCode.NOT_A_TOKEN: "it is no JSON object",
-    RefusalCode.DUPLICATE_MEMBER: "a member is in it twice",
+    RefusalCode.NOT_A_TOKEN: "it is not a JSON object",
+    RefusalCode.DUPLICATE_MEMBER: "it has a duplicate member",
     RefusalCode.CLAIM_TYPE: "a number in it is too long",
-    RefusalCode.ENCODING: "half a character is in it",
+    RefusalCode.ENCODING: "it contains an unpaired surrogate",
     RefusalCode.TOO_DEEP: "it is nested too deep",
 }
 
 
 class DocumentError(Exception):
-    """What is wrong with a document, without anything that is in it."""
+    """A document is malformed; the message contains nothing of it."""
 
 
 def parse_document(data: bytes) -> dict[str, object]:
-    """Fractions are Decimal. Raises DocumentError: no UTF-8, no JSON object, a member that is there twice, a number
-    that is none or too long, half a character, too deep."""
+    """Parse a JSON object; fractions are Decimal. Raises DocumentError: not UTF-8, not a JSON object, a duplicate
+    member, a number that is malformed or too long, an unpaired surrogate, nested too deep."""
     try:
         return strict_json.parse_strict_object(data)
     except CredentialError as refused:

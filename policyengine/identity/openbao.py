@@ -1,6 +1,6 @@
-"""Secrets that an OpenBao or Vault server keeps: asked within a bounded time, known for a while, refreshed.
+"""Reads secrets from OpenBao or Vault within a bounded time, and caches and refreshes them.
 
-Down at the start is an error; down later, what was known last counts until it is too old.
+OpenBao being down at startup is an error; later the cached value remains valid until it is too old.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from policyengine.identity.config.model import OpenBaoSettings
 
-RETRY_SECONDS = 5  # seconds after a failure until it is asked once more
-MAX_REQUESTS_AT_ONCE = 16  # requests to it
+RETRY_SECONDS = 5  # after a failure
+MAX_REQUESTS_AT_ONCE = 16  # to OpenBao
 INSTALL = install_command("bao")
 _LOG = logging.getLogger("policyengine")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class RefreshedValue(Generic[T]):
-    """What was asked for, and when. One thread at a time asks again; the others take what is known meanwhile."""
+    """A cached value with its time. One thread at a time refreshes it; the others use the cached value meanwhile."""
 
     asks: Callable[[], T] = field(repr=False)
     refresh: int
@@ -45,7 +45,7 @@ class RefreshedValue(Generic[T]):
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self, now: int) -> T:
-        """Raises IdentityError."""
+        """Return the value. Raises IdentityError."""
         found = self._found
         if found is not None and now < self._next:
             return self._young(found, now)
@@ -54,16 +54,16 @@ class RefreshedValue(Generic[T]):
                 return self._asked(now)
             finally:
                 self._lock.release()
-        assert found is not None  # else it would have waited
+        assert found is not None  # otherwise acquiring would have waited
         return self._young(found, now)
 
     def at_hand(self, now: int) -> T | None:
-        """None where it would have to be asked for."""
+        """Return the cached value, or None if a request would be needed."""
         found = self._found
         return None if found is None or now >= self._next else self._young(found, now)
 
     def _asked(self, now: int) -> T:
-        if self._found is not None and now < self._next:  # another thread was first
+        if self._found is not None and now < self._next:  # another thread refreshed it
             return self._young(self._found, now)
         try:
             self._found, self._next = (now, self.asks()), now + self.refresh
@@ -71,19 +71,21 @@ class RefreshedValue(Generic[T]):
             if self._found is None:
                 raise
             self._next = now + RETRY_SECONDS
-            _LOG.warning("what it said before counts: %s", error, extra={"event": "secret_not_read"})
+            _LOG.warning("using the previous secret: %s", error, extra={"event": "secret_not_read"})
         return self._young(self._found, now)
 
     def _young(self, found: tuple[int, T], now: int) -> T:
         if now - found[0] > self.stale:
-            raise IdentityError(f"OpenBao has not answered for {now - found[0]:,} seconds: what it said is too old")
+            raise IdentityError(
+                f"OpenBao has not answered for {now - found[0]:,} seconds: the cached secret is too old"
+            )
         return found[1]
 
 
 @dataclass
 class OpenBaoClient:
-    """`token`: read for every question, as whoever renews it writes another one. `ca`: by which it is trusted, in place
-    of the system's."""
+    """A client of OpenBao. `token` is read for each request, as another process may renew it. `ca`: CA certificates to
+    trust instead of the system's."""
 
     settings: OpenBaoSettings
     token: Callable[[int], Secret] = field(repr=False)
@@ -95,7 +97,7 @@ class OpenBaoClient:
 
     @classmethod
     def of(cls, settings: OpenBaoSettings, secrets: SecretReader) -> OpenBaoClient:
-        """Its own token lies in a file or variable. Raises IdentityError."""
+        """Create the client; its token is in a file or variable. Raises IdentityError."""
         _import_hvac()
         check_url(settings.address, "bao.address", settings.plain_http)
         ca = None if settings.ca is None else secrets.folder / settings.ca
@@ -104,7 +106,7 @@ class OpenBaoClient:
         return cls(settings, lambda now: secrets.read(settings.token, now), ca)
 
     def read(self, place: OpenBaoReference, now: int) -> Secret:
-        """Raises IdentityError."""
+        """Return a secret. Raises IdentityError."""
         return self.kept(self._kept, place, lambda: self._field(place, now)).read(now)
 
     def kept(self, known: dict[Any, RefreshedValue[T]], key: object, asks: Callable[[], T]) -> RefreshedValue[T]:
@@ -114,7 +116,7 @@ class OpenBaoClient:
 
     @property
     def times(self) -> tuple[int, int]:
-        """For how long what it said counts, which is never longer than it may be old; and how old that is."""
+        """How long a value is reused, and its maximum age, in seconds; the first is never longer."""
         refresh, stale = to_seconds(self.settings.refresh), to_seconds(self.settings.stale)
         return min(refresh, stale), stale
 
@@ -132,8 +134,8 @@ class OpenBaoClient:
         return parse_secret(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
-        """Raises IdentityError, which says what of the answer but nothing that is in it. Whatever it sends, one waits
-        for it no longer than `timeout`."""
+        """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending. Raises IdentityError, whose
+        message contains nothing of the answer."""
         wait = self.settings.timeout.total_seconds()
         try:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
@@ -148,19 +150,19 @@ class OpenBaoClient:
         from hvac import exceptions
 
         with requests.Session() as session:
-            session.trust_env = False  # no proxy and no `.netrc` sees a token
-            session.verify = True if self.ca is None else str(self.ca)  # hvac takes it from here
+            session.trust_env = False  # no proxy or `.netrc` sees the token
+            session.verify = True if self.ca is None else str(self.ca)  # hvac takes it from the session
             client = self._client(session, now)
             try:
                 return asks(client)
             except exceptions.Forbidden:
-                raise IdentityError(f"`{name}`: OpenBao does not let this token read it") from None
+                raise IdentityError(f"`{name}`: OpenBao does not permit this token to read it") from None
             except exceptions.InvalidPath:
-                raise IdentityError(f"`{name}`: there is nothing in OpenBao") from None
+                raise IdentityError(f"`{name}`: not found in OpenBao") from None
             except requests.exceptions.Timeout:
                 raise SingleFlightTimeoutError from None
             except requests.exceptions.SSLError:
-                raise IdentityError(f"`{name}`: who answers for OpenBao is not who it should be", "see `ca`") from None
+                raise IdentityError(f"`{name}`: the certificate of OpenBao is not trusted", "check `ca`") from None
             except (OSError, exceptions.VaultError, ValueError) as error:
                 why = type(error).__name__
                 raise IdentityError(f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}") from None
@@ -171,14 +173,14 @@ class OpenBaoClient:
             url=given.address,
             token=self.token(now).reveal(),
             timeout=given.timeout.total_seconds(),
-            allow_redirects=False,  # the token is for this server
+            allow_redirects=False,  # the token is only for this server
             namespace=given.namespace,
             session=session,
         )
 
 
 def get_member(answer: Any, *path: str) -> Any:
-    """What is there in the answer of a server; None where it is something else."""
+    """Return the nested member of an answer, or None if it has another form."""
     for name in path:
         answer = answer.get(name) if isinstance(answer, dict) else None
     return answer

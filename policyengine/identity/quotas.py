@@ -1,4 +1,4 @@
-"""How many marks strangers may cause, and each client: the room for them is everybody's."""
+"""Quotas of replay marks, for strangers and for each client, as they share the store's capacity."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from threading import Lock
 from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
 
-MAX_CLIENTS = 10_000  # that are counted at a time
-MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # what one client may end within an hour, by each process
+MAX_CLIENTS = 10_000  # counted at a time
+MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # revocations of one client, in each process
 
 
 @dataclass
 class MarkQuota:
-    """How many that strangers ask for are remembered at one time, for `lifetime` seconds each. Threads may share it."""
+    """How many marks strangers may cause within `lifetime` seconds. Threads may share it."""
 
     what: str
     most: int
@@ -25,19 +25,19 @@ class MarkQuota:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, now: Seconds) -> None:
-        """Raises StoreError for one too many."""
+        """Count one. Raises StoreError if the quota is used up."""
         with self._lock:
             if not 0 <= now - self._began < self.lifetime:
                 self._began, self._given = now, 0
             if self._given >= self.most:
-                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s, and no more are")
+                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s is the limit")
             self._given += 1
 
 
 @dataclass
 class ClientQuotas:
-    """How many names one client may revoke at one time. Threads may share them. Of very many clients those that began
-    first are forgotten."""
+    """How many names each client may revoke within `lifetime` seconds. With very many clients, the oldest counts are
+    dropped. Threads may share it."""
 
     most: int = MAX_REVOCATIONS_PER_HOUR
     lifetime: int = HOUR_SECONDS
@@ -45,11 +45,11 @@ class ClientQuotas:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, client: str, now: Seconds) -> None:
-        """Raises StoreError for one too many."""
+        """Count one. Raises StoreError if the quota is used up."""
         with self._lock:
             found = self._quotas.get(client)
             if found is None:
-                found = self._quotas[client] = MarkQuota(f"things were ended by `{client}`", self.most, self.lifetime)
+                found = self._quotas[client] = MarkQuota(f"revocations by `{client}`", self.most, self.lifetime)
                 if len(self._quotas) > MAX_CLIENTS:
                     self._quotas.popitem(last=False)
         found.take(now)

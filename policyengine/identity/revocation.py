@@ -1,4 +1,4 @@
-"""What is revoked, by whom, and for how long: a token, or all that an agent, a user, a key, a chain or a task is in."""
+"""Revokes tokens, or everything that names an agent, user, key, chain or task, and introspects tokens."""
 
 from __future__ import annotations
 
@@ -40,36 +40,37 @@ if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
 PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds
-MAX_TASK_SECONDS = 30 * 86_400  # seconds after which no token of a task that has ended could be presented
-LEEWAY_SECONDS = 300  # seconds that a token may be taken for after its end
-RETRY_AFTER_SECONDS = 10  # seconds, by which keys that are not known are asked for anew
-# Of a token that was refused for these, more may be known in a moment.
+MAX_TASK_SECONDS = 30 * 86_400  # seconds after which no token of an ended task is valid
+LEEWAY_SECONDS = 300  # seconds that a token may be accepted after its expiry
+RETRY_AFTER_SECONDS = 10  # seconds; unknown keys are loaded again by then
+# Refusals that may be resolved a moment later.
 RETRYABLE_REFUSALS = frozenset({RefusalCode.PROVIDER, RefusalCode.UNKNOWN_KEY})
 _LOG = logging.getLogger("policyengine")
 
 
 def verify_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """A token that holds but for what was revoked, whoever presents it. Raises CredentialError."""
+    """Verify a token except for revocation, for any presenter. Raises CredentialError."""
     token = identity.parts.tokens.verify(raw, now)
     return token, token_principal(identity, token)
 
 
 def token_principal(identity: CredentialAuthenticator, token: VerifiedToken) -> TokenPrincipal:
-    """Also where somebody else than it names may act: who that is, is asked of whoever acts. Raises CredentialError."""
+    """Return the token's principal, ignoring `may_act`, which the caller checks against the actor. Raises
+    CredentialError."""
     object_claim(token.claims, "may_act")
     plain = {name: value for name, value in token.claims.items() if name != "may_act"}
     return identity.parts.reads(replace(token, claims=plain))
 
 
 def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """A token that holds, whoever presents it. Raises CredentialError, StoreError."""
+    """Verify a token including revocation, for any presenter. Raises CredentialError, StoreError."""
     return check_not_revoked(identity, *verify_token(identity, raw, now), now)
 
 
 def check_not_revoked(
     identity: CredentialAuthenticator, token: VerifiedToken, who: TokenPrincipal, now: int
 ) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Raises CredentialError where it was revoked; StoreError."""
+    """Check that the token is not revoked. Raises CredentialError if it is, StoreError if that is unknown."""
     if identity.marks.revoked(revocable_names(token, who, token_binding(token)), now):
         raise CredentialError(RefusalCode.REVOKED)
     return token, who
@@ -77,14 +78,15 @@ def check_not_revoked(
 
 @dataclass(frozen=True, slots=True)
 class RevocationResult:
-    """`recorded`: whether the log could be written. `verified` false: nobody knows whose the token is, or was."""
+    """The result of a revocation. `recorded`: whether the decision log has it. `verified`: whether the token's issuer
+    is known."""
 
     recorded: bool = True
     verified: bool = True
 
 
 class RevocationError(Exception):
-    """`why` may be told to the client; `later`: more may be known in a moment."""
+    """A revocation failed. `why` is safe to send to the client; `later`: a retry may succeed."""
 
     def __init__(self, error: TokenErrorCode, why: str) -> None:
         self.error, self.why, self.later = error, why, error is TokenErrorCode.UNAVAILABLE
@@ -93,17 +95,18 @@ class RevocationError(Exception):
 
 @dataclass(frozen=True)
 class TokenRevoker:
-    """`ours`: the issuer that we are, if we are one: by its tokens agents are known under that name, too. What has
-    ended is in the `log`, if there is one, before anybody is told; it ends whether that can be written or not."""
+    """The service that revokes and introspects tokens. `ours`: this server's issuer, if it issues tokens; agents are
+    known under that name, too. A revocation is recorded in the `log`, if there is one, before the answer, and takes
+    effect even if that fails."""
 
     identity: CredentialAuthenticator
     ours: str | None = None
     log: DecisionLog | None = None
 
     def token(self, raw: str, by: Operator | AuthenticatedClient, now: int) -> RevocationResult:
-        """RFC 7009, but that nothing is said to have ended that has not. What its issuer signed ends, whether it holds
-        or not: by an operator, or a client that is in it. What is known of nobody's ends on an operator's word. Raises
-        RevocationError, StoreError."""
+        """Revoke a token (RFC 7009, but never report a revocation that did not happen). A token with a valid signature
+        is revoked, expired or not, by an operator or a client that is in it. A token that cannot be verified is revoked
+        only by an operator. Raises RevocationError, StoreError."""
         try:
             token = self._authentic(raw, now)
         except CredentialError as refused:
@@ -113,14 +116,14 @@ class TokenRevoker:
         except CredentialError:
             who = None
         if isinstance(by, AuthenticatedClient) and not (who is not None and self._is_in(by, token, who)):
-            raise RevocationError(TokenErrorCode.UNAUTHORIZED_CLIENT, "the token is not the client's")
+            raise RevocationError(TokenErrorCode.UNAUTHORIZED_CLIENT, "the token does not belong to the client")
         self._mark(own_token_names(token), token_end(token.claims, now), now, by)
         return self._on_record(
             revocation_fields("token", revoked_token_facts(token, who, token_binding(token)), by), now
         )
 
     def _authentic(self, raw: str, now: int) -> VerifiedToken:
-        """As its issuer or attester signed it. Raises CredentialError."""
+        """Verify the signature of the issuer or attester. Raises CredentialError."""
         parts = self.identity.parts
         try:
             return parts.tokens.authentic(raw, now)
@@ -132,11 +135,11 @@ class TokenRevoker:
     def _unverified(
         self, raw: str, refused: CredentialError, by: Operator | AuthenticatedClient, now: int
     ) -> RevocationResult:
-        """No client fills the store with what nobody signed; what has ended by its own word needs no room. Proofs bring
-        their key."""
+        """Revoke a token that cannot be verified. Clients may not, as they could fill the store; an expired token needs
+        no mark. A token that contains its own key is a proof and is not revoked."""
         if refused.refusal is RefusalCode.KEY_IN_TOKEN:
-            why = "what brings a key of its own is no token: revoke that `key`"
-            raise RevocationError(TokenErrorCode.UNSUPPORTED_TOKEN_TYPE, f"nothing has ended: {why}")
+            why = "the text is a proof that contains its key: revoke that `key`"
+            raise RevocationError(TokenErrorCode.UNSUPPORTED_TOKEN_TYPE, f"nothing was revoked: {why}")
         ends = unverified_token_end(raw, now)
         if isinstance(by, Operator):
             self._mark(revocable_raw_names(raw), max(ends, now + LEEWAY_SECONDS), now, by)
@@ -150,36 +153,37 @@ class TokenRevoker:
             if refused.refusal in RETRYABLE_REFUSALS
             else TokenErrorCode.UNSUPPORTED_TOKEN_TYPE
         )
-        raise RevocationError(error, f"the token has not ended: {refused.why}; an operator can end it all the same")
+        raise RevocationError(error, f"the token was not revoked: {refused.why}; an operator can revoke it anyway")
 
     def _is_in(self, by: AuthenticatedClient, token: VerifiedToken, who: TokenPrincipal) -> bool:
         known = {(by.client.issuer, by.client.agent), (self.ours, by.client.agent)}
         return not known.isdisjoint({(token.issuer, who.agent), *((hop.issuer, hop.agent) for hop in who.hops)})
 
     def named(self, kind: str, given: str, name: str, seconds: int | None, by: Operator, now: int) -> RevocationResult:
-        """All that it is in; for good where nobody says for how long. `name`: by which it is marked. Raises
-        StoreError."""
+        """Revoke everything with this name, permanently if `seconds` is None. `name` is the mark. Raises StoreError."""
         until = None if seconds is None else now + seconds
         self._revoke([name], now + PERMANENT_SECONDS if until is None else until, now, by)
         return self._on_record(revocation_fields(kind, revoked_name_facts(kind, given), by, until), now)
 
     def task(self, task: str, issuers: Collection[str], by: Operator, now: int) -> RevocationResult:
-        """Every token of it. Raises StoreError."""
+        """Revoke every token of a task. Raises StoreError."""
         self._revoke([f"task:{issuer}/{task}" for issuer in issuers], now + PERMANENT_SECONDS, now, by)
         return self._on_record(revocation_fields("task", revoked_task_facts(task, issuers), by), now)
 
     def own_task(self, task: str, by: VerifiedCredential, now: int) -> RevocationResult:
-        """The same by an agent that acts in it, of those tokens of its issuer that are for whom its own is, of the task
-        that the same agent opened. Raises RevocationError, StoreError."""
+        """Revoke the tokens of the presenter's task that come from the same issuer, opener and user. Raises
+        RevocationError, StoreError."""
         facts = by.facts
         if by.own_task is None or "agent" not in facts or facts.get("task", {}).get("id") != task:
-            raise RevocationError(TokenErrorCode.UNAUTHORIZED_CLIENT, "the token is of no agent in that task")
+            raise RevocationError(
+                TokenErrorCode.UNAUTHORIZED_CLIENT, "the token does not belong to an agent in that task"
+            )
         self._revoke([by.own_task], max(now + MAX_TASK_SECONDS, by.expires + LEEWAY_SECONDS), now, by)
         issuer = str(facts["credential"]["issuer"])
         return self._on_record(revocation_fields("task", revoked_task_facts(task, (issuer,)), by), now)
 
     def _mark(self, names: Collection[str], until: int, now: int, by: EventActor) -> None:
-        """Whoever asks again needs no more room."""
+        """Revoke only if not yet revoked, so that repetition needs no space."""
         if self.identity.marks.revoked(names, now) != frozenset(names):
             self._revoke(names, until, now, by)
 
@@ -193,11 +197,11 @@ class TokenRevoker:
         _LOG.info("%s revoked %s", quote_input(describe_actor(by)), ", ".join(told) or "a token", extra=extra)
 
     def _count(self, client: str, now: int) -> None:
-        """Raises RevocationError for a client that has ended very much lately: there is room for everybody's."""
+        """Count a revocation of the client. Raises RevocationError above its quota, as clients share the space."""
         try:
             self.identity.endings.take(client, now)
         except StoreError as full:
-            told = f"nothing has ended: {full}; an operator can end it"
+            told = f"nothing was revoked: {full}; an operator can revoke it"
             self.identity.telling.tell(logging.WARNING, "endings", told)
             raise RevocationError(TokenErrorCode.UNAVAILABLE, told) from None
 
@@ -207,7 +211,7 @@ class TokenRevoker:
     # ── What is known of one ──────────────────────────────────────────────────────────────────
 
     def introspected(self, raw: str, now: int) -> dict[str, object]:
-        """RFC 7662; of transaction tokens, too. Raises StoreError."""
+        """Introspect a token (RFC 7662), transaction tokens included. Raises StoreError."""
         try:
             token, who = self._held(raw, now)
         except CredentialError:
@@ -232,7 +236,7 @@ class TokenRevoker:
 
 
 def client_key(by: AuthenticatedClient | VerifiedCredential) -> str:
-    """Who ends something, however often it starts anew."""
+    """Return the client's name for its quota, the same across restarts of the client."""
     if isinstance(by, AuthenticatedClient):
         return f"{by.client.issuer}/{by.client.agent}"
     agent = by.facts["agent"]
@@ -240,14 +244,14 @@ def client_key(by: AuthenticatedClient | VerifiedCredential) -> str:
 
 
 def own_token_names(token: VerifiedToken) -> frozenset[str]:
-    """By which the token alone is revoked. What its attester calls an attestation is no name of an issuer's."""
+    """Return the names that revoke only this token. An attestation's `jti` is not one of its issuer's tokens."""
     jti = token.claims.get("jti")
     named = isinstance(jti, str) and token.kind != "attestation"
     return frozenset({revocable_token_name(token), *([f"jti:{token.issuer}/{jti}"] if named else [])})
 
 
 def token_end(claims: Claims, now: int) -> int:
-    """When it could be presented no more. What its issuer is asked about may have no end at all."""
+    """Return when the token is certainly invalid; an opaque token may have no expiry."""
     try:
         ends = time_in(claims, "exp")
     except CredentialError:
@@ -256,7 +260,8 @@ def token_end(claims: Claims, now: int) -> int:
 
 
 def unverified_token_end(raw: str, now: int) -> int:
-    """By its own word, as it would be signed: past where it has ended, and never later than for good."""
+    """Return the expiry that an unverified token states: in the past if expired, and at most that of a permanent
+    revocation."""
     try:
         ends = time_in(read_jws(raw).claims, "exp")
     except CredentialError:
@@ -265,6 +270,6 @@ def unverified_token_end(raw: str, now: int) -> int:
 
 
 def whole_seconds(given: Mapping[str, object]) -> dict[str, object]:
-    """Whole seconds, as most readers expect times."""
+    """Truncate times to whole seconds, as most readers expect."""
     times = {"exp", "iat", "nbf"}
     return {name: int(value) if name in times and to_datetime(value) else value for name, value in given.items()}  # type: ignore[call-overload]  # a number

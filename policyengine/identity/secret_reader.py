@@ -1,7 +1,7 @@
-"""Secrets by reference: configuration says where one lies, never what it is.
+"""Reads secrets by reference: the configuration contains the place of a secret, never the secret.
 
-`file:path` is read again when the file changes, `env:NAME` each time, `bao:mount/path#field` when it is older than its
-server's `refresh`: `openbao.py` asks that.
+`file:path` is read again when the file changes, `env:NAME` each time, and `bao:mount/path#field` (`openbao.py`) when it
+is older than `refresh`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class Secret:
-    """A text that nothing shows: not `repr`, not a format, not a pickle. `reveal` is for whoever needs it."""
+    """A text that does not appear in `repr`, formats or pickles; `reveal` returns it."""
 
     __slots__ = ("__text",)
 
@@ -53,10 +53,10 @@ class Secret:
             return NotImplemented
         return hmac.compare_digest(self.__text.encode(), other.__text.encode())
 
-    __hash__ = None  # type: ignore[assignment]  # as a key it would be compared in a time that tells
+    __hash__ = None  # type: ignore[assignment]  # as a dict key, the time of comparison would leak it
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not written down")
+        raise TypeError("a secret cannot be pickled")
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────
@@ -66,13 +66,13 @@ class SecretServer(Protocol):
     """A server that keeps secrets."""
 
     def read(self, place: OpenBaoReference, now: int) -> Secret:
-        """May wait for it, for a bounded time. Raises IdentityError."""
+        """Return a secret. May wait for a bounded time. Raises IdentityError."""
         ...
 
 
 @dataclass
 class SecretReader:
-    """Reads what references name. Threads may share one. `folder` is where paths begin."""
+    """A reader of referenced secrets. Paths are relative to `folder`. Threads may share it."""
 
     folder: Path = Path()
     bao: SecretServer | None = None
@@ -80,7 +80,7 @@ class SecretReader:
     _files: dict[Path, ChangingFile[Secret]] = field(default_factory=dict, repr=False)
 
     def read(self, reference: str, now: int) -> Secret:
-        """Raises IdentityError, which names the reference and never what is there."""
+        """Return a secret. Raises IdentityError, which names the reference and never the content."""
         try:
             place = parse_secret_reference(reference, self.folder)
         except ValueError as error:
@@ -95,18 +95,18 @@ class SecretReader:
                 return Secret(text)
             case OpenBaoReference():
                 if self.bao is None:
-                    raise IdentityError(f"`{reference}`: no OpenBao is set up", "add `[bao]` with its `address`")
+                    raise IdentityError(f"`{reference}`: OpenBao is not configured", "add `[bao]` with its `address`")
                 return self.bao.read(place, now)
             case _:
                 assert_never(place)
 
 
 def parse_secret(content: bytes, name: str) -> Secret:
-    """One newline at the end, which editors add, is no part of it."""
+    """Parse a secret, without the one newline that editors add. Raises IdentityError."""
     try:
         text = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise IdentityError(f"`{name}` is no text") from None
+        raise IdentityError(f"`{name}` is not UTF-8 text") from None
     if not text:
         raise IdentityError(f"`{name}` is empty")
     return Secret(text)
@@ -116,8 +116,8 @@ def parse_secret(content: bytes, name: str) -> Secret:
 
 
 def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]:
-    """What a file holds that its owner alone can read, or its group too, and how it looked; one that is `public` all
-    may read. Raises IdentityError."""
+    """Read a file that only its owner, or its group too, can read, and return its content and stamp; if `public`,
+    everyone may read it. Raises IdentityError."""
     try:
         descriptor = open_trusted(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except UntrustedPathError as error:
@@ -128,11 +128,11 @@ def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise IdentityError(f"`{path}` is no file")
+            raise IdentityError(f"`{path}` is not a file")
         if os.name == "posix" and found.st_mode & (
             stat.S_IWOTH | stat.S_IWGRP if public else stat.S_IRWXO | stat.S_IWGRP
         ):
-            raise IdentityError(f"others on this machine can use `{path}`", f"`chmod 600 {path}` keeps it to you")
+            raise IdentityError(f"other users of this machine can access `{path}`", f"run `chmod 600 {path}`")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_SECRET_BYTES + 1)
     finally:
@@ -146,7 +146,7 @@ FileStamp: TypeAlias = tuple[int, int, int, int]
 
 
 def file_stamp(found: os.stat_result) -> FileStamp:
-    """By which it is seen that a file is another one."""
+    """Return a stamp that changes with the file."""
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
@@ -155,18 +155,18 @@ T = TypeVar("T")
 
 @dataclass
 class ChangingFile(Generic[T]):
-    """A file that is read again when it changes. While it cannot be used, what it held last counts: whoever
-    replaces it is not finished; before it could be used once, there is nothing to go by."""
+    """A file that is read again when it changes. While it cannot be used, its last content remains valid, as it may be
+    in the middle of an update; without a last content that is an error."""
 
     path: Path
     reads: Callable[[bytes, str], T]
     public: bool = False
-    problem: str | None = None  # why what it holds now does not count
+    problem: str | None = None  # why the current content is not used
     _known: tuple[FileStamp, T] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self) -> T:
-        """Raises IdentityError."""
+        """Return the content. Raises IdentityError."""
         with self._lock:
             try:
                 if self._known is None or file_stamp(os.stat(self.path)) != self._known[0]:
@@ -182,5 +182,5 @@ class ChangingFile(Generic[T]):
         if self._known is None:
             raise error if isinstance(error, IdentityError) else IdentityError(f"cannot read `{self.path}`")
         if self.problem is None:
-            _LOG.warning("what it held before counts: %s", error, extra={"event": "secret_not_read"})
+            _LOG.warning("using the previous content: %s", error, extra={"event": "secret_not_read"})
         self.problem = str(error)

@@ -1,7 +1,7 @@
-"""Whether one credential is used from several places, or one key by several agents: the fact `credential.shared`.
+"""Detects credentials used from several networks, and keys used by several agents: the fact `credential.shared`.
 
-What is watched is what was proved: the key that a credential is bound to, or the credential itself. A place is the
-network that a request comes from, as the gateway says.
+It watches proved identities: the key that a credential is bound to, or else the credential itself. Networks come from
+the client address that the gateway reports.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from threading import Lock
 from policyengine.identity.verified import VerifiedCredential
 
 MAX_WATCHED_NAMES = 200_000
-SWEEP_SECONDS = 10  # seconds at least between two looks for what has ended
+SWEEP_SECONDS = 10  # minimum seconds between sweeps of expired entries
 
 
 def address_text(ip: object) -> str | None:
-    """The text of an address. One of another class could say that it equals any, and is remembered as none."""
+    """Return the text of an address, or None. A subclass of `str` could claim to equal any address, and is ignored."""
     if type(ip) is str:
         return ip
     return str(ip) if type(ip) in (IPv4Address, IPv6Address) else None
@@ -25,7 +25,7 @@ def address_text(ip: object) -> str | None:
 
 @dataclass(slots=True)
 class CredentialUse:
-    """The last one: `ip` as it was said, `place` its network. Until `shared` it was seen from elsewhere, too."""
+    """The last use of a credential: `ip` as reported, its network `place`, and until when it is `shared`."""
 
     ip: str | None
     place: str | None
@@ -36,8 +36,8 @@ class CredentialUse:
 
 @dataclass
 class SharingDetector:
-    """Threads may share one. `window` in seconds; `ipv4` and `ipv6`: how long the prefix of one place is. Full of what
-    may still be seen elsewhere it watches nothing new, and of that `credential.shared` is unknown."""
+    """A detector of shared credentials; threads may share it. `window` in seconds; `ipv4` and `ipv6`: prefix lengths of
+    a network. When full, it watches no new names, and their `credential.shared` is unknown."""
 
     window: int = 3_600
     ipv4: int = 24
@@ -48,11 +48,11 @@ class SharingDetector:
     _sweep: int = 0
 
     def told(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """The same with `credential.shared` as it is now; it counts as a use. In what is `found` it is false."""
+        """Count a use; return the credential with its current `credential.shared`, which is false in `found`."""
         ip = address_text(ip)
         use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
         if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:
-            use.last = now  # as most requests are, and each of them waits for this
+            use.last = now  # without the lock: the most common case
             return found
         shared = self.shared(found, ip, now)
         if shared is False:

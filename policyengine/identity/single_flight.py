@@ -1,4 +1,4 @@
-"""Work that waits for somebody else: in threads of its own, few at a time, each waited for by few, and not for long."""
+"""Runs blocking work in background threads: one flight per key, a bounded number of flights and of waiting callers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 MAX_WAITERS = 16
-MAX_WAITERS_IN_PROCESS = 24  # of this process, for whatever: fewer than the threads of any door
+MAX_WAITERS_IN_PROCESS = 24  # in all; fewer than the threads of any listener
 T = TypeVar("T")
 _waiter_slots = BoundedSemaphore(MAX_WAITERS_IN_PROCESS)
 
 
 class SingleFlightError(Exception):
-    """Nobody has the answer yet: too much is under way, too many wait, or it took too long."""
+    """There is no result: too many flights, too many waiting callers, or a timeout."""
 
 
 class SingleFlightTimeoutError(SingleFlightError):
-    """It took too long."""
+    """The wait timed out."""
 
 
 @dataclass
 class Flight(Generic[T]):
-    """`done` once there is what the work returned or raised."""
+    """Work in progress; `done` is set when there is a result or an error."""
 
     done: Event = field(default_factory=Event)
     result: T | None = None
@@ -32,7 +32,8 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """At most `most` at once; what has the same key is one. Their threads do not keep the process from ending."""
+    """At most `most` flights at a time; callers with the same key share one. Their threads do not keep the process
+    alive."""
 
     def __init__(
         self, name: str, most: int = 1, waiting: int = MAX_WAITERS, clock: Callable[[], float] = monotonic
@@ -47,24 +48,23 @@ class SingleFlight(Generic[T]):
         return bool(self._flights)
 
     def start(self, key: Hashable, work: Callable[[], T]) -> Flight[T]:
-        """The one of this key that is under way, or a new one. Raises SingleFlightError where there is no room for
-        that."""
+        """Return the flight of this key, or start one. Raises SingleFlightError if there are too many."""
         with self._lock:
             found = self._flights.get(key)
             if found is not None:
                 return found
             if len(self._flights) >= self._most:
-                raise SingleFlightError("too much is asked for already")
+                raise SingleFlightError("too many requests are in progress")
             flight = self._flights[key] = Flight()
         try:
             Thread(target=self._fly, args=(key, flight, work), name=f"policyengine {self._name}", daemon=True).start()
-        except RuntimeError:  # no more threads; others may wait for it already
-            flight.error = SingleFlightError("no thread is left to ask in")
+        except RuntimeError:  # out of threads; other callers may already wait
+            flight.error = SingleFlightError("no thread is available for the request")
             self._land(key, flight)
         return flight
 
     def wait(self, flight: Flight[T], until: float) -> T:
-        """`until` by the clock. Raises what the work raised; else SingleFlightError."""
+        """Wait for a flight until the deadline. Raises the error of the work, or SingleFlightError."""
         if not flight.done.is_set():
             self._await(flight, until)
         if flight.error is not None:
@@ -74,11 +74,11 @@ class SingleFlight(Generic[T]):
     def _await(self, flight: Flight[T], until: float) -> None:
         with self._lock:
             if self._waiting >= self._most_waiting or not _waiter_slots.acquire(blocking=False):
-                raise SingleFlightError("too many wait already")
+                raise SingleFlightError("too many callers are waiting")
             self._waiting += 1
         try:
             if not flight.done.wait(max(0.0, until - self._clock())):
-                raise SingleFlightTimeoutError("there was no answer in time")
+                raise SingleFlightTimeoutError("the request timed out")
         finally:
             _waiter_slots.release()
             with self._lock:
@@ -87,7 +87,7 @@ class SingleFlight(Generic[T]):
     def _fly(self, key: Hashable, flight: Flight[T], work: Callable[[], T]) -> None:
         try:
             flight.result = work()
-        except BaseException as error:  # told to those who wait, whatever it is
+        except BaseException as error:  # raised again in each waiting caller
             flight.error = error
         finally:
             self._land(key, flight)

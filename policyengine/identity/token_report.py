@@ -1,4 +1,4 @@
-"""What a token that was refused says, beside what the policy has: for its operator's terminal alone."""
+"""Describes a refused token next to what the policy expects, for the operator's terminal only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.kernel import Issuer, Kernel
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.structure_checks import quote_input
 
-TIMES = {"iat": "issued", "nbf": "valid from", "exp": "ends"}
+TIMES = {"iat": "issued", "nbf": "valid from", "exp": "expires"}
 SCHEMES = ("bearer", "dpop")
 MAX_LISTED_NAMES = 10  # issuers, or names
 READERS: Mapping[str, Callable[[Claims], object]] = {
@@ -26,17 +26,17 @@ READERS: Mapping[str, Callable[[Claims], object]] = {
 
 
 def describe_token(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
-    """Of the token of a question, in lines: nobody verified a word of it. None where no token can be read there."""
+    """Yield lines about the unverified token of a question; no line if it has no readable token."""
     found = read_token(question)
     if found is None:
         return
-    yield f"it says: {', '.join(claim_lines(found))}"
+    yield f"the token has: {', '.join(claim_lines(found))}"
     times = list(time_lines(found))
     if times:
-        yield f"its times: {', '.join(times)}; here it is {format_time(now)}"
+        yield f"its times: {', '.join(times)}; now is {format_time(now)}"
     wrong = list(claim_type_errors(found))
     if wrong:
-        yield f"of the wrong type: {', '.join(wrong)}"
+        yield f"claims of the wrong type: {', '.join(wrong)}"
     yield f"the policy has: {', '.join(issuer_lines(found, kernel))}"
 
 
@@ -67,7 +67,7 @@ def format_claim(name: str, value: object) -> str:
         case list():
             return f"{name} " + " and ".join(f"`{quote_input(str(each))}`" for each in value[:MAX_LISTED_NAMES])
         case _:
-            return f"a `{name}` that is no text"
+            return f"a `{name}` that is not a text"
 
 
 def time_lines(token: Jws) -> Iterator[str]:
@@ -81,7 +81,7 @@ def time_lines(token: Jws) -> Iterator[str]:
 
 
 def claim_type_errors(token: Jws) -> Iterator[str]:
-    """Of the claims that are read alike whoever issued it."""
+    """Yield errors of claims that all issuers write alike."""
     for claim, read in READERS.items():
         try:
             read(token.claims)
@@ -95,7 +95,7 @@ def format_time(seconds: int) -> str:
 
 
 def issuer_lines(token: Jws, kernel: Kernel) -> Iterator[str]:
-    """Its own, or all of which it could be."""
+    """Yield the token's issuer, or all issuers if none matches."""
     having = [issuer for _, issuer in sorted(kernel.issuers.items()) if issuer.url is not None]
     its = [issuer for issuer in having if issuer.url == token.claims.get("iss")]
     yield from map(describe_issuer, (its or having)[:MAX_LISTED_NAMES])

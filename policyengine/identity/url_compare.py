@@ -1,4 +1,4 @@
-"""URLs that two sides wrote, compared after what RFC 3986 says means the same."""
+"""Compares URLs from two sources by the equivalences of RFC 3986."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class OwnHosts:
-    """By which clients reach what is decided here; None: by any. A gateway tells which host its client named, and a
-    client may name one of somebody else, whose proof it was sent."""
+    """The hosts under which clients reach the decided requests; None: any. A gateway reports the host that its client
+    named, and a malicious server could name another host to replay a proof that it received."""
 
     ours: frozenset[str] | None = None
 
     def check(self, url: str | None) -> None:
-        """Raises CredentialError."""
+        """Check that the URL names one of these hosts. Raises CredentialError."""
         if self.ours is not None and (url is None or url_authority(url) not in self.ours):
             raise CredentialError(RefusalCode.FOREIGN_HOST)
 
@@ -38,8 +38,8 @@ ANY_HOST = OwnHosts()
 
 
 def normalize_url(url: str) -> str | None:
-    """Scheme, host and path, without query and fragment (RFC 9449, `htu`); None for what is no URL of a request: with a
-    user, a host that is none, or a path that leads elsewhere than it says."""
+    """Return scheme, host and path, without query and fragment (RFC 9449, `htu`), or None if the URL is not one of a
+    request: it has a user, a malformed host, or a path with dot segments."""
     found = URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     if found is None or not url.isprintable():
         return None
@@ -52,13 +52,14 @@ def normalize_url(url: str) -> str | None:
 
 
 def url_authority(url: str) -> str | None:
-    """Host and, where it is not the scheme's own, port: in lower case. None for what is no URL of a request."""
+    """Return the host in lower case, with the port unless it is the scheme's default; None if the URL is not one of a
+    request."""
     found = normalize_url(url)
     return None if found is None else found.partition("://")[2].partition("/")[0]
 
 
 def normalize_path(path: str) -> str | None:
-    """Escapes in upper case, and only where one is needed."""
+    """Return the path with only necessary escapes, in upper case; None if it is malformed or has dot segments."""
     found = path if path.isascii() else quote(path, safe=ASCII)
     if "%" in found:
         found = ESCAPE.sub(normalize_escape, found)
@@ -67,6 +68,6 @@ def normalize_path(path: str) -> str | None:
 
 def normalize_escape(escape: re.Match[str]) -> str:
     if escape["code"] is None:
-        return "%%"  # in no path that is one
+        return "%%"  # marks a malformed escape
     character = chr(int(escape["code"], 16))
     return character if character in UNRESERVED else escape[0].upper()

@@ -1,4 +1,4 @@
-"""What credentials prove: a token that was verified, whoever it speaks of, and the facts that come of it."""
+"""Verified credentials: the token, its principal, its confirmed keys, and the facts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Seconds = int  # since 1970
 
-# What a credential proves all of, or nothing: a claim of a gateway beside it does not count.
+# A credential proves these completely or not at all; a gateway's statements next to it are ignored.
 PRINCIPAL_ROOTS = ("agent", "user", "chain", "credential")
 PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root not in PRINCIPAL_ROOTS))
-# Where a gateway could say something of who asks.
+# Members of a question in which a gateway could describe the agent or user.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
-REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # how facts begin that no credential proves
+REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # of facts that no credential proves
 
 
 @dataclass(frozen=True, slots=True)
 class ProofContext:
-    """Of the request that a proof has to be about. `headers` are in lower case; `url` is None where nobody said it.
-    `digests`: of its body, by algorithm, where somebody saw all of it. `ip`: where it came from, and `size`: bytes in
-    its body, as far as the gateway says so."""
+    """The request that a proof must match. `headers` are in lower case; `url` is None if unknown. `digests`: of the
+    whole body, by algorithm, if the gateway passed it. `ip`: the client's address, and `size`: bytes of the body, as
+    the gateway reports them."""
 
     method: str
     url: str | None
@@ -35,7 +35,7 @@ class ProofContext:
 
 @dataclass(frozen=True, slots=True)
 class SingleUse:
-    """That a credential counts for the one who presents it first: the name of its mark, and until when that is kept."""
+    """A credential that is accepted once: the name of its replay mark, and until when to keep the mark."""
 
     name: str
     until: Seconds
@@ -43,14 +43,14 @@ class SingleUse:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """A token that its issuer signed, or said to be active. Nothing about the one who presents it is proved yet.
+    """A token that its issuer signed, or reported as active. Nothing about its presenter is proved yet.
 
-    `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as it was
-    sent; `expires` when it ends; `late` that it has ended by its own word, and counts a little longer as clocks differ:
-    nothing new rests on it. `signed` is SHA-256 of what its issuer signed: some signatures can be spelled anew by
-    anybody, and the token stays the same. `single_use`: what it proves counts once.
-    `key`: the agent's own, where no issuer stands between: RFC 7638 thumbprint of the one it signed by, or of that of
-    its certificate; of a static key its digest as the file of keys has it, `sha256:…`.
+    `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as sent;
+    `expires` when it expires; `late` that it has expired by its own `exp` but is accepted within the clock leeway; no
+    new token may derive from it. `signed` is SHA-256 of the signed part: some signatures have several valid spellings,
+    and the token stays the same. `single_use`: the token is accepted once. `key`: the agent's own key, if there is no
+    issuer between: RFC 7638 thumbprint of its signing or certificate key, or for a static key its digest as in the file
+    of keys, `sha256:…`.
     """
 
     kind: str
@@ -67,9 +67,9 @@ class VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedKey:
-    """The key that the presenter proved to have, for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of
-    the certificate (`x5t`), both in base64url; None for what was not proved. `until`: when the certificate ends; `key`:
-    RFC 7638 thumbprint of its key, where the gateway told more than its digest."""
+    """The keys that the presenter proved for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of the
+    certificate (`x5t`), both in base64url; None if not proved. `until`: when the certificate expires; `key`: RFC 7638
+    thumbprint of its key, if the gateway reports more than its digest."""
 
     jkt: str | None = None
     x5t: str | None = None
@@ -82,7 +82,7 @@ UNBOUND = ConfirmedKey()
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """An agent that handed the work on. What is None is not said."""
+    """An agent that delegated the work. None means not stated."""
 
     agent: str
     issuer: str
@@ -92,11 +92,12 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrincipal:
-    """Who presents a credential, for whom, through whom: `hops` from the first agent to the one before the presenter.
+    """The agent that presents a credential, the user it acts for and the chain before it: `hops` from the first agent
+    to the one before the presenter.
 
-    `scopes` None: the credential says nothing of scopes. `task` is the root of facts of that name. `subject`: who
-    its `sub` is, where a server calls the agent or the user there by a name of its own. `opener`: the agent that opened
-    the task, `issuer/agent`, where the token says so.
+    `scopes` None: the credential does not state scopes. `task` holds the facts of the root `task`. `subject`: the
+    principal that `sub` names, if the issuer names it differently elsewhere. `opener`: the agent that opened the task,
+    `issuer/agent`, if the token says so.
     """
 
     agent: str | None
@@ -112,20 +113,20 @@ class TokenPrincipal:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRefusal:
-    """What was refused, and why: in place of `VerifiedCredential`, for several questions about one request."""
+    """The refusal of a credential, in place of `VerifiedCredential`, for several questions about one request."""
 
     refusal: RefusalCode
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCredential:
-    """Facts by root, as a question has them. They stand until `expires`, or until one of `names` is revoked.
+    """The proved facts by root, as in a question; valid until `expires` or until one of `names` is revoked.
 
     `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
-    `reusable`: that they were proved once is enough; else each request brings a proof of its own. `watched`: by which
-    of `names` it is seen whether several share it, and `presenter` who it is that presents it. `own_key`: the one of
-    our own that signed the token. `single_use`: it counts for one request alone. `own_task`: the one of `names` by
-    which whoever presents it ends its task.
+    `reusable`: whether one proof suffices for many requests; otherwise each request brings its own. `watched`: those of
+    `names` that sharing detection watches, and `presenter` the principal it compares. `own_key`: this server's key that
+    signed the token. `single_use`: the credential is accepted once. `own_task`: the one of `names` with which the
+    presenter can end its task.
     """
 
     facts: dict[str, dict[str, object]]

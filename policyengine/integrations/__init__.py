@@ -1,1 +1,1 @@
-"""Policies inside of other frameworks: thin layers that ask before something runs, and let nothing through in doubt."""
+"""Enforcement points for other frameworks: thin layers that decide before the framework acts, and deny in any doubt."""

@@ -38,17 +38,18 @@ from policyengine.integrations.http_facts import (
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.observe import needs_challenge
 
-DECISION = "policyengine.decision"  # where an application finds it in its scope
+DECISION = "policyengine.decision"  # key of the decision in the ASGI scope
 TITLES = {401: "Unauthorized", 403: "Forbidden", 413: "Content Too Large", 429: "Too Many Requests"}
-POLICY_VIOLATION = 1008  # a code of websockets
+POLICY_VIOLATION = 1008  # websocket close code
 BodyPredicate: TypeAlias = Callable[[str, str], bool]
 
 
 class PolicyMiddleware:
-    """`identify` takes the scope and tells who asks, from what was verified in front: facts as `/decide` takes them;
-    `{}` for a stranger, whom only `anyone` lets through; None for nobody, who gets 401.
+    """ASGI middleware. `identify` takes the scope and returns facts about the caller, as `/decide` takes them, from
+    what was verified before: `{}` for a stranger, whom only `anyone` grants anything; None if the caller is unknown,
+    who gets 401.
 
-    The body is read where the policy looks into it; `looks_into_body(method, path)` says so for a decider elsewhere.
+    The body is read only if the policy reads it; with a remote decision point, `looks_into_body(method, path)` says so.
     Websockets are closed unless `websockets` is true: then opening one is decided as a GET of its path.
     """
 
@@ -74,7 +75,7 @@ class PolicyMiddleware:
             case "websocket":
                 await self._websocket(scope, receive, send)
             case other:
-                raise ValueError(f"no policy speaks of `{other}`")
+                raise ValueError(f"ASGI scopes of type `{other}` are not supported")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts = await identify_caller(self._identify, scope)
@@ -85,7 +86,9 @@ class PolicyMiddleware:
             try:
                 content, receive = await read_body(receive)
             except BodyTooLargeError:
-                return await send_problem(send, 413, {"detail": "the body is larger than a policy looks into"})
+                return await send_problem(
+                    send, 413, {"detail": "the body is larger than the limit for bodies that the policy reads"}
+                )
             facts, body = add_content_digests(facts, content), body_facts(scope, content)
         decision = await decide_and_meet(self._decides, build_http_question(scope, facts, body, content), self._duties)
         if not decision.allowed:
@@ -95,7 +98,7 @@ class PolicyMiddleware:
     def _looks_into(self, scope: Scope) -> bool:
         try:
             return self._looks(scope["method"], route_path(scope))
-        except Exception:  # it is decided all the same, and its facts are then there
+        except Exception:  # decide with the body, in doubt
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +127,7 @@ class PolicyMiddleware:
             decision = await decide_and_meet(self._decides, asked, self._duties)
             if decision.allowed:
                 return await self._run(decision, scope, receive, send)
-        await receive()  # that it wants to connect
+        await receive()  # the connect message
         await send({"type": "websocket.close", "code": POLICY_VIOLATION})
 
 
@@ -134,7 +137,8 @@ class PolicyMiddleware:
 def denial_response(
     decision: Decision, identity: CredentialAuthenticator | None = None
 ) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-    """Status, members of the problem and headers. 401 is for whom a credential may help, as at the gateways' doors."""
+    """Return status, members of the problem document, and headers. The status is 401 if a credential may help, as in
+    the adapters for gateways."""
     status = 401 if needs_challenge(decision) else STATUSES[decision.outcome]
     challenge = challenge_headers(decision, identity) if status == 401 else ()
     data = denial_data(decision)
@@ -149,7 +153,7 @@ def problem_document(status: int, members: Facts) -> dict[str, Any]:
 
 
 def find_authenticator(decides: PolicyDecisionPoint) -> CredentialAuthenticator | None:
-    """Of an engine in this process, which may give out nonces."""
+    """Return the authenticator of an engine in this process, which may issue nonces."""
     found = getattr(decides, "identity", None)
     return found if isinstance(found, CredentialAuthenticator) else None
 

@@ -1,4 +1,4 @@
-"""Which requests have a body that the policy looks into: only theirs is read before they are decided."""
+"""Finds the requests whose body the policy reads: only their bodies are read before the decision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
-    """By method and path. What is no engine here may look into all of them."""
+    """Return a predicate of method and path. A decision point that is not an Engine may read any body."""
     if not isinstance(decides, Engine):
         return lambda method, path: True
     covering = list(body_readers(decides.kernel))
@@ -29,7 +29,7 @@ def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
 
 
 def body_readers(kernel: k.Kernel) -> Iterator[EndpointPredicate]:
-    """Where each rule applies that reads of the body, be it only to say so in its message or to have it approved."""
+    """Yield a predicate for each rule that reads the body, also if only in its message or for an approval."""
     for placed in (*kernel.guards, *kernel.limits):
         if reads_body(placed):
             yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]
@@ -54,7 +54,7 @@ def body_readers_of_block(block: GrantBlock) -> Iterator[EndpointPredicate]:
 
 
 def reads_body(part: object) -> bool:
-    """Whether a fact of the body stands in it, at any depth, or an approval is bound to all of the body."""
+    """Whether the part contains a fact of the body at any depth, or an approval bound to the whole body."""
     match part:
         case k.Fact(path) | k.BoundObject(path):
             return path[0] == "body"

@@ -17,10 +17,10 @@ DIGEST = b"content-digest"
 
 
 def presented(request: Scope | HTTPConnection) -> Facts:
-    """What the client brought to prove who it is: headers, and the certificate of its own connection (the TLS extension
-    of ASGI). A `Client-Cert` that the client sent is not looked at. `{}` where it brought nothing.
+    """Return the credentials of the client: headers, and the certificate of its connection (the TLS extension of ASGI).
+    A `Client-Cert` header is ignored. Return `{}` if there are none.
 
-    Raises RequestError for what is there twice.
+    Raises RequestError for a repeated header.
     """
     scope = request.scope if isinstance(request, HTTPConnection) else request
     headers = group_values(
@@ -36,7 +36,7 @@ def presented(request: Scope | HTTPConnection) -> Facts:
 
 
 def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
-    """As it was asked for: the path and the query as they stood on the wire."""
+    """Return the URL as requested, with path and query as on the wire."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
     query: bytes = scope.get("query_string", b"")
     target = raw.split(b"?", 1)[0] + (b"?" + query if query else b"")
@@ -45,7 +45,7 @@ def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
 
 
 def client_certificate(scope: Scope) -> str | None:
-    """One that the server did not find good (`client_cert_error`) is none: nobody says whose it is."""
+    """Return the certificate, unless the server did not trust it (`client_cert_error`)."""
     tls = (scope.get("extensions") or {}).get("tls") or {}
     if tls.get("client_cert_error"):
         return None
@@ -54,12 +54,12 @@ def client_certificate(scope: Scope) -> str | None:
 
 
 def has_content_digest(scope: Scope) -> bool:
-    """Whether the client signs what the body must be."""
+    """Whether the client sent a digest of the body."""
     return any(name.lower() == DIGEST for name, _ in scope["headers"])
 
 
 def add_content_digests(facts: Facts, content: bytes) -> Facts:
-    """With what the digest must be, where the client sent one: `content` is the whole body."""
+    """Add the actual digests of the whole body `content`, if the client sent one to compare."""
     credentials = facts.get("credentials")
     if not isinstance(credentials, Mapping) or "content_digest" not in credentials:
         return facts

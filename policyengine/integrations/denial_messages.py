@@ -1,4 +1,4 @@
-"""What a refusal tells whoever was refused: words for people and models, data for programs."""
+"""The answer to a denied caller: a message for people and models, and data for programs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from policyengine.runtime.values import coerce_duration
 
 OUTCOME_TEXTS = {
     Outcome.DENY: "denied",
-    Outcome.CONFIRM: "a person has to approve this first",
-    Outcome.THROTTLE: "too much for now",
+    Outcome.CONFIRM: "a person must approve this first",
+    Outcome.THROTTLE: "throttled",
     Outcome.ALLOW: "allowed",
 }
 STATUSES = {Outcome.DENY: 403, Outcome.CONFIRM: 403, Outcome.THROTTLE: 429}
 
 
 def format_denial(decision: Decision) -> str:
-    """One line: what came of it, why, and what would help."""
+    """Return one line: the outcome, the reasons, and the remedies."""
     reasons = [reason.message for reason in decision.reasons if reason.outcome is decision.outcome]
     helps = [words for remedy in decision.remedies if (words := describe_remedy(remedy))]
     told = f"{OUTCOME_TEXTS[decision.outcome]}: {'; '.join(reasons)}" if reasons else OUTCOME_TEXTS[decision.outcome]
@@ -41,7 +41,7 @@ def describe_remedy(remedy: Remedy) -> str:
 
 
 def denial_data(decision: Decision) -> dict[str, Any]:
-    """Only what the caller may know: no place in a policy, no revision, no facts but those of the request."""
+    """Return only what the caller may know: no position in a policy, no revision, no facts but those of the request."""
     wait = retry_after(decision)
     return {
         "decision": decision.id,
@@ -64,7 +64,7 @@ def remedy_data(remedy: Remedy) -> dict[str, Any]:
 
 
 def retry_after(decision: Decision) -> int | None:
-    """Whole seconds until all that throttled it has room again; None for what is not throttled."""
+    """Return the whole seconds until all limits have capacity again, or None if the decision is not a throttle."""
     if decision.outcome is not Outcome.THROTTLE:
         return None
     told = dict(rate_limit_headers(decision)).get("retry-after")
@@ -72,7 +72,7 @@ def retry_after(decision: Decision) -> int | None:
 
 
 def wait_of_remedies(decision: Decision) -> int | None:
-    """By the remedies: a decision that came over the wire tells no more."""
+    """Return the seconds of the remedies, the only ones in a decision that came over the network."""
     waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
     known = [one for one in waits if isinstance(one, timedelta)]
     return max(1, ceil(max(known).total_seconds())) if known else None

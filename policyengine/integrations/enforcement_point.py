@@ -1,4 +1,4 @@
-"""How every integration asks: who wants something, may it be, how did it come out. In any doubt the answer is deny."""
+"""The enforcement point of all integrations: identify the caller, decide, and report the outcome; deny in any doubt."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Facts: TypeAlias = Mapping[str, object]
 Context = TypeVar("Context", contravariant=True)
 Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None]
 
-# What may be said of who asks. The endpoint and what goes with it are the integration's to say.
+# Members that describe the caller; the integration adds the endpoint and its arguments.
 CALLER_MEMBERS = (*CREDENTIAL_ROOTS, "credentials", "context", "approvals", "entities", "request")
 REQUEST_MEMBERS = tuple(name for name in ROOTS["request"] or () if ("request", name) not in ENDPOINT_FACTS)
-MAX_REPORT_SECONDS = 1.0  # seconds that a report may keep a cancelled call from ending
-UNKNOWN_CALLER = "it is not known who asks"
-DECISION_FAILED = "deciding failed; the operator's log says why"
+MAX_REPORT_SECONDS = 1.0  # that a report may delay the end of a cancelled call
+UNKNOWN_CALLER = "the caller is not identified"
+DECISION_FAILED = "the decision failed; the operator's log has the error"
 
 _LOG = logging.getLogger("policyengine")
 
 
 class PolicyDecisionPoint(Protocol):
-    """Who decides: an Engine, or an AsyncPolicyClient."""
+    """The decision point of an integration: an Engine or an AsyncPolicyClient."""
 
     async def decide_async(self, question: Facts) -> Decision: ...
 
@@ -51,9 +51,10 @@ class PolicyDecisionPoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """The obligations that the application can meet: their kinds, and what is called to meet those of an allow.
+    """The obligations that the application can fulfil: their kinds, and the function that fulfils those of an allow.
 
-    What `meet` raises is a deny. `audit`, `notify` and `warn` need not be named: nothing has to be done for the caller.
+    An exception of `meet` denies the request. `audit`, `notify` and `warn` need not be listed: they require nothing of
+    the application.
     """
 
     kinds: Collection[str] = ()
@@ -64,18 +65,19 @@ NO_DUTIES = Duties()
 
 
 async def identify_caller(identify: Identify[Context], context: Context) -> Facts | None:
-    """What is known of who asks; None where nothing is, or where finding it out failed."""
+    """Return the facts about the caller, or None if there are none or identifying the caller failed."""
     try:
         found = identify(context)
         return check_facts(await found if inspect.isawaitable(found) else found)
     except Exception:
-        _LOG.exception("who asks could not be found out, and nothing was let through")
+        _LOG.exception("identifying the caller failed; the request was denied")
         return None
 
 
 def check_facts(facts: Facts | None) -> Facts | None:
-    """The facts as they are asked with: what was looked at once is not read again. Nothing at all is nobody; nothing
-    known is somebody whom only `anyone` lets through. Raises ValueError where they would say more than who asks."""
+    """Copy and check the facts, so that later code reads the checked values. None stays None (unknown caller); an empty
+    mapping is a stranger, whom only `anyone` grants anything. Raises ValueError if they describe more than the caller.
+    """
     if facts is None:
         return None
     found = copy_members(facts)
@@ -84,37 +86,37 @@ def check_facts(facts: Facts | None) -> Facts | None:
         request = found["request"] = copy_members(found["request"])
         inner = [f"request.{name}" for name in request if name not in REQUEST_MEMBERS]
     if strange := [name for name in found if name not in CALLER_MEMBERS] + inner:
-        raise ValueError(f"`{strange[0]}` is no fact about who asks")
+        raise ValueError(f"`{strange[0]}` is not a fact about the caller")
     return found
 
 
 def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for what has two members of one name, or too many."""
+    """Copy a mapping. Raises ValueError for a duplicate name, or too many members."""
     try:
         found = decode.members_of(members)
     except decode.DecodeError as error:
         raise ValueError(str(error)) from None
     if any(value is decode.DUPLICATE_KEY for value in found.values()):
-        raise ValueError("a member is there twice")
+        raise ValueError("a member is repeated")
     return found
 
 
 async def prove_credentials(decides: object, facts: Facts) -> Facts:
-    """With raw credentials looked at once, where who decides can do that: several questions follow, and a proof counts
-    once. Nothing that goes wrong is raised: then each question is answered for itself."""
+    """Verify raw credentials once, if the decision point can, because several questions follow and a proof is accepted
+    once. Errors are not raised: each question is then answered separately."""
     prove = getattr(decides, "prove_async", None)
     if prove is None or "credentials" not in facts:
         return facts
     try:
         found: Facts = await prove(facts)
     except Exception:
-        _LOG.exception("credentials could not be looked at, and prove nothing")
+        _LOG.exception("verifying credentials failed; they prove nothing")
         return facts
     return found
 
 
 async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
-    """Decide and spend, and meet what an allow obliges to. Nothing that goes wrong is raised: it is a deny."""
+    """Decide and commit, and fulfil the obligations of an allow. Errors are not raised: they deny the request."""
     asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}
     decision = await deny_on_error(decides.decide_async, asked)
     if not decision.allowed or duties.meet is None:
@@ -124,14 +126,14 @@ async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties:
         if inspect.isawaitable(met):
             await met
     except Exception:
-        _LOG.exception("an obligation could not be met, and nothing was let through")
+        _LOG.exception("fulfilling an obligation failed; the request was denied")
         await report_outcome(decides, decision, 500)
-        return make_denial("an obligation could not be met")
+        return make_denial("an obligation could not be fulfilled")
     return decision
 
 
 async def evaluate(decides: PolicyDecisionPoint, question: Facts) -> Decision:
-    """Look only. Nothing that goes wrong is raised: it is a deny."""
+    """Decide without committing. Errors are not raised: they deny the request."""
     return await deny_on_error(decides.evaluate_async, question)
 
 
@@ -139,14 +141,14 @@ async def deny_on_error(ask: Callable[[Facts], Awaitable[Decision]], question: F
     try:
         return await ask(question)
     except RequestError as error:
-        return make_denial(f"this cannot be decided: {error.message}")
+        return make_denial(f"the question is malformed: {error.message}")
     except Exception:
         _LOG.exception("a decision failed and was denied")
         return make_denial(DECISION_FAILED)
 
 
 def make_denial(message: str, gate: Gate = Gate.FAILURE) -> Decision:
-    """A deny that no policy made."""
+    """Return a deny that no policy made."""
     return Decision.of(Outcome.DENY, gate, (Reason(gate, message),), id=new_id(utc_now()))
 
 
@@ -157,12 +159,12 @@ async def report_outcome(
     began: float | None = None,
     output: Facts | None = None,
 ) -> None:
-    """How it came out, also of what is being cancelled. That a report fails spoils nothing that was decided."""
+    """Report the outcome, also while the call is being cancelled. A failed report does not change the decision."""
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:
             await decides.report_async(decision.id, status=status, latency_ms=latency, output=output)
         except Exception:
-            if output is not None:  # it may be no facts: that it came out is known all the same
+            if output is not None:  # the output may not be valid facts: report without it
                 return await report_outcome(decides, decision, status, began)
-            _LOG.exception("an outcome could not be reported")
+            _LOG.exception("reporting an outcome failed")

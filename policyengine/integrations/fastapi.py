@@ -1,4 +1,4 @@
-"""A dependency for FastAPI: `Depends(policy())` decides before a route runs, and gives the route its Decision."""
+"""Dependencies for FastAPI: `Depends(policy())` decides before a route runs, and passes the Decision to the route."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 
 BODY_READ_BEFORE = Invalid(
-    "a parameter of the route is a `Form` or a `File`, so the body was read before: use the middleware"
+    "the route has a `Form` or `File` parameter, so its body was already read: use the middleware"
 )
-BODY_TOO_LARGE = Invalid("the body is larger than a policy looks into")
+BODY_TOO_LARGE = Invalid("the body is larger than the limit for bodies that the policy reads")
 Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 
 
 class PolicyDeniedError(HTTPException):
-    """A request that was refused: its answer, and the decision. `problem_details` answers it as RFC 9457 says."""
+    """A denied request, with the answer and the decision. `problem_details` answers it as RFC 9457 specifies."""
 
     def __init__(self, decision: Decision, identity: CredentialAuthenticator | None = None) -> None:
         status, members, headers = denial_response(decision, identity)
@@ -47,17 +47,17 @@ class PolicyDeniedError(HTTPException):
 
 
 async def problem_details(request: Request, error: Exception) -> Response:
-    """For `app.add_exception_handler(PolicyDeniedError, problem_details)`."""
+    """The handler for `app.add_exception_handler(PolicyDeniedError, problem_details)`."""
     assert isinstance(error, PolicyDeniedError)
     media = "application/problem+json"
     return JSONResponse(error.detail, error.status_code, headers=error.headers, media_type=media)
 
 
 class Policies:
-    """Makes dependencies: `policy = Policies(engine, identify=…)`, then `Depends(policy())`.
+    """A factory of dependencies: `policy = Policies(engine, identify=…)`, then `Depends(policy())`.
 
-    `policy()` asks for the request's own method and path, `policy("ACTION view invoice", id="invoice_id")` for an
-    action on the thing that this path parameter names. `identify` takes the request.
+    `policy()` decides the request's own method and path; `policy("ACTION view invoice", id="invoice_id")` decides an
+    action on the entity that this path parameter names. `identify` takes the request.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Policies:
         self._decides, self._identify, self._duties = decides, identify, duties
 
     def __call__(self, endpoint: str | None = None, *, id: str | None = None) -> Dependency:
-        """Raises ValueError for what is no endpoint: when the application is written, not when it is asked."""
+        """Create a dependency. Raises ValueError for an invalid endpoint, when the application is defined."""
         action = None if endpoint is None else parse_action(endpoint, id)
 
         async def decision(request: Request) -> AsyncIterator[Decision]:
@@ -100,15 +100,15 @@ def parse_action(endpoint: str, id: str | None) -> tuple[str, str, str]:
         case ["ACTION", verb, type_] if id is not None:
             return verb, type_, id
         case ["ACTION", _, _]:
-            raise ValueError(f"`{endpoint}` is about a thing: say which path parameter names it, as `id`")
+            raise ValueError(f"`{endpoint}` requires `id`, the path parameter that names the entity")
         case _:
             raise ValueError(
-                f"`{endpoint}` is no action: write `ACTION view invoice`, or nothing for the request itself"
+                f"`{endpoint}` is not an action: write `ACTION view invoice`, or nothing for the request itself"
             )
 
 
 def replace_with_action(asked: dict[str, Any], action: tuple[str, str, str], request: Request) -> dict[str, Any]:
-    """The action in place of the request's method and path, which are then facts no more."""
+    """Replace method and path of the request by the action."""
     verb, type_, parameter = action
     beside = {name: value for name, value in asked["request"].items() if name not in ("method", "path")}
     thing = {"type": type_, "id": str(request.path_params.get(parameter, ""))}
@@ -116,10 +116,10 @@ def replace_with_action(asked: dict[str, Any], action: tuple[str, str, str], req
 
 
 async def build_question(request: Request, facts: Facts) -> dict[str, Any]:
-    """With its body, which FastAPI keeps for the route, unless it is a form that was read before anything is asked."""
+    """Build the question with the body, which FastAPI keeps for the route, unless it was already read as a form."""
     try:
         content = await request.body()
-    except RuntimeError:  # of Starlette, whose stream is at its end
+    except RuntimeError:  # of Starlette: the stream was already read
         return build_http_question(request.scope, facts, {"body": BODY_READ_BEFORE})
     body = body_facts(request.scope, content) if len(content) <= MAX_BODY_BYTES else {"body": BODY_TOO_LARGE}
     return build_http_question(request.scope, add_content_digests(facts, content), body, content)

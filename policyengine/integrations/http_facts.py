@@ -1,4 +1,4 @@
-"""An HTTP request inside of an ASGI application as facts: the path as the application routes it, nothing secret."""
+"""Turns an HTTP request in an ASGI application into facts: the path as the application routes it, without secrets."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from policyengine.vocabulary import SECRET_HEADERS
 MAX_BODY_BYTES = 1024 * 1024
 MAX_SIZE_DIGITS = 15  # digits
 WITHHELD_HEADERS = SECRET_HEADERS | CREDENTIAL_SECRET_HEADERS
-UNROUTABLE_PATH = "/%00"  # a path that is never canonical, for one that two readers would read differently
+UNROUTABLE_PATH = "/%00"  # never canonical; for a path that two readers would read differently
 
 
 class BodyTooLargeError(Exception):
-    """There is more of it than is ever looked at."""
+    """The body is larger than the limit."""
 
 
 def route_path(scope: Scope) -> str:
-    """The path on the wire that the application will route by: without the prefix that it is mounted under.
+    """Return the path on the wire that the application routes by, without the prefix that it is mounted under.
 
-    Applications route by the decoded path. Where the one on the wire does not say the same, somebody changed one of
-    them, and nobody can say which counts.
+    Applications route by the decoded path. If the path on the wire decodes to another one, something changed one of
+    them and neither can be trusted.
     """
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     below = bool(root) and (path == root or path.startswith(f"{root}/"))
@@ -43,7 +43,7 @@ def route_path(scope: Scope) -> str:
 
 
 def request_facts(scope: Scope) -> dict[str, object]:
-    """All of it but the body. A header that comes twice is a list, which is no text: it is unknown."""
+    """Return all request facts except the body. A repeated header is unknown: it becomes a list, not a text."""
     headers = read_headers(scope)
     twice = dict.fromkeys(ambiguous_names(headers), AMBIGUOUS_NAME)
     client = scope.get("client")
@@ -68,8 +68,8 @@ def read_headers(scope: Scope) -> dict[str, Any]:
 
 
 def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Bytes in the body, where that is said. In HTTP/1 there is none where no header says so. What a length says
-    beside a transfer coding means nothing (RFC 9112, 6.3), and some servers hand on both."""
+    """Return the bytes of the body, if known. HTTP/1 has no body without a header that announces one. A length next to
+    a transfer coding is ignored (RFC 9112, 6.3), as some servers pass on both."""
     if "transfer-encoding" in headers:
         return None
     length = headers.get("content-length")
@@ -90,8 +90,8 @@ def as_list(value: Any) -> list[Any]:
 
 
 def build_http_question(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:
-    """The whole question; `content` is the whole body, where it was read. The application may know better who called:
-    behind a proxy it says so."""
+    """Return the whole question; `content` is the whole body, if it was read. Request facts in `who` take precedence,
+    as the application may know the client behind a proxy."""
     added, size = who.get("request"), {} if content is None else {"size": len(content)}
     request = {**request_facts(scope), **size, **(added if isinstance(added, Mapping) else {})}
     pending = [*body.get("pending", ()), *pending_facts(scope, request)]  # type: ignore[misc]  # it is a list
@@ -99,7 +99,7 @@ def build_http_question(scope: Scope, who: Facts, body: Facts, content: bytes | 
 
 
 def pending_facts(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
-    """What is pending of the request: secrets that came and are withheld, and what nobody said."""
+    """Yield the pending facts of the request: secret headers that are withheld, and facts that are not known."""
     told = request.get("headers")
     said = told if isinstance(told, Mapping) else {}
     came = {
@@ -112,7 +112,7 @@ def pending_facts(scope: Scope, request: Mapping[str, object]) -> Iterator[str]:
 
 
 def unread_body_facts(scope: Scope) -> Facts:
-    """Of one that nobody looked into: there is none, or all of it is pending."""
+    """Return the facts of a body that was not read: it is empty, or pending."""
     return {} if read_size(scope, read_headers(scope)) == 0 else {"pending": ["body"]}
 
 
@@ -120,7 +120,7 @@ def unread_body_facts(scope: Scope) -> Facts:
 
 
 async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[bytes, Receive]:
-    """All of the body, and a `receive` that gives it again and then what follows. Raises BodyTooLargeError."""
+    """Read the whole body. Return it, and a `receive` that replays it and what follows. Raises BodyTooLargeError."""
     content = bytearray()
     first: list[Message] = []
     while True:
@@ -142,9 +142,9 @@ async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[by
 
 
 def body_facts(scope: Scope, content: bytes) -> Facts:
-    """The body as members of a question: an object in JSON, or the fields of a form.
+    """Return the body as members of a question: a JSON object or the fields of a form.
 
-    Any other that is not empty has no value: nobody can say what is in it, nor what is not.
+    Any other non-empty body has no value, as its content is unknown.
     """
     if not content:
         return {}

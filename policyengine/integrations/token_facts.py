@@ -1,4 +1,4 @@
-"""Who asks, by what the application in front verified: the facts of an access token, or those of a configuration."""
+"""Turns a verified access token into facts about the caller."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from policyengine.runtime.credential_errors import CredentialError
 
 
 class TokenFactsError(Exception):
-    """Who asks cannot be told from a token; what to do about it."""
+    """The token does not identify the caller; the message says what to do."""
 
 
 class AccessToken(Protocol):
-    """An access token that was verified, as both MCP SDKs have it."""
+    """A verified access token, as in both MCP SDKs."""
 
     @property
     def client_id(self) -> str: ...
@@ -40,7 +40,8 @@ class AccessToken(Protocol):
 
 
 def get_issuers(decides: object) -> Mapping[str, str]:
-    """The issuers of an engine's policies, by exact URL; one that two of them share names none. Of others: none."""
+    """Return the issuers of an engine's policies by exact URL; a URL that two share identifies neither. For other
+    decision points, return none."""
     if not isinstance(decides, Engine):
         return {}
     named = [(one.url, one.name) for one in decides.kernel.issuers.values() if one.url is not None]
@@ -49,10 +50,10 @@ def get_issuers(decides: object) -> Mapping[str, str]:
 
 
 def read_token_facts(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
-    """The agent is the token's client, the user its subject; of a chain of delegation both are as `docs/tokens.md`
-    reads them. `issuer` is for tokens that name none.
+    """Return the facts of a token: the agent is its client, the user its subject; a delegation chain is read as
+    described in `docs/tokens.md`. `issuer` is for tokens that name none.
 
-    Raises IdentityError for what would have to be guessed.
+    Raises TokenFactsError if a fact would be a guess.
     """
     claims = token.claims or {}
     name = get_issuer_name(claims, issuers, issuer)
@@ -67,7 +68,7 @@ def read_token_facts(token: AccessToken, issuers: Mapping[str, str], issuer: str
 
 
 def read_task(claims: Mapping[str, Any]) -> Facts:
-    """What bounds the token. Raises IdentityError for one that could be read in two ways."""
+    """Return the task of the token. Raises TokenFactsError if it is malformed."""
     try:
         task = parse_task_claim(decode.from_python(claims))  # type: ignore[arg-type]  # an object stays one
     except CredentialError as refused:
@@ -76,11 +77,11 @@ def read_task(claims: Mapping[str, Any]) -> Facts:
 
 
 def read_chain_facts(claims: Mapping[str, Any], credential: Mapping[str, object], issuers: Mapping[str, str]) -> Facts:
-    """Who acts for whom, through whom, by the claims of a token that was verified elsewhere. Raises IdentityError."""
+    """Return the agent, user and chain by the claims of a token that was verified elsewhere. Raises TokenFactsError."""
     try:
         from policyengine.identity.verify.delegation_chain import ChainReader
     except ImportError as error:
-        why = f"the token tells of a chain of delegation, and `{error.name}` is not installed"
+        why = f"the token has a delegation chain, but `{error.name}` is not installed"
         raise TokenFactsError(f"{why}: {INSTALL}") from None
     given = VerifiedToken("jwt", str(credential["issuer"]), decode.from_python(claims), {}, b"", 0)  # type: ignore[arg-type]
     try:
@@ -99,13 +100,14 @@ def get_issuer_name(claims: Mapping[str, Any], issuers: Mapping[str, str], issue
     url = claims.get("iss")
     known = issuer if url is None else issuers.get(url) if isinstance(url, str) else None
     if known is None:
-        told = "names no issuer" if url is None else "is of an issuer that no policy knows"
+        told = "names no issuer" if url is None else "has an issuer that the policy does not declare"
         raise TokenFactsError(f"the token {told}")
     return known
 
 
 def get_client(token: AccessToken, claims: Mapping[str, Any], subject: object) -> str:
-    """Some verifiers put the subject, or a word, where a token names no client: then a person would be an agent."""
+    """Return the client. If a token names none, some verifiers report its subject or a placeholder, which would turn a
+    person into an agent; such a token is refused."""
     named = {claims.get("client_id"), claims.get("azp")} - {None}
     if claims and token.client_id in (subject, "unknown") and token.client_id not in named:
         raise TokenFactsError("the token names no client")

@@ -24,7 +24,7 @@ from policyengine.settings.section import (
 )
 
 ERROR_TEXTS = {
-    "missing": "it has to be there",
+    "missing": "the setting is required",
     "bool_type": "write `true` or `false`",
     "bool_parsing": "write `true` or `false`",
     "string_type": "write a text in quotes",
@@ -33,7 +33,7 @@ ERROR_TEXTS = {
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
     "tuple_type": 'write a list: `["…"]`',
-    "string_too_short": "it is empty",
+    "string_too_short": "the text is empty",
 }
 SECTION_ERRORS = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "is_instance_of"})
 Order: TypeAlias = Callable[[KeyPath], Any]
@@ -95,9 +95,9 @@ def describe_mistake(
 def describe_error_kind(kind: str, context: Mapping[str, Any], message: str) -> str:
     match kind:
         case "greater_than_equal":
-            return f"it is at least {context['ge']}"
+            return f"write a value of at least {context['ge']}"
         case "less_than_equal":
-            return f"it is at most {context['le']}"
+            return f"write a value of at most {context['le']}"
         case _:
             return ERROR_TEXTS.get(kind, message.removeprefix("Value error, "))
 

@@ -122,7 +122,7 @@ def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
         playing.ask("GET /secret")
     playing.ask("POST /out")
     *_, record = read_records(path)
-    with pytest.raises(ReplayError, match="does not hold what happened before"):
+    with pytest.raises(ReplayError, match="does not contain the history"):
         replay_decision(record, playing.engine.kernel)
 
 

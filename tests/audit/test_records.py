@@ -290,7 +290,7 @@ def test_no_message_shows_what_was_left_out(path):
 
 @pytest.mark.parametrize("fact", ["user.id", "agent.id", "request.path", "chain.hops"])
 def test_who_asked_for_what_is_never_left_out(path, fact):
-    with pytest.raises(LogError, match="a record says who asked for what"):
+    with pytest.raises(LogError, match="a record must identify the caller"):
         DecisionLog(path, redact=[fact])
 
 
@@ -317,8 +317,8 @@ def test_lines_that_are_no_records_are_told_and_left_out(path):
     told: list[str] = []
     assert len(list(read_records(path, told.append))) == 1
     assert [one.removeprefix(f"{path}:").partition(":")[0] for one in told] == ["1", "2", "3", "5", "7"]
-    assert "it is of version 2, and this program knows 1" in told[1]
-    assert told[-1].endswith("the last line was cut off: it is left out")
+    assert "it has version 2, but this program supports 1" in told[1]
+    assert told[-1].endswith("skipped the last line: it was cut off")
 
 
 def test_a_whole_line_behind_half_a_line_is_read(path):
@@ -327,7 +327,7 @@ def test_a_whole_line_behind_half_a_line_is_read(path):
     path.write_bytes(good[:70] + good)
     told: list[str] = []
     assert len(list(read_records(path, told.append))) == 1
-    assert told == [f"{path}:1: a line was cut off before this one: it is left out"]
+    assert told == [f"{path}:1: skipped the line before this one: it was cut off"]
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
@@ -341,7 +341,7 @@ def test_no_line_whatever_it_holds_stops_the_reader(tmp_path_factory, junk, at):
 
 def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(path):
     record = replace(recorded(path, PAY), directory=None)
-    with pytest.raises(ReplayError, match="does not hold the directory"):
+    with pytest.raises(ReplayError, match="does not contain the entities"):
         replay_decision(record, Engine.from_text(POLICY).kernel)
 
 

@@ -329,6 +329,6 @@ def test_what_a_refused_token_says_is_shown_to_whoever_asks_here(run, tmp_path):
         assert ended.code == 10
         *_, code, says, _, has = ended.out.splitlines()
         assert code == "  code: unknown_key, which docs/identity.md explains"
-        assert says.startswith("  it says: typ `at+jwt`, kid `ec`, iss ")
+        assert says.startswith("  the token has: typ `at+jwt`, kid `ec`, iss ")
         assert has.endswith(" and audience `payments-api`")
         assert token(aud="x").split(".")[1] not in ended.out

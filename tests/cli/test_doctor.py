@@ -286,7 +286,7 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     (tmp_path / "identity.toml").write_text('[identity]\nhosts = ["api.acme.example"]\n')
     assert "hosts" not in findings()
     keys.write_text('{"keys": []}')
-    assert findings()["issuer"] == ("warning", "`acme` has no key that could be used")
+    assert findings()["issuer"] == ("warning", "`acme` has no usable key")
 
 
 def test_a_client_that_is_no_agent_of_the_policies_is_a_warning(run, tmp_path, port):

@@ -94,4 +94,4 @@ def test_lines_that_cannot_be_read_are_told(run, project, log):
     log.write_bytes(log.read_bytes() + b'{"v":1,"ti')
     ended = run("record", project, "--log", log)
     assert ended.code == 0
-    assert "the last line was cut off: it is left out" in ended.err
+    assert "skipped the last line: it was cut off" in ended.err

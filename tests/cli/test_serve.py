@@ -265,7 +265,7 @@ def metadata(process: subprocess.Popen) -> dict[str, object]:
 @pytest.mark.parametrize("name", ["http://pdp.example", "pdp.example:8080", ""])
 def test_an_allowed_host_that_is_none_is_refused(project, capsys, name):
     assert main(["serve", str(project), "--port", "0", "--allowed-host", name]) == 2
-    assert f"`{name}` is no name of a host" in capsys.readouterr().err
+    assert f"`{name}` is not a host name" in capsys.readouterr().err
 
 
 def test_a_public_url_is_what_the_metadata_say(serving):

@@ -27,7 +27,7 @@ WRONG = {
     "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
     "token_file": ("1", "`token_file` is a path"),
     "trust": ('"a"', "`trust` is a list of texts"),
-    "allowed_hosts": ('["a.example:80"]', "`a.example:80` is no name of a host"),
+    "allowed_hosts": ('["a.example:80"]', "`a.example:80` is not a host name"),
     "watch": ('"yes"', "`watch` is `true` or `false`"),
     "log_format": ('"jsn"', "`log_format` is one of `text`, `json`"),
 }
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tu
     [
         (
             '[log]\nredact = ["body.*"]',
-            "`body.*` ends with a star: name what holds it, and all of that is left out",
+            "`body.*` ends with a star: name the fact that contains it, to redact all of it",
             None,
         ),
         ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "as in `100MB` or `1d`"),

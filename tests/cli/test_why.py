@@ -90,7 +90,7 @@ def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
     log.write_text("".join(line for line in lines if not line.startswith('{"v":1,"directory"')))
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 1
-    assert "the log does not hold the directory" in ended.err
+    assert "the log does not contain the entities" in ended.err
 
 
 def test_it_says_what_was_only_observed(run, project, log):

@@ -457,6 +457,6 @@ def test_a_body_that_envoy_sends_as_text_is_unknown(packing_no_bytes: Gateway) -
     web.api.taken()
     for content in (b'{"amount": 10}', b'{"amount": 10, "x": "\xff"}'):
         answer = web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=content)
-        assert "the body came as text, not as it was sent (`pack_as_bytes` is not set)" in answer.problem["detail"]
+        assert "the body was sent as text, not as bytes (set `pack_as_bytes`)" in answer.problem["detail"]
     assert web.client.ask("/v1/things", WRITER, JSON, method="POST", body=b'{"_method": "DELETE"}').status == 403
     assert web.api.taken() == []

@@ -71,7 +71,7 @@ def test_every_fact_is_read_from_its_header() -> None:
 
 @pytest.mark.parametrize("name", sorted(GatewayHeaders().facts.values()))
 def test_a_header_that_is_there_twice_is_refused(name: str) -> None:
-    assert refusal((name, "true"), (name, "true")) == f"the header `{name}` came twice"
+    assert refusal((name, "true"), (name, "true")) == f"the header `{name}` is repeated"
 
 
 @pytest.mark.parametrize("name", sorted(set(GatewayHeaders().facts.values()) - {"x-agent-groups", "x-agent-bound"}))
@@ -81,7 +81,7 @@ def test_a_value_that_was_joined_of_two_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["a\x01b", "a\tb", "a\u200bb", "x" * 4_097])
 def test_a_value_that_nobody_can_read_is_refused(value: str) -> None:
-    assert refusal(("x-agent-id", value)) == "the header `x-agent-id` has a value that nobody can read"
+    assert refusal(("x-agent-id", value)) == "the header `x-agent-id` is not readable"
 
 
 def test_bytes_that_are_no_utf_8_are_refused() -> None:
@@ -217,7 +217,7 @@ def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str,
         (b"{", {"content-type": "application/json"}, "is not valid JSON"),
         (b'{"to": "a"}', {"content-type": FORM}, "was sent as a form, and could be read as JSON"),
         (b"{}", {"content-type": "application/json; charset=utf-7"}, "was sent as `application/json; charset=utf-7`"),
-        ('{"to": "a"}', {"content-type": "application/json"}, "came as text, not as it was sent"),
+        ('{"to": "a"}', {"content-type": "application/json"}, "was sent as text, not as bytes"),
     ],
 )  # fmt: skip
 def test_a_body_that_was_not_read_says_why(content: bytes | str, headers: dict[str, str], why: str) -> None:

@@ -255,8 +255,8 @@ def test_what_a_client_may_not_end_is_said_not_to_have_ended(
     assert (s.world.marks, s.ended) == before, "and takes no room"
     if error == UNSUPPORTED:
         told = answer.body["error_description"]
-        assert told.startswith("the token has not ended: ")
-        assert told.endswith("; an operator can end it all the same")
+        assert told.startswith("the token was not revoked: ")
+        assert told.endswith("; an operator can revoke it anyway")
 
 
 OWN: list[tuple[str, Callable[[Server], Made]]] = [
@@ -417,23 +417,23 @@ def test_a_client_that_was_revoked_neither_introspects_nor_revokes(s: Server, re
 
 
 NONE: list[tuple[str, dict[str, str], str]] = [
-    ("a key that none is", {"key": "abc"}, "`key` is the thumbprint"),
-    ("a key with a blank", {"key": "A" * 43 + " "}, "`key` is the thumbprint"),
-    ("a key with padding", {"key": "A" * 43 + "="}, "`key` is the thumbprint"),
-    ("a key with bits that mean nothing", {"key": "A" * 42 + "B"}, "`key` is the thumbprint"),
-    ("a key in hexadecimal", {"key": "ab" * 32}, "`key` is the thumbprint"),
-    ("a static key in capitals", {"key": "sha256:" + "AB" * 32}, "`key` is the thumbprint"),
-    ("a static key itself", {"key": STATIC}, "`key` is the thumbprint"),
-    ("an agent with a blank behind", {"agent": "acme/planner "}, "with no blank around it"),
-    ("an agent with a line end", {"agent": "acme/planner\n"}, "with no blank around it"),
-    ("an agent with a control character", {"agent": "acme/pla\x00nner"}, "with no blank around it"),
-    ("an agent without a name", {"agent": "acme/"}, "with no blank around it"),
-    ("an agent without an issuer", {"agent": "planner"}, "with no blank around it"),
+    ("a key that none is", {"key": "abc"}, "`key` must be a key's thumbprint"),
+    ("a key with a blank", {"key": "A" * 43 + " "}, "`key` must be a key's thumbprint"),
+    ("a key with padding", {"key": "A" * 43 + "="}, "`key` must be a key's thumbprint"),
+    ("a key with bits that mean nothing", {"key": "A" * 42 + "B"}, "`key` must be a key's thumbprint"),
+    ("a key in hexadecimal", {"key": "ab" * 32}, "`key` must be a key's thumbprint"),
+    ("a static key in capitals", {"key": "sha256:" + "AB" * 32}, "`key` must be a key's thumbprint"),
+    ("a static key itself", {"key": STATIC}, "`key` must be a key's thumbprint"),
+    ("an agent with a blank behind", {"agent": "acme/planner "}, "with no spaces around it"),
+    ("an agent with a line end", {"agent": "acme/planner\n"}, "with no spaces around it"),
+    ("an agent with a control character", {"agent": "acme/pla\x00nner"}, "with no spaces around it"),
+    ("an agent without a name", {"agent": "acme/"}, "with no spaces around it"),
+    ("an agent without an issuer", {"agent": "planner"}, "with no spaces around it"),
     ("an issuer with a blank", {"agent": "acme /planner"}, "the policy has no issuer"),
-    ("a client by which people ask", {"agent": "acme/portal"}, "is no agent, as people ask by it"),
-    ("a user with a blank in front", {"user": "acme/ alice"}, "with no blank around it"),
-    ("a task with a tab", {"task": "acme/t\t9"}, "with no blank around it"),
-    ("a name that is too long", {"user": "acme/" + "a" * 2_049}, "with no blank around it"),
+    ("a client by which people ask", {"agent": "acme/portal"}, "is a client of people"),
+    ("a user with a blank in front", {"user": "acme/ alice"}, "with no spaces around it"),
+    ("a task with a tab", {"task": "acme/t\t9"}, "with no spaces around it"),
+    ("a name that is too long", {"user": "acme/" + "a" * 2_049}, "with no spaces around it"),
 ]
 
 

@@ -178,7 +178,7 @@ WEAK, USE, UNKNOWN, DOWN = (
     RefusalCode.UNKNOWN_KEY,
     RefusalCode.PROVIDER,
 )
-OTHER = "is that of another issuer"
+OTHER = "belongs to another issuer"
 OPENID, OAUTH = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 
 ATTACKS: dict[str, Callable[[], Attack]] = {
@@ -241,9 +241,9 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "metadata that redirect": lambda: pages("it answers 302", {OPENID: redirects_to("/elsewhere")}),
     "keys on another server, in the clear": lambda: metadata("another server", jwks_uri="http://127.0.0.2:9/jwks"),
     "keys on another port, in the clear": lambda: metadata("another server", jwks_uri="http://127.0.0.1:9/jwks"),
-    "keys in a file of this machine": lambda: metadata("no host", jwks_uri="file:///etc/passwd"),
-    "keys over another protocol": lambda: metadata("not asked over", jwks_uri="ftp://127.0.0.1/jwks"),
-    "keys behind a user": lambda: metadata("a user", jwks_uri="https://user:secret@127.0.0.1/jwks"),
+    "keys in a file of this machine": lambda: metadata("must have a host", jwks_uri="file:///etc/passwd"),
+    "keys over another protocol": lambda: metadata("must begin with", jwks_uri="ftp://127.0.0.1/jwks"),
+    "keys behind a user": lambda: metadata("no user", jwks_uri="https://user:secret@127.0.0.1/jwks"),
     "keys at no URL": lambda: metadata("no `jwks_uri`", jwks_uri={"url": "@/jwks"}),
     "keys that are elsewhere now": lambda: keys_page("it answers 302", redirects_to("/elsewhere")),
     "keys in an error": lambda: keys_page("it answers 404", answers(404, good_text())),
@@ -255,12 +255,12 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "keys in a bomb": lambda: keys_page("compressed", providing.compressed),
     "keys that are nested": lambda: keys_page("too deep", b'{"keys":' + b"[" * 100_000),
     "keys that are too many": lambda: keys_page("more than 100 keys", jwks(*[public("ES256")] * (MAX_KEYS + 1))),
-    "keys that are there twice": lambda: keys_page("twice", good_text().replace(b"{", b'{"keys":[],', 1)),
-    "a key with a member twice": lambda: keys_page("twice", good_text().replace(b'"kid"', b'"kid":"x","kid"', 1)),
+    "keys that are there twice": lambda: keys_page("duplicate", good_text().replace(b"{", b'{"keys":[],', 1)),
+    "a key with a member twice": lambda: keys_page("duplicate", good_text().replace(b'"kid"', b'"kid":"x","kid"', 1)),
     # ── Opaque tokens
     "an opaque token that is not active": lambda: opaque(RefusalCode.INACTIVE, {"active": False}),
     "one that is active in words": lambda: opaque(DOWN, {"active": "true"}, "whether the token is `active`"),
-    "one that is active twice": lambda: opaque(DOWN, b'{"active": false, "active": true}', "twice"),
+    "one that is active twice": lambda: opaque(DOWN, b'{"active": false, "active": true}', "duplicate"),
     "one of another issuer": lambda: opaque(RefusalCode.ISSUER, {"active": True, "iss": "https://elsewhere.example"}),
     "one for somebody else": lambda: opaque(RefusalCode.AUDIENCE, {"active": True, "aud": ["another api"]}),
     "one that has expired": lambda: opaque(RefusalCode.EXPIRED, {"active": True, "exp": NOW - 60}),

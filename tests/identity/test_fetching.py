@@ -52,7 +52,7 @@ def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="no such file"):
         create_fetcher(Path("missing.pem"), False, IdentityConfig(folder=tmp_path))
     (tmp_path / "none.pem").write_text("none")
-    with pytest.raises(IdentityError, match="no certificate in PEM"):
+    with pytest.raises(IdentityError, match="no PEM certificate"):
         create_fetcher(Path("none.pem"), False, IdentityConfig(folder=tmp_path))
 
 
@@ -82,7 +82,7 @@ def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
         "acme", UrlJwksLoader("acme", "https://keys.acme.example/jwks", Fetcher(proxy=server.url)), timeout=LONG
     )
     assert refusal(source) is RefusalCode.PROVIDER
-    assert "the proxy does not let us through" in caplog.text
+    assert "the proxy refuses the connection" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "url", "keys", "why"),
     [
-        ({}, None, None, "issuer `acme` has no `keys`, and none can be discovered (say where they are)"),
+        ({}, None, None, "issuer `acme` has no `keys`, and none can be discovered (set `keys`)"),
         ({}, "spiffe://acme.example", None, "issuer `acme` has no `keys`, and none can be discovered"),
-        ({}, "http://a.example", None, "`issuer acme: url`: it is not asked over `https://` (`plain_http = true`"),
-        ({"keys": "https://u:secret@a/"}, None, None, "`issuers.acme.keys`: its URL has no host, or a user or a"),
+        ({}, "http://a.example", None, "`issuer acme: url`: the URL must begin with `https://` (`plain_http = true`"),
+        ({"keys": "https://u:secret@a/"}, None, None, "`issuers.acme.keys`: the URL must have a host, and no user or"),
         ({"ca": "missing.pem"}, "https://a", None, "the certificates of `missing.pem` cannot be used: no such file"),
     ],
 )

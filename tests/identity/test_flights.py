@@ -23,7 +23,7 @@ def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytes
     monkeypatch.setattr(single_flight, "Thread", Lacking)
     seen.append(asked.start("key", lambda: "from one"))
     for flight in seen:
-        with pytest.raises(SingleFlightError, match="no thread is left"):
+        with pytest.raises(SingleFlightError, match="no thread is available"):
             asked.wait(flight, LONG)
     monkeypatch.undo()
     assert not asked.busy

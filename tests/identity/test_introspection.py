@@ -101,7 +101,7 @@ def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
 ) -> None:
     introspection = asking(provider, client_id="basic:&", client_secret="env:WRONG")
     assert refusal(introspection, "made-up", int(time())) is RefusalCode.PROVIDER
-    assert "`acme` does not say what a token is: it answers 401" in caplog.text
+    assert "cannot introspect a token at `acme`: it answers 401" in caplog.text
     assert "another secret" not in caplog.text
 
 
@@ -234,7 +234,7 @@ def test_neither_tokens_nor_secrets_are_logged_or_shown(server: Faulty, caplog: 
         server.pages["/introspect"] = {"active": True, "sub": "alice"}
         shown_too = introspection.introspect("opaque-token", NOW)
     told = caplog.text + repr(shown) + repr(shown_too)
-    assert "`acme` does not say what a token is" in told
+    assert "cannot introspect a token at `acme`" in told
     for secret in ("opaque-token", "our secret", "alice"):
         assert secret not in told
 
@@ -272,8 +272,8 @@ def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(ser
     with pytest.raises(IdentityError) as caught:
         IntrospectionRouter([endpoint(server), endpoint(server, issuer="other")])
     assert str(caught.value) == (
-        "issuers `acme` and `other` are both asked about the same opaque tokens"
-        " (say what the tokens of each begin with: `token_prefix`)"
+        "issuers `acme` and `other` both introspect the same opaque tokens"
+        " (set `token_prefix` of each to the beginning of its tokens)"
     )
 
 
@@ -282,11 +282,11 @@ def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(ser
     [
         (
             {"client_secret": "env:BASIC"},
-            "`issuers.acme.client_id` is missing (who asks what a token is says who it is",
+            "`issuers.acme.client_id` is missing (introspection requires client credentials",
         ),
         ({"client_id": "we"}, "`issuers.acme.client_secret` is missing"),
         ({"client_id": "we", "client_auth": "private_key_jwt"}, "`issuers.acme.client_key` is missing"),
-        ({"introspection": "http://a.example/"}, "`issuers.acme.introspection`: it is not asked over `https://`"),
+        ({"introspection": "http://a.example/"}, "`issuers.acme.introspection`: the URL must begin with `https://`"),
     ],
 )
 def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> None:
@@ -299,7 +299,7 @@ def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> N
 def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
     with pytest.raises(IdentityError) as caught:
         parse_assertion_key(text)
-    assert str(caught.value) == "the key of a client is no private key in PEM, nor a JWK"
+    assert str(caught.value) == "the key of a client is neither a private key in PEM nor a private JWK"
     public_only = json.dumps(key("ES256", 9).as_dict(private=False))
     with pytest.raises(IdentityError):
         parse_assertion_key(public_only)
@@ -319,7 +319,7 @@ def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
 )
 def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OKPKey) -> None:
     text = json.dumps(made.as_dict(private=True))
-    with pytest.raises(IdentityError, match="of a kind that signs no assertions"):
+    with pytest.raises(IdentityError, match="cannot sign assertions"):
         IntrospectionCredentials("we", "private_key_jwt", lambda: text).authenticated(
             {"token": "opaque"}, "https://acme", NOW
         )
@@ -330,7 +330,7 @@ def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OK
         "client_key": "env:K",
     }
     configuration = parse_identity_config({"issuers": {"acme": settings}})
-    with pytest.raises(IdentityError, match=r"`issuers\.acme\.client_key`: the key of a client is of a kind"):
+    with pytest.raises(IdentityError, match=r"`issuers\.acme\.client_key`: the key of a client cannot sign"):
         create_endpoints(configuration, [issuer("https://a")], lambda reference: lambda: text)
 
 

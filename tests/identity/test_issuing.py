@@ -106,7 +106,7 @@ def test_a_scope_is_held_by_its_name_and_what_is_not_is_told(desk: Desk):
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(subject_token=subject(scope=WRITE), scope=READ)
     assert (found.value.code, found.value.why) == (
-        IssuanceRefusal.SCOPE, "no token that was shown names a scope that is asked for: read:invoices"
+        IssuanceRefusal.SCOPE, "the presented tokens have none of the requested scopes: read:invoices"
     )  # fmt: skip
 
 
@@ -321,7 +321,7 @@ def test_a_task_is_of_who_opened_it(desk: Desk, held: Any, own: Any, opener: str
 
 
 THINGS = [{"type": "invoice", "id": "42"}, {"type": "invoice", "id": "43"}]
-NO_THINGS = '`entities` of a `task` is a list of things: `{"type": "invoice", "id": "42"}`'
+NO_THINGS = '`entities` of a `task` must be a list of `{"type": "invoice", "id": "42"}`'
 HELD = {"id": "t-9", "tools": ["fs/read", "send"], "entities": THINGS}
 
 
@@ -381,9 +381,9 @@ def test_an_agent_does_not_get_rid_of_its_own_task_by_the_token_of_another(
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"tools": ["fs/*"]}, "`tools` of a `task` holds no patterns: leave it out for every tool"),
-        ({"tools": ["*"]}, "`tools` of a `task` holds no patterns: leave it out for every tool"),
-        ({"tools": "fs/read"}, "`tools` of a `task` is a list of names: `server/name`, or `name` at any server"),
+        ({"tools": ["fs/*"]}, "`tools` of a `task` cannot contain patterns: omit it to allow every tool"),
+        ({"tools": ["*"]}, "`tools` of a `task` cannot contain patterns: omit it to allow every tool"),
+        ({"tools": "fs/read"}, "`tools` of a `task` must be a list of names: `server/name`, or `name` at any server"),
         ({"entities": ["42"]}, NO_THINGS), ({"entities": [{**THINGS[0], "x": 1}]}, NO_THINGS),
         ({"entities": THINGS[0]}, NO_THINGS),
     ],

@@ -52,7 +52,7 @@ def test_a_key_whose_private_part_is_told_does_not_count(kind: str, caplog: pyte
     with caplog.at_level("INFO", "policyengine"):
         keys = keys_of(jwk)
     assert refusal(keys, str(jwk["kid"]), kind) is RefusalCode.WRONG_KEY_USE
-    assert "its private part stands there, too" in caplog.text
+    assert "the set publishes its private part" in caplog.text
     assert str(jwk["d"]) not in caplog.text
 
 
@@ -85,8 +85,8 @@ def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(ca
         keys = keys_of(public("weak"), 7, {"kty": "AKP"}, public("HS256"), public("ES256"))
     assert keys.find("es256-1", "ES256")
     (line,) = [one.getMessage() for one in caplog.records]
-    assert line.startswith("of the keys of `acme` not all are used: key 1: it does not have from 2,048")
-    assert "key 2: it is no JSON object; key 3: it is of a type that is not known; key 4: it is a shared secret" in line
+    assert line.startswith("skipped some keys of `acme`: key 1: it does not have from 2,048")
+    assert "key 2: it is not a JSON object; key 3: its type is unknown; key 4: it is a shared secret" in line
     assert key("HS256").as_dict(private=True)["k"] not in line
 
 
@@ -98,16 +98,16 @@ def test_a_set_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "no JSON"),
-        ("[]", "no JSON object"),
-        ("\ufeff{}", "no JSON"),
-        ('{"keys": [], "keys": []}', "twice"),
-        ('{"keys": [{"kty": "EC", "kty": "RSA"}]}', "twice"),
-        ('{"keys": NaN}', "no JSON"),
+        ("", "not a JSON object"),
+        ("[]", "not a JSON object"),
+        ("\ufeff{}", "not a JSON object"),
+        ('{"keys": [], "keys": []}', "duplicate"),
+        ('{"keys": [{"kty": "EC", "kty": "RSA"}]}', "duplicate"),
+        ('{"keys": NaN}', "not a JSON object"),
         ('{"keys": ' + "9" * 10_000 + "}", "too long"),
         ('{"keys": 1e999999999}', "too long"),
         ('{"keys": 1e-9999999999999999999}', "too long"),
-        ('{"keys": "\\ud800"}', "half a character"),
+        ('{"keys": "\\ud800"}', "unpaired surrogate"),
         ('{"keys": ' + "[" * 30 + "]" * 30 + "}", "too deep"),
         ('{"keys": ' + "[" * 200_000, "too deep"),
         ("{}", "no list"),
@@ -120,7 +120,7 @@ def test_what_is_no_jwks_is_said_to_be_none(text: str, why: str) -> None:
 
 
 def test_what_is_no_utf8_is_no_json() -> None:
-    with pytest.raises(DocumentError, match="no JSON"):
+    with pytest.raises(DocumentError, match="not a JSON object"):
         parse_document(b'{"a": "\xff"}')
 
 

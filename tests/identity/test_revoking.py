@@ -107,7 +107,7 @@ def test_one_client_fills_no_room_of_others(desk: Desk, revoking: TokenRevoker) 
     mine = [signed_of("summarizer", number) for number in range(3)]
     assert [revoking.token(raw, one, NOW) for raw in mine[:2]] == [RevocationResult(), RevocationResult()]
     assert revoking.token(mine[0], one, NOW) == RevocationResult(), "what has ended needs no more room"
-    with pytest.raises(RevocationError, match="2 things were ended by `acme/summarizer` within 3600 s") as caught:
+    with pytest.raises(RevocationError, match="2 revocations by `acme/summarizer` within 3600 s") as caught:
         revoking.token(mine[2], one, NOW + 3_599)
     assert caught.value.later
     assert not identity.marks.revoked(["jti:acme/room-2"], NOW + 3_599)

@@ -11,7 +11,7 @@ from policyengine import Engine
 from policyengine.identity.token_report import describe_token
 from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
 
-HERE = "here it is 2027-01-15T08:00:00Z"
+HERE = "now is 2027-01-15T08:00:00Z"
 
 
 def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str]:
@@ -21,8 +21,8 @@ def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str
 
 def test_it_says_what_stands_in_the_token_and_in_the_policy():
     assert lines(token(), "dpop") == [
-        f"it says: typ `at+jwt`, kid `ec`, iss `{ACME}`, aud `payments-api`, client_id `invoice-bot`",
-        f"its times: issued 2027-01-15T07:59:50Z, ends 2027-01-15T08:05:00Z; {HERE}",
+        f"the token has: typ `at+jwt`, kid `ec`, iss `{ACME}`, aud `payments-api`, client_id `invoice-bot`",
+        f"its times: issued 2027-01-15T07:59:50Z, expires 2027-01-15T08:05:00Z; {HERE}",
         f"the policy has: issuer `acme` with url `{ACME}` and audience `payments-api`",
     ]
 
@@ -38,7 +38,7 @@ def test_of_an_issuer_that_is_none_all_are_said():
     [
         ({"client_id": GONE, "jti": GONE}, "no `client_id`, no `jti`"),
         ({"aud": ["a", "b"]}, "aud `a` and `b`,"),
-        ({"aud": 7}, "a `aud` that is no text"),
+        ({"aud": 7}, "a `aud` that is not a text"),
         ({"aud": "x" * 200}, f"aud `{'x' * 100}…`"),
         ({"client_id": "a\x1b[2Jb"}, "client_id `a?[2Jb`"),
     ],
@@ -49,26 +49,30 @@ def test_what_is_missing_or_odd_is_said(claims: dict[str, Any], part: str):
 
 @pytest.mark.parametrize("claims", [{"exp": "soon", "iat": GONE}, {"exp": 10**15, "iat": -1}])
 def test_times_that_are_none_are_told_as_such(claims: dict[str, Any]):
-    assert [line.split(":")[0] for line in lines(token(**claims))] == ["it says", "of the wrong type", "the policy has"]
+    assert [line.split(":")[0] for line in lines(token(**claims))] == [
+        "the token has",
+        "claims of the wrong type",
+        "the policy has",
+    ]
 
 
 @pytest.mark.parametrize(
     ("claims", "told"),
     [
-        ({"task": "t"}, "`task` (its `task` is no object)"),
-        ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (its `tools` is no list of texts)"),
-        ({"task": {"tools": []}}, "`task` (its `task` has no `id`, or says what is not understood)"),
-        ({"scope": 7}, "`scope` (its `scope` is no list of scopes)"),
-        ({"exp": "soon"}, "`exp` (its `exp` is no time)"),
+        ({"task": "t"}, "`task` (the claim `task` is not a JSON object)"),
+        ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (the claim `tools` is not a list of texts)"),
+        ({"task": {"tools": []}}, "`task` (the claim `task` has no `id`, or has unknown members)"),
+        ({"scope": 7}, "`scope` (the claim `scope` is not a list of scopes)"),
+        ({"exp": "soon"}, "`exp` (the claim `exp` is not a valid time)"),
     ],
 )
 def test_a_claim_of_the_wrong_type_is_named(claims: dict[str, Any], told: str):
-    assert f"of the wrong type: {told}" in lines(token(**claims))
+    assert f"claims of the wrong type: {told}" in lines(token(**claims))
 
 
 def test_claims_of_the_right_types_are_not_told():
     task = {"id": "t", "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}
-    assert not any(line.startswith("of the wrong type") for line in lines(token(task=task, scope="a b")))
+    assert not any(line.startswith("claims of the wrong type") for line in lines(token(task=task, scope="a b")))
 
 
 def test_who_trusts_nobody_by_a_url_is_told():

@@ -32,7 +32,7 @@ def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
     times[0] = WINDOW_SECONDS
     door.bearer(raw)
     assert len(lines(caplog)) == MAX_LINES + 2
-    assert lines(caplog)[-1].endswith("(30 more lines like this were left out)")
+    assert lines(caplog)[-1].endswith("(30 more lines like this were suppressed)")
     assert [one.left_out for one in caplog.records if hasattr(one, "left_out")] == [30]
 
 

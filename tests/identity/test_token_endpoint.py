@@ -307,7 +307,7 @@ def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monk
         answer = http.post("/revoke", {"token": raw, **proof("planner")})
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
         assert answer.headers["retry-after"] == "10"
-        told = "the token has not ended: its issuer cannot be asked now; an operator can end it all the same"
+        told = "the token was not revoked: its issuer cannot be asked now; an operator can revoke it anyway"
         assert answer.json()["error_description"] == told
     assert http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
     assert http.post("/revoke", {"token": raw, **proof("planner")}).json() == {}
@@ -384,7 +384,7 @@ def test_who_revokes_by_an_issuer_that_is_none_is_told(http: Http, what: str):
     told = f"`{what}`: the policy has no issuer `acmee`: did you mean `acme`?"
     assert (answer.status_code, answer.json()["error_description"]) == (400, told)
     assert (
-        http.post("/revoke", {what: "x/y"}, OPERATOR).json()["error_description"].endswith("it has acme, desk, other")
+        http.post("/revoke", {what: "x/y"}, OPERATOR).json()["error_description"].endswith("known: acme, desk, other")
     )
     assert http.desk.marks.version == 0
 
@@ -583,16 +583,16 @@ def test_configuration_opens_it(tmp_path: Path):
     [
         ({"signing": {"keys": "file:signing.json", "issuer": "nobody"}}, POLICY, "no issuer `nobody` with a `url`"),
         ({"signing": {"keys": "file:none.json", "issuer": "desk"}}, POLICY, "cannot read"),
-        ({"signing": {"keys": "bao-transit:transit/a", "issuer": "desk"}}, POLICY, "no OpenBao is set up"),
+        ({"signing": {"keys": "bao-transit:transit/a", "issuer": "desk"}}, POLICY, "OpenBao is not configured"),
         ({}, POLICY.replace(f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"  records chains',
-                            f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"'), "write `records chains` in it"),
+                            f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"'), "add `records chains` to it"),
         ({"clients": {"a": {"agent": "a", "issuer": "evil", "method": "token"}}}, POLICY, "no issuer `evil`"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "token"},
                       "b": {"agent": "a", "issuer": "other", "method": "token"}}}, POLICY, "two agents of different"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop", "keys": "signing.json"}}}, POLICY,
-         "its private part stands there, too"),
-        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "mtls"}}}, POLICY, "`certificates` says"),
-        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop"}}}, POLICY, "`keys` says"),
+         "the set publishes its private part"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "mtls"}}}, POLICY, "requires `certificates`"),
+        ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop"}}}, POLICY, "requires `keys`"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_opened_is_told(tmp_path: Path, changes: dict[str, Any], policy: str, message: str):

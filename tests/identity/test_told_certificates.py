@@ -33,7 +33,7 @@ def test_the_header_that_was_named_counts_and_no_other() -> None:
 
 
 def test_two_of_it_are_none() -> None:
-    with pytest.raises(RequestError, match="twice"):
+    with pytest.raises(RequestError, match="repeated"):
         told({"client-cert": (FORGED, OURS)}, "client-cert")
 
 

@@ -63,7 +63,7 @@ WEAK: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a shared secret": (lambda: {"kty": "oct", "k": b64(b"s" * 32)}, "shared secret"),
     "a key for encryption": (lambda: {**rsa_jwk(), "use": "enc"}, "`use`"),
     "a curve that is used for coins": (lambda: {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}, "curve"),
-    "no object": (lambda: "key", "no JSON object"),  # type: ignore[dict-item,return-value]
+    "no object": (lambda: "key", "not a JSON object"),  # type: ignore[dict-item,return-value]
 }  # fmt: skip
 
 
@@ -162,5 +162,5 @@ def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
 @pytest.mark.parametrize(("bits", "exponent"), [(1_024, 65_537), (2_048, 3)])
 def test_we_sign_by_no_weak_key_where_we_are_a_client(bits: int, exponent: int) -> None:
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    with pytest.raises(IdentityError, match=r"no private key|exponent"):
+    with pytest.raises(IdentityError, match=r"neither a private key|exponent"):
         parse_assertion_key(small_rsa(bits, exponent).private_bytes(*form).decode())

@@ -357,7 +357,7 @@ def test_an_application_of_wsgi_reads_no_header_that_was_not_decided(names: list
     ("query", "status", "words"),
     [
         ("a=1", 200, ""), ("a=1&tag=x", 403, ""), ("Tag=1", 403, "absent, but there in another case"),
-        ("tag[]=1", 403, "a field whose name some servers read otherwise"),
+        ("tag[]=1", 403, "a field whose name servers read differently"),
         ("a=1;tag=2", 403, "a field with a `;` in it"),
         ("a=1%23", 200, ""),
         ("&" * 1_000, 403, "more than 1,000 parameters"),
@@ -584,7 +584,7 @@ def test_a_dependency_reports_what_became_of_it(api: TestClient, watched: Watche
 
 @pytest.mark.parametrize("endpoint", ["invoices.read", "ACTION view", "GET /x", ""])
 def test_what_is_no_endpoint_is_told_when_the_application_is_written(watched: Watched, endpoint: str) -> None:
-    with pytest.raises(ValueError, match="is no action"):
+    with pytest.raises(ValueError, match="is not an action"):
         Policies(watched, identify=lambda request: None)(endpoint)
-    with pytest.raises(ValueError, match="say which path parameter"):
+    with pytest.raises(ValueError, match="requires `id`, the path parameter"):
         Policies(watched, identify=lambda request: None)("ACTION view invoice")

@@ -88,7 +88,7 @@ def test_what_both_read_passes(client: TestClient, path: str, type_: str, conten
         (f"{JSON}; charset=utf-7", b'{"to":"alice","+AGEAbQBvAHUAbgB0-":900}', UTF_7),
         (f"{FORM}; charset=utf-7", b"to=alice&+AGEAbQBvAHUAbgB0-=900", UTF_7),
         (JSON, b'{"to":"alice","to":"mallory"}', "a duplicate key"),
-        (JSON, b'{"to":"alice","x":"&to=mallory&"}', "a field of a form, too (write `&` as `\\u0026`)"),
+        (JSON, b'{"to":"alice","x":"&to=mallory&"}', "a form field, too (write `&` as `\\u0026`)"),
     ],
 )  # fmt: skip
 def test_what_a_handler_could_read_otherwise_does_not_pass(
@@ -105,7 +105,7 @@ def test_a_form_that_fastapi_reads_before_anything_is_asked_needs_the_middleware
     assert TestClient(within_middleware()).post("/fields", content=b"to=mallory", headers=head).status_code == 403
     answer = TestClient(with_dependency()).post("/fields", content=b"to=alice", headers=head)
     assert answer.status_code == 403
-    assert "so the body was read before: use the middleware" in answer.json()["detail"]
+    assert "so its body was already read: use the middleware" in answer.json()["detail"]
 
 
 def test_two_content_types_are_none(client: TestClient) -> None:

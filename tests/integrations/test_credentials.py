@@ -318,7 +318,7 @@ def test_over_stdio_and_in_process_nobody_proves_anything(engine: Engine) -> Non
         async with fastmcp.Client(server) as client:
             await client.call_tool("show", {})
 
-    with pytest.raises(Exception, match="it is not known who asks"):
+    with pytest.raises(Exception, match="the caller is not identified"):
         asyncio.run(run())
 
 

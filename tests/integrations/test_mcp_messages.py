@@ -181,7 +181,7 @@ def test_a_repeated_name_of_what_is_asked_is_refused(door: httpx.Client) -> None
         call('{"name": "refund", "arguments": {"amount": 900}, "arguments": {"amount": 5}}'),
         call('{"name": "refund", "arguments": {"amount": 5}}', ', "method": "tools/call"'),
     ):
-        assert "is not clear in this message" in said(door, message)
+        assert "is ambiguous in this message" in said(door, message)
 
 
 SERVER = """
@@ -218,7 +218,7 @@ def test_over_stdio_a_repeated_argument_opens_nothing(tmp_path: Path, watched: W
     asyncio.run(asyncio.wait_for(run(), 30))
     answers = {one["id"]: one for one in map(json.loads, (tmp_path / "out").read_text().splitlines())}
     assert "a duplicate key" in answers[3]["error"]["message"]
-    assert "`Name` is `name` to some servers" in answers[4]["error"]["message"]
+    assert "`Name` means `name` to some servers" in answers[4]["error"]["message"]
     assert '"amount":5' in answers[5]["result"]["content"][0]["text"].replace(" ", "")
 
 

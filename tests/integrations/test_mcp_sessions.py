@@ -61,8 +61,8 @@ def test_what_was_ended_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture
         for _ in range(int(LINE_SECONDS) + 2):
             table.replaceable()
     assert [one.getMessage() for one in caplog.records] == [
-        "1 sessions were ended to make room for others: 3 are open, 2 of them of a",
-        f"{int(LINE_SECONDS)} sessions were ended to make room for others: 3 are open, 2 of them of a",
+        "1 sessions were ended to make room for others: 3 are open, 2 of them owned by a",
+        f"{int(LINE_SECONDS)} sessions were ended to make room for others: 3 are open, 2 of them owned by a",
     ]
 
 

@@ -201,7 +201,7 @@ def test_a_name_is_read_as_it_is_compared(given: str, name: str) -> None:
 def test_what_is_no_name_is_told(given: str) -> None:
     with pytest.raises(AllowedHostError) as error:
         AllowedHosts.of(["a.example", given])
-    assert "is no name of a host" in error.value.message
+    assert "is not a host name" in error.value.message
     assert "without scheme, port or path" in error.value.hint
 
 

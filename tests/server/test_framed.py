@@ -289,8 +289,8 @@ def test_a_problem_is_an_error_with_all_that_is_known_and_the_client_goes_on(cli
     ("question", "message"),
     [
         ({**OPEN, "body": {"a": "x" * MAX_QUESTION_BYTES}}, "the question is larger than 1 MiB"),
-        ({**OPEN, "body": {"a": object()}}, "the question cannot be written as MessagePack"),
-        ({**OPEN, "body": {"a": {1: 2**63, "b": "\ud800"}}}, "the question cannot be written as MessagePack"),
+        ({**OPEN, "body": {"a": object()}}, "the question cannot be encoded as MessagePack"),
+        ({**OPEN, "body": {"a": {1: 2**63, "b": "\ud800"}}}, "the question cannot be encoded as MessagePack"),
     ],
 )
 def test_a_question_that_cannot_be_sent_is_an_error(client: SocketClient, question: Any, message: str) -> None:
@@ -342,7 +342,7 @@ GOOD = ENGINE.decide(OPEN).to_dict()
         (frame([1, 200, GOOD])[:-1], "no answer from .* within 0.2 seconds"),
         (FRAME_HEADER.pack(MAX_ANSWER_BYTES + 1), "the answer is larger than 64 MiB"),
         (frame(b"\xc1"), "the answer cannot be read"),
-        (frame([2, 200, GOOD]), "the answer is to another question"),
+        (frame([2, 200, GOOD]), "the answer belongs to another question"),
         (frame([1, 200, {**GOOD, "allowed": "true"}]), "the answer cannot be read"),
         (frame([1, 200, {**GOOD, "outcome": "deny"}]), "the answer cannot be read"),
         (frame([1, 200, {**GOOD, "outcome": "yes"}]), "the answer cannot be read"),
@@ -371,7 +371,7 @@ def test_a_server_that_hangs_up_is_an_error(tmp_path: Path) -> None:
 def test_too_few_answers_are_an_error(tmp_path: Path) -> None:
     with (
         server_that(tmp_path, lambda connection: connection.sendall(frame([1, 200, [GOOD]]))) as client,
-        pytest.raises(SocketError, match="not as many answers as questions"),
+        pytest.raises(SocketError, match="numbers of answers and questions differ"),
     ):
         client.decide_many([OPEN, OPEN])
 

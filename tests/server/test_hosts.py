@@ -69,9 +69,9 @@ def test_what_is_refused_says_what_to_do(url: str) -> None:
     assert (found.status_code, found.headers["content-type"]) == (403, "application/problem+json")
     assert found.json() == {
         "type": "about:blank", "title": "Forbidden", "status": 403,
-        "detail": "the Host `rebound.example` is no name of this server", "code": "foreign_host",
-        "hint": "ask `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
-                "with `--allowed-host NAME` (without a port), or with `--token-file`: then every name is answered",
+        "detail": "the Host `rebound.example` is not a name of this server", "code": "foreign_host",
+        "hint": "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
+                "with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every name",
     }  # fmt: skip
 
 

@@ -111,9 +111,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
             hint = (
                 "public keys count that are for signatures (`use`, `key_ops`) and strong enough, without private parts"
             )
-            yield DoctorResult(
-                key_source.kind, DoctorStatus.WARNING, f"`{key_source.name}` has no key that could be used", hint
-            )
+            yield DoctorResult(key_source.kind, DoctorStatus.WARNING, f"`{key_source.name}` has no usable key", hint)
         else:
             many = "1 key" if key_source.keys == 1 else f"{key_source.keys:,} keys"
             yield DoctorResult(key_source.kind, DoctorStatus.OK, f"`{key_source.name}` tells {many}")

@@ -1,1 +1,1 @@
-"""`identity.toml`: read, checked, and turned into the parts of identity."""
+"""`identity.toml`: parsed, checked, and turned into an authenticator."""

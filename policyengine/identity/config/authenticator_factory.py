@@ -1,4 +1,4 @@
-"""All parts of identity put together, by an `identity.toml`, for the issuers and attesters of one policy."""
+"""Builds the authenticator from `identity.toml`, for the issuers and attesters of one policy."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ SPIFFE_SCHEME = "spiffe://"
 
 @dataclass
 class AuthenticatorBuilder:
-    """What stays while policies change: keys that are known, nonces that were given, what was seen of credentials."""
+    """State that outlives a policy reload: loaded keys, nonces, and marks of used and revoked credentials."""
 
     configuration: IdentityConfig
     marks: CredentialMarks
     keys: KeySources
     secrets: SecretReader = field(default_factory=SecretReader)
-    signing: TokenSigner | None = None  # where tokens of our own are issued
+    signing: TokenSigner | None = None  # if this server issues tokens
     attesters: dict[tuple[str, str | None], KeySource] = field(default_factory=dict)
     bound: ProofVerifiers | None = None
     clock: Callable[[], float] = time
     attestation_nonces: AttestationNonces = field(init=False)
 
     def __post_init__(self) -> None:
-        """Raises IdentityError."""
+        """Create the nonces. Raises IdentityError if the nonce key cannot be read."""
         key, leeway = self._nonce_key(), to_seconds(self.configuration.identity.leeway)
         made = AttestationNonces(self.marks, leeway=leeway)
         self.attestation_nonces = made if key is None else replace(made, key=key)
 
     def identity(self, kernel: Kernel, before: CredentialAuthenticator | None = None) -> CredentialAuthenticator:
-        """For other policies what was counted `before` goes on. Raises IdentityError."""
+        """Build the authenticator for these policies; it continues the counters of `before`. Raises IdentityError."""
         configuration, issuers = self.configuration, kernel.issuers
         check_names(configuration, kernel)
         keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
@@ -98,7 +98,8 @@ class AuthenticatorBuilder:
         return found
 
     def _secret_of(self, reference: str) -> Callable[[], str]:
-        """Read at the start, so that what is not there is told then, and each time anew. Raises IdentityError."""
+        """Return a function that reads the secret on each call. Read it once now, so that a missing secret is reported
+        at startup. Raises IdentityError."""
 
         def read() -> str:
             return self.secrets.read(reference, int(self.clock())).reveal()
@@ -107,14 +108,14 @@ class AuthenticatorBuilder:
         return read
 
     def _nonce_key(self) -> bytes | None:
-        """Raises IdentityError."""
+        """Return the configured nonce key, or None. Raises IdentityError."""
         reference = self.configuration.dpop.nonce_key
         if reference is None:
             return None
         key = self.secrets.read(reference, int(self.clock())).reveal()
         if len(key) < MIN_KEY_LENGTH:
             raise IdentityError(
-                "`dpop.nonce_key` is too short", f"it has at least {MIN_KEY_LENGTH} characters, made by chance"
+                "`dpop.nonce_key` is too short", f"generate at least {MIN_KEY_LENGTH} random characters"
             )
         return key.encode()
 
@@ -126,7 +127,7 @@ class AuthenticatorBuilder:
 
 
 def attester_key_source(attester: Attester, configuration: IdentityConfig) -> KeySource:
-    """As those of an issuer. Raises IdentityError."""
+    """Return the keys of an attester, loaded like those of an issuer. Raises IdentityError."""
     given = configuration.attesters.get(attester.name, AttesterSettings())
     settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
     like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
@@ -136,15 +137,15 @@ def attester_key_source(attester: Attester, configuration: IdentityConfig) -> Ke
 def build_authenticator(
     configuration: IdentityConfig, kernel: Kernel, marks: CredentialMarks, clock: Callable[[], float] = time
 ) -> CredentialAuthenticator:
-    """Raises IdentityError."""
+    """Build the authenticator of one policy from the configuration. Raises IdentityError."""
     secrets, keys = open_secrets(configuration), KeySources(configuration)
     signing = open_signing_keys(configuration, secrets, int(clock()))
     return AuthenticatorBuilder(configuration, marks, keys, secrets, signing, clock=clock).identity(kernel)
 
 
 def has_keys(issuer: Issuer, configuration: IdentityConfig) -> bool:
-    """Whether tokens of it can be told by a signature. One without a URL signs none, and a trust domain may have
-    certificates alone."""
+    """Whether the issuer's tokens can be verified by signature. An issuer without a URL signs none, and a SPIFFE trust
+    domain may have certificates only."""
     settings = configuration.issuers.get(issuer.name)
     if issuer.url is None:
         return False
@@ -153,7 +154,7 @@ def has_keys(issuer: Issuer, configuration: IdentityConfig) -> bool:
 
 
 def principal_entity_types(kernel: Kernel) -> frozenset[str]:
-    """Of agents, of users, and of all that these can be in."""
+    """Return the entity types of agents, users and everything that contains them."""
     found: set[str] = set()
     waiting = ["agent", "user"]
     while waiting:
@@ -165,19 +166,20 @@ def principal_entity_types(kernel: Kernel) -> frozenset[str]:
 
 
 def check_keys_count(configuration: IdentityConfig, issuer: Issuer) -> None:
-    """Raises IdentityError."""
+    """Check that `keys` of an issuer has an effect. Raises IdentityError."""
     place = f"`issuers.{issuer.name}.keys`"
     if issuer.url is None:
-        message = f"{place}: the policy gives `{issuer.name}` no `url`, so no token can say that it is of it"
-        raise IdentityError(message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, as `iss` of its tokens')
+        message = f"{place}: the policy gives `{issuer.name}` no `url`, so no token can name it as issuer"
+        raise IdentityError(message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, the `iss` of its tokens')
     if configuration.signing is not None and configuration.signing.issuer == issuer.name:
-        message = f"{place}: by `signing.issuer` we are `{issuer.name}`, and sign by the keys of `[signing]`"
-        raise IdentityError(message, "leave them out here, or name there the issuer that we are")
+        message = f"{place}: this server is `{issuer.name}` (`signing.issuer`) and signs with the keys of `[signing]`"
+        raise IdentityError(message, "remove the keys, or set `signing.issuer` to the issuer that this server is")
 
 
 def check_names(configuration: IdentityConfig, kernel: Kernel) -> None:
-    """Raises IdentityError for settings that nobody would hear: of an issuer that no policy names, keys of one without
-    URL or of us, clients where no tokens are issued; for two issuers by one URL."""
+    """Check that every setting has an effect. Raises IdentityError for settings of an issuer that the policy does not
+    declare, for keys of an issuer without a URL or of this server itself, for clients while no tokens are issued, and
+    for two issuers with one URL."""
     for name, given in configuration.issuers.items():
         if name not in kernel.issuers:
             hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
@@ -185,12 +187,12 @@ def check_names(configuration: IdentityConfig, kernel: Kernel) -> None:
         if given.keys is not None:
             check_keys_count(configuration, kernel.issuers[name])
     if configuration.clients and configuration.signing is None:
-        raise IdentityError("`clients`: no tokens are issued that they could ask for", "add `[signing]`")
+        raise IdentityError("`clients`: this server issues no tokens to clients", "add `[signing]`")
     by_url: dict[str, str] = {}
     for declared_issuer in sorted(kernel.issuers.values(), key=lambda issuer: issuer.name):
         if (
             declared_issuer.url is not None
             and (other := by_url.setdefault(declared_issuer.url, declared_issuer.name)) != declared_issuer.name
         ):
-            hint = "a token names its issuer by that, so keep one of them"
+            hint = "a token identifies its issuer by URL, so keep one of them"
             raise IdentityError(f"the issuers `{other}` and `{declared_issuer.name}` have the same URL", hint)

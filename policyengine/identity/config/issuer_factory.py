@@ -1,4 +1,4 @@
-"""From configuration to what reads secrets and what issues tokens."""
+"""Creates the secret reader and the token issuer from the configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PolicySource = Callable[[], tuple[Kernel, EntityStore]]
 
 
 def open_secrets(configuration: IdentityConfig) -> SecretReader:
-    """Raises IdentityError."""
+    """Return the reader of secrets. Raises IdentityError."""
     found = SecretReader(configuration.folder)
     if configuration.bao is not None:
         found.bao = OpenBaoClient.of(configuration.bao, found)
@@ -35,7 +35,8 @@ def open_secrets(configuration: IdentityConfig) -> SecretReader:
 
 
 def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now: int) -> TokenSigner | None:
-    """None where no tokens are issued. Raises IdentityError: of keys that cannot be used at the start."""
+    """Return the signing keys, or None if this server issues no tokens. Raises IdentityError if they cannot be used at
+    startup."""
     given = configuration.signing
     if given is None:
         return None
@@ -43,10 +44,10 @@ def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now:
     if not isinstance(place, TransitKeyReference):
         return open_key_file(place.path)
     if not isinstance(secrets.bao, OpenBaoClient):
-        raise IdentityError(f"`{given.keys}`: no OpenBao is set up", "add `[bao]` with its `address`")
+        raise IdentityError(f"`{given.keys}`: OpenBao is not configured", "add `[bao]` with its `address`")
     if configuration.bao is None or configuration.bao.refresh >= given.ahead:
         raise IdentityError(
-            "`bao.refresh` is not shorter than `signing.ahead`: a version of the key would sign before all know it"
+            "`bao.refresh` is not shorter than `signing.ahead`: a new key version could sign before servers see it"
         )
     keys = OpenBaoSigner(secrets.bao, place, to_seconds(given.ahead), to_seconds(MAX_TOKEN_LIFETIME))
     keys.versions(now)
@@ -54,11 +55,11 @@ def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now:
 
 
 def open_key_file(path: Path) -> KeyRingFile:
-    """Raises IdentityError."""
+    """Open the key file of `signing.keys`. Raises IdentityError."""
     try:
         return KeyRingFile.of(path)
     except IdentityError as error:
-        hint = error.hint if path.exists() else f"`policyengine keys new {path}` makes one"
+        hint = error.hint if path.exists() else f"run `policyengine keys new {path}`"
         raise IdentityError(f"`signing.keys`: {error.message}", hint) from None
 
 
@@ -69,7 +70,7 @@ def open_token_issuer(
     policies: PolicySource,
     clock: Callable[[], float],
 ) -> TokenIssuer:
-    """`policies`: those that decide now, and their directory. Raises IdentityError."""
+    """Create the token issuer. `policies` returns the current policies and entity store. Raises IdentityError."""
     given, (kernel, _) = configuration.signing, policies()
     assert given is not None
     us = kernel.issuers.get(given.issuer)
@@ -78,10 +79,10 @@ def open_token_issuer(
         message = f"`signing.issuer`: the policy has no issuer `{given.issuer}` with a `url`"
         raise IdentityError(message, did_you_mean(given.issuer, having))
     if not us.records_chains:
-        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` tell of chains", "write `records chains` in it")
+        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` record chains", "add `records chains` to it")
     audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))
     if not audiences:
-        raise IdentityError(f"`signing.issuer`: for whom are tokens of `{us.name}`?", "write its `audience`")
+        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` have no audience", "add `audience` to it")
     url = us.url.rstrip("/")
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
     leeway = to_seconds(configuration.identity.leeway)
@@ -96,7 +97,7 @@ def open_token_issuer(
 
 @dataclass
 class OwnKeySource:
-    """The keys of our own issuer: nobody has to be asked over the network what is known here. `issuer`: its name."""
+    """The keys of this server's own issuer, read locally instead of over the network. `issuer` is its name."""
 
     signing: TokenSigner
     issuer: str
@@ -104,7 +105,7 @@ class OwnKeySource:
     _kids: tuple[int, frozenset[object]] | None = None
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """As KeySource. Raises CredentialError."""
+        """Return the verification keys, as in KeySource. Raises CredentialError."""
         try:
             keys = self.signing.published(now)
         except IdentityError:
@@ -112,11 +113,12 @@ class OwnKeySource:
         self._kids, published = (now, key_ids(keys)), json.dumps({"keys": keys}).encode()
         read = self._read
         if read is None or read[0] != published:
-            self._read = read = published, parse_jwks(published, "keys of our own")
+            self._read = read = published, parse_jwks(published, "this server")
         return read[1].find(kid, alg, now)
 
     def has(self, kid: object, now: int) -> bool:
-        """As Own: looked at once a second. Where somebody has to be asked whoever verifies it anew does that."""
+        """Whether the key is still valid; the key ids are read at most once a second. False if the keys are not at
+        hand: the caller then verifies the token again, which reads them."""
         known = self._kids
         if known is None or known[0] != now:
             try:
@@ -132,7 +134,7 @@ def key_ids(keys: Iterable[Mapping[str, object]]) -> frozenset[object]:
 
 
 class PolicyMemo:
-    """What is found out about policies once, until others decide."""
+    """The DelegationCheck of the current policies, rebuilt when they change."""
 
     def __init__(self, policies: PolicySource) -> None:
         self._policies = policies

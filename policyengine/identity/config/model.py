@@ -1,4 +1,5 @@
-"""`identity.toml`: where keys come from and what is asked of credentials, beside the issuers that policies name."""
+"""The model of `identity.toml`: where keys come from and how credentials are checked, in addition to the policy's
+issuers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from policyengine.trusted_files import UntrustedPathError
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 DURATION = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
-# Those whose keys anybody may have, or that are too weak, are in no list: `none`, HS…, RS1, ES256K.
+# No algorithm that is weak or whose keys could be public is listed: `none`, HS…, RS1, ES256K.
 Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"
 ]
@@ -53,15 +54,13 @@ MAX_TOKEN_LIFETIME = timedelta(days=1)
 
 def check_lifetime(lasts: timedelta) -> timedelta:
     if not timedelta(seconds=1) <= lasts <= MAX_TOKEN_LIFETIME:
-        raise ValueError("a token lasts at least a second and at most a day")
+        raise ValueError("write a time from one second to one day")
     return lasts
 
 
 def check_authority(text: str) -> str:
     if url_authority(f"https://{text}/") != text or text.endswith("."):
-        raise ValueError(
-            "write a host in lower case, with its port where it has one of its own: `api.acme.example:8443`"
-        )
+        raise ValueError("write a host in lower case, with the port if it is not the default: `api.acme.example:8443`")
     return text
 
 
@@ -72,9 +71,9 @@ def check_absolute_url(url: str) -> str:
     return url
 
 
-KEYS = "a file or URL of its keys (JWKS), before what the policy says; without, `url` is asked by OpenID discovery"
-ALGORITHMS = "by which its tokens may be signed"
-CA = "a file of certificates (PEM) by which its server is trusted, in place of the system's"
+KEYS = "file or URL of its keys (JWKS), instead of the policy's; without either, OpenID discovery at `url`"
+ALGORITHMS = "accepted signature algorithms"
+CA = "file of CA certificates (PEM) for its server, instead of the system's"
 
 
 class GeneralSettings(SettingsSection):
@@ -83,30 +82,30 @@ class GeneralSettings(SettingsSection):
     every host."""
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
-        default=None, description="where clients find this server: ID-JAGs and attestations are for that"
+        default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
     )
     hosts: tuple[Annotated[str, AfterValidator(check_authority)], ...] = Field(
         default=(),
-        description="by which clients reach what is decided here: proofs and signatures count for these alone",
+        description="hosts that proofs and signatures may name; empty: any host",
     )
     leeway: Duration = Field(
         default=timedelta(seconds=30),
         le=timedelta(minutes=5),
-        description="by how much the clocks of issuers and attesters may differ from this one",
+        description="tolerated difference between the clocks of this server and of issuers and attesters",
     )
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=100),
         le=timedelta(seconds=30),
-        description="how long an issuer is waited for",
+        description="how long to wait for an issuer",
     )
     only_proved: bool = Field(
         default=False,
-        description="what a gateway says of who asks counts for nothing; without a credential nobody is known",
+        description="ignore facts about agents and users from the gateway; accept only what credentials prove",
     )
     proxy: Annotated[str, SECRET] | None = Field(
         default=None,
-        description="by which issuers are asked that are not on this machine; that of the environment never is",
+        description="proxy to issuers that are not on this machine; the environment's proxy is never used",
     )
 
 
@@ -123,50 +122,50 @@ class IssuerSettings(SettingsSection):
     algorithms: tuple[Algorithm, ...] = Field(default=SAFE_ALGORITHMS, description=ALGORITHMS)
     types: tuple[str, ...] = Field(
         default=("at+jwt", "application/at+jwt", "jwt"),
-        description="which `typ` tokens may have; ID tokens and ID-JAGs only where they are named here",
+        description="accepted `typ` values; ID tokens and ID-JAGs are accepted only if listed",
     )
     cache: Duration = Field(
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long keys are kept where the issuer does not say",
+        description="how long to keep keys if the issuer does not say",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
         le=timedelta(days=7),
-        description="for how much longer they count while it cannot be asked",
+        description="how much longer to use keys while the issuer does not answer",
     )
-    introspection: str | None = Field(default=None, description="a URL at which opaque tokens are asked for")
+    introspection: str | None = Field(default=None, description="introspection endpoint for opaque tokens")
     introspection_cache: Duration = Field(
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="how long its answer counts at most",
+        description="longest time to reuse an introspection answer",
     )
     token_prefix: str = Field(
-        default="", description="what its opaque tokens begin with, where several issuers have such"
+        default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
     )
     client_id: str | None = Field(default=None, description="who we are there")
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = Field(
         default="client_secret_basic", description="how we prove that there"
     )
-    client_secret: SecretReference | None = Field(default=None, description="a reference to our secret there")
+    client_secret: SecretReference | None = Field(default=None, description="reference to the client secret")
     client_key: SecretReference | None = Field(
-        default=None, description="a reference to our private key there, for `private_key_jwt`"
+        default=None, description="reference to the private key of the client, for `private_key_jwt`"
     )
     ca: Path | None = Field(default=None, description=CA)
     plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
-        default=(), description="clients that are no agents, but ways by which people ask for themselves"
+        default=(), description="clients that are not agents but applications through which people act themselves"
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims, and what they say where an agent (`{agent}`) acts for nobody, whatever `sub` is",
+        description="claims and values meaning that the agent (`{agent}`) acts for no user, regardless of `sub`",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
-        description="the claim that names whom an agent acts for; a person whom it does not name is refused",
+        description="claim that names the user; a person's token without it is refused",
     )
 
 
@@ -179,15 +178,15 @@ class AttesterSettings(SettingsSection):
 
     keys: str | None = Field(default=None, description=KEYS)
     algorithms: tuple[Algorithm, ...] = Field(
-        default=SAFE_ALGORITHMS, description="by which its attestations may be signed"
+        default=SAFE_ALGORITHMS, description="accepted signature algorithms of its attestations"
     )
     types: tuple[str, ...] = Field(
-        default=("eat+jwt", "application/eat+jwt"), description="which `typ` an attestation may have"
+        default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="for whom it has to be; without, one that says it has to be for `url` of `[identity]`"
+        default=None, description="required `aud`; without, an `aud` is optional and must be `url` of `[identity]`"
     )
-    unbound: bool = Field(default=False, description="one that names no key counts, too, whoever presents it")
+    unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
         default="environment", description="the claim that names the environment"
     )
@@ -201,9 +200,9 @@ class DpopSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="how long a proof is good for; it is good once",
+        description="how long a proof is valid; each is accepted once",
     )
-    nonces: bool = Field(default=False, description="whether each proof needs a nonce of ours")
+    nonces: bool = Field(default=False, description="require a nonce of this server in each proof")
     nonce_lifetime: Duration = Field(
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
@@ -221,40 +220,40 @@ class SignatureSettings(SettingsSection):
     """`[signatures]`: signed requests."""
 
     components: tuple[str, ...] = Field(
-        default=("@method", "@authority", "@target-uri"), description="what a signature has to cover"
+        default=("@method", "@authority", "@target-uri"), description="components that a signature must cover"
     )
     window: Duration = Field(
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
         le=timedelta(hours=1),
-        description="how long one is good for, from its `created`",
+        description="how long a signature is valid after its `created`",
     )
-    nonce: bool = Field(default=True, description="whether each needs a nonce, and is good once")
+    nonce: bool = Field(default=True, description="require a `nonce` in each signature, and accept it once")
     directories: Mapping[str, Path] = Field(
         default_factory=dict,
-        description="files of keys in place of the directories of issuers, by their names in the policy",
+        description="key files that replace the directories of issuers, by issuer name",
     )
 
 
 class TrustDomainSettings(SettingsSection):
     """`[trust_domains.NAME]`: a SPIFFE trust domain whose workloads ask with their certificates alone."""
 
-    bundle: Path | None = Field(default=None, description="a file of those it trusts: PEM, or a SPIFFE bundle")
+    bundle: Path | None = Field(default=None, description="file of its CA certificates: PEM, or a SPIFFE bundle")
     verified_by_gateway: bool = Field(
-        default=False, description="the gateway has verified its certificates, in place of a bundle"
+        default=False, description="the gateway verifies its certificates, so that no bundle is needed"
     )
 
     @model_validator(mode="after")
     def one_of_both(self) -> TrustDomainSettings:
         if (self.bundle is None) != self.verified_by_gateway:
-            raise ValueError("it has either a `bundle` or `verified_by_gateway = true`")
+            raise ValueError("write either `bundle` or `verified_by_gateway = true`")
         return self
 
 
 class ApiKeySettings(SettingsSection):
     """`[api_keys]`: a file of static keys."""
 
-    file: Path = Field(description="static keys: `ISSUER/AGENT: sha256:…` in each line")
+    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` in each line")
 
 
 class SharingSettings(SettingsSection):
@@ -263,10 +262,10 @@ class SharingSettings(SettingsSection):
     window: Duration = Field(
         default=timedelta(hours=1),
         ge=timedelta(seconds=1),
-        description="how long it is remembered from where a credential came",
+        description="how long to remember the networks that used a credential",
     )
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
-        default=24, description="addresses that have so many bits in common are one place"
+        default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
     ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same of IPv6")
 
@@ -274,8 +273,8 @@ class SharingSettings(SettingsSection):
 class OpenBaoSettings(SettingsSection):
     """`[bao]`: OpenBao or Vault, which holds secrets."""
 
-    address: str = Field(description="OpenBao or Vault, which keeps secrets")
-    token: LocalSecretReference = Field(description="a reference to its own token: a file or a variable")
+    address: str = Field(description="URL of OpenBao or Vault")
+    token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
     plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
     namespace: str | None = Field(default=None, description="the namespace there")
@@ -286,20 +285,24 @@ class OpenBaoSettings(SettingsSection):
         description="how long it is waited for",
     )
     refresh: Duration = Field(default=timedelta(minutes=5), description="how long what it said counts")
-    stale: Duration = Field(default=timedelta(hours=1), description="how old that may become while it is down")
+    stale: Duration = Field(
+        default=timedelta(hours=1), description="maximum age of a secret while OpenBao does not answer"
+    )
 
 
 class SigningSettings(SettingsSection):
     """`[signing]`: tokens of our own. The `url` of `issuer` issues them, and its `audience` is whom they are for."""
 
-    keys: SigningKeysReference = Field(description="a file of `policyengine keys`, or `bao-transit:mount/key`")
-    issuer: str = Field(description="the issuer of the policy that we are")
-    audiences: tuple[str, ...] = Field(default=(), description="whom tokens may be for, beside its `audience`")
+    keys: SigningKeysReference = Field(description="key file of `policyengine keys`, or `bao-transit:mount/key`")
+    issuer: str = Field(description="name of the policy's issuer that this server is")
+    audiences: tuple[str, ...] = Field(
+        default=(), description="audiences that clients may request in addition to the issuer's `audience`"
+    )
     lifetime: Annotated[Duration, AfterValidator(check_lifetime)] = Field(
-        default=timedelta(minutes=15), description="the longest that a token lasts; at most a day"
+        default=timedelta(minutes=15), description="longest lifetime of an issued token; at most a day"
     )
     ahead: Duration = Field(
-        default=timedelta(minutes=10), description="how long a version of a key in OpenBao is published before it signs"
+        default=timedelta(minutes=10), description="how long a new key version in OpenBao is published before it signs"
     )
 
 
@@ -312,27 +315,27 @@ def check_thumbprint(raw: str) -> str:
 class ClientSettings(SettingsSection):
     """`[clients.NAME]`: an agent that may ask for tokens, by the id that it says it has."""
 
-    agent: str = Field(description="which agent of the policy it is")
+    agent: str = Field(description="name of the agent in the policy")
     issuer: str = Field(description="of which issuer")
     method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how it proves that")
     keys: Path | None = Field(
-        default=None, description="a file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
+        default=None, description="file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
     )
     certificates: tuple[Annotated[str, AfterValidator(check_thumbprint)], ...] = Field(
-        default=(), description="the SHA-256 of its certificates, as `x5t#S256` has it, for `mtls`"
+        default=(), description="SHA-256 of its certificates in base64url, as in `x5t#S256`, for `mtls`"
     )
 
     @model_validator(mode="after")
     def proves_it(self) -> Self:
         if self.method == "mtls" and not self.certificates:
-            raise ValueError("`certificates` says by which certificates it is known")
+            raise ValueError("the method `mtls` requires `certificates`")
         if self.method in ("private_key_jwt", "dpop") and self.keys is None:
-            raise ValueError("`keys` says in which file its public keys are")
+            raise ValueError("the method requires `keys`, a file of public keys")
         return self
 
 
 class IdentityConfig(SettingsSection):
-    """The whole file. Paths in it begin where it lies."""
+    """The whole file. Paths in it are relative to its folder."""
 
     hides_unknown: ClassVar[bool] = True
 
@@ -351,7 +354,7 @@ class IdentityConfig(SettingsSection):
 
 
 def read_identity_config(path: Path | str) -> IdentityConfig:
-    """Raises IdentityError."""
+    """Read and check `identity.toml`. Raises IdentityError."""
     name = str(path)
     try:
         file = read_settings_file(path, name)

@@ -1,5 +1,4 @@
-"""Whether the keys of issuers are to be had, and whom settings name in vain, for whoever looks before something is
-served."""
+"""Checks before serving: whether the keys of issuers can be read, and whether clients name agents of the policy."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from policyengine.runtime.structure_checks import did_you_mean
 
 
 class KeyCheckResult(NamedTuple):
-    """`kind`: an `issuer` or an `attester`; `problem`: why its keys are not to be had."""
+    """The number of keys of an issuer or attester (`kind`); `problem` is the reason that they cannot be read."""
 
     kind: str
     name: str
@@ -27,7 +26,7 @@ class KeyCheckResult(NamedTuple):
 
 
 class UnknownAgentClient(NamedTuple):
-    """A client that is an agent whom no block of the policy calls so: it gets no token. `meant`: who may have been."""
+    """A client whose agent matches no block of the policy, and so gets no token. `meant`: the nearest agent name."""
 
     client: str
     agent: str
@@ -35,10 +34,11 @@ class UnknownAgentClient(NamedTuple):
 
 
 def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[UnknownAgentClient]:
-    """Agents go, and policies without them are right to be loaded: so it is no mistake, and looks like one."""
+    """Yield clients whose agent the policy does not name. This is a warning, not an error: a policy may have dropped
+    the agent on purpose."""
     blocks = [block.who for block in kernel.agents]
     if any(isinstance(who, k.InGroup | k.PrincipalCondition) for who in blocks):
-        return  # who is in it is known of a token only
+        return  # membership is known only from a token
     called = [who.name for who in blocks if isinstance(who, k.ExactName)]
     globs = [who.glob for who in blocks if isinstance(who, k.NamePattern)]
     for name, client in configuration.clients.items():
@@ -47,8 +47,7 @@ def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iter
 
 
 def check_key_sources(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[KeyCheckResult]:
-    """Asks each issuer whose tokens are verified by keys of its own, and each attester, for a bounded time. Raises
-    IdentityError."""
+    """Load the keys of each issuer that has keys, and of each attester, for a bounded time. Raises IdentityError."""
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer
     for issuer in kernel.issuers.values():

@@ -1,4 +1,4 @@
-"""Where secrets lie: what configuration says in place of them."""
+"""References to secrets, which the configuration contains in place of secrets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from policyengine.settings.section import SECRET
 ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 BAO = re.compile(r"(?P<mount>[\w.-]+)/(?P<path>[\w.-]+(?:/[\w.-]+)*)#(?P<field>[\w.-]+)", re.ASCII)
 TRANSIT = re.compile(r"bao-transit:(?P<mount>[\w.-]+)/(?P<key>[\w.-]+)", re.ASCII)
-FORMS = "write where it lies: `file:path`, `env:NAME` or `bao:mount/path#field`"
-NO_REFERENCE = "this is no reference to a secret, and a secret itself does not belong here"
+FORMS = "write `file:path`, `env:NAME` or `bao:mount/path#field`"
+NO_REFERENCE = "this is not a reference to a secret (do not write the secret itself)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class EnvironmentReference:
 
 @dataclass(frozen=True, slots=True)
 class OpenBaoReference:
-    """A field of a secret of KV version 2."""
+    """A field of a KV version 2 secret."""
 
     mount: str
     path: str
@@ -41,7 +41,8 @@ SecretLocation: TypeAlias = FileReference | EnvironmentReference | OpenBaoRefere
 
 
 def parse_secret_reference(reference: str, folder: Path = Path()) -> SecretLocation:
-    """Where a secret lies; files begin at `folder`. Raises ValueError, which shows nothing of what is no reference."""
+    """Parse a reference; file paths are relative to `folder`. Raises ValueError, whose message does not repeat the
+    text, as that may be a secret."""
     kind, _, rest = reference.partition(":")
     if kind == "file" and rest and "\0" not in rest:
         return FileReference(folder / rest)
@@ -62,12 +63,12 @@ class TransitKeyReference:
 
 
 def parse_signing_keys_reference(reference: str, folder: Path = Path()) -> FileReference | TransitKeyReference:
-    """Where signing keys lie. Raises ValueError, which shows nothing of what is no reference."""
+    """Parse a reference to signing keys. Raises ValueError, whose message does not repeat the text."""
     found = TRANSIT.fullmatch(reference)
     if found is not None:
         return TransitKeyReference(found["mount"], found["key"])
     if not reference.startswith("file:"):
-        raise ValueError(f"{NO_REFERENCE}: write where the keys lie: `file:path` or `bao-transit:mount/key`")
+        raise ValueError(f"{NO_REFERENCE}: write `file:path` or `bao-transit:mount/key`")
     place = parse_secret_reference(reference, folder)
     assert isinstance(place, FileReference)
     return place
@@ -85,7 +86,7 @@ def check_local_reference(reference: str) -> str:
     except ValueError:
         raise ValueError(f"{NO_REFERENCE}: {here}") from None
     if isinstance(place, OpenBaoReference):
-        raise ValueError(f"what opens OpenBao does not lie in it: {here}")
+        raise ValueError(f"the token of OpenBao cannot be kept in OpenBao: {here}")
     return reference
 
 
@@ -94,7 +95,7 @@ def check_signing_keys_reference(reference: str) -> str:
     return reference
 
 
-# What a setting that is a secret holds; `SecretReader.read` takes it.
+# The type of a setting that holds a secret; `SecretReader.read` resolves it.
 SecretReference: TypeAlias = Annotated[str, AfterValidator(check_secret_reference), SECRET]
 LocalSecretReference: TypeAlias = Annotated[str, AfterValidator(check_local_reference), SECRET]
 SigningKeysReference: TypeAlias = Annotated[str, AfterValidator(check_signing_keys_reference), SECRET]

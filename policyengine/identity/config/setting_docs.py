@@ -14,7 +14,7 @@ from policyengine.settings.section import has_named_sections, section_of
 
 @dataclass(frozen=True, slots=True)
 class SettingDoc:
-    """`name`: `issuers.NAME.keys`; `default` as it would be written."""
+    """A setting by its full name, as `issuers.NAME.keys`; `default` is written as in the file."""
 
     name: str
     words: str
@@ -30,7 +30,7 @@ class SettingDoc:
 
 
 def setting_docs() -> Iterator[SettingDoc]:
-    """All there are, in the order of the file."""
+    """Yield all settings in the order of the file."""
     for section, field in IdentityConfig.model_fields.items():
         model = section_of(field.annotation)
         if model is not None:
@@ -39,7 +39,7 @@ def setting_docs() -> Iterator[SettingDoc]:
 
 
 def setting_doc(name: str, field: FieldInfo) -> SettingDoc:
-    default = "has to be there" if field.is_required() else format_default(field.get_default(call_default_factory=True))
+    default = "required" if field.is_required() else format_default(field.get_default(call_default_factory=True))
     return SettingDoc(name, field.description or "", default)
 
 

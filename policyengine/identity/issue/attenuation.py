@@ -1,4 +1,4 @@
-"""What a new token takes over of those that it rests on: never more than they have."""
+"""Limits on a new token: it has at most the authority of the tokens it derives from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from policyengine.identity.verify.task_claim import reference_to_dict
 
 
 def authority_start(token: VerifiedToken) -> int | None:
-    """Since when whoever presents it has what it says: also where a token of its own came in place of another."""
+    """Return since when the presenter has this authority, also if a token that it renewed was replaced."""
     act = token.claims.get("act")
     times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
     return min((one for one in map(parse_seconds, times) if one is not None), default=None)
 
 
 def authority_end(token: VerifiedToken) -> int:
-    """By its own word: from what counts a little longer, as clocks differ, nobody gets that much more each time."""
+    """Return when the token expires by its own `exp`, without leeway, so that repeated exchanges gain no time."""
     said = parse_seconds(token.claims.get("exp"))
     if token.late:
         return 0
@@ -28,8 +28,8 @@ def authority_end(token: VerifiedToken) -> int:
 
 
 def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """What two tokens hold, each of which may be bounded by a task. Raises TokenIssuanceError for two different
-    tasks."""
+    """Return the intersection of two tokens' tasks; a token may have none. Raises TokenIssuanceError if they are
+    different tasks."""
     if task is None or other is None:
         return task or other
     if task.get("id") != other.get("id"):
@@ -45,7 +45,7 @@ def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] |
 
 
 def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
-    """The claim: as it was, or narrower, never wider."""
+    """Return the `task` claim: the given task or a narrower one. Raises TokenIssuanceError."""
     found: dict[str, object] = {}
     if given is not None:
         found = {name: task_start(value) for name, value in given.items()}
@@ -67,7 +67,7 @@ def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -
 
 
 def includes_tool(tools: list[str], name: str) -> bool:
-    """A name alone is that tool at any server, so one at some server is narrower."""
+    """Whether the list includes the tool. A name without a server includes that tool at any server."""
     server, slash, alone = name.partition("/")
     return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 
@@ -83,7 +83,7 @@ def innermost_actor(act: dict[str, object]) -> dict[str, object]:
 
 
 def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
-    """By certificate where there is one: the connection proves it."""
+    """Return `cnf`, by certificate if there is one, as the connection proves it. Raises TokenIssuanceError."""
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}
     if binding.jkt is None:

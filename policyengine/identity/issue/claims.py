@@ -1,4 +1,4 @@
-"""The claims of a token that we issue: the chain of agents, the user, the task, the bound key."""
+"""Builds the claims of an issued token: the chain of agents, the user, the task and the bound key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.kernel import Issuer, Kernel
 
 @dataclass(frozen=True, slots=True)
 class SubjectToken:
-    """What is handed on: a token that was verified and is not revoked."""
+    """The token whose authority is delegated, verified and not revoked."""
 
     token: VerifiedToken
     who: TokenPrincipal
@@ -40,7 +40,7 @@ def build_claims(
     audience: str,
     now: int,
 ) -> dict[str, object]:
-    """All but the scopes, and how long it lasts. Raises TokenIssuanceError."""
+    """Return all claims except the scopes and the final expiry. Raises TokenIssuanceError."""
     groups = actor.token[1].groups if actor.token is not None else None
     act: dict[str, object] = {"sub": actor.client.agent, **({"groups": list(groups)} if groups else {})}
     renewed = subject.who.agent is not None and len(hops) == len(subject.who.hops)
@@ -65,7 +65,7 @@ def build_claims(
 
 
 def extend_chain(subject: SubjectToken, actor: AuthenticatedClient, own_issuer: str) -> tuple[Hop, ...]:
-    """The chain before the actor. Whoever asks for a narrower token of its own adds nobody. Raises
+    """Return the chain before the actor. An actor that exchanges its own token for a narrower one adds no hop. Raises
     TokenIssuanceError."""
     token, who = subject.token, subject.who
     names = {(actor.client.issuer, actor.client.agent), (own_issuer, actor.client.agent)}
@@ -92,7 +92,8 @@ def act_claim(kernel: Kernel, hop: Hop) -> dict[str, object]:
 
 
 def user_claims(kernel: Kernel, us: Issuer, subject: SubjectToken) -> dict[str, object]:
-    """What the subject's issuer vouches for of the user, under the names by which the policy takes it from us."""
+    """Return the user claims that the subject's issuer asserts, renamed to the claims that the policy reads from this
+    server's tokens."""
     theirs = kernel.issuers.get(subject.token.issuer)
     by_fact = {fact: claim for claim, fact in theirs.claims} if theirs is not None else {}
     found = {claim: subject.token.claims.get(by_fact.get(fact, "")) for claim, fact in us.claims if fact[0] == "user"}
@@ -100,7 +101,7 @@ def user_claims(kernel: Kernel, us: Issuer, subject: SubjectToken) -> dict[str, 
 
 
 def revocation_links(subject: SubjectToken, actor: AuthenticatedClient) -> list[str]:
-    """What of the chain before can be revoked, so that this token is. Raises TokenIssuanceError."""
+    """Return the names whose revocation revokes the chain, and with it this token. Raises TokenIssuanceError."""
     names = revocable_names(subject.token, subject.who, token_binding(subject.token)) | chain_links(subject.token)
     if actor.token is not None:
         names |= revocable_names(*actor.token, token_binding(actor.token[0]))
@@ -111,14 +112,15 @@ def revocation_links(subject: SubjectToken, actor: AuthenticatedClient) -> list[
 
 
 def initial_task_opener(subject: SubjectToken, actor: AuthenticatedClient) -> str:
-    """The agent that opened the task, `issuer/agent`: whoever asks, where no token that it shows is of one."""
+    """Return the agent that opened the task, as `issuer/agent`: the client, if no presented token has a task."""
     shown = ((subject.token, subject.who), *([] if actor.token is None else [actor.token]))
     openers = (task_opener(token, who) for token, who in shown if who.task is not None)
     return next(filter(None, openers), f"{actor.client.issuer}/{actor.client.agent}")
 
 
 def token_header_type(claims: Mapping[str, object]) -> str:
-    """Access tokens of RFC 9068 have a subject; where agents act for nobody but themselves there is none."""
+    """Return the `typ` header: access tokens of RFC 9068 require a subject, which a token of an agent without a user
+    lacks."""
     return "at+jwt" if "sub" in claims else "JWT"
 
 
@@ -130,6 +132,6 @@ def check_may_act(
     allowed = subject.token.claims["may_act"]
     name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
     issuers = {actor.client.issuer, us.name}
-    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # whatever `iss` is there
+    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # `iss` may be any value
     if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
         raise TokenIssuanceError(IssuanceRefusal.MAY_ACT)

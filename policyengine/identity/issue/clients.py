@@ -1,6 +1,7 @@
-"""Clients of the token endpoint, who are the actors: each proves who it is by a key that it alone has.
+"""Clients of the token endpoint, which are the actors: each authenticates with a key that only it has.
 
-`private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof by a known key (RFC 9449), or its own bound token.
+The methods are `private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof with a known key (RFC 9449), and the
+client's own bound token.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ MAX_ASSERTION_LENGTH = 8_192  # characters
 MAX_ASSERTION_SECONDS = 300  # seconds
 MAX_ASSERTION_ID_LENGTH = 512
 ASSERTION_TYPES = (None, "jwt", "client-authentication+jwt")
-JWKS_HINT = 'it has public keys of RSA from 2,048 bits on, of EC or of Ed25519 in a list: `{"keys": […]}`'
+JWKS_HINT = 'write a list of public keys, RSA of at least 2,048 bits, EC or Ed25519: `{"keys": […]}`'
 
 PublicKeys: TypeAlias = tuple[PublicJwk, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClient:
-    """`agent` and `issuer`: who it is in the policy."""
+    """A configured client; `agent` and `issuer` identify its agent in the policy."""
 
     name: str
     agent: str
@@ -46,7 +47,7 @@ class TokenClient:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """A client that proved who it is. `binding`: the key that it proved to have; `token`: its own, if it sent one;
+    """A client that proved who it is. `binding`: the keys that it proved; `token`: its actor token, if it sent one;
     `signer`: thumbprint of the key that signed its assertion."""
 
     client: TokenClient
@@ -56,13 +57,13 @@ class AuthenticatedClient:
 
     @property
     def names(self) -> frozenset[str]:
-        """What can be revoked so that it is: itself, and every key that it proved who it is by."""
+        """The names whose revocation revokes the client: its agent, and every key that it authenticated with."""
         return revocable_key_names(self.binding, self.signer) | {f"agent:{self.client.issuer}/{self.client.agent}"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """What a client sent to prove who it is."""
+    """The credentials that a client sent to authenticate itself."""
 
     id: str | None = None
     assertion: str | None = field(default=None, repr=False)
@@ -71,7 +72,7 @@ class ClientCredentials:
 
 @dataclass(frozen=True)
 class ClientRegistry:
-    """`audiences`: what an assertion may be for: this server, by its URL or that of its token endpoint."""
+    """The known clients. `audiences`: accepted audiences of an assertion, the URLs of this server and its endpoints."""
 
     known: Mapping[str, TokenClient]
     audiences: frozenset[str]
@@ -81,14 +82,18 @@ class ClientRegistry:
     def actor(
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, binding: ConfirmedKey, now: int
     ) -> AuthenticatedClient:
-        """`own`: its actor token, verified; `binding`: what keys it proved in this request. Raises TokenIssuanceError,
-        StoreError."""
+        """Authenticate the client. `own` is its verified actor token; `binding` the keys it proved in this request.
+        Raises TokenIssuanceError, StoreError."""
         if sent.authorization:
-            raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, "secrets in `Authorization` are not taken")
+            raise TokenIssuanceError(
+                IssuanceRefusal.CLIENT_METHOD, "a client secret in `Authorization` is not accepted"
+            )
         if sent.assertion is not None:
             client, jkt = self._by_assertion(sent.assertion, now)
             if sent.id not in (None, client.name):
-                raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, "`client_id` names another client")
+                raise TokenIssuanceError(
+                    IssuanceRefusal.CLIENT_METHOD, "`client_id` and the assertion name different clients"
+                )
             proved = binding if binding.jkt or binding.x5t else ConfirmedKey(jkt)
         elif sent.id is not None:
             client, jkt, proved = self._by_key(sent.id, binding), None, binding
@@ -103,8 +108,8 @@ class ClientRegistry:
     def recognizes(
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, jkt: str, now: int
     ) -> bool:
-        """Whether a key that came along with this is a known client's: its own, that of its token, or any beside an
-        assertion that it signed and nobody used. Decides nothing, and uses nothing up. Raises StoreError."""
+        """Whether a key that came with the request belongs to a known client: a configured key, the key of its token,
+        or any key next to a signed, unused assertion. Authenticates nothing and uses up nothing. Raises StoreError."""
         if own is not None and token_binding(own[0]).jkt == jkt:
             return True
         try:
@@ -136,7 +141,7 @@ class ClientRegistry:
         return client
 
     def _by_token(self, own: tuple[VerifiedToken, TokenPrincipal]) -> TokenClient:
-        """An agent that shows its own token, and nothing else: the token is bound, or whoever has seen it is it."""
+        """Return the agent whose own token is its only credential. It must be bound, or any holder could use it."""
         token, who = own
         found = {one.method: one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)}
         if not found:
@@ -162,23 +167,25 @@ class ClientRegistry:
     # ── An assertion ──────────────────────────────────────────────────────────────────────────
 
     def _by_assertion(self, raw: str, now: int) -> tuple[TokenClient, str]:
-        """The client, and the thumbprint of the key that signed."""
+        """Return the client and the thumbprint of the key that signed the assertion."""
         client, claims, jkt = self._signed(raw)
         if not self.marks.once(*self._mark(client, claims, now), now):
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_REPLAYED)
         return client, jkt
 
     def _signed(self, raw: str) -> tuple[TokenClient, Mapping[str, object], str]:
-        """Whose assertion it is, what it says, and the thumbprint of the key that signed it."""
+        """Return the client, the claims, and the thumbprint of the key that signed the assertion."""
         jws = read_assertion(raw)
         name = jws.claims.get("sub")
         if not isinstance(name, str) or jws.claims.get("iss") != name:
-            raise TokenIssuanceError(IssuanceRefusal.ASSERTION, "`iss` and `sub` of an assertion are both the client")
+            raise TokenIssuanceError(
+                IssuanceRefusal.ASSERTION, "`iss` and `sub` of an assertion must both be the client id"
+            )
         client = self._client(name, "private_key_jwt")
         return client, jws.claims, signer_thumbprint(client, jws)
 
     def _mark(self, client: TokenClient, claims: Mapping[str, object], now: int) -> tuple[str, int]:
-        """Of an assertion that is for us and holds now: by which name it counts once, and until when."""
+        """Check the audience and times of an assertion. Return its replay mark and how long to keep it."""
         audience, identifier = claims.get("aud"), claims.get("jti")
         if not isinstance(audience, str) or audience not in self.audiences:
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_AUDIENCE)
@@ -188,7 +195,7 @@ class ClientRegistry:
         if any(one is not None and one > now + self.leeway for one in (issued, begins)):
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_TIME)
         if not isinstance(identifier, str) or not 0 < len(identifier) <= MAX_ASSERTION_ID_LENGTH:
-            raise TokenIssuanceError(IssuanceRefusal.ASSERTION, "its `jti` is missing")
+            raise TokenIssuanceError(IssuanceRefusal.ASSERTION, "the assertion has no `jti`, or one that is too long")
         name = sha256(f"{client.name}\0{identifier}".encode()).hexdigest()
         return f"assertion:{name}", ends + 1
 
@@ -198,12 +205,12 @@ def time_claim(claims: Mapping[str, object], name: str) -> int | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int | Decimal) or not 0 <= found < 2**40:
-        raise TokenIssuanceError(IssuanceRefusal.ASSERTION_TIME, f"its `{name}` is no time")
+        raise TokenIssuanceError(IssuanceRefusal.ASSERTION_TIME, f"`{name}` of the assertion is not a valid time")
     return int(found)
 
 
 def read_assertion(raw: str) -> Jws:
-    """Read as strictly as any token, before anybody verifies it."""
+    """Parse an assertion as strictly as any token, before it is verified. Raises TokenIssuanceError."""
     try:
         found = read_jws(raw)
     except CredentialError:
@@ -214,7 +221,7 @@ def read_assertion(raw: str) -> Jws:
 
 
 def signer_thumbprint(client: TokenClient, jws: Jws) -> str:
-    """The thumbprint of the key that signed."""
+    """Return the thumbprint of the client's key that signed the assertion. Raises TokenIssuanceError."""
     for key in client_keys(client):
         if jws.kid is not None and key.kid not in (None, jws.kid):
             continue
@@ -240,7 +247,7 @@ def client_thumbprints(client: TokenClient) -> frozenset[str]:
 
 
 def token_binding(token: VerifiedToken) -> ConfirmedKey:
-    """The key that a token says it is bound to."""
+    """Return the keys that the token says it is bound to."""
     confirmation = token.claims.get("cnf")
     if not isinstance(confirmation, Mapping):
         return ConfirmedKey()
@@ -249,14 +256,14 @@ def token_binding(token: VerifiedToken) -> ConfirmedKey:
 
 
 def parse_client_keys(content: bytes, name: str) -> PublicKeys:
-    """Of a JWKS, as strong as keys of issuers have to be: one that cannot be used is a mistake here, as it is told to
-    whoever wrote it. Raises IdentityError."""
+    """Parse a client's JWKS, whose keys must be as strong as those of issuers. Unlike in an issuer's set, an unusable
+    key is an error here, because the operator can correct it. Raises IdentityError."""
     try:
         given = parse_document(content).get("keys")
     except DocumentError as error:
-        raise IdentityError(f"`{name}` is no JWKS: {error}", JWKS_HINT) from None
+        raise IdentityError(f"`{name}` is not a JWKS: {error}", JWKS_HINT) from None
     if not isinstance(given, list) or len(given) > MAX_KEYS:
-        raise IdentityError(f"`{name}` is no JWKS with up to {MAX_KEYS} keys", JWKS_HINT)
+        raise IdentityError(f"`{name}` is not a JWKS with up to {MAX_KEYS} keys", JWKS_HINT)
     try:
         return tuple(map(parse_public_jwk, given))
     except UnusableKeyError as unusable:
@@ -264,14 +271,14 @@ def parse_client_keys(content: bytes, name: str) -> PublicKeys:
 
 
 def load_clients(configuration: IdentityConfig) -> dict[str, TokenClient]:
-    """Raises IdentityError."""
+    """Return the configured clients by name. Raises IdentityError."""
     found: dict[str, TokenClient] = {}
     homes: dict[str, str] = {}
     for name, given in configuration.clients.items():
         if homes.setdefault(given.agent, given.issuer) != given.issuer:
             raise IdentityError(
                 f"`clients.{name}`: two agents of different issuers are called `{given.agent}`",
-                "tokens of our own could not tell them apart",
+                "rename one of them: issued tokens name agents without their issuer",
             )
         file = None if given.keys is None else configuration.folder / given.keys
         keys = None if file is None else ChangingFile(file, parse_client_keys, public=True)

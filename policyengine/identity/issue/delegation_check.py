@@ -1,7 +1,7 @@
-"""May this be handed on? The specification is asked, about the token that would be issued, endpoint by endpoint.
+"""Decides whether authority may be delegated: evaluates the specification for the token to be issued, per endpoint.
 
-What a request will bring (its body, what it is about, the time, an attestation) is pending: a condition that rests on
-nothing else may still hold, and is decided with each request. What is known now has to hold now.
+What only a later request brings (body, resource, time, attestation) is pending: a condition that depends on nothing
+else may hold, and is decided with each request. What is known now must hold now.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
 from policyengine.vocabulary import ROOTS
 
-ANY_NAME = "\ue000"  # stands for what a pattern leaves open: nobody writes it in one
-MAX_ENDPOINTS = 1_000  # that one request for a token is about
-MAX_CACHED_BLOCKS = 100_000  # of which is known what is about an endpoint
+ANY_NAME = "\ue000"  # stands for the part that a pattern leaves open; a private-use character that no pattern contains
+MAX_ENDPOINTS = 1_000  # endpoints per token request
+MAX_CACHED_BLOCKS = 100_000  # pairs of block and endpoint
 KNOWN_LATER = frozenset({"pending", NOT_READ})
-# What nobody knows yet who issues a token: all but what the token itself says.
+# Not known when a token is issued: everything except what the token itself states.
 REQUEST_ROOTS = tuple(root for root in ROOTS if root not in (*PRINCIPAL_ROOTS, "task"))
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 
@@ -43,7 +43,7 @@ AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 @dataclass(frozen=True, slots=True)
 class DelegationAllowance:
-    """For how long at most, from now; None: the policy does not say."""
+    """How long the token may last at most, from now; None if the policy sets no limit."""
 
     lasts: timedelta | None
 
@@ -57,8 +57,9 @@ class DelegationCheck:
     directory: EntityStore
 
     def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, DelegationResult]:
-        """Of each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be issued. One
-        waits no longer for rows of the directory than a decision does, however many endpoints are asked about."""
+        """Return for each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be
+        issued. The whole call waits for entity store rows no longer than one decision does, for any number of
+        endpoints."""
         walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
         found: dict[str, DelegationResult] = {}
         room = MAX_ENDPOINTS
@@ -70,7 +71,7 @@ class DelegationCheck:
 
     @cached_property
     def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """What a scope of credentials carries, by its name there: a sample of each pattern."""
+        """Sample endpoints that each credential scope covers, one or two per pattern."""
         found: dict[str, dict[Endpoint, None]] = {}
         blocks: tuple[w.Block, ...] = (*self.kernel.agents, *self.kernel.users, *self.kernel.anyones)
         for grant in (grant for block in blocks for grant in block.grants):
@@ -89,7 +90,8 @@ class DelegationCheck:
         return bound
 
     def _about(self, roots: Mapping[str, object]) -> k.Kernel:
-        """Only the blocks that somebody in the chain could be, and nothing that is decided with each request."""
+        """Return only the blocks that may match an agent or user of the chain, without rules that are decided per
+        request."""
         names = set(iterate_names(roots))
 
         def could_be(block: k.AgentBlock | k.UserBlock) -> bool:
@@ -102,8 +104,8 @@ class DelegationCheck:
         )
 
     def _at(self, about: k.Kernel, endpoint: Endpoint) -> k.Kernel:
-        """With what is about the endpoint: what does not cover it opens nothing and hands nothing on, and a policy of
-        many endpoints is asked about many of them."""
+        """Return only the grants and delegations that cover the endpoint: a performance measure, as others have no
+        effect and a scope may cover many endpoints."""
         return replace(
             about,
             agents=tuple(self._block_at(block, endpoint) for block in about.agents),
@@ -121,7 +123,7 @@ class DelegationCheck:
 
     @cached_property
     def _blocks(self) -> dict[tuple[int, Endpoint], Any]:
-        """By a block of the kernel, which stays, and an endpoint."""
+        """Cache by block identity and endpoint; the blocks live as long as the kernel."""
         return {}
 
     def _walked(
@@ -160,7 +162,7 @@ def block_at(block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
 
 
 def check_scope(walks: Iterable[w.DecisionTrace]) -> DelegationResult:
-    """Of all endpoints of a scope: each has to be handed on."""
+    """Combine the results of all endpoints of a scope: each must be delegated."""
     lasts = FOREVER
     for seen in walks:
         answer = check_endpoint(seen)
@@ -195,7 +197,7 @@ def check_endpoint(seen: w.DecisionTrace) -> DelegationResult:
 
 
 def may_hold(value: Value) -> bool:
-    """It holds, or does not hold yet for want of what only a request will say."""
+    """Whether the value is true, or unknown only because a later request decides it."""
     return value is True or (isinstance(value, Unknown) and all(cause.why in KNOWN_LATER for cause in value.causes))
 
 
@@ -212,7 +214,7 @@ def allows_delegation(seen: w.DelegationTrace) -> bool:
 
 
 def block_lifetime(block: w.BlockTrace) -> timedelta:
-    """How long a credential of the presenter may last, by this block."""
+    """Return how long a credential of the presenter may last by this block."""
     asked = (one.requirement for one in block.requirements)
     return min((one.limit for one in asked if isinstance(one, k.CredentialLifetime)), default=FOREVER)
 
@@ -236,7 +238,7 @@ def iterate_names(roots: Mapping[str, object]) -> Iterator[object]:
 
 
 def sample_endpoints(pattern: k.Pattern) -> Iterable[Endpoint]:
-    """Endpoints that a pattern matches, and no narrower one does."""
+    """Return endpoints that the pattern matches and no narrower pattern does."""
     match pattern:
         case k.HttpPattern(methods, segments, rest):
             base = tuple(f"{one.prefix}{ANY_NAME}{one.suffix}" if one.wild else one.prefix for one in segments)

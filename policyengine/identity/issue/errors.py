@@ -1,4 +1,4 @@
-"""Every way in which a token is not issued: one code for each, counted and logged; and the OAuth error of each."""
+"""The reasons for which a token is not issued: a code for logs and metrics, and the OAuth error of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.runtime.structure_checks import quote_input
 
 
 class TokenErrorCode(StrEnum):
-    """RFC 6749, 5.2; RFC 8693, 2.2.2; RFC 9449, 5 and 8."""
+    """OAuth error codes of RFC 6749, 5.2; RFC 8693, 2.2.2; RFC 9449, 5 and 8."""
 
     INVALID_REQUEST = "invalid_request"
     INVALID_CLIENT = "invalid_client"
@@ -27,7 +27,7 @@ class TokenErrorCode(StrEnum):
 
 
 class IssuanceRefusal(StrEnum):
-    """The value is the code in logs and metrics, and in docs/issuing.md."""
+    """Why a token is not issued. The value is the code in logs, in metrics and in docs/issuing.md."""
 
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"
@@ -77,8 +77,8 @@ class IssuanceRefusal(StrEnum):
 
 
 class TokenIssuanceError(Exception):
-    """`why` may be told to the client: no part of a secret and no rule of a policy is in it. `error` where it is not
-    that of the code."""
+    """A token is not issued. `why` is safe to send to the client: it contains no secret and no rule of a policy.
+    `error` overrides the OAuth error of the code."""
 
     def __init__(self, code: IssuanceRefusal, why: str | None = None, error: TokenErrorCode | None = None) -> None:
         self.code, self.why = code, code.words if why is None else why
@@ -87,8 +87,8 @@ class TokenIssuanceError(Exception):
 
 
 def describe_missing_scopes(asked: Sequence[str]) -> str:
-    """Only what the client said itself: what an opaque token holds is not for whoever shows it."""
-    return f"no token that was shown names a scope that is asked for: {quote_input(' '.join(asked))}"
+    """Describe the refusal by the client's own words only: the content of an opaque token is not for its presenter."""
+    return f"the presented tokens have none of the requested scopes: {quote_input(' '.join(asked))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,69 +103,77 @@ _REQUEST, _CLIENT, _POLICY = (
     TokenErrorCode.UNAUTHORIZED_CLIENT,
 )
 ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
-    IssuanceRefusal.PARAMETERS: IssuanceRefusalInfo("a parameter is missing, there twice or none", _REQUEST),
+    IssuanceRefusal.PARAMETERS: IssuanceRefusalInfo("a parameter is missing, repeated or malformed", _REQUEST),
     IssuanceRefusal.GRANT_TYPE: IssuanceRefusalInfo(
-        "tokens are exchanged here and nothing else", TokenErrorCode.UNSUPPORTED_GRANT_TYPE
+        "the only supported grant type is token exchange", TokenErrorCode.UNSUPPORTED_GRANT_TYPE
     ),
-    IssuanceRefusal.TOKEN_TYPE: IssuanceRefusalInfo("a token of that type is neither taken nor issued", _REQUEST),
-    IssuanceRefusal.NO_CLIENT: IssuanceRefusalInfo("the client does not prove who it is", _CLIENT),
-    IssuanceRefusal.UNKNOWN_CLIENT: IssuanceRefusalInfo("there is no such client", _CLIENT),
+    IssuanceRefusal.TOKEN_TYPE: IssuanceRefusalInfo("the token type is neither accepted nor issued", _REQUEST),
+    IssuanceRefusal.NO_CLIENT: IssuanceRefusalInfo("the client is not authenticated", _CLIENT),
+    IssuanceRefusal.UNKNOWN_CLIENT: IssuanceRefusalInfo("the client is unknown", _CLIENT),
     IssuanceRefusal.CLIENT_METHOD: IssuanceRefusalInfo(
-        "the client proves who it is in another way than it has to, or in two", _CLIENT
+        "the client does not authenticate with its method, or uses two methods", _CLIENT
     ),
-    IssuanceRefusal.ASSERTION: IssuanceRefusalInfo("the client's assertion is none", _CLIENT),
+    IssuanceRefusal.ASSERTION: IssuanceRefusalInfo("the client's assertion is malformed", _CLIENT),
     IssuanceRefusal.ASSERTION_KEY: IssuanceRefusalInfo(
         "the client's assertion is not signed by a key of the client", _CLIENT
     ),
-    IssuanceRefusal.ASSERTION_AUDIENCE: IssuanceRefusalInfo("the client's assertion is for somebody else", _CLIENT),
+    IssuanceRefusal.ASSERTION_AUDIENCE: IssuanceRefusalInfo("the client's assertion is for another audience", _CLIENT),
     IssuanceRefusal.ASSERTION_TIME: IssuanceRefusalInfo(
-        "the client's assertion is too old, of the future, or lasts too long", _CLIENT
+        "the client's assertion has expired, is not yet valid, or lasts too long", _CLIENT
     ),
     IssuanceRefusal.ASSERTION_REPLAYED: IssuanceRefusalInfo("the client's assertion was used before", _CLIENT),
-    IssuanceRefusal.CLIENT_KEY: IssuanceRefusalInfo("the client's certificate or key is not one of its own", _CLIENT),
-    IssuanceRefusal.PROOF: IssuanceRefusalInfo("the proof that came with the request does not hold", _CLIENT),
+    IssuanceRefusal.CLIENT_KEY: IssuanceRefusalInfo("the certificate or key does not belong to the client", _CLIENT),
+    IssuanceRefusal.PROOF: IssuanceRefusalInfo("the proof in the request is not valid", _CLIENT),
     IssuanceRefusal.ACTOR_TOKEN: IssuanceRefusalInfo("the actor token is refused", _REQUEST),
     IssuanceRefusal.ACTOR_UNBOUND: IssuanceRefusalInfo(
-        "an actor token alone has to be bound to a key that the actor proves to have", _CLIENT
+        "an actor token without other credentials must be bound to a key that the actor proves", _CLIENT
     ),
-    IssuanceRefusal.ACTOR_OTHER: IssuanceRefusalInfo("the actor token is of another agent than the client", _CLIENT),
+    IssuanceRefusal.ACTOR_OTHER: IssuanceRefusalInfo(
+        "the actor token belongs to another agent than the client", _CLIENT
+    ),
     IssuanceRefusal.SUBJECT_TOKEN: IssuanceRefusalInfo("the subject token is refused", _REQUEST),
     IssuanceRefusal.SUBJECT_REVOKED: IssuanceRefusalInfo(
-        "the subject token was revoked, or somebody in its chain was", _REQUEST
+        "the subject token, or an agent, user or key in its chain, was revoked", _REQUEST
     ),
-    IssuanceRefusal.REVOKED: IssuanceRefusalInfo("the asker, its key or the task was revoked", _POLICY),
-    IssuanceRefusal.MAY_ACT: IssuanceRefusalInfo("the subject token names another who may act", _POLICY),
+    IssuanceRefusal.REVOKED: IssuanceRefusalInfo("the client, its key or the task was revoked", _POLICY),
+    IssuanceRefusal.MAY_ACT: IssuanceRefusalInfo("the subject token allows only another actor (`may_act`)", _POLICY),
     IssuanceRefusal.CYCLE: IssuanceRefusalInfo("the actor is in the chain already", _POLICY),
     IssuanceRefusal.DEPTH: IssuanceRefusalInfo("the chain is too long", _POLICY),
     IssuanceRefusal.TARGET: IssuanceRefusalInfo(
         "tokens for that audience or resource are not issued", TokenErrorCode.INVALID_TARGET
     ),
     IssuanceRefusal.SCOPE: IssuanceRefusalInfo(
-        "no scope is common to what is asked for, held and handed on", TokenErrorCode.INVALID_SCOPE
+        "no scope is requested, held by the tokens and delegated by the policy", TokenErrorCode.INVALID_SCOPE
     ),
-    IssuanceRefusal.ACTOR_BLOCK: IssuanceRefusalInfo("the policy does not let the actor do that", _POLICY),
+    IssuanceRefusal.ACTOR_BLOCK: IssuanceRefusalInfo(
+        "the policy does not grant the actor the requested scopes", _POLICY
+    ),
     IssuanceRefusal.DELEGATION: IssuanceRefusalInfo(
-        "the policy does not hand that on to the actor, or not any more", _POLICY
+        "the policy does not delegate the requested scopes to the actor, or no longer", _POLICY
     ),
     IssuanceRefusal.DELEGATION_LIMIT: IssuanceRefusalInfo(
-        "the chain would be beyond the policy's limits of delegation", _POLICY
+        "the chain would exceed the policy's delegation limits", _POLICY
     ),
-    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not let the user do that", _POLICY),
-    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("what it would rest on ends now", _REQUEST),
-    IssuanceRefusal.TASK: IssuanceRefusalInfo("the task would be another one, or a wider one", _REQUEST),
+    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not grant the user the requested scopes", _POLICY),
+    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("the tokens that it would derive from expire now", _REQUEST),
+    IssuanceRefusal.TASK: IssuanceRefusalInfo("the requested task differs from the token's, or is wider", _REQUEST),
     IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed now", TokenErrorCode.UNAVAILABLE),
-    IssuanceRefusal.STORE: IssuanceRefusalInfo("what was used or revoked is not known now", TokenErrorCode.UNAVAILABLE),
-    IssuanceRefusal.FAILURE: IssuanceRefusalInfo(
-        "the token would say something else than it has to", TokenErrorCode.UNAVAILABLE
+    IssuanceRefusal.STORE: IssuanceRefusalInfo(
+        "the store of used and revoked credentials does not answer", TokenErrorCode.UNAVAILABLE
     ),
-    IssuanceRefusal.LOG: IssuanceRefusalInfo("what is issued cannot be put on record now", TokenErrorCode.UNAVAILABLE),
+    IssuanceRefusal.FAILURE: IssuanceRefusalInfo(
+        "the token would not state what was decided", TokenErrorCode.UNAVAILABLE
+    ),
+    IssuanceRefusal.LOG: IssuanceRefusalInfo(
+        "the issued token cannot be recorded in the decision log", TokenErrorCode.UNAVAILABLE
+    ),
 }
 
 
 def report_refusal(identity: CredentialAuthenticator, why: TokenIssuanceError) -> None:
-    """Counts it, and tells the operator."""
+    """Count the refusal and log it for the operator."""
     identity.count(why.code.value)
     code = why.code.value
     identity.telling.tell(
-        logging.INFO, f"not issued: {code}", f"no token was issued: {why}", event="token_refused", code=code
+        logging.INFO, f"not issued: {code}", f"token not issued: {why}", event="token_refused", code=code
     )

@@ -1,7 +1,8 @@
-"""Tokens of our own (RFC 8693): an agent acts for whoever a token is of, if the policy's delegation says so.
+"""Issues tokens by token exchange (RFC 8693): an agent acts for the subject of a token, if the policy delegates it.
 
-Never more than subject, actor, `may delegate` and request have in common; for the shortest time of all; with the actor
-at the end of the chain; bound to the actor's key. What is issued is read once more as whoever verifies it will.
+A token never exceeds what subject, actor, `may delegate` and request have in common, has the shortest of their
+lifetimes, names the actor at the end of the chain, and is bound to the actor's key. Before it is returned, it is read
+again as its verifiers will read it.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class IssuedToken:
     token: str = field(repr=False)
     scopes: tuple[str, ...]
     lasts: int  # seconds
-    bound_to_key: bool  # by DPoP, not by a certificate
+    bound_to_key: bool  # by DPoP; false if bound by certificate
 
     def to_dict(self) -> dict[str, object]:
-        """RFC 8693, 2.2.1."""
+        """Return the token response of RFC 8693, 2.2.1."""
         return {
             "access_token": self.token, "issued_token_type": ACCESS_TOKEN, "expires_in": self.lasts,
             "token_type": "DPoP" if self.bound_to_key else "Bearer", "scope": " ".join(self.scopes),
@@ -70,7 +71,7 @@ class IssuedToken:
 
 @dataclass(slots=True)
 class IssuanceAttempt:
-    """What a client asks for, and what is known by now of who it is and of the token that it shows."""
+    """A token request, with the actor and subject as far as they are verified."""
 
     asked: TokenExchangeRequest
     actor: AuthenticatedClient | None = None
@@ -79,8 +80,8 @@ class IssuanceAttempt:
 
 @dataclass(frozen=True)
 class TokenIssuer:
-    """`name`: the issuer of the policy that we are. `lifetime` in seconds. What is issued is in the `log`, if there is
-    one, before anybody has it."""
+    """The issuer of tokens. `name`: this server's issuer in the policy. `lifetime`: seconds. A `log`, if there is one,
+    records a token before the client receives it."""
 
     identity: CredentialAuthenticator
     handing: Callable[[], DelegationCheck]
@@ -94,18 +95,18 @@ class TokenIssuer:
 
     @property
     def us(self) -> Issuer:
-        """As the policy has it now."""
+        """This server's issuer in the current policy."""
         found = self.handing().kernel.issuers.get(self.name)
         if found is None or found.url is None:
-            _LOG.error("no token is issued: the policy has no issuer `%s` with a `url`", self.name)
+            _LOG.error("cannot issue tokens: the policy has no issuer `%s` with a `url`", self.name)
             raise TokenIssuanceError(IssuanceRefusal.FAILURE)
         return found
 
     def exchange(
         self, asked: TokenExchangeRequest, credentials: Credentials, request: ProofContext, now: int
     ) -> IssuedToken:
-        """`credentials` and `request`: what came with it, to prove a key. Raises TokenIssuanceError. May wait for an
-        issuer, a store or whoever has the keys, for bounded times."""
+        """Issue a token. `credentials` and `request` came with the request, to prove a key. May wait for an issuer, a
+        store or the signer, for bounded times. Raises TokenIssuanceError."""
         attempt = IssuanceAttempt(asked)
         try:
             issued = self._exchanged(attempt, credentials, request, now)
@@ -113,7 +114,7 @@ class TokenIssuer:
             self._tell(why, attempt, now)
             raise
         except (StoreError, IdentityError) as error:
-            self.identity.telling.tell(logging.WARNING, "issuing", f"no token was issued: {error}")
+            self.identity.telling.tell(logging.WARNING, "issuing", f"token not issued: {error}")
             ours = TokenIssuanceError(IssuanceRefusal.STORE if isinstance(error, StoreError) else IssuanceRefusal.KEYS)
             self._tell(ours, attempt, now)
             raise ours from None
@@ -137,7 +138,7 @@ class TokenIssuer:
         token = self.keys.sign({"typ": token_header_type(whole)}, whole, now)
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenIssuanceError(
-                IssuanceRefusal.TASK, "the token would be larger than it may be: ask for less of a task"
+                IssuanceRefusal.TASK, "the token would be too large: request a task with fewer tools or entities"
             )
         self._use(subject, actor, now)
         self._keep(token, whole, subject, actor, now)
@@ -149,7 +150,7 @@ class TokenIssuer:
     def authenticated(
         self, sent: ClientCredentials, own: str | None, credentials: Credentials, request: ProofContext, now: int
     ) -> AuthenticatedClient:
-        """Which client asks; `own`: its actor token. Nobody who was revoked, or by a key that was. Raises
+        """Authenticate the client; `own` is its actor token. A revoked client or key is refused. Raises
         TokenIssuanceError, StoreError."""
         known = None if own is None else self._verified(own, IssuanceRefusal.ACTOR_TOKEN, now)
         recognizes = partial(self.clients.recognizes, sent, known, now=now)
@@ -172,7 +173,8 @@ class TokenIssuer:
         return SubjectToken(*self._verified(raw, IssuanceRefusal.SUBJECT_TOKEN, now))
 
     def _verified(self, raw: str, code: IssuanceRefusal, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-        """Who may act with it is asked here, not of whoever presents it."""
+        """Verify a token. Its `may_act` is not checked here against the presenter but in `check_may_act` against the
+        actor."""
         try:
             return verify_active_token(self.identity, raw, now)
         except CredentialError as refused:
@@ -181,7 +183,7 @@ class TokenIssuer:
             raise TokenIssuanceError(code, f"{code.words}: {refused.why}") from None
 
     def _audience(self, targets: Sequence[str]) -> str:
-        """One of ours: a token for several could be used by one of them at another."""
+        """Return one accepted audience: with several, one recipient could use the token at another."""
         if not targets:
             return self.audiences[0]
         if len(set(targets)) > 1 or targets[0] not in self.audiences:
@@ -198,7 +200,7 @@ class TokenIssuer:
         actor: AuthenticatedClient,
         now: int,
     ) -> tuple[tuple[str, ...], int]:
-        """Those that all have in common and the policy hands on, and when the token ends."""
+        """Return the scopes that are requested, held and delegated by the policy, and when the token expires."""
         held = self._held(asked, subject, actor)
         whole = {**claims, "scope": " ".join(held)}
         roots = self._facts(self._as_token(whole, b""), actor)
@@ -216,8 +218,8 @@ class TokenIssuer:
         return tuple(granted), until
 
     def _held(self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[str, ...]:
-        """What is asked for and neither subject nor actor lacks. Where an issuer says `scopes none`, its tokens lack
-        nothing."""
+        """Return the requested scopes that neither subject nor actor lacks. Tokens of an issuer with `scopes none` lack
+        none."""
         limits = [
             None if who.scopes is None and self._no_scopes(token.issuer) else (who.scopes or ())
             for token, who in ((subject.token, subject.who), *((actor.token,) if actor.token is not None else ()))
@@ -247,7 +249,7 @@ class TokenIssuer:
         try:
             return self.identity.parts.reads(token)
         except CredentialError as refused:
-            _LOG.error("a token would not be understood: %s", refused)
+            _LOG.error("an issued token would be refused: %s", refused)
             raise TokenIssuanceError(IssuanceRefusal.FAILURE) from None
 
     def _check(
@@ -259,7 +261,7 @@ class TokenIssuer:
         scopes: Sequence[str],
         now: int,
     ) -> None:
-        """Whoever verifies it reads what was decided, and nothing else; nothing that it names was revoked."""
+        """Check that verifiers will read exactly what was decided, and that no name in the token is revoked."""
         token = self._as_token(claims, b"")
         read = self._who(token)
         said = (read.agent, read.user, read.hops, read.scopes)
@@ -269,13 +271,12 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.REVOKED)
 
     def _facts(self, token: VerifiedToken, actor: AuthenticatedClient) -> dict[str, dict[str, object]]:
-        """As decisions will have them that are made by it."""
+        """Return the facts that decisions will derive from the token."""
         mapped = self.identity.mapped.get(self.name, frozenset())
         return build_facts(token, self._who(token), actor.binding, None, mapped)
 
     def _use(self, subject: SubjectToken, actor: AuthenticatedClient, now: int) -> None:
-        """What counts once of what came, now that a token can be given for it. Raises TokenIssuanceError,
-        StoreError."""
+        """Use up tokens that are accepted once, as late as possible. Raises TokenIssuanceError, StoreError."""
         for code, token in (
             (IssuanceRefusal.SUBJECT_TOKEN, subject.token),
             *(((IssuanceRefusal.ACTOR_TOKEN, actor.token[0]),) if actor.token is not None else ()),
@@ -288,7 +289,7 @@ class TokenIssuer:
     def _keep(
         self, raw: str, claims: Mapping[str, object], subject: SubjectToken, actor: AuthenticatedClient, now: int
     ) -> None:
-        """On record before anybody has it, or nobody gets it. Raises TokenIssuanceError."""
+        """Record the token before the client receives it, or do not issue it. Raises TokenIssuanceError."""
         if self.log is None:
             return
         facts = self._facts(self._as_token(claims, raw.encode()), actor)
@@ -297,8 +298,8 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.LOG)
 
     def _tell(self, why: TokenIssuanceError, attempt: IssuanceAttempt, now: int) -> None:
-        """Counts it, and tells the operator; it is on record where the client proved who it is, so that no stranger
-        fills the log."""
+        """Count and log the refusal. Record it only if the client is authenticated, so that strangers cannot fill the
+        log."""
         report_refusal(self.identity, why)
         if self.log is None or attempt.actor is None or why.code is IssuanceRefusal.LOG:
             return

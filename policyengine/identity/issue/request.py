@@ -1,4 +1,4 @@
-"""What a client asks of the token endpoint (RFC 8693), read from its form: bounded, each parameter once."""
+"""Parses the form of a token request (RFC 8693): bounded, each parameter once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Form = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """None: as it is."""
+    """The requested task; None keeps the token's value."""
 
     id: str
     tools: tuple[str, ...] | None = None
@@ -40,7 +40,7 @@ class TaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenExchangeRequest:
-    """`scopes` None: all that there are to be had. `targets`: audiences and resources."""
+    """A parsed token request. `scopes` None requests all available scopes. `targets`: audiences and resources."""
 
     sent: ClientCredentials
     subject: str = field(repr=False)
@@ -51,12 +51,12 @@ class TokenExchangeRequest:
 
 
 def parse_token_exchange(form: Form, *, authorization: bool = False) -> TokenExchangeRequest:
-    """`authorization`: whether there was such a header. Raises TokenIssuanceError. What is not known is passed over
-    (RFC 6749, 3.2)."""
+    """Parse the form. `authorization` is whether the request has that header. Unknown parameters are ignored (RFC 6749,
+    3.2). Raises TokenIssuanceError."""
     for name, values in form.items():
         if len(values) > (MAX_TARGETS if name in REPEATABLE_PARAMETERS else 1):
             raise TokenIssuanceError(
-                IssuanceRefusal.PARAMETERS, f"`{name}` is there too often" if name in KNOWN_PARAMETERS else None
+                IssuanceRefusal.PARAMETERS, f"`{name}` is repeated too often" if name in KNOWN_PARAMETERS else None
             )
     if get_single(form, "grant_type") != TOKEN_EXCHANGE_GRANT:
         raise TokenIssuanceError(
@@ -85,7 +85,7 @@ KNOWN_PARAMETERS = (
 
 
 def get_single(form: Form, name: str) -> str | None:
-    """One that is empty is not there (RFC 6749, 3.2)."""
+    """Return the value of a parameter; an empty one counts as missing (RFC 6749, 3.2)."""
     values = form.get(name, ())
     return values[0] if values and values[0] else None
 
@@ -93,7 +93,9 @@ def get_single(form: Form, name: str) -> str | None:
 def parse_token(form: Form, whose: str) -> str | None:
     token, type_ = get_single(form, f"{whose}_token"), get_single(form, f"{whose}_token_type")
     if (token is None) != (type_ is None):
-        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"`{whose}_token` and `{whose}_token_type` come together")
+        raise TokenIssuanceError(
+            IssuanceRefusal.PARAMETERS, f"`{whose}_token` and `{whose}_token_type` must be sent together"
+        )
     if type_ is not None and type_ not in ACCEPTED_TOKEN_TYPES:
         raise TokenIssuanceError(IssuanceRefusal.TOKEN_TYPE)
     return token
@@ -102,52 +104,56 @@ def parse_token(form: Form, whose: str) -> str | None:
 def parse_client_credentials(form: Form, authorization: bool) -> ClientCredentials:
     assertion, type_ = get_single(form, "client_assertion"), get_single(form, "client_assertion_type")
     if (assertion is None) != (type_ is None) or type_ not in (None, ASSERTION_TYPE):
-        raise TokenIssuanceError(IssuanceRefusal.ASSERTION, "`client_assertion` comes with its `client_assertion_type`")
+        raise TokenIssuanceError(
+            IssuanceRefusal.ASSERTION, "`client_assertion` and `client_assertion_type` must be sent together"
+        )
     if get_single(form, "client_secret") is not None:
-        raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, "secrets are not taken")
+        raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, "a client secret is not accepted")
     return ClientCredentials(get_single(form, "client_id"), assertion, authorization)
 
 
 def parse_scopes(form: Form) -> tuple[str, ...] | None:
     given, remedy = get_single(form, "scope"), get_single(form, "remedy")
     if remedy is not None and given is not None:
-        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`remedy` stands in place of `scope`")
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`remedy` and `scope` cannot be combined")
     given = given if remedy is None else scopes_of_remedy(remedy)
     if given is None:
         return None
     found = tuple(dict.fromkeys(given.split(" ")))
     if len(found) > MAX_SCOPES or not all(SCOPE.fullmatch(scope) for scope in found):
-        raise TokenIssuanceError(IssuanceRefusal.SCOPE, "`scope` is no list of scopes")
+        raise TokenIssuanceError(IssuanceRefusal.SCOPE, "`scope` is not a valid list of scopes")
     return found
 
 
 def scopes_of_remedy(remedy: str) -> str | None:
-    """The scopes that a remedy names, as it stands in a decision: any of them would do. What a better `credential` is
-    for, every token from here is: bound, and short enough."""
+    """Return the scopes that a remedy of a decision names; one of them suffices. A `credential` remedy needs no scopes:
+    every issued token is bound and short-lived."""
     match parse_object(remedy):
         case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
             return " ".join(map(str, scopes))
         case {"kind": "credential"}:
             return None
         case _:
-            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "no token is what `remedy` asks for")
+            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`remedy` is not one that a token can satisfy")
 
 
 def parse_task(given: str | None) -> TaskRequest | None:
-    """`{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`: the task of the token."""
+    """Parse a task: `{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`."""
     if given is None:
         return None
     found = parse_object(given)
     if found is None:
-        raise TokenIssuanceError(IssuanceRefusal.TASK, "`task` is no JSON object, or could be read in two ways")
+        raise TokenIssuanceError(IssuanceRefusal.TASK, "`task` is not a JSON object, or is ambiguous")
     name = found.get("id")
     if not found.keys() <= TASK_MEMBERS or not is_name(name):
-        raise TokenIssuanceError(IssuanceRefusal.TASK, "`task` has an `id`, and may have `tools` and `entities`")
+        raise TokenIssuanceError(
+            IssuanceRefusal.TASK, "`task` must have an `id`, and may have only `tools` and `entities`"
+        )
     return TaskRequest(name, parse_tools(found.get("tools")), parse_entities(found.get("entities")))
 
 
 def parse_object(text: str) -> dict[str, object] | None:
-    """Read as strictly as what goes into a token has to be."""
+    """Parse JSON as strictly as the content of a token, or return None."""
     try:
         return parse_strict_object(text.encode())
     except CredentialError:
@@ -155,16 +161,16 @@ def parse_object(text: str) -> dict[str, object] | None:
 
 
 def parse_tools(given: object) -> tuple[str, ...] | None:
-    """No name is a pattern: one with a `*` would hold nothing, where more was meant."""
+    """Parse tool names. Patterns are refused: a name with `*` would match no tool where the client means several."""
     if given is None:
         return None
     if not isinstance(given, list) or len(given) > MAX_NAMES or not all(map(is_name, given)):
         raise TokenIssuanceError(
-            IssuanceRefusal.TASK, "`tools` of a `task` is a list of names: `server/name`, or `name` at any server"
+            IssuanceRefusal.TASK, "`tools` of a `task` must be a list of names: `server/name`, or `name` at any server"
         )
     if any("*" in name for name in given):
         raise TokenIssuanceError(
-            IssuanceRefusal.TASK, "`tools` of a `task` holds no patterns: leave it out for every tool"
+            IssuanceRefusal.TASK, "`tools` of a `task` cannot contain patterns: omit it to allow every tool"
         )
     return tuple(dict.fromkeys(given))
 
@@ -176,7 +182,7 @@ def parse_entities(given: object) -> tuple[EntityRef, ...] | None:
     known = [one for one in found if one is not None and is_name(one.type) and is_name(one.id)]
     if len(known) < len(found):
         raise TokenIssuanceError(
-            IssuanceRefusal.TASK, '`entities` of a `task` is a list of things: `{"type": "invoice", "id": "42"}`'
+            IssuanceRefusal.TASK, '`entities` of a `task` must be a list of `{"type": "invoice", "id": "42"}`'
         )
     return tuple(dict.fromkeys(known))
 

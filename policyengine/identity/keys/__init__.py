@@ -1,1 +1,1 @@
-"""Keys: of issuers and agents to verify by, and our own to sign with."""
+"""Keys: of issuers and agents for verification, and this server's own for signing."""

@@ -1,6 +1,6 @@
-"""Directories of the keys that agents sign messages by, each at an origin that an issuer of the policy names.
+"""Directories of the keys with which agents sign messages, each at an origin that an issuer of the policy names.
 
-They are asked as issuers are for their keys: bounded, kept, renewed, one request at a time.
+They are loaded like keys of issuers: bounded, cached, refreshed, one request at a time.
 """
 
 from __future__ import annotations
@@ -34,28 +34,29 @@ from policyengine.trusted_files import read_trusted
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
 MAX_FILE_BYTES = 1_048_576  # bytes
-DIRECTORY_KEY = "http-signature"  # as `alg` of a key that a directory holds: its type says which one that is
+DIRECTORY_KEY = "http-signature"  # `alg` of a directory's key: its type determines the algorithm
 CACHE_SECONDS = 300  # seconds
-RSA_ALGORITHM = "PS512"  # the JOSE name of the one algorithm that RSA keys sign messages by
+RSA_ALGORITHM = "PS512"  # JOSE name of the only algorithm for RSA message signatures
 _LOG = logging.getLogger("policyengine")
 
 
 class DirectoryKeys(Protocol):
-    """The keys of one directory. Threads may share one."""
+    """The keys of one directory. Threads may share it."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """By thumbprint, with `DIRECTORY_KEY` as `alg`. It may wait, for a bounded time. Raises CredentialError."""
+        """Return the key by thumbprint, with `DIRECTORY_KEY` as `alg`. May wait for a bounded time. Raises
+        CredentialError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AgentDirectories:
-    """By origin, as `Signature-Agent` says it letter by letter: the issuer's name and its directory."""
+    """The issuer's name and its directory by origin, spelled exactly as in `Signature-Agent`."""
 
     known: Mapping[str, tuple[str, DirectoryKeys]]
 
     def key(self, origin: str, keyid: str, now: int) -> tuple[str, VerifyingKey]:
-        """The issuer and the key. Raises CredentialError."""
+        """Return the issuer and the key. Raises CredentialError."""
         found = self.known.get(origin)
         if found is None:
             raise CredentialError(RefusalCode.UNKNOWN_ISSUER)
@@ -65,7 +66,7 @@ class AgentDirectories:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryLoader:
-    """Loads the keys of a directory. `clock`: seconds since 1970, as keys have a beginning and an end."""
+    """A loader of the keys of a directory. `clock` returns seconds since 1970, as keys have validity times."""
 
     origin: str
     fetcher: Fetcher
@@ -74,7 +75,7 @@ class DirectoryLoader:
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         answer = self.fetcher.get(self.origin + WELL_KNOWN, until)
         if answer.kind != MEDIA_TYPE:
-            raise DocumentError(f"it is no directory: its content type is not `{MEDIA_TYPE}`")
+            raise DocumentError(f"it is not a directory: its content type is not `{MEDIA_TYPE}`")
         return parse_directory(answer.body, self.clock()), answer.fresh
 
 
@@ -85,13 +86,13 @@ def open_agent_directories(
     before: AgentDirectories | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> AgentDirectories:
-    """Of all issuers whose `url` is an origin, and nothing more. `files`: by issuer, what is read in place of asking.
-    `before`: of other policies, by the same configuration: what is known of an issuer that is the same stays. Nothing
-    is asked yet. Raises IdentityError."""
+    """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
+    name. `before`: the directories of the previous policies by the same configuration; those of unchanged issuers are
+    kept. Nothing is loaded yet. Raises IdentityError."""
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
         raise IdentityError(
-            f"`signatures.directories.{name}`: no issuer of the policy with that name has an origin as `url`"
+            f"`signatures.directories.{name}`: the policy has no issuer of that name whose `url` is an origin"
         )
     made = {} if before is None else before.known
     held: dict[str, tuple[str, DirectoryKeys]] = {}
@@ -106,7 +107,7 @@ def open_agent_directories(
 
 
 def is_origin(url: str) -> bool:
-    """`https://host`, with a port or without; `http://` on this machine, or where `plain_http` allows it."""
+    """Whether the URL is only scheme, host and optional port. `http://` is checked by the fetcher."""
     try:
         parts = parse_fetch_url(url, plain_http=True)
     except FetchError:
@@ -125,11 +126,11 @@ def remote_directory(
 
 
 def parse_directory(data: bytes, now: float) -> JwkSet:
-    """Named by what they are, whatever `kid` says; those that are not valid `now` are not there. Raises
+    """Parse a directory. Keys are named by thumbprint, not by `kid`; those not valid at `now` are left out. Raises
     DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list) or len(given) > MAX_KEYS:
-        raise DocumentError(f"it is no directory: it has no list `keys`, or more than {MAX_KEYS}")
+        raise DocumentError(f"it is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")
     usable: dict[str, PublicJwk] = {}
     for jwk in given:
         try:
@@ -150,11 +151,11 @@ def is_valid_at(jwk: Mapping[str, object], now: float) -> bool:
 
 
 class FileDirectory:
-    """Of a file, which is read again when it has changed, and once in a while. While it cannot be read it has no keys:
-    whoever signs is refused. Threads may share one."""
+    """A directory in a file, which is read again when it changes, and at intervals. While it cannot be read, it has no
+    keys and signatures are refused. Threads may share it."""
 
     def __init__(self, path: Path, now: float) -> None:
-        """Raises IdentityError."""
+        """Read the file. Raises IdentityError."""
         self._path, self._lock = path, Lock()
         self._seen, self._read_at = jwks_file_stamp(path), now
         self._keys: JwkSet | None = read_directory_file(path, now)
@@ -174,12 +175,12 @@ class FileDirectory:
         try:
             return read_directory_file(self._path, now)
         except IdentityError as error:
-            _LOG.warning("signatures by these keys are refused: %s", error)
+            _LOG.warning("signatures with these keys are refused: %s", error)
             return None
 
 
 def read_directory_file(path: Path, now: float) -> JwkSet:
-    """Raises IdentityError."""
+    """Read and parse a directory file. Raises IdentityError."""
     try:
         data = read_trusted(path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:

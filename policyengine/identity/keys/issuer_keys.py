@@ -1,7 +1,7 @@
-"""The keys of issuers that are asked over HTTP: found by discovery, kept, renewed before they end, rotated at once.
+"""Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, rotated immediately.
 
-Whoever asks for a key that is kept waits for nobody. Else one asks the issuer and few wait, until a deadline; while the
-issuer cannot be asked, what was known stays for a while, and what was not is refused.
+A key in the cache is returned without waiting. Otherwise one thread asks the issuer and few wait, until a deadline.
+While the issuer does not answer, cached keys remain valid for a while and unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from policyengine.identity.single_flight import Flight, SingleFlight, SingleFlig
 from policyengine.kernel import Issuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-CACHE_RANGE_SECONDS = range(60, 3_601)  # seconds: what `Cache-Control` may say
-REFRESH_FRACTION = 0.8  # of the time that keys are kept: from then on they are renewed, and nobody waits
-UNKNOWN_KEY_INTERVAL_SECONDS = 10  # seconds between two requests because of key ids that are not known
-RETRY_INTERVAL_SECONDS = 5  # seconds after one that failed
-BACKWARDS = 60  # seconds by which a clock may go back, and what is kept counts all the same
+CACHE_RANGE_SECONDS = range(60, 3_601)  # accepted range of `Cache-Control`
+REFRESH_FRACTION = 0.8  # of the cache lifetime; later, keys are refreshed in the background
+UNKNOWN_KEY_INTERVAL_SECONDS = 10  # between requests caused by unknown key ids
+RETRY_INTERVAL_SECONDS = 5  # after a failed request
+BACKWARDS = 60  # seconds that the clock may go back without emptying the cache
 DISCOVERY_CACHE_SECONDS = 3_600.0
 DISCOVERY_PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 TRUST_DOMAIN = "spiffe://"
-WORKLOAD_KEY_USES = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a trust domain
+WORKLOAD_KEY_USES = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a SPIFFE trust domain
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
 class JwksCacheEntry:
-    """Keys that were read at `since`, fresh until `fresh`."""
+    """Keys that were loaded at `since` and are fresh until `fresh`, in seconds since 1970."""
 
     keys: JwkSet
     since: int
@@ -50,14 +50,14 @@ class JwksCacheEntry:
 
 class JwksLoader(Protocol):
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
-        """The keys as they are now, and for how many seconds they may be kept, if the issuer says. Raises FetchError,
+        """Return the current keys, and for how many seconds they may be cached if the issuer says. Raises FetchError,
         DocumentError."""
         ...
 
 
 class RemoteKeySource:
-    """A KeySource. `cache` and `stale` in seconds: how long keys are kept where the issuer does not say, and how much
-    longer while it cannot be asked. `timeout`: for all that it takes to read them, and to wait for that."""
+    """A KeySource that loads keys over HTTP. `cache` and `stale`: seconds to keep keys if the issuer does not say, and
+    how much longer while it does not answer. `timeout`: seconds for loading, and for waiting for it."""
 
     def __init__(
         self,
@@ -84,16 +84,16 @@ class RemoteKeySource:
         return held.keys.find(kid, alg, now)
 
     def look(self) -> JwkSet:
-        """What the issuer says now. Raises FetchError, DocumentError."""
+        """Return the issuer's current keys, without the cache. Raises FetchError, DocumentError."""
         return self._load(self._clock() + self.timeout)[0]
 
     @property
     def busy(self) -> bool:
-        """Whether the issuer is being asked."""
+        """Whether a request to the issuer is in progress."""
         return self._flights.busy
 
     def _kept(self, now: int) -> JwksCacheEntry:
-        """Keys that count now: what is kept, or what the issuer says."""
+        """Return the currently valid keys from the cache or the issuer. Raises CredentialError."""
         held = self._held
         if held is not None and held.since - BACKWARDS <= now < held.fresh:
             if now >= held.renew and not self._failing(now):
@@ -109,8 +109,8 @@ class RemoteKeySource:
             return held
 
     def _for_unknown(self, held: JwksCacheEntry, now: int) -> JwksCacheEntry:
-        """Keys that came since, or that the issuer is asked for once in a while; whoever comes while that is under way
-        waits for it, too. Raises CredentialError."""
+        """Return newer keys, because a key id is unknown: those loaded meanwhile, or those of a request, which is made
+        at intervals; callers during it wait for it. Raises CredentialError."""
         with self._lock:
             lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_KEY_INTERVAL_SECONDS
             if lately and not self._flights.busy:
@@ -126,7 +126,7 @@ class RemoteKeySource:
     # ── Asking ────────────────────────────────────────────────────────────────────────────────
 
     def _renewed(self, now: int) -> JwksCacheEntry:
-        """Raises CredentialError."""
+        """Load the keys, or wait for a load in progress. Raises CredentialError."""
         flight = self._start(now)
         try:
             if flight is None:
@@ -152,7 +152,7 @@ class RemoteKeySource:
             _LOG.warning("the keys of `%s` cannot be read: %s", self._name, error)
             raise
         if not keys.usable:
-            _LOG.warning("`%s` has no key that could be used", self._name)
+            _LOG.warning("`%s` has no usable key", self._name)
         kept = self._cache if fresh is None else min(max(fresh, CACHE_RANGE_SECONDS[0]), CACHE_RANGE_SECONDS[-1])
         self._held, self._failed = JwksCacheEntry(keys, now, now + kept), None
         return self._held
@@ -163,7 +163,7 @@ class RemoteKeySource:
 
 @dataclass(frozen=True, slots=True)
 class UrlJwksLoader:
-    """A JWKS by its URL. Loads keys."""
+    """A loader of a JWKS from its URL."""
 
     name: str
     url: str
@@ -177,8 +177,8 @@ class UrlJwksLoader:
 
 @dataclass(slots=True)
 class DiscoveryJwksLoader:
-    """A JWKS that the metadata of the issuer names (OpenID Connect Discovery 1.0, RFC 8414). Loads keys; one thread at
-    a time."""
+    """A loader of the JWKS named by the issuer's metadata (OpenID Connect Discovery 1.0, RFC 8414); one thread at a
+    time may use it."""
 
     name: str
     url: str
@@ -193,7 +193,7 @@ class DiscoveryJwksLoader:
         try:
             return UrlJwksLoader(self.name, self._found, self.fetcher)(until)
         except (FetchError, DocumentError):
-            self._found = None  # it may have moved
+            self._found = None  # the JWKS may have moved
             raise
 
     def _metadata(self, until: float) -> bytes:
@@ -207,7 +207,7 @@ class DiscoveryJwksLoader:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where OpenID Connect Discovery puts it, behind the path, and where RFC 8414 does, in front of it."""
+    """Return the two metadata URLs: OpenID Connect Discovery appends to the path, RFC 8414 inserts before it."""
     base = issuer.removesuffix("/")
     scheme, _, rest = base.partition("://")
     host, slash, path = rest.partition("/")
@@ -215,10 +215,10 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
 
 
 def jwks_uri(metadata: bytes, issuer: str) -> str:
-    """Of the metadata. Raises DocumentError, FetchError."""
+    """Return `jwks_uri` of the metadata. Raises DocumentError, FetchError."""
     said = parse_document(metadata)
     if said.get("issuer") != issuer:
-        raise DocumentError("its metadata is that of another issuer: `issuer` has to be its URL, letter by letter")
+        raise DocumentError("its metadata belongs to another issuer: `issuer` must be exactly its URL")
     found = said.get("jwks_uri")
     if not isinstance(found, str):
         raise DocumentError("its metadata has no `jwks_uri`")
@@ -232,15 +232,15 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
 
 
 class KeySources:
-    """The keys of issuers, as the configuration says where they are. Nothing is asked before somebody needs a key. For
-    other policies the same one goes on: what is known of an issuer that is the same stays."""
+    """The key sources of issuers, by the configuration. Nothing is loaded before a key is needed. The same object
+    serves new policies, so that keys of unchanged issuers are kept."""
 
     def __init__(self, configuration: IdentityConfig, clock: Callable[[], float] = monotonic) -> None:
         self._configuration, self._clock = configuration, clock
         self._made: dict[tuple[str, str | None, str | None], KeySource] = {}
 
     def of(self, issuer: Issuer) -> KeySource:
-        """Raises IdentityError."""
+        """Return the key source of an issuer. Raises IdentityError."""
         known = issuer.name, issuer.url, issuer.keys
         if known not in self._made:
             settings = self._configuration.issuers.get(issuer.name, IssuerSettings())
@@ -251,14 +251,14 @@ class KeySources:
 def create_key_source(
     issuer: Issuer, settings: IssuerSettings, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> KeySource:
-    """By `keys` of the settings, by `keys` of the policy, or by discovery. Raises IdentityError."""
+    """Create the key source from `keys` of the settings, `keys` of the policy, or discovery. Raises IdentityError."""
     keys, stale = settings.keys or issuer.keys, to_seconds(settings.stale)
     workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
     uses = WORKLOAD_KEY_USES if workloads else SIGNATURE_USES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
         return open_jwks_file(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
     if keys is None and (issuer.url is None or workloads):
-        raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "say where they are")
+        raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "set `keys`")
     fetcher = create_fetcher(settings.ca, settings.plain_http, configuration, clock)
     load: JwksLoader
     if keys is not None:
@@ -272,7 +272,8 @@ def create_key_source(
 
 
 def open_jwks_file(path: Path, name: str, stale: int, uses: Collection[str]) -> JwksFile:
-    """What is no JWKS at the start is a mistake; later it may be somebody who writes it anew. Raises IdentityError."""
+    """Open a JWKS file. A malformed file is an error at startup; later it may be in the middle of an update. Raises
+    IdentityError."""
     found = JwksFile(path, name, stale, uses)
     try:
         found.look()

@@ -1,4 +1,4 @@
-"""Keys that signatures are verified by: of a JWKS only what is public, for signatures, and strong enough."""
+"""Keys that verify signatures: from a JWKS only the public part, and only signature keys that are strong enough."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from policyengine.trusted_files import read_trusted
 
 MAX_KEYS = 100  # of one issuer
 MAX_FILE_BYTES = 1_048_576  # bytes
-MAX_CANDIDATE_KEYS = 8  # that one token could mean
+MAX_CANDIDATE_KEYS = 8  # that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the latter in bits: FIPS 186-5
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the latter in bits (FIPS 186-5)
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
 VerifyingKey: TypeAlias = RSAKey | ECKey | OKPKey
 
-# Of each type what is public in it: nothing else of a JWK is read, so that a private key is none here.
+# The public members by key type; nothing else of a JWK is read, so that no private key is loaded.
 PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
-# By what a key is of, the algorithms that it can verify; each may be demanded by the key itself.
+# The algorithms that a key can verify, by type and curve; the key may restrict them by `alg`.
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
@@ -42,7 +42,7 @@ ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("EC", "P-521"): ("ES512",),
     ("OKP", "Ed25519"): ("EdDSA", "Ed25519"),
 }
-# Points of Ed25519 by which signatures of anything hold: of small order, the bit of the sign aside.
+# Ed25519 points of small order (ignoring the sign bit), for which anyone can forge signatures.
 SMALL_ORDER_POINTS = frozenset(
     bytes.fromhex(one)
     for one in (
@@ -58,17 +58,17 @@ SMALL_ORDER_POINTS = frozenset(
 
 
 class KeySource(Protocol):
-    """The keys of one issuer. Threads may share one."""
+    """The keys of one issuer. Threads may share it."""
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
-        """Keys that a token with this header may be signed by: at least one, at most `MAX_CANDIDATE_KEYS`, all of them
-        public and fit for `alg`; without `kid` all that are. `now` in seconds since 1970. It may wait for the issuer,
-        for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
+        """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
+        all public and fit for `alg`; without `kid`, all of those. `now` is in seconds since 1970. May wait for the
+        issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
         ...
 
 
 class UnusableKeyError(Exception):
-    """A key of a set that nothing is verified by."""
+    """A key of a set that cannot be used for verification."""
 
     def __init__(self, refusal: RefusalCode, why: str) -> None:
         super().__init__(why)
@@ -77,7 +77,7 @@ class UnusableKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PublicJwk:
-    """`ends`: from when on it counts no more, in seconds since 1970, where its set says so."""
+    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set says so."""
 
     kid: str | None
     algorithms: tuple[str, ...]
@@ -90,21 +90,21 @@ class PublicJwk:
 
 @dataclass(frozen=True, slots=True)
 class JwkSet:
-    """What a JWKS holds; `unusable` by `kid`, so that who names one is told why."""
+    """A parsed JWKS. `unusable` holds the reasons by `kid`, to report when a token names such a key."""
 
     usable: tuple[PublicJwk, ...]
     unusable: Mapping[str, RefusalCode] = field(default_factory=dict)
 
     def knows(self, kid: str | None, now: int) -> bool:
-        """Whether to ask for the set again would be in vain."""
+        """Whether the set has an answer for this key id, so that loading it again is pointless."""
         return kid is None or kid in self.unusable or any(one.named(kid, now) for one in self.usable)
 
     def find(self, kid: str | None, alg: str, now: int = 0) -> tuple[VerifyingKey, ...]:
-        """As KeySource. Raises CredentialError."""
+        """Return the verification keys, as in KeySource. Raises CredentialError."""
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
-            raise CredentialError(RefusalCode.KEY_ID, "too many keys of its issuer are of that id, or it has none")
+            raise CredentialError(RefusalCode.KEY_ID, "its issuer has too many keys of that id, or it names none")
         if fitting:
             return fitting
         if kid is not None and kid in self.unusable:
@@ -116,11 +116,11 @@ class JwkSet:
 
 
 def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -> JwkSet:
-    """Of the bytes of a JWKS; `name` says whose it is where the log tells of keys that are passed over. `uses`: of
-    `use`, where a key says it. Raises DocumentError."""
+    """Parse a JWKS. `name` is the issuer in log lines about skipped keys; `uses` are the accepted values of `use`, if a
+    key has one. Raises DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list):
-        raise DocumentError("it is no JWKS: it has no list `keys`")
+        raise DocumentError("it is not a JWKS: it has no list `keys`")
     if len(given) > MAX_KEYS:
         raise DocumentError(f"it has more than {MAX_KEYS} keys")
     usable: list[PublicJwk] = []
@@ -134,17 +134,17 @@ def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -
             if isinstance(one, dict) and isinstance(one.get("kid"), str):
                 unusable[one["kid"]] = why.refusal
     if told:
-        _LOG.info("of the keys of `%s` not all are used: %s", name, "; ".join(told))
+        _LOG.info("skipped some keys of `%s`: %s", name, "; ".join(told))
     return JwkSet(tuple(usable), unusable)
 
 
 def parse_public_jwk(jwk: object, uses: Collection[str] = SIGNATURE_USES) -> PublicJwk:
-    """Raises UnusableKeyError."""
+    """Parse one key. Raises UnusableKeyError."""
     if not isinstance(jwk, dict):
-        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is no JSON object")
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is not a JSON object")
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KEY_ID_LENGTH):
-        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is no text, or too long")
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is not a text, or is too long")
     check_use(jwk, uses)
     key = import_public_key(jwk)
     check_strength(key)
@@ -156,38 +156,38 @@ def check_use(jwk: Mapping[str, object], uses: Collection[str]) -> None:
         raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is a shared secret")
     if "d" in jwk:
         raise UnusableKeyError(
-            RefusalCode.WRONG_KEY_USE, "its private part stands there, too, so anybody who reads it may sign"
+            RefusalCode.WRONG_KEY_USE, "the set publishes its private part, so that any reader could sign"
         )
     if "use" in jwk and jwk["use"] not in tuple(uses):
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `use` is another one")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `use` is not signatures")
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or not {"verify", "sign"} & {one for one in operations if type(one) is str}:
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `key_ops` are others")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `key_ops` have neither `verify` nor `sign`")
 
 
 def import_public_key(jwk: Mapping[str, object]) -> VerifyingKey:
     kind = jwk.get("kty")
     members = PUBLIC_MEMBERS.get(kind) if isinstance(kind, str) else None
     if members is None:
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is of a type that is not known")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its type is unknown")
     curve = jwk.get("crv") if "crv" in members else None
     if not isinstance(curve, str | None) or (kind, curve) not in ALGORITHMS:
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "it is of a curve that is not used here")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its curve is not supported")
     given = {name: jwk.get(name) for name in members}
     if not all(isinstance(one, str) and 0 < len(one) <= 2_048 for one in given.values()):
-        raise UnusableKeyError(RefusalCode.WEAK_KEY, "a part of it is missing, or too long")
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, "a member is missing or too long")
     if kind == "RSA" and count_bits(str(given["n"])) not in RSA_BITS:
         raise UnusableKeyError(RefusalCode.WEAK_KEY, f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits")
     try:
         key = JWKRegistry.import_key({"kty": str(kind), **given})  # type: ignore[dict-item]
-    except Exception:  # whatever libraries make of what a stranger wrote: it is no key
-        raise UnusableKeyError(RefusalCode.WEAK_KEY, "it is no key of its type") from None
+    except Exception:  # libraries raise many errors for malformed input
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, "it is not a valid key of its type") from None
     assert isinstance(key, RSAKey | ECKey | OKPKey)
     return key
 
 
 def count_bits(number: str) -> int:
-    """Of a number in base64url, before a library takes the time for it."""
+    """Count the bits of a base64url number before a library spends time on it."""
     try:
         return int.from_bytes(urlsafe_b64decode(number + "=" * (-len(number) % 4))).bit_length()
     except ValueError:
@@ -201,7 +201,7 @@ def check_strength(key: VerifyingKey) -> None:
 
 
 def find_weakness(key: object) -> str | None:
-    """What is wrong with a public key of the library `cryptography` so that others could sign by it; None: nothing."""
+    """Return why a public key (of the library `cryptography`) is too weak to trust, or None."""
     match key:
         case RSAPublicKey():
             numbers = key.public_numbers()
@@ -217,23 +217,23 @@ def find_weakness(key: object) -> str | None:
         case Ed25519PublicKey():
             raw = key.public_bytes_raw()
             if raw[:-1] + bytes([raw[-1] & 0x7F]) in SMALL_ORDER_POINTS:
-                return "it is of small order"
+                return "its point is of small order"
         case Ed448PublicKey():
             return None
         case _:
-            return "it is of a type that is not known"
+            return "its type is unknown"
     return None
 
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
-    """What it verifies: of all that its type can do, what its `alg` says if it says so. EdDSA is Ed25519 by its older
-    name, whichever of them a key and a token have."""
+    """Return the algorithms that the key verifies: those of its type, or the one that its `alg` names. `EdDSA` is the
+    older name of Ed25519, and each matches the other."""
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")
     if own is None or (key.key_type == "OKP" and own in possible):
         return possible
     if own not in possible:
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `alg` is another one")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `alg` does not fit its type")
     return (str(own),)
 
 
@@ -241,13 +241,13 @@ def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, .
 
 
 class JwksFile:
-    """Of a file with a JWKS, which is read again when it has changed. While it is missing or none, the keys that it had
-    last count for `stale` seconds more. A KeySource."""
+    """A KeySource that reads a JWKS file, again when it changes. While the file is missing or malformed, its last keys
+    remain valid for `stale` seconds."""
 
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # as no file looks
+        self._seen: object = ()  # unlike any file
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 
@@ -257,7 +257,7 @@ class JwksFile:
         return keys.find(kid, alg, now)
 
     def look(self) -> JwkSet:
-        """What the file holds now. Raises OSError, DocumentError."""
+        """Return the current keys of the file. Raises OSError, DocumentError."""
         data = read_trusted(self._path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
@@ -283,7 +283,7 @@ class JwksFile:
 
 
 def jwks_file_stamp(path: Path) -> tuple[int, ...] | None:
-    """By which a file is known to have changed; None where there is none."""
+    """Return a stamp that changes with the file, or None if there is no file."""
     try:
         found = path.stat()
     except OSError:

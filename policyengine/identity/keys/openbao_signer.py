@@ -1,8 +1,8 @@
-"""Signing by a key that never leaves OpenBao: its transit engine signs, and its versions are our keys.
+"""Signs with a key that never leaves OpenBao: its transit engine signs, and the key's versions are the signing keys.
 
-A version is published when it is there, signs `ahead` later, and stays published for the longest lifetime after the
-next one signs: all of that follows from when versions were made, so `bao write -f transit/keys/NAME/rotate` is all
-there is to do.
+A new version is published immediately, signs `ahead` seconds later, and stays published for the longest token lifetime
+after the next one signs. All of that follows from creation times, so that `bao write -f transit/keys/NAME/rotate` is
+the whole rotation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from policyengine.identity.keys.signing_keys import PrivateKey, signing_input
 from policyengine.identity.openbao import OpenBaoClient, RefreshedValue, get_member
 
 ALGORITHMS = {"ecdsa-p256": "ES256", "ed25519": "EdDSA"}
-BAD_ANSWER = "what OpenBao says of it is not understood"
+BAD_ANSWER = "OpenBao's answer has an unexpected form"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TransitKeyVersion:
 
 @dataclass
 class OpenBaoSigner:
-    """`ahead` and `keep` in seconds."""
+    """A TokenSigner with a key in OpenBao. `ahead` and `keep` are in seconds."""
 
     bao: OpenBaoClient
     place: TransitKeyReference
@@ -69,12 +69,12 @@ class OpenBaoSigner:
         return [dict(one.public) for one in versions if one not in ended]
 
     def signs(self, now: int) -> TransitKeyVersion:
-        """The first version signs at once, as there is no other."""
+        """Return the version that signs now; the first one signs immediately, as there is no other."""
         first, *others = self.versions(now)
         return next((one for one in reversed(others) if one.created + self.ahead <= now), first)
 
     def versions(self, now: int) -> tuple[TransitKeyVersion, ...]:
-        """Oldest first. Raises IdentityError."""
+        """Return all versions, oldest first. Raises IdentityError."""
         return self.bao.kept(self._kept, self.place, lambda: self._versions(now)).read(now)
 
     @property
@@ -88,7 +88,9 @@ class OpenBaoSigner:
         )
         kind, versions = get_member(data, "type"), get_member(data, "keys")
         if kind not in ALGORITHMS:
-            raise IdentityError(f"`{self.name}` is a key of another type", "make it `type=ecdsa-p256` or `ed25519`")
+            raise IdentityError(
+                f"`{self.name}` has an unsupported type", "create it with `type=ecdsa-p256` or `ed25519`"
+            )
         try:
             found = [parse_key_version(int(number), one, ALGORITHMS[kind]) for number, one in versions.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -98,7 +100,7 @@ class OpenBaoSigner:
         return tuple(sorted(found, key=lambda one: one.number))
 
     def _signature(self, signed: bytes, version: TransitKeyVersion, now: int) -> bytes:
-        """Seen to be by that version: a token that nobody can verify is not given out. Raises IdentityError."""
+        """Return the signature after verifying it, so that no unverifiable token is issued. Raises IdentityError."""
         raw = b64encode(signed).decode()
         more: dict[str, Any] = {"mount_point": self.place.mount, "key_version": version.number}
         if version.algorithm == "ES256":
@@ -112,12 +114,12 @@ class OpenBaoSigner:
         except (ValueError, AttributeError, IndexError):
             raise IdentityError(f"`{self.name}`: {BAD_ANSWER}") from None
         if not JWSRegistry.algorithms[version.algorithm].verify(signed, signature, version.key):
-            raise IdentityError(f"`{self.name}`: OpenBao signed by another key")
+            raise IdentityError(f"`{self.name}`: OpenBao signed with another key")
         return signature
 
 
 def parse_key_version(number: int, given: Mapping[str, Any], algorithm: str) -> TransitKeyVersion:
-    """Raises ValueError, KeyError, TypeError for what is none."""
+    """Parse a version. Raises ValueError, KeyError or TypeError if it is malformed."""
     created = int(datetime.fromisoformat(given["creation_time"]).timestamp())
     told = given["public_key"]
     if algorithm == "EdDSA":

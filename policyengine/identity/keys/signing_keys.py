@@ -1,7 +1,7 @@
-"""Keys that tokens of our own are signed by, and when each of them is published and signs.
+"""This server's signing keys, with the times at which each is published, signs and is withdrawn.
 
-A new key is published before it signs, so that whoever verifies knows it by then; an old one stays published until the
-last token that it signed has ended. All of that is times in the file: nobody has to do anything at any of them.
+A new key is published before it signs, so that verifiers know it in time; an old one stays published until the last
+token that it signed has expired. The file holds all these times, so that rotation needs no further action.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from policyengine.identity.secret_reader import ChangingFile, read_private
 PrivateKey = ECKey | OKPKey
 ALGORITHMS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
 MAX_KEYS = 50
-MAX_KEY_SECONDS = 10 * 365 * 86_400  # seconds that a key waits, or stays
+MAX_KEY_SECONDS = 10 * 365 * 86_400  # longest time that a key may wait or stay published
 TIME_MEMBERS = ("created", "signs_from", "gone_from")
-NEW_KEY_HINT = "`policyengine keys new FILE` makes one"
+NEW_KEY_HINT = "create one with `policyengine keys new FILE`"
 
 
 class KeyState(StrEnum):
-    WAITS = "waits"  # published, and does not sign yet
+    WAITS = "waits"  # published, does not sign yet
     SIGNS = "signs"
-    STAYS = "stays"  # published, and does not sign any more
+    STAYS = "stays"  # published, no longer signs
     GONE = "gone"
 
 
 class TokenSigner(Protocol):
-    """Keys of our own. Threads may share one. `now` in seconds since 1970."""
+    """This server's signing keys. Threads may share it. `now` is in seconds since 1970."""
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
-        """A JWT, by the key that signs now. May wait for whoever has the key. Raises IdentityError."""
+        """Return a JWT signed with the current key. May wait for the signer. Raises IdentityError."""
         ...
 
     def published(self, now: int) -> list[dict[str, object]]:
-        """The public keys by which tokens are verified, as members of a JWKS. Raises IdentityError."""
+        """Return the public keys that verify tokens, as members of a JWKS. Raises IdentityError."""
         ...
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
-        """The same, waiting for nobody; None where somebody would have to be asked. Raises IdentityError."""
+        """Return the same without waiting, or None if a server would have to be asked. Raises IdentityError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class JwtSigningKey:
-    """`gone_from` None: nobody has put another in its place."""
+    """A signing key with its times, in seconds since 1970; `gone_from` is None until another key replaces it."""
 
     key: PrivateKey = field(repr=False)
     kid: str
@@ -76,22 +76,22 @@ class JwtSigningKey:
         return {**told, "kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
     def to_dict(self) -> dict[str, object]:
-        """With the private half: for the file alone."""
+        """Return the key with its private part, for the key file only."""
         times = {name: value for name in TIME_MEMBERS if (value := getattr(self, name)) is not None}
         return {**self.key.as_dict(private=True), "kid": self.kid, "alg": self.algorithm, "use": "sig", **times}
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """In the order in which they were made."""
+    """The signing keys, in order of creation."""
 
     keys: tuple[JwtSigningKey, ...]
 
     def signs(self, now: int) -> JwtSigningKey:
-        """Of those that may sign the one that was made last. Raises IdentityError."""
+        """Return the newest key that may sign. Raises IdentityError."""
         able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
         if not able:
-            raise IdentityError("no key signs now", "`policyengine keys rotate FILE --ahead 0s` makes one that does")
+            raise IdentityError("no key signs now", "run `policyengine keys rotate FILE --ahead 0s`")
         return able[-1]
 
     def state(self, key: JwtSigningKey, now: int) -> KeyState:
@@ -112,15 +112,15 @@ class KeyRing:
         return key.gone_from is not None and key.gone_from <= now
 
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
-        """With one that signs `ahead` seconds later; `keep` seconds after that those before it are published no more.
-        Raises IdentityError."""
+        """Return the ring with a new key that signs `ahead` seconds from now; the older ones are withdrawn `keep`
+        seconds after that. Raises IdentityError."""
         if max(ahead, keep) > MAX_KEY_SECONDS:
-            raise IdentityError("a key waits for ten years at most, and stays for as long", "take a shorter time")
+            raise IdentityError("the times of a key are longer than ten years", "choose a shorter time")
         new = new_key(algorithm, now, now + ahead)
         end = new.signs_from + keep
         older = [replace(one, gone_from=min(end, one.gone_from or end)) for one in self.published(now)]
         if len(older) >= MAX_KEYS:
-            raise IdentityError(f"{MAX_KEYS} keys are published already", "wait until some of them are gone")
+            raise IdentityError(f"{MAX_KEYS} keys are published already", "wait until some are withdrawn")
         return KeyRing((*older, new))
 
     def to_bytes(self) -> bytes:
@@ -141,19 +141,21 @@ def new_key(algorithm: str, now: int, signs_from: int) -> JwtSigningKey:
 
 
 def parse_ring(content: bytes, name: str) -> KeyRing:
-    """Raises IdentityError, which shows nothing of the file."""
+    """Parse a key file. Raises IdentityError, whose message contains nothing of the file."""
     try:
         given = json.loads(content)["keys"]
         keys = tuple(map(parse_signing_key, given))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
-        raise IdentityError(f"`{name}` is no file of signing keys", NEW_KEY_HINT) from None
+        raise IdentityError(f"`{name}` is not a file of signing keys", NEW_KEY_HINT) from None
     if not 0 < len(keys) <= MAX_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
-        raise IdentityError(f"`{name}` is no file of signing keys: it holds none, too many, or one twice", NEW_KEY_HINT)
+        raise IdentityError(
+            f"`{name}` is not a file of signing keys: it has no key, too many, or one twice", NEW_KEY_HINT
+        )
     return KeyRing(keys)
 
 
 def parse_signing_key(given: Mapping[str, Any]) -> JwtSigningKey:
-    """Raises ValueError, KeyError, JoseError, and the like for what is none."""
+    """Parse one key. Raises ValueError, KeyError, JoseError and similar if it is malformed."""
     algorithm = given["alg"]
     kind, curve = ALGORITHMS[algorithm]
     jwk = {name: given[name] for name in ("kty", "crv", "x", "y", "d") if name in given}
@@ -162,13 +164,13 @@ def parse_signing_key(given: Mapping[str, Any]) -> JwtSigningKey:
         raise ValueError("the members of a key do not fit each other")
     created, signs_from, gone_from = (given.get(name) for name in TIME_MEMBERS)
     if type(created) is not int or type(signs_from) is not int or type(gone_from) not in (int, type(None)):
-        raise ValueError("a time of a key is none")
+        raise ValueError("a time of a key is malformed")
     return JwtSigningKey(key, given["kid"], algorithm, created, signs_from, gone_from)
 
 
 def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
-    """Whoever else rotates meanwhile goes after. Without `algorithm` that of the newest key. Raises IdentityError,
-    OSError."""
+    """Rotate the keys in a file, one process at a time. The default `algorithm` is that of the newest key. Raises
+    IdentityError, OSError."""
     path = path.resolve()
     with rotation_lock(path):
         ring = read_ring(path)
@@ -179,7 +181,7 @@ def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: i
 
 
 def drop_unfinished(path: Path) -> None:
-    """What others left beside it who were killed: private keys are in that."""
+    """Delete temporary files of killed processes, as they contain private keys."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
     for file in path.parent.iterdir():
         if left.fullmatch(file.name):
@@ -188,7 +190,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def read_ring(path: Path) -> KeyRing:
-    """Raises IdentityError."""
+    """Read a key file. Raises IdentityError."""
     try:
         content = read_private(path)[0]
     except IdentityError as error:
@@ -197,8 +199,8 @@ def read_ring(path: Path) -> KeyRing:
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
-    """All of it or nothing. With `new` it replaces nothing and is for its owner alone; else it stays readable for whom
-    it was: servers run as others than whoever rotates. Raises OSError."""
+    """Write the key file atomically. With `new` it must not exist and only its owner may read it; otherwise owner and
+    mode stay the same, as servers may run as another user than the operator. Raises OSError."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
@@ -209,7 +211,7 @@ def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
             file.flush()
             os.fsync(descriptor)
         if new:
-            os.link(beside, path)  # fails where something is there
+            os.link(beside, path)  # fails if the file exists
         else:
             os.replace(beside, path)
     finally:
@@ -217,7 +219,7 @@ def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
 
 
 def copy_ownership(descriptor: int, before: os.stat_result) -> None:
-    """Raises OSError where it cannot belong to whom it did."""
+    """Copy owner and mode. Raises OSError if the owner cannot be kept."""
     made = os.fstat(descriptor)
     if os.name == "posix":
         if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
@@ -227,13 +229,13 @@ def copy_ownership(descriptor: int, before: os.stat_result) -> None:
 
 @dataclass
 class KeyRingFile:
-    """The keys of a file, which is read again when it changes."""
+    """A TokenSigner with the keys of a file, which is read again when it changes."""
 
     file: ChangingFile[KeyRing]
 
     @classmethod
     def of(cls, path: Path) -> KeyRingFile:
-        """Raises IdentityError."""
+        """Open a key file. Raises IdentityError."""
         found = cls(ChangingFile(path, parse_ring))
         found.file.read()
         return found
@@ -252,7 +254,7 @@ class KeyRingFile:
 
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
-    """Of a JWS in compact form. Raises IdentityError."""
+    """Return the signing input of a compact JWS. Raises IdentityError."""
     parts = (
         json.dumps(one, separators=(",", ":"), ensure_ascii=False, default=normalize_number) for one in (header, claims)
     )
@@ -260,10 +262,10 @@ def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) ->
 
 
 def normalize_number(value: object) -> float:
-    """Of a fraction as claims have it, which stays what it is. Raises IdentityError."""
+    """Convert a fractional claim to a float of exactly the same value. Raises IdentityError."""
     found = float(value) if isinstance(value, Decimal) else None
     if found is None or Decimal(repr(found)) != value:
-        raise IdentityError("a claim has more digits than a token of ours can have")
+        raise IdentityError("a claim has more digits than an issued token can represent")
     return found
 
 
@@ -271,7 +273,7 @@ def normalize_number(value: object) -> float:
 
 
 def describe_ring(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:
-    """Nothing of it is private."""
+    """Describe the keys without private parts."""
     return [describe_key(one, ring.state(one, now)) for one in ring.keys]
 
 

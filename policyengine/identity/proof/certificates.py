@@ -1,6 +1,6 @@
-"""The certificate of a client's connection, as whoever holds the connection tells of it: RFC 9440, Envoy, or PEM.
+"""Client certificates as gateways report them: RFC 9440, Envoy's header, or PEM.
 
-Nothing here reads the headers of the client's own request: what comes in is what an authenticated gateway said.
+The input comes from an authenticated gateway, never from headers of the client's own request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
 MAX_CHAIN_LENGTH = 8
-# One `Key=value` of Envoy's header with what ends it: quoted where the value has one of `,;="`.
+# One `Key=value` of Envoy's header and its terminator; a value with one of `,;="` is quoted.
 PAIR = re.compile(r"""(?P<key>[A-Za-z]{1,16})=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;]*))(?P<end>[,;]|\Z)""")
 SINGLE_FIELDS = ("Hash", "Cert", "Chain", "Subject")
 HASH = re.compile(r"[0-9a-fA-F]{64}")
@@ -29,8 +29,8 @@ HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """`x5t`: SHA-256 of the certificate in base64url. `certificate` None: the gateway told its digest alone. `chain`:
-    what came along to lead from it to somebody trusted."""
+    """A client certificate. `x5t`: SHA-256 in base64url. `certificate` is None if the gateway reports only the digest.
+    `chain`: intermediate certificates."""
 
     x5t: str
     certificate: x509.Certificate | None
@@ -38,7 +38,7 @@ class ClientCertificate:
 
 
 def parse_client_certificate(text: str) -> ClientCertificate:
-    """From `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises CredentialError."""
+    """Parse `Client-Cert`, `X-Forwarded-Client-Cert` or PEM. Raises CredentialError."""
     if text.startswith(":"):
         return client_certificate((from_der(parse_byte_sequence(text)),))
     if text.startswith((PEM, ESCAPED_PEM)):
@@ -47,31 +47,31 @@ def parse_client_certificate(text: str) -> ClientCertificate:
 
 
 def client_certificate(certificates: tuple[x509.Certificate, ...]) -> ClientCertificate:
-    """Raises CredentialError."""
+    """Check the leaf's key and build the result. Raises CredentialError."""
     check_key_strength(certificates[0])
     return ClientCertificate(x5t_thumbprint(certificates[0]), certificates[0], certificates[1:])
 
 
 def check_key_strength(certificate: x509.Certificate) -> None:
-    """That nobody but its owner has it: as strong as keys of issuers have to be. Raises CredentialError."""
+    """Check that the key is as strong as an issuer's key must be. Raises CredentialError."""
     try:
         why = find_weakness(certificate.public_key())
-    except Exception:  # whatever the library makes of what a stranger wrote
-        why = "it is of a type that is not known"
+    except Exception:  # libraries raise many errors for malformed input
+        why = "its type is unknown"
     if why is not None:
         raise CredentialError(RefusalCode.WEAK_KEY, f"the key of the client certificate cannot be used: {why}")
 
 
 def x5t_thumbprint(certificate: x509.Certificate) -> str:
-    """`x5t#S256` of RFC 8705."""
+    """Return `x5t#S256` of RFC 8705."""
     return encode_base64url(sha256(certificate.public_bytes(Encoding.DER)).digest())
 
 
 def check_validity(certificate: x509.Certificate, now: int) -> int:
-    """When it ends, in seconds since 1970. Raises CredentialError."""
+    """Check the validity period. Return its end in seconds since 1970. Raises CredentialError."""
     try:
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    except ValueError:  # as of the year 0, which whoever signs for themselves may write
+    except ValueError:  # as for the year 0, possible in a self-signed certificate
         raise CredentialError(RefusalCode.CERTIFICATE_TIME) from None
     if not begins <= now <= ends:
         raise CredentialError(RefusalCode.CERTIFICATE_TIME)
@@ -82,35 +82,35 @@ def check_validity(certificate: x509.Certificate, now: int) -> int:
 
 
 def parse_byte_sequence(text: str) -> bytes:
-    """Of a byte sequence of RFC 9651, and nothing beside it. Raises CredentialError."""
+    """Parse a text that is exactly one byte sequence of RFC 9651. Raises CredentialError."""
     try:
         if len(text) < 3 or not text.endswith(":"):
             raise ValueError
         return b64decode(text[1:-1], validate=True)
     except (binascii.Error, ValueError):
-        raise CredentialError(RefusalCode.CERTIFICATE, "`Client-Cert` is not one byte sequence") from None
+        raise CredentialError(RefusalCode.CERTIFICATE, "`Client-Cert` is not a single byte sequence") from None
 
 
 def from_der(data: bytes) -> x509.Certificate:
-    """Raises CredentialError."""
+    """Parse a DER certificate. Raises CredentialError."""
     try:
         return check_single_encoding(x509.load_der_x509_certificate(data))
     except CredentialError:
         raise
-    except Exception:  # whatever the library makes of what a stranger wrote: it is no certificate
+    except Exception:  # libraries raise many errors for malformed input
         raise CredentialError(RefusalCode.CERTIFICATE) from None
 
 
 def check_single_encoding(found: x509.Certificate) -> x509.Certificate:
-    """The bits that its signature says to leave out are signed by nobody: with some, one certificate would have two
-    spellings, and two hashes. Raises CredentialError."""
+    """Check that the signature has no unused bits: they are not signed, so that one certificate would have two
+    spellings and two hashes. Raises CredentialError."""
     if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
         raise CredentialError(RefusalCode.CERTIFICATE)
     return found
 
 
 def from_pem(text: str) -> tuple[x509.Certificate, ...]:
-    """First the client's, then what leads to its trust. Raises CredentialError."""
+    """Parse PEM certificates, the client's first. Raises CredentialError."""
     try:
         found = tuple(map(check_single_encoding, x509.load_pem_x509_certificates(text.encode())))
     except CredentialError:
@@ -118,7 +118,7 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
     except Exception:
         raise CredentialError(RefusalCode.CERTIFICATE) from None
     if len(found) > MAX_CHAIN_LENGTH:
-        raise CredentialError(RefusalCode.CERTIFICATE, f"more than {MAX_CHAIN_LENGTH} certificates came")
+        raise CredentialError(RefusalCode.CERTIFICATE, f"the gateway sent more than {MAX_CHAIN_LENGTH} certificates")
     return found
 
 
@@ -126,11 +126,11 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
 
 
 def from_envoy(text: str) -> ClientCertificate:
-    """Of one connection. Raises CredentialError."""
+    """Parse Envoy's header of one connection. Raises CredentialError."""
     given = parse_xfcc_pairs(text)
     said = {key: unquote(value) for key, value in given if key in SINGLE_FIELDS}
     if len(said) != sum(key in SINGLE_FIELDS for key, _ in given):
-        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header says something twice")
+        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header repeats a field")
     told = said.get("Hash")
     if told is not None and not HASH.fullmatch(told):
         raise CredentialError(RefusalCode.CERTIFICATE, "the proxy's header has no hash of a certificate")
@@ -144,23 +144,23 @@ def from_envoy(text: str) -> ClientCertificate:
         return ClientCertificate(encode_base64url(bytes.fromhex(told)), None)
     found = client_certificate((*leaf, *(one for one in chain if one != leaf[0])))
     if told is not None and not equal_in_constant_time(found.x5t, encode_base64url(bytes.fromhex(told))):
-        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header is of two certificates")
+        raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header mixes two certificates")
     return found
 
 
 def parse_xfcc_pairs(text: str) -> list[tuple[str, str]]:
-    """Of `Key=value;Key="value"`, in order. A comma begins another connection, and Envoy writes the names in a
-    certificate as they are: a name with a comma would be whoever its owner likes. Raises CredentialError."""
+    """Parse `Key=value;Key="value"` in order. A comma begins another connection, and is refused: Envoy copies names
+    from the certificate unescaped, so that a name with a comma could forge one. Raises CredentialError."""
     found: list[tuple[str, str]] = []
     position, end = 0, ";"
     while end == ";":
         pair = PAIR.match(text, position)
         if pair is None:
-            raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header is not as Envoy writes it")
+            raise CredentialError(RefusalCode.UNTRUSTED_PROXY, "the proxy's header is not in Envoy's format")
         quoted, position, end = pair["quoted"], pair.end(), pair["end"]
         found.append((pair["key"], pair["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
     if end == ",":
         raise CredentialError(
-            RefusalCode.UNTRUSTED_PROXY, "the proxy's header is of several connections: `SANITIZE_SET` makes it one"
+            RefusalCode.UNTRUSTED_PROXY, "the proxy's header lists several connections: set `SANITIZE_SET` in Envoy"
         )
     return found

@@ -1,4 +1,4 @@
-"""Proofs that the presenter of a token has the key it is bound to, for this request (DPoP, RFC 9449)."""
+"""Verifies DPoP proofs (RFC 9449): the presenter of a token has the key it is bound to, for this request."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.stores.credential_marks import CredentialMarks
 
 MAX_PROOF_LENGTH, MAX_HEADER_LENGTH = 8_192, 4_096  # characters
-MAX_CACHED_KEYS = 4_096  # that are known from proofs before
-MAX_PROOF_ID_LENGTH = 256  # characters of `jti`
+MAX_CACHED_KEYS = 4_096  # parsed proof headers
+MAX_PROOF_ID_LENGTH = 256  # of `jti`
 PROOF_TYPE = "dpop+jwt"
 HEADER_MEMBERS = frozenset({"typ", "alg", "jwk"})
 NONCE = re.compile(r"[A-Za-z0-9_-]{32}")
-TIME_BYTES, TAG_BYTES = 8, 16  # bytes of a nonce
+TIME_BYTES, TAG_BYTES = 8, 16  # of a nonce
 
 
 @dataclass(frozen=True, slots=True)
 class DpopNonces:
-    """Nonces that nobody has to remember: the time, and what only who has `key` can make of it. `lifetime` in seconds.
-    Processes that serve one place share a key; where they are on several machines, their clocks may differ by
-    `leeway`."""
+    """Nonces for proofs: a time and its HMAC with `key`, so that none is stored. `lifetime` in seconds. Processes of
+    one server share the key; on several machines their clocks may differ by `leeway` seconds."""
 
     lifetime: int
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
@@ -56,7 +55,7 @@ class DpopNonces:
         return encode_base64url(time + self._tag(time))
 
     def check(self, given: object, now: int) -> None:
-        """Raises CredentialError."""
+        """Check a nonce. Raises CredentialError."""
         if not isinstance(given, str) or not NONCE.fullmatch(given):
             raise CredentialError(RefusalCode.PROOF_NONCE)
         raw = urlsafe_b64decode(given)
@@ -73,7 +72,7 @@ class DpopNonces:
 
 @dataclass(frozen=True, slots=True)
 class DpopProof:
-    """One that was read, whose signature nobody looked at yet. `jkt`: the thumbprint of its key (RFC 7638)."""
+    """A parsed proof whose signature is not verified yet. `jkt`: thumbprint of its key (RFC 7638)."""
 
     alg: str
     key: VerifyingKey = field(repr=False)
@@ -85,7 +84,8 @@ class DpopProof:
 
 @dataclass(frozen=True, slots=True)
 class DpopVerifier:
-    """Whether proofs hold. `window`: how many seconds one is good for; `leeway`: by how many clocks may differ."""
+    """The verifier of proofs. `window`: lifetime of a proof in seconds; `leeway`: tolerated clock difference in
+    seconds."""
 
     marks: CredentialMarks = field(repr=False)
     window: int = 60
@@ -102,9 +102,10 @@ class DpopVerifier:
         token: bytes | None = None,
         admit: Callable[[str], None] | None = None,
     ) -> str:
-        """The thumbprint of the key that was proved to be there, for this request and once. `jkt`: that it has to be;
-        `token`: SHA-256 of the token that the proof comes with; `admit` may raise before one that holds is remembered.
-        Raises CredentialError; StoreError where nobody knows whether it was used."""
+        """Verify a proof for this request, and that it is used for the first time. Return the thumbprint of its key.
+        `jkt`: the required thumbprint; `token`: SHA-256 of the token that comes with the proof; `admit` may raise
+        before a valid proof is remembered. Raises CredentialError; StoreError if the store cannot say whether the proof
+        was used."""
         proof = read_proof(raw)
         if jkt is not None and not equal_in_constant_time(proof.jkt, jkt):
             raise CredentialError(RefusalCode.BOUND_TO_OTHER)
@@ -124,7 +125,7 @@ class DpopVerifier:
         return proof.jkt
 
     def _check_time(self, claims: Mapping[str, object], now: int) -> int:
-        """When it was made. It may bring an end of its own."""
+        """Return when the proof was made, after checking that time and its optional `exp`."""
         issued, ends = parse_numeric_date(claims.get("iat")), claims.get("exp")
         if not now - self.window <= issued <= now + self.leeway or (
             ends is not None and parse_numeric_date(ends) <= now
@@ -137,19 +138,19 @@ class DpopVerifier:
 
 
 def check_proof_target(claims: Mapping[str, object], request: ProofContext) -> None:
-    """Raises CredentialError."""
+    """Check that the proof is for this method and URL. Raises CredentialError."""
     method, url = claims.get("htm"), claims.get("htu")
     if not isinstance(method, str) or method != request.method:
         raise CredentialError(RefusalCode.PROOF_METHOD)
     if request.url is None:
-        raise CredentialError(RefusalCode.PROOF_URL, "nobody says which URL was asked for")
+        raise CredentialError(RefusalCode.PROOF_URL, "the URL of the request is unknown")
     said = normalize_url(url) if isinstance(url, str) else None
     if said is None or said != normalize_url(request.url):
         raise CredentialError(RefusalCode.PROOF_URL)
 
 
 def proof_identifier(claims: Mapping[str, object]) -> str:
-    """Of `jti` what takes the same room whatever it is. Raises CredentialError."""
+    """Return a digest of `jti`, of constant size. Raises CredentialError."""
     found = claims.get("jti")
     if not isinstance(found, str) or not 0 < len(found) <= MAX_PROOF_ID_LENGTH:
         raise CredentialError(RefusalCode.PROOF, "the proof has no `jti`, or one that is too long")
@@ -157,9 +158,9 @@ def proof_identifier(claims: Mapping[str, object]) -> str:
 
 
 def parse_numeric_date(raw: object) -> int:
-    """Of a NumericDate. Raises CredentialError."""
+    """Parse a NumericDate. Raises CredentialError."""
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal) or not 0 <= raw < 2**40:
-        raise CredentialError(RefusalCode.PROOF_TIME, "the proof does not say when it was made")
+        raise CredentialError(RefusalCode.PROOF_TIME, "the proof has no valid `iat`")
     return int(raw)
 
 
@@ -167,7 +168,7 @@ def parse_numeric_date(raw: object) -> int:
 
 
 def read_proof(raw: str) -> DpopProof:
-    """Raises CredentialError."""
+    """Parse a proof. Raises CredentialError."""
     if "," in raw or " " in raw.strip():
         raise CredentialError(RefusalCode.PROOF_TWICE)
     parts = raw.strip().split(".")
@@ -180,14 +181,17 @@ def read_proof(raw: str) -> DpopProof:
 
 @lru_cache(maxsize=MAX_CACHED_KEYS)
 def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
-    """Algorithm, key and its thumbprint: whoever has a key sends the same with each proof. Raises CredentialError."""
+    """Return the algorithm, the key and its thumbprint; cached, as a client sends the same header with each proof.
+    Raises CredentialError."""
     if len(segment) > MAX_HEADER_LENGTH:
         raise CredentialError(RefusalCode.PROOF)
     header = parse_segment(segment)
     if header.keys() - HEADER_MEMBERS:
-        raise CredentialError(RefusalCode.PROOF, "the header of the proof has more than `typ`, `alg` and `jwk`")
+        raise CredentialError(
+            RefusalCode.PROOF, "the header of the proof has members other than `typ`, `alg` and `jwk`"
+        )
     if header.get("typ") != PROOF_TYPE:
-        raise CredentialError(RefusalCode.PROOF, "the proof is a token of another type")
+        raise CredentialError(RefusalCode.PROOF, "the `typ` of the proof is not `dpop+jwt`")
     alg = header.get("alg")
     if not isinstance(alg, str) or alg not in SAFE_ALGORITHMS:
         raise CredentialError(RefusalCode.PROOF, "the algorithm of the proof is not allowed")
@@ -196,15 +200,15 @@ def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
 
 
 def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
-    """Public, strong enough, of the algorithm, and with nothing beside it that could name another. Raises
-    CredentialError."""
+    """Parse the key of a proof: public, strong enough, of this algorithm, without members that could name another key.
+    Raises CredentialError."""
     if not isinstance(jwk, dict):
         raise CredentialError(RefusalCode.PROOF_KEY, "the proof has no key")
     allowed = {"kty", "alg", "use", *PUBLIC_MEMBERS.get(str(jwk.get("kty")), ())}
     if jwk.keys() - allowed:
-        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof has members that have no place in it")
+        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof has unexpected members")
     if jwk.get("use", "sig") != "sig":
-        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof is for something else")
+        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof is not for signatures")
     try:
         key = import_public_key(jwk)
         check_strength(key)
@@ -212,18 +216,18 @@ def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
     except UnusableKeyError as error:
         raise CredentialError(RefusalCode.PROOF_KEY, f"the key of the proof cannot be used: {error.why}") from None
     if alg not in fitting:
-        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof is of another algorithm")
+        raise CredentialError(RefusalCode.PROOF_KEY, "the key of the proof does not fit its algorithm")
     return key
 
 
 def check_proof_signature(proof: DpopProof) -> None:
-    """Raises CredentialError."""
+    """Verify the signature of a proof. Raises CredentialError."""
     try:
         holds = jws.MODELS[proof.alg].verify(proof.signed, proof.signature, proof.key)
     except (JoseError, ValueError):
         holds = False
     if not holds:
-        raise CredentialError(RefusalCode.PROOF, "the signature of the proof does not hold")
+        raise CredentialError(RefusalCode.PROOF, "the signature of the proof is not valid")
 
 
 def parse_segment(segment: str) -> dict[str, object]:
@@ -231,11 +235,11 @@ def parse_segment(segment: str) -> dict[str, object]:
     try:
         return parse_strict_object(data)
     except CredentialError as refused:
-        raise CredentialError(RefusalCode.PROOF, f"the proof cannot be read: {refused.why}") from None
+        raise CredentialError(RefusalCode.PROOF, f"the proof is malformed: {refused.why}") from None
 
 
 def decode_segment(segment: str) -> bytes:
     try:
         return jws.decode_segment(segment)
     except CredentialError:
-        raise CredentialError(RefusalCode.PROOF, "the proof is not in base64url") from None
+        raise CredentialError(RefusalCode.PROOF, "the proof is not valid base64url") from None

@@ -1,4 +1,4 @@
-"""What of a request proves that its credential is the presenter's own; and credentials that are no tokens."""
+"""Verifies that a credential belongs to its presenter, and verifies credentials that are not tokens."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks
 
 KEY_MEMBER, CERTIFICATE_MEMBER = "jkt", "x5t#S256"
-MAX_UNKNOWN_KEY_PROOFS = 100_000  # proofs within the time that one is remembered
+MAX_UNKNOWN_KEY_PROOFS = 100_000  # proofs within the time that each is remembered
 DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
 class BindingVerifier:
-    """Binds: a token that names a key (`cnf`) is the presenter's who proves to have it for this request. Without a
-    token, as clients ask for one, whatever key is proved."""
+    """The verifier of a token's binding: if the token names a key (`cnf`), the presenter must prove that key for this
+    request. Without a token (clients of the token endpoint), any proved key is returned."""
 
     proofs: DpopVerifier
-    strangers: MarkQuota  # of proofs that come without a token: anybody can make one
+    strangers: MarkQuota  # for proofs without a token, which any client can make
     hosts: OwnHosts = ANY_HOST
 
     def __call__(
@@ -60,7 +60,7 @@ class BindingVerifier:
     def _any_key(
         self, credentials: Credentials, request: ProofContext, now: int, recognizes: Callable[[str], bool] | None
     ) -> ConfirmedKey:
-        """Only proofs that hold count as those of strangers."""
+        """Return the proved keys; only valid proofs of unknown keys count against the quota."""
 
         def admit(jkt: str) -> None:
             if recognizes is None or not recognizes(jkt):
@@ -90,7 +90,7 @@ class BindingVerifier:
             return None, None, None
         if credentials.client_certificate is None:
             raise CredentialError(
-                RefusalCode.PROOF_MISSING, "it is bound to a certificate, and the connection has none"
+                RefusalCode.PROOF_MISSING, "the token is bound to a certificate, but the connection has none"
             )
         found = parse_client_certificate(credentials.client_certificate)
         if not equal_in_constant_time(found.x5t, keys[CERTIFICATE_MEMBER]):
@@ -99,15 +99,15 @@ class BindingVerifier:
 
 
 def confirm_certificate(connection: ClientCertificate, now: int) -> tuple[str, int | None, str | None]:
-    """The digest of the certificate and, as far as the gateway lets us see, when it ends and which key it has. Raises
-    CredentialError."""
+    """Return the digest of the certificate and, if the gateway passes the certificate, its end and the thumbprint of
+    its key. Raises CredentialError."""
     if connection.certificate is None:
         return connection.x5t, None, None
     return connection.x5t, check_validity(connection.certificate, now), key_thumbprint(connection.certificate)
 
 
 def confirmation_members(token: VerifiedToken) -> Mapping[str, str]:
-    """What `cnf` binds it to, all of which has to hold. Raises CredentialError for what is not understood."""
+    """Return the members of `cnf`, which must all be proved. Raises CredentialError for unknown or malformed ones."""
     if "cnf" not in token.claims:
         return {}
     found = token.claims["cnf"]
@@ -124,8 +124,8 @@ def presentation_scheme(credentials: Credentials) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TokenlessVerifier:
-    """Presents. What the client itself sent goes before the certificate that its connection has anyway. `api_keys`
-    None: there are none; `signatures` None: nobody verifies those of messages here."""
+    """The verifier of credentials that are not tokens. Those that the client sent come before the certificate of its
+    connection. `api_keys` None: API keys are refused; `signatures` None: message signatures are refused."""
 
     api_keys: ApiKeys | None
     signatures: MessageSignatureVerifier | None
@@ -136,7 +136,9 @@ class TokenlessVerifier:
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
         signed = credentials.signature is not None or credentials.signature_input is not None
         if credentials.dpop is not None:
-            raise CredentialError(RefusalCode.NOT_BOUND, "a proof came, and no token that is bound to its key")
+            raise CredentialError(
+                RefusalCode.NOT_BOUND, "the request has a proof, but no token that is bound to its key"
+            )
         if credentials.api_key is not None:
             if signed:
                 raise CredentialError(RefusalCode.TWO_CREDENTIALS)
@@ -145,7 +147,7 @@ class TokenlessVerifier:
             return self.api_keys.present(credentials.api_key, now)
         if signed:
             if self.signatures is None:
-                raise CredentialError(RefusalCode.MESSAGE_SIGNATURE, "signatures of messages are not verified here")
+                raise CredentialError(RefusalCode.MESSAGE_SIGNATURE, "message signatures are not configured")
             return self.signatures.present(credentials, request, now)
         if credentials.client_certificate is not None:
             return verify_svid(parse_client_certificate(credentials.client_certificate), self.domains, now)
@@ -157,7 +159,7 @@ class TokenlessVerifier:
 
 @dataclass(frozen=True, slots=True)
 class ProofVerifiers:
-    """`nonces` None: proofs need none."""
+    """The verifiers of proofs; `nonces` is None if proofs need none."""
 
     binds: BindingVerifier
     presents: TokenlessVerifier
@@ -172,9 +174,9 @@ def create_proof_verifiers(
     nonce_key: bytes | None = None,
     before: ProofVerifiers | None = None,
 ) -> ProofVerifiers:
-    """`issuers`: those of the policy. `nonce_key`: what servers share that take each other's nonces; else they are good
-    where they were made. `before`: of other policies, by the same configuration: what was seen then is not forgotten.
-    Raises IdentityError."""
+    """Create the verifiers. `issuers`: those of the policy. `nonce_key`: the key of servers that accept each other's
+    nonces; without it, nonces are valid where they were issued. `before`: the verifiers of the previous policies, by
+    the same configuration, whose memory is kept. Raises IdentityError."""
     leeway = to_seconds(configuration.identity.leeway)
     nonces = create_dpop_nonces(configuration, nonce_key) if before is None else before.nonces
     proofs = DpopVerifier(marks, to_seconds(configuration.dpop.window), leeway, nonces)
@@ -189,13 +191,13 @@ def create_proof_verifiers(
     domains = load_trusted_domains(configuration.trust_domains, configuration.folder, urls)
     presents = TokenlessVerifier(open_api_keys(configuration, issuers), signatures, domains)
     sharing = create_sharing_detector(configuration) if before is None else before.sharing
-    fresh = MarkQuota("proofs came without a token", MAX_UNKNOWN_KEY_PROOFS, proofs.window + leeway + LINGER_SECONDS)
+    fresh = MarkQuota("proofs without a token", MAX_UNKNOWN_KEY_PROOFS, proofs.window + leeway + LINGER_SECONDS)
     binds = BindingVerifier(proofs, fresh if before is None else before.binds.strangers, hosts)
     return ProofVerifiers(binds, presents, sharing, nonces)
 
 
 def own_hosts(configuration: IdentityConfig, issuers: Collection[Issuer]) -> OwnHosts:
-    """Those that are named, and where this server itself is found."""
+    """Return the configured hosts and those of this server itself."""
     named, signing = configuration.identity.hosts, configuration.signing
     if not named:
         return ANY_HOST

@@ -1,7 +1,7 @@
-"""Requests that an agent signed (RFC 9421), as Web Bot Auth has it: whose signature it is says the directory of keys at
-the origin in `Signature-Agent`, which an issuer of the policy has as its `url`.
+"""Verifies requests that an agent signed (RFC 9421, Web Bot Auth): the key is in the directory at the origin in
+`Signature-Agent`, which an issuer of the policy has as its `url`.
 
-The agent is named by the host of that origin: keys change, and who runs two agents gives each a directory of its own.
+The agent is named by the host of that origin, because keys change; each agent needs a directory of its own.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ TAG = "web-bot-auth"
 MAX_NONCE_LENGTH = 256  # characters
 MAX_SIGNATURES = 8
 MAX_COMPONENTS = 64
-MAX_SIGNATURE_SECONDS = 86_400  # seconds, as the draft recommends
-BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})  # what has no body as a rule
+MAX_SIGNATURE_SECONDS = 86_400  # as the draft recommends
+BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})  # methods that usually have no body
 EMPTY_BODY_DIGESTS = {name: of(b"").digest() for name, of in HASHES.items()}
-# Each of these sets says all of which request it is: then the key is proved for this one and no other.
+# Each of these sets identifies the request completely, so that a signature over it proves the key for this request.
 FULL_TARGET_COMPONENTS = (
     {"@method", "@target-uri"},
     {"@method", "@authority", "@path", "@query"},
@@ -52,7 +52,7 @@ FULL_TARGET_COMPONENTS = (
 
 @dataclass(frozen=True, slots=True)
 class SignatureInput:
-    """The one signature that is ours to look at, as `Signature-Input` describes it."""
+    """The relevant signature, as `Signature-Input` describes it."""
 
     label: str
     components: tuple[tuple[str, Mapping[str, object]], ...]
@@ -60,17 +60,17 @@ class SignatureInput:
 
     @property
     def plain(self) -> frozenset[str]:
-        """The components that are covered as they are, and not a part of them."""
+        """The components that are covered whole, without parameters."""
         return frozenset(name for name, parameters in self.components if not parameters)
 
     def covers_field(self, name: str) -> bool:
-        """Wholly, or the member of it that `key` names."""
+        """Whether the field is covered, whole or its member that `key` names."""
         return any(one == name and parameters.keys() <= {"key", "sf"} for one, parameters in self.components)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedMessage:
-    """As the library wants one."""
+    """A request in the form that the library expects."""
 
     method: str
     url: str
@@ -79,7 +79,7 @@ class SignedMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageSignatureVerifier:
-    """`leeway`: seconds by which clocks may differ."""
+    """The verifier of signed requests. `leeway`: tolerated clock difference in seconds."""
 
     settings: SignatureSettings
     directories: AgentDirectories
@@ -90,7 +90,7 @@ class MessageSignatureVerifier:
     def present(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """Raises CredentialError; StoreError where nobody knows whether it was used."""
+        """Verify the signature. Raises CredentialError; StoreError if the store cannot say whether it was used."""
         message = build_message(credentials, request)
         self.hosts.check(request.url)
         found = parse_signature_input(message)
@@ -119,22 +119,23 @@ class MessageSignatureVerifier:
         if not wanted <= found.plain or not found.covers_field("signature-agent"):
             raise CredentialError(RefusalCode.MESSAGE_COMPONENTS)
         if has_body(message, request) and not found.covers_field("content-digest"):
-            raise CredentialError(RefusalCode.MESSAGE_COMPONENTS, "the signature does not cover the digest of the body")
+            raise CredentialError(
+                RefusalCode.MESSAGE_COMPONENTS,
+                "the signature does not cover `content-digest`, although the request may have a body",
+            )
 
     def _check_times(self, parameters: Mapping[str, object], now: int) -> int:
-        """When it ends for us."""
+        """Return when the signature expires, by its own `expires` or the window."""
         created, expires = parameters.get("created"), parameters.get("expires")
         if type(created) is not int or type(expires) is not int:
-            raise CredentialError(
-                RefusalCode.MESSAGE_TIME, "the signature of the message does not say when it was made and ends"
-            )
+            raise CredentialError(RefusalCode.MESSAGE_TIME, "the signature of the message lacks `created` or `expires`")
         ends = min(expires, created + to_seconds(self.settings.window))
         if created > now + self.leeway or ends <= now or not 0 < expires - created <= MAX_SIGNATURE_SECONDS:
             raise CredentialError(RefusalCode.MESSAGE_TIME)
         return ends
 
     def _check_once(self, parameters: Mapping[str, object], keyid: str, ends: int, now: int) -> bool:
-        """Whether it is known to be used for the first time."""
+        """Return whether the signature is known to be unused; it is then marked as used."""
         nonce = parameters.get("nonce")
         if nonce is None and not self.settings.nonce:
             return False
@@ -150,11 +151,9 @@ class MessageSignatureVerifier:
 
 
 def build_message(credentials: Credentials, request: ProofContext) -> SignedMessage:
-    """Raises CredentialError."""
+    """Build the message to verify. Raises CredentialError."""
     if request.url is None or credentials.signature is None or credentials.signature_input is None:
-        raise CredentialError(
-            RefusalCode.MESSAGE_SIGNATURE, "of `Signature`, `Signature-Input` and the URL not all are there"
-        )
+        raise CredentialError(RefusalCode.MESSAGE_SIGNATURE, "`Signature`, `Signature-Input` or the URL is missing")
     given = {
         "signature": credentials.signature,
         "signature-input": credentials.signature_input,
@@ -166,7 +165,7 @@ def build_message(credentials: Credentials, request: ProofContext) -> SignedMess
 
 
 def parse_signature_input(message: SignedMessage) -> SignatureInput:
-    """The one signature with our tag. Raises CredentialError."""
+    """Return the one signature with the tag of Web Bot Auth. Raises CredentialError."""
     ours = [
         SignatureInput(label, tuple(inner), parameters)
         for label, (inner, parameters) in parse_dictionary(message.headers["signature-input"]).items()
@@ -181,7 +180,7 @@ def parse_signature_input(message: SignedMessage) -> SignatureInput:
 
 
 def parse_dictionary(text: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """A dictionary of RFC 9651, in which nothing is twice. Raises CredentialError."""
+    """Parse a dictionary of RFC 9651 without duplicate keys. Raises CredentialError."""
 
     def twice(key: str, context: str) -> None:
         raise CredentialError(RefusalCode.DUPLICATE_MEMBER)
@@ -196,11 +195,10 @@ def parse_dictionary(text: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
-    """The origin in `Signature-Agent`: a string, or in a dictionary the member that is covered. Raises
-    CredentialError."""
+    """Return the origin in `Signature-Agent`, a text or the covered dictionary member. Raises CredentialError."""
     text = message.headers.get("signature-agent")
     if text is None:
-        raise CredentialError(RefusalCode.UNKNOWN_ISSUER, "no `Signature-Agent` says whose signature it is")
+        raise CredentialError(RefusalCode.UNKNOWN_ISSUER, "the header `Signature-Agent` is missing")
     if text.lstrip().startswith('"'):
         try:
             item: Any = http_sf.parse(text.encode("ascii"), tltype="item")
@@ -218,7 +216,7 @@ def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
 
 
 def has_body(message: SignedMessage, request: ProofContext) -> bool:
-    """Also where nobody says whether it has one, and such requests mostly do."""
+    """Whether the request has a body, or may have one: if neither gateway nor headers say, the method decides."""
     length = message.headers.get("content-length")
     said = request.size not in (None, 0) or (length is not None and length.strip().lstrip("0") != "")
     if said or "transfer-encoding" in message.headers:
@@ -229,12 +227,14 @@ def has_body(message: SignedMessage, request: ProofContext) -> bool:
 
 
 def check_content_digest(message: SignedMessage, request: ProofContext) -> None:
-    """Of `Content-Digest`, where it is covered: that it is the digest of the body that came. Raises CredentialError."""
+    """Check that a covered `Content-Digest` is the digest of the received body. Raises CredentialError."""
     text = message.headers.get("content-digest")
     if text is None:
         return
     if not request.digests:
-        raise CredentialError(RefusalCode.CONTENT_DIGEST, "a digest is signed, and nobody saw the whole body")
+        raise CredentialError(
+            RefusalCode.CONTENT_DIGEST, "the signature covers a digest, but the gateway did not pass the whole body"
+        )
     told = parse_dictionary(text)
     if not told:
         raise CredentialError(RefusalCode.CONTENT_DIGEST)
@@ -248,10 +248,10 @@ def check_content_digest(message: SignedMessage, request: ProofContext) -> None:
 
 
 class ClockedMessageVerifier(HTTPMessageVerifier):
-    """The library's, on the clock that we were given."""
+    """The library's verifier, without its own clock."""
 
     def validate_created_and_expires(self, sig_input: Any, max_age: Any = None) -> None:
-        """`_check_times` has seen to it."""
+        """Do nothing: `_check_times` checks the times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +264,14 @@ class SingleKeyResolver(HTTPSignatureKeyResolver):
 
 
 def check_message_signature(message: SignedMessage, found: SignatureInput, keyid: str, key: VerifyingKey) -> None:
-    """Raises CredentialError."""
+    """Verify the signature with this key. Raises CredentialError."""
     verifier = ClockedMessageVerifier(
         signature_algorithm=signature_algorithm(key), key_resolver=SingleKeyResolver(keyid, key)
     )
     try:
         HTTPSignatureComponentResolver(message)  # type: ignore[no-untyped-call]
     except HTTPMessageSignaturesException:
-        raise CredentialError(RefusalCode.MESSAGE_COMPONENTS, "of this method and URL nothing can be signed") from None
+        raise CredentialError(RefusalCode.MESSAGE_COMPONENTS, "the method or URL cannot be signed") from None
     try:
         verified = verifier.verify(message, max_age=None, expect_tag=TAG)
     except InvalidSignature:
@@ -283,7 +283,7 @@ def check_message_signature(message: SignedMessage, found: SignatureInput, keyid
 
 
 def signature_algorithm(key: VerifyingKey) -> type[HTTPSignatureAlgorithm]:
-    """The one that is this key's; `alg` may say the same and nothing else. Raises CredentialError."""
+    """Return the only algorithm of this key; `alg` may only repeat it. Raises CredentialError."""
     match key:
         case RSAKey():
             return algorithms.RSA_PSS_SHA512

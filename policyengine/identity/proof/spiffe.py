@@ -1,4 +1,4 @@
-"""X.509-SVIDs: a certificate that says which workload asks, by itself (SPIFFE)."""
+"""Verifies X.509-SVIDs: certificates that identify a workload (SPIFFE)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from policyengine.trusted_files import read_trusted
 
 MAX_BUNDLE_BYTES = 1_048_576  # bytes
 MAX_AUTHORITIES = 100
-STALE_SECONDS = 3_600  # seconds that authorities count whose file cannot be read any more
-RECHECK_SECONDS = 300  # seconds: for so long what was verified stands, as bundles change
-MAX_CHAIN_DEPTH = 4  # certificates between the workload's and one of the bundle
+STALE_SECONDS = 3_600  # that authorities remain valid after their file became unreadable
+RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, as bundles change
+MAX_CHAIN_DEPTH = 4  # between the workload's and the bundle's
 AUTHORITY_EXTENSIONS = ExtensionPolicy.webpki_defaults_ca()
 KEY_TYPES = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
 SPKI = PublicFormat.SubjectPublicKeyInfo
-WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` says what it may be
+WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` restricts them
 _LOG = logging.getLogger("policyengine")
 
 
@@ -46,38 +46,38 @@ _LOG = logging.getLogger("policyengine")
 
 
 class TrustBundle:
-    """The authorities of a trust domain: PEM, or a SPIFFE bundle. Read again when the file changes; one that cannot be
-    read then is reported, and those that were known stay for an hour: who takes a bundle away trusts nobody. Threads
-    may share one."""
+    """The authorities of a trust domain from a PEM file or SPIFFE bundle, read again when it changes. If that fails, it
+    is logged and the previous authorities remain valid for an hour; after that none is trusted. Threads may share it.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises IdentityError."""
+        """Read the bundle. Raises IdentityError."""
         self._path, self._lock = path, Lock()
         self._seen = jwks_file_stamp(path)
         self._store = read_bundle(path)
         self._wrong_since: int | None = None
 
     def store(self, now: int) -> Store:
-        """Raises CredentialError."""
+        """Return the current authorities. Raises CredentialError."""
         with self._lock:
             seen = jwks_file_stamp(self._path)
             if seen != self._seen:
                 self._seen = seen
                 self._read_again(now)
             if self._wrong_since is not None and now >= self._wrong_since + STALE_SECONDS:
-                raise CredentialError(RefusalCode.PROVIDER, "the authorities of its trust domain cannot be read")
+                raise CredentialError(RefusalCode.PROVIDER, "cannot read the authorities of its trust domain")
             return self._store
 
     def _read_again(self, now: int) -> None:
         try:
             self._store, self._wrong_since = read_bundle(self._path), None
         except IdentityError as error:
-            _LOG.warning("a trust domain goes on for a while with the authorities that it had: %s", error)
+            _LOG.warning("using the previous authorities of a trust domain for up to an hour: %s", error)
             self._wrong_since = now if self._wrong_since is None else self._wrong_since
 
 
 def read_bundle(path: Path) -> Store:
-    """Raises IdentityError."""
+    """Read a bundle file. Raises IdentityError."""
     try:
         data = read_trusted(path, MAX_BUNDLE_BYTES + 1)
     except OSError as error:
@@ -88,15 +88,13 @@ def read_bundle(path: Path) -> Store:
 
 
 def parse_authorities(data: bytes, path: Path) -> list[x509.Certificate]:
-    """Raises IdentityError."""
+    """Parse PEM certificates or a SPIFFE bundle. Raises IdentityError."""
     try:
         found = parse_json_bundle(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise IdentityError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
     if not 0 < len(found) <= MAX_AUTHORITIES:
-        raise IdentityError(
-            f"the bundle `{path}` has {len(found):,} authorities", f"it may have 1 to {MAX_AUTHORITIES}"
-        )
+        raise IdentityError(f"the bundle `{path}` has {len(found):,} authorities", f"write 1 to {MAX_AUTHORITIES}")
     return found
 
 
@@ -109,8 +107,8 @@ def parse_json_bundle(data: bytes) -> list[x509.Certificate]:
 
 @dataclass(frozen=True, slots=True)
 class TrustedDomain:
-    """A trust domain whose workloads are agents of an issuer of the policy. `bundle` None: the gateway has verified the
-    certificate before it passed it on, and was told whom to trust."""
+    """A trust domain whose workloads are agents of an issuer of the policy. `bundle` is None if the gateway verifies
+    the certificates by its own configuration."""
 
     issuer: str
     bundle: TrustBundle | None
@@ -119,7 +117,7 @@ class TrustedDomain:
 def load_trusted_domains(
     settings: Mapping[str, TrustDomainSettings], folder: Path, issuers: Mapping[str, str]
 ) -> dict[str, TrustedDomain]:
-    """`issuers`: names by url. Raises IdentityError."""
+    """Load the trust domains. `issuers`: names by URL. Raises IdentityError."""
     found = {}
     for domain, setting in settings.items():
         name = issuers.get(f"spiffe://{domain}")
@@ -136,12 +134,10 @@ def load_trusted_domains(
 def verify_svid(
     connection: ClientCertificate, domains: Mapping[str, TrustedDomain], now: int
 ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-    """Who presents an X.509-SVID: the agent's name is the whole SPIFFE id. Raises CredentialError."""
+    """Verify an X.509-SVID; the agent's name is the whole SPIFFE id. Raises CredentialError."""
     leaf = connection.certificate
     if leaf is None:
-        raise CredentialError(
-            RefusalCode.CERTIFICATE, "the gateway passed the hash of the certificate, and not the certificate"
-        )
+        raise CredentialError(RefusalCode.CERTIFICATE, "the gateway passed only the hash of the certificate")
     identifier = spiffe_uri(leaf)
     trusted = domains.get(parse_trust_domain(identifier))
     if trusted is None:
@@ -161,21 +157,21 @@ def verify_svid(
 
 
 def key_thumbprint(leaf: x509.Certificate) -> str | None:
-    """Of its key (RFC 7638), which stays the same however its owner spells the signature of the certificate; None for
-    keys of other kinds."""
+    """Return the thumbprint of the key (RFC 7638), which does not depend on the spelling of the certificate's
+    signature; None for other kinds of keys."""
     try:
         key = leaf.public_key()
         kind = next(kind for of, kind in KEY_TYPES if isinstance(key, of))
         return kind.import_key(key.public_bytes(Encoding.PEM, SPKI)).thumbprint()
-    except Exception:  # none of these, or whatever the libraries make of it
+    except Exception:  # another kind of key, or a malformed one
         return None
 
 
 def spiffe_uri(leaf: x509.Certificate) -> str:
-    """The one URI that it names. Raises CredentialError."""
+    """Return the only URI of the certificate. Raises CredentialError."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except Exception:  # there is none, or whatever the library makes of what a stranger wrote
+    except Exception:  # missing or malformed
         raise CredentialError(RefusalCode.SPIFFE_ID) from None
     found = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(found) != 1:
@@ -184,29 +180,31 @@ def spiffe_uri(leaf: x509.Certificate) -> str:
 
 
 def check_leaf(leaf: x509.Certificate) -> None:
-    """A workload signs for itself and for nobody else. Raises CredentialError."""
+    """Check that the certificate is a client's, not an authority's. Raises CredentialError."""
     try:
         known = {one.oid: one.value for one in leaf.extensions}
     except Exception:
         raise CredentialError(RefusalCode.CERTIFICATE) from None
     basic = known.get(x509.BasicConstraints.oid)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
-        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is one of an authority")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate belongs to an authority")
     usage = known.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
-        raise CredentialError(RefusalCode.CERTIFICATE, "the key of the client certificate is for something else")
+        raise CredentialError(
+            RefusalCode.CERTIFICATE, "the key usage of the client certificate is not digital signatures only"
+        )
     purposes = known.get(x509.ExtendedKeyUsage.oid)
     if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is not one of a client")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is not for client authentication")
 
 
 def check_chain(connection: ClientCertificate, leaf: x509.Certificate, store: Store, now: int) -> None:
-    """Raises CredentialError."""
+    """Verify the chain up to the bundle. Raises CredentialError."""
     builder = PolicyBuilder().store(store).time(datetime.fromtimestamp(now, UTC)).max_chain_depth(MAX_CHAIN_DEPTH)
     verifier = builder.extension_policies(
         ca_policy=AUTHORITY_EXTENSIONS, ee_policy=WORKLOAD_EXTENSIONS
     ).build_client_verifier()
     try:
         verifier.verify(leaf, list(connection.chain))
-    except Exception:  # VerificationError, and what the library says of keys that it does not know
+    except Exception:  # VerificationError, or an unknown kind of key
         raise CredentialError(RefusalCode.CERTIFICATE_CHAIN) from None

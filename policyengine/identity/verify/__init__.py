@@ -1,1 +1,1 @@
-"""Tokens and API keys: parsed, verified, and read to claims."""
+"""Tokens and API keys: parsed, verified, and turned into claims."""

@@ -1,6 +1,6 @@
-"""Static API keys, so that policies can tell them from better credentials and refuse them.
+"""Static API keys, as a credential kind that policies can distinguish and refuse.
 
-A line of the file says whose a key is and its digest: `ISSUER/AGENT: sha256:…`. The keys themselves are nowhere.
+A line of the file has the owner of a key and its digest: `ISSUER/AGENT: sha256:…`. The keys themselves are not stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policyengine.identity.verified import UNBOUND, ConfirmedKey, TokenPrincipal
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MIN_KEY_LENGTH = 32  # characters of a key: too many to be guessed from its digest
+MIN_KEY_LENGTH = 32  # characters of a key: too many to guess it from its digest
 MAX_FILE_BYTES = 16_777_216  # bytes
 RECHECK_SECONDS = 300  # seconds
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -31,30 +31,29 @@ _LOG = logging.getLogger("policyengine")
 
 
 def hash_api_key(key: str) -> str:
-    """What stands for a key in a file of them: `sha256:…`. Raises ValueError, which does not show it."""
+    """Return the digest of a key as in the file of keys: `sha256:…`. Raises ValueError, without the key in it."""
     if len(key) < MIN_KEY_LENGTH or not KEY.fullmatch(key):
-        raise ValueError(f"a key has at least {MIN_KEY_LENGTH} visible ASCII characters, and was made by chance")
+        raise ValueError(f"a key has at least {MIN_KEY_LENGTH} visible ASCII characters, generated at random")
     return f"sha256:{sha256(key.encode()).hexdigest()}"
 
 
 class ApiKeys:
-    """Of a file, which is read again when it has changed. While it cannot be read no key counts. Threads may share one.
-
-    Digests of keys are found by what only this process makes of them: how long it takes says nothing of any of them.
-    """
+    """The API keys of a file, which is read again when it changes. While it cannot be read, all keys are refused.
+    Threads may share it. Digests are looked up by an HMAC with a secret of this process, so that timing reveals nothing
+    about them."""
 
     def __init__(self, path: Path, issuers: Collection[str]) -> None:
-        """`issuers`: names that the policy has. Raises IdentityError."""
+        """Read the file. `issuers`: names in the policy. Raises IdentityError."""
         self._path, self._issuers, self._secret, self._lock = path, issuers, token_bytes(32), Lock()
         self._seen = jwks_file_stamp(path)
         self._owners: KeyOwners | None = read_key_owners(path, issuers, self._secret)
 
     def present(self, key: str, now: int) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """Raises CredentialError."""
+        """Verify a key. Raises CredentialError."""
         digest = sha256(key.encode()).digest()
         owners = self._current()
         if owners is None:
-            raise CredentialError(RefusalCode.PROVIDER, "the file of static keys cannot be read")
+            raise CredentialError(RefusalCode.PROVIDER, "cannot read the file of static keys")
         owner = owners.get(hmac(self._secret, digest, "sha256"))
         if owner is None:
             raise CredentialError(RefusalCode.API_KEY)
@@ -75,12 +74,12 @@ class ApiKeys:
         try:
             return read_key_owners(self._path, self._issuers, self._secret)
         except IdentityError as error:
-            _LOG.warning("no static key counts: %s", error)
+            _LOG.warning("all static keys are refused: %s", error)
             return None
 
 
 def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyOwners:
-    """Raises IdentityError, which names lines and shows no digest."""
+    """Read the owners of keys. Raises IdentityError, which names lines and contains no digest."""
     owners: KeyOwners = {}
     for number, line in enumerate(read_key_lines(path), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -88,13 +87,13 @@ def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyO
         place = f"line {number} of `{path}`"
         found = LINE.fullmatch(line.strip())
         if found is None:
-            hint = "write `ISSUER/AGENT: sha256:…`; a key itself has no place there"
-            raise IdentityError(f"{place} is no API key", hint)
+            hint = "write `ISSUER/AGENT: sha256:…`, not the key itself"
+            raise IdentityError(f"{place} is not an API key", hint)
         if found["issuer"] not in issuers:
             raise IdentityError(f"{place} names an issuer that the policy does not have")
         name = hmac(secret, bytes.fromhex(found["digest"]), "sha256")
         if name in owners:
-            raise IdentityError(f"{place} has a key that is there already", "give each agent a key of its own")
+            raise IdentityError(f"{place} repeats a key", "give each agent its own key")
         owners[name] = (found["issuer"], found["agent"])
     return owners
 
@@ -108,4 +107,4 @@ def read_key_lines(path: Path) -> list[str]:
     except OSError as error:
         raise IdentityError(f"cannot read the API keys `{path}`: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError:
-        raise IdentityError(f"`{path}` is no text") from None
+        raise IdentityError(f"`{path}` is not UTF-8 text") from None

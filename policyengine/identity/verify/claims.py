@@ -1,4 +1,4 @@
-"""Single claims: of the type that they have to have, or the token is refused."""
+"""Readers of single claims, which refuse the token if a claim has the wrong type."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 
 def claim_type_error(name: str, wanted: str) -> CredentialError:
-    return CredentialError(RefusalCode.CLAIM_TYPE, f"its `{name}` is no {wanted}")
+    return CredentialError(RefusalCode.CLAIM_TYPE, f"the claim `{name}` is not a {wanted}")
 
 
 def text_claim(claims: Claims, name: str) -> str | None:
-    """None where it is not there. Raises CredentialError."""
+    """Return a text, or None if the claim is missing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -35,7 +35,7 @@ def text_claim(claims: Claims, name: str) -> str | None:
 
 
 def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """A list of them. Raises CredentialError."""
+    """Return a list of texts, or None if the claim is missing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -47,16 +47,16 @@ def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
 
 
 def reference_list_claim(claims: Claims, name: str) -> tuple[EntityRef, ...] | None:
-    """A list of `{type, id}`. Raises CredentialError."""
+    """Return a list of `{type, id}`, or None if the claim is missing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
     if not isinstance(found, list | tuple) or len(found) > MAX_LIST_LENGTH:
-        raise claim_type_error(name, "list of things, each by its `type` and `id`")
+        raise claim_type_error(name, "list of objects with `type` and `id`")
     several = [parse_reference(one) for one in found]
     known = tuple(one for one in several if one is not None)
     if len(known) < len(several):
-        raise claim_type_error(name, "list of things, each by its `type` and `id`")
+        raise claim_type_error(name, "list of objects with `type` and `id`")
     return known
 
 
@@ -69,7 +69,7 @@ def parse_reference(found: object) -> EntityRef | None:
 
 
 def text_or_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """A text, or a list of them that is not empty. Raises CredentialError."""
+    """Return a text, or a non-empty list of texts, as a tuple. Raises CredentialError."""
     found = claims.get(name)
     if name not in claims or isinstance(found, str):
         alone = text_claim(claims, name)
@@ -85,24 +85,24 @@ def object_claim(claims: Claims, name: str) -> Claims | None:
         return None
     found = claims[name]
     if not isinstance(found, Mapping):
-        raise claim_type_error(name, "object")
+        raise claim_type_error(name, "JSON object")
     return found
 
 
 def time_claim(claims: Claims, name: str) -> Decimal | int | None:
-    """A NumericDate: seconds since 1970, up to the year 9999. Raises CredentialError."""
+    """Return a NumericDate: seconds since 1970, up to the year 9999. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
     if type(found) is not int and not isinstance(found, Decimal):
-        raise claim_type_error(name, "time")
+        raise claim_type_error(name, "valid time")
     if not 0 <= found <= MAX_NUMERIC_DATE:
-        raise claim_type_error(name, "time")
+        raise claim_type_error(name, "valid time")
     return found
 
 
 def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Of a text with spaces between. An empty one carries nothing. Raises CredentialError."""
+    """Return the scopes in a text, separated by spaces; an empty text has none. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
@@ -112,10 +112,10 @@ def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
 
 
 def parse_trust_domain(text: str) -> str:
-    """The trust domain of the SPIFFE id of a workload, spelled in the one way there is. Raises CredentialError."""
+    """Return the trust domain of a workload's SPIFFE id in canonical spelling. Raises CredentialError."""
     found = SPIFFE_ID.fullmatch(text) if len(text) <= MAX_TEXT_LENGTH else None
     if found is None or DOTS.search(found["path"]):
         raise CredentialError(RefusalCode.SPIFFE_ID)
     if not found["path"]:
-        raise CredentialError(RefusalCode.SPIFFE_ID, "it names a trust domain, and no workload of it")
+        raise CredentialError(RefusalCode.SPIFFE_ID, "the SPIFFE id names a trust domain, but no workload")
     return found["domain"]

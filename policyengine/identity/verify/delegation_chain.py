@@ -1,14 +1,13 @@
-"""On whose behalf: of every way in which a token tells of a chain one `TokenPrincipal`, and of what it tells twice
-nothing else.
+"""Reads who acts for whom from a token: one `TokenPrincipal` for each way to state a chain; contradictions are refused.
 
 | in the token | is |
 |---|---|
 | `act`, outermost (RFC 8693, the access-request draft) | the presenter |
-| `act` within `act` | who handed the work on, the innermost first |
-| `req_wl` of a transaction token, one or several | who took over after those of `act`; the last presents it |
+| `act` within `act` | the agents that delegated the work, the innermost first |
+| `req_wl` of a transaction token, one or several | those who took over after `act`; the last presents it |
 | without both: the claim `agent` of the configuration, `client_id`, `azp`; `aud` of an ID token | the presenter |
 | `sub` of a workload (SPIFFE) | the presenter |
-| `sub` that is also the first of the chain, or none | no user: agents alone |
+| `sub` that is also the first of the chain, or no `sub` | no user: agents alone |
 | `sub` with `sub_profile` `ai_agent` | the first agent of the chain, and no user |
 | any other `sub` | the user |
 """
@@ -39,15 +38,15 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
-PERSON_CLAIMS = ("auth_time", "amr")  # somebody signed in
+PERSON_CLAIMS = ("auth_time", "amr")  # they mean that a person signed in
 DEFAULT_SETTINGS = IssuerSettings()
-AGENT = "{agent}"  # in settings
+AGENT = "{agent}"  # placeholder in settings
 NO_PROFILE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ChainActor:
-    """One of a chain, by the claims that name it."""
+    """An actor of a chain; `said` holds the claims that name it."""
 
     issuer: str
     id: str
@@ -65,20 +64,21 @@ class ChainActor:
 
 @dataclass(frozen=True)
 class ChainReader:
-    """`issuers`: names in the policy, by the exact text of `iss`; `settings` by that name. `leeway` in seconds."""
+    """A reader of delegation chains. `issuers`: names in the policy, by the exact text of `iss`; `settings` by that
+    name. `leeway` in seconds."""
 
     issuers: Mapping[str, str]
     settings: Mapping[str, IssuerSettings] = field(default_factory=dict)
     leeway: int = 30
 
     def __call__(self, token: VerifiedToken) -> TokenPrincipal:
-        """Raises CredentialError."""
+        """Return the principal that the token names. Raises CredentialError."""
         claims = token.claims
         settings = self.settings.get(token.issuer, DEFAULT_SETTINGS)
         client = token_client(token, settings.agent)
         subject = token_subject(token, settings.user, client)
         check_user_claims(token, subject)
-        alone = "act" not in claims and token.kind not in ("txn_token", "spiffe")  # no agent is in it
+        alone = "act" not in claims and token.kind not in ("txn_token", "spiffe")  # no actor is named
         if client is not None and client in settings.people and alone:
             return with_subject_as_user(person_principal(claims, subject, client), claims)
         if client is not None and alone and acts_alone(claims, settings.alone, client):
@@ -92,7 +92,8 @@ class ChainReader:
     # ── The chain ─────────────────────────────────────────────────────────────────────────────
 
     def _chain(self, token: VerifiedToken, subject: str | None, client: str | None) -> list[ChainActor]:
-        """First to last: at least one, and the last presents the token. Raises CredentialError."""
+        """Return the chain, first to last; it has at least one actor, and the last presents the token. Raises
+        CredentialError."""
         chain = self._actors(token)
         if token.kind == "txn_token":
             chain += transaction_actors(token, chain)
@@ -102,16 +103,16 @@ class ChainReader:
             chain = [ChainActor(token.issuer, client, {})]
         if not chain:
             raise CredentialError(
-                RefusalCode.ACTOR, "none of its claims names an agent: `agent` of its issuer says which one does"
+                RefusalCode.ACTOR, "no claim names an agent: set `agent` of its issuer to the claim that does"
             )
         if chain[-1].issuer != token.issuer:
-            raise CredentialError(RefusalCode.ACTOR, "whoever presents it is of another issuer than the token")
+            raise CredentialError(RefusalCode.ACTOR, "the presenter's issuer is not the token's issuer")
         if client is not None and client != chain[-1].id:
-            raise CredentialError(RefusalCode.CONTRADICTION, "who acts and its client are two")
+            raise CredentialError(RefusalCode.CONTRADICTION, "the actor and the client differ")
         return chain
 
     def _actors(self, token: VerifiedToken) -> list[ChainActor]:
-        """Those of `act`, the innermost first. Raises CredentialError."""
+        """Return the actors of `act`, the innermost first. Raises CredentialError."""
         found: list[ChainActor] = []
         act = object_claim(token.claims, "act")
         while act is not None:
@@ -122,20 +123,20 @@ class ChainReader:
         return found[::-1]
 
     def _actor(self, act: Claims, issuer: str) -> ChainActor:
-        """Of the issuer of the token, where it names none. Raises CredentialError."""
+        """Return one actor; its issuer defaults to the token's. Raises CredentialError."""
         name, url, client = text_claim(act, "sub"), text_claim(act, "iss"), text_claim(act, "client_id")
         if name is None:
             raise CredentialError(RefusalCode.ACTOR, "an actor has no `sub`")
         if client is not None and client != name:
             raise CredentialError(RefusalCode.CONTRADICTION, "an actor has two names")
         if url is not None and url not in self.issuers:
-            raise CredentialError(RefusalCode.ACTOR, "no policy trusts the issuer of an actor")
+            raise CredentialError(RefusalCode.ACTOR, "the policy does not trust the issuer of an actor")
         if PERSON in subject_profile(act):
-            raise CredentialError(RefusalCode.CONTRADICTION, "an actor is said to be a person")
+            raise CredentialError(RefusalCode.CONTRADICTION, "an actor is marked as a person")
         return ChainActor(issuer if url is None else self.issuers[url], name, act)
 
     def _check(self, token: VerifiedToken, chain: list[ChainActor]) -> None:
-        """Nobody twice, and in the order in which work was handed on. Raises CredentialError."""
+        """Check that no actor occurs twice and that times are in order of delegation. Raises CredentialError."""
         if len(chain) == 1 and not chain[0].said:
             return
         if len(chain) > MAX_ACTORS:
@@ -145,10 +146,10 @@ class ChainReader:
         times = [time_claim(one.said, "iat") for one in chain] + [time_claim(token.claims, "iat")]
         told = [one for one in times if one is not None]
         if any(later + self.leeway < earlier for earlier, later in pairwise(told)):
-            raise CredentialError(RefusalCode.CONTRADICTION, "an actor took over before the one from whom it did")
+            raise CredentialError(RefusalCode.CONTRADICTION, "an actor took over before the actor that delegated to it")
 
     def _check_may_act(self, token: VerifiedToken, presenter: ChainActor, *, alone: bool) -> None:
-        """Whoever acts for another has to be who may. Raises CredentialError."""
+        """Check that `may_act` allows the presenter. Raises CredentialError."""
         allowed = object_claim(token.claims, "may_act")
         if allowed is None:
             return
@@ -161,7 +162,7 @@ class ChainReader:
 
 
 def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityConfig) -> ChainReader:
-    """A URL that two issuers share names none."""
+    """Create a reader; a URL that two issuers share identifies neither."""
     named = [(one.url, one.name) for one in issuers.values() if one.url is not None]
     urls = [url for url, _ in named]
     by_url = {url: name for url, name in named if urls.count(url) == 1}
@@ -172,11 +173,11 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:
-    """Raises CredentialError where it names two. An ID token is for its client."""
+    """Return the client of the token; that of an ID token is its audience. Raises CredentialError if it names two."""
     claims = token.claims
     names = {text_claim(claims, name) for name in (agent, "client_id", "azp") if name in claims}
     if len(names) > 1:
-        raise CredentialError(RefusalCode.CONTRADICTION, "it names two clients")
+        raise CredentialError(RefusalCode.CONTRADICTION, "the token names two clients")
     if not names and token.kind == "jwt" and is_id_token(claims, parse_type(token.header) or "jwt"):
         for_whom = text_or_list_claim(claims, "aud") or ()
         return for_whom[0] if len(for_whom) == 1 else None
@@ -184,57 +185,59 @@ def token_client(token: VerifiedToken, agent: str) -> str | None:
 
 
 def token_subject(token: VerifiedToken, user: str, client: str | None) -> str | None:
-    """Whom it is of: `sub`, or where its issuer names people by another claim that. Raises CredentialError for a person
-    whom that claim does not name."""
+    """Return the subject: `sub`, or the claim that the settings name for users. Raises CredentialError if a person's
+    token lacks that claim."""
     own = text_claim(token.claims, "sub")
     if user == "sub" or token.kind == "spiffe" or AI_AGENT in subject_profile(token.claims):
         return own
     found = text_claim(token.claims, user)
     if found is None and own is not None and own != client:
-        raise CredentialError(RefusalCode.MISSING_CLAIM, "the claim that names its user is missing")
+        raise CredentialError(RefusalCode.MISSING_CLAIM, "the claim that names the user is missing")
     return own if found is None else found
 
 
 def with_subject_as_user(who: TokenPrincipal, claims: Claims) -> TokenPrincipal:
-    """Its `sub` is its user, by whichever name."""
+    """Record the user as subject if the settings name users by a claim other than `sub`."""
     return who if who.user is None or who.user == claims.get("sub") else replace(who, subject=who.user)
 
 
 def check_user_claims(token: VerifiedToken, subject: str | None) -> None:
-    """Without `sub` nobody is served: then nothing else may tell of somebody who is. Raises CredentialError."""
+    """Check that a token without a subject does not otherwise indicate a person. Raises CredentialError."""
     if subject is not None:
         return
-    named = token.kind == "opaque" and "username" in token.claims  # RFC 7662: whoever allowed it
+    named = token.kind == "opaque" and "username" in token.claims  # RFC 7662: the person who authorized it
     if named or PERSON in subject_profile(token.claims) or any(name in token.claims for name in PERSON_CLAIMS):
-        raise CredentialError(RefusalCode.MISSING_CLAIM, "it is of a person, and its `sub` is missing")
+        raise CredentialError(RefusalCode.MISSING_CLAIM, "the token is a person's, but its `sub` is missing")
 
 
 def person_principal(claims: Claims, subject: str | None, client: str) -> TokenPrincipal:
-    """Somebody who asks by an application of their own. Raises CredentialError."""
+    """Return a person who acts directly, through an application. Raises CredentialError."""
     if subject is None or subject == client:
-        raise CredentialError(RefusalCode.ACTOR, "it names no person")
+        raise CredentialError(RefusalCode.ACTOR, "the token names no person")
     if AI_AGENT in subject_profile(claims):
-        raise CredentialError(RefusalCode.CONTRADICTION, "an agent asks by what people ask by")
+        raise CredentialError(RefusalCode.CONTRADICTION, "an agent uses a client of people")
     return TokenPrincipal(
         None, subject, scopes=token_scopes(claims), task=parse_task_claim(claims), opener=task_opener_claim(claims)
     )
 
 
 def acts_alone(claims: Claims, wanted: Mapping[str, str], agent: str) -> bool:
-    """Whether it says all that its issuer writes where an agent acts for nobody."""
+    """Whether the token has all claims by which its issuer marks an agent acting for no user."""
     return bool(wanted) and all(claims.get(name) == value.replace(AGENT, agent) for name, value in wanted.items())
 
 
 def with_agent_id(claims: Claims, agent: str) -> TokenPrincipal:
-    """An agent that its issuer knows by a number or a made-up name, too. Raises CredentialError."""
+    """Return an agent acting for no user, whose `sub` may be an internal id of its issuer. Raises CredentialError."""
     if PERSON in subject_profile(claims) or any(name in claims for name in PERSON_CLAIMS):
-        raise CredentialError(RefusalCode.CONTRADICTION, "its agent acts for nobody, and somebody signed in")
+        raise CredentialError(
+            RefusalCode.CONTRADICTION, "the agent acts for no user, but the token states that a person signed in"
+        )
     found = build_principal(claims, None, [ChainActor("", agent, {})])
     return replace(found, subject=agent)
 
 
 def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[ChainActor]:
-    """The workloads of a transaction token, who act in the order in which they asked for it. Raises CredentialError."""
+    """Return the workloads of a transaction token in order of request. Raises CredentialError."""
     workloads = [ChainActor(token.issuer, one, {}) for one in text_or_list_claim(token.claims, "req_wl") or ()]
     known = before and workloads and workloads[0].key == before[-1].key
     return workloads[1:] if known else workloads
@@ -243,37 +246,37 @@ def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[C
 def user_and_chain(
     token: VerifiedToken, subject: str | None, chain: list[ChainActor], *, acted: bool
 ) -> tuple[str | None, list[ChainActor]]:
-    """The user, and the chain with whoever else is the subject. Raises CredentialError."""
+    """Return the user and the chain, to which the subject is added if it is an agent. Raises CredentialError."""
     said = subject_profile(token.claims)
     if subject is None:
         return None, chain
     agent = ChainActor(token.issuer, subject, {})
     if agent.key == chain[0].key:
         if PERSON in said or any(name in token.claims for name in PERSON_CLAIMS):
-            raise CredentialError(RefusalCode.CONTRADICTION, "its agent is said to be a person")
+            raise CredentialError(RefusalCode.CONTRADICTION, "the agent is marked as a person")
         return None, chain
     if any(one.key == agent.key for one in chain):
         raise CredentialError(RefusalCode.ACTOR_CYCLE)
     if AI_AGENT not in said and token.kind != "spiffe":
         return subject, chain
     if not acted:
-        raise CredentialError(RefusalCode.CONTRADICTION, "its subject is an agent, and its client is another")
+        raise CredentialError(RefusalCode.CONTRADICTION, "the subject is an agent, but not the client")
     return None, [agent, *chain]
 
 
 def subject_profile(claims: Claims) -> frozenset[str]:
-    """What kind of entity `sub` is (`sub_profile`). Raises CredentialError."""
+    """Return the kinds of entity that `sub_profile` states. Raises CredentialError."""
     if "sub_profile" not in claims:
         return NO_PROFILE
     found = frozenset((text_claim(claims, "sub_profile") or "").split())
     if {PERSON, AI_AGENT} <= found:
-        raise CredentialError(RefusalCode.CONTRADICTION, "somebody is both a person and an agent")
+        raise CredentialError(RefusalCode.CONTRADICTION, "`sub_profile` marks both a person and an agent")
     return found
 
 
 def build_principal(claims: Claims, user: str | None, chain: list[ChainActor]) -> TokenPrincipal:
-    """Groups and the running copy are the presenter's only where it is said of it: a token's own `groups` are those of
-    its subject. Raises CredentialError."""
+    """Build the principal. Groups and instance are the presenter's only if its own claims state them: a token's
+    top-level `groups` belong to its subject. Raises CredentialError."""
     presenter = chain[-1]
     alone = user is None and len(chain) == 1
     of_presenter = claims if alone and not presenter.said else presenter.said

@@ -1,4 +1,4 @@
-"""Opaque tokens: their issuer is asked what they are (RFC 7662), and what it says is kept for a short while."""
+"""Introspects opaque tokens at their issuers (RFC 7662), and caches the answers for a short time."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_TOKEN_LENGTH = 4_096  # characters
 FORM = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750
-MAX_REQUESTS_AT_ONCE = 8  # requests to one issuer
-NEGATIVE_CACHE_SECONDS = 5  # seconds for which a token stays refused
-RETRY_INTERVAL_SECONDS = 2  # seconds after the issuer did not answer
-ASSERTION_SECONDS = 60  # seconds for which an assertion of ours is valid
+MAX_REQUESTS_AT_ONCE = 8  # to one issuer
+NEGATIVE_CACHE_SECONDS = 5  # seconds that a token stays refused
+RETRY_INTERVAL_SECONDS = 2  # after the issuer did not answer
+ASSERTION_SECONDS = 60  # validity of this server's assertions
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_CACHED_RESULTS = 20_000
-# Where servers say what kind of token it is, and what an access token is called there.
+# Members in which servers state the kind of token, and the values for access tokens.
 TOKEN_KIND_MEMBERS = ("token_type", "token_use", "typ")
 ACCESS_TOKEN_KINDS = frozenset({"bearer", "dpop", "access_token", "access", "at+jwt"})
 CURVE_ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
-ASSERTION_KEY_HINT = "make it one of RSA, P-256, P-384, P-521 or Ed25519, for signatures"
+ASSERTION_KEY_HINT = "use a signature key of type RSA, P-256, P-384, P-521 or Ed25519"
 ClientAuthMethod: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 AssertionKey: TypeAlias = RSAKey | ECKey | OKPKey
 
 
 @dataclass(frozen=True, slots=True)
 class IntrospectionCredentials:
-    """Who we are to the issuer. `secret` gives the secret as text, or the private key as a JWK or PEM, each time anew,
-    so that it may change."""
+    """This server's client credentials at the issuer. `secret` returns the secret as text, or the private key as a JWK
+    or PEM; it is called each time, so that the secret may change."""
 
     id: str
     method: ClientAuthMethod
     secret: Callable[[], str] = field(repr=False)
 
     def authenticated(self, form: Mapping[str, str], audience: str, now: int) -> tuple[bytes, dict[str, str]]:
-        """The body of a request and its headers. `audience`: the issuer (RFC 7523)."""
+        """Return the body of a request and its headers. `audience`: the issuer (RFC 7523)."""
         match self.method:
             case "client_secret_basic":
                 pair = f"{quote_plus(self.id)}:{quote_plus(self.secret())}"
@@ -82,36 +82,36 @@ def encode_form(form: Mapping[str, str]) -> bytes:
     return urlencode(form).encode("ascii")
 
 
-@lru_cache(maxsize=8)  # as it is for each request, and reading one takes its time
+@lru_cache(maxsize=8)  # the same key for each request, and parsing is slow
 def parse_assertion_key(text: str) -> AssertionKey:
-    """A private key in PEM or as a JWK, by which assertions can be signed. Raises IdentityError, which shows nothing of
-    it."""
+    """Parse a private key that can sign assertions, in PEM or as a JWK. Raises IdentityError, whose message contains
+    nothing of it."""
     for kind in (ECKey, RSAKey, OKPKey):
         try:
             value = parse_document(text.encode()) if text.lstrip().startswith("{") else text.encode()
             key = kind.import_key(value)  # type: ignore[arg-type]
-        except Exception:  # whatever libraries say of a key: parts of it could be in that
+        except Exception:  # libraries raise many errors, which may quote the key
             continue
         if key.is_private and (not isinstance(value, dict) or value.get("kty") == kind.key_type):
             assertion_algorithm(key)
             check_assertion_key(key)
             return key
-    raise IdentityError("the key of a client is no private key in PEM, nor a JWK")
+    raise IdentityError("the key of a client is neither a private key in PEM nor a private JWK")
 
 
 def check_assertion_key(key: AssertionKey) -> None:
-    """Raises IdentityError."""
+    """Check the strength of the key. Raises IdentityError."""
     why = find_weakness(key.public_key)
     if why is not None:
         raise IdentityError(f"the key of a client cannot be used: {why}", ASSERTION_KEY_HINT)
 
 
 def assertion_algorithm(key: AssertionKey) -> str:
-    """Its own, or the one of its type. Raises IdentityError."""
+    """Return the key's `alg`, or that of its type. Raises IdentityError."""
     usual = "PS256" if isinstance(key, RSAKey) else CURVE_ALGORITHMS.get(key.curve_name, "")
     found = key.alg or usual
     if found not in MODELS or not supports_algorithm(key, found):
-        raise IdentityError("the key of a client is of a kind that signs no assertions", ASSERTION_KEY_HINT)
+        raise IdentityError("the key of a client cannot sign assertions", ASSERTION_KEY_HINT)
     return found
 
 
@@ -120,8 +120,8 @@ def assertion_algorithm(key: AssertionKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IntrospectionEndpoint:
-    """Where and as whom an issuer is asked. `issuer` is its name in the policy, `url` and `audience` what the policy
-    says of it; `prefix` what its tokens begin with; `cache`, `leeway` and `timeout` in seconds."""
+    """An introspection endpoint. `issuer` is its name in the policy, `url` and `audience` are from the policy; `prefix`
+    begins its tokens; `cache`, `leeway` and `timeout` are in seconds."""
 
     issuer: str
     url: str | None
@@ -137,14 +137,14 @@ class IntrospectionEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class IntrospectionResult:
-    """What the issuer said of a token: it counts until then."""
+    """The issuer's statement about a token, valid until `until`."""
 
     said: VerifiedToken | RefusalCode
     until: int
 
 
 class IssuerIntrospector:
-    """One issuer: what it said lately, and few requests at once."""
+    """The introspection at one issuer, with a cache and a bounded number of concurrent requests."""
 
     def __init__(self, endpoint: IntrospectionEndpoint, clock: Callable[[], float]) -> None:
         self.endpoint, self._clock = endpoint, clock
@@ -157,7 +157,7 @@ class IssuerIntrospector:
         self._telling = LogThrottle()
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """Raises CredentialError."""
+        """Introspect a token. Raises CredentialError."""
         digest = sha256(raw.encode()).digest()
         told = self._kept.get(digest)
         if told is None or not now < told.until:
@@ -188,7 +188,7 @@ class IssuerIntrospector:
         except (FetchError, DocumentError, IdentityError) as error:
             if isinstance(error, UnreachableError):
                 self._failed = now
-            words = f"`{endpoint.issuer}` does not say what a token is: {error}"
+            words = f"cannot introspect a token at `{endpoint.issuer}`: {error}"
             self._telling.tell(logging.WARNING, "introspection", words)
             raise
         self._keep(digest, told)
@@ -208,7 +208,7 @@ class IssuerIntrospector:
 def parse_introspection(
     said: Mapping[str, object], endpoint: IntrospectionEndpoint, digest: bytes, now: int
 ) -> IntrospectionResult:
-    """Raises DocumentError for an answer that does not say whether the token is active."""
+    """Parse an answer. Raises DocumentError if it does not say whether the token is active."""
     active = said.get("active")
     if not isinstance(active, bool):
         raise DocumentError("its answer does not say whether the token is `active`")
@@ -224,13 +224,13 @@ def parse_introspection(
 
 
 def find_refusal(said: Mapping[str, object], endpoint: IntrospectionEndpoint, now: int) -> RefusalCode | None:
-    """Of what the issuer says of an active token, whatever speaks against it."""
+    """Return the first reason to refuse an active token, or None."""
     if "iss" in said and said["iss"] != endpoint.url:
         return RefusalCode.ISSUER
     if not is_access_token(said):
         return RefusalCode.TOKEN_TYPE
     if str(said.get("token_type")).lower() == "dpop" and "cnf" not in said:
-        return RefusalCode.BOUND_HOW  # to a key that the issuer does not name
+        return RefusalCode.BOUND_HOW  # to a key that the issuer omits
     if "aud" in said and endpoint.audience is not None and not includes_audience(said["aud"], endpoint.audience):
         return RefusalCode.AUDIENCE
     try:
@@ -243,13 +243,13 @@ def find_refusal(said: Mapping[str, object], endpoint: IntrospectionEndpoint, no
         return RefusalCode.NOT_YET
     if issued is not None and issued > now + endpoint.leeway:
         return RefusalCode.ISSUED_LATER
-    # Whom a token is for that does not say it, nobody knows: it may be for anything else that asks the same issuer.
+    # Without `aud`, the token may be meant for any other service of the same issuer.
     return RefusalCode.MISSING_CLAIM if endpoint.audience is not None and "aud" not in said else None
 
 
 def is_access_token(said: Mapping[str, object]) -> bool:
-    """Refresh tokens are active, too, and some issuers are asked about them: what the answer says of its kind, by
-    whichever name, has to be an access token's."""
+    """Whether the answer, by any member that states the kind, describes an access token: refresh tokens are active,
+    too."""
     given = [said[name] for name in TOKEN_KIND_MEMBERS if name in said]
     return all(isinstance(one, str) and one.lower() in ACCESS_TOKEN_KINDS for one in given)
 
@@ -262,23 +262,21 @@ def includes_audience(said: object, audience: str) -> bool:
 
 
 class IntrospectionRouter:
-    """Of all issuers that are asked. A token goes to one of them only, as it is a secret to the others: to the one by
-    whose `prefix` it begins, the longest of them. Raises IdentityError where two have the same."""
+    """The router of a token to one issuer, as tokens are secret from other issuers: the one with the longest matching
+    `prefix`. Raises IdentityError if two have the same prefix."""
 
     def __init__(self, endpoints: Sequence[IntrospectionEndpoint], clock: Callable[[], float] = monotonic) -> None:
         by_prefix: dict[str, IssuerIntrospector] = {}
         for endpoint in endpoints:
             other = by_prefix.setdefault(endpoint.prefix, IssuerIntrospector(endpoint, clock)).endpoint
             if other is not endpoint:
-                message = (
-                    f"issuers `{other.issuer}` and `{endpoint.issuer}` are both asked about the same opaque tokens"
-                )
-                raise IdentityError(message, "say what the tokens of each begin with: `token_prefix`")
+                message = f"issuers `{other.issuer}` and `{endpoint.issuer}` both introspect the same opaque tokens"
+                raise IdentityError(message, "set `token_prefix` of each to the beginning of its tokens")
         self._asked = sorted(by_prefix.items(), key=lambda pair: -len(pair[0]))
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """A token of kind `opaque`, which ends when it is to be asked for again. `now` in seconds since 1970. It may
-        wait for the issuer, for a bounded time. Raises CredentialError."""
+        """Return a token of kind `opaque` that expires when it must be introspected again. `now` is in seconds since
+        1970. May wait for the issuer for a bounded time. Raises CredentialError."""
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if not FORM.fullmatch(raw):
@@ -295,8 +293,8 @@ def create_endpoints(
     secret_of: Callable[[str], Callable[[], str]],
     clock: Callable[[], float] = monotonic,
 ) -> list[IntrospectionEndpoint]:
-    """Of those issuers of a policy that the configuration wants to be asked; `secret_of` makes of a reference what
-    reads it. Raises IdentityError."""
+    """Create the endpoints of issuers with `introspection` in the configuration; `secret_of` returns a reader of a
+    reference. Raises IdentityError."""
     found = ((one, configuration.issuers.get(one.name)) for one in issuers)
     return [
         create_endpoint(one, settings, configuration, secret_of, clock)
@@ -319,7 +317,7 @@ def create_endpoint(
     reference = settings.client_key if name == "client_key" else settings.client_secret
     if settings.client_id is None or reference is None:
         missing = "client_id" if settings.client_id is None else name
-        raise IdentityError(f"`{place}.{missing}` is missing", "who asks what a token is says who it is")
+        raise IdentityError(f"`{place}.{missing}` is missing", "introspection requires client credentials")
     try:
         secret = secret_of(reference)
         if settings.client_auth == "private_key_jwt":

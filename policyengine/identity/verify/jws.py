@@ -1,6 +1,6 @@
-"""A signed token: read strictly before anybody verifies it, then verified by the library in one way only.
+"""Parses signed tokens strictly before verification, then verifies each with exactly one algorithm.
 
-What is read here is what is verified: no second parser is asked what the token says.
+The parsed content is the verified content: no second parser reads the token.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_TOKEN_LENGTH = 16_384  # characters
 MAX_NAME_LENGTH = 256
-MAX_CACHED_HEADER_LENGTH, MAX_CACHED_HEADERS = 512, 1_000  # characters of a header, and how many of them are known
-# As servers name keys: thumbprints, UUIDs, ARNs, DIDs. It is never anything but a name, so no path and no URL is one.
+MAX_CACHED_HEADER_LENGTH, MAX_CACHED_HEADERS = 512, 1_000  # characters of a cached header, and their number
+# Key ids as servers write them: thumbprints, UUIDs, ARNs, DIDs. They are only names, so paths and URLs are refused.
 KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
 WITHIN_PATHS = ("..", "//")
-# Digests in plain base64, as Cognito names keys by: of these no text that means something is one.
+# Digests in plain base64, as in key ids of Cognito; no meaningful text has this form.
 DIGEST = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
 DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-# From base64url to base64, and anything else to what is a digit of neither.
+# Maps base64url to base64, and any other byte to an invalid digit.
 PLAIN = bytes({**dict.fromkeys(range(256), ord("!")), **{one: one for one in DIGITS}, 0x2D: 0x2B, 0x5F: 0x2F}.values())
-# By how many digits are over: which may be the last, with no bit set that means nothing; one over is none at all.
+# By the number of extra digits: the last digits without unused bits; a single extra digit is invalid.
 LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 PADDING = (b"", b"", b"==", b"=")
 KEYS = frozenset({"jku", "jwk", "x5u", "x5c"})
@@ -42,7 +42,7 @@ ENCRYPTED = frozenset({"enc", "zip"})
 PRESENTATION = "application/"
 REPEATABLE = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"})
 
-# `EdDSA` is Ed25519 here: of the other curve no issuer has keys.
+# `EdDSA` means Ed25519 here: issuers have no keys of the other curve.
 MODELS: dict[str, Any] = {
     name: JWSRegistry.algorithms["Ed25519" if name == "EdDSA" else name] for name in SAFE_ALGORITHMS
 }
@@ -50,8 +50,8 @@ MODELS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Jws:
-    """A token whose signature nobody looked at yet. `type` in lower case, without `application/`; None where it names
-    none."""
+    """A parsed token whose signature is not verified yet. `type` is in lower case, without `application/`; None if
+    missing."""
 
     header: Mapping[str, object]
     claims: dict[str, object] = field(repr=False)
@@ -63,12 +63,12 @@ class Jws:
 
 
 def read_jws(raw: str) -> Jws:
-    """Raises CredentialError."""
+    """Parse a compact JWS. Raises CredentialError."""
     if len(raw) > MAX_TOKEN_LENGTH:
         raise CredentialError(RefusalCode.TOO_LARGE)
     parts = raw.split(".")
     if len(parts) == 5:
-        raise CredentialError(RefusalCode.ENCODING, "it is encrypted, and only signed tokens are read")
+        raise CredentialError(RefusalCode.ENCODING, "the token is encrypted; only signed tokens are accepted")
     if len(parts) != 3:
         raise CredentialError(RefusalCode.NOT_A_TOKEN)
     head, body, signature = parts
@@ -83,21 +83,21 @@ def read_jws(raw: str) -> Jws:
 
 
 def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
-    """What the header repeats of the claims is the same there (RFC 7519, 5.3): else two readers take it for tokens of
-    two issuers, or for two services. Raises CredentialError."""
+    """Check that claims repeated in the header are equal (RFC 7519, 5.3): otherwise two readers could see different
+    issuers or audiences. Raises CredentialError."""
     for name in sorted(REPEATABLE & header.keys()):
         if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
-            raise CredentialError(RefusalCode.CONTRADICTION, f"its header has another `{name}` than its claims")
+            raise CredentialError(RefusalCode.CONTRADICTION, f"the header and the claims differ in `{name}`")
 
 
 def decode_segment(segment: str) -> bytes:
-    """Of what could be spelled in one way only. Raises CredentialError."""
+    """Decode canonical base64url. Raises CredentialError."""
     over = len(segment) % 4
     if over and segment[-1] not in LAST[over]:
-        raise CredentialError(RefusalCode.ENCODING, "bits that mean nothing are set in it")
+        raise CredentialError(RefusalCode.ENCODING, "the base64url is not canonical: unused bits are set")
     try:
         found = a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over], strict_mode=True)
-    except ValueError:  # of ASCII and of base64 alike
+    except ValueError:  # of ASCII or base64
         raise CredentialError(RefusalCode.ENCODING) from None
     if not found:
         raise CredentialError(RefusalCode.NOT_A_TOKEN)
@@ -106,7 +106,7 @@ def decode_segment(segment: str) -> bytes:
 
 @lru_cache(MAX_CACHED_HEADERS)
 def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
-    """The header, its `alg`, `kid` and `typ`: those of an issuer are mostly the same. Raises CredentialError."""
+    """Return the header, its `alg`, `kid` and `typ`; cached, as an issuer's headers repeat. Raises CredentialError."""
     header = parse_strict_object(decode_segment(segment))
     names = header.keys()
     if names & DEMANDS:
@@ -114,12 +114,14 @@ def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, s
     if names & KEYS:
         raise CredentialError(RefusalCode.KEY_IN_TOKEN)
     if names & ENCRYPTED:
-        raise CredentialError(RefusalCode.ENCODING, "it is encrypted or compressed, and only signed tokens are read")
+        raise CredentialError(
+            RefusalCode.ENCODING, "the token is encrypted or compressed; only signed tokens are accepted"
+        )
     alg = header.get("alg")
     if not isinstance(alg, str) or alg not in MODELS:
         raise CredentialError(RefusalCode.ALGORITHM)
     if str(header.get("cty", "")).lower().removeprefix(PRESENTATION) == "jwt":
-        raise CredentialError(RefusalCode.TOKEN_TYPE, "it is a token within a token")
+        raise CredentialError(RefusalCode.TOKEN_TYPE, "the token contains another token (`cty`)")
     return MappingProxyType(header), alg, parse_key_id(header), parse_type(header)
 
 
@@ -135,7 +137,7 @@ def parse_key_id(header: Mapping[str, object]) -> str | None:
 
 
 def parse_type(header: Mapping[str, object]) -> str | None:
-    """By RFC 7515 `application/` may be left out, and case does not count."""
+    """Return `typ` in lower case without `application/`, which RFC 7515 allows to omit."""
     if "typ" not in header:
         return None
     found = header["typ"]
@@ -152,7 +154,7 @@ def normalize_type(text: str) -> str:
 
 
 def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:
-    """By one of these keys, with the one algorithm that the token names and its issuer may use. Raises
+    """Verify the signature by one of these keys with exactly the token's algorithm, if the issuer may use it. Raises
     CredentialError."""
     if jws.alg not in allowed:
         raise CredentialError(RefusalCode.ALGORITHM)
@@ -164,7 +166,7 @@ def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[
 
 
 def supports_algorithm(key: VerifyingKey, alg: str) -> bool:
-    """Whether it is of the type, the curve and the use that the algorithm is for."""
+    """Whether the key has the type, curve and use of the algorithm."""
     model = MODELS[alg]
     try:
         if alg == "EdDSA" and key.get("alg") == "EdDSA":

@@ -1,7 +1,7 @@
-"""What a token lets its presenter do: `scope`, `scp` and `authorization_details` as one list of scopes.
+"""Reads the scopes of a token: `scope`, `scp` and `authorization_details` as one list.
 
-Of `authorization_details` (RFC 9396) one that has `actions` and nothing else that narrows it is the scopes
-`type:action`. One that says more, as an amount or an identifier, is narrower than any scope: it grants nothing here.
+An entry of `authorization_details` (RFC 9396) with only `type` and `actions` means the scopes `type:action`. An entry
+with more members, such as an amount or an identifier, is narrower than any scope and grants nothing here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PLAIN_DETAIL = frozenset({"type", "actions"})
 
 
 def token_scopes(claims: Claims) -> tuple[str, ...] | None:
-    """None where nothing is said of scopes. Raises CredentialError."""
+    """Return the scopes, or None if the token states none. Raises CredentialError."""
     scope, scp = scope_claim(claims, "scope"), scp_claim(claims)
     if scope is not None and scp is not None and set(scope) != set(scp):
-        raise CredentialError(RefusalCode.CONTRADICTION, "`scope` and `scp` are two")
+        raise CredentialError(RefusalCode.CONTRADICTION, "`scope` and `scp` differ")
     plain = scp if scope is None else scope
     if DETAILS not in claims:
         return plain
@@ -28,17 +28,17 @@ def token_scopes(claims: Claims) -> tuple[str, ...] | None:
 
 
 def scp_claim(claims: Claims) -> tuple[str, ...] | None:
-    """A text as `scope`, or a list. Raises CredentialError."""
+    """Return the scopes in `scp`, a text like `scope` or a list. Raises CredentialError."""
     if not isinstance(claims.get("scp"), list | tuple):
         return scope_claim(claims, "scp")
     found = text_list_claim(claims, "scp") or ()
     if any(" " in one or not SCOPES.fullmatch(one) for one in found):
-        raise CredentialError(RefusalCode.CLAIM_TYPE, "its `scp` is no list of scopes")
+        raise CredentialError(RefusalCode.CLAIM_TYPE, "the claim `scp` is not a list of scopes")
     return tuple(dict.fromkeys(found))
 
 
 def detail_scopes(given: object) -> Iterator[str]:
-    wrong = CredentialError(RefusalCode.CLAIM_TYPE, f"its `{DETAILS}` are none")
+    wrong = CredentialError(RefusalCode.CLAIM_TYPE, f"the claim `{DETAILS}` is malformed")
     if not isinstance(given, list | tuple) or len(given) > MAX_DETAILS:
         raise wrong
     for detail in given:

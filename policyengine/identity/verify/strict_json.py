@@ -1,4 +1,4 @@
-"""JSON of a stranger, read in the one way that there is: no member twice, no number that is none, bounded depth."""
+"""Parses untrusted JSON unambiguously: no duplicate member, no invalid number, bounded depth."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.values import DECIMAL_CONTEXT
 
 MAX_DEPTH = 24  # so that a claim fits into facts
-MAX_DIGITS = DECIMAL_CONTEXT.prec  # of a number; more are exact nowhere here
-MAX_FRACTION_LENGTH = 3 * MAX_DIGITS  # characters of a fraction
-STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one that does not end goes on to the end: looked at once
+MAX_DIGITS = DECIMAL_CONTEXT.prec  # digits of a number; more cannot be exact
+MAX_FRACTION_LENGTH = 3 * MAX_DIGITS  # of a fraction
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # unterminated ones match to the end: linear time
 BRACKETS = re.compile(r"[\[\]{}]")
 LONE = re.compile(r"[\ud800-\udfff]")
 
 
 def parse_strict_object(data: bytes) -> dict[str, object]:
-    """Raises CredentialError: of what is no JSON object, or could be read in two ways."""
+    """Parse a JSON object. Raises CredentialError if it is malformed or ambiguous."""
     try:
         text = data.decode("utf-8")
         check_depth(text)
         found = DECODER.decode(text)
-    except (ValueError, RecursionError):  # JSON and UTF-8 alike
+    except (ValueError, RecursionError):  # of JSON or UTF-8
         raise CredentialError(RefusalCode.NOT_A_TOKEN) from None
     if not isinstance(found, dict):
         raise CredentialError(RefusalCode.NOT_A_TOKEN)
@@ -34,7 +34,7 @@ def parse_strict_object(data: bytes) -> dict[str, object]:
 
 
 def check_depth(text: str) -> None:
-    """Before anybody walks it. Raises CredentialError."""
+    """Check the nesting depth before parsing. Raises CredentialError."""
     if text.count("{") + text.count("[") <= MAX_DEPTH:
         return
     depth = 0
@@ -58,10 +58,10 @@ def parse_int(text: str) -> int:
 
 
 def parse_fraction(text: str) -> Decimal:
-    """Exact, as every number is here."""
+    """Parse a fraction exactly."""
     try:
         number = DECIMAL_CONTEXT.create_decimal(text) if len(text) <= MAX_FRACTION_LENGTH else None
-    except DecimalException:  # more digits, or an exponent that none has
+    except DecimalException:  # too many digits or too large an exponent
         number = None
     if number is None or abs(number.adjusted()) > MAX_DIGITS:
         raise CredentialError(RefusalCode.CLAIM_TYPE)

@@ -1,4 +1,4 @@
-"""The task that an agent was started for, as the claim `task` has it: `{id, tools, entities, issued_at, opened_by}`.
+"""Reads the task that an agent was started for, the claim `task`: `{id, tools, entities, issued_at, opened_by}`.
 
 `entities` are `{type, id}`, as references are in every question.
 """
@@ -22,14 +22,14 @@ MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 
 def parse_task_claim(claims: Claims) -> dict[str, object] | None:
-    """The facts of `task`. One that says more than is understood narrows what nobody here would keep to. Raises
+    """Return the facts of `task`. A task with unknown members is refused, as they could restrict it further. Raises
     CredentialError."""
     task = object_claim(claims, "task")
     if task is None:
         return None
     name, began = text_claim(task, "id"), time_claim(task, "issued_at")
     if name is None or not task.keys() <= MEMBERS:
-        raise CredentialError(RefusalCode.CLAIM_TYPE, "its `task` has no `id`, or says what is not understood")
+        raise CredentialError(RefusalCode.CLAIM_TYPE, "the claim `task` has no `id`, or has unknown members")
     found: dict[str, object] = {"id": name}
     tools, entities = text_list_claim(task, "tools"), reference_list_claim(task, "entities")
     found |= {} if tools is None else {"tools": list(tools)}
@@ -44,5 +44,5 @@ def reference_to_dict(entity: EntityRef) -> dict[str, str]:
 
 
 def task_opener_claim(claims: Claims) -> str | None:
-    """The agent that opened it, `issuer/agent`, where the issuer says so. Raises CredentialError."""
+    """Return the agent that opened the task, as `issuer/agent`, if the issuer states it. Raises CredentialError."""
     return text_claim(object_claim(claims, "task") or {}, "opened_by")

@@ -1,5 +1,4 @@
-"""Tokens that stand for themselves: whose they are, whether their issuer signed them, and whether they hold now and
-here."""
+"""Verifies tokens: their issuer, its signature, and whether they are valid here and now."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ SPIFFE = "spiffe://"
 ACCESS, TRANSACTION, ID_JAG, ID_TOKEN = "at+jwt", "txntoken+jwt", "oauth-id-jag+jwt", "id_token"
 KINDS: Mapping[str, str] = {TRANSACTION: "txn_token", ID_JAG: "id_jag"}  # by type; others are `jwt`
 WORKLOAD_TYPES = frozenset({"jwt", "jose"})
-# What only ID tokens have, and what servers write into tokens of which they make several kinds by one type.
+# Claims that only ID tokens have, and values by which servers that use one `typ` for several kinds state the kind.
 ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
 TOKEN_USES = {"access": False, "bearer": False, "dpop": False, "at+jwt": False, "id": True}
-# By what a token is, what has to be in it; `iss` in all of them, but for those of workloads.
+# Required claims by kind; in addition `iss`, except for workloads.
 REQUIRED_CLAIMS: Mapping[str, tuple[str, ...]] = {
     "jwt": ("aud", "exp"),
     ACCESS: ("aud", "exp", "sub", "client_id", "iat", "jti"),
@@ -35,21 +34,22 @@ REQUIRED_CLAIMS: Mapping[str, tuple[str, ...]] = {
 
 class TokenIntrospector(Protocol):
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """What the issuer of an opaque token says of it: kind `opaque`. It may wait. Raises CredentialError."""
+        """Return what the issuer states about an opaque token, as a token of kind `opaque`. May wait. Raises
+        CredentialError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
-    """An issuer of the policy. `audience`: for whom its tokens have to be; `ours`: for whom ID-JAGs may be beside."""
+    """An issuer of the policy. `audience`: the required audience of its tokens; `ours`: also accepted for ID-JAGs."""
 
     name: str
     audience: str | None
     ours: str | None
     settings: IssuerSettings
     keys: KeySource
-    domain: str | None = None  # of workloads
-    others: frozenset[str] = frozenset()  # for whom its tokens may be, too
+    domain: str | None = None  # SPIFFE trust domain
+    others: frozenset[str] = frozenset()  # further accepted audiences
 
     @property
     def types(self) -> frozenset[str]:
@@ -58,7 +58,8 @@ class TrustedIssuer:
 
 @dataclass(frozen=True)
 class TokenVerifier:
-    """`issuers` by the exact text of `iss`. `leeway` in seconds: by how much the clocks of issuers may differ."""
+    """The verifier of tokens. `issuers` is keyed by the exact text of `iss`; `leeway` is the tolerated clock difference
+    in seconds, for issuers."""
 
     issuers: Mapping[str, TrustedIssuer]
     introspection: TokenIntrospector | None = None
@@ -69,7 +70,7 @@ class TokenVerifier:
         object.__setattr__(self, "_types", {url: one.types for url, one in self.issuers.items()})
 
     def verify(self, raw: str, now: int) -> VerifiedToken:
-        """A token of `Authorization`: a JWT, or one that its issuer is asked about. Raises CredentialError."""
+        """Verify a token of `Authorization`: a JWT, or an opaque one by introspection. Raises CredentialError."""
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if is_signed(raw):
@@ -79,18 +80,18 @@ class TokenVerifier:
         return self.introspection.introspect(raw, now)
 
     def verify_txn(self, raw: str, now: int) -> VerifiedToken:
-        """A transaction token. Raises CredentialError."""
+        """Verify a transaction token. Raises CredentialError."""
         return self._verified(raw, now, transaction=True)
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenVerifier:
-        """That takes what this issuer signed for any of these."""
+        """Return a copy that accepts tokens of this issuer for any of these audiences."""
         others = frozenset(audiences)
         known = {url: replace(one, others=others) if one.name == issuer else one for url, one in self.issuers.items()}
         return replace(self, issuers=known)
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """What its issuer signed, or says that it is active: of whatever kind it is, for whomever, whether it holds or
-        not. It uses nothing up. Raises CredentialError."""
+        """Verify only that the issuer signed the token, or reports it as active: any kind, any audience, expired or
+        not. Use up nothing. Raises CredentialError."""
         if not is_signed(raw):
             return self.verify(raw, now)
         jws = read_jws(raw)
@@ -100,7 +101,7 @@ class TokenVerifier:
         return build_signed_token(raw, jws, kind, trusted.name, now)
 
     def _trusted(self, jws: Jws) -> tuple[str, TrustedIssuer]:
-        """Whose it says it is, and its URL."""
+        """Return the URL and the issuer that the unverified token names."""
         url = unverified_issuer(jws.claims)
         trusted = self.issuers.get(url)
         if trusted is None:
@@ -118,7 +119,7 @@ class TokenVerifier:
         return self._token(raw, jws, trusted, kind, now)
 
     def _token(self, raw: str, jws: Jws, trusted: TrustedIssuer, kind: str, now: int) -> VerifiedToken:
-        """Of what its issuer signed. Raises CredentialError."""
+        """Check the claims of a token with a valid signature. Raises CredentialError."""
         check_required(jws.claims, ACCESS if jws.type == ACCESS else kind)
         check_audience(jws.claims, trusted, kind)
         if trusted.domain is not None and parse_trust_domain(str(jws.claims["sub"])) != trusted.domain:
@@ -137,14 +138,14 @@ class TokenVerifier:
         )
 
     def _single_use(self, trusted: TrustedIssuer, claims: Claims, ends: int) -> SingleUse:
-        """A second more than it counts, as the one that it ends in is not whole."""
+        """Return the replay mark, kept one second longer because times are truncated to seconds."""
         return SingleUse(f"id_jag:{trusted.name}/{claims['jti']}", ends + self.leeway + 1)
 
 
 def trusted_issuers(
     issuers: Mapping[str, Issuer], configuration: IdentityConfig, keys: Mapping[str, KeySource]
 ) -> dict[str, TrustedIssuer]:
-    """By URL, those that have keys, which `keys` has by name. A URL that two of them share names none."""
+    """Return the issuers with an entry in `keys` (by name), by URL. A URL that two issuers share identifies neither."""
     having = [one for one in issuers.values() if one.url is not None and one.name in keys]
     urls = [one.url for one in having]
     return {
@@ -165,30 +166,30 @@ def trusted_issuers(
 
 
 def unverified_issuer(claims: Claims) -> str:
-    """As nobody has verified it. A workload is of the trust domain that its name says, where no issuer is named.
-    Raises CredentialError."""
+    """Return the issuer that the unverified token names; that of a workload without `iss` is its trust domain. Raises
+    CredentialError."""
     issuer = text_claim(claims, "iss")
     if issuer is not None:
         return issuer
     subject = claims.get("sub")
     if isinstance(subject, str) and subject.startswith(SPIFFE):
         return f"{SPIFFE}{parse_trust_domain(subject)}"
-    raise CredentialError(RefusalCode.MISSING_CLAIM, "its `iss` is missing")
+    raise CredentialError(RefusalCode.MISSING_CLAIM, "the claim `iss` is missing")
 
 
 def is_signed(raw: str) -> bool:
-    """By its form, as `{` in base64url begins with that letter; else it is opaque."""
+    """Whether the token has the form of a JWS (`{` in base64url begins with `e`); otherwise it is opaque."""
     return raw.startswith("e") and raw.count(".") >= 2
 
 
 def build_signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> VerifiedToken:
-    """Of which nothing more is known than who signed it."""
+    """Build a token whose signature alone is verified."""
     digest, signed = sha256(raw.encode("ascii")).digest(), sha256(jws.signed).digest()
     return VerifiedToken(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
 
 
 def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], transaction: bool) -> str:
-    """The value of `credential.kind`. Raises CredentialError for a type that may not be here."""
+    """Return the value of `credential.kind`. Raises CredentialError for a type that is not accepted here."""
     type_ = jws.type or "jwt"
     if transaction or type_ == TRANSACTION:
         if not (transaction and type_ == TRANSACTION):
@@ -203,12 +204,14 @@ def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], tra
     if type_ == ID_JAG:
         return "id_jag"
     if is_id_token(jws.claims, type_) and ID_TOKEN not in types:
-        raise CredentialError(RefusalCode.TOKEN_TYPE, "it is an ID token, which is for the client that asked for it")
+        raise CredentialError(
+            RefusalCode.TOKEN_TYPE, "the token is an ID token, which is only for the client that requested it"
+        )
     return "jwt"
 
 
 def is_id_token(claims: Claims, type_: str) -> bool:
-    """Raises CredentialError for what says itself that it is something else."""
+    """Whether the token is an ID token. Raises CredentialError if it states another kind."""
     used = [claims[name] for name in ("typ", "token_use") if name in claims]
     if "events" in claims or any(not isinstance(one, str) or one.lower() not in TOKEN_USES for one in used):
         raise CredentialError(RefusalCode.TOKEN_TYPE)
@@ -223,17 +226,18 @@ def is_id_token(claims: Claims, type_: str) -> bool:
 def check_required(claims: Claims, kind: str) -> None:
     for name in REQUIRED_CLAIMS[kind]:
         if name not in claims:
-            raise CredentialError(RefusalCode.MISSING_CLAIM, f"its `{name}` is missing")
+            raise CredentialError(RefusalCode.MISSING_CLAIM, f"the claim `{name}` is missing")
     for name in ("sub", "jti", "txn", "client_id"):
         text_claim(claims, name)
 
 
 def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
-    """It may be for others beside (RFC 9068); an ID-JAG may not. Raises CredentialError."""
+    """Check that the token is for this server, possibly among others (RFC 9068); an ID-JAG must be for it alone. Raises
+    CredentialError."""
     for_whom = text_or_list_claim(claims, "aud") or ()
     wanted = (trusted.audience, trusted.ours if kind == "id_jag" else None)
     if wanted == (None, None) and not trusted.others:
-        raise CredentialError(RefusalCode.AUDIENCE, "no policy says for whom tokens of its issuer are: `audience`")
+        raise CredentialError(RefusalCode.AUDIENCE, "the policy does not set `audience` of its issuer")
     if not any(one in wanted or one in trusted.others for one in for_whom):
         raise CredentialError(RefusalCode.AUDIENCE)
     if kind != "id_jag":
@@ -244,13 +248,13 @@ def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
 
 
 def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
-    """The claims, and when it ends. Raises CredentialError.
+    """Return the claims and the expiry of a token that is valid now. Raises CredentialError.
 
-    A clock that is wrong by less than the leeway is taken for right: what was issued a little later than now was issued
-    now, and what ended a little while ago ends with the leeway.
+    Clocks may differ by the leeway: a token issued slightly in the future is treated as issued now, and one that
+    expired slightly in the past expires with the leeway.
     """
     ends, begins, issued = (time_claim(claims, name) for name in ("exp", "nbf", "iat"))
-    assert ends is not None  # it is required
+    assert ends is not None  # `exp` is required
     if ends + leeway <= now:
         raise CredentialError(RefusalCode.EXPIRED)
     if begins is not None and begins > now + leeway:
@@ -258,7 +262,7 @@ def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, obj
     if issued is not None and issued > now + leeway:
         raise CredentialError(RefusalCode.ISSUED_LATER)
     if any(start is not None and start >= ends for start in (begins, issued)):
-        raise CredentialError(RefusalCode.CONTRADICTION, "it ends before it begins")
+        raise CredentialError(RefusalCode.CONTRADICTION, "the token expires before it becomes valid")
     moved: dict[str, object] = dict(claims)
     if issued is not None and issued > now:
         moved["iat"] = now

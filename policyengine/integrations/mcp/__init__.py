@@ -1,1 +1,1 @@
-"""Policies in front of MCP servers: the gateway and middlewares of the SDKs."""
+"""Enforcement points for MCP servers: a gateway, and middlewares for the SDKs."""

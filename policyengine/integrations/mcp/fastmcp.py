@@ -1,6 +1,7 @@
-"""Middleware for servers of FastMCP: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
+"""Middleware for FastMCP servers: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
 
-What `mcp.sdk` does, in the hooks and errors of FastMCP: a refused call is a tool's error, which a model can read.
+It does the same as `mcp.sdk`, with the hooks and errors of FastMCP: a denied call is a tool error, which a model can
+read.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ Came = TypeVar("Came")
 
 
 class McpDeniedError(AuthorizationError):
-    """A call that was refused: its words for whoever called, and the decision for this process."""
+    """A denied call: its message for the caller, and the decision for this process."""
 
     def __init__(self, decision: Decision) -> None:
         super().__init__(format_denial(decision))
@@ -75,9 +76,9 @@ class McpDeniedError(AuthorizationError):
 
 
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[Any]:
-    """Who asks, by the access token that the server verified: its client, its subject, its scopes, its issuer.
+    """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
 
-    `issuers` says how the policy calls the issuer of a URL, `issuer` how it calls the one of tokens that name none.
+    `issuers` maps URLs to issuers of the policy; `issuer` is used for tokens that name none.
     """
 
     def identify(context: object) -> Facts | None:
@@ -88,27 +89,29 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
 
 
 def by_credentials() -> Identify[Any]:
-    """Who asks, by the raw credentials of the HTTP request, for an engine that verifies them; over stdio nobody."""
+    """Identify the caller by the raw credentials of the HTTP request, for an engine that verifies them; over stdio
+    there is no caller."""
 
     def identify(context: object) -> Facts | None:
         try:
             return presented(get_http_request())
-        except RuntimeError:  # there is none
+        except RuntimeError:  # no HTTP request
             return None
 
     return identify
 
 
 def always(facts: Facts) -> Identify[Any]:
-    """Who asks, where it is always the same: the one who started this process, and talks to it over stdio."""
+    """Identify the caller by fixed facts: the user who started this process and uses it over stdio."""
     return lambda context: facts
 
 
 class PolicyMiddleware(Middleware):
-    """`server` is how policies call this server: `TOOL billing/refund` is its tool `refund`.
+    """MCP middleware. `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`.
 
-    `identify` tells who asks, from what the server verified: facts as `/decide` takes them, or None for nobody, who is
-    let through to nothing. `also` names further methods that pass undecided, like `logging/setLevel`.
+    `identify` returns facts about the caller, as `/decide` takes them, from what the server verified, or None for an
+    unknown caller, which is denied everything. `also` lists further methods that pass undecided, like
+    `logging/setLevel`.
     """
 
     def __init__(
@@ -135,19 +138,19 @@ class PolicyMiddleware(Middleware):
             return await call_next(context)
         if method == "resources/subscribe":
             return await self._subscribed(context, call_next)
-        if method in DECIDED_METHODS:  # in its own hook, where names and arguments are as they will be used
+        if method in DECIDED_METHODS:  # decided in its hook, with the final name and arguments
             return await call_next(context)
         if method in ("completion/complete", "subscriptions/listen"):
             await self._check_several(context, method, params if isinstance(params, Mapping) else {})
             return await call_next(context)
-        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is closed: no policy speaks of it", method[:80])
+        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is not supported by policies, and denied", method[:80])
 
     async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         params = context.message if isinstance(context.message, Mapping) else {}
         return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
-        """What names things without using them: whoever may not have them may not ask."""
+        """Check requests that name entities without using them: the caller must have access to each."""
         facts, params = await self._facts(context, protocol_error), read_params(params)
         if method == "completion/complete":
             named = completion_target(params)
@@ -166,7 +169,7 @@ class PolicyMiddleware(Middleware):
         return await self._called(context, "tools/call", params, lambda: call_next(context), McpDeniedError)
 
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
-        """Asked by FastMCP where it tells of a resource without reading it."""
+        """Decide for FastMCP whether to describe a resource without reading it."""
         facts = await self._facts(context, protocol_error)
         decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
         if not decision.allowed:
@@ -256,23 +259,23 @@ class PolicyMiddleware(Middleware):
 
 
 def read_params(params: Params) -> Params:
-    """As FastMCP has parsed them; over HTTP the message is there to say which names were repeated."""
+    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
     try:
         return check_local_params(params, get_raw_message(get_http_request()))
-    except RuntimeError:  # it came another way
+    except RuntimeError:  # not over HTTP
         return params
     except AmbiguousMessageError as error:
         raise MCPError(INVALID_REQUEST, str(error)) from None
 
 
 def protocol_error(decision: Decision) -> MCPError:
-    """Where there is no result that could tell of an error, it is the exchange that failed."""
+    """Return a protocol error, for exchanges whose result cannot express an error."""
     return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 
 
 def _call_outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
-    """How a call came out. One that asks its caller for more first has not come to anything: its next round is decided
-    anew."""
+    """Return status, start and output of a call. A call that asks its caller for more input is not finished: its next
+    round is decided again."""
     if isinstance(result, INTERIM_RESULTS):
         return 202, began, None
     if not isinstance(result, ToolResult):

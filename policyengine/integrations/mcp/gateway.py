@@ -50,14 +50,14 @@ Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
 Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-IDLE_SECONDS = 30 * 60.0  # seconds until a session that nobody uses is over
+IDLE_SECONDS = 30 * 60.0  # until an idle session ends
 CONNECT_SECONDS = 5.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
 class McpUpstream:
-    """The server behind: a URL, or the words of a command. `headers` and `environment` are all that it gets of ours."""
+    """The upstream server: a URL or a command line. `headers` and `environment` are all that is passed to it."""
 
     target: str
     headers: Mapping[str, str]
@@ -69,7 +69,7 @@ class McpUpstream:
         return self.target.startswith(("http://", "https://"))
 
     def connect(self) -> Streams:
-        """A session of its own."""
+        """Open a new session."""
         return self._url() if self.is_url else self._command()
 
     def _command(self) -> Streams:
@@ -88,7 +88,7 @@ class McpUpstream:
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """A request that begins a session, as the middleware would see it."""
+    """A request that begins a session, in the form that the middleware expects."""
 
     request: Request
     request_id: None = None
@@ -97,7 +97,7 @@ class SessionRequest:
 
 
 class UpstreamPolicyMiddleware(PolicyMiddleware):
-    """In front of a server of which nobody here knows how it reads."""
+    """The middleware for a server whose parser is unknown."""
 
     params = staticmethod(check_upstream_params)
 
@@ -110,7 +110,7 @@ class McpGateway:
     upstream: McpUpstream
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
-        """One client, until it is gone. Nothing is started before it says something."""
+        """Serve one client until it disconnects. The upstream is started at its first message."""
         first = await receive_first_message(client)
         if first is None:
             return
@@ -123,7 +123,7 @@ class McpGateway:
             group.cancel_scope.cancel()
 
     async def _connected(self, outgoing: Outgoing, incoming: Incoming) -> None:
-        """The upstream session, apart: that it fails must not end what its client is being told."""
+        """Run the upstream session in its own task, so that its failure does not interrupt answers to the client."""
         async with outgoing, incoming:
             try:
                 async with self.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
@@ -131,22 +131,22 @@ class McpGateway:
                     await pump_messages(upstream, incoming)
                     group.cancel_scope.cancel()
             except Exception as error:
-                _LOG.error("the upstream server cannot be used: %s", describe_error(error))
+                _LOG.error("the upstream session failed: %s", describe_error(error))
 
     async def owner(self, request: Request) -> Owner:
-        """Whose session that request begins."""
+        """Return the owner of the session that the request begins."""
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
         return session_owner(None if facts is None else await prove_credentials(self.decides, facts))
 
     async def over_stdio(self) -> None:
-        """One client, until its end of the pipe is closed: then we end, too, and our upstream with us."""
+        """Serve one client until it closes the pipe, then stop the upstream and end."""
         lines = StdioLines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
         async with stdio_server(lines) as (client, to_client), client, to_client:
             await self.session(StdioMessageReader(client, lines), to_client)
 
 
 class StdioLines(anyio.AsyncFile[str]):
-    """Lines of text, each of which becomes one message: they are kept until that has come."""
+    """Lines of text, each of which becomes one message; a line is kept until its message was received."""
 
     def __init__(self, file: TextIO) -> None:
         super().__init__(file)
@@ -160,7 +160,7 @@ class StdioLines(anyio.AsyncFile[str]):
 
 @dataclass(frozen=True, slots=True)
 class StdioMessageReader:
-    """Messages with the lines that they came as."""
+    """Messages with their raw lines."""
 
     client: MessageReader
     lines: StdioLines
@@ -190,7 +190,7 @@ async def pump_messages(source: Any, sink: Any) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """The first that went wrong."""
+    """Return the message of the first error in a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__
@@ -200,10 +200,10 @@ def describe_error(error: BaseException) -> str:
 
 
 class SessionEndpoint:
-    """An ASGI endpoint: each client has a session, and each session an upstream of its own. They are bounded, and who
-    opens more of them than others ends his own.
+    """An ASGI endpoint: each client has a session with its own upstream. The number of sessions is bounded; when the
+    limit is reached, the owner with most sessions loses one.
 
-    Requests whose `Host` or `Origin` is foreign to `hosts` are refused before a session is looked for.
+    Requests whose `Host` or `Origin` is foreign to `hosts` are refused before the session lookup.
     """
 
     def __init__(self, gateway: McpGateway, hosts: AllowedHosts) -> None:
@@ -215,7 +215,7 @@ class SessionEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = self._hosts.refusal(scope["method"], scope["headers"])
         if refused is not None:
-            _LOG.warning("a request was refused because %s: %s", refused.message, refused.hint)
+            _LOG.warning("a request was refused: %s: %s", refused.message, refused.hint)
             return await JSONResponse(problem_document(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)
         await self.bounded(scope, receive, send)
 
@@ -232,7 +232,7 @@ class SessionEndpoint:
             return await self._begin(scope, receive, send)
         session = self._open.get(name)
         if session is None:
-            return await JSONResponse(problem_document("there is no such session"), 404)(scope, receive, send)
+            return await JSONResponse(problem_document("the session does not exist"), 404)(scope, receive, send)
         self._open.enter(session)
         try:
             await session.transport.handle_request(scope, receive, send)
@@ -259,7 +259,7 @@ class SessionEndpoint:
             await self._group.start(self._session, name, transport)
             await transport.handle_request(scope, receive, watching)
         finally:
-            if status >= 400:  # nothing began
+            if status >= 400:  # the session did not begin
                 with anyio.CancelScope(shield=True):
                     await self._end(name)
 
@@ -288,7 +288,7 @@ def problem_document(message: str) -> dict[str, Any]:
 
 
 def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = ()) -> Starlette:
-    """The gateway at `/mcp`, for who names loopback or one of `allowed_hosts`. Raises AllowedHostError."""
+    """Return the gateway at `/mcp`, for requests to loopback or one of `allowed_hosts`. Raises AllowedHostError."""
     sessions = SessionEndpoint(gateway, AllowedHosts.of(allowed_hosts))
     return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
 
@@ -296,7 +296,8 @@ def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = ()) -> Starle
 def identify_by_headers(
     names: Mapping[str, str], facts: Callable[[Mapping[str, str]], Facts]
 ) -> Identify[RequestContext]:
-    """Who asks, by headers that whoever calls this gateway on this machine sets. One that is missing names nobody."""
+    """Identify the caller by headers that a trusted process on this machine sets. A missing header means an unknown
+    caller."""
 
     def identify(context: RequestContext) -> Facts | None:
         headers = getattr(context.request, "headers", None)
@@ -309,7 +310,7 @@ def identify_by_headers(
 
 
 def parse_caller_facts(words: Mapping[str, str]) -> Facts:
-    """`agent`, `issuer`, `user` and `scopes` as facts."""
+    """Return `agent`, `issuer`, `user` and `scopes` as facts."""
     issuer = {"issuer": words["issuer"]} if "issuer" in words else {}
     scopes = {"scopes": parse_scopes(words["scopes"])} if "scopes" in words else {}
     agent = {"agent": {"id": words["agent"], **issuer}} if "agent" in words else {}

@@ -1,7 +1,8 @@
-"""The methods of MCP as questions: what is asked before each may happen, and what of a list its caller may see.
+"""Maps the methods of MCP to questions: the decision before each method, and the visible items of a list.
 
-A tool is `TOOL server/name`; reading a resource is `ACTION read mcp_resource` on the thing of that URI, and getting a
-prompt is `ACTION get mcp_prompt` on the one of that name, both with `context.server`. Nothing here knows an SDK.
+A tool is `TOOL server/name`; reading a resource is `ACTION read mcp_resource` on the entity with that URI, and getting
+a prompt is `ACTION get mcp_prompt` on the one with that name, both with `context.server`. Nothing here depends on an
+SDK.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resourc
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
-PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # what arguments may tell yet
-# FastMCP finds a tool by a second name, too, made of a hash and its own: a rule about the first would not know it.
+PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # facts that arguments may still supply
+# FastMCP also resolves tools by a second name, made of a hash and the first; a rule about the first would miss it.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
-ALIAS_MESSAGE = "a tool is called by the name that it is listed under"
-ITEMS_PER_TURN = 16  # items of a list that are looked at before others have their turn
+ALIAS_MESSAGE = "call the tool by its listed name"
+ITEMS_PER_TURN = 16  # items checked before other tasks run
 
-# JSON-RPC leaves -32000 to -32019 to implementations; the SDKs took the first of them.
+# JSON-RPC leaves -32000 to -32019 to implementations; the SDKs use the first of them.
 DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
 ERROR_CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
 METHOD_NOT_FOUND = -32601
@@ -38,7 +39,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class McpListMethod:
-    """A list: the member of its result that holds the items, and the member of an item that names it."""
+    """A list method: the member of its result with the items, and the member of an item with its name."""
 
     items: str
     name: str
@@ -54,7 +55,7 @@ LIST_METHODS: Mapping[str, McpListMethod] = {
 }
 
 
-# Facts of an HTTP request, of which nobody here has seen one.
+# Facts of an HTTP request, which an MCP server may not have.
 REQUEST_FACTS: Mapping[str, str] = {
     **{name: f"request.{name}.*" for name in ("headers", "query")},
     **{name: f"request.{name}" for name in ("host", "ip", "size")},
@@ -62,8 +63,8 @@ REQUEST_FACTS: Mapping[str, str] = {
 
 
 def build_mcp_question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
-    """What is asked for one of the methods that are DECIDED; `facts` say who asks, and never what for. What they leave
-    out of the HTTP request, where there is one, is pending."""
+    """Return the question for one of the DECIDED_METHODS; `facts` describe only the caller. Facts of the HTTP request
+    that they omit are pending."""
     http = facts.get("request")
     said = http if isinstance(http, Mapping) else {}
     pending = [fact for name, fact in REQUEST_FACTS.items() if name not in said]
@@ -87,11 +88,11 @@ def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: F
                 **action_facts("read", "mcp_resource", canonical_resource_id(params.get("uri")), server, facts),
             }
         case _:
-            raise ValueError(f"nothing is decided for `{method}`")
+            raise ValueError(f"`{method}` is not a decided method")
 
 
 def get_arguments(params: Mapping[str, Any]) -> object:
-    """The arguments; what is no object of them is refused when it is decided, not read as none."""
+    """Return the arguments; a value that is not an object is passed on, so that the decision refuses it."""
     arguments = params.get("arguments")
     return {} if arguments is None else arguments
 
@@ -107,7 +108,7 @@ def action_facts(verb: str, type: str, name: object, server: str, facts: Facts) 
 
 
 def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | Invalid | None:
-    """A URI, or a template, as policies compare it."""
+    """Return a URI, or a template, in the spelling that policies compare."""
     if uri is None:
         return None
     found = canonical_template(str(uri)) if is_template else canonical_uri(str(uri))
@@ -115,7 +116,7 @@ def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | In
 
 
 def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
-    """The refusal of what no policy is asked about: a name or a URI that the server reads as another."""
+    """Return the denial of a name or URI that the server reads as another one, or None."""
     name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
         return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)
@@ -133,7 +134,7 @@ async def filter_visible(
     server: str,
     facts: Facts,
 ) -> list[Item]:
-    """Those of the items that their caller might be let through to, with some arguments or other. Nothing is spent."""
+    """Return the items that the caller may use with at least some arguments. Nothing is committed."""
     found = []
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
         if await is_visible(decides, listing, name, server, facts):
@@ -157,7 +158,7 @@ async def is_visible(
 async def evaluate_item(
     decides: PolicyDecisionPoint, listing: McpListMethod, name: str, server: str, facts: Facts
 ) -> Decision:
-    """What would come of an item, while its arguments are not known."""
+    """Evaluate an item while its arguments are unknown."""
     asked = build_mcp_question(listing.asked_as, {"name": name, "uri": name}, server, facts)
     if listing.has_templates:
         asked["resource"] = {"type": "mcp_resource", "id": canonical_resource_id(name, is_template=True)}
@@ -167,7 +168,7 @@ async def evaluate_item(
 
 
 def might_pass(decision: Decision) -> bool:
-    """Whether it is no deny, or one that arguments could lift: then each of its reasons says what is pending."""
+    """Whether the decision is no deny, or a deny whose every reason names a pending fact that arguments may supply."""
     if decision.outcome is not Outcome.DENY:
         return True
     denies = [one for one in decision.reasons if one.outcome is Outcome.DENY]
@@ -178,7 +179,7 @@ def might_pass(decision: Decision) -> bool:
 
 
 def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object] | None:
-    """What `completion/complete` wants suggestions for; None where that is none of what there is."""
+    """Return the entity that `completion/complete` wants suggestions for, or None if it is of no known kind."""
     match params.get("ref"):
         case {"type": "ref/prompt", "name": name}:
             return LIST_METHODS["prompts/list"], name
@@ -189,7 +190,7 @@ def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object]
 
 
 def subscribed_resources(params: Mapping[str, Any]) -> Sequence[object]:
-    """The resources that `subscriptions/listen` wants to hear of."""
+    """Return the resources that `subscriptions/listen` subscribes to."""
     wanted = params.get("notifications")
     named = wanted.get("resourceSubscriptions") if isinstance(wanted, Mapping) else None
     return named if isinstance(named, list) else [] if named is None else [None]

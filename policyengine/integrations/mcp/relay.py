@@ -1,8 +1,4 @@
-"""One session of a client with one of an upstream server: what the policy lets through goes on, message by message.
-
-Requests pass `PolicyMiddleware`, as they do in a server itself. Ids stay as they are, so progress, cancellation and
-what the server asks of its client (sampling, elicitation, roots) find their way.
-"""
+"""Relays one session between a client and an upstream server: messages that the policy allows are passed on."""
 
 from __future__ import annotations
 
@@ -35,7 +31,7 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 CLIENT_METHODS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
-UPSTREAM_GONE = "the upstream server is gone, or cannot be reached"
+UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCELLED = "notifications/cancelled"
 
 
@@ -49,7 +45,7 @@ class MessageWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelayRequest:
-    """A request as the middleware sees it. `request` is the HTTP request that it came with, if it did."""
+    """A request as the middleware sees it. `request` is the HTTP request that it came with, if any."""
 
     method: str
     params: Mapping[str, Any] | None
@@ -58,12 +54,12 @@ class RelayRequest:
 
 
 class RequestDroppedError(Exception):
-    """Whoever asked waits no more."""
+    """The client cancelled the request and no longer waits."""
 
 
 @dataclass(eq=False)
 class UpstreamRequest:
-    """A request that is on its way upstream, until `done`."""
+    """A request sent upstream; `done` is set when it has ended."""
 
     token: object
     done: anyio.Event = field(default_factory=anyio.Event)
@@ -75,7 +71,7 @@ class UpstreamRequest:
 
 
 class Relay:
-    """`limit` is how many seconds an answer of the upstream server may take."""
+    """A relay of messages between a client and its upstream server. `limit`: seconds to wait for an upstream answer."""
 
     def __init__(
         self, policy: PolicyMiddleware, to_client: MessageWriter, to_upstream: MessageWriter, limit: float
@@ -83,12 +79,12 @@ class Relay:
         self._policy, self._limit = policy, limit
         self._to_client, self._to_upstream = to_client, to_upstream
         self._waiting: dict[RequestId, UpstreamRequest] = {}
-        self._asked: set[RequestId] = set()  # of the client, by the upstream server
+        self._asked: set[RequestId] = set()  # ids of requests of the upstream server
         self._version: str | None = None
         self._down = False
 
     async def run(self, first: SessionMessage, client: MessageReader, upstream: MessageReader) -> None:
-        """Until the client is gone. Without its upstream server it is told so, whatever it asks."""
+        """Relay until the client disconnects. Without the upstream server, each request is answered with an error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._from_upstream, upstream)
             await self._from_client(first, client, group)
@@ -109,7 +105,7 @@ class Relay:
     async def _heard(self, item: SessionMessage, group: TaskGroup) -> None:
         match item.message:
             case JSONRPCRequest() as request:
-                await group.start(self._requested, request, item.metadata)  # in order: it is on its way, or answered
+                await group.start(self._requested, request, item.metadata)  # in order: the request was sent or answered
             case JSONRPCNotification(method=str(method)) as told if method.startswith(NOTIFICATIONS):
                 await self._up(told)
                 if method == CANCELLED:
@@ -135,8 +131,8 @@ class Relay:
             return await self._forwarded(request, task_status)
 
         try:
-            if request.method == "server/discover":  # one session here is one session there: there is a handshake
-                raise MCPError(METHOD_NOT_FOUND, "this gateway speaks the protocol of sessions: `initialize` one")
+            if request.method == "server/discover":  # sessions correspond one to one, so a handshake is required
+                raise MCPError(METHOD_NOT_FOUND, "this gateway requires a session: send `initialize`")
             result = await self._policy(context, go_on)
             await self._down_to(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result)))
         except MCPError as error:
@@ -145,15 +141,16 @@ class Relay:
             if isinstance(metadata, ServerMessageMetadata) and metadata.on_request_unanswered is not None:
                 await metadata.on_request_unanswered()
         except Exception:
-            broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed, and nothing was let through")
+            broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed; the request was denied")
             await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
         finally:
             notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
-        """The upstream's answer. Raises MCPError, its own or that there is none, and RequestDroppedError."""
+        """Return the upstream's answer. Raises MCPError, the upstream's or for a missing answer, and
+        RequestDroppedError."""
         if request.id in self._waiting:
-            raise MCPError(INVALID_REQUEST, "another request has this id")
+            raise MCPError(INVALID_REQUEST, "another request in progress has this id")
         if self._down:
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
@@ -179,12 +176,12 @@ class Relay:
             case _ if waiting.done.is_set():
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
-                late = {"requestId": request.id, "reason": "it takes too long"}
+                late = {"requestId": request.id, "reason": "the request timed out"}
                 await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
                 raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
 
     async def _up(self, message: Any) -> None:
-        """Upstream. Nothing of the client goes along with it: no header, no token."""
+        """Send a message upstream, without any header or token of the client."""
         headers = {} if self._version is None else {"mcp-protocol-version": self._version}
         try:
             await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))
@@ -217,7 +214,7 @@ class Relay:
                 self._asked.add(message.id)
                 await self._down_to(message, self._related(None))
             case JSONRPCRequest():
-                refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not pass that on")
+                refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not relay the method")
                 await self._up(JSONRPCError(jsonrpc="2.0", id=message.id, error=refused))
             case JSONRPCNotification():
                 await self._down_to(message, self._related((message.params or {}).get("progressToken")))
@@ -225,13 +222,13 @@ class Relay:
                 pass
 
     def _related(self, token: object) -> RequestId | None:
-        """Which request of the client this is about, if that can be told: over HTTP it goes the way of its answer."""
+        """Return the client's request that a message is about, if known: over HTTP it determines the stream."""
         about = [id for id, waiting in self._waiting.items() if token is not None and waiting.token == token]
         only = list(self._waiting) if len(self._waiting) == 1 else []
         return next(iter(about or only), None)
 
     async def _down_to(self, message: Any, related: RequestId | None = None) -> None:
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client is gone; its session ends
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left; its session ends
             await self._to_client.send(SessionMessage(message, ServerMessageMetadata(related_request_id=related)))
 
 
@@ -241,7 +238,7 @@ def progress_token(params: Mapping[str, Any] | None) -> object:
 
 
 def notify_started(task_status: TaskStatus[None]) -> None:
-    """Once is enough, and later is no mistake."""
+    """Notify the task group once; later calls have no effect."""
     try:
         task_status.started()
     except RuntimeError:

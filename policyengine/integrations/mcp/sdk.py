@@ -1,7 +1,7 @@
 """Middleware for servers of the `mcp` SDK: `MCPServer(…, middleware=[PolicyMiddleware(engine, server="billing")])`.
 
-It stands before every request of a client. Calls are decided with their arguments, lists show what their caller may
-use, and what no policy can speak of is closed.
+It handles every request of a client: calls are decided with their arguments, lists contain only items that the caller
+may use, and methods that policies do not support are denied.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ _LOG = logging.getLogger("policyengine")
 
 
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[RequestContext]:
-    """Who asks, by the access token that the server verified: its client, its subject, its scopes, its issuer.
+    """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
 
-    `issuers` says how the policy calls the issuer of a URL, `issuer` how it calls the one of tokens that name none.
-    Without a token nobody asks: so it is over stdio and in process, where `always` says who it is.
+    `issuers` maps URLs to issuers of the policy; `issuer` is used for tokens that name none. Without a token the caller
+    is unknown: over stdio and in process, use `always`.
     """
 
     def identify(context: RequestContext) -> Facts | None:
@@ -86,7 +86,8 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
 
 
 def by_credentials() -> Identify[RequestContext]:
-    """Who asks, by the raw credentials of the HTTP request, for an engine that verifies them; over stdio nobody."""
+    """Identify the caller by the raw credentials of the HTTP request, for an engine that verifies them; over stdio
+    there is no caller."""
 
     def identify(context: RequestContext) -> Facts | None:
         request = context.request
@@ -96,15 +97,16 @@ def by_credentials() -> Identify[RequestContext]:
 
 
 def always(facts: Facts) -> Identify[Any]:
-    """Who asks, where it is always the same: the one who started this process, and talks to it over stdio."""
+    """Identify the caller by fixed facts: the user who started this process and uses it over stdio."""
     return lambda context: facts
 
 
 class PolicyMiddleware:
-    """`server` is how policies call this server: `TOOL billing/refund` is its tool `refund`.
+    """MCP middleware. `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`.
 
-    `identify` tells who asks, from what the server verified: facts as `/decide` takes them, or None for nobody, who is
-    let through to nothing. `also` names further methods that pass undecided, like `logging/setLevel`.
+    `identify` returns facts about the caller, as `/decide` takes them, from what the server verified, or None for an
+    unknown caller, which is denied everything. `also` lists further methods that pass undecided, like
+    `logging/setLevel`.
     """
 
     params = staticmethod(check_local_params)
@@ -134,7 +136,9 @@ class PolicyMiddleware:
             return await self._listed(ctx, call_next, listing)
         if ctx.method in ("completion/complete", "subscriptions/listen"):
             return await self._several(ctx, call_next)
-        raise MCPError(METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is closed: no policy speaks of it", ctx.method[:80])
+        raise MCPError(
+            METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is not supported by policies, and denied", ctx.method[:80]
+        )
 
     async def _called(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
         params = self._clear_params(ctx)
@@ -158,7 +162,7 @@ class PolicyMiddleware:
         result = await call_next(ctx)
         items = result.get(listing.items) if isinstance(result, dict) else None
         if not isinstance(result, dict) or not isinstance(items, list):
-            raise MCPError(INTERNAL_ERROR, "the list could not be read, and is not shown")
+            raise MCPError(INTERNAL_ERROR, "the list of the server is malformed, and not returned")
         names = [one.get(listing.name) if isinstance(one, dict) else None for one in items]
         seen = await filter_visible(self._decides, listing, items, names, self._server, facts)
         if items and not seen:
@@ -167,7 +171,7 @@ class PolicyMiddleware:
         return {**result, listing.items: seen, **private}
 
     async def _warn(self, listing: McpListMethod, name: object, facts: Facts) -> None:
-        """Once: where nothing at all is shown, mostly the agent or the server has another name in the policy."""
+        """Warn once about an empty list: usually the agent or the server has another name in the policy."""
         if self._warned or not isinstance(name, str):
             return
         self._warned = True
@@ -180,7 +184,7 @@ class PolicyMiddleware:
         )  # fmt: skip
 
     async def _several(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        """What names things without using them: whoever may not have them may not ask."""
+        """Check requests that name entities without using them: the caller must have access to each."""
         facts, params = await self._facts(ctx), self._clear_params(ctx)
         if ctx.method == "completion/complete":
             named = completion_target(params)
@@ -200,7 +204,7 @@ class PolicyMiddleware:
         return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     def _clear_params(self, ctx: RequestContext) -> Params:
-        """As the server has parsed them; over HTTP the message is there to say which names were repeated."""
+        """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
         try:
             return self.params(ctx.params or {}, get_raw_message(ctx.request))
         except AmbiguousMessageError as error:
@@ -214,13 +218,14 @@ class PolicyMiddleware:
 
 
 def denial_error(decision: Decision) -> MCPError:
-    """In words as its message; what programs need, like the binding of an approval, as its data."""
+    """Return the error of a denied request: the message for people, and data for programs, like the binding of an
+    approval."""
     return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 
 
 def _call_outcome(result: HandlerResult, began: float) -> tuple[int, float, Facts | None]:
-    """How a call came out. One that asks its caller for more first has not come to anything: its next round is decided
-    anew."""
+    """Return status, start and output of a call. A call that asks its caller for more input is not finished: its next
+    round is decided again."""
     if not isinstance(result, dict):
         return 200, began, None
     if is_input_required(result):

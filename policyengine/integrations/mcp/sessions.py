@@ -1,6 +1,6 @@
-"""Which sessions of the MCP gateway are open, and whose: who opens many makes room for the others with his own.
+"""Open sessions of the MCP gateway by owner: an owner with many sessions makes room for the others.
 
-`initialize` is not decided, so whoever reaches the gateway can begin a session, and each has an upstream of its own.
+`initialize` is not decided, so that any client can begin a session, and each session has its own upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 MAX_SESSIONS = 100
-LINE_SECONDS = 10.0  # between two lines of the log
+LINE_SECONDS = 10.0  # between two log lines
 Owner: TypeAlias = tuple[str, ...]
 NOBODY: Owner = ("nobody",)
 _LOG = logging.getLogger("policyengine")
@@ -21,8 +21,8 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(slots=True, eq=False)
 class McpSession:
-    """`requests` are under way, the stream that a client listens at among them; `used` is when the last one began or
-    ended."""
+    """A session. `requests` counts requests in progress, including the stream that a client listens to; `used` is when
+    the last one began or ended."""
 
     transport: Any
     owner: Owner
@@ -31,11 +31,11 @@ class McpSession:
 
 
 class SessionTable:
-    """At most `most`; where one more begins, somebody's longest idle one ends."""
+    """At most `most` sessions; one more ends the longest idle session of an owner."""
 
     def __init__(self, most: int = MAX_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
-        self._open: dict[str, McpSession] = {}  # the oldest first
+        self._open: dict[str, McpSession] = {}  # oldest first
         self._ended: Counter[Owner] = Counter()
         self._told: float | None = None
 
@@ -58,9 +58,9 @@ class SessionTable:
         return self._open.pop(name, None)
 
     def replaceable(self) -> str | None:
-        """Which session ends so that another may begin; None where there is room.
+        """Return the session to end so that another may begin, or None if there is room.
 
-        One of whoever has most of them: the longest idle, or where none is idle the oldest.
+        It belongs to the owner with most sessions: the longest idle one, or the oldest if none is idle.
         """
         if len(self._open) < self._most:
             return None
@@ -71,12 +71,12 @@ class SessionTable:
         return name
 
     def _tell(self, owner: Owner, many: int) -> None:
-        """At most a line in a while."""
+        """Log the ended sessions, at most one line per interval."""
         self._ended[owner] += 1
         now = self._clock()
         if self._told is None or now - self._told >= LINE_SECONDS:
             _LOG.warning(
-                "%d sessions were ended to make room for others: %d are open, %d of them of %s",
+                "%d sessions were ended to make room for others: %d are open, %d of them owned by %s",
                 self._ended.total(), len(self._open), many, " ".join(owner),
             )  # fmt: skip
             self._ended.clear()
@@ -84,7 +84,7 @@ class SessionTable:
 
 
 def session_owner(facts: Mapping[str, object] | None) -> Owner:
-    """Whose session it is, by what is known of who asks; credentials that prove nothing are nobody's."""
+    """Return the owner by the facts about the caller; credentials that prove nothing belong to no owner."""
     if not facts or "credentials" in facts:
         return NOBODY
     agent, user = facts.get("agent"), facts.get("user")

@@ -1,7 +1,7 @@
-"""URIs of MCP resources in the one spelling that policies compare, or malformed.
+"""Canonical URIs of MCP resources, in the one spelling that policies compare, or malformed.
 
-Templates of servers decode what they capture: `notes://%73ecret/x` is the note `x` of the box `secret`. So the URI is
-decoded once here, too, and what two servers could read differently is malformed, as it is of paths.
+Servers' templates decode what they capture: `notes://%73ecret/x` is the note `x` of the box `secret`. So the URI is
+decoded once here, too, and a URI that two servers could read differently is malformed, as with paths.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from policyengine.runtime.paths import (
 )
 
 URI: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>//)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
-# Of letters, digits and `-._~`: whoever writes one wants two readers to read two things.
+# Escapes of letters, digits and `-._~`, which serve only to make two parsers disagree.
 NEEDLESS_ESCAPE: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
 EXPRESSION: Final = re.compile(r"(\{[^{}]*\})")
-# Schemes whose hosts usual readers write in lower case, without the port that goes without saying.
+# Schemes whose hosts are usually normalized to lower case, without the default port.
 PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21"}
 HOST: Final = re.compile(r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]*))?")
 SPECIAL: Final = frozenset({*PORTS, "file"})
 QUERY_SAFE_CHARACTERS: Final = (
-    "!$'()*,/:?@[]|^`{}\"<> "  # beside letters, digits and `-._~`: all that separates nothing there
+    "!$'()*,/:?@[]|^`{}\"<> "  # with letters, digits and `-._~`: characters that do not separate in a query
 )
 Spelling: TypeAlias = str | MalformedPath
 
 
 def canonical_uri(uri: str) -> Spelling:
-    """The one spelling of a URI: the scheme in lower case, all else decoded once but what separates in a query."""
+    """Return the canonical spelling: the scheme in lower case, the rest decoded once except separators in a query."""
     parts = URI.fullmatch(uri)
     why = find_uri_problem(uri)
     if why or parts is None:
-        return MalformedPath(why or "no URI")
+        return MalformedPath(why or "not a URI")
     scheme, query = parts["scheme"].lower(), parts["query"]
     if scheme in SPECIAL and not parts["slashes"]:
         return MalformedPath("no host")
@@ -57,17 +57,17 @@ def canonical_uri(uri: str) -> Spelling:
 
 
 def canonical_template(template: str) -> Spelling:
-    """The same for a template, whose expressions stand as they are: a list is about no single resource."""
+    """Return the same for a template, whose expressions stay as they are."""
     if "{" not in template:
         return canonical_uri(template)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
-        return MalformedPath("an escape that is none, or that is not needed")
+        return MalformedPath("a broken or needless escape")
     literals = [part if at % 2 else decode_segment(part) for at, part in enumerate(EXPRESSION.split(template))]
     return MalformedPath("invalid UTF-8") if None in literals else "".join(filter(None, literals))
 
 
 def find_uri_problem(uri: str) -> str | None:
-    """What is wrong with the URI as a whole, before it is taken apart."""
+    """Return the problem of the whole URI, before it is split, or None."""
     if len(uri) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if "#" in uri:
@@ -76,11 +76,11 @@ def find_uri_problem(uri: str) -> str | None:
         return "a control character, or white space at its edge"
     if BAD_ESCAPE.search(uri):
         return "a `%` that begins no escape"
-    return "an escape of a character that needs none" if NEEDLESS_ESCAPE.search(uri) else None
+    return "a needless escape" if NEEDLESS_ESCAPE.search(uri) else None
 
 
 def canonical_location(path: str, scheme: str, has_authority: bool) -> Spelling:
-    """Authority and path. An empty segment is allowed at the end, and where a host is none."""
+    """Canonicalize authority and path. An empty segment is allowed at the end, and as an empty host."""
     segments, found = path.split("/"), []
     if len(segments) > MAX_SEGMENTS:
         return MalformedPath(f"more than {MAX_SEGMENTS} segments")
@@ -97,12 +97,12 @@ def canonical_location(path: str, scheme: str, has_authority: bool) -> Spelling:
 
 
 def canonical_host(authority: str, scheme: str) -> Spelling:
-    """Of a scheme whose hosts have no case. A file is on this machine, which has many names."""
+    """Canonicalize a host of a scheme with case-insensitive hosts. A `file` URI must have no host."""
     if scheme == "file":
         return MalformedPath("a file on a host") if authority else ""
     host = HOST.fullmatch(authority.lower())
     if host is None or host["port"] == PORTS[scheme]:
-        return MalformedPath("a host that is not written as hosts are")
+        return MalformedPath("an invalid host, or a default port")
     return host[0]
 
 
@@ -117,9 +117,9 @@ def canonical_segment(part: str, *, is_host: bool) -> Spelling:
 
 
 def canonical_query(query: str) -> Spelling:
-    """With its `?`. What separates is written as an escape where it separates nothing."""
+    """Return the query with its `?`; separators within a word stay escaped."""
     if "+" in query or ";" in query:
-        return MalformedPath("a `+` or `;` in the query, which some servers read otherwise")
+        return MalformedPath("a `+` or `;` in the query, which servers read differently")
     found = []
     for field in query.split("&"):
         words = [canonical_query_word(one) for one in field.split("=", 1)]
@@ -131,7 +131,7 @@ def canonical_query(query: str) -> Spelling:
 
 
 def canonical_query_word(escaped: str) -> Spelling:
-    """Only what would separate, or begin an escape, is one."""
+    """Return a word in which only separators and `%` are escaped."""
     word = decode_segment(escaped)
     if word is None or not is_normalized("NFC", word):
         return MalformedPath("invalid UTF-8, or not in Unicode NFC")

@@ -63,7 +63,7 @@ def answer_statuses(model: type[BaseModel], example: JsonObject, headers: JsonOb
     }
 
 
-FOREIGN_RESPONSE = problem_response("The `Host` is no name of this server, or a page of another site asks.")
+FOREIGN_RESPONSE = problem_response("The `Host` is not a name of this server, or a page of another site asks.")
 KEY_STATUSES: Statuses = {
     409: problem_response("The same question is being decided, by this key: ask again.", headers=RETRY_AFTER_HEADER),
     422: problem_response("The key came with another question before."),
