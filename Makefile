@@ -5,6 +5,8 @@ PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
+# One more than two cores: while tests of one worker wait for a server, the others compute. make test WORKERS=9
+WORKERS   ?= 3
 # What Python compiles it keeps, whatever is set outside: hundreds of commands that tests start would compile it anew.
 export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples
@@ -73,7 +75,7 @@ readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 	@go build -o $@ $<
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal --session-timeout=900
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
@@ -89,7 +91,7 @@ test-deep: install
 
 # The same suite on the newest Python we promise; the peers of `bench` come for one Python.
 test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n 2 --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
+	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -32,13 +32,13 @@ def pytest_configure() -> None:
     """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(50_000, 20, 20)  # also where workers run the tests: every report of theirs is kept to the end
 
 
 def pytest_collection_finish() -> None:
     """What was collected stays, thousands of tests: no collector walks it again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:

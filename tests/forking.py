@@ -19,7 +19,7 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import Thread
+from threading import Thread, active_count
 from typing import IO, Self
 
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
@@ -156,6 +156,7 @@ def serve(asked: str) -> None:
     for module in pkgutil.walk_packages(policyengine.__path__, "policyengine."):
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(module.name)
+    warm_up()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{asked}.new")
     listening.listen(64)
@@ -168,6 +169,15 @@ def serve(asked: str) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             keep(connection)
         connection.close()
+
+
+def warm_up() -> None:
+    """Check an example, as most programs do with theirs: the patterns of the language are compiled then."""
+    from policyengine.check import check_text
+
+    for example in (Path(__file__).parent.parent / "policies" / "examples" / "payments").glob("*.policy"):
+        check_text(example.read_text(encoding="utf-8"))
+    assert active_count() == 1, "a thread does not survive a fork"
 
 
 def keep(connection: socket.socket) -> None:

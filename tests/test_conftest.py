@@ -15,14 +15,19 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize(
-    "reason",
-    ["redis-server is missing", "could not import 'grpc'", "redis is not running", "no browser: apt install chromium"],
-)
-def test_in_ci_a_skip_for_want_of_a_tool_fails(suite, monkeypatch, reason):
+REASONS = """
+import pytest
+wants = ["redis-server is missing", "could not import 'grpc'", "redis is not running", "install a browser"]
+@pytest.mark.parametrize("reason", wants)
+def test_for_want(reason): pytest.skip(reason)
+def test_for_another_reason(): pytest.skip("only on windows")
+"""
+
+
+def test_in_ci_a_skip_for_want_of_a_tool_fails_and_one_for_another_reason_stays_a_skip(suite, monkeypatch):
     monkeypatch.setenv("CI", "true")
-    suite.makepyfile(f"import pytest\ndef test_it(): pytest.skip({reason!r})")
-    suite.runpytest_subprocess().assert_outcomes(failed=1)
+    suite.makepyfile(REASONS)
+    suite.runpytest_subprocess().assert_outcomes(failed=4, skipped=1)
 
 
 def test_in_ci_a_module_that_skips_for_want_of_a_package_fails(suite, monkeypatch):
@@ -31,19 +36,7 @@ def test_in_ci_a_module_that_skips_for_want_of_a_package_fails(suite, monkeypatc
     suite.runpytest_subprocess().assert_outcomes(errors=1)
 
 
-def test_in_ci_a_skip_for_another_reason_stays_a_skip(suite, monkeypatch):
-    monkeypatch.setenv("CI", "true")
-    suite.makepyfile("import pytest\ndef test_it(): pytest.skip('only on windows')")
-    suite.runpytest_subprocess().assert_outcomes(skipped=1)
-
-
-def test_outside_ci_a_skip_for_want_of_a_tool_stays_a_skip(suite, monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    suite.makepyfile("import pytest\ndef test_it(): pytest.skip('redis-server is missing')")
-    suite.runpytest_subprocess().assert_outcomes(skipped=1)
-
-
-def test_the_last_line_counts_what_was_skipped_for_want_of_which_tools(suite, monkeypatch):
+def test_outside_ci_they_stay_skips_and_the_last_line_counts_them_and_names_the_tools(suite, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     suite.makepyfile("""
         import pytest
@@ -53,9 +46,9 @@ def test_the_last_line_counts_what_was_skipped_for_want_of_which_tools(suite, mo
         def test_elsewhere(): pytest.skip("only on windows")
     """)
     wanted = "4 tests skipped for want of nginx, no_such_package, redis-server: `make test-all` installs"
-    for workers in ("0", "2"):
-        last = suite.runpytest_subprocess("-n", workers).outlines[-1]
-        assert last.startswith(wanted), last
+    ended = suite.runpytest_subprocess("-n", "2")
+    ended.assert_outcomes(skipped=5)
+    assert ended.outlines[-1].startswith(wanted), ended.outlines[-1]
 
 
 def test_no_line_follows_where_nothing_is_wanting(suite, monkeypatch):
